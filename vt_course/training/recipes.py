@@ -1,0 +1,127 @@
+"""Recipes: every number a training run depends on, in one frozen dataclass.
+
+A recipe is all that `fit` needs besides an output folder. It is written to the run folder as JSON, read
+back by `Recipe.from_json`, changed by `dataclasses.replace` or, from a command line, by
+`recipe.override(["lr=3e-4", "epochs=5"])`.
+"""
+import dataclasses
+import difflib
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vt_course import CourseError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to train, on what, and how. Raises `CourseError` for values that cannot work."""
+
+    model: str
+    data: str = "synthetic:motion"
+    # What the model sees: `frames` frames, `stride` apart, of size × size pixels.
+    frames: int = 16
+    stride: int = 2
+    size: int = 64
+    sampling: str = "dense"  # or "uniform"
+    # Augmentation. No flip by default: a mirrored "left" clip is a "right" clip.
+    crop_scale: tuple[float, float] = (0.8, 1.0)  # share of the area a random crop keeps
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # its width / height
+    flip: float = 0.0  # probability
+    # Optimisation: AdamW, linear warm-up, then cosine to zero.
+    batch_size: int = 32
+    epochs: int = 20
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    warmup_epochs: float = 1.0
+    drop_path: float = 0.1
+    label_smoothing: float = 0.1
+    grad_clip: float = 1.0  # largest gradient norm; 0 turns clipping off
+    amp: bool = True  # mixed precision; only a CUDA device uses it
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("frames", "stride", "size", "batch_size", "epochs"):
+            self._need(getattr(self, name) >= 1, name, "at least 1")
+        for name in ("lr", "weight_decay", "warmup_epochs", "grad_clip"):
+            value = getattr(self, name)
+            self._need(math.isfinite(value) and value >= 0, name, "a finite number, zero or more")
+        for name in ("drop_path", "label_smoothing"):
+            self._need(0 <= getattr(self, name) < 1, name, "in [0, 1)")
+        self._need(0 <= self.flip <= 1, "flip", "a probability in [0, 1]")
+        self._need(self.warmup_epochs <= self.epochs, "warmup_epochs", f"at most epochs={self.epochs}")
+        self._need(self.sampling in ("dense", "uniform"), "sampling", "'dense' or 'uniform'")
+        low, high = self.crop_scale
+        self._need(0 < low <= high <= 1, "crop_scale", "low,high with 0 < low <= high <= 1")
+        low, high = self.crop_ratio
+        self._need(0 < low <= high, "crop_ratio", "low,high with 0 < low <= high")
+        self._need(0 <= self.seed < 2**32, "seed", "in [0, 2**32)")
+
+    def _need(self, good: bool, name: str, wanted: str) -> None:
+        if not good:
+            raise CourseError(f"recipe setting {name}={getattr(self, name)!r} must be {wanted}")
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Recipe":
+        """The inverse of `to_json`; settings left out take their defaults. Raises `CourseError`."""
+        try:
+            settings = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise CourseError(f"the recipe is not valid JSON ({error})") from error
+        if not isinstance(settings, dict) or "model" not in settings:
+            raise CourseError('a recipe is a JSON object with at least "model"')
+        return cls(**{name: _convert(name, value) for name, value in settings.items()})
+
+    def override(self, assignments: Iterable[str]) -> "Recipe":
+        """A copy with `name=value` strings applied, e.g. `["lr=3e-4", "crop_scale=0.5,1"]`."""
+        changes = {}
+        for assignment in assignments:
+            name, equals, value = assignment.partition("=")
+            if not equals:
+                raise CourseError(f"cannot read {assignment!r}: write a setting as name=value")
+            changes[name.strip()] = _convert(name.strip(), value.strip())
+        return dataclasses.replace(self, **changes)
+
+
+_FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
+
+
+def _convert(name: str, value):
+    """`value`, a string or a JSON value, as the type that setting `name` has."""
+    if name not in _FIELDS:
+        close = difflib.get_close_matches(name, _FIELDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(_FIELDS)}"
+        raise CourseError(f"unknown recipe setting {name!r}: {hint}")
+    kind = _FIELDS[name].type
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
+        if kind is int:
+            if float(value) != int(float(value)):
+                raise ValueError(value)
+            return int(float(value))
+        if kind in (float, str):
+            return kind(value)
+        low, high = value.split(",") if isinstance(value, str) else value
+        return float(low), float(high)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        wanted = f"of type {kind.__name__}" if kind in (bool, int, float, str) else "low,high"
+        raise CourseError(f"recipe setting {name}={value!r} must be {wanted}") from error
+
+
+RECIPES = {
+    "video_swin_mini": Recipe(model="video_swin_mini"),
+}
+
+
+def recipe_for(model: str) -> Recipe:
+    """The recipe of `RECIPES` for a model. Raises `CourseError` with the closest name."""
+    if model not in RECIPES:
+        close = difflib.get_close_matches(model, RECIPES, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are recipes for {', '.join(RECIPES)}"
+        raise CourseError(f"no training recipe for model {model!r}: {hint}")
+    return RECIPES[model]
