@@ -1,0 +1,23 @@
+"""Video and image transformers, built from scratch in notebooks and proven against the real thing."""
+import os
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+
+class CourseError(ValueError):
+    """A mistake the user can mend. The message is one sentence that names the input and the remedy.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+def repo_root() -> Path:
+    """The checkout this package belongs to, or the current folder for an installed copy."""
+    root = Path(__file__).resolve().parent.parent
+    return root if (root / "notebooks").is_dir() and (root / "pyproject.toml").is_file() else Path.cwd()
+
+
+def data_root() -> Path:
+    """Where generated and downloaded clips live: `$VT_COURSE_DATA`, else `data/` of the checkout."""
+    return Path(os.environ.get("VT_COURSE_DATA") or repo_root() / "data")

@@ -1,0 +1,27 @@
+"""The finished models. `create(name)` builds any published variant."""
+from difflib import get_close_matches
+
+from torch import nn
+
+from .zoo import ZOO
+
+
+def create(name: str, **overrides) -> nn.Module:
+    """Build the variant `name` of the zoo with fresh weights.
+
+    `overrides` replace entries of its configuration, for instance `num_classes=10` or `drop_path=0.2`.
+    Raises ValueError for an unknown name (with the closest known ones) or an unknown override.
+    """
+    if name not in ZOO:
+        close = get_close_matches(name, ZOO, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(close)}?" if close else "see `vt-course models` for all names."
+        raise ValueError(f"unknown model {name!r}; {hint}")
+    variant = ZOO[name]
+    known = set(variant.family.__init__.__annotations__) - {"return"}
+    unknown = sorted(set(overrides) - known)
+    if unknown:
+        raise ValueError(f"{name} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}.")
+    return variant.family(**{**variant.config, **overrides})
+
+
+__all__ = ["ZOO", "create"]

@@ -1,0 +1,79 @@
+"""The pieces that several of the five papers truly share."""
+import torch
+from torch import Tensor, nn
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, drops the residual branch of a whole sample with probability
+    `rate` and scales the survivors by 1/(1 - rate), so that the expectation stays the same.
+
+    Shape: (B, ...) -> (B, ...).
+    """
+
+    def __init__(self, rate: float = 0.0):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.rate == 0.0 or not self.training:
+            return x
+        keep = 1.0 - self.rate
+        mask = x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(keep)           # (B, 1, ...)
+        return x * (mask / keep)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.3f}"
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, Linear over the last axis. Shape: (..., C) -> (..., C)."""
+
+    def __init__(self, dim: int, ratio: float = 4.0):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, int(dim * ratio))
+        self.act = nn.GELU()                     # erf form, as in all five official repositories
+        self.fc2 = nn.Linear(int(dim * ratio), dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+def drop_path_schedule(rate: float, depths: tuple[int, ...]) -> list[list[float]]:
+    """Drop-path rates that rise linearly over *all* blocks: 0 in the first, `rate` in the last.
+
+    Returns one list per stage; the same rule in all five official repositories.
+    """
+    rates = torch.linspace(0, rate, sum(depths), device="cpu").tolist()      # also under torch.device("meta")
+    ends = [sum(depths[: i + 1]) for i in range(len(depths))]
+    return [rates[end - depth : end] for end, depth in zip(ends, depths)]
+
+
+def init_weights(module: nn.Module) -> None:
+    """Truncated normal with std 0.02 for Linear weights, zeros for biases, LayerNorm at identity."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
+def check_input(x: Tensor, layout: str, channels: int) -> None:
+    """Raise ValueError, with the shape got and the shape wanted, unless `x` is a floating-point
+    tensor laid out as `layout` (for instance "B C T H W") with `channels` channels and no empty axis.
+    """
+    axes = layout.split()
+    wanted = "(" + ", ".join(f"C={channels}" if a == "C" else a for a in axes) + ")"
+    got = tuple(x.shape)
+    if x.ndim != len(axes):
+        hint = " Add the batch axis with x[None]." if x.ndim == len(axes) - 1 else ""
+        raise ValueError(f"input has {x.ndim} axes, shape {got}; wanted {len(axes)}, {wanted}.{hint}")
+    if x.shape[1] != channels:
+        raise ValueError(f"input has {x.shape[1]} channels, shape {got}; wanted {wanted}: channels come second.")
+    empty = [a for a, n in zip(axes, got) if n == 0]
+    if empty:
+        raise ValueError(f"input is empty along {', '.join(empty)}, shape {got}; wanted {wanted} with every size >= 1.")
+    if not x.is_floating_point():
+        raise ValueError(f"input of shape {got} has dtype {x.dtype}; wanted floating point {wanted}: "
+                         "convert and normalise the pixels first.")
