@@ -1,0 +1,25 @@
+"""One deterministic, single-threaded, headless world for all tests. Runs before any test module imports torch."""
+import os
+import random
+import sys
+
+os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TQDM_DISABLE="1")     # torch reads the first two on import
+os.environ.pop("MPLBACKEND", None)      # a kernel that inherits it draws no inline figures
+
+import hypothesis
+import matplotlib
+import numpy as np
+import pytest
+
+matplotlib.use("Agg")                   # in this process only
+hypothesis.settings.register_profile("course", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("course")
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test starts from the same random state, in whatever order tests run."""
+    random.seed(0)
+    np.random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)

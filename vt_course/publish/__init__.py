@@ -1,0 +1,12 @@
+"""Notebooks: from py:percent source to executed, checked and run as a course."""
+
+
+class NotebookFailed(Exception):
+    """One or more notebooks failed. The message tells all of it; `rows` holds what did get done.
+
+    The command line prints the message and exits with code 1.
+    """
+
+    def __init__(self, message: str, rows: list[dict]):
+        super().__init__(message)
+        self.rows = rows

@@ -1,0 +1,124 @@
+"""notebooks/src/NN_name.py (py:percent) -> notebooks/NN_name.ipynb, executed. One way: an .ipynb is never read back."""
+import hashlib
+import os
+import time
+from collections import Counter
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from tqdm import tqdm
+
+from .. import CourseError, repo_root
+from . import NotebookFailed, hygiene
+from .kernel import CELL_ERRORS, CELL_SECONDS, CourseKernel, explain, kernel_env, select
+
+METADATA = {"kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"}}
+
+
+def build(names: list[str] | None = None, *, profile: str = "smoke", check: bool = False, root: Path | None = None,
+          progress: bool = True) -> list[dict]:
+    """Execute the sources and write the notebooks; with `check`, only compare the two and write nothing.
+
+    names: stems ("04_video_swin") or numbers ("04"); None: all, in order. root: the checkout.
+    Returns a row for each notebook: notebook, status ("built" or "in step"); built ones also cells (code), seconds.
+    Raises NotebookFailed, after all were tried, when a source breaks a rule of `hygiene`, a cell fails, or (check) a
+    notebook has drifted; the old .ipynb is then still there. Raises CourseError for an unknown name.
+    """
+    if profile != "smoke":
+        raise CourseError(f"Committed notebooks hold the outputs of the profile smoke, not {profile!r};"
+                          f" run `vt-course course --profile {profile}` for another one.")
+    folder = (root or repo_root()) / "notebooks"
+    sources = select(folder / "src", "[0-9][0-9]_*.py", names)
+    if check:
+        rows = [_check_one(source, folder / f"{source.stem}.ipynb") for source in sources]
+        if not names:
+            stems = {source.stem for source in sources}
+            rows += [dict(notebook=path.stem, status="no source", problems=[f"{path.stem}: has no source in notebooks/src."])
+                     for path in sorted(folder.glob("*.ipynb")) if path.stem not in stems]
+    else:
+        rows = [_build_one(source, folder / f"{source.stem}.ipynb", progress) for source in sources]
+    wrong = [text for row in rows for text in row.pop("problems")]
+    if wrong:
+        raise NotebookFailed("\n".join(wrong), rows)
+    return rows
+
+
+def from_source(source: Path):
+    """The notebook a py:percent file describes, not executed; ids depend on the cells' content alone."""
+    nb = jupytext.read(source, fmt={"extension": ".py", "format_name": "percent", "comment_magics": False})
+    nb.metadata = nbformat.from_dict(METADATA)
+    nb.nbformat, nb.nbformat_minor = 4, 5
+    seen = Counter()
+    for cell in nb.cells:
+        cell.metadata.pop("lines_to_next_cell", None)       # jupytext's own memory of blank lines
+        seen[cell.cell_type, cell.source] += 1
+        key = f"{cell.cell_type}\0{cell.source}\0{seen[cell.cell_type, cell.source]}"
+        cell.id = hashlib.sha256(key.encode()).hexdigest()[:12]
+    return nb
+
+
+def drift(source: Path, path: Path) -> list[str]:
+    """How the committed notebook differs from its source in cell types, text and tags (outputs do not count)."""
+    remedy = f"run `vt-course build {source.stem}`"
+    if not path.is_file():
+        return [f"{source.stem}: was never built; {remedy}."]
+    wanted, got = from_source(source), nbformat.v4.reads(path.read_text(encoding="utf-8"))
+    for index, (a, b) in enumerate(zip(wanted.cells, got.cells)):
+        if _content(a) != _content(b):
+            return [f"{source.stem}, {hygiene.label(got, index)}: differs from its source; {remedy}."]
+    if len(wanted.cells) != len(got.cells):
+        return [f"{source.stem}: has {len(got.cells)} cells, its source {len(wanted.cells)}; {remedy}."]
+    return []
+
+
+def execute(nb, folder: Path, name: str, progress: bool = False) -> None:
+    """Run all cells in place, in `folder`. Raises NotebookFailed naming the cell that failed, hung or killed the kernel."""
+    started = [0]
+    with tqdm(total=sum(cell.cell_type == "code" for cell in nb.cells), desc=name, unit="cell",
+              disable=not progress) as bar:
+        client = NotebookClient(
+            nb, timeout=CELL_SECONDS["smoke"], startup_timeout=120, kernel_name="python3",
+            kernel_manager_class=CourseKernel, resources={"metadata": {"path": str(folder)}},
+            record_timing=False, coalesce_streams=True,
+            on_cell_start=lambda cell, cell_index: started.append(cell_index),
+            on_cell_executed=lambda **_: bar.update())
+        try:
+            client.execute(env=kernel_env(OMP_NUM_THREADS="1", PYTHONHASHSEED="0"))     # as in .ci/nbval
+        except CELL_ERRORS as error:
+            raise NotebookFailed(f"{name}, {hygiene.label(nb, started[-1])}: {explain(error)}", []) from error
+
+
+def _check_one(source: Path, path: Path) -> dict:
+    wrong = drift(source, path)
+    return dict(notebook=source.stem, status="drifted" if wrong else "in step", problems=wrong)
+
+
+def _build_one(source: Path, path: Path, progress: bool) -> dict:
+    nb, start = from_source(source), time.perf_counter()
+    wrong = hygiene.source_problems(nb, source.stem)
+    if not wrong:
+        try:
+            execute(nb, path.parent, source.stem, progress)
+            wrong = hygiene.run_problems(nb, source.stem)
+        except NotebookFailed as error:
+            wrong = [str(error)]
+    if not wrong:
+        nb.metadata = nbformat.from_dict(METADATA)      # nbclient adds the exact Python version
+        _write(nb, path)
+    return dict(notebook=source.stem, cells=sum(cell.cell_type == "code" for cell in nb.cells),
+                seconds=round(time.perf_counter() - start, 1), status="failed" if wrong else "built", problems=wrong)
+
+
+def _write(nb, path: Path) -> None:
+    """All or nothing: readers and a failed run never meet half a file."""
+    nbformat.validate(nb)
+    part = path.with_suffix(".ipynb.part")
+    nbformat.write(nb, part)
+    os.replace(part, path)
+
+
+def _content(cell) -> tuple:
+    return cell.cell_type, cell.source, cell.metadata.get("tags", [])
