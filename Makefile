@@ -1,0 +1,35 @@
+VT := .venv/bin/vt-course
+# Notebook kernels: quiet, no history database, one thread each (two notebooks run at a time in `make test`).
+KERNEL := IPYTHONDIR=$(CURDIR)/.ci/ipython TQDM_DISABLE=1 PYTHONHASHSEED=0 OMP_NUM_THREADS=1
+
+.PHONY: help setup data course test lab build lock clean
+
+help:        ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup:       ## make .venv from requirements.lock (uv is found or bootstrapped)
+	@.ci/setup
+
+data: setup  ## render the embedded data set, if absent (about 2 minutes, 100 MB)
+	@$(VT) data synthetic --quiet-if-complete
+
+course: data ## run every notebook in order into build/notebooks/ and print a table
+	@$(VT) course
+
+test: data   ## run all tests: code, notebooks, gates
+	$(KERNEL) .venv/bin/python -m pytest tests -n 2 --dist loadfile -q
+	env -u MPLBACKEND $(KERNEL) .venv/bin/python -m pytest -q -n 2 --dist loadfile --nbval \
+	  --nbval-sanitize-with .ci/nbval_sanitize.cfg --nbval-cell-timeout 180 notebooks
+
+lab: setup   ## open JupyterLab in notebooks/
+	@.venv/bin/jupyter lab --notebook-dir=notebooks $(LAB_ARGS)
+
+build: data  ## execute notebooks/src/*.py into notebooks/*.ipynb
+	@$(VT) build
+
+lock: setup  ## recompile requirements.lock from pyproject.toml
+	@uv=$$(command -v uv || echo .uv/bin/uv); $$uv pip compile --quiet --universal --generate-hashes --all-extras \
+	  --custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
+
+clean:       ## remove build/ (not .venv, not data/)
+	@rm -rf build

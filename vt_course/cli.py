@@ -1,0 +1,212 @@
+"""`vt-course VERB`: the one command-line entry. Verbs parse, call and print; the work is done elsewhere.
+
+Exit codes: 0 done, 1 something that was checked is wrong (a failing notebook), 2 input that the user can mend
+(one sentence on stderr), 130 interrupted.
+"""
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from vt_course import CourseError, __version__
+
+
+def print_json(value) -> None:
+    print(json.dumps(value, indent=2, default=str))
+
+
+def print_table(rows: list[dict], columns: dict[str, str]) -> None:
+    """`columns` maps a key of the rows to its heading. Numbers are aligned right."""
+    def text(value):
+        return "" if value is None else f"{value:,.2f}" if isinstance(value, float) else str(value)
+    cells = [list(columns.values())] + [[text(row.get(k)) for k in columns] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    right = [any(isinstance(row.get(k), (int, float)) for row in rows) for k in columns]
+    for line in cells:
+        print("  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right)).rstrip())
+
+
+# ---------------------------------------------------------------- verbs
+
+def doctor(args) -> int:
+    from vt_course.doctor import report, render
+    facts = report()
+    print_json(facts) if args.json else print(render(facts))
+    return 0
+
+
+def data_synthetic(args) -> int:
+    from vt_course.data.synthetic import render
+    summary = render(args.out, clips=args.clips, frames=args.frames, size=args.size, seed=args.seed,
+                     workers=args.workers, progress=not args.json)
+    if args.json:
+        print_json(summary)
+    elif summary["rendered"] or not args.quiet_if_complete:
+        print(f"{summary['out']}: {summary['clips']} clips, {summary['bytes'] / 1e6:.0f} MB, "
+              f"{summary['rendered']} rendered now in {summary['seconds']:.0f} s")
+    return 0
+
+
+def bench_decode(args) -> int:
+    from vt_course.data.bench import bench_decode, render
+    rows = bench_decode(args.files, frames=args.frames, stride=args.stride, short_side=args.short_side,
+                        repeats=args.repeats)
+    print_json(rows) if args.json else print(render(rows))
+    return 0
+
+
+def models(args) -> int:
+    from vt_course.models.zoo import table
+    rows = table()
+    if args.json:
+        print_json(rows)
+    else:
+        print_table(rows, {"name": "model", "input": "input", "params": "params M", "params_stated": "stated",
+                           "params_diff": "diff %", "gmacs": "GMACs", "gmacs_stated": "stated", "gmacs_diff": "diff %",
+                           "accuracy": "stated accuracy", "views": "views"})
+    return 0
+
+
+def train(args) -> int:
+    from vt_course.training.fit import fit
+    from vt_course.training.recipes import recipe_for
+    recipe = recipe_for(args.model, data=args.data).override(args.set)
+    summary = fit(recipe, args.out, resume=not args.no_resume, device=args.device, workers=args.workers,
+                  max_steps=args.max_steps, progress=not args.json)
+    if args.json:
+        print_json(summary)
+    return 0
+
+
+def evaluate(args) -> int:
+    from vt_course.training.evaluate import evaluate_run
+    rows = [evaluate_run(args.run, data=args.data, order=order, device=args.device, progress=not args.json)
+            for order in args.order]
+    if args.json:
+        print_json(rows)
+    else:
+        print_table([{**r, "top1": 100 * r["top1"], "stderr": 100 * r["stderr"]} for r in rows],
+                    {"order": "frames", "n": "clips", "top1": "top-1 %", "stderr": "± %"})
+    return 0
+
+
+def build(args) -> int:
+    from vt_course.publish.build import build
+    rows = build(args.names or None, profile=args.profile, check=args.check)
+    if args.json:
+        print_json(rows)
+    else:
+        print_table(rows, {k: k for k in rows[0]} if rows else {})
+    return 0
+
+
+def course(args) -> int:
+    from vt_course.publish.course import run_course
+    rows = run_course(args.names or None, profile=args.profile, out=args.out, progress=not args.json)
+    if args.json:
+        print_json(rows)
+    return 0
+
+
+# ---------------------------------------------------------------- arguments
+
+def pair(text: str) -> tuple[int, int]:
+    try:
+        train, val = (int(n) for n in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not TRAIN,VAL, for instance 1600,400") from None
+    return train, val
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="vt-course", description=__import__("vt_course").__doc__,
+                                  epilog="`vt-course VERB --help` shows an example of each verb.")
+    top.add_argument("--version", action="version", version=f"vt-course {__version__}")
+    verbs = top.add_subparsers(metavar="VERB", required=True)
+
+    def verb(group, name, run, help, example):
+        p = group.add_parser(name, help=help, description=help, epilog=f"example: {example}")
+        p.set_defaults(run=run)
+        p.add_argument("--json", action="store_true", help="print the result as JSON, nothing else")
+        return p
+
+    verb(verbs, "doctor", doctor, "Report versions, hardware, data and what is missing, for a bug report.",
+         "vt-course doctor")
+
+    data = verbs.add_parser("data", help="Make data.", description="Make data.").add_subparsers(metavar="WHAT", required=True)
+    p = verb(data, "synthetic", data_synthetic, "Render the embedded data set: real mp4 clips with exact ceilings.",
+             "vt-course data synthetic --clips 64,16 --frames 16 --size 64 --out data/small")
+    p.add_argument("--out", type=Path, help="folder (default: data/synthetic)")
+    p.add_argument("--clips", type=pair, default=(1600, 400), metavar="TRAIN,VAL", help="default 1600,400")
+    p.add_argument("--frames", type=int, default=32, help="frames a clip (default 32)")
+    p.add_argument("--size", type=int, default=112, help="height and width in pixels (default 112)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--workers", type=int, help="processes (default: one a core)")
+    p.add_argument("--quiet-if-complete", action="store_true", help="print nothing when there was nothing to do")
+
+    bench = verbs.add_parser("bench", help="Measure.", description="Measure.").add_subparsers(metavar="WHAT", required=True)
+    p = verb(bench, "decode", bench_decode, "Compare decord, PyAV and torchcodec on the same files, side by side.",
+             "vt-course bench decode clip.mp4 other.mp4 --frames 16 --short-side 256")
+    p.add_argument("files", type=Path, nargs="+")
+    p.add_argument("--frames", type=int, default=16, help="frames a clip (default 16)")
+    p.add_argument("--stride", type=int, default=2, help="frames from one to the next (default 2)")
+    p.add_argument("--short-side", type=int, help="resize while decoding (default: as it is)")
+    p.add_argument("--repeats", type=int, default=5, help="medians of this many (default 5)")
+
+    verb(verbs, "models", models, "Every published variant: our parameters and MACs beside the stated ones.",
+         "vt-course models --json")
+
+    p = verb(verbs, "train", train, "Train a model; run the same command again to resume.",
+             "vt-course train video_swin_mini --data synthetic:motion --out runs/a --set epochs=4 lr=5e-4")
+    p.add_argument("model", help="a name from `vt-course models`")
+    p.add_argument("--data", default="synthetic:motion", help="synthetic:motion, synthetic:appearance or csv:TRAIN.csv,VAL.csv")
+    p.add_argument("--out", type=Path, required=True, help="run folder")
+    p.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="change settings of the recipe")
+    p.add_argument("--device", help="cpu, cuda, mps (default: the GPU if there is one)")
+    p.add_argument("--workers", type=int, help="loader processes (default: by the number of cores)")
+    p.add_argument("--max-steps", type=int, help="stop after this many optimiser steps in total")
+    p.add_argument("--no-resume", action="store_true", help="refuse to continue a run that is already there")
+
+    p = verb(verbs, "evaluate", evaluate, "Accuracy of a run on its validation clips, frames in order or not.",
+             "vt-course evaluate runs/a --order normal shuffled single")
+    p.add_argument("run", type=Path, help="run folder or .safetensors file")
+    p.add_argument("--data", help="default: what it was trained on")
+    p.add_argument("--order", nargs="+", default=["normal"], choices=["normal", "shuffled", "reversed", "single"])
+    p.add_argument("--device", help="cpu, cuda, mps (default: the GPU if there is one)")
+
+    for name, run, help, example in (
+            ("build", build, "Execute notebooks/src/*.py into notebooks/*.ipynb, with outputs.",
+             "vt-course build 04_video_swin"),
+            ("course", course, "Run every notebook in order into build/notebooks/ and print a table.",
+             "vt-course course --profile smoke")):
+        p = verb(verbs, name, run, help, example)
+        p.add_argument("names", nargs="*", help="notebooks, for instance 04_video_swin (default: all)")
+        p.add_argument("--profile", default="smoke", choices=["smoke", "lecture", "full"])
+        if name == "build":
+            p.add_argument("--check", action="store_true", help="only compare; exit 1 if a notebook is not its source")
+        else:
+            p.add_argument("--out", type=Path, help="default: build/notebooks")
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except CourseError as error:
+        print(f"vt-course: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        name = f" {error.filename}" if error.filename else ""
+        print(f"vt-course:{name}: {error.strerror or error}; check the path, its permissions and the free space.",
+              file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("vt-course: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""`vt-course doctor`: what a bug report needs, and what is missing with the way to get it."""
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+
+from vt_course import __version__, data_root, repo_root
+
+PACKAGES = ("torch", "torchvision", "numpy", "einops", "av", "decord", "decord2", "torchcodec", "safetensors",
+            "jupyterlab", "papermill", "nbval", "jupytext")
+OPTIONAL = {"decord": "decord2", "decord2": "decord", "torchcodec": None}
+
+
+def version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def works(module: str) -> str | None:
+    """None when the module imports, else the first line of what went wrong."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:              # a broken native library raises OSError, RuntimeError or worse
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return None
+
+
+def report() -> dict:
+    """Facts about this installation: versions, hardware, decoder, data, and `missing` (what, how to get it)."""
+    import psutil
+    import torch
+    facts = {
+        "vt_course": __version__, "python": platform.python_version(), "platform": platform.platform(),
+        "cpu_cores": os.cpu_count(), "torch_threads": torch.get_num_threads(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "disk_free_gb": round(shutil.disk_usage(repo_root()).free / 2**30, 1),
+        "gpu": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        or (["Apple MPS"] if torch.backends.mps.is_available() else []),
+        "packages": {p: version(p) for p in PACKAGES},
+        "decord_imports": works("decord") or "yes",
+        "repo": str(repo_root()), "data": str(data_root()),
+        "synthetic_data": (data_root() / "synthetic" / "config.json").is_file(),
+    }
+    missing = [{"what": f"package {p}", "how": "make setup"} for p, v in facts["packages"].items()
+               if v is None and (p not in OPTIONAL or OPTIONAL[p] and version(OPTIONAL[p]) is None)]
+    if facts["decord_imports"] != "yes":
+        missing.append({"what": f"a working decord ({facts['decord_imports']})", "how": "make setup"})
+    if facts["packages"]["decord"] and facts["packages"]["decord2"]:
+        missing.append({"what": "one decoder: decord and decord2 overwrite each other",
+                        "how": "pip uninstall decord decord2, then make setup"})
+    if not facts["synthetic_data"]:
+        missing.append({"what": "the embedded data set", "how": "vt-course data synthetic"})
+    if facts["disk_free_gb"] < 1:
+        missing.append({"what": "free disk space (1 GB for data and runs)", "how": "free some, or set VT_COURSE_DATA"})
+    facts["missing"] = missing
+    return facts
+
+
+def render(facts: dict) -> str:
+    lines = [f"{k:16s}{', '.join(v) or 'none' if isinstance(v, list) else v}" for k, v in facts.items()
+             if k not in ("packages", "missing")]
+    lines.insert(3, "packages        " + "  ".join(f"{k} {v}" for k, v in facts["packages"].items() if v))
+    lines += [f"MISSING         {m['what']}: {m['how']}" for m in facts["missing"]] or ["nothing is missing"]
+    return "\n".join(lines)
