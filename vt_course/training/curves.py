@@ -6,25 +6,25 @@ from matplotlib.figure import Figure
 
 from vt_course.training.checkpoint import atomic_write
 
-# Okabe and Ito's blue and vermilion differ for every kind of colour vision; markers differ besides.
+# Okabe and Ito's blue and vermilion differ for every kind of colour vision; markers differ too.
 TRAIN = dict(color="#0072B2", marker="o", linestyle="--", markersize=4, label="train")
 VAL = dict(color="#D55E00", marker="s", linestyle="-", markersize=4, label="validation")
 
 
 def draw_curves(rows: list[dict], path: Path, classes: int, title: str) -> None:
-    """`rows` are those of metrics.csv; chance is 1/`classes`. The figure replaces `path` in one step."""
+    """Draw the rows of metrics.csv into the PNG file `path`; chance is 1/`classes`."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
-    for axes, name, label in zip(figure.subplots(1, 2), ("loss", "top1"),
-                                 ("cross-entropy (nats per clip)", "top-1 accuracy")):
+    for axes, name in ((loss, "loss"), (accuracy, "top1")):
         axes.plot(epochs, [row[f"train_{name}"] for row in rows], **TRAIN)
         axes.plot(epochs, [row[f"val_{name}"] for row in rows], **VAL)
-        axes.set(xlabel="epoch", ylabel=label)
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        if name == "top1":
-            axes.axhline(1 / classes, color="0.4", linestyle=":", label="chance")
-            axes.set_ylim(0, 1.02)
+    loss.set(xlabel="epoch", ylabel="cross-entropy (nats per clip)")
+    accuracy.axhline(1 / classes, color="0.4", linestyle=":", label="chance")
+    accuracy.set(xlabel="epoch", ylabel="top-1 accuracy", ylim=(0, 1.02))
+    for axes in (loss, accuracy):
         axes.legend(frameon=False)
     figure.suptitle(title)
     buffer = io.BytesIO()

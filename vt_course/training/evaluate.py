@@ -1,24 +1,28 @@
-"""Evaluation: accuracy with its standard error, the confusion matrix, and what frame order is worth.
+"""Evaluation: accuracy and its standard error, confusion, and what frame order is worth.
 
-A video may be seen through several views (clips in time, crops in space). The prediction for a video is
-the mean of the softmax over its views, as all four papers of this course do. `order` breaks the order of
-the frames on purpose: a model that does not use time cannot tell the difference.
+A video may be seen through several views (clips in time, crops in space). Its prediction is the
+mean of the softmax over the views, as in the official test code of the models of this course.
+`order` breaks the order of the frames on purpose: a model blind to time does not notice.
 """
+import json
 import math
 import os
 import signal
 from collections.abc import Iterable
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from vt_course import CourseError
 from vt_course.data import open_spec
 from vt_course.data.clips import VideoFolder, collate
+from vt_course.models import create
 from vt_course.training.recipes import Recipe
 
 ORDERS = ("normal", "shuffled", "reversed", "single")
@@ -35,15 +39,17 @@ def pick_device(device=None) -> torch.device:
         torch.empty(1, device=found)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise CourseError(f"device {device!r} cannot be used here ({reason}); try cpu") from error
+        raise CourseError(f"device {device!r} cannot be used here ({reason}); "
+                          "try cpu") from error
     return found
 
 
 def reorder_frames(clip, index: Iterable[int], order: str, seed: int = 0):
     """Clips (B, ..., C, T, H, W) with their frames in another order.
 
-    "shuffled" draws a permutation for each video, "single" repeats one random frame over the whole
-    clip; both are pure functions of (seed, index of the video), so every model sees the same frames.
+    "shuffled" draws a permutation for each video, "single" repeats one random frame over the
+    whole clip; both are pure functions of (seed, index of the video), so every model sees the
+    same frames.
     """
     if order not in ORDERS:
         raise CourseError(f"unknown frame order {order!r}: choose one of {', '.join(ORDERS)}")
@@ -75,22 +81,21 @@ def make_loader(dataset, batches, workers: int | None, device: torch.device) -> 
 
 def in_order(dataset, batch_size: int) -> list[list[int]]:
     """Batches of consecutive indices that hold about `batch_size` clips, all views counted."""
-    videos = max(batch_size // math.prod(dataset.views or (1,)), 1)
-    return [list(range(i, min(i + videos, len(dataset)))) for i in range(0, len(dataset), videos)]
+    n, videos = len(dataset), max(batch_size // math.prod(dataset.views or (1,)), 1)
+    return [list(range(i, min(i + videos, n))) for i in range(0, n, videos)]
 
 
 def default_workers() -> int:
     """One decoding process leaves the second core of a small machine to the model."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(cores - 1, 1), 8)
+    return min(max((os.cpu_count() or 1) - 1, 1), 8)
 
 
 @torch.no_grad()
 def predict(model, loader, device, *, order="normal", seed=0, autocast=None):
     """Run the model over a loader.
 
-    Returns (log_probs, label, bad): log of the mean softmax over a video's views, float64 (N, K);
-    true classes (N,); and [(index, sentence)] for the videos that could not be read.
+    Returns (log_probs, label, bad): log of the mean softmax over a video's views, float64
+    (N, K); true classes (N,); and [(index, sentence)] for the videos that could not be read.
     """
     was_training = model.training
     model.eval()
@@ -99,11 +104,11 @@ def predict(model, loader, device, *, order="normal", seed=0, autocast=None):
         bad += batch["bad"]
         if batch["clip"] is None:
             continue
-        clip = batch["clip"].to(device, non_blocking=True)  # (B, C, T, H, W) or (B, V, C, T, H, W)
+        clip = batch["clip"].to(device, non_blocking=True)  # (B, [V,] C, T, H, W)
         clip = reorder_frames(clip, batch["index"].tolist(), order, seed)
         with autocast() if autocast else nullcontext():
             logits = model(clip.flatten(0, -5))  # (B * V, K)
-        views = logits.cpu().double().log_softmax(-1).view(len(clip), -1, logits.shape[-1])
+        views = logits.cpu().double().log_softmax(-1).unflatten(0, (len(clip), -1))  # (B, V, K)
         # The mean over views, kept in logs so that no probability underflows.
         log_probs.append(views.logsumexp(1) - math.log(views.shape[1]))  # (B, K)
         labels.append(batch["label"])
@@ -114,11 +119,11 @@ def predict(model, loader, device, *, order="normal", seed=0, autocast=None):
 
 
 def score(log_probs, label, classes: Iterable[str]) -> dict:
-    """Metrics of predictions (V, K) against true classes (V,)."""
+    """Metrics of predictions, log-probabilities (N, K), against true classes (N,)."""
     classes = list(classes)
-    K, n = len(classes), len(label)
-    best = log_probs.argmax(-1)  # (V,)
-    confusion = torch.bincount(label * K + best, minlength=K * K).view(K, K)  # (true, predicted)
+    n, K = log_probs.shape
+    best = log_probs.argmax(-1)  # (N,)
+    confusion = torch.bincount(label * K + best, minlength=K * K).view(K, K)  # (true, guessed)
     top1 = (best == label).double().mean().item()
     result = {
         "n": n,
@@ -127,7 +132,8 @@ def score(log_probs, label, classes: Iterable[str]) -> dict:
         "top1_stderr": math.sqrt(top1 * (1 - top1) / n),
     }
     if K >= 5:
-        result["top5"] = (log_probs.topk(5).indices == label[:, None]).any(-1).double().mean().item()
+        hits = (log_probs.topk(5).indices == label[:, None]).any(-1)  # (N,)
+        result["top5"] = hits.double().mean().item()
     counts = confusion.sum(1).tolist()
     result["per_class"] = {name: confusion[k, k].item() / counts[k] if counts[k] else None
                            for k, name in enumerate(classes)}
@@ -136,30 +142,85 @@ def score(log_probs, label, classes: Iterable[str]) -> dict:
     return result
 
 
-def evaluate(model, dataset, *, device=None, batch_size=32, order="normal", seed=0, workers=None,
-             progress=True) -> dict:
+def evaluate(model, dataset, *, device=None, batch_size=32, order="normal", seed=0,
+             workers=None, progress=True) -> dict:
     """Accuracy of `model` on `dataset` (a `VideoFolder` with `train=False`).
 
-    Returns n (videos), loss (mean −log of the mean probability of the true class), top1, top1_stderr
-    (binomial standard error √(p(1−p)/n)), top5 where there are five classes, per_class (class → accuracy,
-    None for a class without videos), confusion (counts, row = true class), classes, order, and bad, the
-    videos that could not be read: [(index, sentence)]. `order` is one of `ORDERS`; `seed` fixes the
-    random ones. Raises `CourseError` when no video can be read.
+    `order` is one of `ORDERS`; `seed` fixes the random ones. `batch_size` counts views.
+
+    Returns a dict:
+    n            videos evaluated
+    loss         mean of -log(probability of the true class), in nats
+    top1, top5   shares in [0, 1]; top5 only where there are at least five classes
+    top1_stderr  binomial standard error, sqrt(top1 * (1 - top1) / n)
+    per_class    class name: accuracy, None for a class without videos
+    confusion    counts, [true class][predicted class], in the order of `classes`
+    bad          videos that could not be read, [(index, sentence)]
+
+    Raises `CourseError` when no video can be read.
     """
     device = pick_device(device)
     loader = make_loader(dataset, in_order(dataset, batch_size), workers, device)
     watched = tqdm(loader, desc="evaluate", disable=not progress, leave=False)
     log_probs, label, bad = predict(model.to(device), watched, device, order=order, seed=seed)
     if not len(label):
-        raise CourseError(f"nothing to evaluate: no clip could be read (the first: {bad[0][1]})")
+        raise CourseError(f"none of the clips could be read (the first: {bad[0][1]})")
     return {**score(log_probs, label, dataset.classes), "order": order, "bad": bad}
 
 
 def open_data(recipe: Recipe) -> tuple[VideoFolder, VideoFolder]:
     """The training and the validation set of a recipe."""
     spec = open_spec(recipe.data)
-    same = dict(classes=spec.classes, frames=recipe.frames, stride=recipe.stride, size=recipe.size,
-                sampling=recipe.sampling, seed=recipe.seed)
-    train = VideoFolder(spec.train, train=True, scale=recipe.crop_scale, ratio=recipe.crop_ratio,
-                        flip=recipe.flip, **same)
+    same = dict(classes=spec.classes, frames=recipe.frames, stride=recipe.stride,
+                size=recipe.size, sampling=recipe.sampling, seed=recipe.seed)
+    train = VideoFolder(spec.train, train=True, scale=recipe.crop_scale,
+                        ratio=recipe.crop_ratio, flip=recipe.flip, **same)
     return train, VideoFolder(spec.val, train=False, **same)
+
+
+def load_weights(model, weights: dict, name) -> None:
+    """Load a state dict strictly. Raises `CourseError` that lists every difference."""
+    own = model.state_dict()
+    shapes = [f"{key} {tuple(weights[key].shape)} instead of {tuple(own[key].shape)}"
+              for key in own if key in weights and weights[key].shape != own[key].shape]
+    groups = (("missing", [key for key in own if key not in weights]),
+              ("unexpected", [key for key in weights if key not in own]),
+              ("of another shape", shapes))
+    if any(keys for _, keys in groups):
+        text = "; ".join(f"{what}: {', '.join(keys)}" for what, keys in groups if keys)
+        raise CourseError(f"the weights in {name} do not fit the model ({text}); "
+                          "load them into the model and settings they were saved from")
+    model.load_state_dict(weights)
+
+
+def load_run(path, which: str = "best"):
+    """(model, recipe) of a run folder or one of its `.safetensors` files.
+
+    Of a folder, `which` ("best" or "last") says which checkpoint; a run without a best one yet
+    gives the last. Raises `CourseError` when there is none or when it does not fit.
+    """
+    path = Path(path)
+    if path.is_dir():
+        names = [f"{which}.safetensors", "last.safetensors"]
+        files = [path / name for name in names if (path / name).is_file()]
+        if not files:
+            raise CourseError(f"{path} holds no checkpoint ({names[0]}); train first with "
+                              f"vt-course train MODEL --out {path}")
+        path = files[0]
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {key: file.get_tensor(key) for key in file.keys()}
+    except FileNotFoundError as error:
+        raise CourseError(f"{path} does not exist; name a run folder or one of its "
+                          ".safetensors files") from error
+    except SafetensorError as error:
+        raise CourseError(f"{path} is not a readable safetensors file ({error})") from error
+    if "recipe" not in metadata or "classes" not in metadata:
+        raise CourseError(f"{path} has no recipe in its header; name a file that `vt-course "
+                          "train` wrote")
+    recipe = Recipe.from_json(metadata["recipe"])
+    model = create(recipe.model, num_classes=len(json.loads(metadata["classes"])),
+                   drop_path=recipe.drop_path)
+    load_weights(model, weights, path)
+    return model.eval(), recipe

@@ -1,8 +1,8 @@
 """Recipes: every number a training run depends on, in one frozen dataclass.
 
-A recipe is all that `fit` needs besides an output folder. It is written to the run folder as JSON, read
-back by `Recipe.from_json`, changed by `dataclasses.replace` or, from a command line, by
-`recipe.override(["lr=3e-4", "epochs=5"])`.
+A recipe is all that `fit` needs besides an output folder. It is written to the run folder as
+JSON, read back by `Recipe.from_json`, changed by `dataclasses.replace` or, from a command line,
+by `recipe.override(["lr=3e-4", "epochs=5"])`.
 """
 import dataclasses
 import difflib
@@ -46,11 +46,12 @@ class Recipe:
             self._need(getattr(self, name) >= 1, name, "at least 1")
         for name in ("lr", "weight_decay", "warmup_epochs", "grad_clip"):
             value = getattr(self, name)
-            self._need(math.isfinite(value) and value >= 0, name, "a finite number, zero or more")
+            self._need(math.isfinite(value) and value >= 0, name, "finite and at least 0")
         for name in ("drop_path", "label_smoothing"):
             self._need(0 <= getattr(self, name) < 1, name, "in [0, 1)")
         self._need(0 <= self.flip <= 1, "flip", "a probability in [0, 1]")
-        self._need(self.warmup_epochs <= self.epochs, "warmup_epochs", f"at most epochs={self.epochs}")
+        self._need(self.warmup_epochs <= self.epochs, "warmup_epochs",
+                   f"at most epochs={self.epochs}")
         self._need(self.sampling in ("dense", "uniform"), "sampling", "'dense' or 'uniform'")
         low, high = self.crop_scale
         self._need(0 < low <= high <= 1, "crop_scale", "low,high with 0 < low <= high <= 1")
@@ -67,7 +68,10 @@ class Recipe:
 
     @classmethod
     def from_json(cls, text: str) -> "Recipe":
-        """The inverse of `to_json`; settings left out take their defaults. Raises `CourseError`."""
+        """The inverse of `to_json`; settings left out take their defaults.
+
+        Raises `CourseError` for an unknown setting or a value that cannot work.
+        """
         try:
             settings = json.loads(text)
         except json.JSONDecodeError as error:
@@ -122,6 +126,6 @@ def recipe_for(model: str) -> Recipe:
     """The recipe of `RECIPES` for a model. Raises `CourseError` with the closest name."""
     if model not in RECIPES:
         close = difflib.get_close_matches(model, RECIPES, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are recipes for {', '.join(RECIPES)}"
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(RECIPES)}"
         raise CourseError(f"no training recipe for model {model!r}: {hint}")
     return RECIPES[model]
