@@ -1,0 +1,441 @@
+"""The embedded data set: small clips whose label is a motion that only frame order can tell.
+
+One shape stands on a smooth background and shows a texture. It has a pose of four numbers, each
+periodic with period 1:
+
+    x, y    where it is; it leaves at one border and comes back at the other
+    turn    its rotation
+    zoom    the phase of an endless zoom: the texture repeats when it has grown by `ZOOM_PERIOD`
+
+A motion class moves exactly one of them at constant speed and leaves the other three alone. The
+pose of the middle frame is uniform, hence the pose of *every* frame is uniform, whatever the class:
+one frame says nothing about the motion (ceiling 1/8). Playing a clip of a class backwards gives a
+clip of its partner with the same probability: a set of frames without their order says no more than
+the pair (ceiling 1/2). Both ceilings are exact, not estimates, because each frame is painted from
+its own pose and its own independent noise, and encoded by itself (`encode`).
+
+The second label, the appearance, is the shape. One frame shows it.
+"""
+from __future__ import annotations
+
+import csv
+import errno
+import fcntl
+import io
+import json
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from vt_course import CourseError, data_root
+
+# Neighbours are each other's time reversal.
+MOTIONS = ("left", "right", "up", "down", "grow", "shrink", "clockwise", "counter-clockwise")
+APPEARANCES = ("circle", "ellipse", "triangle", "square", "star", "cross", "flower", "heart")
+SPLITS = ("train", "val")
+
+X, Y, TURN, ZOOM = range(4)
+COORDINATE = {"left": X, "right": X, "up": Y, "down": Y, "grow": ZOOM, "shrink": ZOOM,
+              "clockwise": TURN, "counter-clockwise": TURN}
+SIGN = {"left": -1, "right": 1, "up": -1, "down": 1, "grow": 1, "shrink": -1,
+        "clockwise": 1, "counter-clockwise": -1}  # image axes: y points down
+
+ZOOM_PERIOD = 3.0  # the texture is the same again after growing by this factor
+SPEEDS = {  # slowest and fastest, in periods a frame
+    X: (1.5 / 112, 3.0 / 112),
+    Y: (1.5 / 112, 3.0 / 112),
+    TURN: (5 / 360, 9 / 360),
+    ZOOM: (np.log(1.045) / np.log(ZOOM_PERIOD), np.log(1.08) / np.log(ZOOM_PERIOD)),
+}
+
+FPS = 16
+VERSION = 1  # of the rendering: raise it when the same seed gives other pixels
+ANGLES, TEXTURE_ANGLES, TEXTURE_RINGS = 4096, 512, 128  # resolution of the look-up tables
+
+
+# ---------------------------------------------------------------- what a clip is made of
+
+@dataclass(frozen=True)
+class Scene:
+    """What stays the same during a clip. Colours are RGB in 0..1, lengths are in pixels."""
+    log_outline: np.ndarray  # (ANGLES,) log of the distance from the centre to the outline
+    texture: np.ndarray      # (TEXTURE_RINGS, TEXTURE_ANGLES, 3) periodic both ways
+    rim: np.ndarray          # (3,) colour of the outline and of the hub
+    background: np.ndarray   # (S, S, 3) periodic both ways
+
+
+@dataclass(frozen=True)
+class Shake:
+    """What is drawn anew, independently, for each frame of a clip."""
+    offset: np.ndarray  # (T, 2) integer shift of the background, pixels
+    gain: np.ndarray    # (T,) brightness factor
+    noise: np.ndarray   # (T, S, S) added brightness, 0..1 scale
+
+
+def _rng(key: tuple[int, ...], stream: int) -> np.random.Generator:
+    """One independent stream per purpose, so that a motion never changes a clip's colours."""
+    return np.random.default_rng((*key, stream))
+
+
+def draw_path(motion: str, frames: int, key: tuple[int, ...]) -> np.ndarray:
+    """Poses (T, 4) in [0, 1): columns x, y, turn, zoom. Uniform at the middle, hence everywhere.
+
+    With the same key, the path of a motion is its partner's path read backwards.
+    """
+    rng = _rng(key, 0)
+    middle, pace = rng.random(4), rng.random()
+    slow, fast = SPEEDS[COORDINATE[motion]]
+    path = np.tile(middle, (frames, 1))                                                  # (T, 4)
+    steps = np.arange(frames) - (frames - 1) / 2
+    path[:, COORDINATE[motion]] += SIGN[motion] * (slow + (fast - slow) * pace) * steps
+    return path % 1.0
+
+
+def draw_scene(appearance: str, size: int, key: tuple[int, ...]) -> Scene:
+    """Shape size, texture, colours and background; none depends on the motion."""
+    rng = _rng(key, 1)
+    radius = rng.uniform(24, 32) * size / 112  # of the disc with the same area
+    hue = rng.random()
+    palette = [_rgb(hue + shift + rng.uniform(-0.06, 0.06), saturation, value)
+               for shift, saturation, value in ((0, 0.75, 0.95), (0.45, 0.9, 0.35), (0.2, 0.5, 1.0))]
+    return Scene(
+        log_outline=np.log(radius * _outline(appearance)).astype(np.float32),
+        texture=_texture(rng, palette),
+        rim=_rgb(hue, 0.05, 1.0),
+        background=_background(rng, size),
+    )
+
+
+def draw_shake(frames: int, size: int, key: tuple[int, ...]) -> Shake:
+    rng = _rng(key, 2)
+    return Shake(
+        offset=rng.integers(-1, 2, (frames, 2)),
+        gain=rng.uniform(0.96, 1.04, frames).astype(np.float32),
+        noise=rng.standard_normal((frames, size, size), dtype=np.float32) * np.float32(0.008),
+    )
+
+
+def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
+    """HSV to RGB, all in 0..1; hue wraps."""
+    wheel = np.clip(np.abs((hue + np.array([0, 2, 1]) / 3) % 1 * 6 - 3) - 1, 0, 1)
+    return (value * (1 - saturation + saturation * wheel)).astype(np.float32)
+
+
+def _outline(appearance: str) -> np.ndarray:
+    """Distance from centre to outline at ANGLES angles from -pi to pi; the enclosed area is pi."""
+    t = np.linspace(0, 2 * np.pi, 721)
+    ring = np.exp(1j * t)
+    if appearance == "circle":
+        curve = ring
+    elif appearance == "ellipse":
+        curve = 2.1 * ring.real + 1j * ring.imag
+    elif appearance == "flower":
+        curve = (1 + 0.33 * np.cos(5 * t)) * ring
+    elif appearance == "heart":
+        curve = 16 * np.sin(t) ** 3 - 1j * (13 * np.cos(t) - 5 * np.cos(2 * t)
+                                            - 2 * np.cos(3 * t) - np.cos(4 * t))
+    else:
+        w = 0.36  # half the width of an arm of the cross
+        corners = {
+            "triangle": np.exp(2j * np.pi * np.arange(4) / 3),
+            "square": np.exp(2j * np.pi * np.arange(5) / 4),
+            "star": np.exp(2j * np.pi * np.arange(11) / 10) * np.where(np.arange(11) % 2, 0.5, 1),
+            "cross": np.outer(1j ** np.arange(5), [1 - w * 1j, 1 + w * 1j, w + w * 1j]).ravel(),
+        }[appearance]
+        curve = np.interp(np.linspace(0, len(corners) - 1, 4801), np.arange(len(corners)), corners)
+    order = np.argsort(np.angle(curve))
+    angles = np.linspace(-np.pi, np.pi, ANGLES, endpoint=False)
+    distance = np.interp(angles, np.angle(curve)[order], np.abs(curve)[order], period=2 * np.pi)
+    return distance / np.sqrt(np.mean(distance ** 2))
+
+
+def _texture(rng: np.random.Generator, palette: list[np.ndarray]) -> np.ndarray:
+    """Three colours mixed by two random fields over (ring, angle), periodic both ways.
+
+    Each field holds a ring wave, a once-around wave and waves that wind either way. So turning never
+    looks like zooming (a lone spiral would), there is no rotational symmetry, and no zoom by less
+    than a whole period leaves the texture alone.
+    """
+    ring = 2 * np.pi * np.arange(TEXTURE_RINGS)[:, None] / TEXTURE_RINGS
+    angle = 2 * np.pi * np.arange(TEXTURE_ANGLES)[None] / TEXTURE_ANGLES
+    waves = ((1, 0, 1.0), (0, 1, 0.8), (1, 2, 0.7), (1, -2, 0.7), (0, 3, 0.6))
+    mix = []
+    for sharpness, shift in ((3.0, 0.0), (4.0, -0.9)):
+        field = sum(a * np.cos(i * ring + j * angle + rng.uniform(0, 2 * np.pi))
+                    for i, j, a in waves)
+        mix.append(1 / (1 + np.exp(-sharpness * (field + shift))))
+    first, second = (m[..., None] for m in mix)                                # (R, A, 1) each
+    colour = (palette[0] * (1 - first) + palette[1] * first) * (1 - second) + palette[2] * second
+    return colour.astype(np.float32)                                           # (R, A, 3)
+
+
+def _background(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A smooth cloud around a muted colour, periodic both ways: (S, S, 3)."""
+    k = np.fft.fftfreq(size, 1 / size)
+    low = np.exp(-(k[:, None] ** 2 + k[None, : size // 2 + 1] ** 2) / (2 * 2.5 ** 2))
+    low[0, 0] = 0
+    cloud = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((2, size, size))) * low)  # (2, S, S)
+    cloud /= cloud.std(axis=(1, 2), keepdims=True)
+    hue = rng.random()
+    base = _rgb(hue, rng.uniform(0.2, 0.6), rng.uniform(0.3, 0.6))
+    tint = _rgb(hue + rng.uniform(0.2, 0.8), 0.8, 1.0) - 0.5
+    image = base + cloud[0, ..., None] * 0.07 + cloud[1, ..., None] * 0.09 * tint
+    return image.astype(np.float32)                                            # (S, S, 3)
+
+
+# ---------------------------------------------------------------- painting and encoding
+
+def paint(scene: Scene, path: np.ndarray, shake: Shake) -> np.ndarray:
+    """Frames, uint8 (T, S, S, 3). Frame t is a function of the scene, path[t] and shake[t] alone."""
+    size, frames = len(scene.background), len(path)
+    canvas = np.stack([np.roll(scene.background, tuple(o), (0, 1)) for o in shake.offset])
+    pixels = canvas.reshape(-1, 3)                                             # (T*S*S, 3), a view
+
+    # Pixel positions seen from the centre of the shape, the short way round the torus.
+    grid = (np.arange(size) + 0.5) / size
+    dx, dy = (((grid - path[:, i, None] + 0.5) % 1 - 0.5) * size for i in (X, Y))
+    dx, dy = dx.astype(np.float32), dy.astype(np.float32)                      # (T, S) each
+    square = dy[:, :, None] ** 2 + dx[:, None, :] ** 2                         # (T, S, S)
+    reach = np.exp(scene.log_outline.max()) + 1
+    near = np.flatnonzero(square < reach ** 2)                                 # (n,)
+    t, row, column = np.unravel_index(near, (frames, size, size))
+
+    # Polar coordinates in the shape's own frame; radius 1 is the outline whatever the angle.
+    angle = np.arctan2(dy[t, row], dx[t, column]) / np.float32(2 * np.pi) + np.float32(0.5)
+    angle -= path[:, TURN].astype(np.float32)[t]
+    step = np.floor(angle * ANGLES).astype(np.int32) % ANGLES
+    outline = scene.log_outline[step]
+    log_radius = 0.5 * np.log(square.ravel()[near] + np.float32(1e-6)) - outline
+    radius = np.exp(log_radius)
+
+    # The endless zoom: log radius, moved by the zoom phase, picks the ring of the texture.
+    ring = log_radius / np.float32(np.log(ZOOM_PERIOD)) - path[:, ZOOM].astype(np.float32)[t]
+    ring = np.floor(ring * TEXTURE_RINGS).astype(np.int32) % TEXTURE_RINGS
+    colour = scene.texture[ring, step // (ANGLES // TEXTURE_ANGLES)]           # (n, 3)
+
+    # Hub and rim hide the centre, where the rings get finer than pixels, and mark the outline.
+    thickness = np.exp(outline)  # pixels per unit of radius
+    plain = np.clip((0.17 - radius) * thickness + 0.5, 0, 1)
+    plain += np.clip((radius - 0.92) * thickness + 0.5, 0, 1)
+    colour += plain[:, None] * (scene.rim - colour)
+    cover = np.clip((1 - radius) * thickness + 0.5, 0, 1)[:, None]             # soft edge
+    pixels[near] += cover * (colour - pixels[near])
+
+    canvas *= shake.gain[:, None, None, None]
+    canvas += shake.noise[..., None]
+    return (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def clip_array(motion: str, appearance: str, *, frames: int = 32, size: int = 112,
+               key: tuple[int, ...] = (0, 0, 0)) -> np.ndarray:
+    """One clip before encoding, uint8 (T, S, S, 3). `key` is (seed, split number, clip number).
+
+    The same key with another motion gives the same shape, colours, background and noise.
+    """
+    return paint(draw_scene(appearance, size, key), draw_path(motion, frames, key),
+                 draw_shake(frames, size, key))
+
+
+def encode(clip: np.ndarray) -> bytes:
+    """H.264 in MP4 of a uint8 clip (T, S, S, 3), each frame coded by itself.
+
+    Key frames only, a constant quantiser and nothing that looks at neighbouring frames (lookahead,
+    macroblock tree, B frames, adaptive quantisation, frame threads): the bits of a frame depend on
+    that frame alone, so compression carries no arrow of time.
+    """
+    import av  # here, so that reading a data set (which decord does) never loads a second FFmpeg
+
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={
+            "preset": "veryfast",
+            "x264-params": "qp=30:keyint=1:bframes=0:scenecut=0:rc-lookahead=0:sync-lookahead=0"
+                           ":mbtree=0:aq-mode=0:weightp=0:threads=1:lookahead-threads=1",
+        })
+        stream.height, stream.width, stream.pix_fmt = *clip.shape[1:3], "yuv420p"
+        stream.codec_context.thread_count = 1
+        for image in clip:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+# ---------------------------------------------------------------- rendering the data set
+
+def labels(count: int, split: int, seed: int) -> list[tuple[str, str]]:
+    """(motion, appearance) of each clip of a split: balanced, independent, in random order.
+
+    Any 8 neighbours before shuffling hold each motion and each appearance once, any 64 each
+    combination once.
+    """
+    pairs = [(MOTIONS[i % 8], APPEARANCES[(i // 8 + i) % 8]) for i in range(count)]
+    return [pairs[i] for i in np.random.default_rng((seed, split)).permutation(count)]
+
+
+def render(out: Path | str | None = None, *, clips: tuple[int, int] = (1600, 400), frames: int = 32,
+           size: int = 112, seed: int = 0, workers: int | None = None,
+           progress: bool = True) -> dict:
+    """Render the data set into `out` (default: `synthetic` in the data folder).
+
+    Leaves `clips/{train,val}/NNNNN.mp4`, four manifests `{motion,appearance}_{train,val}.csv` and,
+    last, `config.json`. Clips that are there already are kept: run it again after an interruption.
+    The files depend on the settings only, not on `workers` or on what ran before.
+
+    Returns a summary: `out`, `clips` (train, val), `rendered` (by this call), `bytes`, `seconds`,
+    `manifests`. Raises `CourseError` for settings that make no sense, for a folder that holds a
+    data set with other settings, and when the disk is full or the folder cannot be written.
+    """
+    start = time.perf_counter()
+    out = Path(out) if out is not None else data_root() / "synthetic"
+    settings = _settings(clips, frames, size, seed)
+    try:
+        for split in SPLITS:
+            (out / "clips" / split).mkdir(parents=True, exist_ok=True)
+        with open(out / ".lock", "w") as lock:
+            # One at a time; the second finds the work done. The kernel frees a killed run's lock.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            rendered = _render_missing(out, settings, workers, progress)
+    except OSError as error:
+        remedy = ("free some space (the default set takes 100 MB)"
+                  if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another folder")
+        raise CourseError(f"Cannot write the clips to {out} ({error.strerror}): {remedy} and run "
+                          "`vt-course data synthetic` again; finished clips are kept.") from error
+    return {
+        "out": str(out),
+        "clips": dict(zip(SPLITS, settings["clips"])),
+        "rendered": rendered,
+        "bytes": sum(file.stat().st_size for file in out.glob("clips/*/*.mp4")),
+        "seconds": round(time.perf_counter() - start, 2),
+        "manifests": {f"{label}_{split}": str(out / f"{label}_{split}.csv")
+                      for label in ("motion", "appearance") for split in SPLITS},
+    }
+
+
+def _settings(clips: tuple[int, int], frames: int, size: int, seed: int) -> dict:
+    clips = [int(count) for count in clips]
+    if len(clips) != 2 or any(count < 8 or count % 8 for count in clips):
+        raise CourseError(f"clips must be two multiples of 8 (train and validation) so that the "
+                          f"labels are balanced, got {clips}; use for instance 1600 and 400.")
+    if frames < 2:
+        raise CourseError(f"frames must be at least 2 for anything to move, got {frames}.")
+    if size < 32 or size % 2:
+        raise CourseError(f"size must be an even number of at least 32 pixels, got {size}.")
+    if seed < 0:
+        raise CourseError(f"seed must not be negative, got {seed}.")
+    return {"version": VERSION, "clips": clips, "frames": int(frames), "size": int(size),
+            "seed": int(seed), "fps": FPS}
+
+
+def _render_missing(out: Path, settings: dict, workers: int | None, progress: bool) -> int:
+    """Render what `out` lacks and return the number of clips rendered."""
+    started, finished = out / "rendering.json", out / "config.json"
+    for file in (started, finished):
+        if file.exists() and json.loads(file.read_text()) != settings:
+            raise CourseError(f"{out} holds clips rendered with other settings "
+                              f"({file.read_text().strip()}): choose another folder, or delete this "
+                              "one to render it anew.")
+    jobs, tables = [], {}
+    for number, (split, count) in enumerate(zip(SPLITS, settings["clips"])):
+        for index, (motion, appearance) in enumerate(labels(count, number, settings["seed"])):
+            path = f"clips/{split}/{index:05d}.mp4"
+            tables.setdefault(f"motion_{split}.csv", []).append((path, motion))
+            tables.setdefault(f"appearance_{split}.csv", []).append((path, appearance))
+            if not (out / path).exists():
+                key = (settings["seed"], number, index)
+                jobs.append((str(out / path), motion, appearance, settings["frames"],
+                             settings["size"], key))
+    if not finished.exists():
+        _write(started, json.dumps(settings).encode() + b"\n")
+    for stray in out.glob("clips/*/*.part"):  # of a run that was killed
+        stray.unlink()
+    _run(jobs, workers or _cores(), progress)
+    for name, rows in tables.items():
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(
+            [("path", "label", "start", "end"), *((path, label, "", "") for path, label in rows)])
+        _write(out / name, text.getvalue().encode())
+    if not finished.exists():
+        os.replace(started, finished)
+    return len(jobs)
+
+
+def _run(jobs: list[tuple], workers: int, progress: bool) -> None:
+    """Do the jobs in up to `workers` processes, with a progress bar.
+
+    Processes are spawned, not forked: torch or decord may be loaded here, with threads. Each worker
+    takes every n-th job and reports over a pipe of its own, so a worker that dies is noticed, and
+    workers end by themselves when this process is killed.
+    """
+    workers = min(workers, len(jobs) // 16)  # starting a process costs as much as a few clips
+    with tqdm(total=len(jobs), desc="rendering clips", unit="clip", disable=not progress or not jobs,
+              mininterval=0.5) as bar:
+        if workers < 2:
+            for job in jobs:
+                _render_clip(*job)
+                bar.update()
+            return
+        context = multiprocessing.get_context("spawn")
+        processes, pipes = [], []
+        try:
+            for n in range(workers):
+                receive, send = context.Pipe(duplex=False)
+                processes.append(context.Process(target=_work, args=(jobs[n::workers], send),
+                                                 daemon=True))
+                processes[-1].start()
+                send.close()  # the worker holds the only other end: its death closes the pipe
+                pipes.append(receive)
+            while pipes:
+                for pipe in wait(pipes):
+                    try:
+                        error = pipe.recv()
+                    except EOFError:
+                        pipes.remove(pipe)
+                        continue
+                    if error is not None:
+                        raise error
+                    bar.update()
+            if bar.n < len(jobs):
+                raise CourseError("A rendering process was killed (out of memory?); run "
+                                  "`vt-course data synthetic` again, finished clips are kept.")
+        finally:
+            for process in processes:
+                process.terminate()
+                process.join()
+
+
+def _work(jobs: list[tuple], report) -> None:
+    """What a worker process does: one message a clip, None or the error that ended its work."""
+    for job in jobs:
+        try:
+            _render_clip(*job)
+        except OSError as error:
+            report.send(error)
+            return
+        report.send(None)
+
+
+def _render_clip(file: str, motion: str, appearance: str, frames: int, size: int,
+                 key: tuple[int, ...]) -> None:
+    _write(Path(file), encode(clip_array(motion, appearance, frames=frames, size=size, key=key)))
+
+
+def _write(file: Path, data: bytes) -> None:
+    """Write all or nothing: a kill leaves a `.part` file, never a short file under the real name."""
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, file)
+    except OSError:
+        part.unlink(missing_ok=True)  # on a full disk, give the space back
+        raise
+
+
+def _cores() -> int:
+    """Cores this process may use (a container's share on Linux)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
