@@ -1,10 +1,11 @@
 """From a video file to a clip: which frames, decoded how, and what to do when the file is bad.
 
-The stops are `ClipReader` (decord, uint8 frames), the index rules (pure functions, named after
-where they come from), and `VideoFolder`, the data set that joins both with `transforms`.
+Three stops: the index rules (pure functions, named after where they come from), `ClipReader`
+(decord, uint8 frames), and `VideoFolder`, the data set that joins both with `transforms`.
 """
 import csv
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import decord
@@ -15,26 +16,26 @@ from torch import Tensor
 from vt_course import CourseError
 from vt_course.data import transforms
 
-decord.logging.set_level(decord.logging.QUIET)
+decord.logging.set_level(decord.logging.QUIET)       # faults come as exceptions, not on stderr
 
 
 class BadClip(CourseError):
-    """A video file that cannot be used. The message names the file, what is wrong, and the remedy."""
+    """A video file that cannot be used: the message names it, the fault and the remedy."""
 
 
-# ---------------------------------------------------------------------------- which frames
+# ------------------------------------------------------------------------- which frames
 
 def loop(indices: np.ndarray, num_frames: int) -> np.ndarray:
-    """Past the last frame a clip starts again from the first (mmaction2, `out_of_bound_opt="loop"`)."""
+    """Past its last frame a video starts again (mmaction2, `out_of_bound_opt="loop"`)."""
     return np.mod(indices, num_frames)
 
 
-def dense_indices(num_frames: int, frames: int, stride: int, position: str = "centre", rng=None
-                  ) -> np.ndarray:
-    """`frames` indices, `stride` apart, from one place of the video: "start", "centre", "random".
+def dense_indices(num_frames: int, frames: int, stride: int, position: str = "centre",
+                  rng=None) -> np.ndarray:
+    """`frames` indices, `stride` apart, at one place: "start", "centre" or "random".
 
-    The clip spans (frames - 1) * stride + 1 frames. When the video is shorter it starts at 0 and
-    loops. "random" is uniform over every start that fits and needs `rng`.
+    They span (frames - 1) * stride + 1 frames. A video shorter than that is looped from its
+    frame 0. "random" is uniform over every start that fits, and needs `rng`.
     """
     room = max(num_frames - ((frames - 1) * stride + 1), 0)        # starts 0 .. room fit
     if position == "random":
@@ -45,11 +46,11 @@ def dense_indices(num_frames: int, frames: int, stride: int, position: str = "ce
 
 
 def uniform_indices(num_frames: int, frames: int, rng=None) -> np.ndarray:
-    """One frame from each of `frames` equal segments: random with `rng`, else the middle one.
+    """One frame of each of `frames` equal segments: a random one with `rng`, else the middle.
 
-    Middle frame: floor((i + 1/2) * num_frames / frames), the SSv2 rule of Video Swin
-    (`SampleFrames(clip_len=1, num_clips=frames)` of mmaction). A video with fewer frames than
-    segments repeats frames in place; it never loops, so the order of time is kept.
+    Middle: floor((i + 1/2) * num_frames / frames), the SSv2 test rule of Video Swin
+    (`SampleFrames(clip_len=1, num_clips=frames)` of mmaction). With fewer frames than segments
+    frames are repeated in place rather than looped, which keeps the order of time.
     """
     if rng is None:
         return (2 * np.arange(frames, dtype=np.int64) + 1) * num_frames // (2 * frames)
@@ -57,58 +58,11 @@ def uniform_indices(num_frames: int, frames: int, rng=None) -> np.ndarray:
     return edges[:-1] + rng.integers(np.maximum(np.diff(edges), 1))
 
 
-def video_swin_views(num_frames: int, frames: int, stride: int, clips: int) -> np.ndarray:
-    """Centres of `clips` equal parts: start_i = floor(i * avg + avg / 2); (clips, frames) indices.
-
-    avg = (num_frames - frames * stride + 1) / clips. Video Swin's fork of mmaction, `SampleFrames`
-    in test mode; frames out of bounds loop. (mmaction2 1.x changed the rule: it spreads the
-    starts from the first to the last one that fits.)
-    """
-    room = num_frames - frames * stride + 1
-    starts = np.zeros(clips)
-    if room > 0:
-        starts = (np.arange(clips) + 0.5) * room / clips
-    steps = np.arange(frames, dtype=np.int64) * stride
-    return loop(starts.astype(np.int64)[:, None] + steps, num_frames)   # (clips, frames)
-
-
-def mvit_views(num_frames: int, frames: int, stride: int, clips: int) -> np.ndarray:
-    """start_i = i * floor(delta / (clips - 1)), or floor(delta / 2) for one clip; (clips, frames).
-
-    delta = max(num_frames - frames * stride, 0). SlowFast with `USE_OFFSET_SAMPLING: True`, which
-    the MViT and UniFormer Kinetics configurations set (`datasets/decoder.py`).
-    """
-    delta = max(num_frames - frames * stride, 0)
-    starts = [i * (delta // (clips - 1)) for i in range(clips)] if clips > 1 else [delta // 2]
-    return _slowfast_span(starts, num_frames, frames, stride)
-
-
-def timesformer_views(num_frames: int, frames: int, stride: int, clips: int) -> np.ndarray:
-    """start_i = delta * i / clips, so a single view begins at frame 0; (clips, frames).
-
-    The released code (`timesformer/datasets/decoder.py`, without offset sampling). The paper says
-    that the single clip is taken from the middle (section 4): that is `mvit_views` with clips=1.
-    """
-    delta = max(num_frames - frames * stride, 0)
-    return _slowfast_span([delta * i / clips for i in range(clips)], num_frames, frames, stride)
-
-
-def _slowfast_span(starts, num_frames: int, frames: int, stride: int) -> np.ndarray:
-    """SlowFast's `temporal_sampling`: `frames` points from start to start + frames * stride - 1.
-
-    So neighbours are (frames * stride - 1) / (frames - 1) apart, a little more than `stride`, and
-    points past the end are clamped to the last frame (these repositories do not loop).
-    """
-    ends = [start + frames * stride - 1 for start in starts]
-    points = np.linspace(starts, ends, frames, axis=-1, dtype=np.float32)
-    return np.clip(points, 0, num_frames - 1).astype(np.int64)          # (clips, frames)
-
-
 def slowfast_segments(num_frames: int, frames: int, rng=None) -> np.ndarray:
-    """The SSv2 rule of SlowFast, MViT and TimeSformer (`datasets/ssv2.py`, `get_seq_frames`).
+    """The SSv2 rule of SlowFast, MViT and TimeSformer (`datasets/ssv2.py`, get_seq_frames).
 
-    Segment i runs from round(i * s) to round((i + 1) * s), both included, s = (num_frames - 1) /
-    frames; a random frame of it with `rng`, else the middle one, rounded down.
+    Segment i runs from round(i * s) to round((i + 1) * s), both included, where s is
+    (num_frames - 1) / frames: a random frame of it with `rng`, else the middle, rounded down.
     """
     edges = np.round(np.arange(frames + 1) * ((num_frames - 1) / frames)).astype(np.int64)
     if rng is None:
@@ -116,48 +70,96 @@ def slowfast_segments(num_frames: int, frames: int, rng=None) -> np.ndarray:
     return rng.integers(edges[:-1], edges[1:], endpoint=True)
 
 
-def uniformer_segments(num_frames: int, frames: int, clips: int = 1) -> np.ndarray:
-    """UniFormer's test rule for Something-Something (`datasets/sth.py`); (clips, frames) indices.
+def video_swin_views(num_frames: int, frames: int, stride: int, clips: int) -> np.ndarray:
+    """Centres of `clips` equal parts: start_i = floor(i * avg + avg / 2); (clips, frames).
 
-    Clip c takes frame round(i * s) + floor(s * (c + 1) / (clips + 1)) of segment i.
+    avg = (num_frames - frames * stride + 1) / clips. `SampleFrames` in test mode in the
+    mmaction that Video Swin is built on; frames out of bounds loop. (mmaction2 1.x has
+    another rule: it spreads the starts from the first to the last one that fits.)
+    """
+    room = max(num_frames - frames * stride + 1, 0)
+    starts = ((np.arange(clips) + 0.5) * room / clips).astype(np.int64)
+    steps = np.arange(frames, dtype=np.int64) * stride
+    return loop(starts[:, None] + steps, num_frames)               # (clips, frames)
+
+
+def mvit_views(num_frames: int, frames: int, stride: int, clips: int) -> np.ndarray:
+    """start_i = i * floor(delta / (clips - 1)), one clip: floor(delta / 2); (clips, frames).
+
+    delta = max(num_frames - frames * stride, 0). SlowFast's `datasets/decoder.py` with
+    `USE_OFFSET_SAMPLING: True`, as the Kinetics configurations of MViT and UniFormer set it.
+    """
+    delta = max(num_frames - frames * stride, 0)
+    starts = np.arange(clips) * (delta // (clips - 1)) if clips > 1 else [delta // 2]
+    return _slowfast_span(starts, num_frames, frames, stride)
+
+
+def timesformer_views(num_frames: int, frames: int, stride: int, clips: int) -> np.ndarray:
+    """start_i = delta * i / clips, so that a single view begins at frame 0; (clips, frames).
+
+    The released code (`timesformer/datasets/decoder.py`). The paper speaks of a clip from the
+    middle of the video: that is `mvit_views` with clips=1.
+    """
+    delta = max(num_frames - frames * stride, 0)
+    return _slowfast_span(delta * np.arange(clips) / clips, num_frames, frames, stride)
+
+
+def _slowfast_span(starts, num_frames: int, frames: int, stride: int) -> np.ndarray:
+    """SlowFast's `temporal_sampling`: `frames` points on [start, start + frames * stride - 1].
+
+    Neighbours are (frames * stride - 1) / (frames - 1) apart, a little more than `stride`;
+    points past the end are clamped to the last frame (these repositories do not loop).
+    """
+    ends = np.asarray(starts) + frames * stride - 1
+    points = np.linspace(starts, ends, frames, axis=-1, dtype=np.float32)
+    return np.clip(points, 0, num_frames - 1).astype(np.int64)     # (clips, frames)
+
+
+def uniformer_ssv2_views(num_frames: int, frames: int, stride: int, clips: int) -> np.ndarray:
+    """UniFormer's test rule for Something-Something (`datasets/sth.py`); (clips, frames).
+
+    Clip c takes frame round(i * s) + floor(s * (c + 1) / (clips + 1)) of segment i, where s is
+    (num_frames - 1) / frames. It has no stride: the argument is there for the common form.
     """
     s = (num_frames - 1) / frames
     firsts = np.round(np.arange(frames) * s).astype(np.int64)
-    shifts = (s * np.arange(1, clips + 1) / (clips + 1)).astype(np.int64)
-    return firsts + shifts[:, None]                                     # (clips, frames)
+    shifts = (s / (clips + 1) * np.arange(1, clips + 1)).astype(np.int64)
+    return firsts + shifts[:, None]                                # (clips, frames)
 
 
+SEGMENT_RULES = {"uniform": uniform_indices, "slowfast_ssv2": slowfast_segments}
 VIEW_RULES = {"video_swin": video_swin_views, "mvit": mvit_views, "uniformer": mvit_views,
-              "timesformer": timesformer_views}
+              "timesformer": timesformer_views, "uniformer_ssv2": uniformer_ssv2_views}
 
 
-# ---------------------------------------------------------------------------- one file
+# ------------------------------------------------------------------------- one file
 
 class ClipReader:
-    """A video file, opened with decord.
+    """A video file (MP4, MOV, MKV, WebM or AVI), opened with decord.
 
     `short_side` (pixels): frames come out with this short side, scaled while decoding, aspect
-    ratio kept (`transforms.scaled_size`); None leaves them as stored. Rotation tags are obeyed.
-    `num_frames`, `fps`, `height`, `width` describe what `read` returns.
+    ratio kept (`transforms.scaled_size`); None leaves them as stored. Rotation tags are
+    obeyed. `num_frames`, `fps`, `height`, `width` describe what `read` returns.
 
-    Raises `BadClip` for a file that is missing, empty, truncated, damaged or without video.
+    Raises `BadClip` for a file that is missing, empty, truncated, damaged, without video, or
+    cut in a way that decord misreads. What only a full decode can find (a damaged picture that
+    the codec conceals, a wrong frame count) is left to `vt_course.data.verify`.
     Open it in the process that reads: a decord reader that crosses a fork deadlocks.
     """
 
     def __init__(self, path: str | os.PathLike, short_side: int | None = None):
         if short_side is not None and short_side < 1:
-            raise CourseError(f"short_side is {short_side}; it counts pixels, so give 1 or more.")
+            raise CourseError(f"short_side is {short_side}; it counts pixels: give 1 or more.")
         self.path = Path(path)
-        self._reader = _open(self.path)
+        self._reader, self._size = _open(self.path), None
         self.num_frames, self.fps = len(self._reader), self._reader.get_avg_fps()
-        self._size, self._short_side = None, short_side
-        if short_side and min(self.size) != short_side:
-            height, width = transforms.scaled_size(*self.size, short_side)
-            self._reader, self._size = _open(self.path, width, height), (height, width)
+        if short_side and short_side != min(self.size):
+            self._size = transforms.scaled_size(*self.size, short_side)
+            self._reader = _open(self.path, *self._size)
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels; known once one frame is decoded, so asked for late."""
+        """(height, width) in pixels. decord tells it only with a frame, so it is read late."""
         if self._size is None:
             self.read([0])
         return self._size
@@ -169,84 +171,176 @@ class ClipReader:
         """The frames at `indices`, in that order, repeats allowed: uint8 (T, H, W, 3), RGB."""
         indices = np.asarray(indices, dtype=np.int64)
         if indices.min() < 0 or indices.max() >= self.num_frames:
-            raise IndexError(f"Frame indices {indices.min()} to {indices.max()} asked of "
+            raise IndexError(f"Frames {indices.min()} to {indices.max()} were asked of "
                              f"{self.path}, which has frames 0 to {self.num_frames - 1}.")
         wanted, back = np.unique(indices, return_inverse=True)
         try:
-            frames = self._reader.get_batch(wanted).asnumpy()           # (T, H, W, C)
+            frames = self._reader.get_batch(wanted).asnumpy()      # (T, H, W, C)
         except (RuntimeError, decord.DECORDError, decord.DECORDLimitReachedError) as error:
-            raise BadClip(f"Clip {self.path} breaks off or is damaged between frame {wanted[0]} "
-                          f"and frame {wanted[-1]}; fetch or render it again.") from error
+            raise BadClip(f"Clip {self.path} is damaged or ends before its frame {wanted[-1]} of "
+                          f"{self.num_frames}; fetch or render it again.") from error
         self._size = frames.shape[1:3]
-        return frames if len(wanted) == len(indices) and (back[:-1] < back[1:]).all() else frames[back]
+        return frames if np.array_equal(wanted, indices) else frames[back]
+
+    def frame_range(self, start: float | None, end: float | None) -> tuple[int, int]:
+        """(first, stop): the frames shown from `start` up to `end` seconds; None: no bound.
+
+        Each frame's own time stamp decides, so a variable frame rate is no trouble.
+        """
+        times = self._reader.get_frame_timestamp(range(self.num_frames))[:, 0]
+        first = 0 if start is None else int(np.searchsorted(times, start - 1e-3))
+        stop = self.num_frames if end is None else int(np.searchsorted(times, end - 1e-3))
+        if first >= stop:
+            raise BadClip(f"Clip {self.path} shows no frame from {start} to {end} seconds (its "
+                          f"last begins at {times[-1]:.2f}); correct start and end in the "
+                          "manifest.")
+        return first, stop
 
 
-def _open(path: Path, width: int = -1, height: int = -1) -> decord.VideoReader:
-    """A decord reader, or `BadClip` with the likeliest cause in one sentence."""
+def _open(path: Path, height: int = -1, width: int = -1) -> decord.VideoReader:
+    """A decord reader, or `BadClip` with the cause in one sentence."""
     try:
-        if os.stat(path).st_size == 0:
-            raise BadClip(f"Clip {path} is empty (0 bytes); fetch or render it again.")
-        return decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1,
-                                  width=width, height=height)
-    except FileNotFoundError as error:
-        raise BadClip(f"Clip {path} does not exist; check the path column of the manifest, or "
-                      "fetch the file.") from error
+        fault = _container_fault(path)
+    except OSError as error:
+        raise BadClip(f"Clip {path} cannot be read ({error.strerror}); correct its path in the "
+                      "manifest or fetch the file.") from error
+    if fault:
+        raise BadClip(f"Clip {path} {fault}.")
+    try:
+        # fault_tol: raise where decord would repeat a neighbour for a frame that it lost.
+        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), width=width, height=height,
+                                    num_threads=1, fault_tol=1e-6)
     except (RuntimeError, AssertionError, decord.DECORDError) as error:
-        raise BadClip(_cause(path, str(error))) from error
+        fault = ("has no video stream; replace it" if "cannot find video stream" in str(error)
+                 else "is damaged and cannot be opened; fetch or render it again")
+        raise BadClip(f"Clip {path} {fault}.") from error
+    if reader.get_frame_timestamp([0])[0, 0] < -1e-3:
+        # decord counts the hidden frames, and then returns others than those asked for.
+        raise BadClip(f"Clip {path} was cut without re-encoding, so frames before its start "
+                      "are hidden in it; encode it again (ffmpeg without -c copy).")
+    return reader
 
 
-def _cause(path: Path, message: str) -> str:
-    if path.is_dir():
-        return f"Clip {path} is a folder; the manifest wants the path of a video file."
-    if "cannot find video stream" in message:
-        return f"Clip {path} has no video stream (audio only?); replace the file."
+def _container_fault(path: Path) -> str | None:
+    """What the file's headers, read in microseconds, say is wrong with it; None if nothing.
+
+    It spares decord the files on which it prints to stderr, and it finds a truncated file even
+    where the frames asked for are all there.
+    """
+    truncated = "is truncated (shorter than its headers say); fetch or render it again"
     with open(path, "rb") as file:
-        is_mp4 = file.read(12)[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide")
-    if is_mp4:
-        return f"Clip {path} is truncated or damaged and cannot be opened; fetch or render it again."
-    return f"Clip {path} is not a video file, whatever its name says; replace it."
+        size, head = os.fstat(file.fileno()).st_size, file.read(512)
+        if size == 0:
+            return "is empty (0 bytes); fetch or render it again"
+        if head.startswith(b"\x1a\x45\xdf\xa3"):                   # Matroska, WebM
+            return truncated if _matroska_end(head) > size else None
+        if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
+            return truncated if int.from_bytes(head[4:8], "little") + 8 > size else None
+        if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+            return truncated if _mp4_truncated(file, size) else None
+    return "is no MP4, MOV, MKV, WebM or AVI file, whatever its name; convert or replace it"
 
 
-# ---------------------------------------------------------------------------- a data set
+def _mp4_truncated(file, size: int) -> bool:
+    """Walk the top-level boxes of an MP4 or MOV: is the index or the data not all there?"""
+    indexed, at = False, 0
+    while at + 8 <= size:
+        file.seek(at)
+        head = file.read(16)
+        length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        if length == 1:                                            # a 64-bit length follows
+            length = int.from_bytes(head[8:], "big")
+        if length == 0:                                            # up to the end of the file
+            length = size - at
+        if kind in (b"moov", b"mdat") and at + length > size:
+            return True
+        indexed |= kind == b"moov"
+        at += max(length, 8)
+    return not indexed
+
+
+def _matroska_end(head: bytes) -> int:
+    """Where the segment of a Matroska or WebM file says it ends; 0 where it does not say."""
+    at = head.find(b"\x18\x53\x80\x67") + 4                        # the segment's number of bytes:
+    digits = 9 - head[at].bit_length()                             # 1 to 8 bytes, after as many
+    length = int.from_bytes(head[at:at + digits], "big")           # leading bits as bytes follow
+    length &= (1 << 7 * digits) - 1
+    unknown = length == (1 << 7 * digits) - 1                      # a live stream: all bits set
+    return 0 if at < 4 or unknown else at + digits + length
+
+
+def iter_views(reader: ClipReader, indices: np.ndarray, size: int, crops: int = 3
+               ) -> Iterator[Tensor]:
+    """The test views of one video: for each row of `indices` (clips, T), 1 or 3 crops.
+
+    Yields uint8 (T, size, size, 3), crops fastest. The frames are decoded in one go, scaled to
+    the short side `size`, and cut in the centre or at three places along the longer side.
+    """
+    frames = torch.from_numpy(reader.read(indices.ravel()))        # (clips * T, H, W, C)
+    for clip in frames.unflatten(0, indices.shape):                # (T, H, W, C)
+        small = transforms.resize_short_side(clip, size)
+        yield from (transforms.three_crops(small, size) if crops == 3
+                    else [transforms.centre_crop(small, size)])
+
+
+# ------------------------------------------------------------------------- a data set
 
 def read_manifest(path: str | os.PathLike) -> list[dict]:
-    """Rows of a `path,label,start,end` CSV: dict(path: Path, label: str, start, end: float | None)."""
-    path = Path(path)
-    if not path.is_file():
-        raise CourseError(f"Manifest {path} does not exist; give a CSV with the header "
-                          "path,label,start,end.")
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not {"path", "label"} <= set(reader.fieldnames or ()):
-            raise CourseError(f"Manifest {path} starts with {','.join(reader.fieldnames or ())!r}; "
-                              "its first line must be path,label,start,end.")
-        rows = [dict(path=path.parent / row["path"], label=row["label"],
-                     start=float(row["start"]) if row.get("start") else None,
-                     end=float(row["end"]) if row.get("end") else None) for row in reader]
+    """Rows of a `path,label,start,end` CSV as dict(path: str, label: str, start, end).
+
+    Paths are joined to the manifest's folder; start and end are seconds, or None where empty.
+    """
+    folder, rows = Path(path).parent, []
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if not {"path", "label"} <= set(reader.fieldnames or ()):
+                raise CourseError(f"Manifest {path} begins with {reader.fieldnames}; its first "
+                                  "line must be path,label,start,end.")
+            for row in reader:
+                if not row["path"] or not row["label"]:
+                    raise CourseError(f"Line {reader.line_num} of manifest {path} lacks a path "
+                                      "or a label; it must read path,label,start,end.")
+                start, end = (float(row[key]) if row.get(key) else None
+                              for key in ("start", "end"))
+                rows.append(dict(path=os.path.join(folder, row["path"]), label=row["label"],
+                                 start=start, end=end))
+    except OSError as error:
+        raise CourseError(f"Manifest {path} cannot be read ({error.strerror}); give a CSV file "
+                          "with the header path,label,start,end.") from error
+    except UnicodeDecodeError as error:
+        raise CourseError(f"Manifest {path} is not UTF-8 text; save it as UTF-8.") from error
+    except ValueError as error:
+        if isinstance(error, CourseError):
+            raise
+        raise CourseError(f"Line {reader.line_num} of manifest {path} has a bad start or end "
+                          f"({error}); give seconds, as in 2.5, or nothing.") from error
     if not rows:
-        raise CourseError(f"Manifest {path} lists no clips; add a line path,label,start,end for each.")
+        raise CourseError(f"Manifest {path} lists no clips; give each one a line "
+                          "path,label,start,end.")
     return rows
 
 
 class VideoFolder(torch.utils.data.Dataset):
     """The clips of a manifest CSV as samples for a model.
 
-    `ds[index]` or `ds[epoch, index]` is dict(clip, label, index): clip float32 (C, T, size, size),
-    normalised; label the position of the class name in `classes`. What is random (train=True) is
-    a pure function of (seed, epoch, index), so a resumed run sees the same clips.
-    A file that cannot be used gives dict(index, error): recorded, never replaced by another.
+    `ds[index]` or `ds[epoch, index]` is dict(clip, label, index): clip float32 (C, T, size,
+    size), normalised; label the place of the class name in `classes`. All that is random is a
+    pure function of (seed, epoch, index), so a resumed run sees the same clips.
+    A file that cannot be used gives dict(index, error) instead, never another clip's frames.
 
-    train=True:  random place in time (or random frame of each segment), random resized crop, and
-                 a horizontal flip with probability `flip` (0: never, for directions are classes).
-    train=False: centre (or middle frames), short side scaled to `size`, centre crop.
-    views=(clips, crops), for testing: clip is (clips * crops, C, T, size, size), crop fastest;
-                 the clips by `view_rule` (a key of VIEW_RULES), crops 1 (centre) or 3.
+    train=True:  a random place in time (or a random frame of each segment), a random resized
+                 crop, a horizontal flip with probability `flip` (0: never, as it must be where
+                 left and right are classes).
+    train=False: the centre (or the middle frames), short side scaled to `size`, centre crop.
+    views=(clips, crops), with train=False: clip is (clips * crops, C, T, size, size), see
+                 `iter_views`; the clips by `view_rule`, a key of VIEW_RULES.
 
-    `sampling`: "dense" (`frames` frames, `stride` apart) or "uniform" (`frames` segments).
-    `short_side`: scale while decoding (see ClipReader); None decodes as stored, which is quicker
-    for sources that are small already. `scale`, `ratio`: of the random crop (published Kinetics
-    recipes: 0.08 to 1). Frames are decoded in the process that asks, so any number of DataLoader
-    workers is safe.
+    `sampling`: "dense" (`frames` frames, `stride` apart) or a key of SEGMENT_RULES, which has
+    no use for `stride`. `short_side`: scale while decoding (see ClipReader); None, as stored,
+    is quicker for sources that are small already. `scale`, `ratio`: area and aspect of the random
+    crop (the published Kinetics recipes have scale (0.08, 1)). Files are opened by the process
+    that asks for the sample, so DataLoader workers are safe, forked ones too.
     """
 
     def __init__(self, manifest, *, classes, frames: int, stride: int, size: int, train: bool,
@@ -255,15 +349,25 @@ class VideoFolder(torch.utils.data.Dataset):
                  views: tuple[int, int] | None = None, view_rule: str = "video_swin",
                  mean=transforms.IMAGENET_MEAN, std=transforms.IMAGENET_STD):
         if min(frames, stride, size) < 1:
-            raise CourseError(f"frames={frames}, stride={stride}, size={size}: each must be 1 or more.")
-        if sampling not in ("dense", "uniform"):
-            raise CourseError(f"sampling={sampling!r} is unknown; choose dense or uniform.")
+            raise CourseError(f"frames={frames}, stride={stride}, size={size}: each counts "
+                              "frames or pixels and must be 1 or more.")
+        if sampling not in ("dense", *SEGMENT_RULES):
+            raise CourseError(f"sampling={sampling!r} is unknown; choose dense or one of "
+                              f"{', '.join(SEGMENT_RULES)}.")
+        if views and (train or views[0] < 1 or views[1] not in (1, 3)
+                      or sampling != "dense" and views[0] != 1):
+            raise CourseError(f"views={views} must be (clips, 1 or 3 crops), for testing only, "
+                              "with one clip where the frames come from segments.")
+        if view_rule not in VIEW_RULES:
+            raise CourseError(f"view_rule={view_rule!r} is unknown; choose one of "
+                              f"{', '.join(VIEW_RULES)}.")
         self.rows, self.classes = read_manifest(manifest), tuple(classes)
         number = {name: k for k, name in enumerate(self.classes)}
         unknown = sorted({row["label"] for row in self.rows} - set(number))
         if unknown:
-            raise CourseError(f"Manifest {manifest} has labels that are no classes of this data set "
-                              f"({', '.join(unknown[:3])}); it knows {', '.join(self.classes[:8])}.")
+            raise CourseError(f"Manifest {manifest} has labels ({', '.join(unknown[:3])}) that "
+                              f"are not among the classes ({', '.join(self.classes[:8])}); "
+                              "correct the manifest or the classes.")
         self.labels = [number[row["label"]] for row in self.rows]
         self.frames, self.stride, self.size, self.sampling = frames, stride, size, sampling
         self.train, self.seed, self.short_side = train, seed, short_side
@@ -275,38 +379,41 @@ class VideoFolder(torch.utils.data.Dataset):
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict:
         epoch, index = key if isinstance(key, tuple) else (0, key)
+        index = range(len(self))[index]
+        rng = np.random.default_rng((self.seed, epoch, index))
         try:
-            clip = self._clip(self.rows[index], np.random.default_rng((self.seed, epoch, index)))
+            return dict(clip=self._clip(self.rows[index], rng), label=self.labels[index],
+                        index=index)
         except BadClip as error:
             return dict(index=index, error=str(error))
-        return dict(clip=clip, label=self.labels[index], index=index)
 
     def _clip(self, row: dict, rng) -> Tensor:
         reader = ClipReader(row["path"], self.short_side)
-        indices = self._indices(reader.num_frames, rng)                 # (T,) or (clips, T)
-        clip = torch.from_numpy(reader.read(indices.ravel()))           # (.., H, W, C)
+        first, stop = 0, reader.num_frames
+        if row["start"] is not None or row["end"] is not None:
+            first, stop = reader.frame_range(row["start"], row["end"])
+        indices = first + self._indices(stop - first, rng)
         if self.views:
-            clips = clip.unflatten(0, indices.shape)                    # (clips, T, H, W, C)
-            return torch.stack([self._floats(view) for one in clips for view in self._crops(one)])
-        if not self.train:
-            small = transforms.resize_short_side(clip, self.size)
-            return self._floats(transforms.centre_crop(small, self.size))
-        clip = transforms.random_resized_crop(clip, self.size, rng, self.scale, self.ratio)
-        return self._floats(transforms.horizontal_flip(clip) if rng.random() < self.flip else clip)
+            views = iter_views(reader, np.atleast_2d(indices), self.size, self.views[1])
+            return torch.stack([self._floats(view) for view in views])  # (V, C, T, H, W)
+        clip = torch.from_numpy(reader.read(indices))                   # (T, H, W, C)
+        if self.train:
+            clip = transforms.random_resized_crop(clip, self.size, rng, self.scale, self.ratio)
+            flipped = rng.random() < self.flip
+            return self._floats(transforms.horizontal_flip(clip) if flipped else clip)
+        clip = transforms.resize_short_side(clip, self.size)
+        return self._floats(transforms.centre_crop(clip, self.size))
 
     def _indices(self, num_frames: int, rng) -> np.ndarray:
+        """(T,), or (clips, T) for the views of dense sampling."""
+        if self.sampling in SEGMENT_RULES:
+            rule = SEGMENT_RULES[self.sampling]
+            return rule(num_frames, self.frames, rng if self.train else None)
         if self.views:
-            return VIEW_RULES[self.view_rule](num_frames, self.frames, self.stride, self.views[0])
-        if self.sampling == "uniform":
-            return uniform_indices(num_frames, self.frames, rng if self.train else None)
-        return dense_indices(num_frames, self.frames, self.stride,
-                             "random" if self.train else "centre", rng)
-
-    def _crops(self, clip: Tensor) -> list[Tensor]:
-        small = transforms.resize_short_side(clip, self.size)
-        if self.views[1] == 3:
-            return transforms.three_crops(small, self.size)
-        return [transforms.centre_crop(small, self.size)]
+            rule = VIEW_RULES[self.view_rule]
+            return rule(num_frames, self.frames, self.stride, self.views[0])
+        position = "random" if self.train else "centre"
+        return dense_indices(num_frames, self.frames, self.stride, position, rng)
 
     def _floats(self, clip: Tensor) -> Tensor:
         return transforms.normalise(clip, self.mean, self.std)          # (C, T, H, W)
@@ -321,4 +428,5 @@ def collate(samples: list[dict]) -> dict:
     return dict(clip=torch.stack([sample["clip"] for sample in good]) if good else None,
                 label=torch.tensor([sample["label"] for sample in good], dtype=torch.int64),
                 index=torch.tensor([sample["index"] for sample in good], dtype=torch.int64),
-                bad=[(sample["index"], sample["error"]) for sample in samples if "error" in sample])
+                bad=[(sample["index"], sample["error"]) for sample in samples
+                     if "error" in sample])

@@ -27,7 +27,7 @@ def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 
 def resize(clip: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear with antialiasing (what PIL does), computed on bytes: (T, H, W, 3) -> same, uint8."""
+    """Bilinear with antialiasing, as PIL does it, computed on bytes: uint8 (T, H, W, 3)."""
     if clip.shape[1:3] == (height, width):
         return clip
     x = clip.permute(0, 3, 1, 2)                                   # (T, C, H, W), channels last
@@ -45,7 +45,7 @@ def crop(clip: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
 
 
 def centre_crop(clip: Tensor, size: int) -> Tensor:
-    """The size x size square in the middle; an odd margin leaves the extra pixel right and below."""
+    """The size x size square in the middle; the odd pixel of a margin is right and below."""
     top, left = _margins(clip, size)
     return crop(clip, top // 2, left // 2, size, size)
 
@@ -53,8 +53,8 @@ def centre_crop(clip: Tensor, size: int) -> Tensor:
 def three_crops(clip: Tensor, size: int) -> list[Tensor]:
     """Three squares along the longer side: left, centre, right (or top, centre, bottom).
 
-    The test-time crops of Video Swin (`ThreeCrop` of mmaction2, which lists the centre last), of
-    SlowFast and of TimeSformer (`uniform_crop`). Across the shorter side they are centred.
+    The test crops of Video Swin (`ThreeCrop` of mmaction, which lists the centre last), and of
+    SlowFast and TimeSformer (`uniform_crop`). Along the shorter side they are centred.
     """
     top, left = _margins(clip, size)
     if left >= top:
@@ -66,17 +66,18 @@ def _margins(clip: Tensor, size: int) -> tuple[int, int]:
     """Rows and columns that a crop of `size` leaves over."""
     height, width = clip.shape[1:3]
     if size < 1 or size > min(height, width):
-        raise CourseError(f"A crop of {size}x{size} does not fit into frames of {height}x{width}: "
-                          "resize the short side to the crop size first.")
+        raise CourseError(f"A crop of {size}x{size} does not fit into frames of "
+                          f"{height}x{width}; scale the short side to the crop size first.")
     return height - size, width - size
 
 
 def random_box(height: int, width: int, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)
                ) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of the Inception crop: a share `scale` of the area, aspect `ratio`.
+    """(top, left, height, width) of the Inception crop.
 
-    The aspect ratio (width / height) is log-uniform. After ten boxes that do not fit, the largest
-    central box with an allowed ratio, as in `torchvision.transforms.RandomResizedCrop`.
+    A share of the area from `scale`, uniform; width / height from `ratio`, log-uniform. After
+    ten boxes that do not fit, the largest central box of an allowed ratio, as in
+    `torchvision.transforms.RandomResizedCrop`.
     """
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
@@ -89,8 +90,8 @@ def random_box(height: int, width: int, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def random_resized_crop(clip: Tensor, size: int, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)
-                        ) -> Tensor:
+def random_resized_crop(clip: Tensor, size: int, rng, scale=(0.08, 1.0),
+                        ratio=(3 / 4, 4 / 3)) -> Tensor:
     """One random box for all frames of the clip, resized to size x size."""
     return resize(crop(clip, *random_box(*clip.shape[1:3], rng, scale, ratio)), size, size)
 
