@@ -1,0 +1,587 @@
+"""Figures for notebook cells. Each function draws the reader's own arrays and returns the figure.
+
+What is drawn is what was given: a partition with the wrong axis order comes out scattered, a roll with
+the wrong sign puts the regions on the wrong side. Arrays may be NumPy's or PyTorch's.
+
+    python -m vt_course.lab.show        # draws notebooks/img/windows_27.png again
+"""
+from functools import wraps
+from itertools import product
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import ListedColormap, Normalize, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Polygon
+
+from vt_course import CourseError, repo_root
+from vt_course.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+
+# Okabe and Ito's colours: told apart by every kind of colour vision. Neighbours in this order also
+# differ in lightness, so that they stay apart in greyscale.
+BLUE, YELLOW, VERMILION, SKY, GREEN, ORANGE, PINK = (
+    "#0072B2", "#F0E442", "#D55E00", "#56B4E9", "#009E73", "#E69F00", "#CC79A7")
+COLOURS = [BLUE, ORANGE, GREEN, VERMILION, SKY, PINK, "black", YELLOW]
+MARKERS = "osD^vPX*"
+ALLOWED, FORBIDDEN = "#FFFFFF", "#0B3C5D"
+
+STYLE = {
+    "figure.dpi": 110, "savefig.dpi": "figure", "figure.constrained_layout.use": True,
+    "font.size": 12, "axes.titlesize": 13, "figure.titlesize": 14, "axes.labelsize": 12,
+    "xtick.labelsize": 11, "ytick.labelsize": 11, "legend.fontsize": 11, "legend.frameon": False,
+    "axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.3, "grid.color": "0.5",
+}
+
+
+def figure(draw):
+    """Give `draw` the house style, and close its figure: a cell that ends in it shows it exactly once."""
+    @wraps(draw)
+    def drawn(*args, **kwargs) -> Figure:
+        before = set(plt.get_fignums())
+        with plt.style.context(["default", STYLE]):
+            try:
+                return draw(*args, **kwargs)
+            finally:
+                for number in set(plt.get_fignums()) - before:
+                    plt.close(number)
+    return drawn
+
+
+def array(x) -> np.ndarray:
+    return np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
+
+
+def panels(arrays, title) -> tuple[list[np.ndarray], list[str], str | None]:
+    """One array or several, one title or one each -> (arrays, panel titles, title of the figure)."""
+    several = isinstance(arrays, (list, tuple)) and np.ndim(array(arrays[0])) > 1
+    arrays = [array(a) for a in (arrays if several else [arrays])]
+    if isinstance(title, (list, tuple)):
+        if len(title) != len(arrays):
+            raise CourseError(f"{len(title)} titles for {len(arrays)} panels: give one title each")
+        return arrays, list(title), None
+    return arrays, [""] * len(arrays), title
+
+
+def ink(colour) -> str:
+    """Black or white, whichever reads better on `colour` (WCAG relative luminance)."""
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return "black" if linear @ [0.2126, 0.7152, 0.0722] > 0.18 else "white"
+
+
+def number_cells(axes, values: np.ndarray, colours, size: float = 11) -> None:
+    """Write each value of a 2-D array into its cell, in an ink that reads on the cell's colour."""
+    for (i, j), value in np.ndenumerate(values):
+        axes.text(j, i, f"{value}", ha="center", va="center", size=size, color=ink(colours[i, j, :3]))
+
+
+def bare(axes) -> None:
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+# ---------------------------------------------------------------- clips
+
+def frames_of(clip) -> np.ndarray:
+    """A clip, uint8 (T, H, W, 3) or normalised float (C, T, H, W), as uint8 (T, H, W, 3)."""
+    clip = array(clip)
+    if clip.ndim == 4 and clip.dtype == np.uint8 and clip.shape[3] == 3:
+        return clip
+    if clip.ndim == 4 and clip.dtype.kind == "f" and clip.shape[0] == 3:
+        clip = clip.transpose(1, 2, 3, 0) * IMAGENET_STD + IMAGENET_MEAN           # (T, H, W, C)
+        return (clip * 255).round().clip(0, 255).astype(np.uint8)
+    raise CourseError(f"a clip is uint8 (T, H, W, 3) or float (3, T, H, W), "
+                      f"not {clip.dtype} {clip.shape}")
+
+
+@figure
+def film_strip(clip, n: int = 8, title: str | None = None, rows: list[str] | None = None) -> Figure:
+    """`n` evenly spaced frames of a clip, or of several clips, one strip each, named by `rows`.
+
+    A clip is uint8 (T, H, W, 3), or float (3, T, H, W) normalised with ImageNet's mean and standard
+    deviation, which is undone. Raises `CourseError` for anything else.
+    """
+    clips = [frames_of(c) for c in (clip if isinstance(clip, (list, tuple)) else [clip])]
+    if rows is not None and len(rows) != len(clips):
+        raise CourseError(f"{len(rows)} row names for {len(clips)} clips: give one each")
+    picks = [np.unique(np.linspace(0, len(c) - 1, n).round().astype(int)) for c in clips]
+    columns = max(map(len, picks))
+    height, width = clips[0].shape[1:3]
+    cell = 10 / columns * height / width
+    fig, grid = plt.subplots(len(clips), columns, squeeze=False,
+                             figsize=(10, len(clips) * (cell + 0.05) + 0.3 + 0.35 * bool(title)))
+    fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    for r, (frames, pick) in enumerate(zip(clips, picks)):
+        for axes in grid[r]:
+            bare(axes)
+        for axes, i in zip(grid[r], pick):
+            axes.imshow(frames[i])
+            if r == 0 or len(frames) != len(clips[0]):
+                axes.set_title(f"frame {i}" if columns <= 8 else f"{i}", size=11, pad=3)
+        if rows is not None:
+            grid[r, 0].set_ylabel(rows[r], rotation=0, ha="right", va="center")
+    fig.suptitle(title)
+    return fig
+
+
+# ---------------------------------------------------------------- windows, regions, masks
+
+def split(cells: np.ndarray) -> list[np.ndarray]:
+    """Token positions (n, 3) of one group -> boxes, each as its positions.
+
+    A group that fills its bounding box is one box. Any other falls into its connected parts, and a part
+    that is no box falls into single tokens: a wrong partition must not look like a right one.
+    """
+    def is_box(part):
+        return len(part) == np.prod(np.ptp(part, axis=0) + 1)
+
+    if is_box(cells):
+        return [cells]
+    left, boxes = set(map(tuple, cells.tolist())), []
+    while left:
+        part = [left.pop()]
+        for t, h, w in part:                                # grows while it is walked
+            near = {(t - 1, h, w), (t + 1, h, w), (t, h - 1, w), (t, h + 1, w), (t, h, w - 1), (t, h, w + 1)}
+            part += sorted(near & left)
+            left -= near
+        part = np.array(sorted(part))
+        boxes += [part] if is_box(part) else list(part[:, None])
+    return boxes
+
+
+def project(points) -> np.ndarray:
+    """Positions (..., (t, h, w)) -> (..., (x, y, depth)), parallel projection.
+
+    Frame t = 0 faces the viewer, rows run down, columns to the right, time runs into the picture; the
+    viewer stands a little to the right of it and above. Smaller depth is nearer.
+    """
+    turn, tilt = np.radians(36), np.radians(27)
+    t, h, w = np.moveaxis(np.asarray(points, float), -1, 0)
+    back = t * np.cos(turn) - w * np.sin(turn)
+    return np.stack([w * np.cos(turn) + t * np.sin(turn), back * np.sin(tilt) - h * np.cos(tilt),
+                     back * np.cos(tilt) + h * np.sin(tilt)], -1)
+
+
+# The three faces of a unit cube that `project` can see: (step to the neighbour behind it, corners,
+# blend with this grey, how much)
+FACES = [
+    ((-1, 0, 0), [(0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 0)], 1.0, 0.0),        # front, t = 0
+    ((0, -1, 0), [(0, 0, 0), (0, 0, 1), (1, 0, 1), (1, 0, 0)], 1.0, 0.35),       # top, h = 0
+    ((0, 0, 1), [(0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1)], 0.0, 0.25),        # right, last w
+]
+
+
+def draw_boxes(axes, boxes: list[np.ndarray], colours: list, gap: float) -> np.ndarray:
+    """Draw boxes of tokens, moved apart by `gap` for each place in their order along an axis.
+
+    Returns the side lengths of the whole, (3,).
+    """
+    starts = np.array([box.min(0) for box in boxes])                               # (boxes, 3)
+    order = np.stack([np.unique(s, return_inverse=True)[1] for s in starts.T], -1)
+    faces = []                                                                     # (depth, corners, colour)
+    for box, place, colour in zip(boxes, order, colours):
+        inside = set(map(tuple, box.tolist()))
+        for token in inside:
+            for step, corners, grey, amount in FACES:
+                if tuple(np.add(token, step)) not in inside:
+                    where = np.array(token) + gap * place
+                    face = np.array(to_rgb(colour)) * (1 - amount) + grey * amount
+                    faces.append((project(where + 0.5)[2], project(where + corners)[:, :2], face))
+    faces.sort(key=lambda face: -face[0])                   # far tokens first
+    _, polygons, fills = zip(*faces)
+    lines = [0.55 * f if ink(f) == "black" else 0.55 * f + 0.45 for f in np.array(fills)]
+    axes.add_collection(PolyCollection(polygons, facecolors=fills, edgecolors=lines, linewidths=0.6))
+    return np.max([box.max(0) + 1 + gap * place for box, place in zip(boxes, order)], axis=0)
+
+
+def draw_axes_3d(axes, shape, sides) -> None:
+    """Arrows along the edges of the drawn cube, named T, H and W with the number of tokens."""
+    T, H, W = sides
+    off = 0.07 * max(sides)
+    for name, length, start, end, shift, align in (
+            ("T", shape[0], (0, H, W), (T, H, W), (off, -0.7 * off), dict(ha="left", va="top")),
+            ("H", shape[1], (0, 0, 0), (0, H, 0), (-off, 0), dict(ha="right", va="center")),
+            ("W", shape[2], (0, H, 0), (0, H, W), (-0.4 * off, -off), dict(ha="right", va="top"))):
+        a, b = project([start, end])[:, :2] + shift
+        axes.annotate("", b, a, arrowprops=dict(arrowstyle="->", color="0.25", lw=1.4, shrinkA=0, shrinkB=0))
+        name = f"{'time T' if name == 'T' else name} = {length}"
+        middle = (a + b) / 2 + np.array(shift) * 0.35
+        axes.text(*middle, name, color="0.1", size=12, **align)
+
+
+@figure
+def windows_3d(labels, title=None, gap: float = 0.6) -> Figure:
+    """The token cube cut into its groups, pulled apart.
+
+    `labels`: integers (T, H, W), tokens with equal numbers share a window; or a list of such arrays,
+    drawn side by side, with a list of titles. Colour is the number of tokens in the group. A group that
+    is not one box is drawn in pieces (`split`), and the legend says in how many. `gap` is in tokens.
+    """
+    arrays, names, title = panels(labels, title)
+    for a in arrays:
+        if a.ndim != 3 or a.size == 0:
+            raise CourseError(f"labels must have three axes (T, H, W), not shape {a.shape}")
+    sizes = sorted({count for a in arrays for count in np.unique(a, return_counts=True)[1]})
+    shades = plt.get_cmap("viridis")(np.linspace(0.95, 0.2, len(sizes)) if len(sizes) > 1 else [0.45])
+    colour_of = {size: shade[:3] for size, shade in zip(sizes, shades)}
+    fig, grid = plt.subplots(1, len(arrays), squeeze=False, figsize=(max(6.5, 5 * len(arrays)), 5.6))
+    for axes, a, name in zip(grid[0], arrays, names):
+        boxes, colours, legend = [], [], {}
+        for label in np.unique(a):
+            cells = np.argwhere(a == label)
+            parts = split(cells)
+            boxes += parts
+            colours += [colour_of[len(cells)]] * len(parts)
+            legend.setdefault(len(cells), []).append(len(parts))
+        sides = draw_boxes(axes, boxes, colours, gap)
+        draw_axes_3d(axes, a.shape, sides)
+        axes.set_aspect("equal")
+        axes.autoscale_view()
+        bare(axes)
+        axes.set_title(name)
+        entries = [Patch(facecolor=colour_of[size], edgecolor="0.2",
+                         label=f"{size} tokens × {len(parts)}"
+                               + (f", in {sum(parts)} pieces" if sum(parts) > len(parts) else ""))
+                   for size, parts in sorted(legend.items())]
+        axes.legend(handles=entries, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=2)
+    fig.suptitle(title)
+    return fig
+
+
+@figure
+def shift_mask(mask, window, heads: int | None = None, title: str | None = None, grid=None) -> Figure:
+    """One small picture per window: which query (row) may see which key (column).
+
+    `mask`: (nW, N, N), 0 allowed, anything lower forbidden. `window`: its sides, N tokens in all.
+    `grid`: how many windows along each axis; left out, equally many along all if nW permits, else
+    windows are only numbered. `heads`: for the caption, the mask is the same for all of them.
+    """
+    mask, window = array(mask), tuple(window)
+    N = int(np.prod(window))
+    if mask.ndim != 3 or mask.shape[1:] != (N, N):
+        raise CourseError(f"the mask of windows {window} has shape (nW, {N}, {N}), not {mask.shape}")
+    nW = len(mask)
+    side = round(nW ** (1 / len(window)))
+    grid = tuple(grid) if grid is not None else (side,) * len(window)
+    places = list(np.ndindex(grid)) if np.prod(grid) == nW else range(nW)
+    columns = min(nW, 8 if nW > 16 else 4)
+    rows = -(-nW // columns)
+    fig, cells = plt.subplots(rows, columns, squeeze=False,
+                              figsize=(10, rows * (10 / max(columns, 4) + 0.15) + 1.0))
+    colours = ListedColormap([ALLOWED, FORBIDDEN])
+    for axes in cells.flat:
+        axes.set_axis_off()
+    for axes, place, forbidden in zip(cells.flat, places, mask < 0):
+        axes.set_axis_on()
+        axes.imshow(forbidden, cmap=colours, vmin=0, vmax=1)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set(visible=True, color="0.3")
+        name = ", ".join(map(str, place)) if isinstance(place, tuple) else f"{place}"
+        axes.set_title(f"({name}){chr(10) if columns > 4 else ':  '}{100 * forbidden.mean():.4g} %", size=12)
+    cells[-1, 0].set(xlabel=f"key, 0 to {N - 1}", ylabel=f"query, 0 to {N - 1}")
+    fig.legend(handles=[Patch(facecolor=ALLOWED, edgecolor="0.3", label="allowed (0)"),
+                        Patch(facecolor=FORBIDDEN, label="forbidden (−100)")],
+               loc="outside lower center", ncols=2,
+               title="window (t, h, w): share forbidden" + (f"; the same for all {heads} heads" if heads else ""))
+    fig.suptitle(title)
+    return fig
+
+
+@figure
+def regions_2d(labels, title=None) -> Figure:
+    """Integer maps (H, W) as coloured grids with the numbers in the cells, side by side.
+
+    `labels`: one map or a list; `title`: one for the figure, or a list with one for each map.
+    """
+    arrays, names, title = panels(labels, title)
+    for a in arrays:
+        if a.ndim != 2:
+            raise CourseError(f"a map of regions has two axes (H, W), not shape {a.shape}")
+    palette = np.array([to_rgb(c) for c in ("#F0E442", "#56B4E9", "#E69F00", "#009E73", "#F7F7F7",
+                                            "#CC79A7", "#0072B2", "#D55E00", "#999999")])
+    values = np.unique(np.concatenate([a.ravel() for a in arrays]))
+    fig, grid = plt.subplots(1, len(arrays), squeeze=False,
+                             figsize=(max(5, min(10, 4.2 * len(arrays))), 4.6))
+    for axes, a, name in zip(grid[0], arrays, names):
+        colours = palette[np.searchsorted(values, a) % len(palette)]               # (H, W, 3)
+        axes.imshow(colours)
+        axes.set_xticks(np.arange(a.shape[1] + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(a.shape[0] + 1) - 0.5, minor=True)
+        axes.grid(which="minor", color="0.3", linewidth=0.6, alpha=1)
+        axes.tick_params(which="both", length=0)
+        axes.set(xlabel="W", ylabel="H", title=name, xticks=[], yticks=[])
+        if max(a.shape) <= 16:
+            number_cells(axes, a, colours)
+    fig.suptitle(title)
+    return fig
+
+
+# ---------------------------------------------------------------- relative position bias
+
+@figure
+def bias_tables(table, window, head: int = 0, title: str | None = None) -> Figure:
+    """A bias table as pictures over (dh, dw), one for each temporal offset dt.
+
+    `table`: (rows, heads) with (2P-1)(2M-1)(2M-1) rows, dw fastest; `window`: (P, M, M), or (M, M) for
+    images. An offset is the query's position minus the key's. Colours share one scale around 0.
+    """
+    table, window = array(table), tuple(window)
+    sides = tuple(2 * w - 1 for w in (1,) * (3 - len(window)) + window)
+    if table.ndim != 2 or len(table) != np.prod(sides):
+        formula = " · ".join(f"(2·{w}−1)" for w in window)
+        raise CourseError(f"the bias table of window {window} has {formula} = {np.prod(sides)} rows "
+                          f"and a column per head, not shape {table.shape}")
+    values = table[:, head].reshape(sides)                                         # (dt, dh, dw)
+    limit = np.abs(values).max() or 1.0
+    columns = min(sides[0], 7 if sides[0] <= 7 else 8)
+    rows = -(-sides[0] // columns)
+    fig, grid = plt.subplots(rows, columns, squeeze=False, sharex=True, sharey=True,
+                             figsize=(max(5, min(10, 2 * columns + 1)), rows * (1.6 if columns > 3 else 3.4) + 1))
+    for axes in grid.flat[sides[0]:]:
+        axes.set_axis_off()
+    _, dh, dw = [s // 2 for s in sides]
+    for axes, dt, panel in zip(grid.flat, range(-(sides[0] // 2), sides[0]), values):
+        image = axes.imshow(panel, cmap="RdBu_r", vmin=-limit, vmax=limit,
+                            extent=(-dw - 0.5, dw + 0.5, dh + 0.5, -dh - 0.5))
+        axes.set(xticks=sorted({-dw, 0, dw}), yticks=sorted({-dh, 0, dh}))
+        axes.spines[:].set(visible=True, color="0.3")
+        if len(window) == 3:
+            axes.set_title(f"dt = {dt}".replace("-", "−"), size=12)
+    grid[0, 0].set_ylabel("dh")
+    fig.supxlabel("dw", size=12)
+    fig.colorbar(image, ax=grid, label=f"bias, head {head}", shrink=0.9)
+    fig.suptitle(title)
+    return fig
+
+
+@figure
+def index_matrix(index, title: str | None = None, window=None) -> Figure:
+    """An integer matrix (N, N), N up to 16, as numbers in cells; tokens named (t, h, w) for a `window`."""
+    index = array(index)
+    if index.ndim != 2 or max(index.shape) > 16:
+        raise CourseError(f"the matrix must be at most 16 x 16 to be read, not {index.shape}")
+    names = [",".join(map(str, p)) for p in np.ndindex(*window)] if window is not None else range(len(index))
+    if len(names) != len(index):
+        raise CourseError(f"window {tuple(window)} has {len(names)} tokens, the matrix {len(index)} rows")
+    colours = plt.get_cmap("cividis")(Normalize()(index))                          # (N, N, 4)
+    side = 0.5 * len(index) + 1.6
+    fig, axes = plt.subplots(figsize=(max(side, 5), max(side, 5) + 0.3))
+    axes.imshow(colours)
+    number_cells(axes, index, colours)
+    axes.set_xticks(range(len(index)), names, rotation=90 if window is not None else 0)
+    axes.set_yticks(range(len(index)), names)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    suffix = f" ({','.join('thw'[-len(window):])})" if window is not None else ""
+    axes.set(xlabel="key" + suffix, ylabel="query" + suffix)
+    fig.suptitle(title)
+    return fig
+
+
+# ---------------------------------------------------------------- shapes and costs
+
+@figure
+def token_flow(rows: list[dict], title: str | None = None) -> Figure:
+    """The maps on the way through a network, each a box to scale (time is drawn at a quarter).
+
+    `rows`: dicts with name, shape (T, H, W) in tokens, channels. Beneath each: its shape, its tokens,
+    and the megabytes (10^6 bytes) of one such map in float32.
+    """
+    top = max(r["shape"][1] for r in rows)
+    width = 1.35 * top                                      # of a column
+    fig, axes = plt.subplots(figsize=(max(6, 2.0 * len(rows)), 4.2))
+    for i, row in enumerate(rows):
+        T, H, W = row["shape"]
+        depth = 0.25 * np.array([top * T / rows[0]["shape"][0]] * 2) * (0.9, 0.6)
+        left = i * width + (width - W - depth[0]) / 2
+        front = np.array([(left, 0), (left + W, 0), (left + W, H), (left, H)])
+        for corners, fill in ((front, SKY), (np.array([front[3], front[2], front[2] + depth, front[3] + depth]), "#A9D9F4"),
+                              (np.array([front[1], front[1] + depth, front[2] + depth, front[2]]), BLUE)):
+            axes.add_patch(Polygon(corners, facecolor=fill, edgecolor="0.15", linewidth=0.8))
+        tokens, middle = T * H * W, (i + 0.5) * width
+        C = row["channels"]
+        axes.text(middle, -0.06 * top, row["name"], ha="center", va="top", weight="bold")
+        axes.text(middle, -0.2 * top, f"{T} × {H} × {W} × {C}\n{tokens:,} tokens\n{4e-6 * tokens * C:.3g} MB",
+                  ha="center", va="top", size=11, linespacing=1.4)
+    axes.set(xlim=(0, width * len(rows)), ylim=(-0.75 * top, 1.2 * top))
+    axes.set_aspect("equal")
+    bare(axes)
+    fig.suptitle(title)
+    return fig
+
+
+@figure
+def cost_curves(series: dict, xlabel: str, ylabel: str, title: str | None = None) -> Figure:
+    """Measured costs on log-log axes, the fitted slope in the legend, formulas as thin lines.
+
+    `series`: name -> dict(x=[...], y=[...], formula_y=[...] or none). On these axes y ~ x^k is a line of
+    slope k.
+    """
+    fig, axes = plt.subplots(figsize=(9, 5))
+    for i, (name, s) in enumerate(series.items()):
+        x, y = array(s["x"]).astype(float), array(s["y"]).astype(float)
+        if len(x) < 2 or len(x) != len(y) or min(x.min(), y.min()) <= 0:
+            raise CourseError(f"series {name!r} needs at least two positive points, x and y equally many")
+        slope = np.polyfit(np.log(x), np.log(y), 1)[0]
+        colour = COLOURS[i % len(COLOURS)]
+        axes.plot(x, y, marker=MARKERS[i % len(MARKERS)], linestyle="--" if "formula_y" in s else "-",
+                  color=colour, markersize=7, label=f"{name} (slope {slope:.2f})")
+        if s.get("formula_y") is not None:
+            axes.plot(x, array(s["formula_y"]), color=colour, linewidth=1)
+    axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
+    axes.grid(which="major")
+    handles, _ = axes.get_legend_handles_labels()
+    if any("formula_y" in s for s in series.values()):
+        handles.append(Line2D([], [], color="0.3", linewidth=1, label="formula"))
+    axes.legend(handles=handles)
+    fig.suptitle(title)
+    return fig
+
+
+# ---------------------------------------------------------------- results
+
+@figure
+def confusion(matrix, classes, title: str | None = None) -> Figure:
+    """Counts (K, K), true class down, predicted class across; colour is the share of the true class."""
+    matrix, K = array(matrix), len(classes)
+    if matrix.shape != (K, K):
+        raise CourseError(f"{K} classes need a confusion matrix of shape ({K}, {K}), not {matrix.shape}")
+    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    colours = plt.get_cmap("Blues")
+    fig, axes = plt.subplots(figsize=(0.62 * K + 3, 0.55 * K + 2.2))
+    image = axes.imshow(share, cmap=colours, vmin=0, vmax=1)
+    number_cells(axes, matrix, colours(share))
+    axes.set_xticks(range(K), classes, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(K), classes)
+    axes.tick_params(length=0)
+    axes.set(xlabel="predicted", ylabel="true")
+    fig.colorbar(image, label="share of the true class")
+    fig.suptitle(title)
+    return fig
+
+
+@figure
+def ceilings(results: dict, ceilings: dict, title: str | None = None) -> Figure:
+    """Accuracies as bars against what is possible at most.
+
+    `results`: name -> (accuracy, standard error), `ceilings`: name -> accuracy, all from 0 to 1. Drawn
+    in percent.
+    """
+    for name, value in [*((n, r[0]) for n, r in results.items()), *ceilings.items()]:
+        if not 0 <= value <= 1:
+            raise CourseError(f"accuracy {value} of {name!r} is not a fraction from 0 to 1")
+    fig, axes = plt.subplots(figsize=(10, 0.55 * len(results) + 0.35 * len(ceilings) + 1.5))
+    for i, (name, (accuracy, error)) in enumerate(results.items()):
+        axes.barh(i, 100 * accuracy, xerr=100 * error, height=0.6, color=SKY, edgecolor="0.2",
+                  error_kw=dict(capsize=5, elinewidth=1.6, ecolor="black"))
+        axes.text(1.02, i, f"{100 * accuracy:.1f} ± {100 * error:.1f} %", va="center",
+                  transform=axes.get_yaxis_transform())
+    for i, (name, value) in enumerate(ceilings.items()):
+        axes.axvline(100 * value, color=VERMILION, linestyle="--", linewidth=2)
+        axes.annotate(f"{name}: {100 * value:g} %", (100 * value, 1), (0, 4 + 16 * i), color="#A04000",
+                      xycoords=("data", "axes fraction"), textcoords="offset points",
+                      ha="left" if value <= 0.5 else "right", va="bottom")
+    axes.set_yticks(range(len(results)), list(results))
+    axes.set(xlim=(0, 100), xlabel="accuracy (%)")
+    axes.invert_yaxis()
+    fig.suptitle(title)
+    return fig
+
+
+@figure
+def curves(histories: dict, ylabel: str, title: str | None = None) -> Figure:
+    """Curves over training. `histories`: name -> values per epoch, or name -> dict(x=..., y=...)."""
+    fig, axes = plt.subplots(figsize=(9, 4.2))
+    for i, (name, history) in enumerate(histories.items()):
+        given = isinstance(history, dict)
+        y = array(history["y"] if given else history)
+        x = array(history["x"]) if given else np.arange(1, len(y) + 1)
+        axes.plot(x, y, color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], markersize=6,
+                  markevery=max(1, len(y) // 20), linestyle=["-", "--"][i % 2], label=name)
+    axes.set(xlabel="epoch", ylabel=ylabel)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid()
+    axes.legend()
+    fig.suptitle(title)
+    return fig
+
+
+# ---------------------------------------------------------------- exercises
+
+def montage(x: np.ndarray) -> np.ma.MaskedArray:
+    """1-D to 3-D -> one picture (rows, columns); slices of a 3-D array side by side, a gap between."""
+    if x.ndim < 3:
+        return np.ma.array(np.atleast_2d(x), mask=False)
+    n, height, width = x.shape
+    columns = int(np.ceil(np.sqrt(n)))
+    rows = -(-n // columns)
+    gap = max(1, width // 16)
+    out = np.ma.masked_all((rows * (height + gap) - gap, columns * (width + gap) - gap), x.dtype)
+    for i in range(n):
+        r, c = i // columns * (height + gap), i % columns * (width + gap)
+        out[r:r + height, c:c + width] = x[i]
+    return out
+
+
+@figure
+def expected_got(expected, got, title: str | None = None) -> Figure:
+    """Expected, got, and where they differ (relative and absolute tolerance 1e-5), for up to three axes.
+
+    Of an array with more axes the first slice that differs is drawn. The first differing position is
+    circled and named. Shapes that differ are drawn as they are and named.
+    """
+    expected, got = array(expected), array(got)
+    same_shape = expected.shape == got.shape
+    heading, first = "", None
+    if same_shape:
+        differs = ~np.isclose(expected.astype(float), got.astype(float), 1e-5, 1e-5, equal_nan=True)
+        heading = "equal"
+        if differs.any():
+            first = tuple(int(i) for i in np.argwhere(differs)[0])
+            heading = f"{differs.sum():,} of {differs.size:,} differ"
+    else:
+        differs = np.zeros(0, bool)
+    lead = (first or (0,) * expected.ndim)[:max(0, expected.ndim - 3)]
+    drawn = [montage((a[lead] if same_shape else a.reshape(-1, *a.shape[-3:])[0] if a.ndim > 3 else a).astype(float))
+             for a in (expected, got)]
+    low = min(np.nanmin(d.filled(np.nan)) for d in drawn)
+    high = max(np.nanmax(d.filled(np.nan)) for d in drawn)
+    fig, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 4))
+    for axes, d, name in ((left, drawn[0], "expected"), (middle, drawn[1], "got")):
+        image = axes.imshow(d, cmap="cividis", vmin=low, vmax=high, aspect="auto" if d.shape[0] == 1 else None)
+        axes.set_title(name)
+        bare(axes)
+    bare(right)
+    right.set_title(heading)
+    if same_shape:
+        right.imshow(montage(differs[lead]), cmap=ListedColormap(["#E8E8E8", VERMILION]), vmin=0, vmax=1)
+    else:
+        right.text(0.5, 0.5, f"shapes differ\nexpected {expected.shape}\ngot {got.shape}", ha="center",
+                   va="center", transform=right.transAxes)
+    fig.colorbar(image, ax=(left, middle), shrink=0.7)
+    fig.suptitle(title)
+    return fig
+
+
+def window_numbers(size, window, shift=(0, 0, 0)) -> np.ndarray:
+    """The window each token of a map belongs to when windows start at -shift: integers of shape `size`."""
+    per_axis = [(np.arange(s) + (w - sh) % w) // w for s, w, sh in zip(size, window, shift)]
+    grid = np.meshgrid(*per_axis, indexing="ij")
+    return np.ravel_multi_index(grid, [int(a.max()) + 1 for a in per_axis])
+
+
+def main() -> None:
+    path = repo_root() / "notebooks" / "img" / "windows_27.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size, window = (8, 8, 8), (4, 4, 4)
+    fig = windows_3d([window_numbers(size, window), window_numbers(size, window, (2, 2, 2))],
+                     ["8 × 8 × 8 tokens: 8 windows of 4 × 4 × 4", "shifted by 2 along T, H and W: 27 windows"])
+    fig.savefig(path, dpi=160, metadata={"Software": None})
+    print(f"{path}: {path.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()
