@@ -24,37 +24,39 @@ def open_spec(spec: str) -> Spec:
     `synthetic:motion`, `synthetic:appearance`: the embedded set, two labels for the same clips.
     `csv:TRAIN.csv,VAL.csv`: your own manifests; the classes are the sorted labels of TRAIN.csv.
 
-    Raises `CourseError` for an unknown spec, a data set that is not rendered, a manifest that is
-    missing or has no clips, and a validation label that does not occur in training.
+    Raises `CourseError` for an unknown spec, a data set that is not rendered, a manifest that
+    is missing or has no clips, and a validation label that does not occur in training.
     """
     kind, _, rest = spec.partition(":")
     classes = {"motion": synthetic.MOTIONS, "appearance": synthetic.APPEARANCES}
     if kind == "synthetic" and rest in classes:
         folder = data_root() / "synthetic"
         if not (folder / "config.json").is_file():
-            raise CourseError(f"The embedded data set is not (or not wholly) rendered in {folder}: "
-                              "run `vt-course data synthetic`.")
-        return Spec(folder / f"{rest}_train.csv", folder / f"{rest}_val.csv", classes[rest], spec)
+            raise CourseError(f"The embedded data set is not (or not wholly) rendered in "
+                              f"{folder}: run `vt-course data synthetic`.")
+        train, val = (folder / f"{rest}_{split}.csv" for split in synthetic.SPLITS)
+        return Spec(train, val, classes[rest], spec)
     if kind == "csv" and rest.count(",") == 1:
         train, val = (Path(path.strip()) for path in rest.split(","))
         known, asked = _labels(train), _labels(val)
         if asked - known:
-            raise CourseError(f"{val} has labels that {train} lacks ({', '.join(sorted(asked - known))}"
-                              "): add training clips for them or drop them.")
+            extra = ", ".join(sorted(asked - known))
+            raise CourseError(f"{val} has labels that {train} lacks ({extra}): add training "
+                              "clips for them or drop them.")
         return Spec(train, val, tuple(sorted(known)), spec)
-    raise CourseError(f"Unknown data spec {spec!r}: use synthetic:motion, synthetic:appearance or "
-                      "csv:TRAIN.csv,VAL.csv.")
+    raise CourseError(f"Unknown data spec {spec!r}: use synthetic:motion, synthetic:appearance "
+                      "or csv:TRAIN.csv,VAL.csv.")
 
 
 def _labels(manifest: Path) -> set[str]:
     if not manifest.is_file():
-        raise CourseError(f"There is no manifest {manifest}: give the path of a CSV file with the "
-                          "header path,label,start,end.")
+        raise CourseError(f"There is no manifest {manifest}: give the path of a CSV file with "
+                          "the header path,label,start,end.")
     with open(manifest, newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
         if not {"path", "label"} <= set(rows.fieldnames or ()):
-            raise CourseError(f"{manifest} has no columns path and label: its first line must be "
-                              "path,label,start,end.")
+            raise CourseError(f"{manifest} has no columns path and label: its first line must "
+                              "be path,label,start,end.")
         labels = {row["label"] for row in rows}
     if not labels:
         raise CourseError(f"{manifest} lists no clips: add a line per clip.")

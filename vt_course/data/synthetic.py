@@ -8,23 +8,23 @@ periodic with period 1:
     zoom    the phase of an endless zoom: the texture repeats when it has grown by `ZOOM_PERIOD`
 
 A motion class moves exactly one of them at constant speed and leaves the other three alone. The
-pose of the middle frame is uniform, hence the pose of *every* frame is uniform, whatever the class:
-one frame says nothing about the motion (ceiling 1/8). Playing a clip of a class backwards gives a
-clip of its partner with the same probability: a set of frames without their order says no more than
-the pair (ceiling 1/2). Both ceilings are exact, not estimates, because each frame is painted from
-its own pose and its own independent noise, and encoded by itself (`encode`).
+pose of the middle frame is uniform, hence the pose of *every* frame is uniform, whatever the
+class: one frame says nothing about the motion (ceiling 1/8). A clip of a class, played backwards,
+is as probable as a clip of its partner: a set of frames without their order says no more than
+the pair (ceiling 1/2). Both ceilings are exact, not estimates, because each frame is painted
+from its own pose and its own independent noise, and encoded by itself (`encode`).
 
 The second label, the appearance, is the shape. One frame shows it.
 """
 from __future__ import annotations
 
-import csv
 import errno
 import fcntl
 import io
 import json
 import multiprocessing
 import os
+import signal
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -84,14 +84,14 @@ def _rng(key: tuple[int, ...], stream: int) -> np.random.Generator:
 
 
 def draw_path(motion: str, frames: int, key: tuple[int, ...]) -> np.ndarray:
-    """Poses (T, 4) in [0, 1): columns x, y, turn, zoom. Uniform at the middle, hence everywhere.
+    """Poses (T, 4) in [0, 1): x, y, turn, zoom. Uniform at the middle, hence at every frame.
 
     With the same key, the path of a motion is its partner's path read backwards.
     """
     rng = _rng(key, 0)
     middle, pace = rng.random(4), rng.random()
     slow, fast = SPEEDS[COORDINATE[motion]]
-    path = np.tile(middle, (frames, 1))                                                  # (T, 4)
+    path = np.tile(middle, (frames, 1))                                        # (T, 4)
     steps = np.arange(frames) - (frames - 1) / 2
     path[:, COORDINATE[motion]] += SIGN[motion] * (slow + (fast - slow) * pace) * steps
     return path % 1.0
@@ -102,8 +102,9 @@ def draw_scene(appearance: str, size: int, key: tuple[int, ...]) -> Scene:
     rng = _rng(key, 1)
     radius = rng.uniform(24, 32) * size / 112  # of the disc with the same area
     hue = rng.random()
+    tones = ((0, 0.75, 0.95), (0.45, 0.9, 0.35), (0.2, 0.5, 1.0))  # hue, saturation, value
     palette = [_rgb(hue + shift + rng.uniform(-0.06, 0.06), saturation, value)
-               for shift, saturation, value in ((0, 0.75, 0.95), (0.45, 0.9, 0.35), (0.2, 0.5, 1.0))]
+               for shift, saturation, value in tones]
     return Scene(
         log_outline=np.log(radius * _outline(appearance)).astype(np.float32),
         texture=_texture(rng, palette),
@@ -128,7 +129,7 @@ def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
 
 
 def _outline(appearance: str) -> np.ndarray:
-    """Distance from centre to outline at ANGLES angles from -pi to pi; the enclosed area is pi."""
+    """Distance from centre to outline at ANGLES angles from -pi to pi; the area is pi."""
     t = np.linspace(0, 2 * np.pi, 721)
     ring = np.exp(1j * t)
     if appearance == "circle":
@@ -145,10 +146,11 @@ def _outline(appearance: str) -> np.ndarray:
         corners = {
             "triangle": np.exp(2j * np.pi * np.arange(4) / 3),
             "square": np.exp(2j * np.pi * np.arange(5) / 4),
-            "star": np.exp(2j * np.pi * np.arange(11) / 10) * np.where(np.arange(11) % 2, 0.5, 1),
+            "star": np.exp(2j * np.pi * np.arange(11) / 10) * np.array([1, 0.5] * 5 + [1]),
             "cross": np.outer(1j ** np.arange(5), [1 - w * 1j, 1 + w * 1j, w + w * 1j]).ravel(),
         }[appearance]
-        curve = np.interp(np.linspace(0, len(corners) - 1, 4801), np.arange(len(corners)), corners)
+        last = len(corners) - 1
+        curve = np.interp(np.linspace(0, last, 4801), np.arange(last + 1), corners)
     order = np.argsort(np.angle(curve))
     angles = np.linspace(-np.pi, np.pi, ANGLES, endpoint=False)
     distance = np.interp(angles, np.angle(curve)[order], np.abs(curve)[order], period=2 * np.pi)
@@ -158,9 +160,9 @@ def _outline(appearance: str) -> np.ndarray:
 def _texture(rng: np.random.Generator, palette: list[np.ndarray]) -> np.ndarray:
     """Three colours mixed by two random fields over (ring, angle), periodic both ways.
 
-    Each field holds a ring wave, a once-around wave and waves that wind either way. So turning never
-    looks like zooming (a lone spiral would), there is no rotational symmetry, and no zoom by less
-    than a whole period leaves the texture alone.
+    Each field holds a ring wave, a once-around wave and waves that wind either way. So turning
+    never looks like zooming (a lone spiral would), there is no rotational symmetry, and no zoom
+    by less than a whole period leaves the texture alone.
     """
     ring = 2 * np.pi * np.arange(TEXTURE_RINGS)[:, None] / TEXTURE_RINGS
     angle = 2 * np.pi * np.arange(TEXTURE_ANGLES)[None] / TEXTURE_ANGLES
@@ -171,8 +173,8 @@ def _texture(rng: np.random.Generator, palette: list[np.ndarray]) -> np.ndarray:
                     for i, j, a in waves)
         mix.append(1 / (1 + np.exp(-sharpness * (field + shift))))
     first, second = (m[..., None] for m in mix)                                # (R, A, 1) each
-    colour = (palette[0] * (1 - first) + palette[1] * first) * (1 - second) + palette[2] * second
-    return colour.astype(np.float32)                                           # (R, A, 3)
+    colour = palette[0] * (1 - first) + palette[1] * first                     # (R, A, 3)
+    return (colour * (1 - second) + palette[2] * second).astype(np.float32)
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -192,10 +194,10 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
 # ---------------------------------------------------------------- painting and encoding
 
 def paint(scene: Scene, path: np.ndarray, shake: Shake) -> np.ndarray:
-    """Frames, uint8 (T, S, S, 3). Frame t is a function of the scene, path[t] and shake[t] alone."""
+    """Frames, uint8 (T, S, S, 3). Frame t depends on the scene, path[t] and shake[t] alone."""
     size, frames = len(scene.background), len(path)
     canvas = np.stack([np.roll(scene.background, tuple(o), (0, 1)) for o in shake.offset])
-    pixels = canvas.reshape(-1, 3)                                             # (T*S*S, 3), a view
+    pixels = canvas.reshape(-1, 3)                                             # (T*S*S, 3) view
 
     # Pixel positions seen from the centre of the shape, the short way round the torus.
     grid = (np.arange(size) + 0.5) / size
@@ -245,11 +247,11 @@ def clip_array(motion: str, appearance: str, *, frames: int = 32, size: int = 11
 def encode(clip: np.ndarray) -> bytes:
     """H.264 in MP4 of a uint8 clip (T, S, S, 3), each frame coded by itself.
 
-    Key frames only, a constant quantiser and nothing that looks at neighbouring frames (lookahead,
-    macroblock tree, B frames, adaptive quantisation, frame threads): the bits of a frame depend on
-    that frame alone, so compression carries no arrow of time.
+    Key frames only, a constant quantiser and nothing that looks at neighbouring frames (no
+    lookahead, macroblock tree, B frames, adaptive quantisation, frame threads): the bits of a
+    frame depend on that frame alone, so compression carries no arrow of time.
     """
-    import av  # here, so that reading a data set (which decord does) never loads a second FFmpeg
+    import av  # here, so that reading a data set (decord's work) never loads a second FFmpeg
 
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
@@ -278,18 +280,19 @@ def labels(count: int, split: int, seed: int) -> list[tuple[str, str]]:
     return [pairs[i] for i in np.random.default_rng((seed, split)).permutation(count)]
 
 
-def render(out: Path | str | None = None, *, clips: tuple[int, int] = (1600, 400), frames: int = 32,
-           size: int = 112, seed: int = 0, workers: int | None = None,
+def render(out: Path | str | None = None, *, clips: tuple[int, int] = (1600, 400),
+           frames: int = 32, size: int = 112, seed: int = 0, workers: int | None = None,
            progress: bool = True) -> dict:
     """Render the data set into `out` (default: `synthetic` in the data folder).
 
-    Leaves `clips/{train,val}/NNNNN.mp4`, four manifests `{motion,appearance}_{train,val}.csv` and,
-    last, `config.json`. Clips that are there already are kept: run it again after an interruption.
-    The files depend on the settings only, not on `workers` or on what ran before.
+    Leaves `clips/{train,val}/NNNNN.mp4`, manifests `{motion,appearance}_{train,val}.csv` and,
+    last, `config.json`. Clips that are there already are kept: after an interruption, run it
+    again. The files depend on the settings only, not on `workers` or on what ran before.
 
-    Returns a summary: `out`, `clips` (train, val), `rendered` (by this call), `bytes`, `seconds`,
-    `manifests`. Raises `CourseError` for settings that make no sense, for a folder that holds a
-    data set with other settings, and when the disk is full or the folder cannot be written.
+    Returns a summary: `out`, `clips` (train, val), `rendered` (by this call), `bytes`,
+    `seconds`, `manifests`. Raises `CourseError` for settings that make no sense, for a folder
+    that holds a data set with other settings, and when the disk is full or the folder cannot be
+    written.
     """
     start = time.perf_counter()
     out = Path(out) if out is not None else data_root() / "synthetic"
@@ -298,14 +301,15 @@ def render(out: Path | str | None = None, *, clips: tuple[int, int] = (1600, 400
         for split in SPLITS:
             (out / "clips" / split).mkdir(parents=True, exist_ok=True)
         with open(out / ".lock", "w") as lock:
-            # One at a time; the second finds the work done. The kernel frees a killed run's lock.
+            # One at a time; the second finds the work done. A killed run's lock is freed.
             fcntl.flock(lock, fcntl.LOCK_EX)
             rendered = _render_missing(out, settings, workers, progress)
     except OSError as error:
         remedy = ("free some space (the default set takes 100 MB)"
                   if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another folder")
-        raise CourseError(f"Cannot write the clips to {out} ({error.strerror}): {remedy} and run "
-                          "`vt-course data synthetic` again; finished clips are kept.") from error
+        raise CourseError(
+            f"Cannot write the clips to {out} ({error.strerror}): {remedy} and run "
+            "`vt-course data synthetic` again; finished clips are kept.") from error
     return {
         "out": str(out),
         "clips": dict(zip(SPLITS, settings["clips"])),
@@ -320,7 +324,7 @@ def render(out: Path | str | None = None, *, clips: tuple[int, int] = (1600, 400
 def _settings(clips: tuple[int, int], frames: int, size: int, seed: int) -> dict:
     clips = [int(count) for count in clips]
     if len(clips) != 2 or any(count < 8 or count % 8 for count in clips):
-        raise CourseError(f"clips must be two multiples of 8 (train and validation) so that the "
+        raise CourseError(f"clips must be two multiples of 8 (train, validation) so that "
                           f"labels are balanced, got {clips}; use for instance 1600 and 400.")
     if frames < 2:
         raise CourseError(f"frames must be at least 2 for anything to move, got {frames}.")
@@ -335,11 +339,12 @@ def _settings(clips: tuple[int, int], frames: int, size: int, seed: int) -> dict
 def _render_missing(out: Path, settings: dict, workers: int | None, progress: bool) -> int:
     """Render what `out` lacks and return the number of clips rendered."""
     started, finished = out / "rendering.json", out / "config.json"
+    config = json.dumps(settings) + "\n"
     for file in (started, finished):
-        if file.exists() and json.loads(file.read_text()) != settings:
+        if file.exists() and file.read_text() != config:
             raise CourseError(f"{out} holds clips rendered with other settings "
-                              f"({file.read_text().strip()}): choose another folder, or delete this "
-                              "one to render it anew.")
+                              f"({file.read_text().strip()}): choose another folder, or delete "
+                              "this one to render it anew.")
     jobs, tables = [], {}
     for number, (split, count) in enumerate(zip(SPLITS, settings["clips"])):
         for index, (motion, appearance) in enumerate(labels(count, number, settings["seed"])):
@@ -351,15 +356,13 @@ def _render_missing(out: Path, settings: dict, workers: int | None, progress: bo
                 jobs.append((str(out / path), motion, appearance, settings["frames"],
                              settings["size"], key))
     if not finished.exists():
-        _write(started, json.dumps(settings).encode() + b"\n")
+        _write(started, config.encode())
     for stray in out.glob("clips/*/*.part"):  # of a run that was killed
         stray.unlink()
     _run(jobs, workers or _cores(), progress)
     for name, rows in tables.items():
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(
-            [("path", "label", "start", "end"), *((path, label, "", "") for path, label in rows)])
-        _write(out / name, text.getvalue().encode())
+        lines = ["path,label,start,end", *(f"{path},{label},," for path, label in rows)]
+        _write(out / name, ("\n".join(lines) + "\n").encode())
     if not finished.exists():
         os.replace(started, finished)
     return len(jobs)
@@ -368,13 +371,13 @@ def _render_missing(out: Path, settings: dict, workers: int | None, progress: bo
 def _run(jobs: list[tuple], workers: int, progress: bool) -> None:
     """Do the jobs in up to `workers` processes, with a progress bar.
 
-    Processes are spawned, not forked: torch or decord may be loaded here, with threads. Each worker
-    takes every n-th job and reports over a pipe of its own, so a worker that dies is noticed, and
-    workers end by themselves when this process is killed.
+    Processes are spawned, not forked: torch or decord may be loaded here, with threads. Each
+    worker takes every n-th job and reports over a pipe of its own, so a worker that dies is
+    noticed, and workers end by themselves when this process is killed.
     """
     workers = min(workers, len(jobs) // 16)  # starting a process costs as much as a few clips
-    with tqdm(total=len(jobs), desc="rendering clips", unit="clip", disable=not progress or not jobs,
-              mininterval=0.5) as bar:
+    with tqdm(total=len(jobs), desc="rendering clips", unit="clip", mininterval=0.5,
+              disable=not progress or not jobs) as bar:
         if workers < 2:
             for job in jobs:
                 _render_clip(*job)
@@ -385,9 +388,10 @@ def _run(jobs: list[tuple], workers: int, progress: bool) -> None:
         try:
             for n in range(workers):
                 receive, send = context.Pipe(duplex=False)
-                processes.append(context.Process(target=_work, args=(jobs[n::workers], send),
-                                                 daemon=True))
-                processes[-1].start()
+                process = context.Process(target=_work, args=(jobs[n::workers], send),
+                                          daemon=True)
+                process.start()
+                processes.append(process)
                 send.close()  # the worker holds the only other end: its death closes the pipe
                 pipes.append(receive)
             while pipes:
@@ -411,22 +415,25 @@ def _run(jobs: list[tuple], workers: int, progress: bool) -> None:
 
 def _work(jobs: list[tuple], report) -> None:
     """What a worker process does: one message a clip, None or the error that ended its work."""
-    for job in jobs:
-        try:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the main process ends us
+    try:
+        for job in jobs:
             _render_clip(*job)
-        except OSError as error:
-            report.send(error)
-            return
-        report.send(None)
+            report.send(None)
+    except BrokenPipeError:
+        return  # the main process is gone, nobody needs the rest
+    except OSError as error:
+        report.send(error)
 
 
 def _render_clip(file: str, motion: str, appearance: str, frames: int, size: int,
                  key: tuple[int, ...]) -> None:
-    _write(Path(file), encode(clip_array(motion, appearance, frames=frames, size=size, key=key)))
+    clip = clip_array(motion, appearance, frames=frames, size=size, key=key)
+    _write(Path(file), encode(clip))
 
 
 def _write(file: Path, data: bytes) -> None:
-    """Write all or nothing: a kill leaves a `.part` file, never a short file under the real name."""
+    """Write all or nothing: a kill leaves a `.part` file, never a short file of that name."""
     part = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
         part.write_bytes(data)
@@ -438,4 +445,6 @@ def _write(file: Path, data: bytes) -> None:
 
 def _cores() -> int:
     """Cores this process may use (a container's share on Linux)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
