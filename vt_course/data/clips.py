@@ -90,7 +90,7 @@ def mvit_views(num_frames: int, frames: int, stride: int, clips: int) -> np.ndar
     `USE_OFFSET_SAMPLING: True`, as the Kinetics configurations of MViT and UniFormer set it.
     """
     delta = max(num_frames - frames * stride, 0)
-    starts = np.arange(clips) * (delta // (clips - 1)) if clips > 1 else [delta // 2]
+    starts = [i * (delta // (clips - 1)) for i in range(clips)] if clips > 1 else [delta // 2]
     return _slowfast_span(starts, num_frames, frames, stride)
 
 
@@ -101,7 +101,8 @@ def timesformer_views(num_frames: int, frames: int, stride: int, clips: int) -> 
     middle of the video: that is `mvit_views` with clips=1.
     """
     delta = max(num_frames - frames * stride, 0)
-    return _slowfast_span(delta * np.arange(clips) / clips, num_frames, frames, stride)
+    starts = [delta * i / clips for i in range(clips)]
+    return _slowfast_span(starts, num_frames, frames, stride)
 
 
 def _slowfast_span(starts, num_frames: int, frames: int, stride: int) -> np.ndarray:
@@ -110,9 +111,8 @@ def _slowfast_span(starts, num_frames: int, frames: int, stride: int) -> np.ndar
     Neighbours are (frames * stride - 1) / (frames - 1) apart, a little more than `stride`;
     points past the end are clamped to the last frame (these repositories do not loop).
     """
-    ends = np.asarray(starts) + frames * stride - 1
-    points = np.linspace(starts, ends, frames, axis=-1, dtype=np.float32)
-    return np.clip(points, 0, num_frames - 1).astype(np.int64)     # (clips, frames)
+    points = [torch.linspace(s, s + frames * stride - 1, frames) for s in starts]
+    return torch.stack(points).clamp(0, num_frames - 1).long().numpy()  # (clips, frames)
 
 
 def uniformer_ssv2_views(num_frames: int, frames: int, stride: int, clips: int) -> np.ndarray:
@@ -173,14 +173,19 @@ class ClipReader:
         if indices.min() < 0 or indices.max() >= self.num_frames:
             raise IndexError(f"Frames {indices.min()} to {indices.max()} were asked of "
                              f"{self.path}, which has frames 0 to {self.num_frames - 1}.")
-        wanted, back = np.unique(indices, return_inverse=True)
+        wanted = np.unique(indices)
+        first, last = wanted[0], wanted[-1]
+        if last - first < 2 * len(wanted):           # reading on beats seeking past one frame
+            wanted = np.arange(first, last + 1)
         try:
-            frames = self._reader.get_batch(wanted).asnumpy()      # (T, H, W, C)
+            frames = self._reader.get_batch(wanted).asnumpy()      # (T', H, W, C)
         except (RuntimeError, decord.DECORDError, decord.DECORDLimitReachedError) as error:
-            raise BadClip(f"Clip {self.path} is damaged or ends before its frame {wanted[-1]} of "
+            raise BadClip(f"Clip {self.path} is damaged or ends before its frame {last} of "
                           f"{self.num_frames}; fetch or render it again.") from error
         self._size = frames.shape[1:3]
-        return frames if np.array_equal(wanted, indices) else frames[back]
+        if np.array_equal(wanted, indices):
+            return frames
+        return frames[np.searchsorted(wanted, indices)]            # (T, H, W, C)
 
     def frame_range(self, start: float | None, end: float | None) -> tuple[int, int]:
         """(first, stop): the frames shown from `start` up to `end` seconds; None: no bound.
@@ -261,10 +266,9 @@ def _mp4_truncated(file, size: int) -> bool:
 
 def _matroska_end(head: bytes) -> int:
     """Where the segment of a Matroska or WebM file says it ends; 0 where it does not say."""
-    at = head.find(b"\x18\x53\x80\x67") + 4                        # the segment's number of bytes:
-    digits = 9 - head[at].bit_length()                             # 1 to 8 bytes, after as many
-    length = int.from_bytes(head[at:at + digits], "big")           # leading bits as bytes follow
-    length &= (1 << 7 * digits) - 1
+    at = head.find(b"\x18\x53\x80\x67") + 4                        # behind the segment's id
+    digits = 9 - head[at].bit_length()                             # zeros in front tell it
+    length = int.from_bytes(head[at:at + digits], "big") & ((1 << 7 * digits) - 1)
     unknown = length == (1 << 7 * digits) - 1                      # a live stream: all bits set
     return 0 if at < 4 or unknown else at + digits + length
 
@@ -338,9 +342,9 @@ class VideoFolder(torch.utils.data.Dataset):
 
     `sampling`: "dense" (`frames` frames, `stride` apart) or a key of SEGMENT_RULES, which has
     no use for `stride`. `short_side`: scale while decoding (see ClipReader); None, as stored,
-    is quicker for sources that are small already. `scale`, `ratio`: area and aspect of the random
-    crop (the published Kinetics recipes have scale (0.08, 1)). Files are opened by the process
-    that asks for the sample, so DataLoader workers are safe, forked ones too.
+    is quicker for sources that are small already. `scale`, `ratio`: area and aspect of the
+    random crop (the published Kinetics recipes have scale (0.08, 1)). Files are opened by the
+    process that asks for the sample, so DataLoader workers are safe, forked ones too.
     """
 
     def __init__(self, manifest, *, classes, frames: int, stride: int, size: int, train: bool,

@@ -2,8 +2,8 @@
 
 Reading (`clips.ClipReader`) guards against what headers and single frames betray. Only a full
 decode finds a picture that was damaged in the middle (codecs conceal it) or a container that
-counts frames it does not have, on which decord can spin for ever without letting Python in: hence
-the second process, which can be killed.
+counts frames it does not have. On some of these decord spins for ever without letting Python
+in; a second process can be killed.
 """
 import json
 import select
@@ -35,7 +35,7 @@ def verify(paths: Iterable[str | Path], timeout: float = 60.0) -> Iterator[dict]
                 continue
             _stop(worker)
             worker = None
-            fault = "crashes the decoder" if in_time else f"was not decoded within {timeout:g} s"
+            fault = "crashes the decoder" if in_time else f"is not decoded within {timeout:g} s"
             yield dict(path=str(path), frames=None,
                        error=f"Clip {path} {fault}; fetch or encode it again.")
     finally:
@@ -57,7 +57,7 @@ def _stop(worker: subprocess.Popen) -> None:
 
 
 def check(path: str) -> dict:
-    """Decode all of one file, here and now: with PyAV, which is strict, and its end with decord."""
+    """Decode one file here and now: all of it with PyAV (strict), its end with decord too."""
     frames, error = None, None
     try:
         reader = ClipReader(path)
@@ -65,8 +65,8 @@ def check(path: str) -> dict:
         if damaged:
             error = f"Clip {path} is damaged after frame {frames}; fetch or render it again."
         elif frames != reader.num_frames:
-            error = (f"Clip {path} claims {reader.num_frames} frames but shows {frames}; encode it "
-                     "again.")
+            error = (f"Clip {path} claims {reader.num_frames} frames but shows {frames}; "
+                     "encode it again.")
         else:
             reader.read([frames - 1])
     except BadClip as bad:
