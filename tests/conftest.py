@@ -1,9 +1,10 @@
-"""One deterministic, single-threaded, headless world for all tests. Runs before any test module imports torch."""
+"""One deterministic, single-threaded, headless world for all tests."""
 import os
 import random
 import sys
 
-os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TQDM_DISABLE="1")     # torch reads the first two on import
+# Before any test module imports torch, which reads the number of threads on import.
+os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TQDM_DISABLE="1")
 os.environ.pop("MPLBACKEND", None)      # a kernel that inherits it draws no inline figures
 
 import hypothesis

@@ -1,4 +1,4 @@
-"""The committed notebooks: clean, and in step with their sources. (`.ci/nbval` runs them again and compares outputs.)"""
+"""Committed notebooks are clean and in step with their sources; `.ci/nbval` runs them again."""
 import pytest
 
 from vt_course import repo_root

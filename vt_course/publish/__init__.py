@@ -2,7 +2,7 @@
 
 
 class NotebookFailed(Exception):
-    """One or more notebooks failed. The message tells all of it; `rows` holds what did get done.
+    """Notebooks failed: the message says which, where and why; `rows` holds what did get done.
 
     The command line prints the message and exits with code 1.
     """

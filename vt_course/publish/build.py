@@ -1,4 +1,4 @@
-"""notebooks/src/NN_name.py (py:percent) -> notebooks/NN_name.ipynb, executed. One way: an .ipynb is never read back."""
+"""notebooks/src/NN_name.py (py:percent) -> notebooks/NN_name.ipynb, executed. One way only."""
 import hashlib
 import os
 import time
@@ -14,32 +14,38 @@ from .. import CourseError, repo_root
 from . import NotebookFailed, hygiene
 from .kernel import CELL_ERRORS, CELL_SECONDS, CourseKernel, explain, kernel_env, select
 
-METADATA = {"kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"}}
+METADATA = {
+    "kernelspec": dict(name="python3", language="python", display_name="Python 3 (ipykernel)"),
+    "language_info": {"name": "python"},
+}
 
 
-def build(names: list[str] | None = None, *, profile: str = "smoke", check: bool = False, root: Path | None = None,
-          progress: bool = True) -> list[dict]:
-    """Execute the sources and write the notebooks; with `check`, only compare the two and write nothing.
+def build(names: list[str] | None = None, *, profile: str = "smoke", check: bool = False,
+          root: Path | None = None, progress: bool = True) -> list[dict]:
+    """Execute the sources and write the notebooks; with `check`, only compare the two.
 
     names: stems ("04_video_swin") or numbers ("04"); None: all, in order. root: the checkout.
-    Returns a row for each notebook: notebook, status ("built" or "in step"); built ones also cells (code), seconds.
-    Raises NotebookFailed, after all were tried, when a source breaks a rule of `hygiene`, a cell fails, or (check) a
-    notebook has drifted; the old .ipynb is then still there. Raises CourseError for an unknown name.
+    Returns a row for each notebook: notebook, status ("built" or "in step"); built ones also
+    cells (code cells) and seconds.
+    Raises NotebookFailed, after all were tried, when a source breaks a rule of `hygiene`, a
+    cell fails, or (check) a notebook has drifted; the old .ipynb is then still there. Raises
+    CourseError for an unknown name, and for a profile other than what committed notebooks show.
     """
     if profile != "smoke":
-        raise CourseError(f"Committed notebooks hold the outputs of the profile smoke, not {profile!r};"
-                          f" run `vt-course course --profile {profile}` for another one.")
+        raise CourseError(f"Committed notebooks show the profile smoke, not {profile!r};"
+                          f" run `vt-course course --profile {profile}` instead.")
     folder = (root or repo_root()) / "notebooks"
     sources = select(folder / "src", "[0-9][0-9]_*.py", names)
     if check:
         rows = [_check_one(source, folder / f"{source.stem}.ipynb") for source in sources]
         if not names:
             stems = {source.stem for source in sources}
-            rows += [dict(notebook=path.stem, status="no source", problems=[f"{path.stem}: has no source in notebooks/src."])
+            rows += [dict(notebook=path.stem, status="no source",
+                          problems=[f"{path.stem}: has no source in notebooks/src."])
                      for path in sorted(folder.glob("*.ipynb")) if path.stem not in stems]
     else:
-        rows = [_build_one(source, folder / f"{source.stem}.ipynb", progress) for source in sources]
+        rows = [_build_one(source, folder / f"{source.stem}.ipynb", progress)
+                for source in sources]
     wrong = [text for row in rows for text in row.pop("problems")]
     if wrong:
         raise NotebookFailed("\n".join(wrong), rows)
@@ -47,13 +53,14 @@ def build(names: list[str] | None = None, *, profile: str = "smoke", check: bool
 
 
 def from_source(source: Path):
-    """The notebook a py:percent file describes, not executed; ids depend on the cells' content alone."""
-    nb = jupytext.read(source, fmt={"extension": ".py", "format_name": "percent", "comment_magics": False})
+    """The notebook of a py:percent file, not executed; cell ids come from content alone."""
+    percent = {"extension": ".py", "format_name": "percent", "comment_magics": False}
+    nb = jupytext.read(source, fmt=percent)
     nb.metadata = nbformat.from_dict(METADATA)
     nb.nbformat, nb.nbformat_minor = 4, 5
     seen = Counter()
     for cell in nb.cells:
-        cell.metadata.pop("lines_to_next_cell", None)       # jupytext's own memory of blank lines
+        cell.metadata.pop("lines_to_next_cell", None)   # jupytext's own memory of blank lines
         seen[cell.cell_type, cell.source] += 1
         key = f"{cell.cell_type}\0{cell.source}\0{seen[cell.cell_type, cell.source]}"
         cell.id = hashlib.sha256(key.encode()).hexdigest()[:12]
@@ -61,24 +68,28 @@ def from_source(source: Path):
 
 
 def drift(source: Path, path: Path) -> list[str]:
-    """How the committed notebook differs from its source in cell types, text and tags (outputs do not count)."""
+    """How a committed notebook differs from its source: cell types, text, tags; not outputs."""
     remedy = f"run `vt-course build {source.stem}`"
     if not path.is_file():
         return [f"{source.stem}: was never built; {remedy}."]
     wanted, got = from_source(source), nbformat.v4.reads(path.read_text(encoding="utf-8"))
     for index, (a, b) in enumerate(zip(wanted.cells, got.cells)):
         if _content(a) != _content(b):
-            return [f"{source.stem}, {hygiene.label(got, index)}: differs from its source; {remedy}."]
+            where = f"{source.stem}, {hygiene.label(got, index)}"
+            return [f"{where}: differs from its source; {remedy}."]
     if len(wanted.cells) != len(got.cells):
-        return [f"{source.stem}: has {len(got.cells)} cells, its source {len(wanted.cells)}; {remedy}."]
+        return [f"{source.stem}: has {len(got.cells)} cells, its source {len(wanted.cells)};"
+                f" {remedy}."]
     return []
 
 
 def execute(nb, folder: Path, name: str, progress: bool = False) -> None:
-    """Run all cells in place, in `folder`. Raises NotebookFailed naming the cell that failed, hung or killed the kernel."""
+    """Run all cells in place, in `folder`.
+
+    Raises NotebookFailed, which names the cell that failed, hung, or killed the kernel.
+    """
     started = [0]
-    with tqdm(total=sum(cell.cell_type == "code" for cell in nb.cells), desc=name, unit="cell",
-              disable=not progress) as bar:
+    with tqdm(total=_code_cells(nb), desc=name, unit="cell", disable=not progress) as bar:
         client = NotebookClient(
             nb, timeout=CELL_SECONDS["smoke"], startup_timeout=120, kernel_name="python3",
             kernel_manager_class=CourseKernel, resources={"metadata": {"path": str(folder)}},
@@ -86,9 +97,11 @@ def execute(nb, folder: Path, name: str, progress: bool = False) -> None:
             on_cell_start=lambda cell, cell_index: started.append(cell_index),
             on_cell_executed=lambda **_: bar.update())
         try:
-            client.execute(env=kernel_env(OMP_NUM_THREADS="1", PYTHONHASHSEED="0"))     # as in .ci/nbval
+            # As in .ci/nbval, which will compare the outputs.
+            client.execute(env=kernel_env(OMP_NUM_THREADS="1", PYTHONHASHSEED="0"))
         except CELL_ERRORS as error:
-            raise NotebookFailed(f"{name}, {hygiene.label(nb, started[-1])}: {explain(error)}", []) from error
+            where = f"{name}, {hygiene.label(nb, started[-1])}"
+            raise NotebookFailed(f"{where}: {explain(error)}", []) from error
 
 
 def _check_one(source: Path, path: Path) -> dict:
@@ -108,8 +121,9 @@ def _build_one(source: Path, path: Path, progress: bool) -> dict:
     if not wrong:
         nb.metadata = nbformat.from_dict(METADATA)      # nbclient adds the exact Python version
         _write(nb, path)
-    return dict(notebook=source.stem, cells=sum(cell.cell_type == "code" for cell in nb.cells),
-                seconds=round(time.perf_counter() - start, 1), status="failed" if wrong else "built", problems=wrong)
+    return dict(notebook=source.stem, cells=_code_cells(nb),
+                seconds=round(time.perf_counter() - start, 1),
+                status="failed" if wrong else "built", problems=wrong)
 
 
 def _write(nb, path: Path) -> None:
@@ -118,6 +132,10 @@ def _write(nb, path: Path) -> None:
     part = path.with_suffix(".ipynb.part")
     nbformat.write(nb, part)
     os.replace(part, path)
+
+
+def _code_cells(nb) -> int:
+    return sum(cell.cell_type == "code" for cell in nb.cells)
 
 
 def _content(cell) -> tuple:

@@ -1,7 +1,8 @@
 """What a notebook must satisfy before it is published: rules that execution alone cannot see.
 
-A notebook that was never run passes nbval (nothing is compared), a stray `!false` passes everything, a trailing
-`;` prints differently in JupyterLab and in nbval. So these rules are checked on the file itself.
+A notebook that was never run passes nbval (nothing is compared), a stray `!false` passes
+everything, a trailing `;` prints differently in JupyterLab and in nbval. So these rules are
+checked on the file itself.
 """
 import ast
 import io
@@ -12,25 +13,29 @@ from pathlib import Path
 
 import nbformat
 
-LONGEST_CELL, MEDIAN_CELL, WIDTH = 30, 8, 88       # non-blank lines, non-blank lines, characters
+LONGEST_CELL, MEDIAN_CELL = 30, 8       # non-blank lines
+WIDTH = 88                              # characters
 SIZE_MB = 1.5
-PARTS = {"exercise": "code", "check": "code", "hints": "markdown", "solution": "code"}    # in this order
-TAG = re.compile(r"(parameters|definition|fast|oracle|figure|(exercise|check|hints|solution|claim):[\w.-]+)")
+# The cells of an exercise, in this order.
+PARTS = {"exercise": "code", "check": "code", "hints": "markdown", "solution": "code"}
+TAG = re.compile(r"parameters|definition|fast|oracle|figure"
+                 r"|(exercise|check|hints|solution|claim):[\w.-]+")
 MACHINE_PATH = re.compile(r"(?<![\w./:-])/(?:home|Users|root|tmp|work|private|var/folders)/\w")
-SUCCESS = "✓ "                                      # first characters of the line a passed check prints
+SUCCESS = "✓ "          # a line that begins so is what a passed check prints
 
 
 def problems(path: Path) -> list[str]:
-    """Everything wrong with one built notebook; each a sentence with notebook, cell number and rule."""
+    """What is wrong with a built notebook: sentences with notebook, cell number and rule."""
     path = Path(path)
     try:
-        nb = nbformat.v4.reads(path.read_text(encoding="utf-8"))    # nbformat.read would repair ids in silence
+        nb = nbformat.v4.reads(path.read_text(encoding="utf-8"))    # nbformat.read repairs ids
     except ValueError as error:
         return [f"{path.stem}: is not a notebook file ({error})."]
     found = source_problems(nb, path.stem) + run_problems(nb, path.stem)
     megabytes = path.stat().st_size / 1e6
     if megabytes > SIZE_MB:
-        found.append(f"{path.stem}: takes {megabytes:.1f} MB; the cap is {SIZE_MB} MB, so draw fewer or smaller figures.")
+        found.append(f"{path.stem}: takes {megabytes:.1f} MB; the cap is {SIZE_MB} MB,"
+                     " so draw fewer or smaller figures.")
     return found
 
 
@@ -41,19 +46,21 @@ def source_problems(nb, name: str) -> list[str]:
         found += [f"{name}, {label(nb, index)}: {text}" for text in _cell_problems(cell)]
     lengths = [_lines(cell.source) for cell in nb.cells if cell.cell_type == "code"]
     if lengths and statistics.median(lengths) > MEDIAN_CELL:
-        found.append(f"{name}: half of the code cells have more than {MEDIAN_CELL} lines; split some.")
-    found += [f"{name}: {text}" for text in _parameter_problems(nb) + _exercise_problems(nb) + _file_problems(nb)]
-    return found
+        found.append(f"{name}: half of the code cells have more than {MEDIAN_CELL} lines;"
+                     " split some.")
+    return found + [f"{name}: {text}" for rule in (_parameter_problems, _exercise_problems,
+                                                   _file_problems) for text in rule(nb)]
 
 
 def run_problems(nb, name: str) -> list[str]:
-    """Rules on what the execution left in the notebook: that it ran, once, top to bottom, without complaint."""
+    """Rules on what execution left behind: it ran, once, top to bottom, without complaint."""
     found = []
     code = [(index, cell) for index, cell in enumerate(nb.cells) if cell.cell_type == "code"]
     for count, (index, cell) in enumerate(code, start=1):
         where = f"{name}, {label(nb, index)}"
         if cell.execution_count != count:
-            found.append(f"{where}: execution count is {cell.execution_count}, not {count}; run all cells in order.")
+            found.append(f"{where}: execution count is {cell.execution_count}, not {count};"
+                         " run all cells in order.")
         for output in cell.outputs:
             if output.output_type == "error":
                 found.append(f"{where}: holds an error, {output.ename}: {output.evalue}.")
@@ -62,15 +69,15 @@ def run_problems(nb, name: str) -> list[str]:
             if MACHINE_PATH.search(_text(output)):
                 found.append(f"{where}: the output names a folder of the machine it ran on.")
     if not any(cell.outputs for _, cell in code):
-        found.append(f"{name}: no cell has any output; the notebook was never run, or stripped.")
+        found.append(f"{name}: no cell has any output; it was never run, or stripped.")
     for exercise in sorted(exercises(nb).keys() - passed(nb)):
-        found.append(f"{name}: exercise {exercise} has no line {SUCCESS!r}... after its solution;"
-                     " end the solution cell with the check.")
+        found.append(f"{name}: exercise {exercise} printed no line that begins with"
+                     f" {SUCCESS!r}; end its solution cell with the check.")
     return found
 
 
 def exercises(nb) -> dict[str, dict[str, list[int]]]:
-    """Exercise id -> part ("exercise", "check", "hints", "solution") -> positions of its cells."""
+    """Exercise id -> part ("exercise", "check", ...) -> positions of its cells."""
     found = {}
     for index, cell in enumerate(nb.cells):
         for tag in cell.metadata.get("tags", []):
@@ -85,12 +92,13 @@ def passed(nb) -> set[str]:
     return {exercise for exercise, parts in exercises(nb).items()
             if any(line.startswith(SUCCESS)
                    for index in parts.get("check", []) + parts.get("solution", [])
-                   for output in nb.cells[index].get("outputs", []) if output.get("name") == "stdout"
+                   for output in nb.cells[index].get("outputs", [])
+                   if output.get("name") == "stdout"
                    for line in output.text.splitlines())}
 
 
 def label(nb, index: int) -> str:
-    """How people find a cell: its place in the notebook, and for code the number JupyterLab shows."""
+    """How people find a cell: its place, and for code the number that JupyterLab shows."""
     cell = nb.cells[index]
     if cell.cell_type != "code":
         return f"cell {index + 1}"
@@ -99,7 +107,8 @@ def label(nb, index: int) -> str:
 
 def _cell_problems(cell) -> list[str]:
     tags = cell.metadata.get("tags", [])
-    found = [f"the tag {tag!r} is not one of the course's." for tag in tags if not TAG.fullmatch(tag)]
+    found = [f"the tag {tag!r} is not one of the course's."
+             for tag in tags if not TAG.fullmatch(tag)]
     extra = sorted(cell.metadata.keys() - {"tags"})
     if extra:
         found.append(f"carries metadata {', '.join(extra)}; only tags are kept.")
@@ -116,13 +125,15 @@ def _code_problems(source: str) -> list[str]:
         found.append(f"has {_lines(source)} lines; at most {LONGEST_CELL}.")
     wide = max(source.splitlines(), key=len)
     if len(wide) > WIDTH:
-        found.append(f"has a line of {len(wide)} characters (at most {WIDTH}): {wide.strip()[:40]!r}.")
+        found.append(f"has a line of {len(wide)} characters (at most {WIDTH}):"
+                     f" {wide.strip()[:40]!r}.")
     if re.search(r"^\s*#+\s*(NBVAL_|PYTEST_VALIDATE_)", source, re.MULTILINE):
         found.append("a comment switches nbval off; make the output comparable instead.")
     try:
         tree = ast.parse(source)
     except SyntaxError as error:        # IPython's own syntax (!, %, ?) is no Python
-        return found + [f"is not plain Python (a magic or `!` command?): {(error.text or '').strip()!r}."]
+        line = (error.text or "").strip()
+        return found + [f"is not plain Python (a magic or `!` command?): {line!r}."]
     if any(isinstance(node, ast.Name) and node.id == "get_ipython" for node in ast.walk(tree)):
         found.append("calls get_ipython(); cells are plain Python.")
     if _trailing_semicolon(source):
@@ -152,20 +163,22 @@ def _exercise_problems(nb) -> list[str]:
     for exercise, parts in exercises(nb).items():
         missing = [part for part in PARTS if part not in parts]
         if missing:
-            found.append(f"exercise {exercise} lacks a cell tagged {', '.join(f'{part}:{exercise}' for part in missing)}.")
+            tags = ", ".join(f"{part}:{exercise}" for part in missing)
+            found.append(f"exercise {exercise} lacks a cell tagged {tags}.")
         places = [place for part in PARTS for place in parts.get(part, [])]
         if places != sorted(set(places)):
-            found.append(f"exercise {exercise}: its cells must come in the order {', '.join(PARTS)}, one tag each.")
+            found.append(f"exercise {exercise}: its cells must come in the order"
+                         f" {', '.join(PARTS)}, one tag each.")
         for part in ("exercise", "check"):
             if len(parts.get(part, [])) > 1:
-                found.append(f"exercise {exercise} has {len(parts[part])} cells tagged {part}:{exercise}; one is enough.")
+                found.append(f"exercise {exercise} has {len(parts[part])} cells tagged"
+                             f" {part}:{exercise}; one is enough.")
         for part, kind in PARTS.items():
             if any(nb.cells[place].cell_type != kind for place in parts.get(part, [])):
                 found.append(f"exercise {exercise}: {part}:{exercise} must be a {kind} cell.")
-        if any("NotImplementedError" not in nb.cells[place].source for place in parts.get("exercise", [])):
-            found.append(f"exercise {exercise}: the stub must raise NotImplementedError when it is called.")
-        if any("<details>" not in nb.cells[place].source for place in parts.get("hints", [])):
-            found.append(f"exercise {exercise}: hints go inside <details>.")
+        for part, text in (("exercise", "NotImplementedError"), ("hints", "<details>")):
+            if any(text not in nb.cells[place].source for place in parts.get(part, [])):
+                found.append(f"exercise {exercise}: cell {part}:{exercise} must hold {text}.")
     return found
 
 
@@ -184,5 +197,6 @@ def _lines(source: str) -> int:
 
 
 def _text(output) -> str:
-    data = output.get("data", {})
-    return "\n".join([output.get("text", ""), data.get("text/plain", ""), data.get("text/html", "")])
+    texts = [output.get("text", "")] + [output.get("data", {}).get(f"text/{kind}", "")
+                                        for kind in ("plain", "html", "markdown")]
+    return "\n".join(texts)

@@ -10,14 +10,16 @@ from traitlets import default
 from .. import CourseError, repo_root
 
 PROFILES = ("smoke", "lecture", "full")
-CELL_SECONDS = {"smoke": 180, "lecture": 1800, "full": None}    # a cell may take this long; None: for ever
+# How long one cell may take, in seconds; None: for ever.
+CELL_SECONDS = {"smoke": 180, "lecture": 1800, "full": None}
 
 CELL_ERRORS = (CellExecutionError, CellTimeoutError, DeadKernelError)
 
 
 def kernel_env(**extra: str) -> dict[str, str]:
     """Environment of a kernel: silent start, no text progress bars, figures inline."""
-    env = {**os.environ, "IPYTHONDIR": str(repo_root() / ".ci" / "ipython"), "TQDM_DISABLE": "1", **extra}
+    profile = str(repo_root() / ".ci" / "ipython")
+    env = {**os.environ, "IPYTHONDIR": profile, "TQDM_DISABLE": "1", **extra}
     env.pop("MPLBACKEND", None)         # where it is set, inline figures vanish from the output
     return env
 
@@ -44,13 +46,15 @@ def explain(error: Exception) -> str:
 
 
 def select(folder: Path, pattern: str, names: list[str] | None) -> list[Path]:
-    """The notebooks (or sources) in `folder`, in course order; `names` are stems or their numbers ("04").
+    """The notebooks (or sources) in `folder`, in course order.
 
+    names: stems ("04_video_swin") or their numbers ("04"); None: all.
     Raises CourseError for a name that is not there, and for an empty folder.
     """
     found = sorted(folder.glob(pattern))
     if not found:
-        raise CourseError(f"There is no {pattern} in {folder}; run this in a checkout of the course.")
+        raise CourseError(f"There is no {pattern} in {folder};"
+                          " run this in a checkout of the course.")
     known = {key: path for path in found for key in (path.stem, path.stem[:2])}
     for name in names or []:
         if name not in known:
