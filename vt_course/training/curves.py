@@ -1,18 +1,13 @@
 """The picture of a run: loss and accuracy against epoch."""
-import io
-from pathlib import Path
-
 from matplotlib.figure import Figure
-
-from vt_course.training.checkpoint import atomic_write
 
 # Okabe and Ito's blue and vermilion differ for every kind of colour vision; markers differ too.
 TRAIN = dict(color="#0072B2", marker="o", linestyle="--", markersize=4, label="train")
 VAL = dict(color="#D55E00", marker="s", linestyle="-", markersize=4, label="validation")
 
 
-def draw_curves(rows: list[dict], path: Path, classes: int, title: str) -> None:
-    """Draw the rows of metrics.csv into the PNG file `path`; chance is 1/`classes`."""
+def curves(rows: list[dict], classes: int, title: str) -> Figure:
+    """The rows of metrics.csv, drawn; chance is 1/`classes`."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
@@ -27,6 +22,4 @@ def draw_curves(rows: list[dict], path: Path, classes: int, title: str) -> None:
     for axes in (loss, accuracy):
         axes.legend(frameon=False)
     figure.suptitle(title)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    atomic_write(path, buffer.getbuffer())
+    return figure

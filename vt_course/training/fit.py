@@ -12,6 +12,7 @@ import dataclasses
 import errno
 import functools
 import hashlib
+import io
 import itertools
 import json
 import math
@@ -38,7 +39,7 @@ from vt_course.data import open_spec
 from vt_course.models import create
 from vt_course.training.checkpoint import (atomic_write, read_state, save_state, save_weights,
                                            write_csv)
-from vt_course.training.curves import draw_curves
+from vt_course.training.curves import curves
 from vt_course.training.evaluate import (in_order, make_loader, open_data, pick_device, predict,
                                          score)
 from vt_course.training.recipes import Recipe
@@ -455,8 +456,10 @@ class Run:
         }
         text = json.dumps(summary, indent=2)
         if progress.rows:
-            draw_curves(progress.rows, self.out / "curves.png", len(self.classes),
-                        f"{self.recipe.model} on {self.recipe.data}")
+            image = io.BytesIO()
+            curves(progress.rows, len(self.classes), f"{self.recipe.model} on {self.recipe.data}"
+                   ).savefig(image, format="png", dpi=120)
+            atomic_write(self.out / "curves.png", image.getbuffer())
         atomic_write(self.out / "summary.json", text.encode())
         return json.loads(text)
 

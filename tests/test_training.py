@@ -1,0 +1,738 @@
+"""Training: the loop, its checkpoints, evaluation. Clips are tiny files that PyAV writes."""
+import csv
+import dataclasses
+import errno
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from vt_course import CourseError
+from vt_course.models import create
+from vt_course.training import checkpoint, curves, evaluate, fit
+from vt_course.training.recipes import RECIPES, Recipe, recipe_for
+
+CLASSES = ("dark", "grey", "light")
+
+
+class Tiny(nn.Module):
+    """A small network with all that makes a resumed run drift: dropout, momenta, a gathered table."""
+
+    def __init__(self, num_classes, drop_path):
+        super().__init__()
+        self.proj = nn.Conv3d(3, 8, (2, 4, 4), (2, 4, 4))
+        self.norm = nn.LayerNorm(8)
+        self.relative_position_bias_table = nn.Parameter(torch.randn(27, 8))
+        index = torch.randint(27, (8192,), generator=torch.Generator().manual_seed(0))
+        self.register_buffer("relative_position_index", index)
+        self.weight = nn.Buffer(torch.sin(torch.arange(8192.0)).view(-1, 1), persistent=False)
+        self.drop = nn.Dropout(0.3)
+        self.head = nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        x = self.proj(x).mean((2, 3, 4))                                    # (B, 8)
+        bias = self.relative_position_bias_table[self.relative_position_index] * self.weight
+        return self.head(self.drop(self.norm(x + bias.mean(0))))            # (B, K)
+
+
+def write_clip(path, level, frames=6):
+    rng = np.random.default_rng(sum(path.name.encode()))
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=8, options={"g": "1", "preset": "ultrafast"})
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        for _ in range(frames):
+            image = rng.integers(level, level + 40, (32, 32, 3), dtype=np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        file.mux(stream.encode())
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory):
+    """A folder with train.csv (12 clips) and val.csv (6 clips) of three classes."""
+    folder = tmp_path_factory.mktemp("clips")
+    for split, count in (("train", 12), ("val", 6)):
+        lines = ["path,label,start,end"]
+        for i in range(count):
+            write_clip(folder / f"{split}{i}.mp4", 20 + 80 * (i % 3))
+            lines.append(f"{split}{i}.mp4,{CLASSES[i % 3]},,")
+        (folder / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def recipe(clips):
+    return Recipe(model="tiny", data=f"csv:{clips / 'train.csv'},{clips / 'val.csv'}", frames=2,
+                  stride=2, size=16, batch_size=4, epochs=3, lr=0.01, drop_path=0.0)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """`create` builds `Tiny`, or what the test puts in its place."""
+    def use(build):
+        monkeypatch.setattr(fit, "create", build)
+        monkeypatch.setattr(evaluate, "create", build)
+    use(lambda name, **settings: Tiny(**settings))
+    return use
+
+
+def train(recipe, out, **settings):
+    return fit.fit(recipe, out, **{"workers": 0, "progress": False, "device": "cpu"} | settings)
+
+
+def rows(out, without=("seconds", "clips_per_second")):
+    with open(out / "metrics.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if k not in without} for row in csv.DictReader(file)]
+
+
+def weights(out, name="last"):
+    return safetensors.torch.load_file(out / f"{name}.safetensors")
+
+
+def assert_same_run(a, b):
+    """Bit for bit: weights, metrics apart from times, and the choice of the best epoch."""
+    assert rows(a) == rows(b) and len(rows(a)) > 0
+    for name in ("last", "best"):
+        one, two = weights(a, name), weights(b, name)
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[key], two[key]) for key in one), name
+    one, two = (json.loads((out / "summary.json").read_text()) for out in (a, b))
+    for row in (one["best"], two["best"]):
+        del row["seconds"], row["clips_per_second"]
+    assert one["best"] == two["best"] and one["steps"] == two["steps"]
+
+
+def scalars(out, tag):
+    events = EventAccumulator(str(out / "log"))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+# ---------------------------------------------------------------- recipes
+
+def test_recipe_survives_json_and_overrides():
+    recipe = Recipe(model="m", lr=3e-4, crop_scale=(0.5, 1.0), amp=False)
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    changed = recipe.override(["epochs=7", "lr=1e-2", "crop_scale=0.25,0.75", "amp=true"])
+    assert changed == dataclasses.replace(recipe, epochs=7, lr=0.01, crop_scale=(0.25, 0.75),
+                                          amp=True)
+    assert isinstance(changed.epochs, int)
+    assert recipe_for("video_swin_mini") is RECIPES["video_swin_mini"]
+
+
+@pytest.mark.parametrize("assignment, words", [
+    ("epoch=3", "did you mean epochs"), ("epochs=2.5", "of type int"), ("lr=fast", "of type float"),
+    ("lr=nan", "finite"), ("amp=maybe", "of type bool"), ("crop_scale=0.5", "low,high"),
+    ("crop_scale=0.9,0.5", "crop_scale"), ("epochs=0", "at least 1"), ("epochs", "name=value"),
+    ("warmup_epochs=99", "at most epochs"), ("drop_path=1", "[0, 1)"), ("sampling=x", "sampling")])
+def test_recipe_rejects_what_cannot_work(assignment, words):
+    with pytest.raises(CourseError) as error:
+        Recipe(model="m").override([assignment])
+    assert words in str(error.value)
+
+
+def test_recipe_for_an_unknown_model_suggests_a_name():
+    with pytest.raises(CourseError, match="did you mean video_swin_mini"):
+        recipe_for("video_swim_mini")
+
+
+# ---------------------------------------------------------------- schedule, groups, order
+
+def test_schedule_by_hand():
+    lrs = [fit.lr_at(step, 10, 2, 2.0) for step in range(10)]
+    assert lrs[:3] == [1.0, 2.0, 2.0]                  # up in two steps, the cosine starts at 1
+    assert lrs[6] == pytest.approx(1.0)                # half way down
+    assert lrs[9] == pytest.approx(1 + math.cos(math.pi * 7 / 8))
+    assert fit.lr_at(0, 4, 0, 1.0) == 1.0              # no warm-up: no division by zero
+    assert fit.lr_at(3, 4, 4, 1.0) == 1.0              # nothing but warm-up
+
+
+def test_weight_decay_spares_norms_biases_and_bias_tables():
+    model = create("video_swin_mini")
+    decay, keep = fit.parameter_groups(model, 0.05)
+    assert (decay["weight_decay"], keep["weight_decay"]) == (0.05, 0.0)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed, kept = ([names[id(p)] for p in group["params"]] for group in (decay, keep))
+    assert sorted(decayed + kept) == sorted(names.values())
+    assert all(name.endswith(".weight") and "norm" not in name for name in decayed)
+    assert any("relative_position_bias_table" in name for name in kept)
+    assert any("norm" in name and name.endswith("weight") for name in kept)
+    assert any("qkv" in name for name in decayed) and any("patch_embed" in name for name in decayed)
+
+
+def test_epoch_order_is_a_function_of_seed_and_epoch():
+    def keys(epoch, start=0, seed=0):
+        batches = fit.EpochBatches(11, 4, seed)
+        batches.epoch, batches.start = epoch, start
+        return list(batches)
+    whole = keys(epoch=3)
+    assert [len(batch) for batch in whole] == [4, 4]   # the last three are dropped
+    flat = [key for batch in whole for key in batch]
+    assert {epoch for epoch, _ in flat} == {3} and len({index for _, index in flat}) == 8
+    assert keys(epoch=3, start=1) == whole[1:]
+    order = [index for _, index in flat]
+    assert order != [index for batch in keys(epoch=4) for _, index in batch]
+    assert order != [index for batch in keys(epoch=3, seed=1) for _, index in batch]
+    assert [len(batch) for batch in fit.EpochBatches(3, 4, 0)] == [3]  # fewer clips than a batch
+
+
+# ---------------------------------------------------------------- a run
+
+def test_a_run_leaves_its_files(recipe, tiny, tmp_path):
+    summary = train(recipe, tmp_path / "run")
+    out = tmp_path / "run"
+    assert sorted(path.name for path in out.iterdir()) == [
+        "best.safetensors", "config.json", "curves.png", "last.safetensors", "log", "metrics.csv",
+        "state.pt", "summary.json"]
+    assert summary == json.loads((out / "summary.json").read_text())
+    assert summary["finished"] and summary["epochs"] == 3 and summary["steps"] == 9
+    model = Tiny(3, 0.0)
+    assert summary["parameters"] == sum(p.numel() for p in model.parameters())
+    assert summary["seed"] == 0 and summary["command"] == sys.argv
+    assert summary["peak_memory_mb"] > 50 and summary["torch"] == torch.__version__
+    assert Recipe.from_json(json.dumps(summary["recipe"])) == recipe
+
+    table = rows(out)
+    assert [row["epoch"] for row in table] == ["1", "2", "3"]
+    assert [row["step"] for row in table] == ["3", "6", "9"]
+    best = max(table, key=lambda row: (float(row["val_top1"]), -float(row["val_loss"])))
+    assert summary["best"]["epoch"] == int(best["epoch"])
+    with safetensors.safe_open(out / "best.safetensors", "pt") as file:
+        header = file.metadata()
+    assert header["model"] == "tiny" and header["epoch"] == best["epoch"]
+    assert json.loads(header["classes"]) == list(CLASSES)
+    assert json.loads(header["metric"])["val_top1"] == float(best["val_top1"])
+    assert Recipe.from_json(header["recipe"]) == recipe
+
+    lrs = scalars(out, "train/lr")
+    assert [step for step, _ in lrs] == list(range(1, 10))
+    assert [lr for _, lr in lrs] == pytest.approx([fit.lr_at(s, 9, 3, 0.01) for s in range(9)])
+    assert [step for step, _ in scalars(out, "epoch/val_top1")] == [3, 6, 9]
+    png = (out / "curves.png").read_bytes()
+    assert png[:8] == b"\x89PNG\r\n\x1a\n" and len(png) > 5000
+
+
+def test_curves_show_the_rows():
+    table = [dict(epoch=e, train_loss=2 / e, val_loss=3 / e, train_top1=e / 4, val_top1=e / 5)
+             for e in (1, 2, 3)]
+    loss, accuracy = curves.curves(table, 8, "a run").axes
+    assert [line.get_label() for line in accuracy.lines] == ["train", "validation", "chance"]
+    assert list(loss.lines[1].get_ydata()) == [3.0, 1.5, 1.0]
+    assert list(accuracy.lines[0].get_ydata()) == [0.25, 0.5, 0.75]
+    assert list(accuracy.lines[2].get_ydata()) == [1 / 8, 1 / 8]
+    assert loss.get_xlabel() == "epoch" and "nats" in loss.get_ylabel()
+    styles = {(line.get_color(), line.get_linestyle()) for line in accuracy.lines}
+    assert len(styles) == 3
+
+
+def test_video_swin_mini_learns_a_few_clips(recipe, tmp_path):
+    recipe = dataclasses.replace(recipe, model="video_swin_mini", epochs=8, lr=2e-3, batch_size=6,
+                                 size=32, crop_scale=(1.0, 1.0), label_smoothing=0.0)
+    summary = train(recipe, tmp_path / "run")
+    table = rows(tmp_path / "run")
+    assert float(table[0]["train_loss"]) > 0.8 and float(table[-1]["train_loss"]) < 0.4
+    assert summary["last"]["train_top1"] > 0.9
+
+
+def test_seed_decides_everything(recipe, tiny, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(dataclasses.replace(recipe, seed=seed, epochs=1), tmp_path / name)
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert not torch.equal(weights(tmp_path / "a")["head.weight"],
+                           weights(tmp_path / "c")["head.weight"])
+
+
+def test_gradients_are_clipped_and_labels_smoothed(recipe, tiny, tmp_path, monkeypatch):
+    norms, smoothing = [], []
+    step = torch.optim.AdamW.step
+    cross_entropy = torch.nn.functional.cross_entropy
+
+    def spy(optimizer, *args, **kwargs):
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        norms.append(torch.stack([grad.norm() for grad in grads]).norm().item())
+        return step(optimizer, *args, **kwargs)
+
+    def loss(*args, label_smoothing=0.0, **kwargs):
+        smoothing.append(label_smoothing)
+        return cross_entropy(*args, label_smoothing=label_smoothing, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    monkeypatch.setattr(fit.F, "cross_entropy", loss)
+    train(dataclasses.replace(recipe, epochs=1, grad_clip=1e-3, label_smoothing=0.25),
+          tmp_path / "run")
+    assert norms == pytest.approx([1e-3] * 3, rel=1e-3) and smoothing == [0.25] * 3
+    assert min(norm for _, norm in scalars(tmp_path / "run", "train/grad_norm")) > 1e-2  # unclipped
+
+
+# ---------------------------------------------------------------- killed and continued
+
+DRIVER = textwrap.dedent("""
+    # Each run is a forked child, so that it can be killed for real and torch is imported once.
+    import dataclasses, json, os, resource, signal, sys, traceback
+    sys.path.insert(0, TESTS)
+    import torch
+    import test_training as t
+    from vt_course import CourseError
+    from vt_course.training import checkpoint, fit
+    from vt_course.training.recipes import Recipe
+
+    def die():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def kill_at_rename(name, count, moment):
+        # "half": killed while writing; "before" and "after" the rename that makes the file valid
+        real = os.replace
+        def replace(source, target):
+            nonlocal count
+            if os.path.basename(target) == name:
+                count -= 1
+                if count == 0 and moment == "half":
+                    os.truncate(source, os.path.getsize(source) // 2)
+                if count == 0 and moment != "after":
+                    die()
+            real(source, target)
+            if count == 0 and os.path.basename(target) == name:
+                die()
+        os.replace = replace
+
+    def at_step(count, act):
+        real = torch.optim.AdamW.step
+        def step(optimizer, *args, **kwargs):
+            nonlocal count
+            result = real(optimizer, *args, **kwargs)
+            count -= 1
+            if count == 0:
+                act()
+            return result
+        torch.optim.AdamW.step = step
+
+    def child(out, plan, settings):
+        os.setsid()
+        torch.set_num_threads(2)
+        if plan[0] == "step":
+            at_step(plan[1], die)
+        elif plan[0] == "ctrl-c":  # as a terminal does: to every process of the group
+            at_step(plan[1], lambda: os.killpg(0, signal.SIGINT))
+        elif plan[0] == "disk":
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (plan[1], plan[1]))
+        elif plan[0] != "none":
+            kill_at_rename(*plan)
+        try:
+            t.train(recipe, t.Path(out), **settings)
+        except KeyboardInterrupt:
+            os._exit(130)
+        except CourseError as error:
+            print("CourseError", error, flush=True)
+            os._exit(2)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+
+    # One run here does the slow first-time imports for all children; one thread is safe to fork.
+    torch.set_num_threads(1)
+    fit.create = lambda name, **settings: t.Tiny(**settings)
+    recipe = Recipe.from_json(RECIPE)
+    t.train(dataclasses.replace(recipe, epochs=1), WARM)
+    results = []
+    for out, plan, settings in PLANS:
+        sys.stdout.flush()
+        pid = os.fork()
+        if pid == 0:
+            child(out, plan, settings)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        state = checkpoint.read_state(t.Path(out))
+        where = state and [state["progress"]["epoch"], state["progress"]["batch"]]
+        results.append([status, where])
+    print("RESULTS", json.dumps(results), flush=True)
+""")
+
+
+def drive(recipe, plans):
+    """Run the plans one after the other; [exit code (negative: signal), [epoch, batch] saved]."""
+    head = (f"TESTS = {str(Path(__file__).parent)!r}\nRECIPE = {recipe.to_json()!r}\n"
+            f"WARM = {str(plans[0][0]) + '_warm'!r}\n"
+            f"PLANS = {[(str(out), plan, settings) for out, plan, settings in plans]!r}\n")
+    done = subprocess.run([sys.executable, "-c", head + DRIVER], capture_output=True, text=True,
+                          timeout=120, env={**os.environ, "OMP_WAIT_POLICY": "passive"})
+    assert "RESULTS" in done.stdout, done.stderr
+    return json.loads(done.stdout.split("RESULTS")[1]), done.stdout + done.stderr
+
+
+def test_killed_at_any_moment_and_resumed_equals_uninterrupted(recipe, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    often = {"checkpoint_minutes": 0}  # a checkpoint before every step
+    results, output = drive(recipe, [
+        (whole, ("none",), {}),
+        (killed, ("state.pt", 2, "half"), often),           # 0: the state of step 0 is kept
+        (killed, ("state.pt", 3, "before"), often),         # 1
+        (killed, ("state.pt", 2, "after"), often),          # 2: nothing derived from it yet
+        (killed, ("best.safetensors", 1, "before"), often), # 3: the state says best, the file lacks
+        (killed, ("metrics.csv", 2, "before"), often),      # 4
+        (killed, ("step", 2), {"workers": 1}),              # 5: weights changed, nothing saved
+        (killed, ("last.safetensors", 2, "half"), often),   # 6
+        (killed, ("curves.png", 1, "half"), {}),            # 7
+        (killed, ("summary.json", 1, "before"), {}),        # 8
+        (killed, ("none",), {}),
+    ])
+    codes, places = zip(*results)
+    assert codes == (0, *[-signal.SIGKILL] * 9, 0), output
+    assert places[1:4] == ([0, 0], [0, 1], [0, 2]), output  # one step lost at most, here
+    assert places[4] == [1, 0] and places[5] == places[6]   # killed at a step: the checkpoint stays
+    assert places[8] == places[10] == [3, 0]
+    assert list(places[1:]) == sorted(places[1:])           # never backwards
+    assert_same_run(whole, killed)
+    # TensorBoard shows each step once, although some were taken twice
+    assert [step for step, _ in scalars(killed, "train/loss")] == list(range(1, 10))
+    assert scalars(killed, "train/loss") == scalars(whole, "train/loss")
+    assert not list(killed.glob(".*.tmp")), "a killed write leaves its temporary file behind"
+
+
+def test_ctrl_c_and_a_full_disk(recipe, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    results, output = drive(recipe, [
+        (whole, ("none",), {}),
+        (cut, ("ctrl-c", 2), {"workers": 1}),
+        (cut, ("disk", 5_000), {}),
+        (cut, ("ctrl-c", 1), {}),                # the last step of the epoch: before validation
+        (cut, ("none",), {}),
+    ])
+    assert results == [[0, [3, 0]], [130, [0, 2]], [2, [0, 2]], [130, [0, 3]], [0, [3, 0]]], output
+    assert "run the same command again" in output and "File too large" in output
+    assert "Traceback" not in output
+    assert_same_run(whole, cut)
+
+
+def test_max_steps_stops_and_the_run_goes_on(recipe, tiny, tmp_path):
+    train(recipe, tmp_path / "whole")
+    summary = train(recipe, tmp_path / "cut", max_steps=4)
+    assert summary["steps"] == 4 and not summary["finished"] and summary["epochs"] == 1
+    with safetensors.safe_open(tmp_path / "cut" / "last.safetensors", "pt") as file:
+        assert file.metadata()["step"] == "4"
+    seconds = summary["seconds"]
+    summary = train(recipe, tmp_path / "cut")
+    assert summary["finished"] and summary["seconds"] >= seconds
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_finished_run_is_left_alone(recipe, tiny, tmp_path):
+    first = train(recipe, tmp_path / "run")
+    stamp = (tmp_path / "run" / "summary.json").stat().st_mtime_ns
+    assert train(recipe, tmp_path / "run") == first
+    assert (tmp_path / "run" / "summary.json").stat().st_mtime_ns == stamp
+    with pytest.raises(CourseError, match="already holds a run"):
+        train(recipe, tmp_path / "run", resume=False)
+
+
+def test_other_settings_in_the_same_folder_are_refused(recipe, clips, tiny, tmp_path):
+    out = tmp_path / "run"
+    train(recipe, out, max_steps=1)
+    before = (out / "state.pt").read_bytes()
+    with pytest.raises(CourseError, match=r"lr was 0.01 and is now 0.02.*choose another --out"):
+        train(dataclasses.replace(recipe, lr=0.02), out)
+    assert (out / "state.pt").read_bytes() == before
+    # the same names, other clips
+    for name in ("train.csv", "val.csv"):
+        lines = (clips / name).read_text().replace("train", f"{clips}/train")
+        (tmp_path / name).write_text(lines.replace("val", f"{clips}/val"))
+    recipe = dataclasses.replace(recipe, data=f"csv:{tmp_path / 'train.csv'},{tmp_path / 'val.csv'}")
+    train(recipe, tmp_path / "b", max_steps=1)
+    lines = (tmp_path / "train.csv").read_text().splitlines()
+    (tmp_path / "train.csv").write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(CourseError, match="list other clips"):
+        train(recipe, tmp_path / "b")
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(recipe, tiny, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    train(recipe, out, max_steps=4)
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+
+    def full(number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "fsync", full)
+        with pytest.raises(CourseError, match="No space left on device.*free space"):
+            train(recipe, out)
+    after = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    assert after == before
+    train(recipe, out)
+    train(recipe, tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", out)
+
+
+def test_a_folder_that_cannot_be_made(recipe, tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CourseError, match=r"file.*choose another --out"):
+        train(recipe, tmp_path / "file" / "run")
+
+
+def test_a_damaged_state_is_named(recipe, tiny, tmp_path):
+    train(recipe, tmp_path / "run", max_steps=1)
+    (tmp_path / "run" / "state.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(CourseError, match="state.pt is damaged"):
+        train(recipe, tmp_path / "run")
+
+
+# ---------------------------------------------------------------- what can go wrong with the numbers
+
+class Explodes(Tiny):
+    """Gives NaN from the sixth training step on."""
+
+    calls = 0
+
+    def forward(self, x):
+        Explodes.calls += self.training
+        return super().forward(x) * (math.nan if Explodes.calls > 5 else 1)
+
+
+class BadGradient(Tiny):
+    """A finite loss whose gradient is not: d sqrt(|t|)/dt at 0 is infinite, and 0 times that is NaN."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.trap = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return super().forward(x) + 0 * self.trap.abs().sqrt()
+
+
+def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(recipe, tiny, tmp_path):
+    Explodes.calls = 0
+    tiny(lambda name, **settings: Explodes(**settings))
+    with pytest.raises(CourseError, match=r"step 6 .*lower lr=0.01.*warmup_epochs"):
+        train(recipe, tmp_path / "run")
+    state = checkpoint.read_state(tmp_path / "run")
+    assert (state["progress"]["epoch"], state["progress"]["batch"]) == (1, 0)
+    assert all(tensor.isfinite().all() for tensor in state["model"].values())
+
+
+def test_nan_gradient_never_reaches_the_weights(recipe, tiny, tmp_path):
+    tiny(lambda name, **settings: BadGradient(**settings))
+    with pytest.raises(CourseError, match="step 1 .*gradient norm nan"):
+        train(recipe, tmp_path / "run")
+    assert checkpoint.read_state(tmp_path / "run") is None
+
+
+# ---------------------------------------------------------------- clips that cannot be read
+
+def with_bad_clips(clips, folder, recipe, bad, **settings):
+    """The data of `clips` with the training files in `bad` replaced by empty ones."""
+    for split in ("train", "val"):
+        lines = (clips / f"{split}.csv").read_text().splitlines()
+        for i, line in enumerate(lines[1:]):
+            name = line.split(",")[0]
+            if name in bad:
+                (folder / name).write_bytes(b"")
+            lines[i + 1] = line.replace(name, str((folder if name in bad else clips) / name))
+        (folder / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    return dataclasses.replace(recipe, data=f"csv:{folder / 'train.csv'},{folder / 'val.csv'}",
+                               **settings)
+
+
+def test_bad_clips_are_skipped_counted_and_listed(recipe, clips, tiny, tmp_path, capsys):
+    bad = ["train1.mp4", "train2.mp4", "train4.mp4", "train7.mp4", "val5.mp4"]
+    recipe = with_bad_clips(clips, tmp_path, recipe, bad, batch_size=2, epochs=2)
+    summary = train(recipe, tmp_path / "run", max_steps=7)
+    summary = train(recipe, tmp_path / "run")           # counts survive a resume in the epoch
+    assert summary["finished"] and summary["bad_clips"] == {"train": 4, "val": 1}
+    assert [row["skipped"] for row in rows(tmp_path / "run")] == ["4", "4"]
+    with open(tmp_path / "run" / "bad_clips.csv", newline="") as file:
+        listed = [(row["split"], row["index"]) for row in csv.DictReader(file)]
+    assert listed == [("train", "1"), ("train", "2"), ("train", "4"), ("train", "7"), ("val", "5")]
+    assert "train4.mp4" in (tmp_path / "run" / "bad_clips.csv").read_text()
+    printed = capsys.readouterr().out
+    assert printed.count("4 training and 1 validation clips could not be read") == 2
+    assert "and 2 more" in printed and "bad_clips.csv" in printed
+
+
+def test_a_batch_of_bad_clips_only_is_no_step(recipe, clips, tiny, tmp_path):
+    recipe = with_bad_clips(clips, tmp_path, recipe, ["train0.mp4"], batch_size=1, epochs=1)
+    train(recipe, tmp_path / "run")
+    assert rows(tmp_path / "run")[0]["step"] == "12"
+    assert len(scalars(tmp_path / "run", "train/loss")) == 11
+
+
+def test_nothing_readable_stops(recipe, clips, tiny, tmp_path):
+    every = [f"train{i}.mp4" for i in range(12)]
+    recipe = with_bad_clips(clips, tmp_path, recipe, every)
+    with pytest.raises(CourseError, match="none of the training clips.*train.*empty"):
+        train(recipe, tmp_path / "run")
+
+
+# ---------------------------------------------------------------- evaluation
+
+class Numbers(torch.utils.data.Dataset):
+    """Videos whose pixels are numbers we choose: `logits` (N, K) or (N, V, K), frame t of T."""
+
+    views = None
+
+    def __init__(self, logits, labels, classes, frames=4):
+        self.logits, self.labels = torch.as_tensor(logits, dtype=torch.float32), labels
+        self.classes, self.frames = classes, frames
+        if self.logits.ndim == 3:
+            self.views = (self.logits.shape[1], 1)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        if self.labels[index] is None:
+            return dict(index=index, error=f"video {index} is broken")
+        x = self.logits[index][..., :, None, None, None]                # ([V,] K, 1, 1, 1)
+        clip = x.expand(*x.shape[:-3], self.frames, 1, 1)
+        return dict(clip=clip, label=self.labels[index], index=index)
+
+
+class Echo(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3, 4))
+
+
+def test_evaluate_by_hand():
+    # six classes; the guesses are 0, 1, 1, 2, 5 and the second video of class 1 is broken
+    logits = torch.zeros(6, 6)
+    for row, guess in enumerate((0, 1, 1, 0, 2, 5)):
+        logits[row, guess] = math.log(5)                                # probability 5/10
+    logits[5, :5] = torch.tensor([-1, -2, -3, -9, -4.0])                # class 3 comes last
+    data = Numbers(logits, [0, 1, 0, None, 2, 3], list("abcdef"))
+    result = evaluate.evaluate(Echo(), data, device="cpu", workers=0, batch_size=2, progress=False)
+    assert result["n"] == 5 and result["bad"] == [(3, "video 3 is broken")]
+    assert result["confusion"] == [[1, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0],
+                                   [0, 0, 0, 0, 0, 1], [0] * 6, [0] * 6]
+    assert result["per_class"] == {"a": 0.5, "b": 1.0, "c": 1.0, "d": 0.0, "e": None, "f": None}
+    assert result["top1"] == pytest.approx(3 / 5) and result["top5"] == pytest.approx(4 / 5)
+    assert result["top1_stderr"] == pytest.approx(math.sqrt(0.6 * 0.4 / 5))
+    last = -9 - math.log(sum(math.exp(v) for v in (-1, -2, -3, -9, -4, math.log(5))))
+    assert result["loss"] == pytest.approx((3 * math.log(2) + math.log(10) - last) / 5, rel=1e-5)
+
+
+def test_views_are_averaged_as_probabilities():
+    # softmax means (0.50, 0.37, 0.13) choose class 0; mean logits (-6, 0.5, 0) would choose class 1
+    data = Numbers([[[8, 0, 0], [-20, 1, 0]]] * 3, [0, 0, 1], list("abc"))
+    result = evaluate.evaluate(Echo(), data, device="cpu", workers=0, batch_size=4, progress=False)
+    assert result["confusion"] == [[2, 0, 0], [1, 0, 0], [0, 0, 0]] and result["n"] == 3
+    assert "top5" not in result
+    assert evaluate.in_order(data, 4) == [[0, 1], [2]]                  # two views a video
+
+
+def test_nothing_to_evaluate():
+    with pytest.raises(CourseError, match="video 0 is broken"):
+        evaluate.evaluate(Echo(), Numbers([[0.0, 0]], [None], "ab"), device="cpu", workers=0,
+                          progress=False)
+
+
+def test_frame_orders():
+    clip = torch.arange(8.0).view(1, 1, 8, 1, 1).expand(3, 2, 8, 2, 2)  # frame t is filled with t
+    def order(name, index=(4, 5, 6), seed=0, x=clip):
+        y = evaluate.reorder_frames(x, index, name, seed)
+        assert y.shape == x.shape
+        assert (y == y[..., :1, :, :1, :1]).all()                       # whole frames were moved
+        return y[:, 0, :, 0, 0].int().tolist()
+    assert order("normal") == [list(range(8))] * 3
+    assert order("reversed") == [list(range(7, -1, -1))] * 3
+    shuffled = order("shuffled")
+    assert all(sorted(row) == list(range(8)) for row in shuffled)
+    assert len({tuple(row) for row in shuffled}) == 3                   # one for each video ...
+    assert order("shuffled", (6,), x=clip[:1]) == shuffled[2:]          # ... whatever the batch
+    assert order("shuffled", seed=1) != shuffled
+    single = order("single", range(40), x=clip[:1].expand(40, -1, -1, -1, -1))
+    assert all(len(set(row)) == 1 for row in single) and len({row[0] for row in single}) == 8
+    with pytest.raises(CourseError, match="choose one of normal, shuffled, reversed, single"):
+        order("backwards")
+
+
+def test_frame_orders_reach_the_model_and_leave_it_as_it_was():
+    class First(nn.Module):
+        def forward(self, x):
+            assert not self.training
+            return x[:, :, 0, 0, 0]
+    ramp = Numbers(torch.zeros(4, 2), [0, 0, 0, 0], "ab", frames=2)
+    plain = ramp.__getitem__
+
+    class Ramp(Numbers):
+        def __getitem__(self, index):
+            sample = plain(index)
+            sample["clip"] = torch.tensor([[1.0, 0], [0, 1.0]])[:, :, None, None]  # (K, T, 1, 1)
+            return sample
+    data, model = Ramp(torch.zeros(4, 2), [0] * 4, "ab"), First().train()
+    ask = dict(device="cpu", workers=0, progress=False)
+    assert evaluate.evaluate(model, data, **ask)["top1"] == 1.0
+    assert evaluate.evaluate(model, data, order="reversed", **ask)["top1"] == 0.0
+    assert model.training
+
+
+def test_unusable_device():
+    with pytest.raises(CourseError, match="device 'tpu9' cannot be used"):
+        evaluate.pick_device("tpu9")
+
+
+# ---------------------------------------------------------------- loading a run
+
+def test_load_run_gives_back_model_and_recipe(recipe, tmp_path):
+    out = tmp_path / "run"
+    recipe = dataclasses.replace(recipe, model="video_swin_mini", epochs=1, size=32, drop_path=0.2)
+    summary = train(recipe, out)
+    model, loaded = evaluate.load_run(out)
+    assert loaded == recipe and not model.training
+    _, val = evaluate.open_data(loaded)
+    result = evaluate.evaluate(model, val, device="cpu", workers=0, progress=False)
+    assert result["top1"] == summary["best"]["val_top1"]
+    assert result["loss"] == pytest.approx(summary["best"]["val_loss"], abs=1e-6)
+    for path in (out / "last.safetensors", str(out / "best.safetensors")):
+        assert evaluate.load_run(path)[1] == recipe
+
+
+def test_load_run_tells_best_from_last(recipe, tiny, tmp_path):
+    out = tmp_path / "run"
+    train(recipe, out, max_steps=1)
+    assert torch.equal(evaluate.load_run(out)[0].head.weight, weights(out)["head.weight"])  # no best
+    saved = weights(out)
+    changed = {key: tensor + 1 for key, tensor in saved.items()}
+    with safetensors.safe_open(out / "last.safetensors", "pt") as file:
+        header = file.metadata()
+    safetensors.torch.save_file(changed, out / "best.safetensors", header)
+    assert torch.equal(evaluate.load_run(out)[0].head.weight, changed["head.weight"])
+    last = evaluate.load_run(out, "last")[0]
+    assert torch.equal(last.head.weight, saved["head.weight"])
+
+
+def test_load_run_lists_what_does_not_fit(recipe, tiny, tmp_path):
+    out = tmp_path / "run"
+    train(recipe, out, max_steps=1)
+    with safetensors.safe_open(out / "last.safetensors", "pt") as file:
+        header = file.metadata()
+    tensors = weights(out)
+    tensors["extra"] = tensors.pop("head.weight")
+    tensors["norm.bias"] = torch.zeros(9)
+    safetensors.torch.save_file(tensors, out / "odd.safetensors", header)
+    with pytest.raises(CourseError) as error:
+        evaluate.load_run(out / "odd.safetensors")
+    assert "missing: head.weight; unexpected: extra" in str(error.value)
+    assert "norm.bias (9,) instead of (8,)" in str(error.value)
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda path: path.mkdir(), "holds no checkpoint"),
+    (lambda path: path.write_bytes(b"no weights"), "not a readable safetensors"),
+    (lambda path: safetensors.torch.save_file({"a": torch.zeros(1)}, path), "no recipe"),
+    (lambda path: None, "does not exist")])
+def test_load_run_of_something_else(make, words, tmp_path):
+    make(tmp_path / "thing")
+    with pytest.raises(CourseError, match=words):
+        evaluate.load_run(tmp_path / "thing")
