@@ -88,20 +88,23 @@ def execute(nb, folder: Path, name: str, progress: bool = False) -> None:
 
     Raises NotebookFailed, which names the cell that failed, hung, or killed the kernel.
     """
-    started = [0]
+    where = "start of the kernel"
+
+    def on_cell_start(cell, cell_index):
+        nonlocal where
+        where = hygiene.label(nb, cell_index)
+
     with tqdm(total=_code_cells(nb), desc=name, unit="cell", disable=not progress) as bar:
         client = NotebookClient(
             nb, timeout=CELL_SECONDS["smoke"], startup_timeout=120, kernel_name="python3",
             kernel_manager_class=CourseKernel, resources={"metadata": {"path": str(folder)}},
             record_timing=False, coalesce_streams=True,
-            on_cell_start=lambda cell, cell_index: started.append(cell_index),
-            on_cell_executed=lambda **_: bar.update())
+            on_cell_start=on_cell_start, on_cell_executed=lambda **_: bar.update())
         try:
             # As in .ci/nbval, which will compare the outputs.
             client.execute(env=kernel_env(OMP_NUM_THREADS="1", PYTHONHASHSEED="0"))
         except CELL_ERRORS as error:
-            where = f"{name}, {hygiene.label(nb, started[-1])}"
-            raise NotebookFailed(f"{where}: {explain(error)}", []) from error
+            raise NotebookFailed(f"{name}, {where}: {explain(error)}", []) from error
 
 
 def _check_one(source: Path, path: Path) -> dict:

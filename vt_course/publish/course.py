@@ -89,7 +89,8 @@ def _run_one(path: Path, original, output: Path, profile: str, bar) -> tuple[dic
 
     failures, start = [], time.perf_counter()
     with PeakMemory() as memory:
-        if "PROFILE" not in papermill.inspect_notebook(path):   # papermill would only warn
+        ran = "PROFILE" in papermill.inspect_notebook(path)
+        if not ran:                     # papermill would only warn
             failures.append(f"{path.stem}: has no parameter PROFILE;"
                             " set it in a cell tagged `parameters`.")
         else:
@@ -108,12 +109,13 @@ def _run_one(path: Path, original, output: Path, profile: str, bar) -> tuple[dic
     seconds = time.perf_counter() - start
 
     checks, solved = hygiene.exercises(original).keys(), set()
-    if not failures:
-        if finished < _code_cells(original):        # papermill takes `sys.exit()` for success
-            failures.append(f"{path.stem}, {where}: ended the notebook before its last cell.")
+    if ran:
         solved = hygiene.passed(nbformat.read(output, as_version=4))
-        failures += [f"{path.stem}: the check of exercise {exercise} did not pass."
-                     for exercise in sorted(checks - solved)]
+    if not failures and finished < _code_cells(original):   # to papermill `sys.exit()` is success
+        failures.append(f"{path.stem}, {where}: ended the notebook before its last cell.")
+    if not failures:
+        failures = [f"{path.stem}: the check of exercise {exercise} did not pass."
+                    for exercise in sorted(checks - solved)]
     row = dict(notebook=path.stem, cells=_code_cells(original), seconds=round(seconds, 1),
                peak_mb=round(memory.peak / 1e6), passed=len(solved), checks=len(checks),
                status="failed" if failures else "ok", output=str(output), failures=failures)

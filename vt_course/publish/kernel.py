@@ -13,7 +13,8 @@ PROFILES = ("smoke", "lecture", "full")
 # How long one cell may take, in seconds; None: for ever.
 CELL_SECONDS = {"smoke": 180, "lecture": 1800, "full": None}
 
-CELL_ERRORS = (CellExecutionError, CellTimeoutError, DeadKernelError)
+# RuntimeError: the kernel died (DeadKernelError), or never started (jupyter_client).
+CELL_ERRORS = (CellExecutionError, CellTimeoutError, RuntimeError)
 
 
 def kernel_env(**extra: str) -> dict[str, str]:
@@ -42,6 +43,8 @@ def explain(error: Exception) -> str:
         return "the kernel died (out of memory, or the process was ended)."
     if isinstance(error, CellTimeoutError):
         return "took too long and was stopped."
+    if isinstance(error, RuntimeError):
+        return f"the kernel did not start: {error}."
     return f"raised {error.ename}: {error.evalue}\n{error.traceback}"
 
 
