@@ -6,19 +6,21 @@ the wrong sign puts the regions on the wrong side. Arrays may be NumPy's or PyTo
     python -m vt_course.lab.show        # draws notebooks/img/windows_27.png again
 """
 from functools import wraps
-from itertools import product
+from io import BytesIO
+from textwrap import fill
 
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import ListedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Polygon
+from matplotlib.patches import Patch, Polygon, Rectangle
+from PIL import Image
 
 from vt_course import CourseError, repo_root
-from vt_course.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from vt_course.data.transforms import IMAGENET_MEAN, IMAGENET_STD, resize
 
 # Okabe and Ito's colours: told apart by every kind of colour vision. Neighbours in this order also
 # differ in lightness, so that they stay apart in greyscale.
@@ -32,6 +34,7 @@ STYLE = {
     "figure.dpi": 110, "savefig.dpi": "figure", "figure.constrained_layout.use": True,
     "font.size": 12, "axes.titlesize": 13, "figure.titlesize": 14, "axes.labelsize": 12,
     "xtick.labelsize": 11, "ytick.labelsize": 11, "legend.fontsize": 11, "legend.frameon": False,
+    "figure.constrained_layout.h_pad": 0.07, "figure.constrained_layout.w_pad": 0.06,
     "axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.3, "grid.color": "0.5",
 }
 
@@ -63,6 +66,12 @@ def panels(arrays, title) -> tuple[list[np.ndarray], list[str], str | None]:
             raise CourseError(f"{len(title)} titles for {len(arrays)} panels: give one title each")
         return arrays, list(title), None
     return arrays, [""] * len(arrays), title
+
+
+def headline(fig: Figure, title: str | None) -> None:
+    """The figure's title, broken into lines that fit its width."""
+    if title:
+        fig.suptitle(fill(title, int(8.5 * fig.get_figwidth())))
 
 
 def ink(colour) -> str:
@@ -97,6 +106,14 @@ def frames_of(clip) -> np.ndarray:
                       f"not {clip.dtype} {clip.shape}")
 
 
+def thumbnails(frames: np.ndarray, pixels: int) -> np.ndarray:
+    """Frames with at most `pixels` pixels each and 32 levels a colour: a strip stays below 150 kB."""
+    height, width = frames.shape[1:3]
+    scale = min(1, (pixels / (height * width)) ** 0.5)
+    small = resize(torch.from_numpy(frames), max(1, round(scale * height)), max(1, round(scale * width)))
+    return small.numpy() // 8 * 8 + 4
+
+
 @figure
 def film_strip(clip, n: int = 8, title: str | None = None, rows: list[str] | None = None) -> Figure:
     """`n` evenly spaced frames of a clip, or of several clips, one strip each, named by `rows`.
@@ -109,21 +126,22 @@ def film_strip(clip, n: int = 8, title: str | None = None, rows: list[str] | Non
         raise CourseError(f"{len(rows)} row names for {len(clips)} clips: give one each")
     picks = [np.unique(np.linspace(0, len(c) - 1, n).round().astype(int)) for c in clips]
     columns = max(map(len, picks))
-    height, width = clips[0].shape[1:3]
-    cell = 10 / columns * height / width
-    fig, grid = plt.subplots(len(clips), columns, squeeze=False,
-                             figsize=(10, len(clips) * (cell + 0.05) + 0.3 + 0.35 * bool(title)))
+    margin = 0.1 * max(map(len, rows or [""]))              # inches, for the row names
+    heights = [(10 - margin) / columns * c.shape[1] / c.shape[2] for c in clips]
+    fig, grid = plt.subplots(len(clips), columns, squeeze=False, height_ratios=heights,
+                             figsize=(10, sum(heights) + 0.06 * len(clips) + 0.35 + 0.3 * bool(title)))
     fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     for r, (frames, pick) in enumerate(zip(clips, picks)):
+        small = thumbnails(frames[pick], 90_000 // grid.size)
         for axes in grid[r]:
             bare(axes)
-        for axes, i in zip(grid[r], pick):
-            axes.imshow(frames[i])
+        for axes, i, image in zip(grid[r], pick, small):
+            axes.imshow(image, interpolation="nearest")
             if r == 0 or len(frames) != len(clips[0]):
                 axes.set_title(f"frame {i}" if columns <= 8 else f"{i}", size=11, pad=3)
         if rows is not None:
             grid[r, 0].set_ylabel(rows[r], rotation=0, ha="right", va="center")
-    fig.suptitle(title)
+    headline(fig, title)
     return fig
 
 
@@ -165,8 +183,8 @@ def project(points) -> np.ndarray:
                      back * np.cos(tilt) + h * np.sin(tilt)], -1)
 
 
-# The three faces of a unit cube that `project` can see: (step to the neighbour behind it, corners,
-# blend with this grey, how much)
+# The faces of a unit cube that `project` can see: step to the neighbour that would hide it, corners,
+# and the shading: the grey to mix in and how much of it.
 FACES = [
     ((-1, 0, 0), [(0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 0)], 1.0, 0.0),        # front, t = 0
     ((0, -1, 0), [(0, 0, 0), (0, 0, 1), (1, 0, 1), (1, 0, 0)], 1.0, 0.35),       # top, h = 0
@@ -174,42 +192,49 @@ FACES = [
 ]
 
 
-def draw_boxes(axes, boxes: list[np.ndarray], colours: list, gap: float) -> np.ndarray:
-    """Draw boxes of tokens, moved apart by `gap` for each place in their order along an axis.
+def place_boxes(boxes: list[np.ndarray], gap: float) -> list[np.ndarray]:
+    """Each box's tokens, moved apart and centred on 0: positions of their near corners, float (n, 3).
 
-    Returns the side lengths of the whole, (3,).
+    Along each axis boxes keep their order, and each start that occurs adds one gap: `gap` times the
+    mean distance between starts. So boxes never meet, whatever the partition.
     """
     starts = np.array([box.min(0) for box in boxes])                               # (boxes, 3)
+    size = np.max([box.max(0) + 1 for box in boxes], axis=0)
     order = np.stack([np.unique(s, return_inverse=True)[1] for s in starts.T], -1)
+    step = gap * size / (order.max(0) + 1)
+    placed = [box + step * place for box, place in zip(boxes, order)]
+    middle = np.max([p.max(0) + 1 for p in placed], axis=0) / 2
+    return [p - middle for p in placed]
+
+
+def draw_boxes(axes, boxes: list[np.ndarray], placed: list[np.ndarray], colours: list) -> None:
+    """The visible face of every token at the surface of its box, far tokens first."""
     faces = []                                                                     # (depth, corners, colour)
-    for box, place, colour in zip(boxes, order, colours):
+    for box, where, colour in zip(boxes, placed, colours):
         inside = set(map(tuple, box.tolist()))
-        for token in inside:
+        for token, corner in zip(box, where):
             for step, corners, grey, amount in FACES:
-                if tuple(np.add(token, step)) not in inside:
-                    where = np.array(token) + gap * place
+                if tuple(token + step) not in inside:
                     face = np.array(to_rgb(colour)) * (1 - amount) + grey * amount
-                    faces.append((project(where + 0.5)[2], project(where + corners)[:, :2], face))
-    faces.sort(key=lambda face: -face[0])                   # far tokens first
+                    faces.append((project(corner + 0.5)[2], project(corner + corners)[:, :2], face))
+    faces.sort(key=lambda face: -face[0])
     _, polygons, fills = zip(*faces)
     lines = [0.55 * f if ink(f) == "black" else 0.55 * f + 0.45 for f in np.array(fills)]
     axes.add_collection(PolyCollection(polygons, facecolors=fills, edgecolors=lines, linewidths=0.6))
-    return np.max([box.max(0) + 1 + gap * place for box, place in zip(boxes, order)], axis=0)
 
 
-def draw_axes_3d(axes, shape, sides) -> None:
-    """Arrows along the edges of the drawn cube, named T, H and W with the number of tokens."""
-    T, H, W = sides
-    off = 0.07 * max(sides)
-    for name, length, start, end, shift, align in (
-            ("T", shape[0], (0, H, W), (T, H, W), (off, -0.7 * off), dict(ha="left", va="top")),
-            ("H", shape[1], (0, 0, 0), (0, H, 0), (-off, 0), dict(ha="right", va="center")),
-            ("W", shape[2], (0, H, 0), (0, H, W), (-0.4 * off, -off), dict(ha="right", va="top"))):
-        a, b = project([start, end])[:, :2] + shift
+def draw_arrows(axes, shape, placed: list[np.ndarray]) -> None:
+    """Arrows along three edges of the whole, named T, H and W with the number of tokens."""
+    T, H, W = np.max([p.max(0) + 1 for p in placed], axis=0)                       # half its sides
+    off = 0.13 * max(T, H, W)
+    for name, start, end, step, align in (
+            (f"time T = {shape[0]}", (-T, H, W), (T, H, W), (0.6, -0.7), dict(ha="left", va="top")),
+            (f"H = {shape[1]}", (-T, -H, -W), (-T, H, -W), (-1, 0), dict(ha="right", va="center")),
+            (f"W = {shape[2]}", (-T, H, -W), (-T, H, W), (-0.4, -1), dict(ha="right", va="top"))):
+        a, b = project([start, end])[:, :2] + off * np.array(step)
         axes.annotate("", b, a, arrowprops=dict(arrowstyle="->", color="0.25", lw=1.4, shrinkA=0, shrinkB=0))
-        name = f"{'time T' if name == 'T' else name} = {length}"
-        middle = (a + b) / 2 + np.array(shift) * 0.35
-        axes.text(*middle, name, color="0.1", size=12, **align)
+        axes.text(*(a + b) / 2 + 0.35 * off * np.array(step), name, size=12, **align)
+        axes.update_datalim([a, b])
 
 
 @figure
@@ -217,8 +242,8 @@ def windows_3d(labels, title=None, gap: float = 0.6) -> Figure:
     """The token cube cut into its groups, pulled apart.
 
     `labels`: integers (T, H, W), tokens with equal numbers share a window; or a list of such arrays,
-    drawn side by side, with a list of titles. Colour is the number of tokens in the group. A group that
-    is not one box is drawn in pieces (`split`), and the legend says in how many. `gap` is in tokens.
+    drawn side by side at one scale, with a list of titles. Colour is the number of tokens in the group. A group that
+    is not one box is drawn in pieces (`split`), and the legend says in how many. `gap` is relative to the windows.
     """
     arrays, names, title = panels(labels, title)
     for a in arrays:
@@ -227,7 +252,7 @@ def windows_3d(labels, title=None, gap: float = 0.6) -> Figure:
     sizes = sorted({count for a in arrays for count in np.unique(a, return_counts=True)[1]})
     shades = plt.get_cmap("viridis")(np.linspace(0.95, 0.2, len(sizes)) if len(sizes) > 1 else [0.45])
     colour_of = {size: shade[:3] for size, shade in zip(sizes, shades)}
-    fig, grid = plt.subplots(1, len(arrays), squeeze=False, figsize=(max(6.5, 5 * len(arrays)), 5.6))
+    fig, grid = plt.subplots(1, len(arrays), squeeze=False, figsize=(max(6.5, 5 * len(arrays)), 5.4))
     for axes, a, name in zip(grid[0], arrays, names):
         boxes, colours, legend = [], [], {}
         for label in np.unique(a):
@@ -236,18 +261,22 @@ def windows_3d(labels, title=None, gap: float = 0.6) -> Figure:
             boxes += parts
             colours += [colour_of[len(cells)]] * len(parts)
             legend.setdefault(len(cells), []).append(len(parts))
-        sides = draw_boxes(axes, boxes, colours, gap)
-        draw_axes_3d(axes, a.shape, sides)
-        axes.set_aspect("equal")
-        axes.autoscale_view()
+        placed = place_boxes(boxes, gap)
+        draw_boxes(axes, boxes, placed, colours)
+        draw_arrows(axes, a.shape, placed)
         bare(axes)
-        axes.set_title(name)
+        axes.set_title(fill(name, 38))
         entries = [Patch(facecolor=colour_of[size], edgecolor="0.2",
                          label=f"{size} tokens × {len(parts)}"
                                + (f", in {sum(parts)} pieces" if sum(parts) > len(parts) else ""))
                    for size, parts in sorted(legend.items())]
-        axes.legend(handles=entries, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=2)
-    fig.suptitle(title)
+        axes.legend(handles=entries, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2)
+    x0, y0 = np.min([axes.dataLim.min for axes in grid[0]], axis=0)
+    x1, y1 = np.max([axes.dataLim.max for axes in grid[0]], axis=0)
+    room = 0.12 * (x1 - x0)                                 # for the names of the axes
+    for axes in grid[0]:
+        axes.set(xlim=(x0 - room, x1 + room), ylim=(y0, y1), aspect="equal")
+    headline(fig, title)
     return fig
 
 
@@ -257,36 +286,43 @@ def shift_mask(mask, window, heads: int | None = None, title: str | None = None,
 
     `mask`: (nW, N, N), 0 allowed, anything lower forbidden. `window`: its sides, N tokens in all.
     `grid`: how many windows along each axis; left out, equally many along all if nW permits, else
-    windows are only numbered. `heads`: for the caption, the mask is the same for all of them.
+    windows are only numbered. `heads`: for the caption, the mask is the same for all of them. Of more
+    than 16 windows each different picture is drawn once, named by its first window.
     """
     mask, window = array(mask), tuple(window)
     N = int(np.prod(window))
     if mask.ndim != 3 or mask.shape[1:] != (N, N):
         raise CourseError(f"the mask of windows {window} has shape (nW, {N}, {N}), not {mask.shape}")
-    nW = len(mask)
+    nW, forbidden = len(mask), mask < 0                                            # (nW, N, N)
     side = round(nW ** (1 / len(window)))
     grid = tuple(grid) if grid is not None else (side,) * len(window)
-    places = list(np.ndindex(grid)) if np.prod(grid) == nW else range(nW)
-    columns = min(nW, 8 if nW > 16 else 4)
-    rows = -(-nW // columns)
-    fig, cells = plt.subplots(rows, columns, squeeze=False,
-                              figsize=(10, rows * (10 / max(columns, 4) + 0.15) + 1.0))
-    colours = ListedColormap([ALLOWED, FORBIDDEN])
+    names = [f"({', '.join(map(str, place))})" for place in np.ndindex(grid)]
+    names = names if len(names) == nW else [f"{i}" for i in range(nW)]
+    shown = range(nW)
+    if nW > 16:
+        alike = {}                                          # picture -> the windows that share it
+        for i, picture in enumerate(forbidden):
+            alike.setdefault(picture.tobytes(), []).append(i)
+        shown = [windows[0] for windows in alike.values()]
+        for i, *others in alike.values():
+            names[i] += f" and {len(others)} more" if others else ""
+    columns = min(len(shown), 4)
+    rows = -(-len(shown) // columns)
+    fig, cells = plt.subplots(rows, columns, squeeze=False, figsize=(10, rows * 2.75 + 1.0 + 0.3 * bool(title)))
     for axes in cells.flat:
         axes.set_axis_off()
-    for axes, place, forbidden in zip(cells.flat, places, mask < 0):
+    for axes, i in zip(cells.flat, shown):
         axes.set_axis_on()
-        axes.imshow(forbidden, cmap=colours, vmin=0, vmax=1)
+        axes.imshow(forbidden[i], cmap=ListedColormap([ALLOWED, FORBIDDEN]), vmin=0, vmax=1)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set(visible=True, color="0.3")
-        name = ", ".join(map(str, place)) if isinstance(place, tuple) else f"{place}"
-        axes.set_title(f"({name}){chr(10) if columns > 4 else ':  '}{100 * forbidden.mean():.4g} %", size=12)
-    cells[-1, 0].set(xlabel=f"key, 0 to {N - 1}", ylabel=f"query, 0 to {N - 1}")
+        axes.set_title(f"{names[i]}: {100 * forbidden[i].mean():.3g} %", size=12)
+    axis_names = ", ".join("thw"[-len(window):])
     fig.legend(handles=[Patch(facecolor=ALLOWED, edgecolor="0.3", label="allowed (0)"),
                         Patch(facecolor=FORBIDDEN, label="forbidden (−100)")],
-               loc="outside lower center", ncols=2,
-               title="window (t, h, w): share forbidden" + (f"; the same for all {heads} heads" if heads else ""))
-    fig.suptitle(title)
+               loc="outside lower center", ncols=2, title=f"{N} queries (down) × {N} keys (across) in window ({axis_names}): share forbidden"
+               + (f", the same for all {heads} heads" if heads else ""))
+    headline(fig, title)
     return fig
 
 
@@ -312,10 +348,11 @@ def regions_2d(labels, title=None) -> Figure:
         axes.set_yticks(np.arange(a.shape[0] + 1) - 0.5, minor=True)
         axes.grid(which="minor", color="0.3", linewidth=0.6, alpha=1)
         axes.tick_params(which="both", length=0)
-        axes.set(xlabel="W", ylabel="H", title=name, xticks=[], yticks=[])
+        axes.spines[:].set(visible=True, color="0.3")
+        axes.set(xlabel="W", ylabel="H", title=fill(name, 36), xticks=[], yticks=[])
         if max(a.shape) <= 16:
             number_cells(axes, a, colours)
-    fig.suptitle(title)
+    headline(fig, title)
     return fig
 
 
@@ -338,8 +375,9 @@ def bias_tables(table, window, head: int = 0, title: str | None = None) -> Figur
     limit = np.abs(values).max() or 1.0
     columns = min(sides[0], 7 if sides[0] <= 7 else 8)
     rows = -(-sides[0] // columns)
+    side = min(8.1 / columns, 2.6)                          # of a panel, in inches
     fig, grid = plt.subplots(rows, columns, squeeze=False, sharex=True, sharey=True,
-                             figsize=(max(5, min(10, 2 * columns + 1)), rows * (1.6 if columns > 3 else 3.4) + 1))
+                             figsize=(side * columns + 1.9, rows * (side + 0.35) + 0.6 + 0.35 * bool(title)))
     for axes in grid.flat[sides[0]:]:
         axes.set_axis_off()
     _, dh, dw = [s // 2 for s in sides]
@@ -350,10 +388,10 @@ def bias_tables(table, window, head: int = 0, title: str | None = None) -> Figur
         axes.spines[:].set(visible=True, color="0.3")
         if len(window) == 3:
             axes.set_title(f"dt = {dt}".replace("-", "−"), size=12)
-    grid[0, 0].set_ylabel("dh")
     fig.supxlabel("dw", size=12)
-    fig.colorbar(image, ax=grid, label=f"bias, head {head}", shrink=0.9)
-    fig.suptitle(title)
+    fig.supylabel("dh", size=12)
+    fig.colorbar(image, ax=grid, label=f"bias, head {head}", pad=0.01, aspect=15 * rows)
+    headline(fig, title)
     return fig
 
 
@@ -367,8 +405,8 @@ def index_matrix(index, title: str | None = None, window=None) -> Figure:
     if len(names) != len(index):
         raise CourseError(f"window {tuple(window)} has {len(names)} tokens, the matrix {len(index)} rows")
     colours = plt.get_cmap("cividis")(Normalize()(index))                          # (N, N, 4)
-    side = 0.5 * len(index) + 1.6
-    fig, axes = plt.subplots(figsize=(max(side, 5), max(side, 5) + 0.3))
+    side = 0.42 * len(index) + 1.6
+    fig, axes = plt.subplots(figsize=(max(side, 4), max(side, 4) + 0.3 * bool(title)))
     axes.imshow(colours)
     number_cells(axes, index, colours)
     axes.set_xticks(range(len(index)), names, rotation=90 if window is not None else 0)
@@ -377,7 +415,7 @@ def index_matrix(index, title: str | None = None, window=None) -> Figure:
     axes.spines[:].set_visible(False)
     suffix = f" ({','.join('thw'[-len(window):])})" if window is not None else ""
     axes.set(xlabel="key" + suffix, ylabel="query" + suffix)
-    fig.suptitle(title)
+    headline(fig, title)
     return fig
 
 
@@ -390,26 +428,26 @@ def token_flow(rows: list[dict], title: str | None = None) -> Figure:
     `rows`: dicts with name, shape (T, H, W) in tokens, channels. Beneath each: its shape, its tokens,
     and the megabytes (10^6 bytes) of one such map in float32.
     """
-    top = max(r["shape"][1] for r in rows)
-    width = 1.35 * top                                      # of a column
-    fig, axes = plt.subplots(figsize=(max(6, 2.0 * len(rows)), 4.2))
+    top = max(r["shape"][1] for r in rows)                  # the tallest box: 1.5 inches
+    width = 2 / 1.5 * top                                   # of a column: 2 inches
+    fig, axes = plt.subplots(figsize=(2 * len(rows), 3.1 + 0.4 * bool(title)))
     for i, row in enumerate(rows):
         T, H, W = row["shape"]
-        depth = 0.25 * np.array([top * T / rows[0]["shape"][0]] * 2) * (0.9, 0.6)
+        depth = np.array([0.24, 0.16]) * top * T / rows[0]["shape"][0]
         left = i * width + (width - W - depth[0]) / 2
-        front = np.array([(left, 0), (left + W, 0), (left + W, H), (left, H)])
-        for corners, fill in ((front, SKY), (np.array([front[3], front[2], front[2] + depth, front[3] + depth]), "#A9D9F4"),
-                              (np.array([front[1], front[1] + depth, front[2] + depth, front[2]]), BLUE)):
+        a, b, c, d = np.array([(left, 0), (left + W, 0), (left + W, H), (left, H)])
+        for corners, fill in (((a, b, c, d), SKY), ((d, c, c + depth, d + depth), "#A9D9F4"),
+                              ((b, b + depth, c + depth, c), BLUE)):
             axes.add_patch(Polygon(corners, facecolor=fill, edgecolor="0.15", linewidth=0.8))
-        tokens, middle = T * H * W, (i + 0.5) * width
-        C = row["channels"]
-        axes.text(middle, -0.06 * top, row["name"], ha="center", va="top", weight="bold")
-        axes.text(middle, -0.2 * top, f"{T} × {H} × {W} × {C}\n{tokens:,} tokens\n{4e-6 * tokens * C:.3g} MB",
-                  ha="center", va="top", size=11, linespacing=1.4)
-    axes.set(xlim=(0, width * len(rows)), ylim=(-0.75 * top, 1.2 * top))
+        tokens, C = T * H * W, row["channels"]
+        below = dict(xy=((i + 0.5) * width, 0), textcoords="offset points", ha="center", va="top")
+        axes.annotate(row["name"], xytext=(0, -8), weight="bold", **below)
+        axes.annotate(f"{T} × {H} × {W} × {C}\n{tokens:,} tokens\n{4e-6 * tokens * C:.3g} MB",
+                      xytext=(0, -27), size=11, linespacing=1.4, **below)
+    axes.set(xlim=(0, width * len(rows)), ylim=(-0.85 * top, 1.2 * top))                # text: 1.2 inches
     axes.set_aspect("equal")
     bare(axes)
-    fig.suptitle(title)
+    headline(fig, title)
     return fig
 
 
@@ -432,12 +470,18 @@ def cost_curves(series: dict, xlabel: str, ylabel: str, title: str | None = None
         if s.get("formula_y") is not None:
             axes.plot(x, array(s["formula_y"]), color=colour, linewidth=1)
     axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
-    axes.grid(which="major")
+    ticks, nearest = [], 0.07 * np.subtract(*np.log(axes.get_xlim())[::-1])
+    for x in np.unique(np.concatenate([array(s["x"]) for s in series.values()])):
+        if not ticks or np.log(x / ticks[-1]) > nearest:    # numbers that were measured, none on another
+            ticks.append(x)
+    axes.set_xticks(ticks, [f"{x:,.6g}" for x in ticks])
+    axes.set_xticks([], minor=True)
+    axes.grid()
     handles, _ = axes.get_legend_handles_labels()
     if any("formula_y" in s for s in series.values()):
         handles.append(Line2D([], [], color="0.3", linewidth=1, label="formula"))
     axes.legend(handles=handles)
-    fig.suptitle(title)
+    headline(fig, title)
     return fig
 
 
@@ -451,7 +495,8 @@ def confusion(matrix, classes, title: str | None = None) -> Figure:
         raise CourseError(f"{K} classes need a confusion matrix of shape ({K}, {K}), not {matrix.shape}")
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     colours = plt.get_cmap("Blues")
-    fig, axes = plt.subplots(figsize=(0.62 * K + 3, 0.55 * K + 2.2))
+    longest = max(map(len, classes))
+    fig, axes = plt.subplots(figsize=(0.5 * K + 0.09 * longest + 1.7, 0.5 * K + 0.06 * longest + 0.9))
     image = axes.imshow(share, cmap=colours, vmin=0, vmax=1)
     number_cells(axes, matrix, colours(share))
     axes.set_xticks(range(K), classes, rotation=45, ha="right", rotation_mode="anchor")
@@ -459,7 +504,7 @@ def confusion(matrix, classes, title: str | None = None) -> Figure:
     axes.tick_params(length=0)
     axes.set(xlabel="predicted", ylabel="true")
     fig.colorbar(image, label="share of the true class")
-    fig.suptitle(title)
+    headline(fig, title)
     return fig
 
 
@@ -473,21 +518,25 @@ def ceilings(results: dict, ceilings: dict, title: str | None = None) -> Figure:
     for name, value in [*((n, r[0]) for n, r in results.items()), *ceilings.items()]:
         if not 0 <= value <= 1:
             raise CourseError(f"accuracy {value} of {name!r} is not a fraction from 0 to 1")
-    fig, axes = plt.subplots(figsize=(10, 0.55 * len(results) + 0.35 * len(ceilings) + 1.5))
+    fig, axes = plt.subplots(figsize=(10, 0.5 * len(results) + 1.6))
     for i, (name, (accuracy, error)) in enumerate(results.items()):
         axes.barh(i, 100 * accuracy, xerr=100 * error, height=0.6, color=SKY, edgecolor="0.2",
                   error_kw=dict(capsize=5, elinewidth=1.6, ecolor="black"))
         axes.text(1.02, i, f"{100 * accuracy:.1f} ± {100 * error:.1f} %", va="center",
                   transform=axes.get_yaxis_transform())
-    for i, (name, value) in enumerate(ceilings.items()):
-        axes.axvline(100 * value, color=VERMILION, linestyle="--", linewidth=2)
-        axes.annotate(f"{name}: {100 * value:g} %", (100 * value, 1), (0, 4 + 16 * i), color="#A04000",
-                      xycoords=("data", "axes fraction"), textcoords="offset points",
-                      ha="left" if value <= 0.5 else "right", va="bottom")
+    row_ends = []                                           # of the names above the lines, in percent
+    for name, value in sorted(ceilings.items(), key=lambda item: item[1]):
+        value, name = 100 * value, f"{name}: {100 * value:.4g} %"
+        start = min(value, 100 - 1.4 * len(name))           # a letter is about 1.4 % wide
+        row = next((r for r, end in enumerate(row_ends) if end < start), len(row_ends))
+        row_ends[row:row + 1] = [start + 1.4 * len(name)]
+        axes.axvline(value, color=VERMILION, linestyle="--", linewidth=2)
+        axes.annotate(name, (start, 1), (0, 4 + 17 * row), xycoords=("data", "axes fraction"),
+                      textcoords="offset points", color="#A04000", va="bottom")
     axes.set_yticks(range(len(results)), list(results))
     axes.set(xlim=(0, 100), xlabel="accuracy (%)")
     axes.invert_yaxis()
-    fig.suptitle(title)
+    headline(fig, title)
     return fig
 
 
@@ -505,64 +554,79 @@ def curves(histories: dict, ylabel: str, title: str | None = None) -> Figure:
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid()
     axes.legend()
-    fig.suptitle(title)
+    headline(fig, title)
     return fig
 
 
 # ---------------------------------------------------------------- exercises
 
-def montage(x: np.ndarray) -> np.ma.MaskedArray:
-    """1-D to 3-D -> one picture (rows, columns); slices of a 3-D array side by side, a gap between."""
+def montage(x: np.ndarray, fill=np.nan) -> np.ndarray:
+    """1-D to 3-D -> one picture (rows, columns): slices of a 3-D array side by side, `fill` between."""
     if x.ndim < 3:
-        return np.ma.array(np.atleast_2d(x), mask=False)
+        return np.atleast_2d(x)
     n, height, width = x.shape
-    columns = int(np.ceil(np.sqrt(n)))
-    rows = -(-n // columns)
-    gap = max(1, width // 16)
-    out = np.ma.masked_all((rows * (height + gap) - gap, columns * (width + gap) - gap), x.dtype)
-    for i in range(n):
-        r, c = i // columns * (height + gap), i % columns * (width + gap)
-        out[r:r + height, c:c + width] = x[i]
-    return out
+    columns = int(np.clip(round((n * height / width) ** 0.5), 1, n))
+    gap = max(1, min(height, width) // 16)
+    x = np.pad(x, ((0, -n % columns), (0, gap), (0, gap)), constant_values=fill)
+    x = x.reshape(-1, columns, height + gap, width + gap)                          # (rows, columns, h, w)
+    x[-1, columns - (-n % columns):] = fill
+    return x.swapaxes(1, 2).reshape(-1, columns * (width + gap))[:-gap, :-gap]
 
 
 @figure
 def expected_got(expected, got, title: str | None = None) -> Figure:
-    """Expected, got, and where they differ (relative and absolute tolerance 1e-5), for up to three axes.
+    """Expected, got, and where they differ (by more than 1e-5 relative and absolute).
 
-    Of an array with more axes the first slice that differs is drawn. The first differing position is
-    circled and named. Shapes that differ are drawn as they are and named.
+    Up to three axes are drawn whole, of more the first slice that differs. The first differing position
+    is marked, and named with both values. Arrays of different shapes are drawn as they are.
     """
     expected, got = array(expected), array(got)
-    same_shape = expected.shape == got.shape
-    heading, first = "", None
-    if same_shape:
+    if not expected.size or not got.size:
+        raise CourseError(f"an empty array cannot be drawn: expected {expected.shape}, got {got.shape}")
+    lead = [(0,) * max(0, a.ndim - 3) for a in (expected, got)]
+    heading = f"shapes differ\nexpected {expected.shape}\ngot {got.shape}"
+    differs = np.zeros(expected.shape, bool)
+    if expected.shape == got.shape:
         differs = ~np.isclose(expected.astype(float), got.astype(float), 1e-5, 1e-5, equal_nan=True)
-        heading = "equal"
-        if differs.any():
-            first = tuple(int(i) for i in np.argwhere(differs)[0])
-            heading = f"{differs.sum():,} of {differs.size:,} differ"
-    else:
-        differs = np.zeros(0, bool)
-    lead = (first or (0,) * expected.ndim)[:max(0, expected.ndim - 3)]
-    drawn = [montage((a[lead] if same_shape else a.reshape(-1, *a.shape[-3:])[0] if a.ndim > 3 else a).astype(float))
-             for a in (expected, got)]
-    low = min(np.nanmin(d.filled(np.nan)) for d in drawn)
-    high = max(np.nanmax(d.filled(np.nan)) for d in drawn)
-    fig, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 4))
-    for axes, d, name in ((left, drawn[0], "expected"), (middle, drawn[1], "got")):
-        image = axes.imshow(d, cmap="cividis", vmin=low, vmax=high, aspect="auto" if d.shape[0] == 1 else None)
+        heading = f"all {differs.size:,} equal"
+    if differs.any():
+        first = tuple(map(int, np.argwhere(differs)[0]))
+        lead = [first[:max(0, len(first) - 3)]] * 2
+        heading = (f"{differs.sum():,} of {differs.size:,} differ, first\n[{', '.join(map(str, first))}]: "
+                   f"expected {float(expected[first]):.4g}, got {float(got[first]):.4g}").replace("-", "−")
+        only = np.zeros(differs.shape)
+        only[first] = 1
+        y, x = np.argwhere(montage(only[lead[0]]) == 1)[0]
+    drawn = [montage(a[i].astype(float)) for a, i in zip((expected, got), lead)]
+    numbered = all(a.ndim < 3 and a.size <= 64 and a.dtype.kind in "iub" for a in (expected, got))
+    finite = np.concatenate([d[np.isfinite(d)] for d in drawn])
+    low, high = (finite.min(), finite.max()) if finite.size else (0, 1)
+    ratios = [np.clip(d.shape[0] / d.shape[1], 0.15, 1.3) for d in drawn]
+    fig, grid = plt.subplots(1, 3, figsize=(10, 3.1 * max(ratios) + 1.2 + 0.35 * bool(title)))
+    for axes, d, ratio, name in zip(grid, drawn, ratios, ("expected", "got")):
+        image = axes.imshow(d, cmap="cividis", vmin=low, vmax=high if high > low else low + 1, aspect="auto")
+        axes.set_box_aspect(ratio)
         axes.set_title(name)
+        if numbered:
+            number_cells(axes, d.astype(int), image.to_rgba(d))
+    if expected.shape == got.shape:
+        d = montage(differs[lead[0]].astype(float))
+        grid[2].imshow(d, cmap=ListedColormap(["#E4E4E4", VERMILION]), vmin=0, vmax=1, aspect="auto")
+    grid[2].set_box_aspect(ratios[0])
+    grid[2].set_title(heading, size=11)
+    fig.colorbar(image, ax=list(grid), location="bottom", aspect=40, shrink=0.5)
+    for axes in grid:
         bare(axes)
-    bare(right)
-    right.set_title(heading)
-    if same_shape:
-        right.imshow(montage(differs[lead]), cmap=ListedColormap(["#E8E8E8", VERMILION]), vmin=0, vmax=1)
-    else:
-        right.text(0.5, 0.5, f"shapes differ\nexpected {expected.shape}\ngot {got.shape}", ha="center",
-                   va="center", transform=right.transAxes)
-    fig.colorbar(image, ax=(left, middle), shrink=0.7)
-    fig.suptitle(title)
+        axes.set_anchor("N")
+        if differs.any():                                   # black on white: seen on every colour
+            for colour, line in (("white", 6), ("black", 2.5)):
+                if numbered:
+                    axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=colour,
+                                             linewidth=line, clip_on=False))
+                else:
+                    axes.plot(x, y, "o", markersize=16, markerfacecolor="none", markeredgecolor=colour,
+                              markeredgewidth=line)
+    headline(fig, title)
     return fig
 
 
@@ -574,12 +638,16 @@ def window_numbers(size, window, shift=(0, 0, 0)) -> np.ndarray:
 
 
 def main() -> None:
+    """Draw the README's picture: a palette of 128 colours keeps it small, no software version in it."""
     path = repo_root() / "notebooks" / "img" / "windows_27.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     size, window = (8, 8, 8), (4, 4, 4)
     fig = windows_3d([window_numbers(size, window), window_numbers(size, window, (2, 2, 2))],
-                     ["8 × 8 × 8 tokens: 8 windows of 4 × 4 × 4", "shifted by 2 along T, H and W: 27 windows"])
-    fig.savefig(path, dpi=160, metadata={"Software": None})
+                     ["One block: 8 × 8 × 8 tokens attend in 8 windows of 4 × 4 × 4",
+                      "The next: windows shifted by 2 along T, H and W, so 27 windows"], gap=0.9)
+    buffer = BytesIO()
+    fig.savefig(buffer, dpi=160)
+    Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path}: {path.stat().st_size:,} bytes")
 
 
