@@ -178,7 +178,7 @@ class ClipReader:
         if last - first < 2 * len(wanted):           # reading on beats seeking past one frame
             wanted = np.arange(first, last + 1)
         try:
-            frames = self._reader.get_batch(wanted).asnumpy()      # (T', H, W, C)
+            frames = self._decode(wanted)                          # (T', H, W, C)
         except (RuntimeError, decord.DECORDError, decord.DECORDLimitReachedError) as error:
             raise BadClip(f"Clip {self.path} is damaged or ends before its frame {last} of "
                           f"{self.num_frames}; fetch or render it again.") from error
@@ -186,6 +186,19 @@ class ClipReader:
         if np.array_equal(wanted, indices):
             return frames
         return frames[np.searchsorted(wanted, indices)]            # (T, H, W, C)
+
+    def _decode(self, wanted: np.ndarray) -> np.ndarray:
+        try:
+            return self._reader.get_batch(wanted).asnumpy()
+        except decord.DECORDError as error:
+            if "size must exactly match" not in str(error):
+                raise
+        # At a few widths (16, 24, 48, 72) decord takes the padding of its rows for channels.
+        # Single frames then come as (H, W, 4 or 6); the picture is the first 3 W bytes of a row.
+        frames = np.stack([self._reader[int(i)].asnumpy() for i in wanted])
+        count, height, width, _ = frames.shape
+        rows = frames.reshape(count, height, -1)[:, :, :3 * width]
+        return rows.reshape(count, height, width, 3)
 
     def frame_range(self, start: float | None, end: float | None) -> tuple[int, int]:
         """(first, stop): the frames shown from `start` up to `end` seconds; None: no bound.

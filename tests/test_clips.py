@@ -1,0 +1,472 @@
+"""Which frames, how they are read, what bad files say, and the data set that joins it all."""
+import os
+import pickle
+import shutil
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from videos import cut_without_encoding, decode, rotate_tag, write_audio, write_video
+from vt_course import CourseError
+from vt_course.data import clips, transforms, verify
+from vt_course.data.clips import (BadClip, ClipReader, VideoFolder, collate, dense_indices,
+                                  iter_views, mvit_views, read_manifest, slowfast_segments,
+                                  timesformer_views, uniform_indices, uniformer_ssv2_views,
+                                  video_swin_views)
+
+# ------------------------------------------------------------------------- index rules
+
+
+@pytest.mark.parametrize("num_frames, frames, stride, position, wanted", [
+    (10, 4, 2, "start", [0, 2, 4, 6]),
+    (10, 4, 2, "centre", [1, 3, 5, 7]),              # spans 7, so starts 0 to 3 fit: 3 // 2 = 1
+    (11, 4, 2, "centre", [2, 4, 6, 8]),
+    (7, 4, 2, "centre", [0, 2, 4, 6]),               # just fits
+    (5, 4, 2, "centre", [0, 2, 4, 1]),               # too short: 6 is frame 6 - 5 = 1
+    (3, 4, 3, "start", [0, 0, 0, 0]),                # 0, 3, 6, 9 all loop to 0
+    (1, 3, 1, "centre", [0, 0, 0]),
+])
+def test_dense_indices(num_frames, frames, stride, position, wanted):
+    assert dense_indices(num_frames, frames, stride, position).tolist() == wanted
+
+
+def test_dense_random_starts_are_all_that_fit_and_equally_likely():
+    rng = np.random.default_rng(0)
+    drawn = np.array([dense_indices(10, 4, 2, "random", rng) for _ in range(4000)])
+    assert (np.diff(drawn) == 2).all()
+    counts = np.bincount(drawn[:, 0])
+    assert len(counts) == 4 and (abs(counts - 1000) < 5 * np.sqrt(750)).all()
+
+
+def test_uniform_indices():
+    assert uniform_indices(10, 4).tolist() == [1, 3, 6, 8]    # floor of 1.25, 3.75, 6.25, 8.75
+    assert uniform_indices(32, 32).tolist() == list(range(32))
+    assert uniform_indices(3, 4).tolist() == [0, 1, 1, 2]     # repeats in place, never loops
+    rng = np.random.default_rng(0)
+    drawn = np.array([uniform_indices(10, 4, rng) for _ in range(300)])
+    assert [sorted(set(column)) for column in drawn.T.tolist()] == [
+        [0, 1], [2, 3, 4], [5, 6], [7, 8, 9]]                 # edges 0, 2, 5, 7, 10
+
+
+def test_slowfast_segments():
+    # s = 10 / 4 = 2.5; np.round(0, 2.5, 5, 7.5, 10) is 0, 2, 5, 8, 10 (halves to even)
+    assert slowfast_segments(11, 4).tolist() == [1, 3, 6, 9]
+    rng = np.random.default_rng(0)
+    drawn = np.array([slowfast_segments(11, 4, rng) for _ in range(300)])
+    assert drawn.min(0).tolist() == [0, 2, 5, 8] and drawn.max(0).tolist() == [2, 5, 8, 10]
+
+
+def test_video_swin_views():
+    # 300 - 32 * 2 + 1 = 237 starts, avg = 59.25: 29.625, 88.875, 148.125, 207.375
+    views = video_swin_views(300, 32, 2, 4)
+    assert views.shape == (4, 32) and views[:, 0].tolist() == [29, 88, 148, 207]
+    assert (np.diff(views) == 2).all()
+    looped = video_swin_views(50, 32, 2, 4)[3]                # 48, then 50 -> 0, ... 62 -> 12
+    assert looped[:25].tolist() == list(range(0, 50, 2))
+    assert looped[25:].tolist() == list(range(0, 14, 2))
+
+
+def test_mvit_views():
+    # delta = 303 - 64 = 239, floor(239 / 4) = 59: the last clip begins at 236, not at 239
+    views = mvit_views(303, 16, 4, 5)
+    assert views[:, 0].tolist() == [0, 59, 118, 177, 236]
+    # 63 / 15 = 4.2 apart, rounded down: not a stride of 4
+    assert views[0].tolist() == [0, 4, 8, 12, 16, 21, 25, 29, 33, 37, 42, 46, 50, 54, 58, 63]
+    assert mvit_views(303, 16, 4, 1)[0, 0] == 119             # floor(239 / 2)
+    assert mvit_views(40, 16, 4, 1)[0, -6:].tolist() == [39] * 6   # clamped: no loop
+
+
+def test_timesformer_views_begin_at_zero_where_the_paper_takes_the_middle():
+    # 255 / 7 = 36.43 apart; delta = 300 - 256 = 44
+    assert timesformer_views(300, 8, 32, 1)[0].tolist() == [0, 36, 72, 109, 145, 182, 218, 255]
+    assert timesformer_views(300, 8, 32, 4)[:, 0].tolist() == [0, 11, 22, 33]
+    assert mvit_views(300, 8, 32, 1)[0, 0] == 22
+
+
+def test_uniformer_ssv2_views():
+    # s = 16 / 4 = 4: segments begin at 0, 4, 8, 12; one clip is s / 2 in, three are 1, 2, 3 in
+    assert uniformer_ssv2_views(17, 4, 1, 1).tolist() == [[2, 6, 10, 14]]
+    assert uniformer_ssv2_views(17, 4, 1, 3)[:, 0].tolist() == [1, 2, 3]
+
+
+@given(st.integers(1, 400), st.integers(1, 40), st.integers(1, 9), st.integers(1, 10))
+def test_every_rule_stays_inside_the_video(num_frames, frames, stride, count):
+    rng = np.random.default_rng(0)
+    found = [rule(num_frames, frames, stride, count) for rule in clips.VIEW_RULES.values()]
+    assert all(index.shape == (count, frames) for index in found)
+    segments = [rule(num_frames, frames, r) for rule in clips.SEGMENT_RULES.values()
+                for r in (None, rng)]
+    assert all((np.diff(index) >= 0).all() for index in segments)
+    found += segments + [dense_indices(num_frames, frames, stride, place, rng)
+                         for place in ("start", "centre", "random")]
+    for index in found:
+        assert index.dtype == np.int64 and index.shape[-1] == frames
+        assert index.min() >= 0 and index.max() < num_frames
+
+
+# ------------------------------------------------------------------------- reading
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Healthy files of several kinds."""
+    at = tmp_path_factory.mktemp("healthy")
+    write_video(at / "plain.mp4", frames=40, bframes=2, faststart=True)
+    write_video(at / "intra.mp4", frames=32, gop=1)
+    write_video(at / "portrait.mp4", frames=8, size=(120, 54))
+    write_video(at / "odd.mp4", frames=8, size=(51, 67), pixels="yuv444p")
+    write_video(at / "narrow.mp4", frames=20, size=(64, 48))
+    write_video(at / "one.mp4", frames=1)
+    write_video(at / "ünï cödé 视频.mp4", frames=8)
+    write_video(at / "old.avi", frames=20, codec="mpeg4")
+    write_video(at / "matroska.mkv", frames=20)
+    write_video(at / "web.webm", frames=20, codec="libvpx")
+    write_video(at / "vfr.mp4", frames=12, times=[0, 1, 2, 3, 12, 13, 14, 30, 31, 60, 61, 62])
+    rotate_tag(at / "portrait.mp4", at / "turned.mp4")
+    return at
+
+
+HEALTHY = ["plain.mp4", "intra.mp4", "portrait.mp4", "odd.mp4", "narrow.mp4", "one.mp4",
+           "ünï cödé 视频.mp4", "old.avi", "matroska.mkv", "web.webm", "vfr.mp4"]
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_read_agrees_with_a_sequential_decode_in_any_order(folder, name):
+    oracle = decode(folder / name)
+    reader = ClipReader(folder / name)
+    assert reader.num_frames == len(oracle) and reader.size == oracle.shape[1:3]
+    rng = np.random.default_rng(0)
+    for count in (1, 3, 8):
+        wanted = rng.integers(0, len(oracle), count)           # unsorted, with repeats
+        clip = ClipReader(folder / name).read(wanted)
+        assert clip.dtype == np.uint8
+        np.testing.assert_array_equal(clip, oracle[wanted])
+    np.testing.assert_array_equal(reader.read(range(len(oracle))), oracle)
+
+
+@pytest.mark.parametrize("wanted", [range(0, 32, 2), [31, 0], [9, 9, 8, 7], range(31, -1, -1),
+                                    [0, 15, 31], [5]])
+def test_read_returns_the_order_asked_for(folder, wanted):
+    oracle = decode(folder / "intra.mp4")
+    np.testing.assert_array_equal(ClipReader(folder / "intra.mp4").read(wanted), oracle[wanted])
+
+
+def test_read_refuses_frames_that_do_not_exist(folder):
+    reader = ClipReader(folder / "intra.mp4")
+    for wanted in ([0, 32], [-1]):
+        with pytest.raises(IndexError, match="frames 0 to 31"):
+            reader.read(wanted)
+
+
+@pytest.mark.parametrize("name, short_side, size", [
+    ("plain.mp4", 36, (36, 48)), ("plain.mp4", 31, (31, 41)),   # 64 * 31 / 48 = 41.33
+    ("portrait.mp4", 27, (60, 27)), ("odd.mp4", 34, (34, 45)),  # 67 * 34 / 51 = 44.67
+    ("plain.mp4", 96, (96, 128)), ("plain.mp4", 48, (48, 64)), ("turned.mp4", 27, (27, 60)),
+])
+def test_short_side_scales_while_decoding(folder, name, short_side, size):
+    reader = ClipReader(folder / name, short_side)
+    clip = reader.read([3, 1])
+    assert (reader.height, reader.width) == size == clip.shape[1:3]
+    full = torch.from_numpy(ClipReader(folder / name).read([3, 1]))
+    near = transforms.resize(full, *size).numpy().astype(int)
+    assert abs(clip - near).mean() < 6                          # another filter, the same picture
+    assert abs(clip[::-1] - near).mean() > 10
+
+
+def test_rotation_tags_are_obeyed(folder):
+    plain, turned = decode(folder / "portrait.mp4"), ClipReader(folder / "turned.mp4")
+    assert turned.size == (54, 120)
+    gap = turned.read([0, 5]).astype(int) - np.rot90(plain[[0, 5]], -1, axes=(1, 2))
+    assert abs(gap).mean() < 1.5
+
+
+def test_fps_and_frame_range_follow_time_stamps(folder):
+    assert ClipReader(folder / "plain.mp4").fps == pytest.approx(24)
+    reader = ClipReader(folder / "vfr.mp4")                     # frame 4 is shown at 12 / 24 s
+    assert reader.frame_range(0.5, 1.25) == (4, 7)
+    assert reader.frame_range(None, 0.5) == (0, 4)
+    assert reader.frame_range(1.0, None) == (7, 12)
+    with pytest.raises(BadClip, match=r"vfr.mp4 shows no frame from 5.0 to 9.0 seconds"):
+        reader.frame_range(5.0, 9.0)
+
+
+def test_short_side_must_be_positive(folder):
+    with pytest.raises(CourseError, match="short_side is 0"):
+        ClipReader(folder / "one.mp4", 0)
+
+
+# ------------------------------------------------------------------------- bad files
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory):
+    """One file for each fault."""
+    at = tmp_path_factory.mktemp("bad")
+    healthy = write_video(at / "healthy.mp4", frames=60, size=(120, 160), faststart=True).read_bytes()
+    late = write_video(at / "late.mp4", frames=60, size=(120, 160)).read_bytes()
+    (at / "empty.mp4").touch()
+    (at / "text.mp4").write_text("This is not a video.\n" * 99)
+    (at / "byte.mp4").write_bytes(b"x")
+    (at / "cut_early.mp4").write_bytes(healthy[:len(healthy) // 2])
+    (at / "cut_late.mp4").write_bytes(healthy[:-40])
+    (at / "no_index.mp4").write_bytes(late[:len(late) // 2])
+    for name, codec in (("cut.mkv", "libx264"), ("cut.avi", "mpeg4"), ("cut.webm", "libvpx")):
+        whole = write_video(at / f"whole_{name}", frames=40, codec=codec).read_bytes()
+        (at / name).write_bytes(whole[:len(whole) * 2 // 3])
+    (at / "zero_tail.mp4").write_bytes(healthy[:len(healthy) * 2 // 3]
+                                       + bytes(len(healthy) - len(healthy) * 2 // 3))
+    write_audio(at / "audio.mp4")
+    write_video(at / "stream.ts", frames=20)
+    cut_without_encoding(at / "healthy.mp4", at / "copied.mp4", 0.7)
+    edited = bytearray(write_video(at / "edited.mp4", frames=40, bframes=2).read_bytes())
+    at_list = edited.index(b"elst") + 12                        # the edit's duration, halved
+    length = int.from_bytes(edited[at_list:at_list + 4], "big")
+    edited[at_list:at_list + 4] = (length // 2).to_bytes(4, "big")
+    (at / "edited.mp4").write_bytes(edited)
+    (at / "folder.mp4").mkdir()
+    return at
+
+
+FAULTS = {"missing.mp4": "No such file", "folder.mp4": "Is a directory", "empty.mp4": "is empty",
+          "text.mp4": "is no MP4", "byte.mp4": "is no MP4", "stream.ts": "is no MP4",
+          "cut_early.mp4": "is truncated", "cut_late.mp4": "is truncated",
+          "no_index.mp4": "is truncated", "cut.mkv": "is truncated", "cut.avi": "is truncated",
+          "cut.webm": "is truncated", "audio.mp4": "has no video stream",
+          "copied.mp4": "was cut without re-encoding", "zero_tail.mp4": "is damaged",
+          "edited.mp4": "is damaged"}
+
+
+def is_one_sentence(message, path):
+    return (str(path) in message and "\n" not in message and message.endswith(".")
+            and ";" in message and not any(word in message for word in (".cc", "Stack", "Check")))
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_is_one_sentence_that_names_the_file(bad, name, capfd):
+    with pytest.raises(BadClip) as caught:
+        reader = ClipReader(bad / name)
+        reader.read(range(reader.num_frames))
+    message = str(caught.value)
+    assert FAULTS[name] in message and is_one_sentence(message, bad / name), message
+    assert capfd.readouterr() == ("", "")                       # nor does decord print its own
+
+
+def test_a_truncated_file_is_bad_even_where_its_first_frames_are_whole(bad):
+    with pytest.raises(BadClip, match="truncated"):
+        ClipReader(bad / "cut_late.mp4").read([0, 1])
+
+
+def test_no_bad_file_hangs_a_data_set_and_none_is_replaced(bad, tmp_path):
+    shutil.copy(bad / "healthy.mp4", tmp_path / "good.mp4")
+    rows = [f"{bad / name},a,," for name in FAULTS] + ["good.mp4,a,,"]
+    manifest = write_manifest(tmp_path / "all.csv", rows)
+    folder = VideoFolder(manifest, classes=["a"], frames=8, stride=7, size=32, train=False)
+    start = time.perf_counter()
+    batch = collate(list(folder))
+    assert time.perf_counter() - start < 5
+    assert batch["index"].tolist() == [len(FAULTS)] and len(batch["clip"]) == 1
+    assert [index for index, _ in batch["bad"]] == list(range(len(FAULTS)))
+    for (_, message), (name, fault) in zip(batch["bad"], FAULTS.items()):
+        assert fault in message and is_one_sentence(message, bad / name)
+
+
+def test_verify_finds_what_reading_cannot_and_survives_a_hang(bad, tmp_path):
+    data = bytearray((bad / "healthy.mp4").read_bytes())
+    middle = data.index(b"mdat") + (len(data) - data.index(b"mdat")) // 2
+    data[middle:middle + 400] = np.random.default_rng(0).bytes(400)
+    (tmp_path / "scarred.mp4").write_bytes(data)
+    os.mkfifo(tmp_path / "hangs.mp4")                           # opening it blocks for ever
+    paths = [bad / "healthy.mp4", tmp_path / "scarred.mp4", tmp_path / "hangs.mp4",
+             bad / "edited.mp4", bad / "empty.mp4"]
+    good, scarred, hung, edited, empty = verify.verify(paths, timeout=3)
+    assert good == dict(path=str(paths[0]), frames=60, error=None)
+    assert "scarred.mp4 is damaged after frame" in scarred["error"] and scarred["frames"] < 60
+    assert "hangs.mp4 is not decoded within 3 s" in hung["error"]
+    assert "but shows 20;" in edited["error"]
+    assert "is empty" in empty["error"]
+    assert all(is_one_sentence(row["error"], row["path"]) for row in (scarred, hung, edited, empty))
+
+
+def test_verify_reports_a_file_that_kills_its_process(bad, monkeypatch):
+    start, starts = verify._start, []
+
+    def mortal():
+        starts.append(start())
+        if len(starts) == 1:
+            starts[0].kill()
+            starts[0].wait()
+        return starts[-1]
+
+    class Deaf:                                                 # a pipe whose reader is gone
+        def __init__(self, worker):
+            self.worker, self.stdout, self.stdin = worker, worker.stdout, open(os.devnull, "w")
+
+        def __getattr__(self, name):
+            return getattr(self.worker, name)
+
+    monkeypatch.setattr(verify, "_start", lambda: Deaf(mortal()) if not starts else mortal())
+    dead, good = verify.verify([bad / "late.mp4", bad / "healthy.mp4"], timeout=20)
+    assert "late.mp4 crashes the decoder" in dead["error"] and good["error"] is None
+
+
+# ------------------------------------------------------------------------- the data set
+
+def write_manifest(path, rows, header="path,label,start,end"):
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def manifest(folder):
+    return write_manifest(folder / "train.csv", [
+        "plain.mp4,slow,,", "intra.mp4,fast,,", f"{folder / 'vfr.mp4'},slow,0.5,1.25",
+        "one.mp4,fast,,", "ünï cödé 视频.mp4,slow,,"])
+
+
+def video_folder(manifest, **settings):
+    return VideoFolder(manifest, **dict(dict(classes=["fast", "slow"], frames=4, stride=2, size=32,
+                                             train=True), **settings))
+
+
+def test_read_manifest(manifest, folder):
+    rows = read_manifest(manifest)
+    assert len(rows) == 5
+    assert rows[0] == dict(path=str(folder / "plain.mp4"), label="slow", start=None, end=None)
+    assert rows[2] == dict(path=str(folder / "vfr.mp4"), label="slow", start=0.5, end=1.25)
+
+
+@pytest.mark.parametrize("content, words", [
+    (None, "No such file"), ("", "first line must be path,label"), ("a,b\n1,2\n", "first line must"),
+    ("path,label,start,end\n", "lists no clips"), ("path,label\nx.mp4\n", "Line 2"),
+    ("path,label,start,end\nx.mp4,a,,\ny.mp4,a,soon,\n", "Line 3"),
+    (b"path,label\n\xff\xfe.mp4,a\n", "not UTF-8"),
+])
+def test_a_bad_manifest_is_explained(tmp_path, content, words):
+    path = tmp_path / "m.csv"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(CourseError, match=words) as caught:
+        read_manifest(path)
+    assert is_one_sentence(str(caught.value), path)
+
+
+@pytest.mark.parametrize("settings, words", [
+    (dict(frames=0), "frames=0"), (dict(size=-1), "size=-1"), (dict(sampling="sparse"), "'sparse'"),
+    (dict(classes=["fast"]), "slow"), (dict(views=(2, 3)), "testing only"),
+    (dict(views=(2, 2), train=False), "3 crops"), (dict(view_rule="x"), "'x'"),
+    (dict(views=(2, 3), train=False, sampling="uniform"), "one clip"),
+])
+def test_wrong_settings_are_explained(manifest, settings, words):
+    with pytest.raises(CourseError, match=words):
+        video_folder(manifest, **settings)
+
+
+def test_a_test_sample_is_the_centre_clip_of_the_middle_square(manifest, folder):
+    oracle = torch.from_numpy(decode(folder / "plain.mp4"))
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    sample = video_folder(manifest, train=False, size=48, mean=mean, std=std)[0]
+    assert sample["label"] == 1 and sample["index"] == 0
+    clip = oracle[[16, 18, 20, 22], :, 8:56].permute(3, 0, 1, 2) / 255    # room 33, start 16
+    clip = (clip - torch.tensor(mean).view(3, 1, 1, 1)) / torch.tensor(std).view(3, 1, 1, 1)
+    assert sample["clip"].dtype == torch.float32 and sample["clip"].is_contiguous()
+    torch.testing.assert_close(sample["clip"], clip)
+
+
+def test_train_samples_are_a_function_of_seed_epoch_and_index(manifest):
+    a, b = (video_folder(manifest, seed=7) for _ in range(2))
+    key = (3, 1)
+    first = a[key]["clip"]
+    for other in (0, (3, 0), (4, 1)):                          # reading others changes nothing
+        b[other]
+    torch.testing.assert_close(b[key]["clip"], first, rtol=0, atol=0)
+    torch.testing.assert_close(a[1]["clip"], a[0, 1]["clip"], rtol=0, atol=0)
+    assert not torch.equal(a[4, 1]["clip"], first)
+    assert not torch.equal(video_folder(manifest, seed=8)[key]["clip"], first)
+    assert a[-1]["index"] == 4 and len(list(a)) == 5
+
+
+def test_flip_happens_as_often_as_asked(manifest):
+    whole = dict(scale=(1.0, 1.0), ratio=(1.0, 1.0), size=48, frames=1)
+    straight, mirrored = (video_folder(manifest, flip=p, **whole) for p in (0.0, 1.0))
+    sometimes = video_folder(manifest, flip=0.5, **whole)
+    count = 0
+    for epoch in range(60):
+        clip = straight[epoch, 3]["clip"]                      # one frame, one box: only the flip
+        torch.testing.assert_close(mirrored[epoch, 3]["clip"], clip.flip(-1), rtol=0, atol=0)
+        count += torch.equal(sometimes[epoch, 3]["clip"], clip.flip(-1))
+    assert 15 < count < 45
+
+
+def test_start_and_end_bound_the_clip(manifest, folder):
+    oracle = decode(folder / "vfr.mp4")
+    settings = dict(train=False, size=48, frames=3, stride=1, mean=(0, 0, 0), std=(1, 1, 1))
+    clip = video_folder(manifest, **settings)[2]["clip"]       # frames 4, 5, 6 and no other
+    wanted = torch.from_numpy(oracle[4:7, :, 8:56]).permute(3, 0, 1, 2) / 255
+    torch.testing.assert_close(clip, wanted)
+    looped = video_folder(manifest, **{**settings, "frames": 5})[2]["clip"]
+    torch.testing.assert_close(looped, wanted[:, [0, 1, 2, 0, 1]])
+
+
+def test_a_clip_of_one_frame_is_looped(manifest):
+    clip = video_folder(manifest, frames=6)[3]["clip"]
+    assert clip.shape == (3, 6, 32, 32) and (clip == clip[:, :1]).all()
+
+
+def test_uniform_sampling_takes_middle_frames_in_tests_and_random_ones_in_training(manifest, folder):
+    oracle = torch.from_numpy(decode(folder / "plain.mp4"))[:, :, 8:56].permute(3, 0, 1, 2) / 255
+    settings = dict(sampling="uniform", size=48, mean=(0, 0, 0), std=(1, 1, 1))
+    clip = video_folder(manifest, train=False, **settings)[0]["clip"]
+    torch.testing.assert_close(clip, oracle[:, [5, 15, 25, 35]])    # 40 frames, segments of 10
+    whole = video_folder(manifest, scale=(1, 1), ratio=(4 / 3, 4 / 3), **settings)
+    assert len({whole[epoch, 0]["clip"].sum().item() for epoch in range(5)}) == 5
+
+
+@pytest.mark.parametrize("settings, count", [
+    (dict(views=(4, 3)), 12), (dict(views=(1, 1)), 1), (dict(views=(2, 3), view_rule="mvit"), 6),
+    (dict(views=(3, 1), view_rule="timesformer"), 3), (dict(views=(1, 3), sampling="uniform"), 3)])
+def test_views_have_clips_then_crops(manifest, settings, count):
+    assert video_folder(manifest, train=False, **settings)[0]["clip"].shape == (count, 3, 4, 32, 32)
+
+
+def test_views_are_the_rules_clips_with_left_centre_and_right(manifest, folder):
+    oracle = torch.from_numpy(decode(folder / "plain.mp4")).permute(3, 0, 1, 2) / 255
+    ds = video_folder(manifest, train=False, size=48, views=(2, 3), mean=(0, 0, 0), std=(1, 1, 1))
+    views = ds[0]["clip"]
+    for c, start in enumerate((8, 24)):                        # room 40 - 8 + 1 = 33: 8.25, 24.75
+        for k, left in enumerate((0, 8, 16)):
+            wanted = oracle[:, start:start + 7:2, :, left:left + 48]
+            torch.testing.assert_close(views[3 * c + k], wanted)
+
+
+def test_iter_views_yields_bytes_one_view_at_a_time(folder):
+    views = iter_views(ClipReader(folder / "portrait.mp4"), np.array([[0, 2], [1, 3]]), 54)
+    first = next(views)
+    assert first.dtype == torch.uint8 and first.shape == (2, 54, 54, 3)
+    np.testing.assert_array_equal(first, decode(folder / "portrait.mp4")[[0, 2], :54])
+    assert len(list(views)) == 5
+
+
+def test_collate_keeps_good_samples_and_lists_bad_ones():
+    good = [dict(clip=torch.full((3, 2, 4, 4), float(i)), label=i, index=10 + i) for i in range(2)]
+    broken = dict(index=7, error="Clip x.mp4 is empty; fetch it again.")
+    batch = collate([good[0], broken, good[1]])
+    assert batch["clip"].shape == (2, 3, 2, 4, 4) and batch["clip"][1, 0, 0, 0, 0] == 1
+    assert batch["label"].tolist() == [0, 1] and batch["index"].tolist() == [10, 11]
+    assert batch["bad"] == [(7, broken["error"])]
+    nothing = collate([broken])
+    assert nothing["clip"] is None and nothing["label"].shape == (0,) and len(nothing["bad"]) == 1
+
+
+def test_forked_workers_read_after_the_parent_has_read(manifest, bad):
+    ds = video_folder(manifest)
+    alone = [ds[3, i]["clip"] for i in range(len(ds))]         # decord is warm in this process
+    pickle.dumps(ds)                                           # and no reader is kept in ds
+    loader = DataLoader(ds, batch_size=2, sampler=[(3, i) for i in range(5)], num_workers=2,
+                        collate_fn=collate, multiprocessing_context="fork", timeout=30)
+    batches = list(loader)
+    assert torch.cat([batch["index"] for batch in batches]).tolist() == list(range(5))
+    torch.testing.assert_close(torch.cat([batch["clip"] for batch in batches]),
+                               torch.stack(alone), rtol=0, atol=0)

@@ -1,0 +1,70 @@
+"""Little videos for the tests, written with PyAV, and PyAV's own full decode as the oracle."""
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+
+def write_video(path, frames=24, size=(48, 64), fps=24, gop=12, bframes=0, times=None,
+                codec="libx264", pixels="yuv420p", faststart=False) -> Path:
+    """A texture (h, w = size) that slides 2 pixels a frame under a brightness that rises.
+
+    No two frames are alike. `times`: time stamps in units of 1 / fps, else 0, 1, 2, ...
+    """
+    texture = np.random.default_rng(0).integers(0, 160, (size[0] // 8 + 1, size[1] // 8 + 1, 3))
+    texture = texture.repeat(8, 0).repeat(8, 1)[:size[0], :size[1]]           # (H, W, C)
+    options = {"movflags": "faststart"} if faststart else {}
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.height, stream.width, stream.pix_fmt = *size, pixels
+        stream.options = {"g": str(gop), "bf": str(bframes)}
+        stream.codec_context.time_base = Fraction(1, fps)
+        for t in range(frames):
+            shade = (np.roll(texture, 2 * t, 1) + 90 * t // frames).astype(np.uint8)
+            frame = av.VideoFrame.from_ndarray(shade, format="rgb24")
+            frame.pts, frame.time_base = times[t] if times else t, Fraction(1, fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return Path(path)
+
+
+def write_audio(path) -> Path:
+    """A tenth of a second of silence: a healthy file without a picture."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), "fltp", "mono")
+        silence.rate = 44100
+        container.mux(stream.encode(silence))
+        container.mux(stream.encode(None))
+    return Path(path)
+
+
+def cut_without_encoding(source, path, start: float) -> Path:
+    """`ffmpeg -ss start -c copy`: packets from the key frame before `start`, hidden by an edit list."""
+    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+        stream = old.streams.video[0]
+        copy, offset = new.add_stream_from_template(stream), int(start / stream.time_base)
+        old.seek(offset, stream=stream, backward=True)
+        for packet in old.demux(stream):
+            if packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts - offset, packet.dts - offset, copy
+                new.mux(packet)
+    return Path(path)
+
+
+def rotate_tag(source, path) -> Path:
+    """The same stream with a display matrix that turns it by 90 degrees clockwise."""
+    data = bytearray(Path(source).read_bytes())
+    at = data.rindex(b"tkhd") + 4 + 40               # the 3x3 matrix of a version 0 header
+    one = 1 << 16
+    for k, value in enumerate((0, one, 0, -one, 0, 0, 0, 0, 1 << 30)):
+        data[at + 4 * k:at + 4 * k + 4] = value.to_bytes(4, "big", signed=True)
+    Path(path).write_bytes(data)
+    return Path(path)
+
+
+def decode(path) -> np.ndarray:
+    """Every frame that PyAV shows, in order: uint8 (T, H, W, 3), rotation tags not obeyed."""
+    with av.open(str(path)) as container:
+        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
