@@ -9,7 +9,7 @@ periodic with period 1:
 
 A motion class moves exactly one of them at constant speed and leaves the other three alone. The
 pose of the middle frame is uniform, hence the pose of *every* frame is uniform, whatever the
-class: one frame says nothing about the motion (ceiling 1/8). A clip of a class, played backwards,
+class: one frame says nothing of the motion (ceiling 1/8). A clip of a class, played backwards,
 is as probable as a clip of its partner: a set of frames without their order says no more than
 the pair (ceiling 1/2). Both ceilings are exact, not estimates, because each frame is painted
 from its own pose and its own independent noise, and encoded by itself (`encode`).
@@ -248,8 +248,8 @@ def encode(clip: np.ndarray) -> bytes:
     """H.264 in MP4 of a uint8 clip (T, S, S, 3), each frame coded by itself.
 
     Key frames only, a constant quantiser and nothing that looks at neighbouring frames (no
-    lookahead, macroblock tree, B frames, adaptive quantisation, frame threads): the bits of a
-    frame depend on that frame alone, so compression carries no arrow of time.
+    lookahead, macroblock tree, B frames, adaptive quantisation, frame threads): a frame comes
+    back as the same pixels whatever its neighbours, so compression carries no arrow of time.
     """
     import av  # here, so that reading a data set (decord's work) never loads a second FFmpeg
 
@@ -384,7 +384,7 @@ def _run(jobs: list[tuple], workers: int, progress: bool) -> None:
                 bar.update()
             return
         context = multiprocessing.get_context("spawn")
-        processes, pipes = [], []
+        processes, pipes, done = [], [], 0
         try:
             for n in range(workers):
                 receive, send = context.Pipe(duplex=False)
@@ -403,8 +403,9 @@ def _run(jobs: list[tuple], workers: int, progress: bool) -> None:
                         continue
                     if error is not None:
                         raise error
+                    done += 1
                     bar.update()
-            if bar.n < len(jobs):
+            if done < len(jobs):
                 raise CourseError("A rendering process was killed (out of memory?); run "
                                   "`vt-course data synthetic` again, finished clips are kept.")
         finally:
