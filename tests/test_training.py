@@ -26,10 +26,11 @@ from vt_course.training import checkpoint, curves, evaluate, fit
 from vt_course.training.recipes import RECIPES, Recipe, recipe_for
 
 CLASSES = ("dark", "grey", "light")
+QUIET = dict(device="cpu", workers=0, progress=False)
 
 
 class Tiny(nn.Module):
-    """A small network with all that makes a resumed run drift: dropout, momenta, a gathered table."""
+    """A small network with what makes a resumed run drift: dropout, a gathered table."""
 
     def __init__(self, num_classes, drop_path):
         super().__init__()
@@ -90,12 +91,13 @@ def tiny(monkeypatch):
 
 
 def train(recipe, out, **settings):
-    return fit.fit(recipe, out, **{"workers": 0, "progress": False, "device": "cpu"} | settings)
+    return fit.fit(recipe, out, **QUIET | settings)
 
 
 def rows(out, without=("seconds", "clips_per_second")):
     with open(out / "metrics.csv", newline="") as file:
-        return [{k: v for k, v in row.items() if k not in without} for row in csv.DictReader(file)]
+        return [{name: value for name, value in row.items() if name not in without}
+                for row in csv.DictReader(file)]
 
 
 def weights(out, name="last"):
@@ -134,10 +136,12 @@ def test_recipe_survives_json_and_overrides():
 
 
 @pytest.mark.parametrize("assignment, words", [
-    ("epoch=3", "did you mean epochs"), ("epochs=2.5", "of type int"), ("lr=fast", "of type float"),
-    ("lr=nan", "finite"), ("amp=maybe", "of type bool"), ("crop_scale=0.5", "low,high"),
+    ("epoch=3", "did you mean epochs"), ("epochs=2.5", "of type int"),
+    ("lr=fast", "of type float"), ("lr=nan", "finite"), ("amp=maybe", "of type bool"),
+    ("crop_scale=0.5", "low,high"),
     ("crop_scale=0.9,0.5", "crop_scale"), ("epochs=0", "at least 1"), ("epochs", "name=value"),
-    ("warmup_epochs=99", "at most epochs"), ("drop_path=1", "[0, 1)"), ("sampling=x", "sampling")])
+    ("warmup_epochs=99", "at most epochs"), ("drop_path=1", "[0, 1)"),
+    ("sampling=x", "sampling")])
 def test_recipe_rejects_what_cannot_work(assignment, words):
     with pytest.raises(CourseError) as error:
         Recipe(model="m").override([assignment])
@@ -170,7 +174,8 @@ def test_weight_decay_spares_norms_biases_and_bias_tables():
     assert all(name.endswith(".weight") and "norm" not in name for name in decayed)
     assert any("relative_position_bias_table" in name for name in kept)
     assert any("norm" in name and name.endswith("weight") for name in kept)
-    assert any("qkv" in name for name in decayed) and any("patch_embed" in name for name in decayed)
+    assert any("qkv" in name for name in decayed)
+    assert any("patch_embed" in name for name in decayed)
 
 
 def test_epoch_order_is_a_function_of_seed_and_epoch():
@@ -186,7 +191,7 @@ def test_epoch_order_is_a_function_of_seed_and_epoch():
     order = [index for _, index in flat]
     assert order != [index for batch in keys(epoch=4) for _, index in batch]
     assert order != [index for batch in keys(epoch=3, seed=1) for _, index in batch]
-    assert [len(batch) for batch in fit.EpochBatches(3, 4, 0)] == [3]  # fewer clips than a batch
+    assert [len(batch) for batch in fit.EpochBatches(3, 4, 0)] == [3]  # less than a batch
 
 
 # ---------------------------------------------------------------- a run
@@ -195,8 +200,8 @@ def test_a_run_leaves_its_files(recipe, tiny, tmp_path):
     summary = train(recipe, tmp_path / "run")
     out = tmp_path / "run"
     assert sorted(path.name for path in out.iterdir()) == [
-        "best.safetensors", "config.json", "curves.png", "last.safetensors", "log", "metrics.csv",
-        "state.pt", "summary.json"]
+        "best.safetensors", "config.json", "curves.png", "last.safetensors", "log",
+        "metrics.csv", "state.pt", "summary.json"]
     assert summary == json.loads((out / "summary.json").read_text())
     assert summary["finished"] and summary["epochs"] == 3 and summary["steps"] == 9
     model = Tiny(3, 0.0)
@@ -239,8 +244,8 @@ def test_curves_show_the_rows():
 
 
 def test_video_swin_mini_learns_a_few_clips(recipe, tmp_path):
-    recipe = dataclasses.replace(recipe, model="video_swin_mini", epochs=8, lr=2e-3, batch_size=6,
-                                 size=32, crop_scale=(1.0, 1.0), label_smoothing=0.0)
+    recipe = dataclasses.replace(recipe, model="video_swin_mini", epochs=8, lr=2e-3, size=32,
+                                 batch_size=6, crop_scale=(1.0, 1.0), label_smoothing=0.0)
     summary = train(recipe, tmp_path / "run")
     table = rows(tmp_path / "run")
     assert float(table[0]["train_loss"]) > 0.8 and float(table[-1]["train_loss"]) < 0.4
@@ -274,7 +279,8 @@ def test_gradients_are_clipped_and_labels_smoothed(recipe, tiny, tmp_path, monke
     train(dataclasses.replace(recipe, epochs=1, grad_clip=1e-3, label_smoothing=0.25),
           tmp_path / "run")
     assert norms == pytest.approx([1e-3] * 3, rel=1e-3) and smoothing == [0.25] * 3
-    assert min(norm for _, norm in scalars(tmp_path / "run", "train/grad_norm")) > 1e-2  # unclipped
+    logged = [norm for _, norm in scalars(tmp_path / "run", "train/grad_norm")]
+    assert min(logged) > 1e-2                          # the log shows the norm before clipping
 
 
 # ---------------------------------------------------------------- killed and continued
@@ -293,7 +299,7 @@ DRIVER = textwrap.dedent("""
         os.kill(os.getpid(), signal.SIGKILL)
 
     def kill_at_rename(name, count, moment):
-        # "half": killed while writing; "before" and "after" the rename that makes the file valid
+        # "half": killed while writing; "before", "after" the rename that makes the file valid
         real = os.replace
         def replace(source, target):
             nonlocal count
@@ -343,7 +349,7 @@ DRIVER = textwrap.dedent("""
             os._exit(1)
         os._exit(0)
 
-    # One run here does the slow first-time imports for all children; one thread is safe to fork.
+    # One run here does the slow imports for all children; one thread is safe to fork.
     torch.set_num_threads(1)
     fit.create = lambda name, **settings: t.Tiny(**settings)
     recipe = Recipe.from_json(RECIPE)
@@ -363,7 +369,7 @@ DRIVER = textwrap.dedent("""
 
 
 def drive(recipe, plans):
-    """Run the plans one after the other; [exit code (negative: signal), [epoch, batch] saved]."""
+    """Run the plans one by one; ([[exit code (-signal), [epoch, batch]], ...], output)."""
     head = (f"TESTS = {str(Path(__file__).parent)!r}\nRECIPE = {recipe.to_json()!r}\n"
             f"WARM = {str(plans[0][0]) + '_warm'!r}\n"
             f"PLANS = {[(str(out), plan, settings) for out, plan, settings in plans]!r}\n")
@@ -381,7 +387,7 @@ def test_killed_at_any_moment_and_resumed_equals_uninterrupted(recipe, tmp_path)
         (killed, ("state.pt", 2, "half"), often),           # 0: the state of step 0 is kept
         (killed, ("state.pt", 3, "before"), often),         # 1
         (killed, ("state.pt", 2, "after"), often),          # 2: nothing derived from it yet
-        (killed, ("best.safetensors", 1, "before"), often), # 3: the state says best, the file lacks
+        (killed, ("best.safetensors", 1, "before"), often),  # 3: the state's best has no file
         (killed, ("metrics.csv", 2, "before"), often),      # 4
         (killed, ("step", 2), {"workers": 1}),              # 5: weights changed, nothing saved
         (killed, ("last.safetensors", 2, "half"), often),   # 6
@@ -392,7 +398,7 @@ def test_killed_at_any_moment_and_resumed_equals_uninterrupted(recipe, tmp_path)
     codes, places = zip(*results)
     assert codes == (0, *[-signal.SIGKILL] * 9, 0), output
     assert places[1:4] == ([0, 0], [0, 1], [0, 2]), output  # one step lost at most, here
-    assert places[4] == [1, 0] and places[5] == places[6]   # killed at a step: the checkpoint stays
+    assert places[4] == [1, 0] and places[5] == places[6]   # killed at a step, saved before
     assert places[8] == places[10] == [3, 0]
     assert list(places[1:]) == sorted(places[1:])           # never backwards
     assert_same_run(whole, killed)
@@ -411,7 +417,8 @@ def test_ctrl_c_and_a_full_disk(recipe, tmp_path):
         (cut, ("ctrl-c", 1), {}),                # the last step of the epoch: before validation
         (cut, ("none",), {}),
     ])
-    assert results == [[0, [3, 0]], [130, [0, 2]], [2, [0, 2]], [130, [0, 3]], [0, [3, 0]]], output
+    assert results == [[0, [3, 0]], [130, [0, 2]], [2, [0, 2]], [130, [0, 3]],
+                       [0, [3, 0]]], output
     assert "run the same command again" in output and "File too large" in output
     assert "Traceback" not in output
     assert_same_run(whole, cut)
@@ -449,7 +456,7 @@ def test_other_settings_in_the_same_folder_are_refused(recipe, clips, tiny, tmp_
     for name in ("train.csv", "val.csv"):
         lines = (clips / name).read_text().replace("train", f"{clips}/train")
         (tmp_path / name).write_text(lines.replace("val", f"{clips}/val"))
-    recipe = dataclasses.replace(recipe, data=f"csv:{tmp_path / 'train.csv'},{tmp_path / 'val.csv'}")
+    recipe = dataclasses.replace(recipe, data=f"csv:{tmp_path}/train.csv,{tmp_path}/val.csv")
     train(recipe, tmp_path / "b", max_steps=1)
     lines = (tmp_path / "train.csv").read_text().splitlines()
     (tmp_path / "train.csv").write_text("\n".join(lines[:-1]) + "\n")
@@ -489,7 +496,7 @@ def test_a_damaged_state_is_named(recipe, tiny, tmp_path):
         train(recipe, tmp_path / "run")
 
 
-# ---------------------------------------------------------------- what can go wrong with the numbers
+# ---------------------------------------------------------------- numbers that are not finite
 
 class Explodes(Tiny):
     """Gives NaN from the sixth training step on."""
@@ -502,7 +509,7 @@ class Explodes(Tiny):
 
 
 class BadGradient(Tiny):
-    """A finite loss whose gradient is not: d sqrt(|t|)/dt at 0 is infinite, and 0 times that is NaN."""
+    """A finite loss with a gradient of NaN: d sqrt(|t|)/dt is infinite at 0, times 0."""
 
     def __init__(self, **settings):
         super().__init__(**settings)
@@ -554,9 +561,10 @@ def test_bad_clips_are_skipped_counted_and_listed(recipe, clips, tiny, tmp_path,
     assert [row["skipped"] for row in rows(tmp_path / "run")] == ["4", "4"]
     with open(tmp_path / "run" / "bad_clips.csv", newline="") as file:
         listed = [(row["split"], row["index"]) for row in csv.DictReader(file)]
-    assert listed == [("train", "1"), ("train", "2"), ("train", "4"), ("train", "7"), ("val", "5")]
+    assert listed == [("train", "1"), ("train", "2"), ("train", "4"), ("train", "7"),
+                      ("val", "5")]
     assert "train4.mp4" in (tmp_path / "run" / "bad_clips.csv").read_text()
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().err                   # stdout belongs to --json
     assert printed.count("4 training and 1 validation clips could not be read") == 2
     assert "and 2 more" in printed and "bad_clips.csv" in printed
 
@@ -611,21 +619,22 @@ def test_evaluate_by_hand():
         logits[row, guess] = math.log(5)                                # probability 5/10
     logits[5, :5] = torch.tensor([-1, -2, -3, -9, -4.0])                # class 3 comes last
     data = Numbers(logits, [0, 1, 0, None, 2, 3], list("abcdef"))
-    result = evaluate.evaluate(Echo(), data, device="cpu", workers=0, batch_size=2, progress=False)
+    result = evaluate.evaluate(Echo(), data, batch_size=2, **QUIET)
     assert result["n"] == 5 and result["bad"] == [(3, "video 3 is broken")]
     assert result["confusion"] == [[1, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0],
                                    [0, 0, 0, 0, 0, 1], [0] * 6, [0] * 6]
     assert result["per_class"] == {"a": 0.5, "b": 1.0, "c": 1.0, "d": 0.0, "e": None, "f": None}
     assert result["top1"] == pytest.approx(3 / 5) and result["top5"] == pytest.approx(4 / 5)
-    assert result["top1_stderr"] == pytest.approx(math.sqrt(0.6 * 0.4 / 5))
+    assert result["stderr"] == pytest.approx(math.sqrt(0.6 * 0.4 / 5))
     last = -9 - math.log(sum(math.exp(v) for v in (-1, -2, -3, -9, -4, math.log(5))))
-    assert result["loss"] == pytest.approx((3 * math.log(2) + math.log(10) - last) / 5, rel=1e-5)
+    total = 3 * math.log(2) + math.log(10) - last
+    assert result["loss"] == pytest.approx(total / 5, rel=1e-5)
 
 
 def test_views_are_averaged_as_probabilities():
-    # softmax means (0.50, 0.37, 0.13) choose class 0; mean logits (-6, 0.5, 0) would choose class 1
+    # the mean softmax (0.50, 0.37, 0.13) chooses class 0, mean logits (-6, 0.5, 0) class 1
     data = Numbers([[[8, 0, 0], [-20, 1, 0]]] * 3, [0, 0, 1], list("abc"))
-    result = evaluate.evaluate(Echo(), data, device="cpu", workers=0, batch_size=4, progress=False)
+    result = evaluate.evaluate(Echo(), data, batch_size=4, **QUIET)
     assert result["confusion"] == [[2, 0, 0], [1, 0, 0], [0, 0, 0]] and result["n"] == 3
     assert "top5" not in result
     assert evaluate.in_order(data, 4) == [[0, 1], [2]]                  # two views a video
@@ -633,16 +642,15 @@ def test_views_are_averaged_as_probabilities():
 
 def test_nothing_to_evaluate():
     with pytest.raises(CourseError, match="video 0 is broken"):
-        evaluate.evaluate(Echo(), Numbers([[0.0, 0]], [None], "ab"), device="cpu", workers=0,
-                          progress=False)
+        evaluate.evaluate(Echo(), Numbers([[0.0, 0]], [None], "ab"), **QUIET)
 
 
 def test_frame_orders():
-    clip = torch.arange(8.0).view(1, 1, 8, 1, 1).expand(3, 2, 8, 2, 2)  # frame t is filled with t
+    clip = torch.arange(8.0).view(1, 1, 8, 1, 1).expand(3, 2, 8, 2, 2)  # frame t holds t
     def order(name, index=(4, 5, 6), seed=0, x=clip):
         y = evaluate.reorder_frames(x, index, name, seed)
         assert y.shape == x.shape
-        assert (y == y[..., :1, :, :1, :1]).all()                       # whole frames were moved
+        assert (y == y[:, :1, :, :1, :1]).all()                         # whole frames moved
         return y[:, 0, :, 0, 0].int().tolist()
     assert order("normal") == [list(range(8))] * 3
     assert order("reversed") == [list(range(7, -1, -1))] * 3
@@ -662,18 +670,15 @@ def test_frame_orders_reach_the_model_and_leave_it_as_it_was():
         def forward(self, x):
             assert not self.training
             return x[:, :, 0, 0, 0]
-    ramp = Numbers(torch.zeros(4, 2), [0, 0, 0, 0], "ab", frames=2)
-    plain = ramp.__getitem__
 
     class Ramp(Numbers):
         def __getitem__(self, index):
-            sample = plain(index)
-            sample["clip"] = torch.tensor([[1.0, 0], [0, 1.0]])[:, :, None, None]  # (K, T, 1, 1)
+            sample = super().__getitem__(index)
+            sample["clip"] = torch.eye(2)[:, :, None, None]             # (K, T, 1, 1)
             return sample
     data, model = Ramp(torch.zeros(4, 2), [0] * 4, "ab"), First().train()
-    ask = dict(device="cpu", workers=0, progress=False)
-    assert evaluate.evaluate(model, data, **ask)["top1"] == 1.0
-    assert evaluate.evaluate(model, data, order="reversed", **ask)["top1"] == 0.0
+    assert evaluate.evaluate(model, data, **QUIET)["top1"] == 1.0
+    assert evaluate.evaluate(model, data, order="reversed", **QUIET)["top1"] == 0.0
     assert model.training
 
 
@@ -686,23 +691,38 @@ def test_unusable_device():
 
 def test_load_run_gives_back_model_and_recipe(recipe, tmp_path):
     out = tmp_path / "run"
-    recipe = dataclasses.replace(recipe, model="video_swin_mini", epochs=1, size=32, drop_path=0.2)
+    recipe = dataclasses.replace(recipe, model="video_swin_mini", epochs=1, size=32,
+                                 drop_path=0.2)
     summary = train(recipe, out)
     model, loaded = evaluate.load_run(out)
     assert loaded == recipe and not model.training
     _, val = evaluate.open_data(loaded)
-    result = evaluate.evaluate(model, val, device="cpu", workers=0, progress=False)
+    result = evaluate.evaluate(model, val, **QUIET)
     assert result["top1"] == summary["best"]["val_top1"]
     assert result["loss"] == pytest.approx(summary["best"]["val_loss"], abs=1e-6)
     for path in (out / "last.safetensors", str(out / "best.safetensors")):
         assert evaluate.load_run(path)[1] == recipe
 
 
+def test_evaluate_run(recipe, clips, tiny, tmp_path):
+    out = tmp_path / "run"
+    summary = train(recipe, out)
+    result = evaluate.evaluate_run(out, **QUIET)
+    assert (result["n"], result["top1"]) == (6, summary["best"]["val_top1"])
+    twelve = f"csv:{clips / 'train.csv'},{clips / 'train.csv'}"
+    assert evaluate.evaluate_run(out, data=twelve, order="reversed", **QUIET)["n"] == 12
+    lines = (clips / "train.csv").read_text().replace("dark", "black")
+    other = tmp_path / "other.csv"
+    other.write_text(lines)
+    with pytest.raises(CourseError, match="black, grey, light, but .*trained on dark"):
+        evaluate.evaluate_run(out, data=f"csv:{other},{other}", **QUIET)
+
+
 def test_load_run_tells_best_from_last(recipe, tiny, tmp_path):
     out = tmp_path / "run"
     train(recipe, out, max_steps=1)
-    assert torch.equal(evaluate.load_run(out)[0].head.weight, weights(out)["head.weight"])  # no best
     saved = weights(out)
+    assert torch.equal(evaluate.load_run(out)[0].head.weight, saved["head.weight"])  # no best
     changed = {key: tensor + 1 for key, tensor in saved.items()}
     with safetensors.safe_open(out / "last.safetensors", "pt") as file:
         header = file.metadata()

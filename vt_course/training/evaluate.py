@@ -4,6 +4,7 @@ A video may be seen through several views (clips in time, crops in space). Its p
 mean of the softmax over the views, as in the official test code of the models of this course.
 `order` breaks the order of the frames on purpose: a model blind to time does not notice.
 """
+import dataclasses
 import json
 import math
 import os
@@ -129,7 +130,7 @@ def score(log_probs, label, classes: Iterable[str]) -> dict:
         "n": n,
         "loss": F.nll_loss(log_probs, label).item(),
         "top1": top1,
-        "top1_stderr": math.sqrt(top1 * (1 - top1) / n),
+        "stderr": math.sqrt(top1 * (1 - top1) / n),
     }
     if K >= 5:
         hits = (log_probs.topk(5).indices == label[:, None]).any(-1)  # (N,)
@@ -152,7 +153,7 @@ def evaluate(model, dataset, *, device=None, batch_size=32, order="normal", seed
     n            videos evaluated
     loss         mean of -log(probability of the true class), in nats
     top1, top5   shares in [0, 1]; top5 only where there are at least five classes
-    top1_stderr  binomial standard error, sqrt(top1 * (1 - top1) / n)
+    stderr       binomial standard error of top1, sqrt(top1 * (1 - top1) / n)
     per_class    class name: accuracy, None for a class without videos
     confusion    counts, [true class][predicted class], in the order of `classes`
     bad          videos that could not be read, [(index, sentence)]
@@ -193,12 +194,8 @@ def load_weights(model, weights: dict, name) -> None:
     model.load_state_dict(weights)
 
 
-def load_run(path, which: str = "best"):
-    """(model, recipe) of a run folder or one of its `.safetensors` files.
-
-    Of a folder, `which` ("best" or "last") says which checkpoint; a run without a best one yet
-    gives the last. Raises `CourseError` when there is none or when it does not fit.
-    """
+def read_run(path, which: str = "best") -> tuple[Path, dict, dict]:
+    """(file, weights, header) of a run folder or `.safetensors` file; see `load_run`."""
     path = Path(path)
     if path.is_dir():
         names = [f"{which}.safetensors", "last.safetensors"]
@@ -209,18 +206,44 @@ def load_run(path, which: str = "best"):
         path = files[0]
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            header = file.metadata() or {}
             weights = {key: file.get_tensor(key) for key in file.keys()}
     except FileNotFoundError as error:
         raise CourseError(f"{path} does not exist; name a run folder or one of its "
                           ".safetensors files") from error
     except SafetensorError as error:
         raise CourseError(f"{path} is not a readable safetensors file ({error})") from error
-    if "recipe" not in metadata or "classes" not in metadata:
+    if "recipe" not in header or "classes" not in header:
         raise CourseError(f"{path} has no recipe in its header; name a file that `vt-course "
                           "train` wrote")
-    recipe = Recipe.from_json(metadata["recipe"])
-    model = create(recipe.model, num_classes=len(json.loads(metadata["classes"])),
+    return path, weights, header
+
+
+def load_run(path, which: str = "best"):
+    """(model, recipe) of a run folder or `.safetensors` file, the model in eval mode.
+
+    Of a folder, `which` ("best" or "last") says which checkpoint; a run without a best one yet
+    gives the last. Raises `CourseError` when there is none or when it does not fit.
+    """
+    path, weights, header = read_run(path, which)
+    recipe = Recipe.from_json(header["recipe"])
+    model = create(recipe.model, num_classes=len(json.loads(header["classes"])),
                    drop_path=recipe.drop_path)
     load_weights(model, weights, path)
     return model.eval(), recipe
+
+
+def evaluate_run(path, *, data=None, **settings) -> dict:
+    """`evaluate` a run's best model on the validation clips it was trained with, or of `data`.
+
+    `data` is a spec (see `vt_course.data.open_spec`) with the same classes; `settings` go to
+    `evaluate`. Raises `CourseError`.
+    """
+    model, recipe = load_run(path)
+    trained = tuple(json.loads(read_run(path)[2]["classes"]))
+    _, val = open_data(dataclasses.replace(recipe, data=data or recipe.data))
+    if val.classes != trained:
+        had, has = (", ".join(classes[:8]) for classes in (trained, val.classes))
+        raise CourseError(f"{data or recipe.data} has the classes {has}, but {path} was "
+                          f"trained on {had}; name data with the same classes")
+    return evaluate(model, val, **settings)

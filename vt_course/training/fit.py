@@ -267,7 +267,8 @@ class Run:
                               "again") from error
         if interrupt and progress.epoch < recipe.epochs:
             print(f"stopped after step {self.step}, in epoch {progress.epoch + 1} of "
-                  f"{recipe.epochs}; run the same command again to go on from there")
+                  f"{recipe.epochs}; run the same command again to go on from there",
+                  file=sys.stderr)
             raise KeyboardInterrupt
         return self.summarise()
 
@@ -366,7 +367,7 @@ class Run:
             "train_top1": progress.correct / progress.clips,
             "val_loss": val["loss"],
             "val_top1": val["top1"],
-            "val_top1_stderr": val["top1_stderr"],
+            "val_top1_stderr": val["stderr"],
             "skipped": progress.skipped,
             "seconds": round(time.monotonic() - self.started, 3),
             "clips_per_second": round(self.speed, 2),
@@ -397,7 +398,7 @@ class Run:
                 f"epoch {row['epoch']}: {row['skipped']} training and {bad_val} validation "
                 "clips could not be read and were skipped "
                 f"({self.out / 'bad_clips.csv'} lists them):",
-                *sentences]))
+                *sentences]), file=sys.stderr)
 
     def save(self) -> None:
         """A checkpoint: first the state, by one rename, then what is derived from it."""
@@ -456,9 +457,10 @@ class Run:
         }
         text = json.dumps(summary, indent=2)
         if progress.rows:
+            figure = curves(progress.rows, len(self.classes),
+                            f"{self.recipe.model} on {self.recipe.data}")
             image = io.BytesIO()
-            curves(progress.rows, len(self.classes), f"{self.recipe.model} on {self.recipe.data}"
-                   ).savefig(image, format="png", dpi=120)
+            figure.savefig(image, format="png", dpi=120)
             atomic_write(self.out / "curves.png", image.getbuffer())
         atomic_write(self.out / "summary.json", text.encode())
         return json.loads(text)
