@@ -41,14 +41,15 @@ def write_audio(path) -> Path:
 
 
 def cut_without_encoding(source, path, start: float) -> Path:
-    """`ffmpeg -ss start -c copy`: packets from the key frame before `start`, hidden by an edit list."""
+    """`ffmpeg -ss start -c copy`: from the key frame before, whose frames an edit list hides."""
     with av.open(str(source)) as old, av.open(str(path), "w") as new:
         stream = old.streams.video[0]
         copy, offset = new.add_stream_from_template(stream), int(start / stream.time_base)
         old.seek(offset, stream=stream, backward=True)
         for packet in old.demux(stream):
             if packet.dts is not None:
-                packet.pts, packet.dts, packet.stream = packet.pts - offset, packet.dts - offset, copy
+                packet.pts, packet.dts = packet.pts - offset, packet.dts - offset
+                packet.stream = copy
                 new.mux(packet)
     return Path(path)
 

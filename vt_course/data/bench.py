@@ -12,7 +12,8 @@ import torch
 
 from vt_course import CourseError
 from vt_course.data import transforms
-from vt_course.data.clips import ClipReader, dense_indices
+from vt_course.data.clips import dense_indices
+from vt_course.data.reader import ClipReader, scaled_size
 
 
 def read_decord(path, indices, short_side=None) -> np.ndarray:
@@ -29,7 +30,7 @@ def read_pyav(path, indices, short_side=None) -> np.ndarray:
         container.seek(times[indices[0]], stream=stream)
         height, width = stream.height, stream.width
         if short_side:
-            height, width = transforms.scaled_size(height, width, short_side)
+            height, width = scaled_size(height, width, short_side)
         clip = []
         for frame in container.decode(stream):
             if frame.pts in wanted:

@@ -11,19 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vt_course import CourseError
+from vt_course.data.reader import scaled_size
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """(height, width) with the short side at `short_side` and the aspect ratio kept.
-
-    The long side is rounded half up, as `mmcv.rescale_size` does: 340x256 at 128 is 170x128.
-    """
-    scale = short_side / min(height, width)
-    if height <= width:
-        return short_side, int(width * scale + 0.5)
-    return int(height * scale + 0.5), short_side
 
 
 def resize(clip: Tensor, height: int, width: int) -> Tensor:

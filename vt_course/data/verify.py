@@ -1,12 +1,14 @@
 """Decode whole files in a process of their own, with a time limit: the thorough check of clips.
 
-Reading (`clips.ClipReader`) guards against what headers and single frames betray. Only a full
+Reading (`reader.ClipReader`) guards against what headers and single frames betray. Only a full
 decode finds a picture that was damaged in the middle (codecs conceal it) or a container that
 counts frames it does not have. On some of these decord spins for ever without letting Python
 in; a second process can be killed.
 """
 import json
+import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -14,46 +16,41 @@ from pathlib import Path
 
 import av
 
-from vt_course.data.clips import BadClip, ClipReader
+from vt_course.data.reader import BadClip, ClipReader
 
 
 def verify(paths: Iterable[str | Path], timeout: float = 60.0) -> Iterator[dict]:
     """dict(path, frames, error) for each file, in order; error is None or one sentence.
 
-    One worker process serves file after file; it is replaced when a file takes longer than
-    `timeout` seconds or crashes it.
+    A helper process, started once, forks for each file: it has no threads and has used no
+    decoder, so forking it is safe, which cannot be said of the caller. A file that takes longer
+    than `timeout` seconds or crashes its process is reported as that.
     """
-    worker = None
-    try:
+    command = [sys.executable, "-m", "vt_course.data.verify", str(timeout)]
+    with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL) as helper:
         for path in paths:
-            worker = worker or _start()
-            print(json.dumps(str(path)), file=worker.stdin, flush=True)
-            in_time = select.select([worker.stdout], [], [], timeout)[0]
-            answer = worker.stdout.readline() if in_time else ""
-            if answer:
-                yield json.loads(answer)
-                continue
-            _stop(worker)
-            worker = None
-            fault = "crashes the decoder" if in_time else f"is not decoded within {timeout:g} s"
-            yield dict(path=str(path), frames=None,
-                       error=f"Clip {path} {fault}; fetch or encode it again.")
-    finally:
-        if worker:
-            _stop(worker)
+            print(json.dumps(str(path)), file=helper.stdin, flush=True)
+            yield json.loads(helper.stdout.readline())
 
 
-def _start() -> subprocess.Popen:
-    worker = subprocess.Popen([sys.executable, "-m", "vt_course.data.verify"], text=True,
-                              stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                              stderr=subprocess.DEVNULL)
-    worker.stdout.readline()                         # "ready": imports do not count as decoding
-    return worker
-
-
-def _stop(worker: subprocess.Popen) -> None:
-    worker.kill()
-    worker.communicate()
+def check_apart(path: str, timeout: float) -> dict:
+    """`check(path)` in a fork of this process, killed after `timeout` seconds."""
+    answer, child_answer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(child_answer, json.dumps(check(path)).encode())
+        os._exit(0)
+    os.close(child_answer)
+    in_time = select.select([answer], [], [], timeout)[0]
+    found = os.read(answer, 1 << 16) if in_time else b""
+    os.close(answer)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    if found:
+        return json.loads(found)
+    fault = "crashes the decoder" if in_time else f"is not decoded within {timeout:g} s"
+    return dict(path=path, frames=None, error=f"Clip {path} {fault}; fetch or encode it again.")
 
 
 def check(path: str) -> dict:
@@ -89,6 +86,5 @@ def _count(path: str) -> tuple[int, bool]:
 
 
 if __name__ == "__main__":
-    print("ready", flush=True)
     for line in sys.stdin:
-        print(json.dumps(check(json.loads(line))), flush=True)
+        print(json.dumps(check_apart(json.loads(line), float(sys.argv[1]))), flush=True)
