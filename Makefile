@@ -1,7 +1,4 @@
 VT := .venv/bin/vt-course
-# Notebook kernels: quiet, no history database, one thread each (two notebooks run at a time in `make test`).
-KERNEL := IPYTHONDIR=$(CURDIR)/.ci/ipython TQDM_DISABLE=1 PYTHONHASHSEED=0 OMP_NUM_THREADS=1
-
 .PHONY: help setup data course test lab build lock clean
 
 help:        ## list the targets
@@ -17,9 +14,8 @@ course: data ## run every notebook in order into build/notebooks/ and print a ta
 	@$(VT) course
 
 test: data   ## run all tests: code, notebooks, gates
-	$(KERNEL) .venv/bin/python -m pytest tests -n 2 --dist loadfile -q
-	env -u MPLBACKEND $(KERNEL) .venv/bin/python -m pytest -q -n 2 --dist loadfile --nbval \
-	  --nbval-sanitize-with .ci/nbval_sanitize.cfg --nbval-cell-timeout 180 notebooks
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests -n 2 --dist loadfile -q
+	.ci/nbval -q notebooks/*.ipynb
 
 lab: setup   ## open JupyterLab in notebooks/
 	@.venv/bin/jupyter lab --notebook-dir=notebooks $(LAB_ARGS)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from vt_course import CourseError, __version__
+from vt_course.publish import NotebookFailed
 
 
 def print_json(value) -> None:
@@ -42,16 +43,16 @@ def data_synthetic(args) -> int:
     if args.json:
         print_json(summary)
     elif summary["rendered"] or not args.quiet_if_complete:
-        print(f"{summary['out']}: {summary['clips']} clips, {summary['bytes'] / 1e6:.0f} MB, "
+        print(f"{summary['out']}: {sum(args.clips):,} clips, {summary['bytes'] / 1e6:.0f} MB, "
               f"{summary['rendered']} rendered now in {summary['seconds']:.0f} s")
     return 0
 
 
 def bench_decode(args) -> int:
-    from vt_course.data.bench import bench_decode, render
+    from vt_course.data.bench import bench_decode, table
     rows = bench_decode(args.files, frames=args.frames, stride=args.stride, short_side=args.short_side,
                         repeats=args.repeats)
-    print_json(rows) if args.json else print(render(rows))
+    print_json(rows) if args.json else print(table(rows))
     return 0
 
 
@@ -70,7 +71,7 @@ def models(args) -> int:
 def train(args) -> int:
     from vt_course.training.fit import fit
     from vt_course.training.recipes import recipe_for
-    recipe = recipe_for(args.model, data=args.data).override(args.set)
+    recipe = recipe_for(args.model).override([f"data={args.data}", *args.set])
     summary = fit(recipe, args.out, resume=not args.no_resume, device=args.device, workers=args.workers,
                   max_steps=args.max_steps, progress=not args.json)
     if args.json:
@@ -85,7 +86,7 @@ def evaluate(args) -> int:
     if args.json:
         print_json(rows)
     else:
-        print_table([{**r, "top1": 100 * r["top1"], "stderr": 100 * r["stderr"]} for r in rows],
+        print_table([{**r, "top1": 100 * r["top1"], "stderr": 100 * r["top1_stderr"]} for r in rows],
                     {"order": "frames", "n": "clips", "top1": "top-1 %", "stderr": "± %"})
     return 0
 
@@ -193,6 +194,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         return args.run(args)
+    except NotebookFailed as error:
+        if args.json:
+            print_json(error.rows)
+        print(error, file=sys.stderr)
+        return 1
     except CourseError as error:
         print(f"vt-course: {error}", file=sys.stderr)
         return 2

@@ -1,5 +1,6 @@
 """The finished models. `create(name)` builds any published variant."""
 from difflib import get_close_matches
+from pathlib import Path
 
 from torch import nn
 
@@ -24,4 +25,16 @@ def create(name: str, **overrides) -> nn.Module:
     return variant.family(**{**variant.config, **overrides})
 
 
-__all__ = ["ZOO", "create"]
+def mini_weights(name: str) -> Path:
+    """The trained weights (.safetensors) that the package ships for a `*_mini` variant.
+
+    Trained on the embedded `motion` clips; the file's metadata hold the recipe. Raises ValueError for a
+    variant without shipped weights.
+    """
+    path = Path(__file__).parent / "weights" / f"{name}.safetensors"
+    if not path.is_file():
+        raise ValueError(f"no weights are shipped for {name!r}; only *_mini variants have them, others come from `official`.")
+    return path
+
+
+__all__ = ["ZOO", "create", "mini_weights"]

@@ -1,0 +1,383 @@
+"""Exercise checks that name the error.
+
+`check("4.1", my_function)` runs the reader's function against the literal definition on several cases.
+Success prints one constant line. Failure raises nothing: it says what is wrong and where, and tries a
+catalogue of known mistakes on the reader's own output to name the likely one. "✓ exercise" lines are what
+`vt-course course` counts.
+"""
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+
+import torch
+from torch import Tensor
+
+from vt_course.lab.report import text
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """What a check needs to know. `mistakes` are wrong versions of the definition, each with its name."""
+
+    title: str
+    definition: Callable[..., Tensor]
+    cases: Callable[[], list[tuple]]             # argument tuples, made anew with a fixed seed
+    shape: Callable[..., str]                    # the expected shape as a formula with the numbers put in
+    mistakes: tuple[tuple[str, Callable[..., Tensor]], ...]
+
+
+EXERCISES: dict[str, Exercise] = {}
+
+
+def check(number: str, function: Callable) -> bool:
+    """Check the reader's `function` for exercise `number`. Returns whether it passed; raises nothing
+    for a wrong solution, KeyError for a number that does not exist.
+    """
+    exercise = EXERCISES[number]
+    torch.manual_seed(0)
+    cases = exercise.cases()
+    outputs = []
+    for args in cases:
+        try:
+            outputs.append(function(*clone(args)))
+        except NotImplementedError:
+            print(f"○ exercise {number} is not attempted yet: fill in the cell above, then run this one again")
+            return False
+        except Exception as error:               # whatever the reader's code raises is the finding
+            return fail(number, f"your function raised {type(error).__name__} on {describe(args)}: {error}",
+                        error_hint(exercise, error))
+    for args, got in zip(cases, outputs):
+        want = exercise.definition(*clone(args))
+        problem = compare(exercise, args, got, want)
+        if problem:
+            return fail(number, f"on {describe(args)}: {problem}", diagnose(exercise, cases, outputs),
+                        picture=(want, got))
+    print(f"✓ exercise {number} ({exercise.title}): {len(cases)} cases")
+    return True
+
+
+def fail(number: str, problem: str, likely: str | None, picture: tuple | None = None) -> bool:
+    print(f"✗ exercise {number}, {problem}")
+    if likely:
+        print(f"  Likely: {likely}")
+    if picture and isinstance(picture[1], Tensor) and picture[1].shape == picture[0].shape:
+        from IPython.display import display
+
+        from vt_course.lab.show import expected_got
+        display(expected_got(*picture, title=f"exercise {number}: the first case that fails"))
+    return False
+
+
+def compare(exercise: Exercise, args: tuple, got, want: Tensor) -> str | None:
+    """What is wrong with `got`, or None."""
+    if not isinstance(got, Tensor):
+        return f"your function returned {'nothing' if got is None else type(got).__name__}, not a tensor; is there a `return`?"
+    if got.shape != want.shape:
+        return f"shape ({text(tuple(got.shape))}), wanted {exercise.shape(*args)} = ({text(tuple(want.shape))})"
+    if got.dtype.is_floating_point != want.dtype.is_floating_point:
+        return f"dtype {got.dtype}, wanted {want.dtype}"
+    wrong = ~torch.isclose(got.to(want.dtype), want, rtol=1e-5, atol=1e-6, equal_nan=False)
+    if not wrong.any():
+        return None
+    where = tuple(wrong.nonzero()[0].tolist())
+    return (f"{int(wrong.sum()):,} of {want.numel():,} numbers differ, first at index {where}: "
+            f"got {number_text(got[where])}, wanted {number_text(want[where])}")
+
+
+def diagnose(exercise: Exercise, cases: list[tuple], outputs: list) -> str | None:
+    """The first mistake of the catalogue that reproduces the reader's output in every case."""
+    for name, wrong in exercise.mistakes:
+        made = [attempt(wrong, args) for args in cases]
+        same = [same_tensor(m, out) for m, out in zip(made, outputs)]
+        if all(same):
+            return name
+    return permutation_hint(exercise, cases, outputs)
+
+
+def permutation_hint(exercise: Exercise, cases: list[tuple], outputs: list) -> str | None:
+    """Is the output the right one with its axes in another order?"""
+    for args, got in zip(cases, outputs):
+        want = exercise.definition(*clone(args))
+        if not isinstance(got, Tensor) or got.ndim != want.ndim or same_tensor(got, want):
+            continue
+        for axes in product(range(want.ndim), repeat=want.ndim):
+            if len(set(axes)) == want.ndim and list(axes) != sorted(axes) and same_tensor(want.permute(axes), got):
+                return f"your axes are in another order: the right result, permuted by {axes}"
+    return None
+
+
+def error_hint(exercise: Exercise, error: Exception) -> str | None:
+    if "view size is not compatible" in str(error):
+        return "`view` cannot follow `permute`, whose result is not contiguous: use `reshape`"
+    if "invalid for input of size" in str(error) or "shape '" in str(error):
+        return "the sizes you reshape to do not multiply to the number of elements"
+    return None
+
+
+def attempt(function: Callable, args: tuple):
+    try:
+        return function(*clone(args))
+    except (RuntimeError, IndexError, ValueError):
+        return None                              # this mistake is impossible for this case
+
+
+def same_tensor(a, b) -> bool:
+    return (isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape
+            and a.dtype.is_floating_point == b.dtype.is_floating_point
+            and torch.allclose(a.double(), b.double(), rtol=1e-5, atol=1e-6))
+
+
+def clone(args: tuple) -> tuple:
+    return tuple(a.clone() if isinstance(a, Tensor) else a for a in args)
+
+
+def describe(args: tuple) -> str:
+    return ", ".join(f"a tensor of {text(tuple(a.shape))}" if isinstance(a, Tensor) else str(a) for a in args)
+
+
+def number_text(value: Tensor) -> str:
+    return f"{value.item():.4g}"
+
+
+# ---------------------------------------------------------------- notebook 04
+
+def partition_literal(x, window):
+    """Slice by slice: the window at (t, h, w), its tokens row by row."""
+    P, Mh, Mw = window
+    B, T, H, W, C = x.shape
+    out = [x[b, t:t + P, h:h + Mh, w:w + Mw].reshape(-1, C)
+           for b in range(B) for t in range(0, T, P) for h in range(0, H, Mh) for w in range(0, W, Mw)]
+    return torch.stack(out)                                           # (B·nW, P·M·M, C)
+
+
+def split(x, window):
+    """(B, T, H, W, C) -> (B, nT, P, nH, Mh, nW, Mw, C)."""
+    P, Mh, Mw = window
+    B, T, H, W, C = x.shape
+    return x.reshape(B, T // P, P, H // Mh, Mh, W // Mw, Mw, C)
+
+
+def cut(x, window, order):
+    """Partition with the eight axes of `split` in another order."""
+    return split(x, window).permute(order).reshape(-1, prod(window), x.shape[-1])
+
+
+def partition_cases():
+    return [(torch.randn(B, T, H, W, C), window) for B, T, H, W, C, window in (
+        (1, 4, 4, 4, 1, (2, 2, 2)), (2, 4, 6, 9, 3, (2, 2, 3)), (3, 6, 4, 4, 2, (3, 4, 2)), (2, 2, 8, 4, 5, (1, 4, 4)))]
+
+
+def partition_shape(x, window):
+    B, T, H, W, C = x.shape
+    P, Mh, Mw = window
+    return f"(B·T/P·H/M·W/M, P·M·M, C) = ({B}·{T // P}·{H // Mh}·{W // Mw}, {P}·{Mh}·{Mw}, {C})"
+
+
+EXERCISES["4.1"] = Exercise(
+    "window partition", partition_literal, partition_cases, partition_shape, (
+        ("the axes are never permuted: a plain reshape takes consecutive tokens of a row, not a P × M × M block",
+         lambda x, w: x.reshape(-1, prod(w), x.shape[-1])),
+        ("inside a window your tokens run (H W T); the paper's order is (T H W), W fastest",
+         lambda x, w: cut(x, w, (0, 1, 3, 5, 4, 6, 2, 7))),
+        ("inside a window your tokens run (W H T) or (T W H): H and W are exchanged",
+         lambda x, w: cut(x, w, (0, 1, 3, 5, 2, 6, 4, 7))),
+        ("the windows themselves are listed (W H T); the order is (T H W), W fastest",
+         lambda x, w: cut(x, w, (0, 5, 3, 1, 2, 4, 6, 7))),
+        ("you gather tokens at the same place of all windows (a dilated grid): number of windows and window size are "
+         "exchanged in the reshape, T must become (T/P, P), not (P, T/P)",
+         lambda x, w: dilated(x, w)),
+        ("the batch axis comes after the windows: all windows of sample 0 must come first",
+         lambda x, w: cut(x, w, (1, 3, 5, 0, 2, 4, 6, 7))),
+    ))
+
+
+def dilated(x, window):
+    P, Mh, Mw = window
+    B, T, H, W, C = x.shape
+    x = x.reshape(B, P, T // P, Mh, H // Mh, Mw, W // Mw, C)
+    return x.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(-1, prod(window), C)
+
+
+def reverse_literal(windows, window, size):
+    """Write each window back where it was cut."""
+    P, Mh, Mw = window
+    T, H, W = size
+    per_clip = (T // P) * (H // Mh) * (W // Mw)
+    out = windows.new_empty(len(windows) // per_clip, T, H, W, windows.shape[-1])
+    i = 0
+    for b in range(len(out)):
+        for t, h, w in product(range(0, T, P), range(0, H, Mh), range(0, W, Mw)):
+            out[b, t:t + P, h:h + Mh, w:w + Mw] = windows[i].view(P, Mh, Mw, -1)
+            i += 1
+    return out                                                        # (B, T, H, W, C)
+
+
+def glue(windows, window, size, order):
+    """Reverse with the eight axes (B, nT, nH, nW, P, Mh, Mw, C) in another order."""
+    grid = [s // w for s, w in zip(size, window)]
+    return windows.reshape(-1, *grid, *window, windows.shape[-1]).permute(order).reshape(-1, *size, windows.shape[-1])
+
+
+EXERCISES["4.2"] = Exercise(
+    "window reverse", reverse_literal,
+    lambda: [(partition_literal(x, w), w, tuple(x.shape[1:4])) for x, w in partition_cases()],
+    lambda windows, w, size: f"(B, T, H, W, C) = (B, {size[0]}, {size[1]}, {size[2]}, {windows.shape[-1]})", (
+        ("the axes are never permuted: reshaping alone lays the windows one after the other along W",
+         lambda x, w, s: x.reshape(-1, *s, x.shape[-1])),
+        ("each axis is put together as (token, window) instead of (window, token): neighbours end up one window apart",
+         lambda x, w, s: glue(x, w, s, (0, 4, 1, 5, 2, 6, 3, 7))),
+        ("H and W of the window grid are exchanged",
+         lambda x, w, s: glue(x, w, s, (0, 1, 4, 3, 5, 2, 6, 7))),
+        ("H and W inside the windows are exchanged",
+         lambda x, w, s: glue(x, w, s, (0, 1, 4, 2, 6, 3, 5, 7))),
+    ))
+
+
+def roll_literal(x, shift):
+    """Token (t, h, w) of the result is token (t + st, h + sh, w + sw) of x, counted around the border."""
+    index = [(torch.arange(n) + s) % n for n, s in zip(x.shape[1:4], shift)]
+    return x[:, index[0]][:, :, index[1]][:, :, :, index[2]]
+
+
+def roll_cases():
+    return [(torch.randn(2, 4, 6, 5, 3), (1, 2, 3)), (torch.randn(1, 8, 8, 8, 2), (2, 2, 2)),
+            (torch.randn(2, 5, 3, 4, 1), (2, 0, 1))]
+
+
+EXERCISES["4.3"] = Exercise(
+    "cyclic shift", roll_literal, roll_cases, lambda x, s: "the shape of x", (
+        ("the sign is the other one: the shift moves tokens towards index 0, so `torch.roll` gets -shift",
+         lambda x, s: torch.roll(x, s, (1, 2, 3))),
+        ("time is not shifted: the shift has three entries, axes 1, 2 and 3",
+         lambda x, s: torch.roll(x, [-v for v in s[1:]], (2, 3))),
+        ("only time is shifted: H and W need their shift too",
+         lambda x, s: torch.roll(x, -s[0], 1)),
+        ("the axes are off by one: axis 0 is the batch",
+         lambda x, s: torch.roll(x, [-v for v in s], (0, 1, 2))),
+        ("the shift is applied in the order (W, H, T)",
+         lambda x, s: torch.roll(x, [-v for v in s], (3, 2, 1))),
+        ("what leaves on one side is dropped and replaced by zeros; a cyclic shift brings it back on the other side",
+         lambda x, s: drop(x, s)),
+    ))
+
+
+def drop(x, shift):
+    out = torch.zeros_like(x)
+    T, H, W = (n - s for n, s in zip(x.shape[1:4], shift))
+    out[:, :T, :H, :W] = x[:, shift[0]:, shift[1]:, shift[2]:]
+    return out
+
+
+def mask_from(labels, window):
+    """(T, H, W) group numbers -> (nW, N, N): -100 between tokens of different groups."""
+    groups = partition_literal(labels[None, ..., None].float(), window)[..., 0]     # (nW, N)
+    return torch.where(groups[:, :, None] == groups[:, None, :], 0.0, -100.0)
+
+
+def number_groups(size, window, shift):
+    """Literal group numbers, before the roll: the borders of the shifted windows cut every axis."""
+    labels = torch.zeros(size, dtype=torch.long)
+    for axis, (n, w, s) in enumerate(zip(size, window, shift)):
+        piece = torch.div(torch.arange(n) - s, w, rounding_mode="floor") + 1        # (n,) number of the piece
+        labels = labels * (n + 1) + piece.view([-1 if a == axis else 1 for a in range(3)])
+    return labels
+
+
+def mask_literal(size, window, shift):
+    """Roll the group numbers of the shifted windows, cut them into windows, compare every pair."""
+    return mask_from(roll_literal(number_groups(size, window, shift)[None, ..., None], shift)[0, ..., 0], window)
+
+
+def mask_cases():
+    return [((8, 8, 8), (4, 4, 4), (2, 2, 2)), ((4, 6, 9), (2, 2, 3), (1, 1, 1)), ((8, 4, 4), (4, 4, 4), (2, 0, 0)),
+            ((4, 8, 4), (4, 4, 2), (0, 2, 1)), ((4, 4, 4), (2, 2, 2), (0, 0, 0))]
+
+
+EXERCISES["4.4"] = Exercise(
+    "shift mask", mask_literal, mask_cases,
+    lambda size, w, s: (f"(T/P·H/M·W/M, P·M·M, P·M·M) = ({prod(a // b for a, b in zip(size, w))}, {prod(w)}, {prod(w)})"), (
+        ("the mask is the wrong way round: you forbid pairs of the same region and allow the others",
+         lambda z, w, s: -100.0 - mask_literal(z, w, s)),
+        ("forbidden pairs get +100 instead of -100: softmax would look at nothing else",
+         lambda z, w, s: -mask_literal(z, w, s)),
+        ("forbidden pairs hold 1 instead of -100 (a boolean mask?): it is added to the logits",
+         lambda z, w, s: mask_literal(z, w, s) / -100),
+        ("forbidden pairs hold -1 instead of -100: softmax would hardly notice",
+         lambda z, w, s: mask_literal(z, w, s) / 100),
+        ("forbidden pairs hold -inf; the official value is -100 (with -inf a row that is all forbidden becomes NaN)",
+         lambda z, w, s: torch.where(mask_literal(z, w, s) < 0, -torch.inf, 0.0)),
+        ("time is forgotten: tokens of the first and the last frames may not meet either",
+         lambda z, w, s: mask_literal(z, w, (0, *s[1:]))),
+        ("only time is masked: H and W wrap around as well",
+         lambda z, w, s: mask_literal(z, w, (s[0], 0, 0))),
+        ("your groups are the regions before the roll: number the regions of the rolled map, or roll the numbers too",
+         lambda z, w, s: mask_from(number_groups(z, w, s), w)),
+        ("nothing is masked: the border that matters lies inside the last window of an axis, `shift` tokens before its end",
+         lambda z, w, s: torch.zeros_like(mask_literal(z, w, s))),
+    ))
+
+
+def index_literal(window):
+    """Pair by pair, with three loops' worth of arithmetic."""
+    P, Mh, Mw = window
+    tokens = list(product(range(P), range(Mh), range(Mw)))
+    return torch.tensor([[((t1 - t2 + P - 1) * (2 * Mh - 1) + h1 - h2 + Mh - 1) * (2 * Mw - 1) + w1 - w2 + Mw - 1
+                          for t2, h2, w2 in tokens] for t1, h1, w1 in tokens])
+
+
+def index_like(window, place, tokens=None):
+    """A relative index in which `place(dt, dh, dw, P, Mh, Mw)` gives the row."""
+    P, Mh, Mw = window
+    tokens = tokens or list(product(range(P), range(Mh), range(Mw)))
+    return torch.tensor([[place(a[0] - b[0], a[1] - b[1], a[2] - b[2], P, Mh, Mw) for b in tokens] for a in tokens])
+
+
+EXERCISES["4.5"] = Exercise(
+    "relative position index", index_literal,
+    lambda: [((2, 2, 2),), ((3, 2, 2),), ((2, 3, 4),), ((4, 4, 4),)],
+    lambda w: f"(N, N) with N = {w[0]}·{w[1]}·{w[2]}", (
+        ("the index is transposed: the offset is query minus key, rows are queries",
+         lambda w: index_literal(w).T),
+        ("the offsets are not moved to start at 0: add P-1, M-1, M-1 before you combine them",
+         lambda w: index_like(w, lambda t, h, x, P, A, B: (t * (2 * A - 1) + h) * (2 * B - 1) + x)),
+        ("off by one: the offset -(M-1) must become 0, so add M-1, not M",
+         lambda w: index_like(w, lambda t, h, x, P, A, B: ((t + P) * (2 * A - 1) + h + A) * (2 * B - 1) + x + B)),
+        ("an axis has 2M-1 offsets, not 2M: different offsets share a row or rows stay unused",
+         lambda w: index_like(w, lambda t, h, x, P, A, B: ((t + P - 1) * 2 * A + h + A - 1) * 2 * B + x + B - 1)),
+        ("you multiply by the window size instead of the number of offsets (2M-1): different offsets share a row",
+         lambda w: index_like(w, lambda t, h, x, P, A, B: ((t + P - 1) * A + h + A - 1) * B + x + B - 1)),
+        ("the digits run (W H T): time must be the slowest, W the fastest",
+         lambda w: index_like(w, lambda t, h, x, P, A, B: ((x + B - 1) * (2 * A - 1) + h + A - 1) * (2 * P - 1) + t + P - 1)),
+        ("the three offsets are added instead of being read as digits of one number",
+         lambda w: index_like(w, lambda t, h, x, P, A, B: t + P - 1 + h + A - 1 + x + B - 1)),
+    ))
+
+
+def inflate_literal(weight, pt):
+    """Every time step of the tube gets the image weight, divided by the number of steps."""
+    out = torch.empty(*weight.shape[:2], pt, *weight.shape[2:])
+    for t in range(pt):
+        out[:, :, t] = weight / pt
+    return out                                                        # (D, C, pt, ph, pw)
+
+
+EXERCISES["4.6"] = Exercise(
+    "inflation", inflate_literal,
+    lambda: [(torch.randn(6, 3, 4, 4), 2), (torch.randn(5, 3, 4, 2), 3), (torch.randn(2, 1, 2, 2), 1)],
+    lambda w, pt: f"(D, C, pt, ph, pw) = ({w.shape[0]}, {w.shape[1]}, {pt}, {w.shape[2]}, {w.shape[3]})", (
+        ("duplicated but not divided: on a still clip every token comes out pt times too large",
+         lambda w, pt: w[:, :, None].repeat(1, 1, pt, 1, 1)),
+        ("divided by pt², or twice by pt",
+         lambda w, pt: w[:, :, None].repeat(1, 1, pt, 1, 1) / pt**2),
+        ("divided by √pt: that keeps the variance of independent frames, but neighbouring frames are nearly equal",
+         lambda w, pt: w[:, :, None].repeat(1, 1, pt, 1, 1) / pt**0.5),
+        ("only one time step holds weights: that is centre initialisation; asked for is duplicate and divide",
+         lambda w, pt: torch.stack([w if t == pt // 2 else torch.zeros_like(w) for t in range(pt)], 2)),
+        ("only the first time step holds weights",
+         lambda w, pt: torch.stack([w if t == 0 else torch.zeros_like(w) for t in range(pt)], 2)),
+        ("halved always: divide by pt, not by 2",
+         lambda w, pt: w[:, :, None].repeat(1, 1, pt, 1, 1) / 2),
+        ("the time axis is the last one; Conv3d wants (D, C, time, height, width)",
+         lambda w, pt: w[..., None].repeat(1, 1, 1, 1, pt) / pt),
+    ))
