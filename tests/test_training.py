@@ -374,7 +374,7 @@ def drive(recipe, plans):
             f"WARM = {str(plans[0][0]) + '_warm'!r}\n"
             f"PLANS = {[(str(out), plan, settings) for out, plan, settings in plans]!r}\n")
     done = subprocess.run([sys.executable, "-c", head + DRIVER], capture_output=True, text=True,
-                          timeout=120, env={**os.environ, "OMP_WAIT_POLICY": "passive"})
+                          timeout=300, env={**os.environ, "OMP_WAIT_POLICY": "passive"})
     assert "RESULTS" in done.stdout, done.stderr
     return json.loads(done.stdout.split("RESULTS")[1]), done.stdout + done.stderr
 
@@ -581,6 +581,36 @@ def test_nothing_readable_stops(recipe, clips, tiny, tmp_path):
     recipe = with_bad_clips(clips, tmp_path, recipe, every)
     with pytest.raises(CourseError, match="none of the training clips.*train.*empty"):
         train(recipe, tmp_path / "run")
+
+
+# ---------------------------------------------------------------- frames kept in memory
+
+def test_kept_frames_are_the_same_samples_decoded_once(recipe, tiny, monkeypatch, tmp_path):
+    plain, _ = evaluate.open_data(recipe)
+    kept, kept_val = evaluate.open_data(dataclasses.replace(recipe, keep=32))  # as stored
+    opened, reader = [], evaluate.ClipReader
+    monkeypatch.setattr(evaluate, "ClipReader",
+                        lambda path: opened.append(Path(path).name) or reader(path))
+    for key in [(0, 3), (1, 3), (2, 3), (0, 4)]:
+        assert torch.equal(kept[key]["clip"], plain[key]["clip"])
+    assert opened == ["train3.mp4", "train4.mp4"]
+    # kept at the size the model wants, validation clips are still what decoding gives
+    _, val = evaluate.open_data(dataclasses.replace(recipe, sampling="uniform"))
+    _, kept_val = evaluate.open_data(dataclasses.replace(recipe, sampling="uniform", keep=16))
+    assert torch.equal(kept_val[5]["clip"], val[5]["clip"])
+    assert kept_val.kept[val.rows[5]["path"]].shape == (6, 16, 16, 3)
+    assert evaluate.make_loader(kept, [[0]], 4, torch.device("cpu")).num_workers == 1
+    for name, worker in (("kept", 1), ("again", 0)):
+        train(dataclasses.replace(recipe, keep=32), tmp_path / name, workers=worker)
+    assert_same_run(tmp_path / "kept", tmp_path / "again")
+
+
+def test_parts_of_videos_are_not_kept(recipe, clips, tmp_path):
+    line = f"{clips / 'train0.mp4'},dark,0.1,0.6\n"
+    (tmp_path / "parts.csv").write_text("path,label,start,end\n" + line)
+    data = f"csv:{tmp_path / 'parts.csv'},{tmp_path / 'parts.csv'}"
+    with pytest.raises(CourseError, match="keep=0"):
+        evaluate.open_data(dataclasses.replace(recipe, data=data, keep=16))
 
 
 # ---------------------------------------------------------------- evaluation

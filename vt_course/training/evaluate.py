@@ -5,6 +5,7 @@ mean of the softmax over the views, as in the official test code of the models o
 `order` breaks the order of the frames on purpose: a model blind to time does not notice.
 """
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -21,12 +22,42 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from vt_course import CourseError
-from vt_course.data import open_spec
-from vt_course.data.clips import VideoFolder, collate
+from vt_course.data import open_spec, transforms
+from vt_course.data.clips import ClipReader, VideoFolder, collate
 from vt_course.models import create
 from vt_course.training.recipes import Recipe
 
 ORDERS = ("normal", "shuffled", "reversed", "single")
+
+
+class KeptFrames(VideoFolder):
+    """A `VideoFolder` that decodes each file once and keeps its frames in memory.
+
+    They are scaled to the short side `keep`, and take frames * H * W * 3 bytes a file in the
+    process that reads. Raises `CourseError` for a manifest with start or end times: a part of a
+    long video would keep all of it.
+    """
+
+    def __init__(self, manifest, *, keep: int, **settings):
+        super().__init__(manifest, **settings)
+        if any(row["start"] is not None or row["end"] is not None for row in self.rows):
+            raise CourseError(f"{manifest} has start or end times: train with keep=0")
+        self.keep, self.kept = keep, {}
+
+    def _clip(self, row, rng):
+        path = row["path"]
+        if path not in self.kept:
+            reader = ClipReader(path)
+            frames = torch.from_numpy(reader.read(np.arange(reader.num_frames)))  # (F, H, W, C)
+            self.kept[path] = transforms.resize_short_side(frames, self.keep).contiguous()
+        frames = self.kept[path]  # (F, h, w, C)
+        clip = frames[torch.from_numpy(self._indices(len(frames), rng))]  # (T, H, W, C)
+        if self.train:
+            clip = transforms.random_resized_crop(clip, self.size, rng, self.scale, self.ratio)
+            flipped = rng.random() < self.flip
+            return self._floats(transforms.horizontal_flip(clip) if flipped else clip)
+        clip = transforms.resize_short_side(clip, self.size)
+        return self._floats(transforms.centre_crop(clip, self.size))
 
 
 def pick_device(device=None) -> torch.device:
@@ -75,6 +106,8 @@ def ignore_interrupt(worker: int) -> None:
 def make_loader(dataset, batches, workers: int | None, device: torch.device) -> DataLoader:
     """A loader over `batches`, an iterable of lists of data set keys."""
     workers = default_workers() if workers is None else workers
+    if isinstance(dataset, KeptFrames):
+        workers = min(workers, 1)  # each process would keep its own copy
     return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate,
                       worker_init_fn=ignore_interrupt, persistent_workers=workers > 0,
                       pin_memory=device.type == "cuda")
@@ -174,9 +207,10 @@ def open_data(recipe: Recipe) -> tuple[VideoFolder, VideoFolder]:
     spec = open_spec(recipe.data)
     same = dict(classes=spec.classes, frames=recipe.frames, stride=recipe.stride,
                 size=recipe.size, sampling=recipe.sampling, seed=recipe.seed)
-    train = VideoFolder(spec.train, train=True, scale=recipe.crop_scale,
-                        ratio=recipe.crop_ratio, flip=recipe.flip, **same)
-    return train, VideoFolder(spec.val, train=False, **same)
+    folder = functools.partial(KeptFrames, keep=recipe.keep) if recipe.keep else VideoFolder
+    train = folder(spec.train, train=True, scale=recipe.crop_scale, ratio=recipe.crop_ratio,
+                   flip=recipe.flip, **same)
+    return train, folder(spec.val, train=False, **same)
 
 
 def load_weights(model, weights: dict, name) -> None:

@@ -25,6 +25,8 @@ class Recipe:
     stride: int = 2
     size: int = 64
     sampling: str = "dense"  # or "uniform"
+    # Short side in pixels of decoded frames kept in memory; 0 decodes anew in every epoch.
+    keep: int = 0
     # Augmentation. No flip by default: a mirrored "left" clip is a "right" clip.
     crop_scale: tuple[float, float] = (0.8, 1.0)  # share of the area a random crop keeps
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # its width / height
@@ -44,6 +46,8 @@ class Recipe:
     def __post_init__(self):
         for name in ("frames", "stride", "size", "batch_size", "epochs"):
             self._need(getattr(self, name) >= 1, name, "at least 1")
+        self._need(self.keep == 0 or self.keep >= self.size, "keep",
+                   f"0 or at least size={self.size}")
         for name in ("lr", "weight_decay", "warmup_epochs", "grad_clip"):
             value = getattr(self, name)
             self._need(math.isfinite(value) and value >= 0, name, "finite and at least 0")
