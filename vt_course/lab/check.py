@@ -7,7 +7,7 @@ catalogue of known mistakes on the reader's own output to name the likely one. "
 """
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
+from itertools import permutations, product
 from math import prod
 
 import torch
@@ -37,22 +37,25 @@ def check(number: str, function: Callable) -> bool:
     exercise = EXERCISES[number]
     torch.manual_seed(0)
     cases = exercise.cases()
-    outputs = []
-    for args in cases:
+    given, outputs = [clone(args) for args in cases], []
+    for args in given:
         try:
-            outputs.append(function(*clone(args)))
+            outputs.append(function(*args))
         except NotImplementedError:
             print(f"○ exercise {number} is not attempted yet: fill in the cell above, then run this one again")
             return False
         except Exception as error:               # whatever the reader's code raises is the finding
             return fail(number, f"your function raised {type(error).__name__} on {describe(args)}: {error}",
                         error_hint(exercise, error))
-    for args, got in zip(cases, outputs):
+    for args, used, got in zip(cases, given, outputs):
         want = exercise.definition(*clone(args))
         problem = compare(exercise, args, got, want)
         if problem:
             return fail(number, f"on {describe(args)}: {problem}", diagnose(exercise, cases, outputs),
                         picture=(want, got))
+        if not all(torch.equal(a, b) for a, b in zip(args, used) if isinstance(a, Tensor)):
+            return fail(number, f"on {describe(args)}: the result is right, but your function changes its input: "
+                        "make a new tensor instead", None)
     print(f"✓ exercise {number} ({exercise.title}): {len(cases)} cases")
     return True
 
@@ -61,18 +64,22 @@ def fail(number: str, problem: str, likely: str | None, picture: tuple | None = 
     print(f"✗ exercise {number}, {problem}")
     if likely:
         print(f"  Likely: {likely}")
-    if picture and isinstance(picture[1], Tensor) and picture[1].shape == picture[0].shape:
+    want, got = picture or (None, None)
+    if isinstance(got, Tensor) and got.shape == want.shape and not same_tensor(got, want):
         from IPython.display import display
 
         from vt_course.lab.show import expected_got
-        display(expected_got(*picture, title=f"exercise {number}: the first case that fails"))
+        got = got.float() if got.is_floating_point() else got      # NumPy has no bfloat16
+        display(expected_got(want, got, title=f"exercise {number}: the first case that fails"))
     return False
 
 
 def compare(exercise: Exercise, args: tuple, got, want: Tensor) -> str | None:
     """What is wrong with `got`, or None."""
     if not isinstance(got, Tensor):
-        return f"your function returned {'nothing' if got is None else type(got).__name__}, not a tensor; is there a `return`?"
+        if got is None:
+            return "your function returned nothing, not a tensor; is there a `return`?"
+        return f"your function returned a {type(got).__name__}, not a tensor"
     if got.shape != want.shape:
         return f"shape ({text(tuple(got.shape))}), wanted {exercise.shape(*args)} = ({text(tuple(want.shape))})"
     if got.dtype.is_floating_point != want.dtype.is_floating_point:
@@ -96,14 +103,13 @@ def diagnose(exercise: Exercise, cases: list[tuple], outputs: list) -> str | Non
 
 
 def permutation_hint(exercise: Exercise, cases: list[tuple], outputs: list) -> str | None:
-    """Is the output the right one with its axes in another order?"""
-    for args, got in zip(cases, outputs):
-        want = exercise.definition(*clone(args))
-        if not isinstance(got, Tensor) or got.ndim != want.ndim or same_tensor(got, want):
-            continue
-        for axes in product(range(want.ndim), repeat=want.ndim):
-            if len(set(axes)) == want.ndim and list(axes) != sorted(axes) and same_tensor(want.permute(axes), got):
-                return f"your axes are in another order: the right result, permuted by {axes}"
+    """Is the output, in every case, the right one with its axes in another order?"""
+    wants = [exercise.definition(*clone(args)) for args in cases]
+    for axes in permutations(range(wants[0].ndim)):
+        if all(same_tensor(want.permute(axes), got) for want, got in zip(wants, outputs)):
+            if list(axes) == sorted(axes):       # comes first: only the dtype is wrong
+                return None
+            return f"your axes are in another order: the right result, permuted by {axes}"
     return None
 
 
@@ -123,8 +129,8 @@ def attempt(function: Callable, args: tuple):
 
 
 def same_tensor(a, b) -> bool:
+    """The same numbers, in whatever dtype: a boolean mask holds ones."""
     return (isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape
-            and a.dtype.is_floating_point == b.dtype.is_floating_point
             and torch.allclose(a.double(), b.double(), rtol=1e-5, atol=1e-6))
 
 
@@ -180,8 +186,10 @@ EXERCISES["4.1"] = Exercise(
          lambda x, w: x.reshape(-1, prod(w), x.shape[-1])),
         ("inside a window your tokens run (H W T); the paper's order is (T H W), W fastest",
          lambda x, w: cut(x, w, (0, 1, 3, 5, 4, 6, 2, 7))),
-        ("inside a window your tokens run (W H T) or (T W H): H and W are exchanged",
+        ("inside a window your tokens run (T W H): H and W are exchanged",
          lambda x, w: cut(x, w, (0, 1, 3, 5, 2, 6, 4, 7))),
+        ("inside a window your tokens run (W H T): the order of the three axes is reversed",
+         lambda x, w: cut(x, w, (0, 1, 3, 5, 6, 4, 2, 7))),
         ("the windows themselves are listed (W H T); the order is (T H W), W fastest",
          lambda x, w: cut(x, w, (0, 5, 3, 1, 2, 4, 6, 7))),
         ("you gather tokens at the same place of all windows (a dilated grid): number of windows and window size are "
@@ -213,9 +221,9 @@ def reverse_literal(windows, window, size):
     return out                                                        # (B, T, H, W, C)
 
 
-def glue(windows, window, size, order):
-    """Reverse with the eight axes (B, nT, nH, nW, P, Mh, Mw, C) in another order."""
-    grid = [s // w for s, w in zip(size, window)]
+def glue(windows, window, size, order, axes=(0, 1, 2)):
+    """Reverse with the eight axes (B, nT, nH, nW, P, Mh, Mw, C) in another order, the grid's as in `axes`."""
+    grid = [size[a] // window[a] for a in axes]
     return windows.reshape(-1, *grid, *window, windows.shape[-1]).permute(order).reshape(-1, *size, windows.shape[-1])
 
 
@@ -227,8 +235,12 @@ EXERCISES["4.2"] = Exercise(
          lambda x, w, s: x.reshape(-1, *s, x.shape[-1])),
         ("each axis is put together as (token, window) instead of (window, token): neighbours end up one window apart",
          lambda x, w, s: glue(x, w, s, (0, 4, 1, 5, 2, 6, 3, 7))),
-        ("H and W of the window grid are exchanged",
+        ("H and W of the window grid are exchanged in the permutation",
          lambda x, w, s: glue(x, w, s, (0, 1, 4, 3, 5, 2, 6, 7))),
+        ("H and W of the window grid are exchanged in the first reshape",
+         lambda x, w, s: glue(x, w, s, (0, 1, 4, 2, 5, 3, 6, 7), (0, 2, 1))),
+        ("you read the windows in the order (T W H); they are listed (T H W), W fastest",
+         lambda x, w, s: glue(x, w, s, (0, 1, 4, 3, 5, 2, 6, 7), (0, 2, 1))),
         ("H and W inside the windows are exchanged",
          lambda x, w, s: glue(x, w, s, (0, 1, 4, 2, 6, 3, 5, 7))),
     ))
@@ -313,6 +325,8 @@ EXERCISES["4.4"] = Exercise(
          lambda z, w, s: mask_literal(z, w, (s[0], 0, 0))),
         ("your groups are the regions before the roll: number the regions of the rolled map, or roll the numbers too",
          lambda z, w, s: mask_from(number_groups(z, w, s), w)),
+        ("the numbers are rolled the other way: they must move with the tokens, by -shift",
+         lambda z, w, s: mask_from(torch.roll(number_groups(z, w, s), s, (0, 1, 2)), w)),
         ("nothing is masked: the border that matters lies inside the last window of an axis, `shift` tokens before its end",
          lambda z, w, s: torch.zeros_like(mask_literal(z, w, s))),
     ))
