@@ -5,11 +5,17 @@ Exit codes: 0 done, 1 something that was checked is wrong (a failing notebook), 
 """
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
 from vt_course import CourseError, __version__
 from vt_course.publish import NotebookFailed
+
+
+# Before torch starts its threads: let them sleep while they wait, or training with a loader beside it loses
+# most of a small machine to spinning.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def print_json(value) -> None:

@@ -59,6 +59,18 @@ def init_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
+def rescale_for_narrow(model: nn.Module) -> None:
+    """Redraw the Linear weights inside blocks with std 1/sqrt(fan_in) instead of 0.02.
+
+    0.02 suits layers of many hundred channels (1/sqrt(768) = 0.036). At 24 channels it makes attention and
+    MLP so weak that every block starts as the identity, and training from scratch stays at chance for long.
+    Only our own `*_mini` variants use it; the published ones keep the official 0.02.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and "layers." in name:
+            nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
+
+
 def check_input(x: Tensor, layout: str, channels: int) -> None:
     """Raise ValueError, with the shape got and the shape wanted, unless `x` is a floating-point
     tensor laid out as `layout` (for instance "B C T H W") with `channels` channels and no empty axis.

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import DropPath, Mlp, check_input, drop_path_schedule, init_weights
+from .layers import DropPath, Mlp, check_input, drop_path_schedule, init_weights, rescale_for_narrow
 
 Size = tuple[int, ...]
 
@@ -225,7 +225,7 @@ class Backbone(nn.Module):
 
     def __init__(self, patch_embed: nn.Module, windows: list[Size], *, in_channels: int, num_classes: int,
                  embed_dim: int, depths: Size, num_heads: Size, mlp_ratio: float, drop_path: float,
-                 head_dropout: float):
+                 head_dropout: float, narrow_init: bool = False):
         super().__init__()
         if len(depths) != len(num_heads):
             raise ValueError(f"depths {tuple(depths)} and num_heads {tuple(num_heads)} name different numbers of stages")
@@ -243,6 +243,8 @@ class Backbone(nn.Module):
         self.head_drop = nn.Dropout(head_dropout)
         self.head = nn.Linear(dims[-1], num_classes)
         self.apply(init_weights)
+        if narrow_init:
+            rescale_for_narrow(self)
 
     def stages(self, x: Tensor) -> list[Tensor]:
         """The map at the end of each stage, before merging, channels last: [(B, *size_i, C_i), ...]."""

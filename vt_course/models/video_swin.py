@@ -48,8 +48,9 @@ class SwinTransformer3D(Backbone):
     def __init__(self, patch: Size = (2, 4, 4), in_channels: int = 3, num_classes: int = 400,
                  embed_dim: int = 96, depths: Size = (2, 2, 6, 2), num_heads: Size = (3, 6, 12, 24),
                  window: Size = (8, 7, 7), mlp_ratio: float = 4.0, drop_path: float = 0.0,
-                 head_dropout: float = 0.0):
+                 head_dropout: float = 0.0, narrow_init: bool = False):
         super().__init__(
             PatchEmbed3D(tuple(patch), in_channels, embed_dim), [tuple(window)] * len(depths),
             in_channels=in_channels, num_classes=num_classes, embed_dim=embed_dim, depths=depths,
-            num_heads=num_heads, mlp_ratio=mlp_ratio, drop_path=drop_path, head_dropout=head_dropout)
+            num_heads=num_heads, mlp_ratio=mlp_ratio, drop_path=drop_path, head_dropout=head_dropout,
+            narrow_init=narrow_init)

@@ -1,0 +1,1 @@
+"""What a notebook cell calls: figures, exercise checks, printed reports."""
