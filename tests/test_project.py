@@ -1,0 +1,323 @@
+"""The repository around the code: doors that must stay in step, and rules for what is committed."""
+import ast
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from vt_course import repo_root
+
+ROOT = repo_root()
+PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads(PYPROJECT)["project"]
+
+
+def tracked() -> list[Path]:
+    """The committed files, as paths relative to the root."""
+    names = subprocess.run(["git", "-c", "safe.directory=*", "ls-files", "-z"], cwd=ROOT,
+                           check=True, capture_output=True, text=True).stdout
+    return [Path(name) for name in names.split("\0") if name and (ROOT / name).is_file()]
+
+
+TRACKED = tracked()
+
+
+# ---------------------------------------------------------------- one version of Python
+
+def test_conda_is_a_thin_doorway():
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    python, pip, package = conda["dependencies"]
+    assert python == "python" + PROJECT["requires-python"] and pip == "pip"
+    extras = ",".join(PROJECT["optional-dependencies"])
+    assert package == {"pip": [f"-e .[{extras}]"]}
+    assert conda["name"] == PROJECT["name"]
+
+
+def test_readme_and_setup_name_the_same_python():
+    oldest = PROJECT["requires-python"].removeprefix(">=")
+    assert re.fullmatch(r"\d+\.\d+", oldest)
+    assert set(re.findall(r"Python\s*(?:≥|>=)\s*(\d+\.\d+)", README)) == {oldest}
+    setup = (ROOT / ".ci" / "setup").read_text(encoding="utf-8")
+    assert set(re.findall(r"\b3\.\d+", setup)) == {oldest}
+    assert f"version_info < ({oldest.replace('.', ', ')})" in setup
+
+
+def test_readme_names_the_doors():
+    for text in ("make course", "make test", "make lab", "make help", "environment.yml",
+                 "requirements.lock", "vt-course doctor"):
+        assert text in README, text
+
+
+def test_readme_is_finished_and_its_links_lead_somewhere():
+    assert "@@" not in README and "TODO" not in README
+    links = re.findall(r"\]\(([^)\s]+)\)", README)
+    local = [link.partition("#")[0] for link in links if "://" not in link]
+    assert local
+    assert [link for link in local if link and Path(link) not in TRACKED] == []
+
+
+# ---------------------------------------------------------------- the lock
+
+DIRECT = "vt-course (pyproject.toml)"
+MACHINES = [dict(sys_platform=system, platform_machine=machine, os_name="posix", extra="",
+                 python_version=python, python_full_version=f"{python}.7",
+                 platform_system="Linux" if system == "linux" else "Darwin",
+                 implementation_name="cpython", platform_python_implementation="CPython")
+            for system, machine in (("linux", "x86_64"), ("linux", "aarch64"),
+                                    ("darwin", "arm64"), ("darwin", "x86_64"))
+            for python in ("3.11", "3.12", "3.13")]
+
+
+def requirements(pyproject: str) -> list[Requirement]:
+    """What pyproject.toml asks for, all extras included."""
+    project = tomllib.loads(pyproject)["project"]
+    extras = project.get("optional-dependencies", {}).values()
+    return [Requirement(text) for texts in (project["dependencies"], *extras) for text in texts]
+
+
+def pins(lock: str) -> list[tuple[Requirement, int, bool]]:
+    """(pin, number of hashes, is it asked for by pyproject.toml) of each entry of a lock."""
+    entries = re.split(r"^(?=[A-Za-z0-9])", lock, flags=re.MULTILINE)[1:]
+    return [(Requirement(re.split(r"\s*\\?\n|\s+--", entry)[0]),
+             len(re.findall(r"--hash=sha256:[0-9a-f]{64}\b", entry)),
+             bool(re.search(rf"^ +#(?: via)? +{re.escape(DIRECT)}$", entry, re.MULTILINE)))
+            for entry in entries]
+
+
+def lock_problems(pyproject: str, lock: str) -> list[str]:
+    """How a lock is out of step with pyproject.toml. Needs no network and no resolver.
+
+    uv notes under each pin who asked for it; that set must be pyproject's. Each pin must lie
+    within pyproject's bounds, and on each machine each requirement must have one pin.
+    """
+    wanted, locked = requirements(pyproject), pins(lock)
+    problems = []
+    asked = {canonicalize_name(need.name) for need in wanted}
+    recorded = {canonicalize_name(pin.name) for pin, _, direct in locked if direct}
+    problems += [f"{name} is in pyproject.toml, not in the lock" for name in asked - recorded]
+    problems += [f"{name} is in the lock, not in pyproject.toml" for name in recorded - asked]
+    for need in wanted:
+        found = [pin for pin, _, _ in locked
+                 if canonicalize_name(pin.name) == canonicalize_name(need.name) and not pin.url]
+        for pin in found:
+            version, = pin.specifier
+            if not need.specifier.contains(version.version):
+                problems.append(f"{pin.name}=={version.version} does not satisfy {need}")
+        for machine in MACHINES:
+            fitting = [pin for pin in found if not pin.marker or pin.marker.evaluate(machine)]
+            if (not need.marker or need.marker.evaluate(machine)) and len(fitting) != 1:
+                problems.append(f"{need} has {len(fitting)} pins for {machine}")
+    for pin, hashes, _ in locked:
+        if pin.url or [each.operator for each in pin.specifier] != ["=="]:
+            problems.append(f"{pin} is not a version")
+        if not hashes:
+            problems.append(f"{pin.name} has no hash")
+    for text in ("://", "--index-url", "--extra-index-url", "--find-links"):
+        if text in lock:
+            problems.append(f"the lock holds {text}")
+    return problems
+
+
+def test_the_lock_is_in_step():
+    assert lock_problems(PYPROJECT, LOCK) == [], "run `make lock`"
+    assert len(pins(LOCK)) > 100 and all(hashes for _, hashes, _ in pins(LOCK))
+
+
+@pytest.mark.parametrize("old, new, message", [
+    ('    "einops>=0.8",\n', '    "einops>=0.8",\n    "scipy>=1.11",\n',
+     "scipy is in pyproject.toml, not in the lock"),
+    ('    "pytest>=8.2,<10",\n', '    "pytest>=8.2,<10",\n    "Ruff",\n',
+     "ruff is in pyproject.toml, not in the lock"),
+    ('    "einops>=0.8",\n', "", "einops is in the lock, not in pyproject.toml"),
+    ('"torch>=2.6"', '"torch>=99"', "torch==[0-9.]+ does not satisfy torch>=99"),
+    ("pytest>=8.2,<10", "pytest>=8.2,<8.3", "pytest==[0-9.]+ does not satisfy pytest<8.3,>=8.2"),
+    ("; platform_machine == 'x86_64' or platform_machine == 'AMD64'", "",
+     r"decord>=0.6.0 has 0 pins for .*aarch64"),
+    ('"jupytext>=', '"nbdime>=', "jupytext is in the lock, not in pyproject.toml"),
+])
+def test_a_stale_lock_is_found(old, new, message):
+    assert PYPROJECT.count(old) == 1
+    found = lock_problems(PYPROJECT.replace(old, new), LOCK)
+    assert any(re.fullmatch(message + ".*", text) for text in found), found
+
+
+@pytest.mark.parametrize("pattern, new, message", [
+    (r"^einops==.*\n(    --hash.*\n)+", "einops==0.8.2\n", "einops has no hash"),
+    (r"^einops==\S+", "einops @ https://example.org/einops.whl", "the lock holds ://"),
+    (r"^einops==", "einops>=", "einops>=.* is not a version"),
+    (r"\A", "--index-url internal\n", "the lock holds --index-url"),
+    (r"^einops==(.*\n)+?(?=entrypoints)", "", "einops is in pyproject.toml, not in the lock"),
+    (r"^(numpy==\S+) ; python_full_version < '3.12'", r"\1", "numpy>=1.26 has 2 pins for .*3.12"),
+])
+def test_a_damaged_lock_is_found(pattern, new, message):
+    damaged, count = re.subn(pattern, new, LOCK, count=1, flags=re.MULTILINE)
+    assert count == 1
+    found = lock_problems(PYPROJECT, damaged)
+    assert any(re.fullmatch(message + ".*", text) for text in found), found
+
+
+def test_pyproject_pins_nothing_and_other_locks_are_not_committed():
+    needs = requirements(PYPROJECT)
+    assert [str(n) for n in needs if any("==" in each.operator for each in n.specifier)] == []
+    assert [str(n) for n in needs if n.url or not n.specifier] == []
+    assert [path for path in TRACKED if path.name in (
+        "uv.lock", "poetry.lock", "pdm.lock", "Pipfile.lock", "package-lock.json", "yarn.lock",
+        "pylock.toml")] == []
+
+
+# ---------------------------------------------------------------- what is committed
+
+OF_A_MACHINE = re.compile(r"(?<![\w.-])/(?:root|work|(?:home|Users)/\w+)(?![\w-])|\.\./" + "shared")
+EXAMPLE = "/home/" + "ann"                          # in the tests of the gate that finds such paths
+PICTURE = re.compile(r"[A-Za-z0-9+/=]{200,}")       # base64 in notebooks
+
+
+def machine_paths(text: str) -> list[str]:
+    return [path for path in OF_A_MACHINE.findall(PICTURE.sub("", text)) if path != EXAMPLE]
+
+
+def test_no_path_of_a_machine_is_committed():
+    found, read = {}, 0
+    for path in TRACKED:
+        data = (ROOT / path).read_bytes()
+        if b"\0" in data or path.parts[0] in (".ci", "Makefile"):
+            continue
+        read += 1
+        found[str(path)] = machine_paths(data.decode("utf-8"))
+    assert read > 30 and {path: texts for path, texts in found.items() if texts} == {}
+
+
+@pytest.mark.parametrize("text, found", [
+    ("open('/root" + "/x')", 1), ("see /home" + "/joe/clips", 1), ("/Users" + "/joe", 1),
+    ("cd /work" + "/main", 1), ("../" + "shared/clips", 1), ("'/work" + "'", 1),
+    ("src/work/x", 0), ("homework", 0), ("github.com/root/x", 0), ("/workers", 0),
+    ("A" * 300 + "/root/" + "A" * 300, 0),
+])
+def test_paths_of_a_machine_are_recognised(text, found):
+    assert len(machine_paths(text)) == found
+
+
+def test_files_are_small():
+    large = {str(path): (ROOT / path).stat().st_size for path in TRACKED
+             if (ROOT / path).stat().st_size > 1_600_000}
+    weights = Path("vt_course/models/weights")
+    assert {name: size for name, size in large.items()
+            if Path(name).parent != weights or Path(name).suffix != ".safetensors"
+            or size > 6_000_000} == {}
+
+
+def test_nothing_that_is_made_is_committed():
+    made = (".venv", ".uv", "build", "runs", "__pycache__", ".ipynb_checkpoints", "synthetic")
+    assert [str(path) for path in TRACKED if set(path.parts[:-1]) & set(made)] == []
+    assert [str(p) for p in TRACKED if p.suffix in (".mp4", ".pth", ".pt", ".pyc", ".part")] == []
+
+
+def test_licence_and_citation():
+    licence = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "MIT License" in licence and "CC BY 4.0" in licence.replace("\n", " ")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors", "type"} <= citation.keys()
+    assert citation["version"] == PROJECT["version"] and citation["license"] == PROJECT["license"]
+    arxiv = {each["value"] for paper in citation["references"] for each in paper["identifiers"]}
+    assert {"arXiv:2103.14030", "arXiv:2106.13230"} <= arxiv
+
+
+# ---------------------------------------------------------------- rooms
+
+# What each room may import of ours besides itself; "" is vt_course/__init__.py.
+MAY_IMPORT = {
+    "": set(),
+    "models": set(),
+    "data": {""},
+    "training": {"", "data", "models"},
+    "lab": {"", "data", "models", "training"},
+    "publish": {"", "data", "models", "training", "lab"},
+    "doctor": {""},
+    "cli": {"", "data", "models", "training", "lab", "publish", "doctor"},
+}
+
+
+def room_of(module: list[str]) -> str:
+    return module[1] if len(module) > 1 and module[1] in MAY_IMPORT else ""
+
+
+def imported_rooms(source: str, package: list[str]) -> set[str]:
+    """The rooms that a module in `package`, for instance ["vt_course", "data"], imports."""
+    rooms = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            modules = [alias.name.split(".") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[:len(package) - node.level + 1] if node.level else []
+            base = base + (node.module.split(".") if node.module else [])
+            modules = [[*base, alias.name] for alias in node.names]
+        else:
+            continue
+        rooms |= {room_of(module) for module in modules if module[0] == "vt_course"}
+    return rooms
+
+
+@pytest.mark.parametrize("source, rooms", [
+    ("import torch\nfrom numpy import data", set()),
+    ("from vt_course import CourseError", {""}),
+    ("from vt_course import data, CourseError", {"", "data"}),
+    ("import vt_course.lab.show as show", {"lab"}),
+    ("def f():\n    from vt_course.training.fit import fit", {"training"}),
+    ("from . import hygiene", {"publish"}),
+    ("from .kernel import select", {"publish"}),
+    ("from .. import CourseError", {""}),
+    ("from .. import models", {"models"}),
+    ("from ..cli import main", {"cli"}),
+])
+def test_imports_are_recognised(source, rooms):
+    assert imported_rooms(source, ["vt_course", "publish"]) == rooms
+
+
+def test_rooms_import_in_one_direction():
+    wrong, seen = [], set()
+    for path in sorted((ROOT / "vt_course").rglob("*.py")):
+        package = list(path.relative_to(ROOT).parts[:-1])
+        room = room_of([*package, path.stem])
+        seen.add(room)
+        rooms = imported_rooms(path.read_text(encoding="utf-8"), package)
+        wrong += [f"{path.relative_to(ROOT)} imports {other or 'vt_course'}"
+                  for other in rooms - MAY_IMPORT[room] - {room}]
+    assert wrong == [] and seen == set(MAY_IMPORT)
+
+
+# ---------------------------------------------------------------- make
+
+def test_make_help_lists_every_target():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split()
+    targets = re.findall(r"^([\w-]+):(?!=)", makefile, re.MULTILINE)
+    assert sorted(phony) == sorted(targets) and len(phony) == len(set(phony))
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = re.findall(r"^  make (\S+) +\S", shown.stdout, re.MULTILINE)
+    assert listed == phony or sorted(listed) == sorted(phony)
+    assert {"setup", "course", "test", "lab", "help", "data", "build", "lock"} <= set(listed)
+
+
+def test_continuous_integration_is_make_test():
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert lines[-1] == "make test"
+    assert "set -euo pipefail" in lines
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    recipe = re.search(r"^test:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)[1]
+    assert "pytest tests" in recipe and ".ci/nbval" in recipe and "||" not in recipe
+
+
+@pytest.mark.parametrize("name", [".ci/setup", ".ci/run", ".ci/nbval"])
+def test_scripts_can_be_run(name):
+    mode = subprocess.run(["git", "-c", "safe.directory=*", "ls-files", "-s", name], cwd=ROOT,
+                          check=True, capture_output=True, text=True).stdout
+    assert mode.startswith("100755 ")
+    shell = (ROOT / name).read_text(encoding="utf-8").splitlines()[0].split()[-1].split("/")[-1]
+    subprocess.run([shell, "-n", name], cwd=ROOT, check=True)
