@@ -85,8 +85,8 @@ def check_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     problems += [f"{k} has shape {tuple(state[k].shape)}, wanted {tuple(want[k].shape)}"
                  for k in want if k in state and state[k].shape != want[k].shape]
     if problems:
-        raise ValueError(f"the weights do not fit {type(model).__name__}, {len(problems)} "
-                         "entries differ:\n  " + "\n  ".join(problems))
+        raise ValueError(f"the weights do not fit {type(model).__name__}, {len(problems)} entries differ: "
+                         + "; ".join(problems))
 
 
 # ---------------------------------------------------------------- inflation

@@ -25,6 +25,7 @@ from vt_course import CourseError
 from vt_course.data import open_spec, transforms
 from vt_course.data.clips import ClipReader, VideoFolder, collate
 from vt_course.models import create
+from vt_course.models.official import check_state
 from vt_course.training.recipes import Recipe
 
 ORDERS = ("normal", "shuffled", "reversed", "single")
@@ -51,13 +52,7 @@ class KeptFrames(VideoFolder):
             frames = torch.from_numpy(reader.read(np.arange(reader.num_frames)))  # (F, H, W, C)
             self.kept[path] = transforms.resize_short_side(frames, self.keep).contiguous()
         frames = self.kept[path]  # (F, h, w, C)
-        clip = frames[torch.from_numpy(self._indices(len(frames), rng))]  # (T, H, W, C)
-        if self.train:
-            clip = transforms.random_resized_crop(clip, self.size, rng, self.scale, self.ratio)
-            flipped = rng.random() < self.flip
-            return self._floats(transforms.horizontal_flip(clip) if flipped else clip)
-        clip = transforms.resize_short_side(clip, self.size)
-        return self._floats(transforms.centre_crop(clip, self.size))
+        return self._view(frames[torch.from_numpy(self._indices(len(frames), rng))], rng)
 
 
 def pick_device(device=None) -> torch.device:
@@ -215,16 +210,11 @@ def open_data(recipe: Recipe) -> tuple[VideoFolder, VideoFolder]:
 
 def load_weights(model, weights: dict, name) -> None:
     """Load a state dict strictly. Raises `CourseError` that lists every difference."""
-    own = model.state_dict()
-    shapes = [f"{key} {tuple(weights[key].shape)} instead of {tuple(own[key].shape)}"
-              for key in own if key in weights and weights[key].shape != own[key].shape]
-    groups = (("missing", [key for key in own if key not in weights]),
-              ("unexpected", [key for key in weights if key not in own]),
-              ("of another shape", shapes))
-    if any(keys for _, keys in groups):
-        text = "; ".join(f"{what}: {', '.join(keys)}" for what, keys in groups if keys)
-        raise CourseError(f"the weights in {name} do not fit the model ({text}); "
-                          "load them into the model and settings they were saved from")
+    try:
+        check_state(model, weights)
+    except ValueError as error:
+        raise CourseError(f"cannot load {name}: {error}; load it into the model and settings it "
+                          "was saved from") from error
     model.load_state_dict(weights)
 
 
