@@ -41,7 +41,7 @@ def write_audio(path) -> Path:
 
 
 def cut_without_encoding(source, path, start: float) -> Path:
-    """`ffmpeg -ss start -c copy`: from the key frame before, whose frames an edit list hides."""
+    """`ffmpeg -ss start -c copy`: from the key frame before, which an edit list then hides."""
     with av.open(str(source)) as old, av.open(str(path), "w") as new:
         stream = old.streams.video[0]
         copy, offset = new.add_stream_from_template(stream), int(start / stream.time_base)
