@@ -1,7 +1,7 @@
 """`vt-course VERB`: the one command-line entry. Verbs parse, call and print; the work is done elsewhere.
 
 Exit codes: 0 done, 1 something that was checked is wrong (a failing notebook), 2 input that the user can mend
-(one sentence on stderr), 130 interrupted.
+(one sentence on stderr), 130 interrupted, 141 whoever read our output is gone (as in `| head`).
 """
 import argparse
 import json
@@ -78,6 +78,7 @@ def train(args) -> int:
     from vt_course.training.fit import fit
     from vt_course.training.recipes import recipe_for
     recipe = recipe_for(args.model).override([f"data={args.data}", *args.set])
+    recipe_for(recipe.model)                     # `--set model=...` may name one that does not exist
     summary = fit(recipe, args.out, resume=not args.no_resume, device=args.device, workers=args.workers,
                   max_steps=args.max_steps, progress=not args.json)
     if args.json:
@@ -92,7 +93,7 @@ def evaluate(args) -> int:
     if args.json:
         print_json(rows)
     else:
-        print_table([{**r, "top1": 100 * r["top1"], "stderr": 100 * r["top1_stderr"]} for r in rows],
+        print_table([{**r, "top1": 100 * r["top1"], "stderr": 100 * r["stderr"]} for r in rows],
                     {"order": "frames", "n": "clips", "top1": "top-1 %", "stderr": "± %"})
     return 0
 
@@ -125,6 +126,15 @@ def pair(text: str) -> tuple[int, int]:
     return train, val
 
 
+def whole(least: int):
+    """The argparse type of a whole number that is at least `least`."""
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+        return int(text)
+    return parse
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="vt-course", description=__import__("vt_course").__doc__,
                                   epilog="`vt-course VERB --help` shows an example of each verb.")
@@ -140,25 +150,27 @@ def parser() -> argparse.ArgumentParser:
     verb(verbs, "doctor", doctor, "Report versions, hardware, data and what is missing, for a bug report.",
          "vt-course doctor")
 
-    data = verbs.add_parser("data", help="Make data.", description="Make data.").add_subparsers(metavar="WHAT", required=True)
+    data = verbs.add_parser("data", help="Make data.", description="Make data.",
+                            epilog="example: vt-course data synthetic").add_subparsers(metavar="WHAT", required=True)
     p = verb(data, "synthetic", data_synthetic, "Render the embedded data set: real mp4 clips with exact ceilings.",
              "vt-course data synthetic --clips 64,16 --frames 16 --size 64 --out data/small")
     p.add_argument("--out", type=Path, help="folder (default: data/synthetic)")
     p.add_argument("--clips", type=pair, default=(1600, 400), metavar="TRAIN,VAL", help="default 1600,400")
-    p.add_argument("--frames", type=int, default=32, help="frames a clip (default 32)")
-    p.add_argument("--size", type=int, default=112, help="height and width in pixels (default 112)")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--workers", type=int, help="processes (default: one a core)")
+    p.add_argument("--frames", type=whole(1), default=32, help="frames a clip (default 32)")
+    p.add_argument("--size", type=whole(1), default=112, help="height and width in pixels (default 112)")
+    p.add_argument("--seed", type=whole(0), default=0)
+    p.add_argument("--workers", type=whole(0), help="processes (default: one a core)")
     p.add_argument("--quiet-if-complete", action="store_true", help="print nothing when there was nothing to do")
 
-    bench = verbs.add_parser("bench", help="Measure.", description="Measure.").add_subparsers(metavar="WHAT", required=True)
+    bench = verbs.add_parser("bench", help="Measure.", description="Measure.",
+                             epilog="example: vt-course bench decode clip.mp4").add_subparsers(metavar="WHAT", required=True)
     p = verb(bench, "decode", bench_decode, "Compare decord, PyAV and torchcodec on the same files, side by side.",
              "vt-course bench decode clip.mp4 other.mp4 --frames 16 --short-side 256")
     p.add_argument("files", type=Path, nargs="+")
-    p.add_argument("--frames", type=int, default=16, help="frames a clip (default 16)")
-    p.add_argument("--stride", type=int, default=2, help="frames from one to the next (default 2)")
-    p.add_argument("--short-side", type=int, help="resize while decoding (default: as it is)")
-    p.add_argument("--repeats", type=int, default=5, help="medians of this many (default 5)")
+    p.add_argument("--frames", type=whole(1), default=16, help="frames a clip (default 16)")
+    p.add_argument("--stride", type=whole(1), default=2, help="frames from one to the next (default 2)")
+    p.add_argument("--short-side", type=whole(1), help="resize while decoding (default: as it is)")
+    p.add_argument("--repeats", type=whole(1), default=5, help="medians of this many (default 5)")
 
     verb(verbs, "models", models, "Every published variant: our parameters and MACs beside the stated ones.",
          "vt-course models --json")
@@ -170,8 +182,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, required=True, help="run folder")
     p.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="change settings of the recipe")
     p.add_argument("--device", help="cpu, cuda, mps (default: the GPU if there is one)")
-    p.add_argument("--workers", type=int, help="loader processes (default: by the number of cores)")
-    p.add_argument("--max-steps", type=int, help="stop after this many optimiser steps in total")
+    p.add_argument("--workers", type=whole(0), help="loader processes (default: by the number of cores)")
+    p.add_argument("--max-steps", type=whole(1), help="stop after this many optimiser steps in total")
     p.add_argument("--no-resume", action="store_true", help="refuse to continue a run that is already there")
 
     p = verb(verbs, "evaluate", evaluate, "Accuracy of a run on its validation clips, frames in order or not.",
@@ -199,7 +211,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
-        return args.run(args)
+        code = args.run(args)
+        sys.stdout.flush()
+        return code
     except NotebookFailed as error:
         if args.json:
             print_json(error.rows)
@@ -208,6 +222,9 @@ def main(argv: list[str] | None = None) -> int:
     except CourseError as error:
         print(f"vt-course: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:                      # an OSError: must come before it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())        # for the flush at exit
+        return 141
     except OSError as error:
         name = f" {error.filename}" if error.filename else ""
         print(f"vt-course:{name}: {error.strerror or error}; check the path, its permissions and the free space.",
@@ -216,8 +233,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("vt-course: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 0
 
 
 if __name__ == "__main__":

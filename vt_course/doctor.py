@@ -28,26 +28,39 @@ def works(module: str) -> str | None:
     return None
 
 
+def torch_threads() -> int:
+    import torch
+    return torch.get_num_threads()
+
+
+def memory_gb() -> float:
+    import psutil
+    return round(psutil.virtual_memory().total / 2**30, 1)
+
+
+def gpus() -> list[str]:
+    import torch
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return names or (["Apple MPS"] if torch.backends.mps.is_available() else [])
+
+
 def report() -> dict:
     """Facts about this installation: versions, hardware, decoder, data, and `missing` (what, how to get it)."""
-    import psutil
-    import torch
+    broken = {name: fault for name in ("torch", "psutil", "decord") if (fault := works(name))}
     facts = {
         "vt_course": __version__, "python": platform.python_version(), "platform": platform.platform(),
-        "cpu_cores": os.cpu_count(), "torch_threads": torch.get_num_threads(),
-        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "cpu_cores": os.cpu_count(), "torch_threads": None if "torch" in broken else torch_threads(),
+        "memory_gb": None if "psutil" in broken else memory_gb(),
         "disk_free_gb": round(shutil.disk_usage(repo_root()).free / 2**30, 1),
-        "gpu": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        or (["Apple MPS"] if torch.backends.mps.is_available() else []),
+        "gpu": [] if "torch" in broken else gpus(),
         "packages": {p: version(p) for p in PACKAGES},
-        "decord_imports": works("decord") or "yes",
+        "decord_imports": broken.get("decord", "yes"),
         "repo": str(repo_root()), "data": str(data_root()),
         "synthetic_data": (data_root() / "synthetic" / "config.json").is_file(),
     }
     missing = [{"what": f"package {p}", "how": "make setup"} for p, v in facts["packages"].items()
                if v is None and (p not in OPTIONAL or OPTIONAL[p] and version(OPTIONAL[p]) is None)]
-    if facts["decord_imports"] != "yes":
-        missing.append({"what": f"a working decord ({facts['decord_imports']})", "how": "make setup"})
+    missing += [{"what": f"a working {name} ({fault})", "how": "make setup"} for name, fault in broken.items()]
     if facts["packages"]["decord"] and facts["packages"]["decord2"]:
         missing.append({"what": "one decoder: decord and decord2 overwrite each other",
                         "how": "pip uninstall decord decord2, then make setup"})
