@@ -143,7 +143,7 @@ def parser() -> argparse.ArgumentParser:
 
     def verb(group, name, run, help, example):
         p = group.add_parser(name, help=help, description=help, epilog=f"example: {example}")
-        p.set_defaults(run=run)
+        p.set_defaults(verb=run)
         p.add_argument("--json", action="store_true", help="print the result as JSON, nothing else")
         return p
 
@@ -211,7 +211,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
-        code = args.run(args)
+        code = args.verb(args)
         sys.stdout.flush()
         return code
     except NotebookFailed as error:
