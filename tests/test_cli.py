@@ -1,0 +1,380 @@
+"""The command line: what it prints, where, and with which exit code."""
+import argparse
+import contextlib
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from vt_course import cli, doctor, repo_root
+from vt_course.models import cost, zoo
+from vt_course.publish import build, course
+from vt_course.training import fit
+
+TINY = ["--set", "size=32", "frames=4", "stride=1", "batch_size=4", "epochs=1", "warmup_epochs=0",
+        "keep=0", "--device", "cpu", "--workers", "0"]
+
+
+def run(*argv) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a command, in this process."""
+    with (contextlib.redirect_stdout(io.StringIO()) as out,
+          contextlib.redirect_stderr(io.StringIO()) as err):
+        try:
+            code = cli.main([str(word) for word in argv])
+        except SystemExit as stop:              # argparse
+            code = stop.code
+    return code, out.getvalue(), err.getvalue()
+
+
+def run_json(*argv):
+    """The value that a command prints with --json: strict JSON, nothing else, nothing amiss."""
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+    code, out, err = run(*argv, "--json")
+    assert (code, err) == (0, "")
+    return json.loads(out, parse_constant=refuse)
+
+
+def refused(*argv) -> str:
+    """The one line on stderr of a command that the user can mend."""
+    code, out, err = run(*argv)
+    assert code == 2 and out == "" and err.count("\n") == 1 and err.endswith("\n"), err
+    assert err.startswith("vt-course: ") and "Traceback" not in err
+    return err
+
+
+def verbs(parser=None, name=()) -> dict:
+    """("data", "synthetic") -> its parser, for every verb and group of verbs."""
+    found = {}
+    for action in (parser or cli.parser())._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for word, child in action.choices.items():
+                found[*name, word] = child
+                found |= verbs(child, (*name, word))
+    return found
+
+
+# ---------------------------------------------------------------- help
+
+def test_the_verbs():
+    assert {" ".join(name) for name in verbs()} == {
+        "doctor", "data", "data synthetic", "bench", "bench decode", "models", "train", "evaluate",
+        "build", "course"}
+
+
+@pytest.mark.parametrize("name", verbs(), ids=" ".join)
+def test_every_verb_has_an_example_that_parses(name):
+    code, out, err = run(*name, "--help")
+    assert code == 0 and err == "" and "example: vt-course " in out
+    epilog = verbs()[name].epilog
+    program, *words = shlex.split(epilog.removeprefix("example: "))
+    assert program == "vt-course" and words[:len(name)] == list(name)
+    assert callable(cli.parser().parse_args(words).verb)
+
+
+@pytest.mark.parametrize("name", [name for name in verbs() if len(name) > 1 or
+                                  name[0] not in ("data", "bench")], ids=" ".join)
+def test_every_verb_has_json(name):
+    assert "--json" in verbs()[name].format_help()
+
+
+@pytest.mark.parametrize("document", ["README.md", "data/README.md"])
+def test_commands_in_documents_parse(document):
+    text = (repo_root() / document).read_text(encoding="utf-8")
+    commands = re.findall(r"vt-course ((?:%s) [^`\n#]*|models|doctor|build|course)(?=[`\n#])" %
+                          "|".join({name[0] for name in verbs()}), text)
+    assert commands
+    for command in commands:
+        cli.parser().parse_args(shlex.split(command))
+
+
+@pytest.mark.parametrize("argv", [[], ["data"], ["bench"], ["nonsense"], ["train", "video_swin_mini"],
+                                  ["data", "synthetic", "--clips", "many"],
+                                  ["data", "synthetic", "--clips", "8"],
+                                  ["data", "synthetic", "--clips", "8,8,8"],
+                                  ["data", "synthetic", "--frames", "0"],
+                                  ["bench", "decode", "x.mp4", "--repeats", "0"],
+                                  ["train", "video_swin_mini", "--out", "x", "--workers", "-1"],
+                                  ["train", "video_swin_mini", "--out", "x", "--max-steps", "2.5"],
+                                  ["evaluate", "x", "--order", "backwards"]], ids=" ".join)
+def test_what_cannot_be_parsed(argv):
+    code, out, err = run(*argv)
+    assert code == 2 and out == "" and err.startswith("usage: vt-course")
+    assert "Traceback" not in err and re.search(r"\nvt-course.*: error: ", err)
+
+
+# ---------------------------------------------------------------- results
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A tiny embedded data set, where the commands of this module look for theirs."""
+    root = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VT_COURSE_DATA", str(root))
+        yield root, run_json("data", "synthetic", "--clips", "8,8", "--frames", "4", "--size", "32")
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "a"
+    return out, run_json("train", "video_swin_mini", "--out", out, "--max-steps", "1", *TINY)
+
+
+def test_data_synthetic(data):
+    root, summary = data
+    assert summary["out"] == str(root / "synthetic") and summary["rendered"] == 16
+    assert summary["clips"] == {"train": 8, "val": 8}
+    same = ["data", "synthetic", "--clips", "8,8", "--frames", "4", "--size", "32"]
+    code, out, err = run(*same)
+    assert (code, err) == (0, "") and re.fullmatch(
+        r".*synthetic: 16 clips, \d+ MB, 0 rendered now in \d+ s\n", out)
+    assert run(*same, "--quiet-if-complete") == (0, "", "")
+
+
+def test_bench_decode(data):
+    clip = data[0] / "synthetic" / "clips" / "val" / "00000.mp4"
+    small = ["--frames", "2", "--stride", "1", "--repeats", "1", "--short-side", "16"]
+    rows = run_json("bench", "decode", clip, *small)
+    assert {"decord", "pyav"} <= {row["decoder"] for row in rows}
+    assert {row["access"] for row in rows} == {"random", "sequential"}
+    code, out, err = run("bench", "decode", clip, *small)
+    assert (code, err) == (0, "") and len(out.splitlines()) == 1 + len(rows)
+
+
+def test_models(monkeypatch):
+    few = {name: zoo.ZOO[name] for name in ("swin_tiny", "video_swin_mini")}
+    monkeypatch.setattr(zoo, "ZOO", few)
+    monkeypatch.setattr(cost, "count_macs", lambda model, shape: 4.5e9)     # counting is slow
+    rows = run_json("models")
+    assert [row["name"] for row in rows] == list(few) and rows[1]["gmacs_stated"] is None
+    code, out, err = run("models")
+    assert (code, err) == (0, "")
+    heading, tiny, mini = out.splitlines()
+    assert heading.split()[:2] == ["model", "input"] and tiny.startswith("swin_tiny ")
+    assert f"{rows[0]['params']:.2f}" in tiny.split() and "None" not in mini
+
+
+def test_doctor(data, tmp_path, monkeypatch):
+    facts = run_json("doctor")
+    assert facts["synthetic_data"] is True and facts["packages"]["torch"]
+    assert facts["decord_imports"] == "yes" and facts["data"] == str(data[0])
+    monkeypatch.setenv("VT_COURSE_DATA", str(tmp_path))
+    code, out, err = run("doctor")
+    assert (code, err) == (0, "")
+    assert "MISSING         the embedded data set: vt-course data synthetic\n" in out
+    assert f"data            {tmp_path}\n" in out and "\ngpu             " in out
+
+
+def test_doctor_of_a_broken_installation(monkeypatch):
+    """What it is for: it reports a package that does not load, and goes on without it."""
+    def load(name):
+        raise OSError(f"lib{name}.so: cannot open shared object file\nand so on")
+    monkeypatch.setattr(doctor.importlib, "import_module", load)
+    monkeypatch.setattr(doctor, "version", lambda package: None)
+    facts = run_json("doctor")
+    how = {each["what"]: each["how"] for each in facts["missing"]}
+    assert facts["torch_threads"] is None and facts["gpu"] == []
+    for name in ("torch", "psutil", "decord"):
+        fault = f"a working {name} (OSError: lib{name}.so: cannot open shared object file)"
+        assert how[fault] == "make setup"
+    assert how["package papermill"] == "make setup" and "package torchcodec" not in how
+    assert "MISSING         package torch: make setup\n" in run("doctor")[1]
+
+
+def test_train_and_evaluate(trained):
+    out, summary = trained
+    assert summary == json.loads((out / "summary.json").read_text())
+    rows = run_json("evaluate", out, "--order", "normal", "single", "--device", "cpu")
+    assert [(row["order"], row["n"]) for row in rows] == [("normal", 8), ("single", 8)]
+    code, text, err = run("evaluate", out, "--device", "cpu")
+    heading, row = text.splitlines()
+    assert code == 0 and "evaluate: " in err         # the bar
+    assert heading.split() == ["frames", "clips", "top-1", "%", "±", "%"]
+    assert row.split() == ["normal", "8", f"{100 * rows[0]['top1']:.2f}",
+                           f"{100 * rows[0]['stderr']:.2f}"]
+
+
+def test_train_goes_on_and_says_how_it_went(trained):
+    out, _ = trained
+    again = ["train", "video_swin_mini", "--out", out, *TINY]
+    code, text, err = run(*again)
+    assert code == 0 and "epoch   1/1  train loss " in text and "Traceback" not in err
+    assert "already holds a run; resume it or choose another --out" in refused(*again, "--no-resume")
+    assert "epochs was 1 and is now 2" in refused(*[
+        "epochs=2" if word == "epochs=1" else word for word in again])
+
+
+# ---------------------------------------------------------------- notebooks
+
+TOY = '''# %% tags=["parameters"]
+PROFILE = "smoke"
+
+# %%
+raise KeyError("broken on purpose")
+'''
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A checkout with one notebook, in step with its source, whose second cell fails."""
+    source = tmp_path / "notebooks" / "src" / "05_toy.py"
+    source.parent.mkdir(parents=True)
+    source.write_text(TOY)
+    nbformat.write(build.from_source(source), tmp_path / "notebooks" / "05_toy.ipynb")
+    monkeypatch.setattr(build, "repo_root", lambda: tmp_path)
+    monkeypatch.setattr(course, "repo_root", lambda: tmp_path)
+    return tmp_path / "notebooks"
+
+
+def test_build_check(toy):
+    assert run_json("build", "--check") == [{"notebook": "05_toy", "status": "in step"}]
+    assert run("build", "--check") == (0, "notebook  status\n05_toy    in step\n", "")
+    (toy / "src" / "05_toy.py").write_text(TOY.replace("on purpose", "otherwise"))
+    code, out, err = run("build", "--check", "--json")
+    assert code == 1 and json.loads(out) == [{"notebook": "05_toy", "status": "drifted"}]
+    assert err.startswith("05_toy, cell 2") and ": differs from its source; run `vt-course build 05_toy`." in err
+
+
+def test_a_failing_notebook(toy):
+    code, out, err = run("course", "--json")
+    row, = json.loads(out)
+    assert code == 1 and row["status"] == "failed" and row["notebook"] == "05_toy"
+    assert "05_toy, cell 2" in err and "KeyError: 'broken on purpose'" in err
+    assert "Error" not in out and (toy.parent / "build" / "notebooks" / "05_toy.ipynb").is_file()
+
+
+# ---------------------------------------------------------------- what goes wrong
+
+def test_unknown_model(data, tmp_path):
+    err = refused("train", "video_swim_mini", "--out", tmp_path / "x")
+    assert "'video_swim_mini': did you mean video_swin_mini?" in err
+    err = refused("train", "video_swin_mini", "--out", tmp_path / "x", "--set", "model=video_swin_mni")
+    assert "'video_swin_mni': did you mean video_swin_mini?" in err
+    assert not (tmp_path / "x").exists()
+
+
+def test_missing_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("VT_COURSE_DATA", str(tmp_path))
+    start = ["train", "video_swin_mini", "--out", tmp_path / "x", *TINY]
+    assert "vt-course data synthetic" in refused(*start)
+    assert f"no manifest {tmp_path}" in refused(*start, "--data", f"csv:{tmp_path}/a.csv,{tmp_path}/b.csv")
+    assert "Unknown data spec 'kinetics'" in refused(*start, "--data", "kinetics")
+    assert not (tmp_path / "x").exists()
+    assert "nothing.mp4" in refused("bench", "decode", tmp_path / "nothing.mp4")
+
+
+@pytest.mark.parametrize("setting, message", [
+    ("learning_rate=1", "unknown recipe setting 'learning_rate'"),
+    ("epoch=3", "did you mean epochs?"),
+    ("epochs", "write a setting as name=value"),
+    ("lr=fast", "must be of type float"),
+    ("epochs=0", "epochs=0 must be at least 1"),
+])
+def test_wrong_settings(data, tmp_path, setting, message):
+    err = refused("train", "video_swin_mini", "--out", tmp_path / "x", "--set", setting)
+    assert message in err and not (tmp_path / "x").exists()
+
+
+def test_missing_run(tmp_path):
+    assert "does not exist" in refused("evaluate", tmp_path / "no_run")
+    assert "holds no checkpoint" in refused("evaluate", tmp_path)
+    (tmp_path / "x.safetensors").write_bytes(b"text")
+    assert "is not a readable safetensors file" in refused("evaluate", tmp_path / "x.safetensors")
+
+
+def test_unwritable_out(data, toy, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    out = tmp_path / "file" / "x"
+    assert str(out) in refused("train", "video_swin_mini", "--out", out, *TINY)
+    assert str(out) in refused("data", "synthetic", "--out", out, "--clips", "8,8")
+    assert str(tmp_path / "file") in refused("course", "--out", out)
+    assert "never writes to" in refused("course", "--out", toy)
+
+
+def test_other_data_in_the_folder(data):
+    err = refused("data", "synthetic", "--clips", "16,8", "--frames", "4", "--size", "32")
+    assert "holds clips rendered with other settings" in err
+    assert "two multiples of 8" in refused("data", "synthetic", "--clips", "9,8")
+
+
+def test_unknown_notebook(toy):
+    for verb in ("course", "build"):
+        assert "'04_swin'; choose from 05_toy" in refused(verb, "04_swin")
+    assert "--profile full" in refused("build", "--profile", "full")
+
+
+def test_unknown_device(data, tmp_path):
+    err = refused("train", "video_swin_mini", "--out", tmp_path / "x", "--device", "abacus")
+    assert "device 'abacus' cannot be used here" in err
+
+
+@pytest.mark.parametrize("error, code, err", [
+    (KeyboardInterrupt(), 130, "vt-course: interrupted\n"),
+    (OSError(28, "No space left on device", "runs/a/log"), 2,
+     "vt-course: runs/a/log: No space left on device; check the path, its permissions and the "
+     "free space.\n"),
+])
+def test_exit_codes(error, code, err, monkeypatch, tmp_path):
+    def stop(*args, **settings):
+        raise error
+    monkeypatch.setattr(fit, "fit", stop)
+    assert run("train", "video_swin_mini", "--out", tmp_path / "x") == (code, "", err)
+
+
+def test_a_bug_is_not_hidden(monkeypatch, tmp_path):
+    def bug(*args, **settings):
+        raise ZeroDivisionError
+    monkeypatch.setattr(fit, "fit", bug)
+    with pytest.raises(ZeroDivisionError):
+        run("train", "video_swin_mini", "--out", tmp_path / "x")
+
+
+# ---------------------------------------------------------------- the real thing
+
+COMMAND = Path(sys.executable).parent / "vt-course"
+
+
+def start(*argv, **settings):
+    bars = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
+    return subprocess.run([COMMAND, *map(str, argv)], env=bars, capture_output=True, text=True,
+                          timeout=120, **settings)
+
+
+def test_the_installed_command(tmp_path):
+    assert start("--version").stdout == f"vt-course {cli.__version__}\n"
+    done = start("train", "video_swin_big", "--out", tmp_path / "x")
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert "did you mean video_swin_mini?" in done.stderr
+
+
+def test_progress_bars_stay_out_of_the_output(tmp_path):
+    render = ["data", "synthetic", "--clips", "8,8", "--frames", "2", "--size", "32", "--out"]
+    done = start(*render, tmp_path / "a")
+    assert done.returncode == 0 and "rendering clips" in done.stderr
+    assert re.fullmatch(r".*: 16 clips, \d+ MB, 16 rendered now in \d+ s\n", done.stdout)
+    done = start(*render, tmp_path / "b", "--json")
+    assert done.returncode == 0 and done.stderr == "" and json.loads(done.stdout)["rendered"] == 16
+
+
+def test_a_reader_that_is_gone(data):
+    """As in `vt-course data synthetic --json | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    same = ["data", "synthetic", "--clips", "8,8", "--frames", "4", "--size", "32", "--json"]
+    done = subprocess.run([COMMAND, *same], stdout=write, stderr=subprocess.PIPE, text=True,
+                          timeout=120)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_the_parser_needs_no_torch():
+    code = ("import sys; from vt_course import cli; cli.parser(); "
+            "sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)")
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
