@@ -4,6 +4,7 @@ import pickle
 import shutil
 import signal
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -215,6 +216,7 @@ def bad(tmp_path_factory):
     (at / "cut_early.mp4").write_bytes(healthy[:len(healthy) // 2])
     (at / "cut_late.mp4").write_bytes(healthy[:-40])
     (at / "no_index.mp4").write_bytes(late[:len(late) // 2])
+    (at / "stub.mp4").write_bytes(late[:late.index(b"mdat") - 4])
     for name, codec in (("cut.mkv", "libx264"), ("cut.avi", "mpeg4"), ("cut.webm", "libvpx")):
         whole = write_video(at / f"whole_{name}", frames=40, codec=codec).read_bytes()
         (at / name).write_bytes(whole[:len(whole) * 2 // 3])
@@ -236,7 +238,8 @@ FAULTS = {"missing.mp4": "No such file", "folder.mp4": "Is a directory",
           "empty.mp4": "is empty", "text.mp4": "is no MP4", "byte.mp4": "is no MP4",
           "stream.ts": "is no MP4",
           "cut_early.mp4": "is truncated", "cut_late.mp4": "is truncated",
-          "no_index.mp4": "is truncated", "cut.mkv": "is truncated", "cut.avi": "is truncated",
+          "no_index.mp4": "is truncated", "stub.mp4": "is truncated",
+          "cut.mkv": "is truncated", "cut.avi": "is truncated",
           "cut.webm": "is truncated", "audio.mp4": "has no video stream",
           "copied.mp4": "was cut without re-encoding", "zero_tail.mp4": "is damaged",
           "edited.mp4": "is damaged"}
@@ -277,21 +280,42 @@ def test_no_bad_file_hangs_a_data_set_and_none_is_replaced(bad, tmp_path):
 
 
 def test_verify_finds_what_reading_cannot_and_survives_a_hang(bad, tmp_path):
-    data = bytearray((bad / "healthy.mp4").read_bytes())
-    middle = data.index(b"mdat") + (len(data) - data.index(b"mdat")) // 2
-    data[middle:middle + 400] = np.random.default_rng(0).bytes(400)
-    (tmp_path / "scarred.mp4").write_bytes(data)
+    write_video(bad / "healthy.avi", frames=60, size=(120, 160), codec="mpeg4")
+    for name, whole in (("scar.mp4", "healthy.mp4"), ("scar.avi", "healthy.avi")):
+        data = bytearray((bad / whole).read_bytes())
+        data[len(data) // 2:len(data) // 2 + 20] = bytes(range(20))
+        (tmp_path / name).write_bytes(data)
+        reader = ClipReader(tmp_path / name)
+        reader.read(range(reader.num_frames))                   # the codec conceals it
     os.mkfifo(tmp_path / "hangs.mp4")                           # opening it blocks for ever
-    paths = [bad / "healthy.mp4", tmp_path / "scarred.mp4", tmp_path / "hangs.mp4",
-             bad / "edited.mp4", bad / "empty.mp4"]
-    good, scarred, hung, edited, empty = verify.verify(paths, timeout=2)
+    paths = [bad / "healthy.mp4", tmp_path / "scar.mp4", tmp_path / "scar.avi",
+             tmp_path / "hangs.mp4", bad / "edited.mp4", bad / "empty.mp4"]
+    good, *scarred, hung, edited, empty = verify.verify(paths, timeout=2)
     assert good == dict(path=str(paths[0]), frames=60, error=None)
-    assert "scarred.mp4 is damaged after frame" in scarred["error"] and scarred["frames"] < 60
+    for row in scarred:
+        assert "is damaged after frame" in row["error"] and row["frames"] < 40
     assert "hangs.mp4 is not decoded within 2 s" in hung["error"]
     assert "but shows 20;" in edited["error"]
     assert "is empty" in empty["error"]
-    for row in (scarred, hung, edited, empty):
+    for row in (*scarred, hung, edited, empty):
         assert is_one_sentence(row["error"], row["path"])
+
+
+def test_verify_counts_up_to_a_frame_that_the_codec_marks_as_damaged(monkeypatch):
+    class Container:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            return False
+
+        streams = SimpleNamespace(video=[SimpleNamespace(codec_context=SimpleNamespace())])
+
+        def decode(self, stream):
+            return [SimpleNamespace(is_corrupt=mark) for mark in (False, False, True, False)]
+
+    monkeypatch.setattr(verify.av, "open", lambda path: Container())
+    assert verify._count("any.avi") == (2, True)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")      # 3.12: a fork beside threads

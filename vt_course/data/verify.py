@@ -72,11 +72,14 @@ def check(path: str) -> dict:
 
 
 def _count(path: str) -> tuple[int, bool]:
-    """(frames decoded, whether decoding met damage)."""
+    """(frames decoded, whether decoding met damage). H.264 betrays nearly all, VP8 hardly any."""
     count = 0
     try:
         with av.open(path) as container:
-            for frame in container.decode(video=0):
+            stream = container.streams.video[0]
+            stream.codec_context.options = {"err_detect": "explode"}    # conceal nothing;
+            stream.thread_type = "NONE"                                 # threads would, still
+            for frame in container.decode(stream):
                 if frame.is_corrupt:
                     return count, True
                 count += 1
