@@ -313,14 +313,14 @@ WRONG = {
         "dilated": (lambda x, w: rearrange(x, "b (p t) (a h) (c w) d -> (b t h w) (p a c) d",
                                            **names(w)), likely("4.1", "dilated")),
         "channels first": (lambda x, w: partition(x, w, "(b t h w) d (p a c)"),
-                           "shape (8 × 1 × 8), wanted (B·T/P·H/M·W/M, P·M·M, C) = "
-                           "(1·2·2·2, 2·2·2, 1) = (8 × 8 × 1)\n"
+                           "shape (8, 1, 8), wanted (B·T/P·H/M·W/M, P·M·M, C) = "
+                           "(1·2·2·2, 2·2·2, 1) = (8, 8, 1)\n"
                            "  Likely: your axes are in another order: the right result, "
                            "permuted by (0, 2, 1)\n"),
         "tokens not flat": (lambda x, w: partition(x, w, "(b t h w) p a c d"),
-                            "shape (8 × 2 × 2 × 2 × 1), wanted"),
+                            "shape (8, 2, 2, 2, 1), wanted"),
         "one clip": (lambda x, w: partition(x[:1], w),
-                     "shape (18 × 12 × 3), wanted (B·T/P·H/M·W/M, P·M·M, C) = (2·2·3·3, 2·2·3, 3)"),
+                     "shape (18, 12, 3), wanted (B·T/P·H/M·W/M, P·M·M, C) = (2·2·3·3, 2·2·3, 3)"),
         "list": (lambda x, w: list(partition(x, w)), "returned a list, not a tensor"),
         "integers": (lambda x, w: partition(x, w).long(), "dtype torch.int64, wanted torch.float32"),
         "view": (view_after_permute, "raised RuntimeError"),
@@ -342,10 +342,10 @@ WRONG = {
         "inside W H": (lambda x, w, s: reverse(x, w, s, "b (t p) (h c) (w a) d").reshape(-1, *s, x.shape[-1]),
                        likely("4.2", "inside the windows")),
         "channels first": (lambda x, w, s: reverse(x, w, s, "b d (t p) (h a) (w c)"),
-                           "shape (1 × 1 × 4 × 4 × 4), wanted (B, T, H, W, C) = (B, 4, 4, 4, 1) = "
-                           "(1 × 4 × 4 × 4 × 1)\n  Likely: your axes are in another order: the "
+                           "shape (1, 1, 4, 4, 4), wanted (B, T, H, W, C) = (B, 4, 4, 4, 1) = "
+                           "(1, 4, 4, 4, 1)\n  Likely: your axes are in another order: the "
                            "right result, permuted by (0, 4, 1, 2, 3)\n"),
-        "no batch axis": (lambda x, w, s: reverse(x, w, s).squeeze(0), "shape (4 × 4 × 4 × 1), wanted"),
+        "no batch axis": (lambda x, w, s: reverse(x, w, s).squeeze(0), "shape (4, 4, 4, 1), wanted"),
         "tuple": (lambda x, w, s: (reverse(x, w, s), s), "returned a tuple, not a tensor"),
         "view": (glue_view, "raised RuntimeError"),
         "never filled": (lambda x, w, s: torch.full((len(x) * x[0, :, 0].numel() // (s[0] * s[1] * s[2]),
@@ -359,7 +359,7 @@ WRONG = {
         "axis 0": (lambda x, s: x.roll([-v for v in s], (0, 1, 2)), likely("4.3", "off by one")),
         "(W, H, T)": (lambda x, s: x.roll([-v for v in s[::-1]], (1, 2, 3)), likely("4.3", "(W, H, T)")),
         "zeros come in": (zero_filled, likely("4.3", "replaced by zeros")),
-        "cut off": (lambda x, s: x[:, s[0]:, s[1]:, s[2]:], "shape (2 × 3 × 4 × 2 × 3), wanted the shape of x"),
+        "cut off": (lambda x, s: x[:, s[0]:, s[1]:, s[2]:], "shape (2, 3, 4, 2, 3), wanted the shape of x"),
         "not shifted": (lambda x, s: x, "numbers differ"),
         "no dims": (lambda x, s: x.roll([-v for v in s]), "raised RuntimeError"),
         "string": (lambda x, s: "rolled", "returned a str, not a tensor"),
@@ -384,7 +384,7 @@ WRONG = {
         "integers": (lambda z, w, s: mask_official(z, w, s).long(),
                      "dtype torch.int64, wanted torch.float32\n"),
         "one window": (lambda z, w, s: mask_official(z, w, s)[0],
-                       "shape (64 × 64), wanted (T/P·H/M·W/M, P·M·M, P·M·M) = (8, 64, 64) = (8 × 64 × 64)"),
+                       "shape (64, 64), wanted (T/P·H/M·W/M, P·M·M, P·M·M) = (8, 64, 64) = (8, 64, 64)"),
         "no size": (lambda z, w, s: torch.zeros(z) @ w, "raised TypeError"),
     },
     "4.5": {
@@ -399,7 +399,7 @@ WRONG = {
                     likely("4.5", "digits run")),
         "sum": (lambda w: index(w, lambda t, h, x, P, A, C: t + h + x), likely("4.5", "are added")),
         "float": (lambda w: index(w).float(), "dtype torch.float32, wanted torch.int64\n"),
-        "table": (lambda w: index(w).flatten(), "shape (64), wanted (N, N) with N = 2·2·2 = (8 × 8)"),
+        "table": (lambda w: index(w).flatten(), "shape (64,), wanted (N, N) with N = 2·2·2 = (8, 8)"),
         "list": (lambda w: index(w).tolist(), "returned a list, not a tensor"),
         "NaN": (lambda w: index(w) * torch.nan, "dtype torch.float32, wanted torch.int64\n"),
     },
@@ -412,9 +412,9 @@ WRONG = {
         "halved": (lambda w, pt: torch.stack([0.5 * w] * pt, 2), likely("4.6", "halved always")),
         "time last": (lambda w, pt: repeat(w / pt, "d c h w -> d c h w t", t=pt), likely("4.6", "time axis is the last")),
         "time first": (lambda w, pt: repeat(w / pt, "d c h w -> t d c h w", t=pt),
-                       "shape (2 × 6 × 3 × 4 × 4), wanted (D, C, pt, ph, pw) = (6, 3, 2, 4, 4) = (6 × 3 × 2 × 4 × 4)\n"
+                       "shape (2, 6, 3, 4, 4), wanted (D, C, pt, ph, pw) = (6, 3, 2, 4, 4) = (6, 3, 2, 4, 4)\n"
                        "  Likely: your axes are in another order: the right result, permuted by (2, 0, 1, 3, 4)\n"),
-        "no axis": (lambda w, pt: w / pt, "shape (6 × 3 × 4 × 4), wanted"),
+        "no axis": (lambda w, pt: w / pt, "shape (6, 3, 4, 4), wanted"),
         "NaN": (lambda w, pt: inflate_by_conv(w, pt) * torch.nan, "got nan, wanted "),
         "module": (lambda w, pt: torch.nn.Conv3d(3, 6, (pt, 4, 4)), "returned a Conv3d, not a tensor"),
         "in place": (divide_in_place, "changes its input"),
@@ -519,8 +519,8 @@ def test_whatever_a_solution_raises_is_reported(error, shown, capsys):
     def broken(x, shift):
         raise error
     out = verdict("4.3", broken, capsys)
-    assert out.startswith(f"✗ exercise 4.3, your function raised {type(error).__name__} on a "
-                          "tensor of 2 × 4 × 6 × 5 × 3, (1, 2, 3): ")
+    assert out.startswith(f"✗ exercise 4.3, your function raised {type(error).__name__} on "
+                          "x of shape (2, 4, 6, 5, 3), shift=(1, 2, 3): ")
 
 
 def test_advice_on_view_after_permute(shown, capsys):
@@ -538,7 +538,7 @@ def test_the_first_difference_is_named_with_both_values(shown, capsys):
     torch.manual_seed(0)
     want = partition(*EXERCISES["4.1"].cases()[1])[7, 5, 2]
     assert verdict("4.1", off, capsys) == (
-        "✗ exercise 4.1, on a tensor of 2 × 4 × 6 × 9 × 3, (2, 2, 3): 3 of 1,296 numbers differ, "
+        "✗ exercise 4.1, on x of shape (2, 4, 6, 9, 3), window=(2, 2, 3): 3 of 1,296 numbers differ, "
         f"first at index (7, 5, 2): got 9, wanted {want:.4g}\n")
 
 

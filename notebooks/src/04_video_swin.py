@@ -4,14 +4,15 @@
 # *Liu et al., "Video Swin Transformer", [arXiv 2106.13230](https://arxiv.org/abs/2106.13230).*
 #
 # By the end of this notebook you own a complete Video Swin network that is made only of cells you ran here.
-# It accepts the weights of the finished model in `vt_course`, and gives the same numbers. On the way you prove the
-# central trick of the paper: rolling the video, masking and cutting it into **8** regular windows is exactly
-# the same as attending inside **27** shifted ones.
+# It accepts the weights of the finished model in `vt_course`, and gives the same numbers up to rounding. On the way you meet the
+# central trick of the paper, and see why it is exact: rolling the video, cutting it into **8** regular windows and masking does the
+# same as attending inside **27** shifted ones.
 #
 # | | |
 # |---|---|
-# | **Needs** | PyTorch; softmax attention with queries, keys and values |
-# | **Time** | 2 to 3 hours with the exercises; 1 minute to run from top to bottom |
+# | **Needs** | PyTorch; softmax attention with queries, keys and values. Notebook 03 helps, but is not required |
+# | **Data** | the embedded clips: `vt-course data synthetic`, once (`make course` and `make lab` do it) |
+# | **Time** | 2 to 3 hours with the exercises; to run it: 1 minute (`smoke`), 2 (`lecture`), 9 (`full`) on two cores |
 # | **Hardware** | a laptop CPU and 2 GB of memory |
 #
 # **You will be able to**
@@ -20,11 +21,11 @@
 # 2. draw the 27 shifted windows of an 8 × 8 × 8 map, and derive the mask that makes 8 windows do their work;
 # 3. compute the relative position index by hand, and say when the official code uses the wrong entries;
 # 4. turn image weights into video weights, and say what stays the same and what does not;
-# 5. predict parameters and multiply-accumulates of every published variant to the last digit;
+# 5. predict parameters and multiply-accumulates of every published variant to the last digit, from formulas;
 # 6. say how much a trained model uses time, against ceilings that are exact.
 
 # %% tags=["parameters"]
-PROFILE = "smoke"   # smoke: seconds; lecture: trains a little; full: trains to the end
+PROFILE = "smoke"   # smoke: 4 training steps; lecture: 60; full: to the end
 
 # %%
 import math
@@ -42,9 +43,13 @@ from vt_course.lab.report import agree, differ, report, within
 _ = torch.manual_seed(0)
 
 # %% [markdown]
+# Four helpers print what is the same on every machine. `report` prints shapes and counts. `agree` stops the notebook unless two tensors match
+# everywhere, and prints the bound it checked; `differ` is the opposite, its control; `within` checks that a number lies in an interval.
+
+# %% [markdown]
 # ## 1 · The whole network in one picture
 #
-# Video Swin is the image model of notebook 03 with one more axis. A clip enters as T × H × W pixels. It is
+# Video Swin is the image model Swin with one more axis. A clip enters as T × H × W pixels. It is
 # cut into small tubes of pixels, one token each; then four stages of attention blocks follow. Between two stages,
 # 2 × 2 neighbouring tokens are merged into one, so the map shrinks while the channels double.
 #
@@ -67,8 +72,8 @@ report(**{r["name"]: (*r["shape"], r["channels"]) for r in rows})
 show.token_flow(rows, title="Video Swin-T, 32 frames of 224 × 224")
 
 # %% [markdown]
-# 16 · 56 · 56 = 50,176 tokens enter, 16 time steps leave. Keeping time at full length to the end is a choice: the
-# paper never merges frames, MViT (notebook 05) does the same, UniFormer too. The price is paid in tokens.
+# 16 · 56 · 56 = 50,176 tokens enter, 16 time steps leave. After the tubes, time is never shortened again. That is a choice (MViT and
+# UniFormer, notebooks 05 and 07, make it too), and its price is paid in tokens.
 
 # %% [markdown]
 # ## 2 · Tokens: 2 × 4 × 4 pixels are 96 numbers
@@ -116,8 +121,8 @@ class PatchEmbed3D(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x):                                              # (B, 3, T, H, W)
-        T, H, W = (-n % p for n, p in zip(x.shape[2:], self.tube))     # what is missing
-        x = self.proj(F.pad(x, (0, W, 0, H, 0, T)))
+        t, h, w = (-n % p for n, p in zip(x.shape[2:], self.tube))     # what is missing
+        x = self.proj(F.pad(x, (0, w, 0, h, 0, t)))
         return self.norm(x.movedim(1, -1))  # (B, T', H', W', C)
 
 
@@ -158,7 +163,8 @@ show.windows_3d(regular, title="8 × 8 × 8 tokens in 8 windows of 4 × 4 × 4")
 #
 # `(B, T, H, W, C) → (B·nW, P·M·M, C)`, with nW = T/P · H/M · W/M.
 #
-# Windows come in the order time, height, width (width fastest), and so do the tokens inside each window.
+# `window` is a tuple (P, Mh, Mw): the text writes M for both sides, but they may differ, and the check tries it. Windows come in the order
+# time, height, width (width fastest), and so do the tokens inside each window.
 
 # %% tags=["exercise:4.1"]
 def window_partition(x, window):
@@ -170,6 +176,7 @@ _ = check("4.1", window_partition)
 
 # %% [markdown] tags=["hints:4.1"]
 # <details><summary>Hint 1: intuition</summary>
+#
 # First split each axis in two, "which window" and "where in the window", without moving a number. Then bring all
 # "which" axes to the front.
 # </details>
@@ -177,8 +184,10 @@ _ = check("4.1", window_partition)
 #
 # `x → (B, T/P, P, H/M, M, W/M, M, C) → permute → (B, T/P, H/M, W/M, P, M, M, C) → reshape`
 # </details>
-# <details><summary>Symptom: the shape is right, all numbers are wrong</summary>
-# A single `reshape` always gives the right shape. Without the permutation it takes P·M·M consecutive tokens of a row.
+# <details><summary>Symptom: the shape is right, most numbers are wrong</summary>
+#
+# A single `reshape` always gives the right shape. Without the permutation it takes
+# P·M·M tokens that follow each other in memory (here a whole time step), not a block.
 # </details>
 
 # %% tags=["solution:4.1"]
@@ -187,8 +196,8 @@ def window_partition(x, window):
     B, T, H, W, C = x.shape
     P, Mh, Mw = window
     x = x.reshape(B, T // P, P, H // Mh, Mh, W // Mw, Mw, C)
-    x = x.permute(0, 1, 3, 5, 2, 4, 6, 7)             # (B, nT, nH, nW, P, Mh, Mw, C)
-    return x.reshape(-1, P * Mh * Mw, C)              # (B·nT·nH·nW, P·Mh·Mw, C)
+    x = x.permute(0, 1, 3, 5, 2, 4, 6, 7)             # (B, gT, gH, gW, P, Mh, Mw, C)
+    return x.reshape(-1, P * Mh * Mw, C)              # (B·gT·gH·gW, P·Mh·Mw, C)
 
 
 _ = check("4.1", window_partition)
@@ -206,7 +215,7 @@ agree("einops = permute", same, window_partition(x, window))
 #
 # Difficulty 2/5 · importance 4/5 · 10 minutes
 #
-# `(B·nW, P·M·M, C) → (B, T, H, W, C)`. The batch size is not given: it follows from the number of windows.
+# `(B·nW, P·M·M, C) → (B, T, H, W, C)`. `size` is (T, H, W). The batch size is not given: it follows from the number of windows.
 
 # %% tags=["exercise:4.2"]
 def window_reverse(windows, window, size):
@@ -218,6 +227,7 @@ _ = check("4.2", window_reverse)
 
 # %% [markdown] tags=["hints:4.2"]
 # <details><summary>Hint 1: intuition</summary>
+#
 # Read your solution of 4.1 from the bottom to the top.
 # </details>
 # <details><summary>Hint 2: pseudocode</summary>
@@ -231,7 +241,7 @@ def window_reverse(windows, window, size):
     T, H, W = size
     P, Mh, Mw = window
     x = windows.reshape(-1, T // P, H // Mh, W // Mw, P, Mh, Mw, windows.shape[-1])
-    x = x.permute(0, 1, 4, 2, 5, 3, 6, 7)  # (B, nT, P, nH, Mh, nW, Mw, C)
+    x = x.permute(0, 1, 4, 2, 5, 3, 6, 7)  # (B, gT, P, gH, Mh, gW, Mw, C)
     return x.reshape(-1, T, H, W, windows.shape[-1])          # (B, T, H, W, C)
 
 
@@ -240,12 +250,15 @@ _ = check("4.2", window_reverse)
 # %%
 there_and_back = window_reverse(window_partition(x, window), window, size)
 agree("reverse undoes partition", there_and_back, x)
+numbers = torch.arange(8)[:, None, None].expand(8, 64, 1)     # window i holds 64 times i
+yours = window_reverse(numbers, window, size)[0, ..., 0]      # (T, H, W)
+agree("your windows are those of the picture", yours, regular)
 
 # %% [markdown]
 # ## 4 · Shifted windows, by definition
 #
-# Windows that never move never talk to each other. So every second block **shifts** them by half their size,
-# (P/2, M/2, M/2). A window now covers what were the corners of eight. At the border of the map the shifted windows are cut off.
+# Windows that never move never talk to each other. So every second block **shifts** them by half their size, rounded down: windows of
+# 8 × 7 × 7 by (4, 3, 3). A shifted window takes one corner from each of eight regular windows. At the border of the map it is cut off.
 #
 # **Predict.** Shift the 4 × 4 × 4 windows of the 8 × 8 × 8 map by 2 along every axis. Into how many pieces is each axis
 # cut? How many windows is that, and how many tokens do the smallest and the largest hold?
@@ -280,15 +293,15 @@ show.windows_3d([regular, shifted],
                 title=["regular: 8 windows", "shifted by (2, 2, 2): 27 windows"])
 
 # %% [markdown]
-# 3 · 3 · 3 = **27** windows: 8 corners of 2 × 2 × 2, 12 edges, 6 faces, and one whole window in the centre. The paper's figure 1
-# shows this map.
+# 3 · 3 · 3 = **27** windows: 8 corners of 2 × 2 × 2, 12 edges, 6 faces, and one whole window in the centre. The paper's figure of the
+# shifted windows shows this map. From here on, a **group** is the set of tokens of one shifted window: 27 groups.
 #
-# Now attention in them. First the attention of one group of tokens, written out. The relative position
+# Now attention in them. First the attention of one group, written out. The relative position
 # bias of section 6 enters as a number per head and pair of tokens; until then it is only an argument.
 
 # %% tags=["definition"]
 def attend(tokens, attn, bias):
-    """softmax(q·kᵀ/√d + bias)·v for tokens (B, N, C) and bias (h, N, N)."""
+    """softmax(q·kᵀ/√d + bias)·v; tokens (B, N, C), bias broadcasts to (B, h, N, N)."""
     B, N, C = tokens.shape
     h = attn.num_heads
     qkv = attn.qkv(tokens).view(B, N, 3, h, C // h)
@@ -330,9 +343,16 @@ report(map=x.shape, loop_passes=len(groups))
 # %% [markdown]
 # ## 5 · The trick: roll, mask, 8 windows, roll back
 #
-# The cut-off pieces at opposite borders fit together. Roll the map so that the shifted grid lies on the
-# regular one, and the pieces of the first border land behind those of the last: every window is whole again, and there are as
-# many as without a shift.
+# The cut-off windows at opposite borders fit together. Look at one axis of 8 tokens: the shift cuts it into 2 + 4 + 2. Roll it by 2, and
+# the first 2 land behind the last 2:
+#
+# ```
+# before   0 1 | 2 3 4 5 | 6 7
+# rolled         2 3 4 5 | 6 7 · 0 1
+# ```
+#
+# That is 4 + (2 + 2), two full windows; the second joins tokens from opposite borders. The same happens along each axis, and there are as many
+# windows as without a shift: 8.
 #
 # ### Exercise 4.3 · Cyclic shift
 #
@@ -351,6 +371,7 @@ _ = check("4.3", cyclic_shift)
 
 # %% [markdown] tags=["hints:4.3"]
 # <details><summary>Hint 1: intuition</summary>
+#
 # `torch.roll(x, 1, dim)` moves what was at index 0 to index 1. We want the other direction.
 # </details>
 # <details><summary>Hint 2: pseudocode</summary>
@@ -367,8 +388,8 @@ def cyclic_shift(x, shift):
 _ = check("4.3", cyclic_shift)
 
 # %% [markdown]
-# Here is one frame of the group numbers before and after the roll. The lines of the regular 4 × 4 grid now cut
-# exactly along the groups, but the windows on the right and at the bottom hold tokens of two or four different groups.
+# Here is one time step of the group numbers before and after the roll (heavy lines separate groups). After the roll, the regular windows end after row 4 and column 4.
+# The top left one holds one group. The windows on the right and at the bottom hold two or four.
 
 # %% tags=["figure"]
 rolled = cyclic_shift(shifted[None, ..., None], shift)[0, ..., 0]      # (T, H, W)
@@ -376,7 +397,7 @@ show.regions_2d([shifted[3], rolled[1]],
                 ["before: time step 3", "after the roll: it is time step 1 now"])
 
 # %% [markdown]
-# Tokens of different groups must not see each other: they were far apart in the clip and became neighbours only by the roll.
+# Tokens of different groups must not see each other: they became neighbours only by the roll.
 # So a number is added to each forbidden logit before the softmax: **−100**, the value of both official repositories.
 #
 # ### Exercise 4.4 · The mask
@@ -384,8 +405,7 @@ show.regions_2d([shifted[3], rolled[1]],
 # Difficulty 4/5 · importance 5/5 · 25 minutes
 #
 # Return `(nW, N, N)` with nW = T/P · H/M · W/M windows of N = P·M·M tokens: 0 where query and key belong to the same group, −100
-# where they do not. An axis with shift 0 separates nothing. You have all pieces: number the groups, roll
-# the numbers, cut them into windows, compare all pairs.
+# where they do not. An axis with shift 0 forbids no pair.
 
 # %% tags=["exercise:4.4"]
 def shift_mask(size, window, shift):
@@ -397,7 +417,8 @@ _ = check("4.4", shift_mask)
 
 # %% [markdown] tags=["hints:4.4"]
 # <details><summary>Hint 1: intuition</summary>
-# A map of group numbers is a video with one channel. Whatever you do to the tokens, do to the numbers.
+#
+# A map of group numbers is a video with one channel. Whatever you do to the tokens, do to the numbers; then compare all pairs.
 # </details>
 # <details><summary>Hint 2: pseudocode</summary>
 #
@@ -405,6 +426,7 @@ _ = check("4.4", shift_mask)
 # `numbers[:, :, None] != numbers[:, None, :]`.
 # </details>
 # <details><summary>Symptom: an axis with shift 0 is masked</summary>
+#
 # With shift 0 there are only whole windows: each is a group of its own, and no window holds two groups.
 # </details>
 
@@ -458,16 +480,16 @@ differ("without rolling back", cyclic_shift(by_trick, shift), by_definition)
 # %% [markdown]
 # ### Why −100 and not −∞?
 #
-# The logits of a trained model stay within a few tens. Adding −100 multiplies a weight by e⁻¹⁰⁰ ≈ 4·10⁻⁴⁴, below the smallest normal
-# float32 number, so nothing visible gets through. −∞ would do the same here, because each token may at least see itself;
-# it is the safer habit to avoid it, since a row that is forbidden entirely would become 0/0. (Issues
-# 38 and 52 of the official Swin repository ask this question.)
+# Logits are typically within a few tens. Adding −100 multiplies a weight by e⁻¹⁰⁰ ≈ 4·10⁻⁴⁴, below the smallest normal
+# float32 number, so nothing visible gets through. −∞ would do the same here, because each token may at least see itself. We avoid it all the same:
+# a row that is forbidden entirely would become 0/0. (What the mask does is asked in issues 38, 52 and 125 of the
+# official Swin repository.)
 
 # %%
 logits = torch.tensor([3.0, 1.0, 2.0])
 forbid = torch.tensor([0.0, -100.0, 0.0])
 weight = (logits + forbid).softmax(0)
-report(forbidden_weight_below_1e38=bool(weight[1] < 1e-38), sum=f"{weight.sum():.6f}")
+report(**{"forbidden weight < 1e-38": bool(weight[1] < 1e-38), "sum": f"{weight.sum():.6f}"})
 
 # %% [markdown]
 # **What about padding?** When a map is not a multiple of the window, zeros are added at its end, and the official code does
@@ -478,7 +500,7 @@ report(forbidden_weight_below_1e38=bool(weight[1] < 1e-38), sum=f"{weight.sum():
 # ## 6 · Where is the other token? The relative position bias
 #
 # Attention by itself does not know which token is where. Swin adds to each logit a learned number that depends
-# only on the **offset** between query and key, (Δt, Δh, Δw), and on the head (the paper, equation 3). Along an axis of length M, offsets run
+# only on the **offset** between query and key, (Δt, Δh, Δw), and on the head. Along an axis of length M, offsets run
 # from −(M−1) to M−1, that is 2M−1 values. So the table has (2P−1)(2M−1)(2M−1) rows.
 #
 # By hand, for a window of 2 × 2 × 2: 8 tokens, 3 · 3 · 3 = 27 rows. Move each offset to start at 0, then read the three as
@@ -490,7 +512,7 @@ report(forbidden_weight_below_1e38=bool(weight[1] < 1e-38), sum=f"{weight.sum():
 #
 # Difficulty 3/5 · importance 4/5 · 20 minutes
 #
-# `(P, M, M) → (N, N)` integers with N = P·M·M: entry (i, j) is the row for query i and key j. The offset is query minus key.
+# `(P, Mh, Mw) → (N, N)` integers with N = P·Mh·Mw: entry (i, j) is the row for query i and key j. The offset is query minus key.
 
 # %% tags=["exercise:4.5"]
 def relative_position_index(window):
@@ -502,6 +524,7 @@ _ = check("4.5", relative_position_index)
 
 # %% [markdown] tags=["hints:4.5"]
 # <details><summary>Hint 1: intuition</summary>
+#
 # Write down the coordinates of all N tokens, (3, N). All pairwise differences are one broadcast subtraction, (3, N, N).
 # </details>
 # <details><summary>Hint 2: pseudocode</summary>
@@ -509,6 +532,7 @@ _ = check("4.5", relative_position_index)
 # `row = ((dt + P-1) · (2M-1) + (dh + M-1)) · (2M-1) + (dw + M-1)`
 # </details>
 # <details><summary>Symptom: negative numbers</summary>
+#
 # The offsets must be moved to start at 0 before they are combined.
 # </details>
 
@@ -553,11 +577,11 @@ def clamp(size, window, shift):
 for r in stage_shapes(32, 224, 224):
     w, s = clamp(r["shape"], (8, 7, 7), (4, 3, 3))
     report(**{r["name"]: f"map {r['shape']}, window {w}, shift {s}"})
-masked = (shift_mask(r["shape"], w, s) < 0).flatten(1).any(1)          # (nW,), stage 4
+masked = (shift_mask((16, 7, 7), (8, 7, 7), (4, 0, 0)) < 0).flatten(1).any(1)   # (nW,)
 report(windows_of_stage_4=len(masked), of_these_masked=int(masked.sum()))
 
 # %% [markdown]
-# Stage 4 shifts in time only, (4, 0, 0), and the second of its two windows is masked. With 16 frames or fewer the map has 8 time
+# Stage 4 shifts in time only, (4, 0, 0), and the second of its two windows is masked. With 16 frames or fewer the map has at most 8 time
 # steps, one window: **nothing ever shifts in time**.
 #
 # ### The trap in the official slice
@@ -582,7 +606,7 @@ for shrunken in [(4, 7, 7), (8, 4, 4), (8, 7, 4), (4, 4, 7)]:
 # %% [markdown]
 # Only time may shrink. The first 4 · 49 tokens of an (8, 7, 7) window *are* its first 4 frames, so their offsets are right. The first
 # 8 · 16 tokens are not a block of 4 × 4; they are 2 frames and a bit, so the corner mixes up offsets.
-# Released weights are therefore reliable where every stage keeps at least 7 × 7 tokens (224 pixels and up). We keep the behaviour, since
+# Released weights are therefore reliable where every stage keeps at least 7 × 7 tokens (224 pixels and up; with M = 12, 384 and up). We keep the behaviour, since
 # equality with the official model is the point, and stay aware of it: our own mini model below ends with maps of 3 × 3 and 2 × 2.
 
 # %% [markdown]
@@ -608,7 +632,7 @@ class WindowAttention3D(nn.Module):
         return attend(x, self, bias.repeat(BW // len(mask), 1, 1, 1))  # (B·nW, N, C)
 
 # %% [markdown]
-# A block: attention and an MLP, each behind a LayerNorm, each added to what came in (equation 2 of the paper). Padding comes after the
+# A block: attention and an MLP, each behind a LayerNorm, each added to what came in. Padding comes after the
 # norm, so the padded tokens are exact zeros.
 
 # %%
@@ -622,7 +646,7 @@ class SwinBlock3D(nn.Module):
         self.mlp.fc1, self.mlp.act = nn.Linear(dim, 4 * dim), nn.GELU()
         self.mlp.fc2 = nn.Linear(4 * dim, dim)
 
-    def attend(self, x):                                               # (B, T, H, W, C)
+    def attend_in_windows(self, x):                                    # (B, T, H, W, C)
         T, H, W = size = x.shape[1:4]
         window, shift = clamp(size, self.window, self.shift)
         t, h, w = (-n % m for n, m in zip(size, window))
@@ -634,12 +658,12 @@ class SwinBlock3D(nn.Module):
         return cyclic_shift(x, [-s for s in shift])[:, :T, :H, :W]     # (B, T, H, W, C)
 
     def forward(self, x):
-        x = x + self.attend(self.norm1(x))
+        x = x + self.attend_in_windows(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
 # %% [markdown]
 # **Merging.** Between stages, 2 × 2 neighbours in space are laid side by side, 4C channels, normalised and projected to 2C. The order is
-# part of the checkpoint: (0,0), (1,0), (0,1), (1,1), row offset first. Time is left alone.
+# part of the checkpoint: (0,0), (1,0), (0,1), (1,1); each pair is (row offset, column offset), so the row offset changes fastest. Time is left alone.
 
 # %%
 class PatchMerging(nn.Module):
@@ -735,17 +759,18 @@ with torch.no_grad():
 # %% [markdown]
 # ## 9 · From images to video: inflation
 #
-# Video Swin starts from weights that were trained on images. Three things do not fit: the patch embedding (48 · C numbers become
-# 96 · C), the bias tables, and the head, which is dropped. The rest is copied.
+# Video Swin starts from weights that were trained on images. Three things do not fit: the patch embedding (48 = 4 · 4 · 3 numbers for each output
+# channel become 96), the bias tables, and the head, which is dropped. The rest is copied.
 #
-# For the patch embedding the paper duplicates the weights over the two frames and halves them, so that "mean and
-# variance" of the output stay (section 3.3).
+# For the patch embedding the paper duplicates the weights over the two frames and halves them, so that mean and
+# variance of the output stay (its section on initialisation from a pre-trained model).
 #
 # ### Exercise 4.6 · Inflate the patch embedding
 #
 # Difficulty 1/5 · importance 4/5 · 5 minutes
 #
-# `(D, C, ph, pw) → (D, C, pt, ph, pw)`, such that a clip that repeats one image pt times gives the image's tokens.
+# `(D, C, ph, pw) → (D, C, pt, ph, pw)`: the **same weights in every time step**, such that a clip that repeats one image pt times gives the
+# image's tokens. Here D is the number of output channels and C = 3 the colours.
 
 # %% tags=["exercise:4.6"]
 def inflate(weight, pt):
@@ -757,6 +782,7 @@ _ = check("4.6", inflate)
 
 # %% [markdown] tags=["hints:4.6"]
 # <details><summary>Hint 1: intuition</summary>
+#
 # A convolution sums over its kernel. With pt equal frames it sums the same product pt times.
 # </details>
 # <details><summary>Hint 2: pseudocode</summary>
@@ -774,8 +800,8 @@ _ = check("4.6", inflate)
 
 # %% [markdown]
 # Do mean and variance really stay? On a still clip the tokens are *equal*, so yes, exactly. On a moving clip each token is the mean of two
-# image tokens; the mean stays, but the variance can only shrink, by as much as the two frames differ. We measure it on real
-# frames of the embedded data set.
+# image tokens; the mean stays, but the variance can only shrink, by as much as the two frames differ. We measure it on frames of the
+# course's own data set of drawn, moving shapes (section 12).
 
 # %%
 from vt_course.data import open_spec
@@ -823,10 +849,9 @@ differ("after the norm, yet not the same tokens", normed, wanted)
 # **The bias tables** get a time axis: the image table, (2M−1)² rows, is repeated for each of the 2P−1 offsets in time. Nothing is divided
 # here. Why not? A query now sees P times as many keys. On a still clip they come in P equal copies with equal logits, so each
 # gets 1/P of the weight its original had, and the sum over the copies is the image model's attention. So the *whole* network must agree
-# with the image model on a still clip. That is a strong test, and it needs all three rules at once:
+# with the image model on a still clip. That is a strong test; it needs all rules at once: tubes divided, tables repeated, the rest copied.
 
 # %%
-from vt_course.models.official import inflate_swin
 from vt_course.models.swin import SwinTransformer
 
 _ = torch.manual_seed(0)
@@ -849,70 +874,112 @@ with torch.no_grad():
 # %% [markdown]
 # The head fits here because both toys have five classes; with real weights it is trained anew. The package's
 # `official.inflate_swin` does the same for released files, resizes tables for other window sizes bicubically, and also knows the
-# alternative the paper tried, *centre* initialisation (weights only in one time step). The paper found both equally good.
+# alternative the paper tried, *centre* initialisation (weights only in one time step); by its table 8, which we know from secondary notes only,
+# both are equally good.
 
 # %% [markdown]
-# ## 10 · The published variants
+# ## 10 · The published variants, and what they cost
 #
-# Four sizes, two of them with other windows for Something-Something and for 384 pixels. We count parameters, and multiply-accumulates (what the
-# paper calls FLOPs) of **one view**; the accuracies in the paper use 12 or 50 views a clip, so multiply.
+# Four sizes, some of them with other windows for Something-Something and for 384 pixels. The "FLOPs" of the paper are
+# multiply-accumulates (MACs) of **one view**: one clip, one crop. Its accuracies use 3 views of a video (Something-Something), 12, or 50, so multiply.
+#
+# All of it follows from the structure. For a map of L tokens with C channels in windows of PM² tokens, a block costs
+#
+# - 4LC² for the projections of q, k, v and the output, and 8LC² for the MLP,
+# - 2·PM²·LC for the two products of attention: each token meets the PM² tokens of its window.
+#
+# **Predict** cost and size of all variants by formula; the counters must agree to the last digit.
+
+# %%
+def predicted_macs(T, H, W, dim, depths, window, classes, everywhere=False):
+    """From the formulas alone; sizes must be multiples of the windows."""
+    total = 0
+    for i, r in enumerate(stage_shapes(T, H, W, dim)):
+        L, C = math.prod(r["shape"]), r["channels"]
+        smaller, _ = clamp(r["shape"], window, window)        # (the shift does not matter)
+        partners = L if everywhere else math.prod(smaller)
+        total += depths[i] * (12 * L * C**2 + 2 * partners * L * C)    # blocks
+        total += L * 96 * C if i == 0 else L * 2 * C * C      # tubes, or merging
+    return total + C * classes
+
+
+def predicted_parameters(dim, depths, heads, window, classes):
+    total = 96 * dim + 3 * dim                                # tubes: weights, bias, norm
+    for i, (depth, h) in enumerate(zip(depths, heads)):
+        C = dim * 2**i
+        total += depth * (12 * C**2 + 13 * C + table_rows(window) * h)
+        total += 2 * C * C + 4 * C if i else 0                # merging: 4 · C/2 → C
+    return total + 2 * C + C * classes + classes              # last norm, head
 
 # %% tags=["claim:video-swin-cost"]
 from vt_course.models.cost import count_macs, count_parameters
 
+variants = {n: v for n, v in ZOO.items() if n.startswith("video_swin") and v.stated}
+for name, v in variants.items():
+    c = v.config
+    with torch.device("meta"):                                # shapes only, no memory
+        model = create(name)
+    same = (c["embed_dim"], c["depths"], c["window"], c["num_classes"])
+    assert predicted_macs(*v.input[1:], *same) == count_macs(model, (1, *v.input))
+    assert predicted_parameters(c["embed_dim"], c["depths"], c["num_heads"], c["window"],
+                                c["num_classes"]) == count_parameters(model)
+report(variants=len(variants), formula_equals_count_in_all=True)
+
+# %% [markdown]
+# And against what was stated, by the authors or (Swin-L, parameters of some rows) by others; a dash where nobody stated a value we could read:
+
+# %%
 print(f"{'':22}{'params M':>9}{'stated':>8}{'GMACs':>9}{'stated':>8}")
-for name, v in ZOO.items():
-    if name.startswith("video_swin") and v.stated:
-        with torch.device("meta"):  # shapes only, no memory
-            model = create(name)
-        params = count_parameters(model) / 1e6
-        macs = count_macs(model, (1, *v.input)) / 1e9
-        stated = {what: value for what, value, _ in v.stated}
-        print(f"{name:22}{params:9.1f}{stated['params M']:8.1f}"
-              f"{macs:9.1f}{stated['GMACs']:8.1f}")
+for name, v in variants.items():
+    c, stated = v.config, {what: (value, source) for what, value, source in v.stated}
+    macs = predicted_macs(*v.input[1:], c["embed_dim"], c["depths"], c["window"],
+                          c["num_classes"]) / 1e9
+    params = predicted_parameters(c["embed_dim"], c["depths"], c["num_heads"], c["window"],
+                                  c["num_classes"]) / 1e6
+    value, source = stated["params M"]
+    value = "–" if source == "computed" else f"{value:.1f}"
+    print(f"{name:22}{params:9.1f}{value:>8}{macs:9.1f}{stated['GMACs'][0]:8.1f}")
 
 # %% [markdown]
 # All agree to within 0.2 %. Two remarks. The paper's Swin-L row, 200.0 M and 2107 G, is the **384-pixel model with a (8, 12, 12) window**; at 224 pixels
-# Swin-L has 197.0 M and 604 G. And the stated GMACs lie 0.1 to 0.2 G above ours because their counter adds the norms.
-
-# %% [markdown]
-# ## 11 · What it costs, and how it grows
-#
-# For N tokens of C channels in windows of PM² tokens, attention costs Ω = 4NC² + 2·PM²·NC multiply-accumulates: four projections (q, k, v, output), and
-# two products with each of PM² partners. The MLP adds 8NC². Joint attention over everything has N instead of PM² partners: 2N²C.
-#
-# Together with tubes and merging, that is the whole network. **Predict** its cost from the formula; the counter must agree exactly.
+# Swin-L has 197.0 M and 604 G. And the stated GMACs are a little higher than ours. If their counter adds two operations for each number that passes
+# a LayerNorm, the difference is explained in every row:
 
 # %%
-def predicted_macs(T, H, W, dim, depths, window, classes, joint=False):
-    """From the formulas alone; sizes must be multiples of the windows."""
-    total = 0
-    for i, r in enumerate(stage_shapes(T, H, W, dim)):
-        N, C = math.prod(r["shape"]), r["channels"]
-        pairs = N if joint else math.prod(clamp(r["shape"], window, window)[0])
-        total += depths[i] * (12 * N * C**2 + 2 * pairs * N * C)  # attention and MLP
-        total += N * 96 * C if i == 0 else N * 2 * C * C      # tubes, or merging
-    return total + C * classes
+def through_norms(T, H, W, dim, depths):
+    """How many numbers pass a LayerNorm: two in a block, one before merging, first, last."""
+    maps = [math.prod(r["shape"]) * r["channels"] for r in stage_shapes(T, H, W, dim)]
+    merging = sum(2 * m for m in maps[1:])                    # 4 · C/2 channels on a map of C
+    return sum(2 * d * m for d, m in zip(depths, maps)) + maps[0] + merging + maps[-1]
 
 
-arguments = (96, (2, 2, 6, 2), (8, 7, 7), 400)
+for name, v in variants.items():
+    c = v.config
+    dim, depths = c["embed_dim"], c["depths"]
+    macs = predicted_macs(*v.input[1:], dim, depths, c["window"], c["num_classes"])
+    with_norms = (macs + 2 * through_norms(*v.input[1:], dim, depths)) / 1e9
+    stated = next(value for what, value, _ in v.stated if what == "GMACs")
+    assert round(with_norms, 1 if stated < 600 else 0) == stated, (name, with_norms)
+report(rows_explained=f"{len(variants)} of {len(variants)}")
+
+# %% [markdown]
+# ## 11 · How the cost grows
+#
+# The price of attention per token is its number of partners: PM² in windows, however long the clip; all L tokens in **global** attention.
+# Let the clip grow, first in time, then in space. The points of "window" are counted on the model, the thin line is the formula; "global" is the formula
+# only. At 256 frames global attention would need about 100 times the multiplications, and the logits of one head, if stored, 644 GB.
+
+# %%
 with torch.device("meta"):
     swin_t = create("video_swin_tiny")
-formula = predicted_macs(32, 224, 224, *arguments)
-counted = count_macs(swin_t, (1, 3, 32, 224, 224))
-assert formula == counted
-report(formula=formula, counted=counted)
+arguments = (96, (2, 2, 6, 2), (8, 7, 7), 400)
 
-# %% [markdown]
-# Now let the clip grow: first in time, then in space. The points are counted on the model, the thin lines are the formula. Joint attention is the
-# formula only; nobody has the memory to run it at the right end.
 
-# %%
 def growth(sizes):
     window = [count_macs(swin_t, (1, 3, *s)) / 1e9 for s in sizes]
     formula = [predicted_macs(*s, *arguments) / 1e9 for s in sizes]
-    joint = [predicted_macs(*s, *arguments, joint=True) / 1e9 for s in sizes]
-    return window, formula, joint
+    everywhere = [predicted_macs(*s, *arguments, everywhere=True) / 1e9 for s in sizes]
+    return window, formula, everywhere
 
 
 frames = [16, 32, 64, 128, 256]
@@ -921,18 +988,18 @@ in_time = growth([(t, 224, 224) for t in frames])
 in_space = growth([(32, s, s) for s in side])
 for i in (1, 4):
     ratio = in_time[2][i] / in_time[0][i]
-    report(**{f"{frames[i]} frames, joint over window": f"{ratio:.1f} times"})
+    report(**{f"{frames[i]} frames, global over window": f"{ratio:.1f} times"})
 
 # %% tags=["figure"]
 def cost_figure(x, growth, xlabel, title):
-    window, formula, joint = growth
+    window, formula, everywhere = growth
     series = {"window 8×7×7": dict(x=x, y=window, formula_y=formula),
-              "joint (formula)": dict(x=x, y=joint)}
+              "global (formula)": dict(x=x, y=everywhere)}
     return show.cost_curves(series, xlabel, "GMACs of one view", title)
 
 
 cost_figure(frames, in_time, "frames of 224 × 224",
-            "Windows are linear in time, joint attention is not")
+            "Windows are linear in time, global attention is not")
 
 # %% tags=["figure"]
 cost_figure([s**2 for s in side], in_space, "pixels a frame, 32 frames",
@@ -944,8 +1011,8 @@ cost_figure([s**2 for s in side], in_space, "pixels a frame, 32 frames",
 # Kinetics cannot answer that: many of its classes are recognised from one frame. The embedded data set can. Its eight motions form four pairs that are
 # each other's film run backwards, and one frame shows nothing about the motion. So two ceilings hold for *every* model, by construction:
 #
-# - a model that sees **one frame** cannot beat 12.5 %;
-# - a model that sees the frames **without their order** cannot beat 50 %: it may find the pair, never the direction.
+# - a model that sees **one frame** cannot beat 12.5 % on average;
+# - a model that sees the frames **without their order** cannot beat 50 % on average: it may find the pair, never the direction.
 
 # %% tags=["figure"]
 wanted = ["left", "grow", "clockwise"]
@@ -955,10 +1022,10 @@ show.film_strip(clips, n=8, rows=wanted)
 
 # %% [markdown]
 # Our model is Video Swin with 24 channels and windows of 4 × 6 × 6, on 8 frames of 48 × 48 pixels. That makes 4 × 12 × 12 tokens in
-# stage 1, so windows shift in space; in time they do not, since 4 steps fit into one window (section 7).
+# stage 1. There, and only there, windows shift in space; in time they never do, since 4 steps fit into one window (section 7).
 #
-# Training is one call. In the `smoke` profile it makes four steps, to show that everything is connected; `full` trains to the end. The
-# run folder then holds the metrics, the curves and the weights.
+# Training is one call. In the `smoke` profile it makes 4 steps, to show that everything is connected, in `lecture` 60, and in `full` it goes to the end.
+# The run folder then holds the metrics, the curves and the weights.
 
 # %%
 import tempfile
@@ -972,18 +1039,18 @@ report(model=summary["model"], parameters=summary["parameters"])
 
 # %% [markdown]
 # The weights that the package ships come from the same call, run to the end once. `results/video_swin_mini_motion.json` in the repository records
-# the hardware, seconds, seed and commit. We evaluate them (or, in the `full` profile, yours) on the 400 held-out clips.
+# the hardware, seconds, seed and commit. We evaluate them (or, in the `full` profile, yours) on the 400 held-out clips. They are those of the last
+# epoch, not the best one: picking by held-out accuracy would flatter it.
 
 # %%
 from vt_course.training.evaluate import evaluate, load_run
 
 source = run if PROFILE == "full" else mini_weights("video_swin_mini")
-trained, _ = load_run(source)
+trained, _ = load_run(source, "last")
 results = {order: evaluate(trained, val, order=order, progress=False)
            for order in ("normal", "shuffled", "single", "reversed")}
 normal = results["normal"]
-if PROFILE != "lecture":
-    within("held-out top-1, frames in order", 100 * normal["top1"], 88, 100, " %")
+within("held-out top-1, frames in order", 100 * normal["top1"], 88, 100, " %")
 
 # %% tags=["figure"]
 show.confusion(normal["confusion"], normal["classes"], "400 held-out clips")
@@ -1006,19 +1073,19 @@ def partner(i):
 
 backwards = torch.tensor(results["reversed"]["confusion"])
 flipped = sum(backwards[i, partner(i)] for i in range(8)).item() / 400
-if PROFILE != "lecture":
-    within("backwards, predicted as the partner", 100 * flipped, 85, 100, " %")
+within("backwards, predicted as the partner", 100 * flipped, 80, 100, " %")
 within("one frame", 100 * results["single"]["top1"], 0, 12.5 + 4 * 1.7, " %")
 within("shuffled", 100 * results["shuffled"]["top1"], 0, 50 + 4 * 2.5, " %")
 
 # %% [markdown]
-# Played backwards, "left" becomes "right": the model does not fail, it answers correctly for what it sees. Shuffled clips
-# stay at or below 50 %. The bound for one frame, 12.5 %, holds too. (Four standard errors of 400 clips, ± 6.6 % and ± 10 %, are the
-# tolerance of the two checks.)
+# Played backwards, "left" becomes "right": the model does not fail, it answers correctly for what it sees. The accuracies on shuffled frames and on
+# one frame are compatible with the ceilings. (A ceiling bounds the *expected* accuracy; 400 clips may exceed it by chance. The checks allow
+# four standard errors, 6.6 and 10 percentage points.)
 #
 # ### What the model wrote into its bias table
 #
-# The first head of the second block in stage 1, for every offset in time:
+# The first head of the second block in stage 1, one panel for each offset in time. Look for two things: is it largest near the centre (a
+# token attends to its neighbourhood)? And is the panel for Δt the mirror image of that for −Δt? If it were, this head could not tell before from after by position alone.
 
 # %% tags=["figure"]
 table = weights["layers.0.blocks.1.attn.relative_position_bias_table"]
@@ -1027,16 +1094,19 @@ show.bias_tables(table, mini["window"], head=0, title="Learned bias, first head"
 # %% [markdown]
 # ## What is scaled down, and what was left out
 #
-# - Accuracies above are of a model with about a million parameters on 64 × 64 clips of drawn shapes. They say nothing about Kinetics; the
-#   paper's 78.8 % (Swin-T, 12 views) needs 240,000 clips and days on eight GPUs. No accuracy of the paper is reproduced here.
+# - Accuracies above are of a model with 1.3 million parameters on 8 frames of 48 × 48, drawn shapes. They say nothing about Kinetics; the
+#   paper's 78.8 % (Swin-T, 12 views) starts from ImageNet weights and trains 30 epochs on about 240,000 clips. No accuracy of the paper is reproduced here.
+# - The mini model starts with larger weights than the official ones (standard deviation 1/√fan-in, not 0.02). At 24 channels the official values make every block
+#   nearly the identity. In our trials the learning rate mattered even more: at 1e-3 and above the model stayed at chance for many epochs.
 # - Parameters, multiply-accumulates and the equality of outputs are at full scale and exact.
-# - Dropout, drop path and label smoothing act in training only; your network leaves them out, the package's has them.
+# - Dropout and drop path act in training only; your network leaves them out, the package's has them.
 # - Your network is literal: it rebuilds the mask in every block and writes all logits to memory. The package's version keeps masks
 #   and uses the fused attention of PyTorch.
 #
 # ## Summary
 #
-# - A token is a tube of 2 × 4 × 4 pixels, 96 numbers. Time is halved once and never again; H, W halve and C doubles three times.
+# - A token is a tube of 2 × 4 × 4 pixels, 96 numbers. Time is halved once, by the tubes; between stages H and W halve and C doubles,
+#   three times.
 # - Windows of P × M × M make the cost linear in the number of tokens; shifting them by half lets them talk.
 # - 27 shifted windows = roll + mask + 8 windows + roll back, on the same weights.
 # - The bias table has a row for each offset, (2P−1)(2M−1)(2M−1); the official corner of the index is right only if just time shrank.
@@ -1045,11 +1115,21 @@ show.bias_tables(table, mini["window"], head=0, title="Learned bias, first head"
 #
 # ## Questionnaire
 #
-# 1. Why is the number of shifted windows (nT+1)(nH+1)(nW+1), and why does the trick need only nT·nH·nW?
+# 1. A map holds gT · gH · gW regular windows. Why are there (gT+1)(gH+1)(gW+1) shifted ones, and why does the trick need only gT · gH · gW?
 # 2. In which stages of a 224-pixel, 16-frame clip does anything shift, and along which axes?
 # 3. What would a mask of −5 do? When would −∞ hurt?
-# 4. Two tokens 3 frames apart in one window, at the same place: which row of an (8, 7, 7) table do they use?
-# 5. You double the number of frames. What happens to tokens, parameters, and multiply-accumulates?
+# 4. The query is 3 time steps later than the key, at the same place: which row of an (8, 7, 7) table do they use?
+# 5. You go from 32 frames to 64. What happens to tokens, parameters, and multiply-accumulates?
 # 6. Your model reaches 50 % on the motion set. What has it learned, and what not?
 #
-# **Next:** 05 · MViT, where not the windows but the keys and values shrink.
+# <details><summary>Answers</summary>
+#
+# 1. The shift cuts each axis once more (section 4); the roll joins first and last pieces in pairs (section 5).
+# 2. With 16 frames the map has 8 time steps, one window: no shift in time anywhere. In space: stages 1 to 3, not stage 4 (section 7).
+# 3. −5 leaves e⁻⁵ ≈ 0.7 % of a weight: information leaks across the border. −∞ hurts where a row is forbidden entirely (section 5).
+# 4. Digits 3+7, 0+6, 0+6 in base (·, 13, 13): 10 · 169 + 6 · 13 + 6 = 1774 (section 6).
+# 5. Tokens and multiply-accumulates double, parameters stay (section 11).
+# 6. It may have learned to tell the four pairs apart, perfectly even; not the direction in any of them (section 12).
+# </details>
+#
+# **Next:** 05 · MViT, where attention stays global, and keys and values are pooled.

@@ -5,6 +5,7 @@ Success prints one constant line. Failure raises nothing: it says what is wrong 
 catalogue of known mistakes on the reader's own output to name the likely one. "✓ exercise" lines are what
 `vt-course course` counts.
 """
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import permutations, product
@@ -12,8 +13,6 @@ from math import prod
 
 import torch
 from torch import Tensor
-
-from vt_course.lab.report import text
 
 
 @dataclass(frozen=True)
@@ -45,16 +44,16 @@ def check(number: str, function: Callable) -> bool:
             print(f"○ exercise {number} is not attempted yet: fill in the cell above, then run this one again")
             return False
         except Exception as error:               # whatever the reader's code raises is the finding
-            return fail(number, f"your function raised {type(error).__name__} on {describe(args)}: {error}",
+            return fail(number, f"your function raised {type(error).__name__} on {describe(exercise, args)}: {error}",
                         error_hint(exercise, error))
     for args, used, got in zip(cases, given, outputs):
         want = exercise.definition(*clone(args))
         problem = compare(exercise, args, got, want)
         if problem:
-            return fail(number, f"on {describe(args)}: {problem}", diagnose(exercise, cases, outputs),
+            return fail(number, f"on {describe(exercise, args)}: {problem}", diagnose(exercise, cases, outputs),
                         picture=(want, got))
         if not all(torch.equal(a, b) for a, b in zip(args, used) if isinstance(a, Tensor)):
-            return fail(number, f"on {describe(args)}: the result is right, but your function changes its input: "
+            return fail(number, f"on {describe(exercise, args)}: the result is right, but your function changes its input: "
                         "make a new tensor instead", None)
     print(f"✓ exercise {number} ({exercise.title}): {len(cases)} cases")
     return True
@@ -81,7 +80,7 @@ def compare(exercise: Exercise, args: tuple, got, want: Tensor) -> str | None:
             return "your function returned nothing, not a tensor; is there a `return`?"
         return f"your function returned a {type(got).__name__}, not a tensor"
     if got.shape != want.shape:
-        return f"shape ({text(tuple(got.shape))}), wanted {exercise.shape(*args)} = ({text(tuple(want.shape))})"
+        return f"shape {tuple(got.shape)}, wanted {exercise.shape(*args)} = {tuple(want.shape)}"
     if got.dtype.is_floating_point != want.dtype.is_floating_point:
         return f"dtype {got.dtype}, wanted {want.dtype}"
     wrong = ~torch.isclose(got.to(want.dtype), want, rtol=1e-5, atol=1e-6, equal_nan=False)
@@ -138,8 +137,11 @@ def clone(args: tuple) -> tuple:
     return tuple(a.clone() if isinstance(a, Tensor) else a for a in args)
 
 
-def describe(args: tuple) -> str:
-    return ", ".join(f"a tensor of {text(tuple(a.shape))}" if isinstance(a, Tensor) else str(a) for a in args)
+def describe(exercise: Exercise, args: tuple) -> str:
+    """The arguments of a case by name."""
+    names = inspect.signature(exercise.definition).parameters
+    return ", ".join(f"{name} of shape {tuple(a.shape)}" if isinstance(a, Tensor) else f"{name}={a}"
+                     for name, a in zip(names, args))
 
 
 def number_text(value: Tensor) -> str:
@@ -182,7 +184,7 @@ def partition_shape(x, window):
 
 EXERCISES["4.1"] = Exercise(
     "window partition", partition_literal, partition_cases, partition_shape, (
-        ("the axes are never permuted: a plain reshape takes consecutive tokens of a row, not a P × M × M block",
+        ("the axes are never permuted: a plain reshape takes tokens that follow each other in memory, not a P × M × M block",
          lambda x, w: x.reshape(-1, prod(w), x.shape[-1])),
         ("inside a window your tokens run (H W T); the paper's order is (T H W), W fastest",
          lambda x, w: cut(x, w, (0, 1, 3, 5, 4, 6, 2, 7))),
@@ -309,7 +311,7 @@ def mask_cases():
 EXERCISES["4.4"] = Exercise(
     "shift mask", mask_literal, mask_cases,
     lambda size, w, s: (f"(T/P·H/M·W/M, P·M·M, P·M·M) = ({prod(a // b for a, b in zip(size, w))}, {prod(w)}, {prod(w)})"), (
-        ("the mask is the wrong way round: you forbid pairs of the same region and allow the others",
+        ("the mask is the wrong way round: you forbid pairs of the same group and allow the others",
          lambda z, w, s: -100.0 - mask_literal(z, w, s)),
         ("forbidden pairs get +100 instead of -100: softmax would look at nothing else",
          lambda z, w, s: -mask_literal(z, w, s)),
@@ -323,7 +325,7 @@ EXERCISES["4.4"] = Exercise(
          lambda z, w, s: mask_literal(z, w, (0, *s[1:]))),
         ("only time is masked: H and W wrap around as well",
          lambda z, w, s: mask_literal(z, w, (s[0], 0, 0))),
-        ("your groups are the regions before the roll: number the regions of the rolled map, or roll the numbers too",
+        ("your groups are numbered before the roll: number the groups of the rolled map, or roll the numbers too",
          lambda z, w, s: mask_from(number_groups(z, w, s), w)),
         ("the numbers are rolled the other way: they must move with the tokens, by -shift",
          lambda z, w, s: mask_from(torch.roll(number_groups(z, w, s), s, (0, 1, 2)), w)),
