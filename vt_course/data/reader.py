@@ -140,7 +140,7 @@ def _container_fault(path: Path) -> str | None:
     where the frames asked for are all there.
     """
     truncated = "is truncated (shorter than its headers say); fetch or render it again"
-    with open(path, "rb") as file:
+    with open(path, "rb", buffering=0) as file:
         size, head = os.fstat(file.fileno()).st_size, file.read(512)
         if size == 0:
             return "is empty (0 bytes); fetch or render it again"

@@ -72,7 +72,7 @@ def check(path: str) -> dict:
 
 
 def _count(path: str) -> tuple[int, bool]:
-    """(frames decoded, whether decoding met damage). H.264 betrays nearly all, VP8 hardly any."""
+    """(frames decoded, whether decoding met damage). H.264 shows nearly all, VP8 hardly any."""
     count = 0
     try:
         with av.open(path) as container:
