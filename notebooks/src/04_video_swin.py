@@ -250,7 +250,7 @@ _ = check("4.2", window_reverse)
 # %%
 there_and_back = window_reverse(window_partition(x, window), window, size)
 agree("reverse undoes partition", there_and_back, x)
-numbers = torch.arange(8)[:, None, None].expand(8, 64, 1)     # window i holds 64 times i
+numbers = torch.arange(8)[:, None, None].expand(8, 64, 1)     # window i: 64 times i
 yours = window_reverse(numbers, window, size)[0, ..., 0]      # (T, H, W)
 agree("your windows are those of the picture", yours, regular)
 
@@ -489,7 +489,8 @@ differ("without rolling back", cyclic_shift(by_trick, shift), by_definition)
 logits = torch.tensor([3.0, 1.0, 2.0])
 forbid = torch.tensor([0.0, -100.0, 0.0])
 weight = (logits + forbid).softmax(0)
-report(**{"forbidden weight < 1e-38": bool(weight[1] < 1e-38), "sum": f"{weight.sum():.6f}"})
+report(**{"forbidden weight < 1e-38": bool(weight[1] < 1e-38),
+          "sum of weights": f"{weight.sum():.6f}"})
 
 # %% [markdown]
 # **What about padding?** When a map is not a multiple of the window, zeros are added at its end, and the official code does
@@ -718,7 +719,7 @@ from safetensors.torch import load_file
 from vt_course.models import ZOO, create, mini_weights
 
 def only(config):
-    """The part of a zoo configuration that shapes the network (not dropout, not init)."""
+    """The settings that shape the network, without dropout and initialisation."""
     shape = ("embed_dim", "depths", "num_heads", "window", "num_classes")
     return {k: config[k] for k in shape}
 
@@ -896,20 +897,20 @@ def predicted_macs(T, H, W, dim, depths, window, classes, everywhere=False):
     total = 0
     for i, r in enumerate(stage_shapes(T, H, W, dim)):
         L, C = math.prod(r["shape"]), r["channels"]
-        smaller, _ = clamp(r["shape"], window, window)        # (the shift does not matter)
+        smaller, _ = clamp(r["shape"], window, window)      # no matter the shift
         partners = L if everywhere else math.prod(smaller)
         total += depths[i] * (12 * L * C**2 + 2 * partners * L * C)    # blocks
         total += L * 96 * C if i == 0 else L * 2 * C * C      # tubes, or merging
     return total + C * classes
 
 
-def predicted_parameters(dim, depths, heads, window, classes):
-    total = 96 * dim + 3 * dim                                # tubes: weights, bias, norm
-    for i, (depth, h) in enumerate(zip(depths, heads)):
-        C = dim * 2**i
+def predicted_parameters(embed_dim, depths, num_heads, window, num_classes):
+    total = 96 * embed_dim + 3 * embed_dim            # tubes: weights, bias, norm
+    for i, (depth, h) in enumerate(zip(depths, num_heads)):
+        C = embed_dim * 2**i
         total += depth * (12 * C**2 + 13 * C + table_rows(window) * h)
         total += 2 * C * C + 4 * C if i else 0                # merging: 4 · C/2 → C
-    return total + 2 * C + C * classes + classes              # last norm, head
+    return total + 2 * C + C * num_classes + num_classes      # last norm, head
 
 # %% tags=["claim:video-swin-cost"]
 from vt_course.models.cost import count_macs, count_parameters
@@ -919,10 +920,11 @@ for name, v in variants.items():
     c = v.config
     with torch.device("meta"):                                # shapes only, no memory
         model = create(name)
-    same = (c["embed_dim"], c["depths"], c["window"], c["num_classes"])
-    assert predicted_macs(*v.input[1:], *same) == count_macs(model, (1, *v.input))
-    assert predicted_parameters(c["embed_dim"], c["depths"], c["num_heads"], c["window"],
-                                c["num_classes"]) == count_parameters(model)
+    macs = predicted_macs(*v.input[1:], c["embed_dim"], c["depths"], c["window"],
+                          c["num_classes"])
+    params = predicted_parameters(**only(c))
+    assert macs == count_macs(model, (1, *v.input))
+    assert params == count_parameters(model)
 report(variants=len(variants), formula_equals_count_in_all=True)
 
 # %% [markdown]
@@ -934,8 +936,7 @@ for name, v in variants.items():
     c, stated = v.config, {what: (value, source) for what, value, source in v.stated}
     macs = predicted_macs(*v.input[1:], c["embed_dim"], c["depths"], c["window"],
                           c["num_classes"]) / 1e9
-    params = predicted_parameters(c["embed_dim"], c["depths"], c["num_heads"], c["window"],
-                                  c["num_classes"]) / 1e6
+    params = predicted_parameters(**only(c)) / 1e6
     value, source = stated["params M"]
     value = "–" if source == "computed" else f"{value:.1f}"
     print(f"{name:22}{params:9.1f}{value:>8}{macs:9.1f}{stated['GMACs'][0]:8.1f}")
@@ -947,9 +948,9 @@ for name, v in variants.items():
 
 # %%
 def through_norms(T, H, W, dim, depths):
-    """How many numbers pass a LayerNorm: two in a block, one before merging, first, last."""
+    """How many numbers pass a LayerNorm: two a block, merging, first, last."""
     maps = [math.prod(r["shape"]) * r["channels"] for r in stage_shapes(T, H, W, dim)]
-    merging = sum(2 * m for m in maps[1:])                    # 4 · C/2 channels on a map of C
+    merging = sum(2 * m for m in maps[1:])                    # 4 · C/2 = 2C channels
     return sum(2 * d * m for d, m in zip(depths, maps)) + maps[0] + merging + maps[-1]
 
 
@@ -1062,7 +1063,7 @@ show.confusion(normal["confusion"], normal["classes"], "400 held-out clips")
 # %% tags=["figure"]
 names = dict(normal="in order", shuffled="shuffled", single="one frame",
              reversed="backwards")
-bars = {names[o]: (r["top1"], r["top1_stderr"]) for o, r in results.items()}
+bars = {names[o]: (r["top1"], r["stderr"]) for o, r in results.items()}
 show.ceilings(bars, {"one frame": 0.125, "no order": 0.5},
               "Top-1 on 400 held-out clips")
 
