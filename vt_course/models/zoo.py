@@ -1,8 +1,7 @@
 """Every published variant: its configuration, and what was stated about it, with the place.
 
 `stated` holds (quantity, value, source). Sources name the paper's table or the repository's file;
-a source that begins with "secondary" was read in somebody else's table, "computed" was obtained by running
-the official model file.
+a source that begins with "secondary" was read in somebody else's table.
 """
 from dataclasses import dataclass, field
 
@@ -61,16 +60,16 @@ ZOO: dict[str, Variant] = {
     "video_swin_tiny": video_swin(96, (2, 2, 6, 2), (3, 6, 12, 24), (
         ("params M", 28.2, "secondary, Video Swin table 4"), ("GMACs", 87.9, VSWIN), ("top-1 K400", 78.8, VSWIN))),
     "video_swin_small": video_swin(96, DEEP, (3, 6, 12, 24), (
-        ("params M", 49.8, "computed"), ("GMACs", 165.9, VSWIN), ("top-1 K400", 80.6, VSWIN)),
+        ("params M", 50, VSWIN), ("GMACs", 165.9, VSWIN), ("top-1 K400", 80.6, VSWIN)),
         note="drop path 0.1 is the released configuration's; a secondary note gives 0.2 for the paper"),
     "video_swin_base": video_swin(128, DEEP, (4, 8, 16, 32), (
-        ("params M", 88.0, "computed"), ("GMACs", 281.6, VSWIN), ("top-1 K400", 80.6, VSWIN)), drop_path=0.3,
+        ("params M", 88, VSWIN), ("GMACs", 281.6, VSWIN), ("top-1 K400", 80.6, VSWIN)), drop_path=0.3,
         note="from IN-1K; the same network from IN-22K (drop path 0.2) is stated at 82.7"),
     "video_swin_base_k600": video_swin(128, DEEP, (4, 8, 16, 32), (
-        ("params M", 88.3, "computed"), ("GMACs", 281.6, VSWIN), ("top-1 K600", 84.0, VSWIN)),
+        ("params M", 88, VSWIN), ("GMACs", 281.6, VSWIN), ("top-1 K600", 84.0, VSWIN)),
         classes=600, drop_path=0.2),
     "video_swin_base_ssv2": video_swin(128, DEEP, (4, 8, 16, 32), (
-        ("params M", 88.8, "computed"), ("GMACs", 320.6, VSWIN), ("top-1 SSv2", 69.6, VSWIN)),
+        ("params M", 89, VSWIN), ("GMACs", 320.6, VSWIN), ("top-1 SSv2", 69.6, VSWIN)),
         window=(16, 7, 7), classes=174, drop_path=0.4, views="1x3"),
     "video_swin_large": video_swin(192, DEEP, (6, 12, 24, 48), (
         ("params M", 197.0, "open-mmlab/mmaction2 configs/recognition/swin"),
