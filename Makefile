@@ -15,6 +15,7 @@ course: data ## run every notebook in order into build/notebooks/ and print a ta
 
 test: data   ## run all tests: code, notebooks, gates
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests -n 2 --dist loadfile -q
+	@$(VT) course
 	.ci/nbval -q notebooks/*.ipynb
 
 lab: setup   ## open JupyterLab in notebooks/
