@@ -18,7 +18,7 @@ test: data   ## run all tests: code, notebooks, gates
 	@$(VT) course
 	.ci/nbval -q notebooks/*.ipynb
 
-lab: setup   ## open JupyterLab in notebooks/
+lab: data    ## open JupyterLab in notebooks/
 	@.venv/bin/jupyter lab --notebook-dir=notebooks $(LAB_ARGS)
 
 build: data  ## execute notebooks/src/*.py into notebooks/*.ipynb

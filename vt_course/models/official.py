@@ -133,7 +133,7 @@ def inflate_bias_table(table: Tensor, window: tuple[int, int, int], mode: str = 
 
 
 def inflate_swin(model: nn.Module, checkpoint: Mapping, mode: str = "average") -> dict[str, Tensor]:
-    """Initialise a Video Swin model from an image Swin checkpoint (Video Swin, section 3.3).
+    """Initialise a Video Swin model from an image Swin checkpoint (the paper's section on initialisation).
 
     Returns a complete state dict for `model`: everything but the patch embedding and the bias tables is
     copied; the head is the model's own (the classes differ). Raises ValueError as `from_official` does.

@@ -3,8 +3,8 @@
 Three things change against the image model, and this file holds exactly those:
 - a token is a tube of 2 x 4 x 4 pixels (section 3.1), so T/2 x H/4 x W/4 tokens of 96 numbers enter;
 - windows are P x M x M tokens and shift by (P/2, M/2, M/2) (section 3.2), so up to 8 kinds of border
-  have to be kept apart; the bias table has (2P-1)(2M-1)(2M-1) rows (equation 3);
-- image weights are inflated (section 3.3): see `official.inflate_swin`.
+  have to be kept apart; the bias table has (2P-1)(2M-1)(2M-1) rows;
+- image weights are inflated (the section on initialisation): see `official.inflate_swin`.
 Everything else, `window_partition`, the roll and its mask, blocks and merging, is `swin.py` on three axes.
 Time is never merged: T/2 steps enter and T/2 steps leave.
 
