@@ -123,7 +123,7 @@ def _convert(name: str, value):
 
 RECIPES = {
     # At least 90 % of held-out motion clips in 8 minutes on two CPU cores, from scratch. What matters: the
-    # learning rate (at 1e-3 it stays at chance for many epochs, at 2e-3 for good), and the variant's
+    # learning rate (at 1e-3 it stays at chance for many epochs, at 2e-3 for all ten we watched), and the variant's
     # `narrow_init`.
     "video_swin_mini": Recipe(
         model="video_swin_mini", frames=8, stride=2, size=48, keep=56, crop_scale=(0.7, 1.0), crop_ratio=(0.9, 1.1),
