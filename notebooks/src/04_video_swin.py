@@ -13,7 +13,7 @@
 # | **Needs** | PyTorch; softmax attention with queries, keys and values. Notebook 03 helps, but is not required |
 # | **Data** | the embedded clips: `vt-course data synthetic`, once (`make course` and `make lab` do it) |
 # | **Time** | 2 to 3 hours with the exercises; to run it: 1 minute (`smoke`), 2 (`lecture`), 9 (`full`) on two cores |
-# | **Hardware** | a laptop CPU and 3 GB of memory |
+# | **Hardware** | a laptop CPU and 3 GB of memory (5 GB for `full`) |
 #
 # **You will be able to**
 #
