@@ -9,9 +9,9 @@ import os
 import sys
 from pathlib import Path
 
+import vt_course
 from vt_course import CourseError, __version__
 from vt_course.publish import NotebookFailed
-
 
 # Before torch starts its threads: let them sleep while they wait, or training with a loader beside it loses
 # most of a small machine to spinning.
@@ -136,7 +136,7 @@ def whole(least: int):
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="vt-course", description=__import__("vt_course").__doc__,
+    top = argparse.ArgumentParser(prog="vt-course", description=vt_course.__doc__,
                                   epilog="`vt-course VERB --help` shows an example of each verb.")
     top.add_argument("--version", action="version", version=f"vt-course {__version__}")
     verbs = top.add_subparsers(metavar="VERB", required=True)

@@ -249,12 +249,17 @@ def load_run(path, which: str = "best"):
     Of a folder, `which` ("best" or "last") says which checkpoint; a run without a best one yet
     gives the last. Raises `CourseError` when there is none or when it does not fit.
     """
+    model, recipe, _ = _restore(path, which)
+    return model, recipe
+
+
+def _restore(path, which: str = "best"):
+    """(model, recipe, classes) from one reading of the file."""
     path, weights, header = read_run(path, which)
-    recipe = Recipe.from_json(header["recipe"])
-    model = create(recipe.model, num_classes=len(json.loads(header["classes"])),
-                   drop_path=recipe.drop_path)
+    recipe, classes = Recipe.from_json(header["recipe"]), tuple(json.loads(header["classes"]))
+    model = create(recipe.model, num_classes=len(classes), drop_path=recipe.drop_path)
     load_weights(model, weights, path)
-    return model.eval(), recipe
+    return model.eval(), recipe, classes
 
 
 def evaluate_run(path, *, data=None, **settings) -> dict:
@@ -263,8 +268,7 @@ def evaluate_run(path, *, data=None, **settings) -> dict:
     `data` is a spec (see `vt_course.data.open_spec`) with the same classes; `settings` go to
     `evaluate`. Raises `CourseError`.
     """
-    model, recipe = load_run(path)
-    trained = tuple(json.loads(read_run(path)[2]["classes"]))
+    model, recipe, trained = _restore(path)
     _, val = open_data(dataclasses.replace(recipe, data=data or recipe.data))
     if val.classes != trained:
         had, has = (", ".join(classes[:8]) for classes in (trained, val.classes))
