@@ -74,6 +74,64 @@ def models(args) -> int:
     return 0
 
 
+def bench_models(args) -> int:
+    from vt_course.models.bench import bench_models, geometric_mean
+    rows = bench_models(args.names, device=args.device, compile=args.compile, repeats=args.repeats,
+                        progress=lambda name: print(name, file=sys.stderr))
+    if args.json:
+        print_json(rows)
+        return 0
+    print_table(rows, {"model": "model", "peer": "peer", "pass": "pass", "mode": "mode", "batch": "batch", "ours_ms": "ours ms",
+                       "peer_ms": "peer ms", "ratio": "ratio", "clips_per_second": "clips/s", "peak_mb": "peak MB",
+                       "peer_peak_mb": "peer's", "matmul_share": "of matmul"})
+    for mode in dict.fromkeys(row["mode"] for row in rows):
+        print(f"geometric mean of the ratios, {mode}: {geometric_mean([r for r in rows if r['mode'] == mode]):.2f}")
+    return 0
+
+
+def bench_growth(args) -> int:
+    from vt_course.models.bench import bench_growth
+    rows = bench_growth(args.device, args.repeats)
+    print_json(rows) if args.json else print_table(rows, {k: k for k in rows[0]})
+    return 0
+
+
+def verify(args) -> int:
+    from vt_course.models.golden import verify
+    rows = []
+    for row in verify(args.folder):
+        rows.append(row)
+        if not args.json:
+            numbers = "  ".join(f"{'        ' if row[k] is None else format(row[k], '8.1e')}" for k in ("max_abs", "max_abs_f64"))
+            print(f"{'pass' if row['passed'] else 'FAIL'}  {row['case']:<44}  {numbers}  {row['problem']}".rstrip(), flush=True)
+    failed = sum(not row["passed"] for row in rows)
+    if args.json:
+        print_json(rows)
+    else:
+        print(f"{len(rows)} cases, {failed} failed; the numbers are the largest differences from the recorded output in float32 and in float64")
+    return 1 if failed else 0
+
+
+def weights_list(args) -> int:
+    from vt_course.models import released
+    rows = released.table()
+    if args.json:
+        print_json(rows)
+    else:
+        print_table(rows, {"name": "name", "licence": "licence", "size": "bytes", "url": "address"})
+    return 0
+
+
+def weights_get(args) -> int:
+    from vt_course.models import released
+    row = released.row(args.name)
+    if not args.json:
+        print(f"{args.name}: {row['url']}\nlicence of the weights: {row['licence']}", file=sys.stderr)
+    path = released.get(args.name, args.out, progress=not args.json)
+    print_json(row | {"path": path}) if args.json else print(path)
+    return 0
+
+
 def train(args) -> int:
     from vt_course.training.fit import fit
     from vt_course.training.recipes import recipe_for
@@ -171,6 +229,30 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--stride", type=whole(1), default=2, help="frames from one to the next (default 2)")
     p.add_argument("--short-side", type=whole(1), help="resize while decoding (default: as it is)")
     p.add_argument("--repeats", type=whole(1), default=5, help="medians of this many (default 5)")
+
+    p = verb(bench, "models", bench_models, "Compare our models with other libraries' on the same weights, side by side.",
+             "vt-course bench models swin_tiny video_swin_tiny --repeats 3")
+    p.add_argument("names", nargs="*", help="pairs, for instance video_swin_tiny (default: all whose library is installed)")
+    p.add_argument("--device", default="cpu", help="cpu (float32, the default) or cuda (bf16)")
+    p.add_argument("--compile", action="store_true", help="add rows for torch.compile")
+    p.add_argument("--repeats", type=whole(1), default=5, help="medians of this many (default 5)")
+
+    p = verb(bench, "growth", bench_growth, "How the cost of each family's attention grows with frames and with height and width.",
+             "vt-course bench growth --json")
+    p.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
+    p.add_argument("--repeats", type=whole(1), default=3, help="medians of this many (default 3)")
+
+    p = verb(verbs, "verify", verify, "Prove our models equal to recorded outputs of the official code.",
+             "vt-course verify tests/golden")
+    p.add_argument("folder", type=Path, help="NAME.json beside NAME.npz, in the format of tests/golden/README.md")
+
+    weights = verbs.add_parser("weights", help="Official weights.", description="Official weights.",
+                               epilog="example: vt-course weights list").add_subparsers(metavar="WHAT", required=True)
+    verb(weights, "list", weights_list, "Every official file: address, size, licence.", "vt-course weights list")
+    p = verb(weights, "get", weights_get, "Download an official file, check it, and store it as safetensors in our layout.",
+             "vt-course weights get swin_tiny/in1k")
+    p.add_argument("name", help="a name from `vt-course weights list`")
+    p.add_argument("--out", type=Path, help="folder (default: data/weights)")
 
     verb(verbs, "models", models, "Every published variant: our parameters and MACs beside the stated ones.",
          "vt-course models --json")

@@ -747,12 +747,12 @@ for shape in shapes:
 # %% tags=["oracle"]
 from torchvision.models.video import swin3d_t
 
-from vt_course.models.official import from_torchvision
+from vt_course.models.official import from_official
 
 _ = torch.manual_seed(0)
 theirs = swin3d_t(num_classes=400).eval()
 tiny = VideoSwin(**only(ZOO["video_swin_tiny"].config)).eval()
-_ = tiny.load_state_dict(from_torchvision(tiny, theirs.state_dict()), strict=True)
+_ = tiny.load_state_dict(from_official(tiny, theirs.state_dict()), strict=True)
 clip = torch.randn(1, 3, 18, 64, 96)
 with torch.no_grad():
     agree("your Swin-T = torchvision's swin3d_t", tiny(clip), theirs(clip))

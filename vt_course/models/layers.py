@@ -67,7 +67,7 @@ def rescale_for_narrow(model: nn.Module) -> None:
     Only our own `*_mini` variants use it; the published ones keep the official 0.02.
     """
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and "layers." in name:
+        if isinstance(module, nn.Linear) and name.startswith(("layers.", "blocks")):
             nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
 
 

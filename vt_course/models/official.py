@@ -1,20 +1,120 @@
-"""Official checkpoint layouts <-> ours, and inflation of image weights to video.
+"""Official checkpoint layouts <-> ours, inflation of image weights to video, and resizing of position tables.
 
-A released file wraps its tensors in a dict, prefixes their names, and stores buffers that a model can
-compute by itself. `from_official` undoes all three and is strict: names or shapes that do not fit are an
-error that lists them.
+Our parameters carry the names of the official repositories, so an official file needs little: a wrapper taken
+off, a prefix dropped, buffers left out that a model computes by itself. Other people's files of the same
+networks (torchvision, transformers, timm, ...) name the same tensors differently. Each layout below is a list of
+renamings from our names to theirs; read backwards, the same list loads their files. Everything is strict: what
+is missing, unexpected or misshapen is an error that lists it.
 """
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-WRAPPERS = ("state_dict", "model_state", "model")
-COMPUTED = ("relative_position_index", "attn_mask")
+from . import mvit, timesformer
+from .swin import Backbone, SwinBlock
 
-# Prefixes of the released Video Swin files (SwinTransformer/Video-Swin-Transformer).
-VIDEO_SWIN = {"backbone.": "", "cls_head.fc_cls.": "head."}
+WRAPPERS = ("state_dict", "model_state", "model")
+COMPUTED = ("relative_position_index", "attn_mask", "num_batches_tracked")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How someone else's files name the tensors of one of our models.
+
+    `rules` are (pattern, replacement) pairs of `re.sub`, applied one after the other to our name.
+    """
+
+    rules: tuple = ()
+    split_qkv: bool = False       # three tensors q, k, v where ours holds one; `qkv` becomes `q`, `k`, `v` before the rules
+    flat: str = "(?!)"            # our names (a pattern) that they store without the leading axes of length 1
+
+    def names(self, ours: str) -> list[str]:
+        """Their name, or their three names, of our entry `ours`."""
+        parts = [ours.replace("qkv", part) for part in "qkv"] if self.split_qkv and ".qkv." in ours else [ours]
+        for pattern, replacement in self.rules:
+            parts = [re.sub(pattern, replacement, name) for name in parts]
+        return parts
+
+
+# torchvision counts stages and mergings in one list: stage i is features[2i], the merging after it
+# features[2i + 1]; the image model keeps the patch embedding in front, so there everything moves up by one.
+def _torchvision_swin(first: int) -> tuple:
+    return ((r"^layers\.(\d+)\.blocks", lambda m: f"features.{2 * int(m[1]) + first}"),
+            (r"^layers\.(\d+)\.downsample", lambda m: f"features.{2 * int(m[1]) + 1 + first}"),
+            (r"mlp\.fc1", "mlp.0"), (r"mlp\.fc2", "mlp.3"))
+
+
+_HF_SWIN = ((r"^layers\.", "swin.encoder.layers."), (r"^patch_embed\.proj", "swin.embeddings.patch_embeddings.projection"),
+            (r"^patch_embed\.norm", "swin.embeddings.norm"), (r"^norm\.", "swin.layernorm."), (r"^head\.", "classifier."),
+            (r"^absolute_pos_embed", "swin.embeddings.position_embeddings"),
+            (r"\.norm1\.", ".layernorm_before."), (r"\.norm2\.", ".layernorm_after."))
+_HF_TIMESFORMER = (
+    (r"^(cls_token)", r"timesformer.embeddings.\1"), (r"^pos_embed", "timesformer.embeddings.position_embeddings"),
+    (r"^time_embed", "timesformer.embeddings.time_embeddings"),
+    (r"^patch_embed\.proj", "timesformer.embeddings.patch_embeddings.projection"),
+    (r"^blocks\.", "timesformer.encoder.layer."), (r"^norm\.", "timesformer.layernorm."), (r"^head\.", "classifier."),
+    (r"temporal_norm1", "temporal_layernorm"), (r"temporal_fc", "temporal_dense"),
+    (r"\.norm1\.", ".layernorm_before."), (r"\.norm2\.", ".layernorm_after."),
+    (r"\.(temporal_attn|attn)\.", lambda m: "." + m[1].replace("attn", "attention") + "."),
+    (r"attention\.qkv", "attention.attention.qkv"), (r"attention\.proj", "attention.output.dense"),
+    (r"mlp\.fc1", "intermediate.dense"), (r"mlp\.fc2", "output.dense"))
+_TORCHVISION_MVIT = (
+    (r"^patch_embed\.proj", "conv_proj"), (r"^cls_token", "pos_encoding.class_token"),
+    (r"^pos_embed_(\w+)", r"pos_encoding.\1_pos"), (r"attn\.proj\.", "attn.project.0."),
+    (r"attn\.pool_([qkv])", r"attn.pool_\1.pool"), (r"attn\.norm_([qkv])", r"attn.pool_\1.norm_act.0"),
+    (r"^(blocks\.\d+)\.proj\.", r"\1.project."), (r"mlp\.fc1", "mlp.0"), (r"mlp\.fc2", "mlp.3"),
+    (r"^head\.projection", "head.1"))
+_PYTORCHVIDEO_MVIT = (
+    (r"^patch_embed\.proj", "patch_embed.patch_model"), (r"^(cls_token|pos_embed)", r"cls_positional_encoding.\1"),
+    (r"^norm\.", "norm_embed."), (r"^head\.projection", "head.proj"))
+
+# By class of model: the official layout first. Sources: the state dicts of the classes themselves.
+LAYOUTS: dict[str, dict[str, Layout]] = {
+    "SwinTransformer": {
+        "official": Layout(),                                            # microsoft/Swin-Transformer
+        "torchvision": Layout(((r"^patch_embed\.proj", "features.0.0"), (r"^patch_embed\.norm", "features.0.2"),
+                               *_torchvision_swin(1))),
+        # timm merges at the start of a stage, not at the end of the one before
+        "timm": Layout(((r"^layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) + 1}.downsample"),
+                        (r"^head\.", "head.fc."))),
+        "transformers": Layout((*_HF_SWIN, (r"\.attn\.([qkv])\.", r".attention.\1_proj."),
+                                (r"\.attn\.proj\.", ".attention.o_proj."),
+                                (r"\.attn\.", ".attention.relative_position_bias.")), split_qkv=True),
+        "transformers 4": Layout((*_HF_SWIN, (r"\.attn\.q\.", ".attention.self.query."), (r"\.attn\.k\.", ".attention.self.key."),
+                                  (r"\.attn\.v\.", ".attention.self.value."), (r"\.attn\.proj\.", ".attention.output.dense."),
+                                  (r"\.attn\.", ".attention.self."), (r"mlp\.fc1", "intermediate.dense"),
+                                  (r"mlp\.fc2", "output.dense")), split_qkv=True),
+    },
+    "SwinTransformer3D": {
+        # SwinTransformer/Video-Swin-Transformer
+        "official": Layout(((r"^head\.", "cls_head.fc_cls."), (r"^(?!cls_head)", "backbone."))),
+        "mmaction2": Layout(((r"^head\.", "cls_head.fc_cls."), (r"^norm\.", "norm3."), (r"^(?!cls_head)", "backbone."))),
+        "torchvision": Layout(_torchvision_swin(0)),
+    },
+    "MViT": {
+        "official": Layout(),                                            # facebookresearch/SlowFast
+        "official, separate q k v": Layout(split_qkv=True),              # the same with MVIT.SEPARATE_QKV
+        "pytorchvideo": Layout(_PYTORCHVIDEO_MVIT, split_qkv=True),
+        "pytorchvideo, fused qkv": Layout(_PYTORCHVIDEO_MVIT),
+        "torchvision": Layout(_TORCHVISION_MVIT, flat=r"^(cls_token|pos_embed_\w+)$"),
+    },
+    "TimeSformer": {
+        "official": Layout(((r"^", "model."),)),                         # facebookresearch/TimeSformer
+        "transformers": Layout(_HF_TIMESFORMER),
+    },
+    "UniFormer": {
+        "official": Layout(),                                            # Sense-X/UniFormer
+    },
+}
+
+
+def layouts(model: nn.Module) -> dict[str, Layout]:
+    """The layouts known for a model, the official one first, our own names last."""
+    return {**LAYOUTS[type(model).__name__], "ours": Layout()}
 
 
 def unwrap(checkpoint: Mapping) -> dict[str, Tensor]:
@@ -27,54 +127,59 @@ def unwrap(checkpoint: Mapping) -> dict[str, Tensor]:
             if isinstance(v, Tensor) and k.rsplit(".", 1)[-1] not in COMPUTED}
 
 
-def rename(key: str, prefixes: Mapping[str, str]) -> str:
-    """Replace the first prefix that fits."""
-    for old, new in prefixes.items():
-        if key.startswith(old):
-            return new + key[len(old):]
-    return key
+def recognise(model: nn.Module, names) -> str:
+    """The layout whose names cover most of `names`."""
+    names, keys = set(names), [k for k in model.state_dict() if k.rsplit(".", 1)[-1] not in COMPUTED]
+    known = layouts(model)
+    return max(known, key=lambda layout: sum(n in names for k in keys for n in known[layout].names(k)))
 
 
-def from_official(model: nn.Module, checkpoint: Mapping) -> dict[str, Tensor]:
-    """Turn a released Swin or Video Swin checkpoint into a state dict of `model`, strictly.
+def from_official(model: nn.Module, checkpoint: Mapping, *, resize: bool = False) -> dict[str, Tensor]:
+    """Turn someone else's checkpoint into a state dict of `model`, strictly.
 
-    `checkpoint` is the object in the file, wrapped or not. Raises ValueError that lists every missing,
-    unexpected or misshapen entry by its name in our layout.
+    `checkpoint` is the object in the file, wrapped or not, in any of `layouts(model)`; which one is recognised by
+    its names. With `resize`, position tables made for other sizes (bias tables for another window, position
+    embeddings for another grid or number of frames) are interpolated to the model's. Raises ValueError
+    that lists every missing, unexpected or misshapen entry by its name in the file.
     """
-    state = {rename(k, VIDEO_SWIN): v for k, v in unwrap(checkpoint).items()}
-    check_state(model, state)
+    theirs = unwrap(checkpoint)
+    layout = layouts(model)[recognise(model, theirs)]
+    want = model.state_dict()
+    state, problems, used = {}, [], set()
+    for ours, value in want.items():
+        names = layout.names(ours)
+        if ours.rsplit(".", 1)[-1] in COMPUTED:
+            state[ours] = value
+        elif missing := [n for n in names if n not in theirs]:
+            problems += [f"missing {n} {tuple(value.shape)}" for n in missing]
+        else:
+            got = torch.cat([theirs[n] for n in names]) if len(names) > 1 else theirs[names[0]]
+            state[ours] = got[(None,) * (value.ndim - got.ndim)] if re.search(layout.flat, ours) else got
+        used.update(names)
+    if resize:
+        state = resize_positions(model, state)
+    problems += [f"unexpected {n} {tuple(v.shape)}" for n, v in theirs.items() if n not in used]
+    problems += [f"{layout.names(k)[0]} has shape {tuple(v.shape)}, wanted {tuple(want[k].shape)}"
+                 for k, v in state.items() if v.shape != want[k].shape]
+    complain(model, problems)
     return state
 
 
-def to_official(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict of a Video Swin model under the names of the released files."""
-    return {"cls_head.fc_cls." + k.removeprefix("head.") if k.startswith("head.") else "backbone." + k: v
-            for k, v in model.state_dict().items()}
+def to_official(model: nn.Module, state: Mapping[str, Tensor] | None = None, layout: str = "official") -> dict[str, Tensor]:
+    """`state` (default: the model's own weights) under the names of `layout`; the inverse of `from_official`.
 
-
-def from_torchvision(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Turn the state dict of torchvision's `swin_*` or `swin3d_*` into one of `model`, strictly.
-
-    torchvision counts stages and mergings in one list, `features`: stage i is features[2i] and the
-    merging after it features[2i + 1]; the image model keeps the patch embedding in front, so there
-    everything moves up by one. The MLP is a Sequential.
+    It holds for anything shaped like the weights, for instance their gradients.
     """
-    image = "features.0.0.weight" in state
-    renamed = {}
-    for key, value in state.items():
-        if key.rsplit(".", 1)[-1] in COMPUTED:
-            continue
-        parts = key.split(".")
-        if image and parts[:2] == ["features", "0"]:
-            parts = ["patch_embed", {"0": "proj", "2": "norm"}[parts[2]], parts[3]]
-        elif parts[0] == "features":
-            i = int(parts[1]) - image
-            parts = ["layers", str(i // 2), "downsample", *parts[2:]] if i % 2 else \
-                    ["layers", str(i // 2), "blocks", *parts[2:]]
-        name = ".".join(parts).replace("mlp.0.", "mlp.fc1.").replace("mlp.3.", "mlp.fc2.")
-        renamed[name] = value
-    check_state(model, renamed)
-    return renamed
+    known = layouts(model)
+    if layout not in known:
+        raise ValueError(f"unknown layout {layout!r} for {type(model).__name__}; choose from {', '.join(known)}")
+    layout, out = known[layout], {}
+    for ours, value in (model.state_dict() if state is None else state).items():
+        names = layout.names(ours)
+        parts = value.chunk(len(names))
+        for name, part in zip(names, parts):
+            out[name] = part.squeeze() if re.search(layout.flat, ours) else part
+    return out
 
 
 def check_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -84,9 +189,57 @@ def check_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     problems += [f"unexpected {k} {tuple(state[k].shape)}" for k in state if k not in want]
     problems += [f"{k} has shape {tuple(state[k].shape)}, wanted {tuple(want[k].shape)}"
                  for k in want if k in state and state[k].shape != want[k].shape]
+    complain(model, problems)
+
+
+def complain(model: nn.Module, problems: list[str]) -> None:
     if problems:
         raise ValueError(f"the weights do not fit {type(model).__name__}, {len(problems)} entries differ: "
                          + "; ".join(problems))
+
+
+# ---------------------------------------------------------------- other sizes
+
+def resize_bias_table(table: Tensor, window: tuple[int, ...]) -> Tensor:
+    """Resize a relative position bias table to the table of `window`.
+
+    (prod(2w-1), h) -> (prod(2w'-1), h): bicubically over height and width (the rule of microsoft/Swin-Transformer, utils.py,
+    and of the video code when it loads image weights), linearly over time (ours: nothing is published for that).
+    The rows alone do not tell the old window; it is taken to be square, with P or M as in `window`.
+    Raises ValueError when no such window has that many rows.
+    """
+    *time, H, W = [2 * w - 1 for w in window]                         # sides of the new table
+    rows, h = table.shape
+    T = time[0] if time else 1
+    side = round((rows / T) ** 0.5)
+    if T * side * side == rows and side % 2:
+        old = (T, side, side)                                         # P as before
+    elif time and rows % (H * W) == 0 and rows // (H * W) % 2:
+        old = (rows // (H * W), H, W)                                 # M as before
+    else:
+        raise ValueError(f"a bias table of {rows} rows belongs to no square window"
+                         + (f" with the temporal or the spatial size of {tuple(window)}" if time else ""))
+    grid = table.view(*old, h).permute(0, 3, 1, 2)                    # (2P-1, h, 2M-1, 2M-1)
+    if old[1:] != (H, W):
+        grid = F.interpolate(grid, (H, W), mode="bicubic", align_corners=False)
+    if old[0] != T:
+        grid = F.interpolate(grid.flatten(1).T[None], T, mode="linear", align_corners=False)[0].T.view(T, h, H, W)
+    return grid.permute(0, 2, 3, 1).reshape(-1, h)                    # (prod(2w'-1), h)
+
+
+def resize_positions(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state` with every position table or embedding interpolated to the sizes of `model`.
+
+    Swin and Video Swin: `resize_bias_table`. MViT, TimeSformer: their modules' `resize_positions`.
+    """
+    if isinstance(model, Backbone):
+        windows = {f"{name}.attn.relative_position_bias_table": block.window
+                   for name, block in model.named_modules() if isinstance(block, SwinBlock)}
+        return {k: resize_bias_table(v, windows[k]) if k in windows else v for k, v in state.items()}
+    for module in (mvit, timesformer):
+        if type(model).__module__ == module.__name__:
+            return module.resize_positions(model, state)
+    return dict(state)
 
 
 # ---------------------------------------------------------------- inflation
@@ -115,13 +268,8 @@ def inflate_bias_table(table: Tensor, window: tuple[int, int, int], mode: str = 
     its constant, so -4.6 is our assumption. For another window side the table is resized bicubically first.
     """
     P, Mh, Mw = window
-    side, h = round(len(table) ** 0.5), table.shape[1]
-    if side * side != len(table):
-        raise ValueError(f"a bias table of {len(table)} rows is not square")
-    if (side, side) != (2 * Mh - 1, 2 * Mw - 1):
-        grid = table.T.view(1, h, side, side)                         # (1, h, 2M-1, 2M-1)
-        grid = F.interpolate(grid, (2 * Mh - 1, 2 * Mw - 1), mode="bicubic", align_corners=False)
-        table = grid.view(h, -1).T                                    # ((2M'-1)^2, h)
+    h = table.shape[1]
+    table = resize_bias_table(table, (Mh, Mw))                        # ((2M'-1)^2, h)
     out = table.repeat(2 * P - 1, 1)                                  # ((2P-1)(2M'-1)^2, h)
     if mode == "centre":
         away = torch.ones(2 * P - 1, dtype=torch.bool)

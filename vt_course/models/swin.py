@@ -54,8 +54,6 @@ def clamp_window(size: Size, window: Size, shift: Size) -> tuple[Size, Size]:
     return clamped, tuple(0 if s <= w else sh for s, w, sh in zip(size, window, shift))
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)         # a cached mask must also serve a later training step
 def shift_mask(size: Size, window: Size, shift: Size, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Which pairs in a rolled window were neighbours before the roll (Swin, figure 4).
 
@@ -69,6 +67,55 @@ def shift_mask(size: Size, window: Size, shift: Size, device: torch.device, dtyp
     bits = window_partition(bits[None], window)                       # (nW, N, axes)
     foreign = (bits[:, :, None] != bits[:, None, :]).any(-1)          # (nW, N, N)
     return torch.zeros(foreign.shape, device=device, dtype=dtype).masked_fill_(foreign, -100.0)
+
+
+@torch.compiler.assume_constant_result       # a compiled graph holds the finished tensors
+def shifted_windows(*key) -> tuple[Tensor, Tensor, list[int], list[Tensor | None]]:
+    """`sort_windows`, computed once for each map."""
+    return sort_windows(*key)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)                 # what is cached must also serve a later training step
+def sort_windows(B: int, size: Size, window: Size, shift: Size, device: torch.device,
+                 dtype: torch.dtype) -> tuple[Tensor, Tensor, list[int], list[Tensor | None]]:
+    """Roll and `window_partition` in one gather, with the windows sorted by the kind of their mask.
+
+    Along a shifted axis only the last window straddles the seam, so there are at most 2^axes kinds of
+    windows (8 for video) however large the map, and all but the last ones need no mask at all.
+    Returns (index, inverse, counts, masks): rows `index` of the flattened map (B·L, C) are the windows one
+    after the other, `inverse` leads back, and `counts[k]` windows in a row have the mask `masks[k]`: None, then (N, N).
+    """
+    axes, grid = range(len(size)), [s // w for s, w in zip(size, window)]
+    row = torch.arange(B * prod(size), device=device).view(B, *size, 1)
+    row = window_partition(torch.roll(row, [-s for s in shift], [a + 1 for a in axes]), window)[..., 0]
+    kind = torch.zeros(grid, dtype=torch.long, device=device)
+    counts = [B]
+    for a in axes:
+        last = torch.arange(grid[a], device=device) == grid[a] - 1
+        if shift[a]:
+            kind = 2 * kind + last.view(-1, *[1] * (len(size) - 1 - a))
+            counts = [c * n for c in counts for n in (grid[a] - 1, 1)]
+        else:
+            counts = [c * grid[a] for c in counts]
+    index = row[kind.flatten().repeat(B).argsort(stable=True)].flatten()           # (B·L,)
+    twice = tuple(2 * w if s else w for w, s in zip(window, shift))   # the smallest map with every kind once
+    return index, index.argsort(), counts, [None, *shift_mask(twice, window, shift, device, dtype)[1:]]
+
+
+class Permute(torch.autograd.Function):
+    """The rows of a matrix in another order. Knowing the inverse makes the backward pass a gather as well;
+    PyTorch alone would have to scatter."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(index, inverse)
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        index, inverse = ctx.saved_tensors
+        return Permute.apply(grad, inverse, index), None, None
 
 
 def relative_position_index(window: Size) -> Tensor:
@@ -88,98 +135,130 @@ def relative_position_index(window: Size) -> Tensor:
 
 # ---------------------------------------------------------------- attention and blocks
 
-class WindowAttention(nn.Module):
-    """Multi-head self-attention inside each window with a relative position bias (Swin, equation 4).
+class BiasedAttention(torch.autograd.Function):
+    """softmax(q k^T / sqrt(d) + bias) v with the backward pass written out, for training on a CPU.
 
-    softmax(q k^T / sqrt(d) + bias + mask) v. Shape: (B * nW, N, C) -> (B * nW, N, C).
+    PyTorch has no fused CPU kernel for a bias that learns; its general path makes several passes over the
+    N x N scores, each into new memory. Here they are worked on in place.
     """
 
-    def __init__(self, dim: int, window: Size, num_heads: int):
+    @staticmethod
+    def forward(ctx, qkv: Tensor, counts: list[int], *biases: Tensor) -> Tensor:
+        """qkv (B·nW, N, 3, h, d); `counts[k]` windows in a row have the bias `biases[k]` (h, N, N).
+        Returns (B·nW, N, h, d)."""
+        BW, N, _, h, d = qkv.shape
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).reshape(3, -1, N, d)     # 3 x (B·nW·h, N, d)
+        p = qkv.new_empty(BW, h, N, N)
+        for part, bias in zip(p.split(counts), biases):
+            part.copy_(bias)
+        p = p.view(-1, N, N).baddbmm_(q, k.mT, alpha=d**-0.5)         # (B·nW·h, N, N)
+        torch.softmax(p, -1, out=p)
+        out = (p @ v).view(BW, h, N, d).transpose(1, 2).contiguous()  # (B·nW, N, h, d), what proj will save too
+        ctx.save_for_backward(q, k, v, p, out)
+        ctx.counts = counts
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, p, out = ctx.saved_tensors
+        BW, N, h, d = grad.shape
+        # softmax: ds = p (dp - sum(p dp)), and the sum over keys of p dp is the sum over channels of out dout.
+        row = (grad * out).sum(-1).transpose(1, 2).reshape(-1, N, 1)  # (B·nW·h, N, 1)
+        grad = grad.transpose(1, 2).reshape(-1, N, d)                 # (B·nW·h, N, d)
+        ds = torch.baddbmm(row, grad, v.mT, beta=-1).mul_(p)          # (B·nW·h, N, N)
+        dbiases = [part.sum(0) for part in ds.view(BW, h, N, N).split(ctx.counts)]
+        dqkv = grad.new_empty(BW, N, 3, h, d)
+        parts = dqkv.permute(2, 0, 3, 1, 4)                           # a view, 3 x (B·nW, h, N, d)
+        for part, value in zip(parts, ((ds @ k).mul_(d**-0.5), (ds.mT @ q).mul_(d**-0.5), p.mT @ grad)):
+            part.copy_(value.view(BW, h, N, d))
+        return dqkv, None, *dbiases
+
+
+class WindowAttention(nn.Module):
+    """(S)W-MSA: multi-head self-attention inside each (shifted) window, with a relative position bias.
+
+    softmax(q k^T / sqrt(d) + bias + mask) v (Swin, equation 4). Shape: (B, *size, C) -> (B, *size, C) for any
+    size: the map is padded at its end to whole windows; as in the official code, padded tokens are not masked.
+    """
+
+    def __init__(self, dim: int, window: Size, shift: Size, num_heads: int, relative_bias: bool = True):
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}")
-        self.num_heads = num_heads
+        self.window, self.shift, self.num_heads = tuple(window), tuple(shift), num_heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
-        table = prod(2 * w - 1 for w in window)
-        self.relative_position_bias_table = nn.Parameter(torch.empty(table, num_heads))
-        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.register_buffer("relative_position_index", relative_position_index(window), persistent=False)
-        self._cached = (None, None)
+        self.relative_position_bias_table = None
+        if relative_bias:
+            table = prod(2 * w - 1 for w in window)
+            self.relative_position_bias_table = nn.Parameter(torch.empty(table, num_heads))
+            nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+            self.register_buffer("relative_position_index", relative_position_index(window), persistent=False)
 
     def bias(self, N: int) -> Tensor:
         """(h, N, N). For a clamped window (N smaller than the full one) this takes the leading N x N
         corner of the index, as the official video code does. That is the right geometry only if just
         the first axis (time) shrank; see notebook 04.
         """
-        table = self.relative_position_bias_table
-        key = (N, table.data_ptr(), table._version, table.device, table.dtype)
-        if torch.is_grad_enabled() or self._cached[0] != key:
-            rows = self.relative_position_index[:N, :N].flatten()
-            bias = table[rows].view(N, N, -1).permute(2, 0, 1).contiguous()        # (h, N, N)
-            if torch.is_grad_enabled():
-                return bias
-            self._cached = (key, bias)
-        return self._cached[1]
+        rows = self.relative_position_index[:N, :N].flatten()
+        table = self.relative_position_bias_table.t().contiguous()    # (h, rows)
+        return table.index_select(1, rows).view(-1, N, N)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        BW, N, C = x.shape
+    def attend(self, qkv: Tensor, counts: list[int], masks: list[Tensor | None]) -> Tensor:
+        """Attention in windows (B·nW, N, 3C) -> (B·nW, N, C); `counts[k]` windows in a row have the mask `masks[k]`."""
+        BW, N, C3 = qkv.shape
         h = self.num_heads
-        qkv = self.qkv(x).view(BW, N, 3, h, C // h)                   # (B·nW, N, 3, h, d)
-        bias = self.bias(N).to(qkv.dtype)                             # (h, N, N)
-        if mask is None:
-            q, k, v = qkv.permute(2, 0, 3, 1, 4)                      # 3 x (B·nW, h, N, d)
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
+        qkv = qkv.view(BW, N, 3, h, C3 // 3 // h)                     # (B·nW, N, 3, h, d)
+        bias = self.bias(N) if self.relative_position_bias_table is not None else qkv.new_zeros(1, N, N)
+        biases = [(bias if mask is None else bias + mask).to(qkv.dtype) for mask in masks]          # (h or 1, N, N)
+        if bias.requires_grad and qkv.device.type == "cpu" and not torch.compiler.is_compiling():
+            out = BiasedAttention.apply(qkv, counts, *biases)         # (B·nW, N, h, d)
         else:
-            # Windows and heads share one axis, so that the mask is broadcast over B, never copied.
-            nW = len(mask)
-            bias = (bias + mask[:, None]).view(1, nW * h, N, N)
-            qkv = qkv.view(-1, nW, N, 3, h, C // h).permute(3, 0, 1, 4, 2, 5)
-            q, k, v = qkv.reshape(3, -1, nW * h, N, C // h)           # 3 x (B, nW·h, N, d)
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-            out = out.view(BW, h, N, C // h)
-        return self.proj(out.transpose(1, 2).reshape(BW, N, C))       # (B·nW, N, C)
+            outs = []
+            for part, bias in zip(qkv.split(counts), biases):
+                q, k, v = part.permute(2, 0, 3, 1, 4)                 # 3 x (n, h, N, d)
+                outs.append(F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None]).transpose(1, 2))
+            out = torch.cat(outs) if len(outs) > 1 else outs[0]       # (B·nW, N, h, d)
+        return out.reshape(BW, N, C3 // 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = tuple(x.shape[1:-1])
+        window, shift = clamp_window(size, self.window, self.shift)
+        padding = [-s % w for s, w in zip(size, window)]
+        if any(padding):
+            x = F.pad(x, (0, 0, *[p for after in reversed(padding) for p in (0, after)]))
+        B, *padded, C = x.shape
+        if not any(shift):
+            x = window_partition(x, window)                           # (B·nW, N, C)
+            x = self.proj(self.attend(self.qkv(x), [len(x)], [None]))
+            x = window_reverse(x, window, padded)                     # (B, *padded, C)
+        else:
+            index, inverse, counts, masks = shifted_windows(B, tuple(padded), window, shift, x.device, x.dtype)
+            x = Permute.apply(x.reshape(-1, C), index, inverse).view(-1, prod(window), C)
+            x = self.proj(self.attend(self.qkv(x), counts, masks))    # (B·nW, N, C)
+            x = Permute.apply(x.view(-1, C), inverse, index).view(B, *padded, C)
+        return x[(slice(None), *[slice(s) for s in size])] if any(padding) else x
 
 
 class SwinBlock(nn.Module):
     """(Shifted) window attention, then an MLP, each behind a LayerNorm and a residual (Swin, equation 3).
 
-    Shape: (B, *size, C) -> (B, *size, C) for any size: the map is padded at its end to whole windows
-    after the first norm, as in the official code; padded tokens are not masked.
+    Shape: (B, *size, C) -> (B, *size, C) for any size.
     """
 
-    def __init__(self, dim: int, num_heads: int, window: Size, shifted: bool, mlp_ratio: float = 4.0,
-                 drop_path: float = 0.0):
+    def __init__(self, dim: int, num_heads: int, window: Size, shift: Size, mlp_ratio: float = 4.0,
+                 drop_path: float = 0.0, relative_bias: bool = True):
         super().__init__()
         self.window = tuple(window)
-        self.shift = tuple(w // 2 if shifted else 0 for w in window)
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = WindowAttention(dim, self.window, num_heads)
+        self.attn = WindowAttention(dim, window, shift, num_heads, relative_bias)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, mlp_ratio)
         self.drop_path = DropPath(drop_path)
 
-    def attend(self, x: Tensor) -> Tensor:
-        """Window attention over the map: pad, roll, cut, attend, and all of it back."""
-        size = tuple(x.shape[1:-1])
-        window, shift = clamp_window(size, self.window, self.shift)
-        axes = tuple(range(1, x.ndim - 1))
-        padding = [-s % w for s, w in zip(size, window)]
-        if any(padding):
-            x = F.pad(x, (0, 0, *[p for after in reversed(padding) for p in (0, after)]))
-        padded = tuple(x.shape[1:-1])
-        mask = None
-        if any(shift):
-            x = torch.roll(x, [-s for s in shift], axes)
-            mask = shift_mask(padded, window, shift, x.device, x.dtype)
-        x = self.attn(window_partition(x, window), mask)              # (B·nW, N, C)
-        x = window_reverse(x, window, padded)                         # (B, *padded, C)
-        if any(shift):
-            x = torch.roll(x, shift, axes)
-        return x[(slice(None), *[slice(s) for s in size])] if any(padding) else x
-
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attend(self.norm1(x)))
+        x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -199,18 +278,23 @@ class PatchMerging(nn.Module):
         H, W = x.shape[-3:-1]
         if H % 2 or W % 2:
             x = F.pad(x, (0, 0, 0, W % 2, 0, H % 2))
-        parts = [x[..., i::2, j::2, :] for j in (0, 1) for i in (0, 1)]
-        return self.reduction(self.norm(torch.cat(parts, -1)))        # (B, .., H/2, W/2, 4C -> 2C)
+        x = x.unflatten(-3, (-1, 2)).unflatten(-2, (-1, 2))           # (B, .., H/2, i, W/2, j, C)
+        x = x.movedim(-4, -2).flatten(-3)                             # (B, .., H/2, W/2, j·i·C)
+        return self.reduction(self.norm(x))                           # (B, .., H/2, W/2, 4C -> 2C)
 
 
 class Stage(nn.Module):
-    """`depth` blocks, every second one shifted, then (except in the last stage) patch merging."""
+    """`depth` blocks, every second one shifted, then (except in the last stage) patch merging.
 
-    def __init__(self, dim: int, depth: int, num_heads: int, window: Size, merge: bool,
-                 mlp_ratio: float, drop_path: list[float]):
+    `shifted` says along which axes windows shift: all in the paper, fewer for its ablations.
+    """
+
+    def __init__(self, dim: int, depth: int, num_heads: int, window: Size, shifted: Size, merge: bool,
+                 mlp_ratio: float, drop_path: list[float], relative_bias: bool, block: type[nn.Module]):
         super().__init__()
-        self.blocks = nn.ModuleList(
-            SwinBlock(dim, num_heads, window, j % 2 == 1, mlp_ratio, drop_path[j]) for j in range(depth))
+        shifts = [tuple(w // 2 * (j % 2) * on for w, on in zip(window, shifted)) for j in range(depth)]
+        self.blocks = nn.ModuleList(block(dim, num_heads, window, shift, mlp_ratio, rate, relative_bias)
+                                    for shift, rate in zip(shifts, drop_path))
         if merge:
             self.downsample = PatchMerging(dim)
 
@@ -218,14 +302,15 @@ class Stage(nn.Module):
 class Backbone(nn.Module):
     """What the image and the video model have in common: stages, the final norm, pooling, the head.
 
-    A subclass provides `patch_embed` with `embed(x) -> (B, *size, C)` and names its input `layout`.
+    A subclass provides `patch_embed(x) -> (B, *size, C)` and names its input `layout`.
     """
 
     layout: str
 
-    def __init__(self, patch_embed: nn.Module, windows: list[Size], *, in_channels: int, num_classes: int,
-                 embed_dim: int, depths: Size, num_heads: Size, mlp_ratio: float, drop_path: float,
-                 head_dropout: float, narrow_init: bool = False):
+    def __init__(self, patch_embed: nn.Module, windows: list[Size], shifted: Size, *, in_channels: int,
+                 num_classes: int, embed_dim: int, depths: Size, num_heads: Size, mlp_ratio: float, drop_path: float,
+                 head_dropout: float, narrow_init: bool, relative_bias: bool = True,
+                 block: type[nn.Module] = SwinBlock):
         super().__init__()
         if len(depths) != len(num_heads):
             raise ValueError(f"depths {tuple(depths)} and num_heads {tuple(num_heads)} name different numbers of stages")
@@ -237,7 +322,8 @@ class Backbone(nn.Module):
         rates = drop_path_schedule(drop_path, depths)
         last = len(depths) - 1
         self.layers = nn.ModuleList(
-            Stage(dims[i], depths[i], num_heads[i], windows[i], i < last, mlp_ratio, rates[i])
+            Stage(dims[i], depths[i], num_heads[i], windows[i], shifted, i < last, mlp_ratio, rates[i],
+                  relative_bias, block)
             for i in range(len(depths)))
         self.norm = nn.LayerNorm(dims[-1])
         self.head_drop = nn.Dropout(head_dropout)
@@ -246,10 +332,14 @@ class Backbone(nn.Module):
         if narrow_init:
             rescale_for_narrow(self)
 
+    def embed(self, x: Tensor) -> Tensor:
+        """The tokens that enter the first stage, (B, *size, C)."""
+        return self.patch_embed(x)
+
     def stages(self, x: Tensor) -> list[Tensor]:
         """The map at the end of each stage, before merging, channels last: [(B, *size_i, C_i), ...]."""
         check_input(x, self.layout, self.in_channels)
-        x = self.patch_embed(x)
+        x = self.embed(x)
         maps = []
         for i, stage in enumerate(self.layers):
             if i:
@@ -288,7 +378,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         p = self.proj.stride[0]
-        x = F.pad(x, (0, -x.shape[3] % p, 0, -x.shape[2] % p))
+        if x.shape[2] % p or x.shape[3] % p:
+            x = F.pad(x, (0, -x.shape[3] % p, 0, -x.shape[2] % p))
         return self.norm(self.proj(x).movedim(1, -1))                 # (B, H/P, W/P, D)
 
 
@@ -298,16 +389,36 @@ class SwinTransformer(Backbone):
     Input (B, 3, H, W), output (B, num_classes). As in the official code, windows are clamped when the
     model is built for `img_size`: where a stage's map is no larger than the window, its bias table is
     made for the smaller window and nothing shifts.
+
+    The paper's table 4 varies three things: `shift=False` leaves every window where it is, `ape=True` adds a
+    learned absolute position embedding (the model then takes images of `img_size` only and raises ValueError
+    for others), `relative_bias=False` drops the bias tables.
     """
 
     layout = "B C H W"
 
     def __init__(self, img_size: int = 224, patch_size: int = 4, in_channels: int = 3, num_classes: int = 1000,
                  embed_dim: int = 96, depths: Size = (2, 2, 6, 2), num_heads: Size = (3, 6, 12, 24),
-                 window: int = 7, mlp_ratio: float = 4.0, drop_path: float = 0.0, head_dropout: float = 0.0):
+                 window: int = 7, mlp_ratio: float = 4.0, drop_path: float = 0.0, head_dropout: float = 0.0,
+                 shift: bool = True, ape: bool = False, relative_bias: bool = True, narrow_init: bool = False):
         sizes = [-(-img_size // patch_size // 2**i) for i in range(len(depths))]
         windows = [(min(window, s),) * 2 for s in sizes]
         super().__init__(
-            PatchEmbed(patch_size, in_channels, embed_dim), windows, in_channels=in_channels,
+            PatchEmbed(patch_size, in_channels, embed_dim), windows, (shift, shift), in_channels=in_channels,
             num_classes=num_classes, embed_dim=embed_dim, depths=depths, num_heads=num_heads,
-            mlp_ratio=mlp_ratio, drop_path=drop_path, head_dropout=head_dropout)
+            mlp_ratio=mlp_ratio, drop_path=drop_path, head_dropout=head_dropout, narrow_init=narrow_init,
+            relative_bias=relative_bias)
+        self.absolute_pos_embed = None
+        if ape:
+            self.absolute_pos_embed = nn.Parameter(torch.empty(1, sizes[0] ** 2, embed_dim))
+            nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
+
+    def embed(self, x: Tensor) -> Tensor:
+        x = self.patch_embed(x)                                       # (B, H/P, W/P, D)
+        if self.absolute_pos_embed is None:
+            return x
+        side = round(self.absolute_pos_embed.shape[1] ** 0.5)
+        if x.shape[1:3] != (side, side):
+            raise ValueError(f"the absolute position embedding is made for {side} x {side} patches, the image has "
+                             f"{x.shape[1]} x {x.shape[2]}; build the model with ape=False or another img_size.")
+        return x + self.absolute_pos_embed.view(1, side, side, -1)

@@ -8,13 +8,18 @@ Three things change against the image model, and this file holds exactly those:
 Everything else, `window_partition`, the roll and its mask, blocks and merging, is `swin.py` on three axes.
 Time is never merged: T/2 steps enter and T/2 steps leave.
 
+Besides the joint attention in 3-D windows the paper tries two cheaper ways to bring in time (its ablation on
+designs for space-time attention, table 4); both are windows of other shapes, so both are here as well.
+
 Parameter names are those of the official checkpoints without their `backbone.` prefix; `head` is their
 `cls_head.fc_cls` (SwinTransformer/Video-Swin-Transformer, mmaction/models/backbones/swin_transformer.py).
 """
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .swin import Backbone, Size
+from .layers import init_weights
+from .swin import Backbone, Size, SwinBlock, WindowAttention
 
 
 class PatchEmbed3D(nn.Module):
@@ -31,8 +36,30 @@ class PatchEmbed3D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pt, ph, pw = self.proj.stride
         _, _, T, H, W = x.shape
-        x = F.pad(x, (0, -W % pw, 0, -H % ph, 0, -T % pt))
+        if T % pt or H % ph or W % pw:
+            x = F.pad(x, (0, -W % pw, 0, -H % ph, 0, -T % pt))
         return self.norm(self.proj(x).movedim(1, -1))                 # (B, T/pt, H/ph, W/pw, D)
+
+
+class FactorizedBlock(SwinBlock):
+    """A block whose attention over space is followed by attention over time (table 4, "factorized").
+
+    The window (P, M, M) is used as 1 x M x M for space and as P x 1 x 1 for time. A weight that starts at zero
+    stands at the end of the attention over time, so that the block starts as the image model's block.
+    Shape: (B, T, H, W, C) -> (B, T, H, W, C).
+    """
+
+    def __init__(self, dim: int, num_heads: int, window: Size, shift: Size, mlp_ratio: float, drop_path: float,
+                 relative_bias: bool = True):
+        super().__init__(dim, num_heads, (1, *window[1:]), (0, *shift[1:]), mlp_ratio, drop_path, relative_bias)
+        self.norm_time = nn.LayerNorm(dim)
+        self.attn_time = WindowAttention(dim, (window[0], 1, 1), (0, 0, 0), num_heads)
+        self.weight_time = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        x = x + self.drop_path(self.weight_time * self.attn_time(self.norm_time(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class SwinTransformer3D(Backbone):
@@ -41,6 +68,17 @@ class SwinTransformer3D(Backbone):
     Input (B, 3, T, H, W), output (B, num_classes). Any T, H, W >= 1: maps are padded like the official
     code's, and windows are clamped per axis while running (`swin.clamp_window`); the bias tables keep
     their size. Raises ValueError, with the shape got and the shape wanted, for other inputs.
+
+    `shift` names the axes along which windows shift: (False, True, True) and (False, False, False) are
+    the rows of the ablation on 3-D shifts. `design` is the row of the ablation on space-time attention:
+    - "joint": windows of P x M x M tokens;
+    - "split": windows of 1 x M x M, and two transformer layers over time, P x 1 x 1, after the last stage;
+    - "factorized": every block attends in 1 x M x M and then in P x 1 x 1 windows (`FactorizedBlock`).
+
+    No code of "split" and "factorized" was released. That the layers over time see each place on its own, and
+    that they are whole layers here and attention alone there, follows from the stated parameters and costs.
+    Assumed: a LayerNorm before and a relative position bias in each, `num_heads` as in the stage, no shift, so
+    P should be the whole T/2 (16 for 32 frames), and the split layers stand before the final norm.
     """
 
     layout = "B C T H W"
@@ -48,9 +86,25 @@ class SwinTransformer3D(Backbone):
     def __init__(self, patch: Size = (2, 4, 4), in_channels: int = 3, num_classes: int = 400,
                  embed_dim: int = 96, depths: Size = (2, 2, 6, 2), num_heads: Size = (3, 6, 12, 24),
                  window: Size = (8, 7, 7), mlp_ratio: float = 4.0, drop_path: float = 0.0,
-                 head_dropout: float = 0.0, narrow_init: bool = False):
+                 head_dropout: float = 0.0, shift: Size = (True, True, True), design: str = "joint",
+                 narrow_init: bool = False):
+        if design not in ("joint", "split", "factorized"):
+            raise ValueError(f"unknown design {design!r}; choose 'joint', 'split' or 'factorized'")
+        P, *M = window
         super().__init__(
-            PatchEmbed3D(tuple(patch), in_channels, embed_dim), [tuple(window)] * len(depths),
+            PatchEmbed3D(tuple(patch), in_channels, embed_dim),
+            [(1, *M) if design == "split" else tuple(window)] * len(depths), tuple(shift),
             in_channels=in_channels, num_classes=num_classes, embed_dim=embed_dim, depths=depths,
             num_heads=num_heads, mlp_ratio=mlp_ratio, drop_path=drop_path, head_dropout=head_dropout,
-            narrow_init=narrow_init)
+            narrow_init=narrow_init, block=FactorizedBlock if design == "factorized" else SwinBlock)
+        dim = self.norm.normalized_shape[0]
+        self.temporal_layers = nn.ModuleList(
+            SwinBlock(dim, num_heads[-1], (P, 1, 1), (0, 0, 0), mlp_ratio, drop_path)
+            for _ in range(2 * (design == "split")))
+        self.temporal_layers.apply(init_weights)
+
+    def stages(self, x: Tensor) -> list[Tensor]:
+        maps = super().stages(x)
+        for layer in self.temporal_layers:
+            maps[-1] = layer(maps[-1])                                # (B, T/2, H/32, W/32, C)
+        return maps

@@ -1,0 +1,236 @@
+"""Video Swin's designs for space-time attention, the switches of both papers' ablations, and torch.compile."""
+import pytest
+import torch
+import torch._dynamo as dynamo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vt_course.models import ZOO, create
+from vt_course.models.cost import count_macs, count_parameters
+from vt_course.models.official import inflate_swin
+from vt_course.models.swin import (SwinTransformer, relative_position_index, shift_mask,
+                                   shifted_windows, window_partition)
+from vt_course.models.video_swin import FactorizedBlock, SwinTransformer3D
+
+SMALL = dict(embed_dim=12, depths=(2, 2), num_heads=(2, 4), num_classes=5)
+
+
+def shake(model, seed=0):
+    """Random weights large enough that every part of the network matters to the output."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            noise = torch.randn(p.shape, generator=g)
+            p.copy_(noise / p[0].numel() ** 0.5 if p.ndim > 1 and "table" not in name else
+                    1 + 0.1 * noise if name.endswith("weight") else 0.5 * noise)
+    return model.eval()
+
+
+# ------------------------------------------------------------ joint, split, factorized
+
+def test_stated_sizes_and_costs_of_the_three_designs():
+    """Video Swin table 4: 28.2 / 42.0 / 36.5 M and 88 / 83 / 95 G. Each alternative reading misses one of them."""
+    for name in ("video_swin_tiny", "video_swin_tiny_split", "video_swin_tiny_factorized"):
+        with torch.device("meta"):
+            model = create(name)
+        stated = {what: value for what, value, _ in ZOO[name].stated}
+        assert round(count_parameters(model) / 1e6, 1) == stated["params M"]
+        assert abs(count_macs(model, (1, 3, 32, 224, 224)) / 1e9 - stated["GMACs"]) < 0.5
+
+
+def test_the_spatial_part_is_the_image_model():
+    """Without its layers over time, a split or factorized model has the image model's parameters (its tubes are twice as deep)."""
+    with torch.device("meta"):
+        image = create("swin_tiny", num_classes=400)
+        for name in ("video_swin_tiny_split", "video_swin_tiny_factorized"):
+            video = dict(create(name).named_parameters())
+            spatial = {k: p.shape for k, p in video.items() if "time" not in k and "temporal" not in k}
+            wanted = {k: p.shape for k, p in image.named_parameters()}
+            wanted["patch_embed.proj.weight"] = (96, 3, 2, 4, 4)
+            assert spatial == wanted
+
+
+def still_frames(design):
+    torch.manual_seed(0)
+    return SwinTransformer3D(window=(4, 4, 4), design=design, **SMALL)
+
+
+def test_a_factorized_model_starts_as_the_spatial_one():
+    """The weight at the end of each attention over time is zero at first, so frames do not see each other."""
+    model = still_frames("factorized")
+    blocks = [b for s in model.layers for b in s.blocks]
+    assert all(isinstance(b, FactorizedBlock) and not b.weight_time.any() for b in blocks)
+    shake(model)
+    spatial = shake(SwinTransformer3D(window=(1, 4, 4), **SMALL))
+    spatial.load_state_dict({k: v for k, v in model.state_dict().items() if "time" not in k})
+    x = torch.randn(2, 3, 8, 32, 32)
+    with torch.no_grad():
+        assert not torch.allclose(model(x), spatial(x), atol=1e-2)     # the weights were shaken awake
+        for b in blocks:
+            b.weight_time.zero_()
+        torch.testing.assert_close(model(x), spatial(x), rtol=1e-5, atol=1e-5)
+
+
+def literal_block(block, x):
+    """A factorized block by loops over frames (in space) and places (in time)."""
+    def attention(a, tokens, window):                                  # tokens (N, C) in one window
+        N, C = tokens.shape
+        h, d = a.num_heads, C // a.num_heads
+        q, k, v = a.qkv(tokens).view(N, 3, h, d).permute(1, 2, 0, 3)
+        bias = a.relative_position_bias_table[relative_position_index(window)].permute(2, 0, 1)
+        out = (q @ k.mT / d**0.5 + bias).softmax(-1) @ v               # (h, N, d)
+        return a.proj(out.transpose(0, 1).reshape(N, C))
+
+    B, T, H, W, C = x.shape
+    _, M, _ = block.attn.window
+    x = x.clone()
+    normed = block.norm1(x)
+    for b in range(B):
+        for t in range(T):
+            for y in range(0, H, M):
+                for z in range(0, W, M):
+                    piece = normed[b, t, y:y + M, z:z + M].reshape(-1, C)
+                    x[b, t, y:y + M, z:z + M] += attention(block.attn, piece, (1, M, M)).view(M, M, C)
+    normed = block.norm_time(x)
+    for b in range(B):
+        for y in range(H):
+            for z in range(W):
+                x[b, :, y, z] += block.weight_time * attention(block.attn_time, normed[b, :, y, z], (T, 1, 1))
+    return x + block.mlp(block.norm2(x))
+
+
+@torch.no_grad()
+def test_a_factorized_block_is_its_definition():
+    block = shake(FactorizedBlock(8, 2, (3, 2, 2), (0, 0, 0), 4.0, 0.0))
+    x = torch.randn(2, 3, 4, 6, 8)
+    torch.testing.assert_close(block(x), literal_block(block, x), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_split_layers_see_one_place_through_all_times():
+    model = shake(still_frames("split"))
+    layer = model.temporal_layers[0]
+    x = torch.randn(1, 4, 3, 3, 24)
+    y = layer(x)
+    x[:, 0, 1, 2] = torch.randn(24)
+    changed = (layer(x) - y).abs().amax((0, -1)) > 1e-4                # (T, H, W)
+    assert changed[:, 1, 2].all() and changed.sum() == 4
+
+
+@pytest.mark.parametrize("design", ["joint", "split", "factorized"])
+@torch.no_grad()
+def test_every_design_sees_the_order_of_frames(design):
+    model = shake(still_frames(design))
+    x = torch.randn(1, 3, 4, 2, 32, 32)
+    forward, backward = x.flatten(2, 3), x.flip(2).flatten(2, 3)     # whole tubes change places
+    assert (model(forward) - model(backward)).abs().max() > 1e-3
+    spatial = shake(SwinTransformer3D(window=(1, 4, 4), **SMALL))
+    torch.testing.assert_close(spatial(forward), spatial(backward), rtol=1e-5, atol=1e-5)
+
+
+def test_unknown_design():
+    with pytest.raises(ValueError, match="unknown design 'divided'; choose 'joint', 'split' or 'factorized'"):
+        create("video_swin_tiny", design="divided")
+
+
+# ------------------------------------------------------------ switches of the ablations
+
+def test_shift_switches():
+    for shift in ((True, True, True), (False, True, True), (False, False, False)):
+        model = create("video_swin_mini", shift=shift)
+        for stage in model.layers:
+            for j, block in enumerate(stage.blocks):
+                assert block.attn.shift == tuple(w // 2 * (j % 2) * on for w, on in zip((4, 6, 6), shift))
+    assert all(b.attn.shift == (0, 0) for s in create("swin_mini", shift=False).layers for b in s.blocks)
+    assert create("swin_mini").layers[0].blocks[1].attn.shift == (2, 2)
+
+
+@torch.no_grad()
+def test_without_shift_windows_do_not_talk():
+    for shift in (True, False):
+        model = shake(create("swin_mini", shift=shift))
+        x = torch.randn(1, 3, 64, 64)
+        first = model.stages(x)[0]
+        x[:, :, :16, :16] += 1                                         # the first window of 4 x 4 patches
+        changed = (model.stages(x)[0] - first).abs().amax((0, -1)) > 1e-5          # (H, W)
+        assert changed[:4, :4].any() and changed[4:, 4:].any() == shift
+
+
+def test_positions():
+    count = {(ape, rel): count_parameters(create("swin_mini", ape=ape, relative_bias=rel))
+             for ape in (False, True) for rel in (False, True)}
+    tables = 49 * 2 * (2 + 4 + 8)                                      # (2·4-1)² rows, 2 blocks, heads
+    assert count[False, True] - count[False, False] == count[True, True] - count[True, False] == tables
+    assert count[True, True] - count[False, True] == 16 * 16 * 32
+    model = shake(create("swin_mini", ape=True, relative_bias=False))
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        y = model(x)
+        model.absolute_pos_embed.add_(torch.randn_like(model.absolute_pos_embed))
+        assert not torch.allclose(y, model(x), atol=1e-3)
+    with pytest.raises(ValueError, match="made for 16 x 16 patches, the image has 18 x 16; build the model with ape=False"):
+        model(torch.randn(1, 3, 72, 64))
+
+
+def test_the_official_names_of_the_absolute_embedding():
+    """microsoft/Swin-Transformer, models/swin_transformer.py: (1, patches, C), none without `ape`."""
+    assert create("swin_mini", ape=True).absolute_pos_embed.shape == (1, 256, 32)
+    assert "absolute_pos_embed" not in create("swin_mini").state_dict()
+
+
+# ------------------------------------------------------------ windows in sorted order
+
+@given(grid=st.lists(st.integers(2, 3), min_size=2, max_size=3), B=st.integers(1, 2), data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_sorted_windows_are_the_rolled_ones_with_their_masks(grid, B, data):
+    window = tuple(data.draw(st.integers(2, 4)) for _ in grid)
+    shift = tuple(w // 2 * data.draw(st.booleans()) for w in window)
+    size = tuple(g * w for g, w in zip(grid, window))
+    cpu, kind = torch.device("cpu"), torch.float32
+    index, inverse, counts, masks = shifted_windows(B, size, window, shift, cpu, kind)
+    rows = torch.arange(B * torch.Size(size).numel())
+    assert torch.equal(index[inverse], rows) and sum(counts) == B * torch.Size(grid).numel()
+    assert len(counts) == len(masks) == 2 ** sum(map(bool, shift)) and not masks[0].any()
+    rolled = torch.roll(rows.view(B, *size, 1), [-s for s in shift], [a + 1 for a in range(len(size))])
+    wanted = {tuple(w.tolist()): m for w, m in zip(window_partition(rolled, window)[..., 0],
+                                                   shift_mask(size, window, shift, cpu, kind).repeat(B, 1, 1))}
+    windows = index.view(-1, torch.Size(window).numel()).split(counts)
+    got = {tuple(w.tolist()): m for group, m in zip(windows, masks) for w in group}
+    assert got.keys() == wanted.keys() and all(torch.equal(got[k], wanted[k]) for k in got)
+
+
+# ------------------------------------------------------------ torch.compile
+
+@pytest.mark.parametrize("model, shape", [
+    (SwinTransformer3D(window=(2, 4, 4), **{**SMALL, "depths": (2,), "num_heads": (2,)}), (2, 3, 8, 44, 32)),
+    (SwinTransformer(32, window=4, **SMALL), (2, 3, 40, 32)),
+], ids=["video", "image"])
+def test_compiles_whole_and_once(model, shape):
+    """No graph break (fullgraph raises on one), no second compilation in later steps, the same gradients."""
+    dynamo.reset()
+    graphs = []
+    shake(model)
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    for _ in range(3):
+        x = torch.randn(shape)
+        grads = []
+        for f in (model, compiled):
+            model.zero_grad()
+            out = f(x)
+            out.square().sum().backward()
+            grads.append([out.detach(), *(p.grad.clone() for p in model.parameters())])
+        for want, got in zip(*grads):
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
+        optimizer.step()
+    assert len(graphs) == 1
+    model.eval()
+    with torch.no_grad():
+        for _ in range(2):
+            torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
+    assert len(graphs) == 2                                            # one more without gradients

@@ -1,0 +1,283 @@
+"""Downloads over bad networks: a file is complete and checked, or it is not there.
+
+`fetch` writes `NAME.part` and renames it once every byte has arrived and passed its checks. Whatever interrupts
+it (a dropped connection, Ctrl-C, kill -9, a full disk) leaves the part, and the next call asks the server for the
+rest. `NAME.part.from` remembers what the part is a part of, so that a file that changed meanwhile is not
+spliced onto an old beginning.
+"""
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+import ssl
+import sys
+import time
+from contextlib import contextmanager
+from errno import EDQUOT, EFBIG, EHOSTUNREACH, ENETUNREACH, ENOSPC
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from tqdm import tqdm
+
+from vt_course import CourseError, __version__
+
+BACKOFF = 1.0                                      # seconds before the second attempt; doubles with every further one
+LONGEST_WAIT = 30.0
+PASSING = {408, 425, 429, 500, 502, 503, 504}      # answers that another attempt may mend
+AGAIN = "run the same command again"
+
+
+class Broken(Exception):
+    """This attempt failed, another may not. `wait` is what the server asked for, in seconds."""
+
+    def __init__(self, why: str, wait: float = 0.0):
+        super().__init__(why)
+        self.wait = wait
+
+
+def fetch(url: str, path: Path, *, sha256: str | None = None, size: int | None = None, progress: bool = False,
+          retries: int = 5, timeout: float = 30.0) -> Path:
+    """Download `url` to the file `path` and return `path`; a file that is there already is only checked.
+
+    sha256: all 64 hex digits, or the first ones where the publisher states no more. size: in bytes. `retries` counts
+    attempts that bring nothing new; `timeout` is the longest silence in seconds. Two processes that fetch the same
+    file do so one after the other, and the second finds it done. Without `size`, `sha256` and a length from the server,
+    a cut file cannot be told from a complete one.
+
+    Raises `CourseError`, one sentence with the remedy: unreachable host, refused or missing file, wrong size or
+    checksum (the part is deleted), full disk (the part is kept if it can be continued).
+    """
+    path = Path(path)
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise CourseError(f"cannot download {url}: only http and https addresses can be; correct the address")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with alone(path.with_name(path.name + ".lock"), progress):
+            if path.is_file():
+                check(path, path, f"{path} is there already but", sha256, size, "delete it to download it again")
+                return path
+            Download(url, path, sha256, size, progress, timeout).run(retries)
+    except OSError as error:                       # the network's are dealt with below, so this one is the disk's
+        raise CourseError(f"cannot write {path} ({error.strerror or error}); free space or mend permissions and "
+                          f"{AGAIN}") from error
+    return path
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check(file: Path, path: Path, subject: str, sha256: str | None, size: int | None, remedy: str) -> None:
+    """Raise CourseError, "`subject` has ...; `remedy`", where `file` is not what was asked for as `path`."""
+    if size is not None and (got := file.stat().st_size) != size:
+        raise CourseError(f"{subject} has {got:,} bytes instead of the {size:,} of {path.name}; {remedy}")
+    if sha256 is not None and not (got := sha256_of(file)).startswith(sha256.lower()):
+        raise CourseError(f"{subject} has the sha256 {got} instead of the {sha256} of {path.name}; {remedy}")
+
+
+@contextmanager
+def alone(lock: Path, progress: bool = False):
+    """Hold the file `lock`, or wait until nobody does. The system lets go of it when the process dies."""
+    while True:
+        file = open(lock, "ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if progress:
+                print(f"another process is at work on {lock.with_suffix('')}, waiting for it", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
+                break
+        except FileNotFoundError:
+            pass
+        file.close()                               # whom we waited for has removed this file: lock the new one
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        file.close()
+
+
+class Download:
+    """One file on its way. Everything known about it is on disk, in the part and in `origin`."""
+
+    def __init__(self, url, path, sha256, size, progress, timeout):
+        self.url, self.path, self.sha256, self.size = url, path, sha256, size
+        self.progress, self.timeout = progress, timeout
+        self.part = path.with_name(path.name + ".part")
+        self.origin = path.with_name(path.name + ".part.from")
+        self.by_hand = f"download {url} by hand, put it at {path} and {AGAIN}"
+        self.answered = False                      # has the host ever answered us?
+
+    def run(self, retries: int) -> None:
+        with open(self.part, "ab", buffering=0) as self.file:      # append: truncating is the only seek we need
+            try:
+                self.receive(retries)
+                os.fsync(self.file.fileno())       # else a power cut may keep the rename and lose the bytes
+                try:
+                    check(self.part, self.path, f"what {self.url} sent", self.sha256, self.size,
+                          f"it was deleted: {AGAIN}, and if that does not help, the file there has changed")
+                except CourseError:
+                    self.file.truncate(0)
+                    raise
+                os.replace(self.part, self.path)
+                self.origin.unlink(missing_ok=True)
+            finally:
+                if not self.have:                  # nothing worth keeping
+                    self.part.unlink(missing_ok=True)
+                    self.origin.unlink(missing_ok=True)
+
+    @property
+    def have(self) -> int:
+        return os.fstat(self.file.fileno()).st_size
+
+    def receive(self, retries: int) -> None:
+        """Attempt until the part is complete, at most `retries` further times without getting any further."""
+        furthest, failures = self.have, 0
+        while True:
+            try:
+                return self.attempt()
+            except Broken as error:
+                if self.have > furthest:
+                    furthest, failures = self.have, 0
+                failures += 1
+                if failures > retries:
+                    kept = f"; {self.have:,} bytes are kept" if self.have and self.resumable() else ""
+                    raise CourseError(f"cannot download {self.url}: {error}, {failures} attempts in a row{kept}; try "
+                                      f"later with the same command, or {self.by_hand}") from error
+                time.sleep(min(max(BACKOFF * 2 ** (failures - 1), error.wait), LONGEST_WAIT))
+
+    def memory(self) -> dict:
+        """What was noted when the part was begun: url, mark, total. Empty where there is no such note."""
+        try:
+            return json.loads(self.origin.read_text())
+        except (OSError, ValueError):
+            return {}
+
+    def promised(self) -> int | None:
+        return self.memory().get("total")
+
+    def resumable(self) -> dict:
+        """The header lines that ask for the rest of this very file, or none where nothing could tell it from another.
+
+        A splice is noticed by the server's own version mark (strong ETag or date) or, in the end, by our checksum.
+        """
+        origin = self.memory()
+        if origin.get("url") != self.url or not (origin.get("mark") or self.sha256):
+            return {}
+        return {"Range": f"bytes={self.have}-"} | ({"If-Range": origin["mark"]} if origin.get("mark") else {})
+
+    def attempt(self) -> None:
+        """Ask once and write what comes. Raises Broken where another attempt is worthwhile."""
+        rest = self.resumable() if self.have else {}
+        headers = {"User-Agent": f"vt-course/{__version__}", "Accept-Encoding": "identity"} | rest
+        try:
+            response = urlopen(Request(self.url, headers=headers), timeout=self.timeout)
+        except HTTPError as error:
+            self.answered = True
+            return self.refused(error, rest)
+        except (HTTPException, OSError) as error:  # URLError is an OSError
+            self.broke(getattr(error, "reason", error))
+        self.answered = True
+        with response:
+            self.body(response, rest)
+
+    def body(self, response, rest: dict) -> None:
+        mark = version_mark(response.headers)
+        if response.status == 206:
+            start, total = content_range(response.headers)
+            # Some servers send the range without honouring If-Range.
+            marks = (None, response.headers.get("ETag"), response.headers.get("Last-Modified"))
+            if start != self.have or total not in (None, self.promised()) or mark and rest.get("If-Range") not in marks:
+                self.file.truncate(0)
+                raise Broken("the file there changed during the download")
+        else:                                      # from the start: no range was asked for, or none is given
+            if response.headers.get_content_type() == "text/html" and self.path.suffix not in (".html", ".htm"):
+                raise CourseError(f"{self.url} answered with a web page instead of {self.path.name} (a log-in, a quota or "
+                                  f"a moved file); open it in a browser, {self.by_hand}")
+            length = response.headers.get("Content-Length", "")
+            total = int(length) if length.isdecimal() else None
+            self.file.truncate(0)
+            self.origin.write_text(json.dumps({"url": self.url, "mark": mark, "total": total}))
+        if self.size is not None and total not in (None, self.size):
+            self.file.truncate(0)
+            raise CourseError(f"{self.url} has {total:,} bytes instead of the {self.size:,} of {self.path.name}: the "
+                              f"file there is another one; {self.by_hand}")
+        if total is not None and (free := shutil.disk_usage(self.path.parent).free) < total - self.have:
+            raise self.full(f"{(total - self.have) / 1e6:,.0f} MB are to come, {free / 1e6:,.0f} MB are free")
+        with tqdm(total=total, initial=self.have, unit="B", unit_scale=True, desc=self.path.name,
+                  disable=not self.progress) as bar:
+            while chunk := self.read(response):
+                self.write(chunk)
+                bar.update(len(chunk))
+        if total is not None and self.have < total:
+            raise Broken(f"the connection closed after {self.have:,} of {total:,} bytes")
+
+    def read(self, response) -> bytes:
+        try:
+            return response.read1(1 << 18)         # what has come by now, so that a stall loses nothing
+        except (HTTPException, OSError) as error:
+            self.broke(error)
+
+    def write(self, chunk: bytes) -> None:
+        rest = memoryview(chunk)
+        try:
+            while rest:                            # a disk that is almost full takes a piece of it
+                rest = rest[self.file.write(rest):]
+        except OSError as error:
+            if error.errno in (ENOSPC, EDQUOT, EFBIG):
+                raise self.full(error.strerror) from error
+            raise
+
+    def full(self, why: str) -> CourseError:
+        if not self.resumable():
+            self.file.truncate(0)
+        kept = f"the first {self.have:,} bytes are kept" if self.have else "nothing was kept"
+        return CourseError(f"the disk is too full for {self.path} ({why}); {kept}: free space and {AGAIN}")
+
+    def refused(self, error: HTTPError, rest: dict) -> None:
+        """Raise what an answer of 4xx or 5xx means, or return where it means that the part is complete."""
+        if error.code == 416 and rest:
+            if content_range(error.headers)[1] == self.have and self.promised() in (None, self.have):
+                return
+            self.file.truncate(0)
+            raise Broken("the file there has another length than it had at first")
+        if error.code in PASSING:
+            wait = error.headers.get("Retry-After", "")
+            raise Broken(f"the server answered {error.code} {error.reason}", float(wait) if wait.isdecimal() else 0.0)
+        raise CourseError(f"{self.url} answered {error.code} {error.reason}; if the file has moved, {self.by_hand}")
+
+    def broke(self, reason) -> None:
+        """Raise what a failure of the network means: Broken, or CourseError where no further attempt can help."""
+        host = urlsplit(self.url).netloc
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            raise CourseError(f"the certificate of {host} is not valid here ({reason.verify_message}); mend the clock or "
+                              f"the proxy of this machine, or {self.by_hand}")
+        offline = isinstance(reason, (socket.gaierror, ConnectionRefusedError)) \
+            or getattr(reason, "errno", None) in (ENETUNREACH, EHOSTUNREACH)
+        why = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+        if offline and not self.answered:
+            raise CourseError(f"cannot reach {host} ({why}): this machine seems to be offline; {self.by_hand}")
+        if isinstance(reason, TimeoutError):
+            why = f"nothing came for {self.timeout:g} seconds"
+        raise Broken(f"the connection broke ({why})")
+
+
+def version_mark(headers) -> str | None:
+    """What identifies this version of a file for If-Range: a strong ETag, else the date of its last change."""
+    etag = headers.get("ETag")
+    return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified")
+
+
+def content_range(headers) -> tuple[int | None, int | None]:
+    """First byte and total length of `bytes 5-9/10` or `bytes */10`; None for what is not said."""
+    span, _, total = headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+    start = span.partition("-")[0]
+    return int(start) if start.isdecimal() else None, int(total) if total.isdecimal() else None

@@ -1,0 +1,264 @@
+"""Our models beside other people's: the same weights, the same input, in one process, taking turns.
+
+`bench_models` gives one row for each pair of models, pass (forward, or forward and backward) and execution (eager,
+or through torch.compile). A ratio above 1 means that ours is faster. Both models are in eval mode with drop path
+and dropout off, so that a backward pass is the same arithmetic in both.
+"""
+import importlib.util
+import os
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from vt_course import CourseError
+
+from . import create
+from .cost import count_macs
+from .official import from_official
+from .zoo import ZOO
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One of our variants and its peer."""
+
+    ours: str
+    library: str
+    peer: Callable[[], nn.Module]
+    shape: tuple[int, ...]              # one sample; our layout (C, H, W) or (C, T, H, W)
+    batch: int = 1
+
+
+def torchvision(name: str) -> Callable[[], nn.Module]:
+    def build():
+        import torchvision
+        return torchvision.models.get_model(name)
+    return build
+
+
+def timm(name: str) -> Callable[[], nn.Module]:
+    def build():
+        import timm
+        return timm.create_model(name)
+    return build
+
+
+class Timesformer(nn.Module):
+    """transformers' model behind our call: (B, C, T, H, W) -> logits."""
+
+    def __init__(self):
+        super().__init__()
+        from transformers import TimesformerConfig, TimesformerForVideoClassification
+        self.model = TimesformerForVideoClassification(TimesformerConfig(num_labels=400, num_frames=8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(pixel_values=x.transpose(1, 2)).logits
+
+
+PAIRS = {
+    "swin_tiny": Pair("swin_tiny", "torchvision", torchvision("swin_t"), (3, 224, 224), 4),
+    "swin_tiny/timm": Pair("swin_tiny", "timm", timm("swin_tiny_patch4_window7_224"), (3, 224, 224), 4),
+    "video_swin_tiny": Pair("video_swin_tiny", "torchvision", torchvision("swin3d_t"), (3, 16, 224, 224)),
+    "video_swin_small": Pair("video_swin_small", "torchvision", torchvision("swin3d_s"), (3, 16, 224, 224)),
+    "video_swin_base": Pair("video_swin_base", "torchvision", torchvision("swin3d_b"), (3, 16, 224, 224)),
+    "mvit_base_16x4": Pair("mvit_base_16x4", "torchvision", torchvision("mvit_v1_b"), (3, 16, 224, 224)),
+    "mvit_v2_small_16x4": Pair("mvit_v2_small_16x4", "torchvision", torchvision("mvit_v2_s"), (3, 16, 224, 224)),
+    "timesformer_divided_8x224": Pair("timesformer_divided_8x224", "transformers", Timesformer, (3, 8, 224, 224)),
+}
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """MACs a second of one large matrix product: what the machine can do at best. Median of 7."""
+    n = 8192 if device.type == "cuda" else 1536
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in "ab")
+    return n**3 / statistics.median(clock(lambda: a @ b, device) for _ in range(7))
+
+
+def clock(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+@contextmanager
+def quiet():
+    """Keep the profiler's own messages, which it writes past Python, off stderr."""
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
+
+
+def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
+    """Most memory allocated at once while `work` runs, above what was allocated before."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    with quiet(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
+    now = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
+    return peak
+
+
+def passes(call: Callable[[Tensor], Tensor], x: Tensor, autocast: bool, model: nn.Module) -> dict[str, Callable[[], object]]:
+    """The two things that are timed, for `call`, which runs `model`."""
+    def logits():
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
+            return call(x)
+
+    def forward():
+        with torch.no_grad():
+            logits()
+
+    def backward():
+        model.zero_grad(set_to_none=True)
+        logits().float().sum().backward()
+
+    return {"forward": forward, "forward+backward": backward}
+
+
+def bench_models(names: list[str] | None = None, *, device: str = "cpu", compile: bool = False, repeats: int = 5,
+                 progress: Callable[[str], None] = lambda text: None) -> list[dict]:
+    """Time our models against their peers; see the module's docstring.
+
+    `names` are keys of `PAIRS` (default: all whose library is installed). On a GPU both run under bf16 autocast. With `compile`, both are
+    also compiled; those rows compare each compiled model with the *eager* peer.
+    A row is dict(model, peer, pass, mode, batch, input, max_difference, ours_ms, peer_ms, ratio, clips_per_second,
+    peak_mb, peer_peak_mb, matmul_share): medians of `repeats` turns; `matmul_share` is our MACs a second over those of
+    one large matrix product on this machine. Raises CourseError for an unknown name, a missing library or device.
+    """
+    installed = [k for k, p in PAIRS.items() if importlib.util.find_spec(p.library)]
+    for name in names or []:
+        if name not in PAIRS:
+            raise CourseError(f"no peer for {name!r}; choose from {', '.join(PAIRS)}")
+        if name not in installed:
+            raise CourseError(f"{name} needs {PAIRS[name].library}, which is not installed: pip install -e .[bench]")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise CourseError("there is no CUDA device on this machine; use --device cpu")
+    where = torch.device(device)
+    rate = matmul_rate(where, torch.bfloat16 if where.type == "cuda" else torch.float32)
+    rows = []
+    for name in names or installed:
+        progress(name)
+        rows += bench_pair(name, PAIRS[name], where, compile, repeats, rate)
+    return rows
+
+
+def bench_pair(name: str, pair: Pair, device: torch.device, compile: bool, repeats: int, rate: float) -> list[dict]:
+    torch.manual_seed(0)
+    peer = pair.peer().eval()
+    ours = create(pair.ours).eval()
+    ours.load_state_dict(from_official(ours, getattr(peer, "model", peer).state_dict()))
+    with torch.device("meta"):
+        macs = count_macs(create(pair.ours), (pair.batch, *pair.shape))
+    x = torch.randn(pair.batch, *pair.shape).to(device)
+    models = {"ours": ours.to(device), "peer": peer.to(device)}
+    autocast = device.type == "cuda"
+    with torch.no_grad():
+        difference = (ours(x) - peer(x)).abs().max().item()
+    work = {who: passes(model, x, autocast, model) for who, model in models.items()}
+    if compile:
+        work |= {f"{who} compiled": passes(torch.compile(model), x, autocast, model) for who, model in models.items()}
+    rows = []
+    for kind in ("forward", "forward+backward"):
+        for jobs in work.values():
+            jobs[kind]()                                               # warm up, compile
+        seconds = {who: [] for who in work}
+        for _ in range(repeats):
+            for who, jobs in work.items():
+                seconds[who].append(clock(jobs[kind], device))
+        median = {who: statistics.median(s) for who, s in seconds.items()}
+        peak = {who: peak_bytes(jobs[kind], device) / 1e6 for who, jobs in work.items()}
+        for who in work:
+            if who.startswith("ours") or compile and who == "peer compiled":
+                rows.append({
+                    "model": name, "peer": pair.library, "pass": kind, "mode": who.replace("ours", "").strip() or "eager",
+                    "batch": pair.batch, "input": "x".join(map(str, pair.shape)), "max_difference": difference,
+                    "ours_ms": 1e3 * median[who], "peer_ms": 1e3 * median["peer"], "ratio": median["peer"] / median[who],
+                    "clips_per_second": pair.batch / median[who], "peak_mb": peak[who], "peer_peak_mb": peak["peer"],
+                    "matmul_share": macs * (1 if kind == "forward" else 3) / median[who] / rate})
+    return rows
+
+
+def geometric_mean(rows: list[dict]) -> float:
+    return prod(row["ratio"] for row in rows) ** (1 / len(rows))
+
+
+# ---------------------------------------------------------------- how cost grows
+
+GROWTH = {"frames": [(T, 14, 14) for T in (2, 4, 8, 16, 32)], "side": [(8, n, n) for n in (7, 14, 28, 56)]}
+
+
+def attentions(size: tuple[int, int, int], dim: int = 192, heads: int = 3) -> dict[str, tuple[nn.Module, Callable]]:
+    """The attention of each family alone, for a map of `size` (T, H, W): name -> (module, call on (B, T, H, W, C))."""
+    from .mvit import PoolingAttention
+    from .swin import WindowAttention
+    from .timesformer import SCHEMES, Attention, DividedBlock
+    from .uniformer import Depthwise
+    one, T, H, W = (1, 1, 1), *size
+
+    def tokens(x):                                                     # (B, T, H, W, C) -> (B, N, C)
+        return x.flatten(1, 3)
+
+    joint = Attention(dim, heads)
+    window = WindowAttention(dim, (8, 7, 7), (4, 3, 3), heads)
+    pooling = PoolingAttention(dim, dim, heads, size, 0, "conv", one, one, (3, 3, 3), (1, 4, 4), "", False)
+    divided = DividedBlock(dim, heads, 1.0, 0.0, SCHEMES["divided"])
+    local = nn.Sequential(nn.Conv3d(dim, dim, 1), Depthwise(3, dim, 5), nn.Conv3d(dim, dim, 1))
+    return {"joint": (joint, lambda x: joint(tokens(x))),
+            "divided": (divided, lambda x: divided.attend(F.pad(tokens(x), (0, 0, 1, 0)), (H, W, T))),
+            "pooling, keys 1 x 4 x 4": (pooling, lambda x: pooling(tokens(x))),
+            "window 8 x 7 x 7": (window, window),
+            "local 5 x 5 x 5": (local, lambda x: local(x.movedim(-1, 1)))}
+
+
+def bench_growth(device: str = "cpu", repeats: int = 3) -> list[dict]:
+    """MACs, milliseconds and peak memory of each family's attention as frames, or height and width, grow.
+
+    One layer of 192 channels and 3 heads, one clip, forward and backward. A row is dict(grows, T, H, W, tokens, attention, gmacs, ms,
+    peak_mb); GMACs are of the forward pass. The peak is that of fused attention, which never holds a whole N x N matrix.
+    """
+    where = torch.device(device)
+    rows = []
+    for grows, sizes in GROWTH.items():
+        for size in sizes:
+            with torch.device("meta"):
+                macs = {}
+                for name, (module, call) in attentions(size).items():
+                    counter = FlopCounterMode(display=False)
+                    with counter, torch.no_grad():
+                        call(torch.empty(1, *size, 192))
+                    macs[name] = counter.get_total_flops() // 2
+            x = torch.randn(1, *size, 192, device=where)
+            for name, (module, call) in attentions(size).items():
+                module.to(where)
+                work = passes(call, x, where.type == "cuda", module)["forward+backward"]
+                work()
+                ms = 1e3 * statistics.median(clock(work, where) for _ in range(repeats))
+                rows.append({"grows": grows, "T": size[0], "H": size[1], "W": size[2], "tokens": prod(size), "attention": name,
+                             "gmacs": macs[name] / 1e9, "ms": ms, "peak_mb": peak_bytes(work, where) / 1e6})
+    return rows

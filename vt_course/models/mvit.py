@@ -1,0 +1,467 @@
+"""Multiscale Vision Transformers: MViT (arXiv 2104.11227) and MViTv2 (arXiv 2112.01526), for video and images.
+
+A network starts with many tokens of few channels and ends with few tokens of many. What does it is attention
+that pools: queries, keys and values are shrunk by a strided pooling over (T, H, W) before they meet
+(section 3.1). Pooled keys and values make attention cheap; pooled queries make the output smaller, which
+starts a new stage (section 3.2). The class token, if there is one, is never pooled.
+
+MViTv2 changes four things in the same blocks: relative positions, added to the scores one axis at a time,
+replace the absolute ones; pooled queries are added to the output of attention; queries pass a pooling in
+every block; channels double inside the attention of the first block of a stage, not in the MLP before it.
+
+Tokens are (B, N, C): the class token first, then the map in row-major (t, h, w) order. Read the other way,
+they are a channels-last map, and pooling uses them as such: no head is ever moved in memory. An image is a
+clip of one frame. Sizes are fixed when the model is built; `resize_positions` carries weights to another size.
+
+Parameter names are those of the official checkpoints (facebookresearch/SlowFast, slowfast/models/
+video_model_builder.py and attention.py, with fused qkv).
+"""
+from collections import OrderedDict
+from collections.abc import Mapping
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layers import DropPath, Mlp, check_input, drop_path_schedule, rescale_for_narrow
+
+Size = tuple[int, ...]
+EPS = 1e-6                               # of every LayerNorm
+
+
+# ---------------------------------------------------------------- pooling
+
+class ConvPool3d(nn.Conv3d):
+    """Learned pooling: one filter for each channel of a head, shared by all heads (MViT, table 15).
+
+    Shape: (B, h * d, T, H, W) -> (B, h * d, T', H', W').
+    """
+
+    def __init__(self, head_dim: int, kernel: Size, stride: Size, padding: Size):
+        super().__init__(head_dim, head_dim, kernel, stride, padding, groups=head_dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        C = x.shape[1]
+        weight = self.weight.repeat(C // self.groups, 1, 1, 1, 1)     # (d, 1, k, k, k) -> (h·d, 1, k, k, k)
+        return F.conv3d(x, weight, None, self.stride, self.padding, groups=C)
+
+
+def pooling(mode: str, kernel: Size, stride: Size, head_dim: int) -> nn.Module | None:
+    """The pooling of `mode`, padded by kernel // 2; None where neither kernel nor stride does anything."""
+    padding = tuple(k // 2 for k in kernel)
+    if prod(kernel) * prod(stride) == 1:
+        return None
+    if mode == "conv":
+        return ConvPool3d(head_dim, kernel, stride, padding)
+    return {"max": nn.MaxPool3d, "avg": nn.AvgPool3d}[mode](kernel, stride, padding)
+
+
+def overlapping(stride: Size) -> Size:
+    """The paper's kernel for a stride: s + 1, and 1 where nothing is skipped (MViT, table 15)."""
+    return tuple(s + 1 if s > 1 else 1 for s in stride)
+
+
+def pooled_size(size: Size, pool: nn.Module | None) -> Size:
+    """The size of the map after `pool` (MViT, section 3.1)."""
+    if pool is None:
+        return size
+    geometry = zip(size, pool.kernel_size, pool.stride, pool.padding)
+    return tuple((n + 2 * p - k) // s + 1 for n, k, s, p in geometry)
+
+
+def pool_tokens(x: Tensor, pool: nn.Module | None, size: Size, cls: int) -> Tensor:
+    """Pool the tokens of a map of `size`; the first `cls` tokens pass by. (B, cls + N, C) -> (B, cls + N', C)."""
+    if pool is None:
+        return x
+    B, _, C = x.shape
+    y = x[:, cls:].view(B, *size, C).permute(0, 4, 1, 2, 3)           # (B, C, T, H, W), channels last in memory
+    y = pool(y).permute(0, 2, 3, 4, 1).reshape(B, -1, C)              # (B, N', C)
+    return torch.cat([x[:, :cls], y], 1) if cls else y
+
+
+# ---------------------------------------------------------------- attention and blocks
+
+def relative_rows(table: Tensor, q: int, k: int) -> Tensor:
+    """The entry of `table` for every pair of a query and a key on one axis: (L, d) -> (q, k, d).
+
+    Both axes are measured in steps of the finer one, and offsets are shifted to start at 0 (MViTv2,
+    section 4.1). A table made for another length is interpolated; this happens inside MViTv2-L at 312 pixels,
+    whose official tables are made for sizes rounded down where the maps' sizes are rounded up.
+    """
+    length = 2 * max(q, k) - 1
+    if len(table) != length:
+        table = F.interpolate(table.T[None], length, mode="linear")[0].T                  # (2·max - 1, d)
+    steps = torch.arange(q)[:, None] * max(k / q, 1.0) - (torch.arange(k) - (k - 1)) * max(q / k, 1.0)
+    return table[steps.long().to(table.device)]
+
+
+class PoolingAttention(nn.Module):
+    """Multi-head pooling attention (MViT, section 3.1; MViTv2, section 4.1).
+
+    softmax(P(q) P(k)^T / sqrt(d) + E) P(v) [+ P(q)], where P pools over (T, H, W) and then normalises each
+    head. E is MViTv2's relative position of a query in its own words: the sum over the axes in `rel_pos` of
+    P(q) . R[offset]; it and the added P(q) leave the class token out.
+
+    Shape: (B, cls + N, dim) -> (B, cls + N', dim_out), with N = prod(size) and N' = prod(size_out).
+    """
+
+    def __init__(self, dim: int, dim_out: int, num_heads: int, size: Size, cls: int, mode: str,
+                 kernel_q: Size, stride_q: Size, kernel_kv: Size, stride_kv: Size, rel_pos: str, residual: bool):
+        super().__init__()
+        if dim_out % num_heads:
+            raise ValueError(f"dim {dim_out} is not divisible by num_heads {num_heads}")
+        d = dim_out // num_heads
+        self.num_heads, self.cls, self.size = num_heads, cls, size
+        self.rel_pos, self.residual = rel_pos, residual
+        self.qkv = nn.Linear(dim, 3 * dim_out)
+        self.proj = nn.Linear(dim_out, dim_out)
+        for name, kernel, stride in (("q", kernel_q, stride_q), ("k", kernel_kv, stride_kv), ("v", kernel_kv, stride_kv)):
+            pool = pooling(mode, kernel, stride, d)
+            setattr(self, f"pool_{name}", pool)
+            setattr(self, f"norm_{name}", nn.LayerNorm(d, EPS) if pool is not None and mode == "conv" else None)
+        self.size_out = pooled_size(size, self.pool_q)
+        self.size_kv = pooled_size(size, self.pool_k)
+        for axis, n, s_q, s_kv in zip("thw", size, stride_q, stride_kv):
+            if axis in rel_pos:
+                longest = n if axis == "t" else max(n // s_q, n // s_kv)                   # the official lengths
+                table = nn.Parameter(torch.empty(2 * longest - 1, d))
+                setattr(self, f"rel_pos_{axis}", nn.init.trunc_normal_(table, std=0.02))
+        if rel_pos:                      # for each key, a 1 at its place on each axis
+            grid = torch.meshgrid(*[torch.arange(n) for n in self.size_kv], indexing="ij")
+            places = [torch.eye(n)[at.flatten()] for a, n, at in zip("thw", self.size_kv, grid) if a in rel_pos]
+            self.register_buffer("places", F.pad(torch.cat(places, 1), (0, 0, cls, 0)), persistent=False)
+        if residual:                     # 0 for the class token, 1 for the map
+            on_map = torch.arange(cls + prod(self.size_out)) >= cls
+            self.register_buffer("on_map", on_map.float()[:, None], persistent=False)
+
+    def pooled(self, x: Tensor, name: str, weight: Tensor, bias: Tensor) -> Tensor:
+        """Project the tokens and pool them: (B, cls + N, dim) -> (B, cls + N', h, d)."""
+        x = pool_tokens(F.linear(x, weight, bias), getattr(self, f"pool_{name}"), self.size, self.cls)
+        x = x.view(*x.shape[:2], self.num_heads, -1)                  # (B, cls + N', h, d)
+        norm = getattr(self, f"norm_{name}")
+        return x if norm is None else norm(x)                         # the class token is normalised as well
+
+    def relative_scores(self, q: Tensor) -> list[Tensor]:
+        """P(q) . R for every place on each axis of the keys: (B, h, cls + N', d) -> [(B, h, T, H, W, places), ...]."""
+        q = q[:, :, self.cls:].unflatten(2, self.size_out)            # (B, h, T, H, W, d)
+        sizes = dict(zip("thw", zip(self.size_out, self.size_kv)))
+        return [torch.einsum(f"bnthwd,{a}kd->bnthwk", q, relative_rows(getattr(self, f"rel_pos_{a}"), *sizes[a]))
+                for a in self.rel_pos]
+
+    def attend_with_bias(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention with E, as the mask of a fused kernel. All (B, h, tokens, d)."""
+        bias = q.new_zeros(*q.shape[:3], k.shape[2])                  # (B, h, cls + N', cls + Nk)
+        places = bias[:, :, self.cls:, self.cls:].unflatten(3, self.size_kv).unflatten(2, self.size_out)
+        for axis, scores in zip(self.rel_pos, self.relative_scores(q)):
+            others = [-1 if a == axis else 1 for a in "thw"]
+            places += scores.unflatten(-1, others)                    # (B, h, T, H, W, t, h, w)
+        return F.scaled_dot_product_attention(q, k, v, bias)
+
+    def attend_with_places(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention with E inside the product of queries and keys. All (B, h, tokens, d).
+
+        The query is extended by its score for every place on an axis, the key by a 1 at its place and 0
+        elsewhere: q'.k' = q.k + E. No fused CPU kernel passes gradients to a mask, so this is the way to train
+        without writing out all pairs. (It multiplies more; that is why it is not used otherwise.)
+        """
+        d = q.shape[-1]
+        scores = torch.cat(self.relative_scores(q), -1).flatten(2, 4) * d**0.5            # (B, h, N', places)
+        q = torch.cat([q, F.pad(scores, (0, 0, self.cls, 0))], -1)
+        k = torch.cat([k, self.places.to(k.dtype).expand(*k.shape[:3], -1)], -1)
+        v = F.pad(v, (0, self.places.shape[1]))                       # the kernel wants one width
+        return F.scaled_dot_product_attention(q, k, v, scale=d**-0.5)[..., :d]
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = [self.pooled(x, name, weight, bias).transpose(1, 2) for name, weight, bias   # (B, h, cls + N', d)
+                   in zip("qkv", self.qkv.weight.chunk(3), self.qkv.bias.chunk(3))]
+        attend = F.scaled_dot_product_attention
+        if self.rel_pos:
+            attend = self.attend_with_places if torch.is_grad_enabled() else self.attend_with_bias
+        out = attend(q, k, v)
+        if self.residual:
+            out = torch.addcmul(out, q, self.on_map)
+        return self.proj(out.transpose(1, 2).flatten(2))              # (B, cls + N', dim_out)
+
+
+class MultiscaleBlock(nn.Module):
+    """Pooling attention, then an MLP, each behind a LayerNorm and a residual.
+
+    Where attention pools its queries, the residual is max-pooled (MViT, section 3.2). Where channels grow, the
+    residual is a projection of the normalised input (table A.1): in MViT around the MLP, whose last layer
+    grows; in MViTv2 around attention (`dim_mul_in_att`).
+
+    Shape: (B, cls + N, dim) -> (B, cls + N', dim_out), with N = prod(size) and N' = prod(size_out).
+    """
+
+    def __init__(self, dim: int, dim_out: int, num_heads: int, size: Size, cls: int, mode: str, kernel_q: Size,
+                 stride_q: Size, kernel_kv: Size, stride_kv: Size, rel_pos: str, residual: bool,
+                 dim_mul_in_att: bool, mlp_ratio: float, drop_path: float):
+        super().__init__()
+        att_dim = dim_out if dim_mul_in_att else dim
+        self.size, self.cls = size, cls
+        self.grows = None if dim == dim_out else "attn" if dim_mul_in_att else "mlp"
+        self.norm1 = nn.LayerNorm(dim, EPS)
+        self.attn = PoolingAttention(dim, att_dim, num_heads, size, cls, mode, kernel_q, stride_q, kernel_kv,
+                                     stride_kv, rel_pos, residual)
+        self.size_out = self.attn.size_out
+        self.norm2 = nn.LayerNorm(att_dim, EPS)
+        self.mlp = Mlp(att_dim, mlp_ratio)
+        if self.grows:
+            self.proj = nn.Linear(dim, dim_out)
+        if self.grows == "mlp":
+            self.mlp.fc2 = nn.Linear(self.mlp.fc2.in_features, dim_out)
+        self.pool_skip = pooling("max", overlapping(stride_q), stride_q, dim_out)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm1(x)
+        skip = pool_tokens(self.proj(y) if self.grows == "attn" else x, self.pool_skip, self.size, self.cls)
+        x = skip + self.drop_path(self.attn(y))                       # (B, cls + N', att_dim)
+        y = self.norm2(x)
+        skip = self.proj(y) if self.grows == "mlp" else x
+        return skip + self.drop_path(self.mlp(y))                     # (B, cls + N', dim_out)
+
+
+# ---------------------------------------------------------------- the model
+
+class PatchEmbed(nn.Module):
+    """Project overlapping cubes of the clip, or patches of the image, to D channels ("cube1", table 2).
+
+    Shape: (B, C, T, H, W) or (B, C, H, W) -> (B, N, D), N tokens in row-major order.
+    """
+
+    def __init__(self, in_channels: int, dim: int, kernel: Size, stride: Size, padding: Size):
+        super().__init__()
+        conv = nn.Conv2d if len(kernel) == 2 else nn.Conv3d
+        self.proj = conv(in_channels, dim, kernel, stride, padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x).flatten(2).transpose(1, 2)                # (B, N, D)
+
+
+class MViT(nn.Module):
+    """MViT and MViTv2. The defaults are MViT-B 16x4 (MViT, table 3b).
+
+    Input (B, 3, T, H, W) with T = `frames` and H = W = `img_size`, or (B, 3, H, W) if `patch_kernel` has two
+    axes; output (B, num_classes). Everything about single blocks is given by block number, as in the official
+    configurations:
+
+    - `dim_mul`, `head_mul`: {block: factor} by which channels and heads grow from that block on;
+    - `q_stride`: {block: (t, h, w)}, blocks whose queries are pooled;
+    - `kv_stride`: (t, h, w), the stride in block 0, divided by every query stride on the way, so that all
+      blocks see as many keys ("adaptive", MViT, table 14); or {block: (t, h, w)}, fixed; or None, no pooling;
+    - `kernel`: of all these poolings; None is stride + 1, and 1 where the stride is 1;
+    - `pool_mode`: "conv", "max" or "avg" (MViT, table 15); the latter two are not followed by a LayerNorm;
+    - `pos_embed`: "separate" in space and time, "joint", "space" or "none" (MViT, table 11);
+    - `rel_pos`: the axes with MViTv2's relative positions, "thw" for video, "hw" for images.
+
+    Raises ValueError for settings that do not fit together, and for an input of any other size.
+    """
+
+    def __init__(self, frames: int = 16, img_size: int = 224, in_channels: int = 3, num_classes: int = 400,
+                 patch_kernel: Size = (3, 7, 7), patch_stride: Size = (2, 4, 4), patch_padding: Size = (1, 3, 3),
+                 embed_dim: int = 96, num_heads: int = 1, depth: int = 16, mlp_ratio: float = 4.0,
+                 dim_mul: dict[int, float] = {1: 2, 3: 2, 14: 2}, head_mul: dict[int, float] = {1: 2, 3: 2, 14: 2},
+                 q_stride: dict[int, Size] = {1: (1, 2, 2), 3: (1, 2, 2), 14: (1, 2, 2)},
+                 kv_stride: Size | dict[int, Size] | None = (1, 8, 8), kernel: Size | None = (3, 3, 3),
+                 pool_mode: str = "conv", class_token: bool = True, pos_embed: str = "separate", rel_pos: str = "",
+                 residual_pooling: bool = False, dim_mul_in_att: bool = False, drop_path: float = 0.0,
+                 head_dropout: float = 0.5, narrow_init: bool = False):
+        super().__init__()
+        if pool_mode not in ("conv", "max", "avg"):
+            raise ValueError(f"pool_mode {pool_mode!r} is unknown; choose 'conv', 'max' or 'avg'")
+        if pos_embed not in ("separate", "joint", "space", "none"):
+            raise ValueError(f"pos_embed {pos_embed!r} is unknown; choose 'separate', 'joint', 'space' or 'none'")
+        self.in_channels = in_channels
+        self.image = len(patch_kernel) == 2
+        self.input_size = (img_size, img_size) if self.image else (frames, img_size, img_size)
+        if any(n % s for n, s in zip(self.input_size, patch_stride)):
+            raise ValueError(f"an input of {self.input_size} is not a multiple of patch_stride {tuple(patch_stride)}")
+        size = tuple(n // s for n, s in zip(self.input_size, patch_stride))
+        self.size = size = (1, *size) if self.image else size         # (T, H, W) of the tokens
+        self.patch_embed = PatchEmbed(in_channels, embed_dim, patch_kernel, patch_stride, patch_padding)
+
+        def position(*shape):
+            return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, *shape, embed_dim), std=0.02))
+
+        cls = int(class_token)
+        if cls:
+            self.cls_token = position(1)
+        if pos_embed == "joint":
+            self.pos_embed = position(cls + prod(size))
+        if pos_embed in ("separate", "space"):
+            self.pos_embed_spatial = position(size[1] * size[2])
+            if pos_embed == "separate":
+                self.pos_embed_temporal = position(size[0])
+            if cls:
+                self.pos_embed_class = position(1)
+
+        self.blocks = nn.ModuleList()
+        kv = kv_strides(kv_stride, q_stride, depth)
+        one = (1, 1, 1)
+        dim, heads = embed_dim, num_heads
+        for i, rate in enumerate(drop_path_schedule(drop_path, (depth,))[0]):
+            heads = int(heads * head_mul.get(i, 1))
+            dim_out = int(dim * dim_mul.get(i if dim_mul_in_att else i + 1, 1))
+            strides = q_stride.get(i, one), kv[i] or one
+            kernels = [(kernel or overlapping(s)) if pooled else one
+                       for s, pooled in zip(strides, (i in q_stride, kv[i]))]
+            self.blocks.append(MultiscaleBlock(
+                dim, dim_out, heads, size, cls, pool_mode, kernels[0], strides[0], kernels[1], strides[1], rel_pos,
+                residual_pooling, dim_mul_in_att, mlp_ratio, rate))
+            dim, size = dim_out, self.blocks[-1].size_out
+        self.norm = nn.LayerNorm(dim, EPS)
+        self.head = nn.Sequential(OrderedDict(dropout=nn.Dropout(head_dropout), projection=nn.Linear(dim, num_classes)))
+        self.apply(init_weights)
+        if narrow_init:
+            rescale_for_narrow(self)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """The tokens that enter block 0: class token in front, absolute positions added. (B, cls + N, D)."""
+        x = self.patch_embed(x)                                       # (B, N, D)
+        T, H, W = self.size
+        if hasattr(self, "pos_embed_spatial"):
+            pos = self.pos_embed_spatial.repeat(1, T, 1)              # (1, T·H·W, D)
+            if hasattr(self, "pos_embed_temporal"):
+                pos = pos + self.pos_embed_temporal.repeat_interleave(H * W, 1)
+            x = x + pos
+        if hasattr(self, "cls_token"):
+            token = self.cls_token
+            if hasattr(self, "pos_embed_class"):
+                token = token + self.pos_embed_class
+            x = torch.cat([token.expand(len(x), -1, -1), x], 1)       # (B, 1 + N, D)
+        return x + self.pos_embed if hasattr(self, "pos_embed") else x
+
+    def stages(self, x: Tensor) -> list[Tensor]:
+        """The tokens at the end of each stage, before the next one shrinks the map: [(B, cls + N_i, C_i), ...]."""
+        check_input(x, "B C H W" if self.image else "B C T H W", self.in_channels)
+        if tuple(x.shape[2:]) != self.input_size:
+            size = f"img_size={x.shape[-1]}" if self.image else f"frames={x.shape[2]}, img_size={x.shape[-1]}"
+            raise ValueError(f"input of size {tuple(x.shape[2:])}, but this model was built for {self.input_size}: build "
+                             f"it with {size} (H and W equal) and carry the weights over with mvit.resize_positions.")
+        x = self.embed(x)
+        maps = []
+        for block, following in zip(self.blocks, [*self.blocks[1:], None]):
+            x = block(x)
+            if following is None or following.pool_skip is not None:
+                maps.append(x)
+        return maps
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Stage maps for dense prediction, without the class token: [(B, C_i, T, H_i, W_i), ...], no T for images.
+
+        Each is the output of a stage's last block, with the channels that enter the next stage; no norm is applied.
+        """
+        sizes = [b.size for b in self.blocks if b.pool_skip is not None] + [self.blocks[-1].size_out]
+        maps = [m[:, -prod(s):].transpose(1, 2).unflatten(2, s) for m, s in zip(self.stages(x), sizes)]
+        return [m.squeeze(2) for m in maps] if self.image else maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores before softmax, (B, K)."""
+        x = self.norm(self.stages(x)[-1])                             # (B, cls + N, C)
+        return self.head(x[:, 0] if hasattr(self, "cls_token") else x.mean(1))
+
+
+def kv_strides(kv_stride: Size | dict[int, Size] | None, q_stride: dict[int, Size], depth: int) -> list[Size | None]:
+    """The stride of the key and value pooling in each block; None where there is none (see `MViT`)."""
+    if kv_stride is None or isinstance(kv_stride, Mapping):
+        return [(kv_stride or {}).get(i) for i in range(depth)]
+    strides = []
+    for i in range(depth):
+        kv_stride = tuple(max(s // q, 1) for s, q in zip(kv_stride, q_stride.get(i, (1, 1, 1))))
+        strides.append(kv_stride)
+    return strides
+
+
+def init_weights(module: nn.Module) -> None:
+    """The official initialisation: weights truncated normal with std 0.02, biases of Linear and LayerNorm 0.02."""
+    if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    if isinstance(module, (nn.Linear, nn.LayerNorm)):
+        nn.init.constant_(module.bias, 0.02)
+
+
+# ---------------------------------------------------------------- other sizes, official configurations
+
+def resize_positions(model: MViT, state: Mapping[str, Tensor], source: Size | None = None) -> dict[str, Tensor]:
+    """Interpolate the positions in `state`, made for another number of frames or image size, to those of `model`.
+
+    Absolute positions are interpolated linearly along each axis, the rule by which MViT-B 64x3 starts from
+    32x3 and by which the official code fits another input; tables of relative positions along their length.
+    Joint positions do not tell T, H and W: give `source`, the (T, H, W) of the tokens they were made for. All
+    other entries are returned as they are. Raises ValueError if the old positions are not a square map.
+    """
+    (T, H, W), wanted = model.size, model.state_dict()
+    state = dict(state)
+    for key, old in state.items():
+        name = key.rsplit(".", 1)[-1]
+        if key not in wanted or old.shape == wanted[key].shape or not ("pos_embed" in name or "rel_pos" in name):
+            continue
+        if "rel_pos" in name:
+            state[key] = resize(old, (len(old),), (len(wanted[key]),))
+        elif name == "pos_embed_temporal":
+            state[key] = resize(old[0], (old.shape[1],), (T,))[None]
+        elif name == "pos_embed_spatial":
+            side = round(old.shape[1] ** 0.5)
+            state[key] = resize(old[0], (side, side), (H, W))[None]
+        elif name == "pos_embed":
+            if source is None:
+                raise ValueError(f"pos_embed of {old.shape[1]} joint positions does not fit {wanted[key].shape[1]}; give "
+                                 "source=(T, H, W), the tokens it was made for")
+            cls = old.shape[1] - prod(source)
+            state[key] = torch.cat([old[:, :cls], resize(old[0, cls:], source, (T, H, W))[None]], 1)
+    return state
+
+
+def resize(rows: Tensor, source: Size, target: Size) -> Tensor:
+    """Interpolate a map given as rows, linearly in every axis: (prod(source), C) -> (prod(target), C)."""
+    if len(rows) != prod(source):
+        raise ValueError(f"{len(rows)} positions are not a map of {source}; give the size they were made for")
+    mode = ("linear", "bilinear", "trilinear")[len(source) - 1]
+    grid = rows.T.reshape(1, -1, *source)                             # (1, C, *source)
+    return F.interpolate(grid, target, mode=mode).flatten(2)[0].T     # (prod(target), C)
+
+
+def config_from_facts(config: Mapping) -> dict:
+    """Constructor arguments from an official configuration: {"NUM_FRAMES", "CROP_SIZE", "NUM_CLASSES", "MVIT": {...}}.
+
+    `MVIT` has the keys of SlowFast's configuration files and its defaults where a key is absent (slowfast/config/
+    defaults.py); SEPARATE_QKV only changes how a checkpoint stores the same weights. Raises ValueError that names
+    every setting our model does not implement.
+    """
+    facts = {k: v for k, v in config["MVIT"].items() if v is not None}
+    only = {"POOL_FIRST": False, "USE_MEAN_POOLING": False, "NORM_STEM": False, "QKV_BIAS": True, "DROPOUT_RATE": 0,
+            "NORM": "layernorm", "USE_FIXED_SINCOS_POS": False, "LAYER_SCALE_INIT_VALUE": 0, "HEAD_INIT_SCALE": 1}
+    read = {"DEPTH", "NUM_HEADS", "EMBED_DIM", "PATCH_KERNEL", "PATCH_STRIDE", "PATCH_PADDING", "PATCH_2D", "MLP_RATIO",
+            "DIM_MUL", "HEAD_MUL", "POOL_Q_STRIDE", "POOL_KV_STRIDE", "POOL_KV_STRIDE_ADAPTIVE", "POOL_KVQ_KERNEL", "MODE",
+            "CLS_EMBED_ON", "USE_ABS_POS", "SEP_POS_EMBED", "REL_POS_SPATIAL", "REL_POS_TEMPORAL", "RESIDUAL_POOLING",
+            "DIM_MUL_IN_ATT", "DROPPATH_RATE", "SEPARATE_QKV", "ZERO_DECAY_POS_CLS", "REL_POS_ZERO_INIT"}
+    wrong = [f"{k}={v!r}" for k, v in facts.items() if (v != only[k] if k in only else k not in read)]
+    if facts.get("MODE", "conv") not in ("conv", "max", "avg"):
+        wrong.append(f"MODE={facts['MODE']!r}")
+    if config.get("layer_norm_eps", EPS) != EPS:
+        wrong.append(f"layer_norm_eps={config['layer_norm_eps']}")
+    if wrong:
+        raise ValueError(f"MViT here does not implement {', '.join(wrong)}")
+
+    def per_block(key):                  # [[block, a], ..] or [[block, t, h, w], ..], the time axis absent for images
+        return {int(i): s[0] if len(s) == 1 else three(s) for i, *s in facts.get(key, [])}
+
+    def three(size):
+        return (1,) * (3 - len(size)) + tuple(size)
+
+    adaptive, kernel = facts.get("POOL_KV_STRIDE_ADAPTIVE"), facts.get("POOL_KVQ_KERNEL")
+    absolute = "separate" if facts.get("SEP_POS_EMBED", False) else "joint"
+    axes = "t" * facts.get("REL_POS_TEMPORAL", False) + "hw" * facts.get("REL_POS_SPATIAL", False)
+    return dict(
+        frames=config["NUM_FRAMES"], img_size=config["CROP_SIZE"], num_classes=config["NUM_CLASSES"],
+        patch_kernel=tuple(facts["PATCH_KERNEL"]), patch_stride=tuple(facts["PATCH_STRIDE"]),
+        patch_padding=tuple(facts["PATCH_PADDING"]), embed_dim=facts["EMBED_DIM"], num_heads=facts["NUM_HEADS"],
+        depth=facts["DEPTH"], mlp_ratio=facts.get("MLP_RATIO", 4.0), dim_mul=per_block("DIM_MUL"),
+        head_mul=per_block("HEAD_MUL"), q_stride=per_block("POOL_Q_STRIDE"),
+        kv_stride=per_block("POOL_KV_STRIDE") if adaptive is None else three(adaptive),
+        kernel=kernel and three(kernel), pool_mode=facts.get("MODE", "conv"),
+        class_token=facts.get("CLS_EMBED_ON", True), pos_embed=absolute if facts.get("USE_ABS_POS", True) else "none",
+        rel_pos=axes, residual_pooling=facts.get("RESIDUAL_POOLING", False),
+        dim_mul_in_att=facts.get("DIM_MUL_IN_ATT", False), drop_path=facts.get("DROPPATH_RATE", 0.0))

@@ -1,0 +1,386 @@
+"""UniFormer for video (arXiv 2201.04676) and, with `dims=2`, for images and dense prediction (arXiv 2201.09450).
+
+Neighbouring tokens of a video say nearly the same, so early layers need not compare all with all; what is far
+apart matters late. One block therefore has two kinds of relation aggregator. In the first two stages the affinity
+of two tokens is a learned number that depends on their offset only, within a tube of 5 x 5 x 5: that is a depthwise
+convolution. In the last two it is self-attention over all T x H x W tokens jointly.
+
+Maps are (B, C, *size) as in the official code, *size being (T, H, W) or (H, W), but in channels-last memory:
+depthwise convolutions run several times faster that way on a CPU, and turning a map into tokens costs nothing.
+
+Parameter names are those of the official checkpoints (Sense-X/UniFormer,
+video_classification/slowfast/models/uniformer.py and image_classification/models/uniformer.py).
+"""
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_weight
+
+from .layers import DropPath, Mlp, check_input, drop_path_schedule, init_weights, rescale_for_narrow
+from .official import check_state, inflate_patch, unwrap
+from .swin import Size, window_partition, window_reverse
+
+CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+
+
+# ---------------------------------------------------------------- embeddings
+
+class PatchEmbed(nn.Module):
+    """A convolution that shrinks the map, then LayerNorm: (B, C, *size) -> (B, D, *smaller).
+
+    Video: the first one has a kernel of 3 x 4 x 4 at stride 2 x 4 x 4 (padded in time only), the others 1 x 2 x 2
+    (section 3.4). Images: 4 x 4 and 2 x 2. Rows and columns that fill no patch are left out, as in the official code.
+    """
+
+    def __init__(self, dims: int, in_channels: int, dim: int, patch: int):
+        super().__init__()
+        t = {2: ((), (), ()), 3: ((1,), (1,), (0,))}[dims]            # along time: kernel, stride, padding
+        if dims == 3 and patch == 4:
+            t = (3,), (2,), (1,)
+        self.proj = CONV[dims](in_channels, dim, (*t[0], patch, patch), (*t[1], patch, patch), (*t[2], 0, 0))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.proj(x).movedim(1, -1)).movedim(-1, 1)  # (B, D, *smaller)
+
+
+class ConvEmbed(nn.Module):
+    """Overlapping 3 x 3 convolutions of stride 2 with BatchNorm, twice for the first embedding.
+
+    The patch embedding of the image model UniFormer-S† (2201.04676, appendix E.3):
+    (B, C, H, W) -> (B, D, ceil(H/2), ceil(W/2)), or ceil(H/4), ceil(W/4) for the first.
+    """
+
+    def __init__(self, in_channels: int, dim: int, patch: int):
+        super().__init__()
+        widths = [in_channels, dim // 2, dim] if patch == 4 else [in_channels, dim]
+        layers = []
+        for before, after in zip(widths, widths[1:]):
+            layers += [nn.Conv2d(before, after, 3, 2, 1), nn.BatchNorm2d(after), nn.GELU()]
+        self.proj = nn.Sequential(*layers[:-1])                       # no GELU at the end
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x)
+
+
+# ---------------------------------------------------------------- depthwise convolution
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Depthwise, stride 1, zero-padded to the same size."""
+    conv = F.conv3d if x.ndim == 5 else F.conv2d
+    return conv(x, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
+
+
+def filter_gradient(x: Tensor, g: Tensor, kernel: Size) -> Tensor:
+    """Gradient of the filters: (B, C, *size) twice -> (C, 1, *kernel), each entry a sum of x times shifted g.
+
+    Each time offset is a 2-D problem, and 3 x 3 filters have a fast kernel, so larger ones are put together
+    from 3 x 3 pieces (for 5 x 5: four, which share the middle row and column).
+    """
+    if x.ndim == 4:                                                   # an image is a clip of one frame
+        return filter_gradient(x[:, :, None], g[:, :, None], (1, *kernel))[:, :, 0]
+    B, C, T, H, W = g.shape
+    tube, size = kernel[:2]
+    g = g.transpose(1, 2).flatten(0, 1)                               # (B·T, C, H, W)
+    x = F.pad(x, (size // 2,) * 4 + (tube // 2,) * 2).movedim(1, -1)  # (B, T+, H+, W+, C)
+    out = x.new_empty(C, 1, *kernel)
+    for i in range(0, size - 2, 2):
+        for j in range(0, size - 2, 2):
+            piece = x[:, :, i:i + H + 2, j:j + W + 2].contiguous()
+            for t in range(tube):
+                frames = piece[:, t:t + T].flatten(0, 1).movedim(-1, 1)        # (B·T, C, H+2, W+2)
+                out[:, :, t, i:i + 3, j:j + 3] = conv2d_weight(frames, (C, 1, 3, 3), g, groups=C)
+    return out
+
+
+class DepthwiseFunction(torch.autograd.Function):
+    """`convolve` with a faster backward pass on CPUs: PyTorch's takes 20 times as long as its forward pass.
+
+    The gradient of x is itself a depthwise convolution, with mirrored filters, and runs as one.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return convolve(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g: Tensor):
+        x, weight = ctx.saved_tensors
+        axes = tuple(range(2, x.ndim))
+        g = g.to(x.dtype).contiguous(memory_format=CHANNELS_LAST[len(axes)])
+        dx = convolve(g, weight.flip(axes)) if ctx.needs_input_grad[0] else None
+        dw = filter_gradient(x, g, weight.shape[2:]) if ctx.needs_input_grad[1] else None
+        return dx, dw, g.sum((0, *axes)) if ctx.needs_input_grad[2] else None
+
+
+class Depthwise(nn.Module):
+    """One filter of odd side `size` for each channel, zero-padded: (B, C, *size) -> (B, C, *size)."""
+
+    def __init__(self, dims: int, dim: int, size: int):
+        super().__init__()
+        conv = CONV[dims](dim, dim, size, groups=dim)
+        self.weight, self.bias = conv.weight, conv.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        fast = x.device.type == "cpu" and torch.is_grad_enabled()
+        return (DepthwiseFunction.apply if fast else convolve)(x, self.weight, self.bias)
+
+
+# ---------------------------------------------------------------- blocks
+
+class RelationAggregator(nn.Module):
+    """Multi-head relation aggregator with global affinity (equations 4, 5, 7): A = softmax(q k^T / sqrt(d)), then A V U.
+
+    Shape: (B, N, C) -> (B, N, C). The local one (equation 6) is inside `LocalBlock`.
+    """
+
+    def __init__(self, dim: int, head_dim: int):
+        super().__init__()
+        if dim % head_dim:
+            raise ValueError(f"{dim} channels are not divisible by head_dim {head_dim}")
+        self.num_heads = dim // head_dim
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, N, C = x.shape
+        h = self.num_heads
+        q, k, v = self.qkv(x).view(B, N, 3, h, C // h).permute(2, 0, 3, 1, 4)      # 3 x (B, h, N, d)
+        out = F.scaled_dot_product_attention(q, k, v)                 # (B, h, N, d)
+        return self.proj(out.transpose(1, 2).reshape(B, N, C))        # (B, N, C)
+
+
+class ConvMlp(nn.Module):
+    """The FFN on a map: 1 x 1 convolutions, (B, C, *size) -> (B, C, *size)."""
+
+    def __init__(self, dims: int, dim: int, ratio: float):
+        super().__init__()
+        self.fc1 = CONV[dims](dim, int(dim * ratio), 1)
+        self.act = nn.GELU()
+        self.fc2 = CONV[dims](int(dim * ratio), dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """What every UniFormer block shares (equations 1 to 3): dynamic position embedding and scaled, droppable residuals.
+
+    The position embedding is no table but a depthwise convolution of side 3 (equation 8), so it serves any size.
+    Its zero padding tells the tokens near a border where they are. Blocks map (B, C, *size) -> (B, C, *size).
+    """
+
+    def __init__(self, dims: int, dim: int, dpe: bool, gamma_shape: Size | None, drop_path: float):
+        super().__init__()
+        self.pos_embed = Depthwise(dims, dim, 3) if dpe else None
+        self.drop_path = DropPath(drop_path)
+        self.gamma_1 = self.gamma_2 = None
+        if gamma_shape:                                               # LayerScale
+            self.gamma_1 = nn.Parameter(torch.full(gamma_shape, 1e-6))
+            self.gamma_2 = nn.Parameter(torch.full(gamma_shape, 1e-6))
+
+    def embed_position(self, x: Tensor) -> Tensor:
+        return x if self.pos_embed is None else x + self.pos_embed(x)
+
+    def add(self, x: Tensor, branch: Tensor, gamma: Tensor | None) -> Tensor:
+        return x + self.drop_path(branch if gamma is None else gamma * branch)
+
+
+class LocalBlock(Block):
+    """Local affinity: A(i, j) depends on the offset of j from i only, and is 0 outside a tube (equation 6).
+
+    With one head a channel, A V U is 1 x 1, depthwise, 1 x 1 convolution. BatchNorm instead of LayerNorm.
+    Without `ffn` it becomes the MobileNet block of the ablation (table 4): no FFN, and the 1 x 1 convolutions
+    widen by 3. The paper does not say where that block's activations sit; GELU after the first two is our choice.
+    """
+
+    def __init__(self, dims: int, dim: int, mlp_ratio: float, tube: int, ffn: bool, dpe: bool, layer_scale: bool,
+                 drop_path: float):
+        super().__init__(dims, dim, dpe, (1, dim, *[1] * dims) if layer_scale else None, drop_path)
+        wide = dim if ffn else 3 * dim
+        self.norm1 = BATCH_NORM[dims](dim)
+        self.conv1 = CONV[dims](dim, wide, 1)                         # V
+        self.attn = Depthwise(dims, wide, tube)                       # A
+        self.conv2 = CONV[dims](wide, dim, 1)                         # U
+        self.act = nn.Identity() if ffn else nn.GELU()
+        self.norm2 = BATCH_NORM[dims](dim) if ffn else None
+        self.mlp = ConvMlp(dims, dim, mlp_ratio) if ffn else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed_position(x)
+        related = self.act(self.attn(self.act(self.conv1(self.norm1(x)))))
+        x = self.add(x, self.conv2(related), self.gamma_1)
+        return x if self.mlp is None else self.add(x, self.mlp(self.norm2(x)), self.gamma_2)
+
+
+class GlobalBlock(Block):
+    """Self-attention among all tokens of the clip or image or, with `window` (2201.09450, adaptation to dense
+    prediction), among those of one window. As in the official code, maps are padded at their end to whole windows
+    after the norm, and padded tokens are not masked.
+    """
+
+    def __init__(self, dims: int, dim: int, mlp_ratio: float, head_dim: int, window: int | None, dpe: bool,
+                 layer_scale: bool, drop_path: float):
+        super().__init__(dims, dim, dpe, (dim,) if layer_scale else None, drop_path)
+        self.window = window
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = RelationAggregator(dim, head_dim)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, mlp_ratio)
+
+    def attend_in_windows(self, x: Tensor, size: Size) -> Tensor:
+        H, W = size
+        window = (self.window, self.window)
+        x = x.unflatten(1, size)                                      # (B, H, W, C)
+        x = F.pad(x, (0, 0, 0, -W % self.window, 0, -H % self.window))
+        padded = tuple(x.shape[1:-1])
+        x = self.attn(window_partition(x, window))                    # (B·nW, N, C)
+        return window_reverse(x, window, padded)[:, :H, :W].flatten(1, 2)      # (B, H·W, C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed_position(x)
+        size = x.shape[2:]
+        x = x.flatten(2).transpose(1, 2)                              # (B, N, C): a view, the memory is channels-last
+        y = self.norm1(x)
+        x = self.add(x, self.attend_in_windows(y, size) if self.window else self.attn(y), self.gamma_1)
+        x = self.add(x, self.mlp(self.norm2(x)), self.gamma_2)
+        return x.transpose(1, 2).unflatten(2, size)                   # (B, C, *size)
+
+
+class DividedBlock(GlobalBlock):
+    """The ablation of table 4: attention over time at each place, then over space in each frame (not jointly).
+
+    As in the official code (`SplitSABlock`), the residual of spatial attention is the map from *before* temporal
+    attention: what time contributes passes through spatial attention only.
+    """
+
+    def __init__(self, dims: int, dim: int, mlp_ratio: float, head_dim: int, window: int | None, dpe: bool,
+                 layer_scale: bool, drop_path: float):
+        super().__init__(dims, dim, mlp_ratio, head_dim, window, dpe, layer_scale, drop_path)
+        self.t_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.t_attn = RelationAggregator(dim, head_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed_position(x)
+        B, C, T, H, W = x.shape
+        x = x.permute(0, 2, 3, 4, 1).flatten(2, 3)                    # (B, T, H·W, C)
+        t = x.transpose(1, 2).flatten(0, 1)                           # (B·H·W, T, C)
+        t = t + self.drop_path(self.t_attn(self.t_norm(t)))
+        s = t.unflatten(0, (B, H * W)).transpose(1, 2).flatten(0, 1)  # (B·T, H·W, C)
+        x = self.add(x.flatten(0, 1), self.attn(self.norm1(s)), self.gamma_1)
+        x = x.reshape(B, T * H * W, C)
+        x = self.add(x, self.mlp(self.norm2(x)), self.gamma_2)
+        return x.transpose(1, 2).unflatten(2, (T, H, W))              # (B, C, T, H, W)
+
+
+# ---------------------------------------------------------------- the model
+
+class UniFormer(nn.Module):
+    """UniFormer. Input (B, 3, T, H, W), or (B, 3, H, W) with `dims=2`; output (B, num_classes).
+
+    `kinds` has one letter a stage: L local, G global and, for images, W windows or H three window blocks and one
+    global in turn. `divided` splits global attention into time and space (video). `dpe`, `local_ffn` and `tube`
+    are switched in the ablations of table 4, `conv_stem` is S†'s overlapping patch embedding (images), `layer_scale`
+    names the kinds of blocks that have LayerScale. `aux_head` is the second classifier of models trained with
+    token labelling: scores are head + max over places of aux_head / 2.
+
+    Any T >= 1, and H, W >= 32 (>= 1 with `conv_stem`). Raises ValueError for other inputs and for settings that
+    do not go together.
+    """
+
+    def __init__(self, dims: int = 3, in_channels: int = 3, num_classes: int = 400, depths: Size = (3, 4, 8, 3),
+                 embed_dims: Size = (64, 128, 320, 512), head_dim: int = 64, mlp_ratio: float = 4.0, kinds: str = "LLGG",
+                 tube: int = 5, window: int = 14, divided: bool = False, dpe: bool = True, local_ffn: bool = True,
+                 conv_stem: bool = False, layer_scale: str = "", aux_head: bool = False, drop_path: float = 0.0,
+                 narrow_init: bool = False):
+        super().__init__()
+        if dims not in (2, 3):
+            raise ValueError(f"dims is {dims}; 2 builds the image model, 3 the video model")
+        if not len(depths) == len(embed_dims) == len(kinds) == 4:
+            raise ValueError(f"depths {tuple(depths)}, embed_dims {tuple(embed_dims)}, kinds {kinds!r}: each must have 4 stages")
+        if not set(kinds) <= set("LGWH" if dims == 2 else "LG"):
+            raise ValueError(f"kinds {kinds!r} has an unknown letter; a stage is L or G, in image models also W or H")
+        if tube % 2 == 0 or tube < 3 or window < 1:
+            raise ValueError(f"tube {tube} must be odd and at least 3, window {window} at least 1")
+        if dims == 3 and conv_stem or dims == 2 and divided:
+            raise ValueError("conv_stem needs dims=2, divided needs dims=3")
+        self.dims, self.in_channels, self.conv_stem = dims, in_channels, conv_stem
+        rates = drop_path_schedule(drop_path, depths)
+        widths = [in_channels, *embed_dims]
+        for i, (dim, kind) in enumerate(zip(embed_dims, kinds)):
+            patch = 2 if i else 4
+            embed = ConvEmbed(widths[i], dim, patch) if conv_stem else PatchEmbed(dims, widths[i], dim, patch)
+            blocks = nn.ModuleList()
+            for j, rate in enumerate(rates[i]):
+                if kind == "L":
+                    block = LocalBlock(dims, dim, mlp_ratio, tube, local_ffn, dpe, "L" in layer_scale, rate)
+                else:
+                    windowed = kind == "W" or kind == "H" and j % 4 != 3
+                    block = (DividedBlock if divided else GlobalBlock)(
+                        dims, dim, mlp_ratio, head_dim, window if windowed else None, dpe, "G" in layer_scale, rate)
+                blocks.append(block)
+            self.add_module(f"patch_embed{i + 1}", embed)
+            self.add_module(f"blocks{i + 1}", blocks)
+        self.norm = BATCH_NORM[dims](embed_dims[-1])
+        self.head = nn.Linear(embed_dims[-1], num_classes)
+        self.aux_head = nn.Linear(embed_dims[-1], num_classes) if aux_head else None
+        self.apply(init_weights)
+        if narrow_init:
+            rescale_for_narrow(self)
+        for module in self.modules():                                 # temporal attention starts at nothing (official)
+            if isinstance(module, DividedBlock):
+                nn.init.zeros_(module.t_attn.qkv.weight)
+                nn.init.ones_(module.t_attn.proj.weight)              # not 0 as well, or no gradient would ever flow
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """The map at the end of each stage, channels first: [(B, C_i, *size_i), ...].
+
+        Without a norm; the official detection and segmentation backbones put a LayerNorm of their own on each.
+        """
+        check_input(x, "B C T H W" if self.dims == 3 else "B C H W", self.in_channels)
+        if min(x.shape[-2:]) < 32 and not self.conv_stem:
+            raise ValueError(f"input of shape {tuple(x.shape)} is too small: H and W shrink 32-fold, so both must be >= 32")
+        x = x.contiguous(memory_format=CHANNELS_LAST[self.dims])
+        maps = []
+        for i in range(1, 5):
+            x = getattr(self, f"patch_embed{i}")(x)
+            for block in getattr(self, f"blocks{i}"):
+                x = block(x)
+            maps.append(x)
+        return maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores before softmax, (B, K)."""
+        x = self.norm(self.features(x)[-1]).flatten(2).transpose(1, 2)         # (B, N, C)
+        scores = self.head(x.mean(1))                                 # (B, K)
+        return scores if self.aux_head is None else scores + 0.5 * self.aux_head(x).amax(1)
+
+
+# ---------------------------------------------------------------- image weights for the video model
+
+def inflate_uniformer(model: UniFormer, image_state: Mapping, mode: str = "average") -> dict[str, Tensor]:
+    """Initialise a video model from an image checkpoint (section 4.1). Returns a complete state dict for `model`.
+
+    Every convolution gains a time axis of the length t that the video model has there. "average" (the official rule):
+    repeat over t and divide by t, so that a still clip gives what the image gave, except near its ends, where zero
+    padding takes the place of frames. "centre": the image kernel at step t // 2 (the middle, as every published t
+    is odd), zeros elsewhere. BatchNorm statistics are copied; the head is kept when the number of classes agrees,
+    else it is the model's own. Raises ValueError that lists what does not fit, and for an unknown mode.
+    """
+    state, want = unwrap(image_state), model.state_dict()
+    for key, value in state.items():
+        if key in want and value.ndim == 4 and want[key].ndim == 5:
+            state[key] = inflate_patch(value, want[key].shape[2], mode)
+    keep = [k for k in want if k.endswith("num_batches_tracked")]     # counted anew
+    if "head.weight" in state and len(state["head.weight"]) != len(want["head.weight"]):
+        keep += ["head.weight", "head.bias"]
+    state |= {k: want[k] for k in keep}
+    check_state(model, state)
+    return state

@@ -1,0 +1,31 @@
+"""Every published variant: its configuration, and what was stated about it, with the place. One file a family.
+
+`stated` holds (quantity, value, source). Sources name the paper's table or the repository's file;
+a source that begins with "secondary" was read in somebody else's table.
+"""
+import torch
+
+from ..cost import count_macs, count_parameters
+from . import swin, timesformer, uniformer
+from .variant import Variant
+
+ZOO: dict[str, Variant] = {**swin.VARIANTS, **uniformer.VARIANTS, **timesformer.VARIANTS}
+
+
+def table() -> list[dict]:
+    """One row a variant: our own parameters (M) and GMACs, the stated ones, their relative difference in %."""
+    rows = []
+    for name, variant in ZOO.items():
+        with torch.device("meta"):
+            model = variant.family(**variant.config)
+        stated = {quantity: (value, source) for quantity, value, source in variant.stated}
+        row = {"name": name, "input": "x".join(map(str, variant.input)), "params": count_parameters(model) / 1e6,
+               "gmacs": count_macs(model, (1, *variant.input)) / 1e9, "views": variant.views, "note": variant.note}
+        for key, quantity in (("params", "params M"), ("gmacs", "GMACs")):
+            value, row[f"{key}_source"] = stated.pop(quantity, (None, None))
+            row[f"{key}_stated"] = value and float(value)
+            row[f"{key}_diff"] = value and 100 * (row[key] - value) / value
+        row["accuracy"] = ", ".join(f"{q} {v}" for q, (v, _) in stated.items())
+        row["accuracy_source"] = ", ".join(s for _, s in stated.values())
+        rows.append(row)
+    return rows
