@@ -65,8 +65,8 @@ def verbs(parser=None, name=()) -> dict:
 
 def test_the_verbs():
     assert {" ".join(name) for name in verbs()} == {
-        "doctor", "data", "data synthetic", "bench", "bench decode", "models", "train", "evaluate",
-        "build", "course"}
+        "doctor", "data", "data synthetic", "bench", "bench decode", "bench models", "bench growth", "models", "verify",
+        "weights", "weights list", "weights get", "train", "evaluate", "build", "course"}
 
 
 @pytest.mark.parametrize("name", verbs(), ids=" ".join)
@@ -80,7 +80,7 @@ def test_every_verb_has_an_example_that_parses(name):
 
 
 @pytest.mark.parametrize("name", [name for name in verbs() if len(name) > 1 or
-                                  name[0] not in ("data", "bench")], ids=" ".join)
+                                  name[0] not in ("data", "bench", "weights")], ids=" ".join)
 def test_every_verb_has_json(name):
     assert "--json" in verbs()[name].format_help()
 

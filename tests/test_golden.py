@@ -10,9 +10,9 @@ import torch
 
 from vt_course import CourseError
 from vt_course.cli import main
-from vt_course.models import golden
-from vt_course.models.golden import check_case, verify
 from vt_course.models.official import from_official, to_official
+from vt_course.oracles import golden
+from vt_course.oracles.golden import check_case, verify
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = sorted(GOLDEN.glob("*.json"))

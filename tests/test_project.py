@@ -235,11 +235,13 @@ MAY_IMPORT = {
     "": set(),
     "models": set(),
     "data": {""},
+    "download": {""},
     "training": {"", "data", "models"},
+    "oracles": {"", "models", "training", "download"},
     "lab": {"", "data", "models", "training"},
     "publish": {"", "data", "models", "training", "lab"},
     "doctor": {""},
-    "cli": {"", "data", "models", "training", "lab", "publish", "doctor"},
+    "cli": {"", "data", "models", "training", "oracles", "lab", "publish", "doctor"},
 }
 
 

@@ -75,7 +75,7 @@ def models(args) -> int:
 
 
 def bench_models(args) -> int:
-    from vt_course.models.bench import bench_models, geometric_mean
+    from vt_course.oracles.bench import bench_models, geometric_mean
     rows = bench_models(args.names, device=args.device, compile=args.compile, repeats=args.repeats,
                         progress=lambda name: print(name, file=sys.stderr))
     if args.json:
@@ -90,14 +90,14 @@ def bench_models(args) -> int:
 
 
 def bench_growth(args) -> int:
-    from vt_course.models.bench import bench_growth
+    from vt_course.oracles.bench import bench_growth
     rows = bench_growth(args.device, args.repeats)
     print_json(rows) if args.json else print_table(rows, {k: k for k in rows[0]})
     return 0
 
 
 def verify(args) -> int:
-    from vt_course.models.golden import verify
+    from vt_course.oracles.golden import verify
     rows = []
     for row in verify(args.folder):
         rows.append(row)
@@ -113,7 +113,7 @@ def verify(args) -> int:
 
 
 def weights_list(args) -> int:
-    from vt_course.models import released
+    from vt_course.oracles import released
     rows = released.table()
     if args.json:
         print_json(rows)
@@ -123,7 +123,7 @@ def weights_list(args) -> int:
 
 
 def weights_get(args) -> int:
-    from vt_course.models import released
+    from vt_course.oracles import released
     row = released.row(args.name)
     if not args.json:
         print(f"{args.name}: {row['url']}\nlicence of the weights: {row['licence']}", file=sys.stderr)

@@ -176,7 +176,7 @@ def to_official(model: nn.Module, state: Mapping[str, Tensor] | None = None, lay
     layout, out = known[layout], {}
     for ours, value in (model.state_dict() if state is None else state).items():
         names = layout.names(ours)
-        parts = value.chunk(len(names))
+        parts = value.chunk(len(names)) if len(names) > 1 else [value]
         for name, part in zip(names, parts):
             out[name] = part.squeeze() if re.search(layout.flat, ours) else part
     return out

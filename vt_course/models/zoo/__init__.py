@@ -6,10 +6,10 @@ a source that begins with "secondary" was read in somebody else's table.
 import torch
 
 from ..cost import count_macs, count_parameters
-from . import swin, timesformer, uniformer
+from . import mvit, swin, timesformer, uniformer
 from .variant import Variant
 
-ZOO: dict[str, Variant] = {**swin.VARIANTS, **uniformer.VARIANTS, **timesformer.VARIANTS}
+ZOO: dict[str, Variant] = {**swin.VARIANTS, **mvit.VARIANTS, **timesformer.VARIANTS, **uniformer.VARIANTS}
 
 
 def table() -> list[dict]:

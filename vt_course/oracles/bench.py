@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vt_course import CourseError
-
-from . import create
-from .cost import count_macs
-from .official import from_official
-from .zoo import ZOO
+from vt_course.models import create
+from vt_course.models.cost import count_macs
+from vt_course.models.mvit import PoolingAttention
+from vt_course.models.official import from_official
+from vt_course.models.swin import WindowAttention
+from vt_course.models.timesformer import SCHEMES, Attention, DividedBlock
+from vt_course.models.uniformer import Depthwise
 
 
 @dataclass(frozen=True)
@@ -215,10 +217,6 @@ GROWTH = {"frames": [(T, 14, 14) for T in (2, 4, 8, 16, 32)], "side": [(8, n, n)
 
 def attentions(size: tuple[int, int, int], dim: int = 192, heads: int = 3) -> dict[str, tuple[nn.Module, Callable]]:
     """The attention of each family alone, for a map of `size` (T, H, W): name -> (module, call on (B, T, H, W, C))."""
-    from .mvit import PoolingAttention
-    from .swin import WindowAttention
-    from .timesformer import SCHEMES, Attention, DividedBlock
-    from .uniformer import Depthwise
     one, T, H, W = (1, 1, 1), *size
 
     def tokens(x):                                                     # (B, T, H, W, C) -> (B, N, C)

@@ -27,10 +27,9 @@ import torch
 
 from vt_course import CourseError, data_root
 from vt_course.download import alone, fetch, sha256_of
+from vt_course.models import create
+from vt_course.models.official import from_official
 from vt_course.training.checkpoint import atomic_write, save_weights
-
-from . import ZOO, create
-from .official import from_official
 
 # Classes of the head. 21,841: microsoft/Swin-Transformer data/build.py; 19,168: huggingface/pytorch-image-models
 # timm/models/mvitv2.py; 1,059: TimeSformer section 4.6.
@@ -137,22 +136,22 @@ OFFICIAL: list[Release] = [
     }, class_token=True),
     *_files(CC, TIMESFORMER, DROPBOX, {
         "timesformer_divided_8x224/k400": "g5t24we9gl5yk88/TimeSformer_divST_8x32_224_K400.pyth",
-        "timesformer_divided_16x448/k400": "6f0x172lpqy3oxt/TimeSformer_divST_16x16_448_K400.pyth",
-        "timesformer_divided_96x224/k400": "r1iuxahif3sgimo/TimeSformer_divST_96x4_224_K400.pyth",
+        "timesformer_hr_16x448/k400": "6f0x172lpqy3oxt/TimeSformer_divST_16x16_448_K400.pyth",
+        "timesformer_l_96x224/k400": "r1iuxahif3sgimo/TimeSformer_divST_96x4_224_K400.pyth",
         "timesformer_divided_8x224/k600": "4h2qt41m2z3aqrb/TimeSformer_divST_8x32_224_K600.pyth",
-        "timesformer_divided_16x448/k600": "ft1e92g2vhvxecv/TimeSformer_divST_16x16_448_K600.pyth",
-        "timesformer_divided_96x224/k600": "857rx6xeclxfhdg/TimeSformer_divST_96x4_224_K600.pyth",
+        "timesformer_hr_16x448/k600": "ft1e92g2vhvxecv/TimeSformer_divST_16x16_448_K600.pyth",
+        "timesformer_l_96x224/k600": "857rx6xeclxfhdg/TimeSformer_divST_96x4_224_K600.pyth",
         "timesformer_divided_8x224/ssv2": "tybhuml57y24wpm/TimeSformer_divST_8_224_SSv2.pyth",
-        "timesformer_divided_16x448/ssv2": "9t68uzk8w2fpfnv/TimeSformer_divST_16_448_SSv2.pyth",
-        "timesformer_divided_64x224/ssv2": "3f1rm2al8mhprwa/TimeSformer_divST_64_224_SSv2.pyth",
+        "timesformer_hr_16x448/ssv2": "9t68uzk8w2fpfnv/TimeSformer_divST_16_448_SSv2.pyth",
+        "timesformer_l_64x224_ssv2/ssv2": "3f1rm2al8mhprwa/TimeSformer_divST_64_224_SSv2.pyth",
         "timesformer_divided_8x224/howto100m": "9v8hcm88b9tc6ff/TimeSformer_divST_8x32_224_HowTo100M.pyth",
-        "timesformer_divided_96x224/howto100m": "t2mzgahnfhgakma/TimeSformer_divST_96x32_224_HowTo100M.pyth",
+        "timesformer_l_96x224/howto100m": "t2mzgahnfhgakma/TimeSformer_divST_96x32_224_HowTo100M.pyth",
     }, "?dl=0"),
     *_files(CC, TIMESFORMER, DROPBOX, {
-        "timesformer_divided_96x224/howto100m_32": "4roflx4q1gscu85/TimeSformer_divST_32x32_224_HowTo100M.pyth",
+        "timesformer_l_96x224/howto100m_32": "4roflx4q1gscu85/TimeSformer_divST_32x32_224_HowTo100M.pyth",
     }, "?dl=0", num_frames=32),
     *_files(CC, TIMESFORMER, DROPBOX, {
-        "timesformer_divided_96x224/howto100m_64": "15bvqltl1j5vyp3/TimeSformer_divST_64x32_224_HowTo100M.pyth",
+        "timesformer_l_96x224/howto100m_64": "15bvqltl1j5vyp3/TimeSformer_divST_64x32_224_HowTo100M.pyth",
     }, "?dl=0", "README.md says 448 pixels, the name of the file 224", num_frames=64),
     *_files(MIT_OR_APACHE, "Sense-X/UniFormer video_classification/README.md", DRIVE, {
         "uniformer_small_8/k400_8x8": "1-kitVTkWErHXI_x-sLItvK9-sOmb53j6",

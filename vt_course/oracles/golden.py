@@ -20,15 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from vt_course import CourseError
-
-from . import official
-from .cost import count_parameters
-from .mvit import MViT
-from .mvit import config_from_facts as mvit_config
-from .swin import SwinTransformer
-from .timesformer import TimeSformer
-from .uniformer import UniFormer, inflate_uniformer
-from .video_swin import SwinTransformer3D
+from vt_course.models import official
+from vt_course.models.cost import count_parameters
+from vt_course.models.mvit import MViT
+from vt_course.models.mvit import config_from_facts as mvit_config
+from vt_course.models.swin import SwinTransformer
+from vt_course.models.timesformer import TimeSformer
+from vt_course.models.uniformer import UniFormer, inflate_uniformer
+from vt_course.models.video_swin import SwinTransformer3D
 
 
 class Departure(Exception):

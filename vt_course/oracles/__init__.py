@@ -1,0 +1,1 @@
+"""Other people's models as witnesses: recorded outputs (`golden`), their speed (`bench`), their published weights (`released`)."""
