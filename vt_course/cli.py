@@ -75,24 +75,35 @@ def models(args) -> int:
 
 
 def bench_models(args) -> int:
+    import torch
+
     from vt_course.oracles.bench import bench_models, geometric_mean
+    from vt_course.training.fit import machine
     rows = bench_models(args.names, device=args.device, compile=args.compile, repeats=args.repeats,
-                        progress=lambda name: print(name, file=sys.stderr))
+                        progress=lambda text: print(text, file=sys.stderr))
+    modes = dict.fromkeys(row["mode"] for row in rows)
+    means = {mode: geometric_mean([r for r in rows if r["mode"] == mode]) for mode in modes}
     if args.json:
-        print_json(rows)
+        print_json({**machine(torch.device(args.device)), "geometric_mean": means, "rows": rows})
         return 0
     print_table(rows, {"model": "model", "peer": "peer", "pass": "pass", "mode": "mode", "batch": "batch", "ours_ms": "ours ms",
                        "peer_ms": "peer ms", "ratio": "ratio", "clips_per_second": "clips/s", "peak_mb": "peak MB",
                        "peer_peak_mb": "peer's", "matmul_share": "of matmul"})
-    for mode in dict.fromkeys(row["mode"] for row in rows):
-        print(f"geometric mean of the ratios, {mode}: {geometric_mean([r for r in rows if r['mode'] == mode]):.2f}")
+    for mode, mean in means.items():
+        print(f"geometric mean of the ratios, {mode}: {mean:.2f}")
     return 0
 
 
 def bench_growth(args) -> int:
+    import torch
+
     from vt_course.oracles.bench import bench_growth
+    from vt_course.training.fit import machine
     rows = bench_growth(args.device, args.repeats)
-    print_json(rows) if args.json else print_table(rows, {k: k for k in rows[0]})
+    if args.json:
+        print_json({**machine(torch.device(args.device)), "rows": rows})
+    else:
+        print_table(rows, {k: k for k in rows[0]})
     return 0
 
 

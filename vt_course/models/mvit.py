@@ -275,6 +275,7 @@ class MViT(nn.Module):
             raise ValueError(f"pos_embed {pos_embed!r} is unknown; choose 'separate', 'joint', 'space' or 'none'")
         self.in_channels = in_channels
         self.image = len(patch_kernel) == 2
+        self.layout = "B C H W" if self.image else "B C T H W"
         self.input_size = (img_size, img_size) if self.image else (frames, img_size, img_size)
         if any(n % s for n, s in zip(self.input_size, patch_stride)):
             raise ValueError(f"an input of {self.input_size} is not a multiple of patch_stride {tuple(patch_stride)}")
@@ -335,7 +336,7 @@ class MViT(nn.Module):
 
     def stages(self, x: Tensor) -> list[Tensor]:
         """The tokens at the end of each stage, before the next one shrinks the map: [(B, cls + N_i, C_i), ...]."""
-        check_input(x, "B C H W" if self.image else "B C T H W", self.in_channels)
+        check_input(x, self.layout, self.in_channels)
         if tuple(x.shape[2:]) != self.input_size:
             size = f"img_size={x.shape[-1]}" if self.image else f"frames={x.shape[2]}, img_size={x.shape[-1]}"
             raise ValueError(f"input of size {tuple(x.shape[2:])}, but this model was built for {self.input_size}: build "

@@ -193,6 +193,8 @@ class TimeSformer(nn.Module):
     `local_global` unless there is an even number of frames and of patches along H and W.
     """
 
+    layout = "B C T H W"
+
     def __init__(self, img_size: int = 224, patch_size: int = 16, num_frames: int = 8, in_channels: int = 3,
                  num_classes: int = 400, embed_dim: int = 768, depth: int = 12, num_heads: int = 12,
                  mlp_ratio: float = 4.0, attention: str = "divided", positions: str = "space-time",
@@ -234,7 +236,7 @@ class TimeSformer(nn.Module):
 
         For `space`, frames become samples: (B·T, 1 + H·W, D), and T is 1.
         """
-        check_input(x, "B C T H W", self.in_channels)
+        check_input(x, self.layout, self.in_channels)
         B, _, T, *pixels = x.shape
         H, W = (n // self.patch_size for n in pixels)
         if not H or not W:

@@ -312,6 +312,7 @@ class UniFormer(nn.Module):
         if dims == 3 and conv_stem or dims == 2 and divided:
             raise ValueError("conv_stem needs dims=2, divided needs dims=3")
         self.dims, self.in_channels, self.conv_stem = dims, in_channels, conv_stem
+        self.layout = "B C T H W" if dims == 3 else "B C H W"
         rates = drop_path_schedule(drop_path, depths)
         widths = [in_channels, *embed_dims]
         for i, (dim, kind) in enumerate(zip(embed_dims, kinds)):
@@ -344,7 +345,7 @@ class UniFormer(nn.Module):
 
         Without a norm; the official detection and segmentation backbones put a LayerNorm of their own on each.
         """
-        check_input(x, "B C T H W" if self.dims == 3 else "B C H W", self.in_channels)
+        check_input(x, self.layout, self.in_channels)
         if min(x.shape[-2:]) < 32 and not self.conv_stem:
             raise ValueError(f"input of shape {tuple(x.shape)} is too small: H and W shrink 32-fold, so both must be >= 32")
         x = x.contiguous(memory_format=CHANNELS_LAST[self.dims])

@@ -8,7 +8,7 @@ import importlib.util
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -147,7 +147,7 @@ def bench_models(names: list[str] | None = None, *, device: str = "cpu", compile
                  progress: Callable[[str], None] = lambda text: None) -> list[dict]:
     """Time our models against their peers; see the module's docstring.
 
-    `names` are keys of `PAIRS` (default: all whose library is installed). On a GPU both run under bf16 autocast. With `compile`, both are
+    `names` are keys of `PAIRS` (default: all whose library is installed); `progress` gets a line for each row. On a GPU both run under bf16 autocast. With `compile`, both are
     also compiled; those rows compare each compiled model with the *eager* peer.
     A row is dict(model, peer, pass, mode, batch, input, max_difference, ours_ms, peer_ms, ratio, clips_per_second,
     peak_mb, peer_peak_mb, matmul_share): medians of `repeats` turns; `matmul_share` is our MACs a second over those of
@@ -165,12 +165,13 @@ def bench_models(names: list[str] | None = None, *, device: str = "cpu", compile
     rate = matmul_rate(where, torch.bfloat16 if where.type == "cuda" else torch.float32)
     rows = []
     for name in names or installed:
-        progress(name)
-        rows += bench_pair(name, PAIRS[name], where, compile, repeats, rate)
+        for row in bench_pair(name, PAIRS[name], where, compile, repeats, rate):
+            rows.append(row)
+            progress(f"{name}, {row['pass']}, {row['mode']}: {row['ratio']:.2f} times as fast as {row['peer']}")
     return rows
 
 
-def bench_pair(name: str, pair: Pair, device: torch.device, compile: bool, repeats: int, rate: float) -> list[dict]:
+def bench_pair(name: str, pair: Pair, device: torch.device, compile: bool, repeats: int, rate: float) -> Iterator[dict]:
     torch.manual_seed(0)
     peer = pair.peer().eval()
     ours = create(pair.ours).eval()
@@ -185,7 +186,6 @@ def bench_pair(name: str, pair: Pair, device: torch.device, compile: bool, repea
     work = {who: passes(model, x, autocast, model) for who, model in models.items()}
     if compile:
         work |= {f"{who} compiled": passes(torch.compile(model), x, autocast, model) for who, model in models.items()}
-    rows = []
     for kind in ("forward", "forward+backward"):
         for jobs in work.values():
             jobs[kind]()                                               # warm up, compile
@@ -197,13 +197,12 @@ def bench_pair(name: str, pair: Pair, device: torch.device, compile: bool, repea
         peak = {who: peak_bytes(jobs[kind], device) / 1e6 for who, jobs in work.items()}
         for who in work:
             if who.startswith("ours") or compile and who == "peer compiled":
-                rows.append({
+                yield {
                     "model": name, "peer": pair.library, "pass": kind, "mode": who.replace("ours", "").strip() or "eager",
                     "batch": pair.batch, "input": "x".join(map(str, pair.shape)), "max_difference": difference,
                     "ours_ms": 1e3 * median[who], "peer_ms": 1e3 * median["peer"], "ratio": median["peer"] / median[who],
                     "clips_per_second": pair.batch / median[who], "peak_mb": peak[who], "peer_peak_mb": peak["peer"],
-                    "matmul_share": macs * (1 if kind == "forward" else 3) / median[who] / rate})
-    return rows
+                    "matmul_share": macs * (1 if kind == "forward" else 3) / median[who] / rate}
 
 
 def geometric_mean(rows: list[dict]) -> float:

@@ -84,8 +84,7 @@ SWIN_FIXED = {"layer_norm_eps": 1e-5, "qkv_bias": True, "patch_norm": True, "qk_
 
 
 def swin(facts: dict) -> nn.Module:
-    return SwinTransformer(**take(facts, SWIN_FACTS | {"img_size": "img_size", "patch_size": "patch_size"},
-                                  SWIN_FIXED | {"ape": False}))
+    return SwinTransformer(**take(facts, SWIN_FACTS | {k: k for k in ("img_size", "patch_size", "ape")}, SWIN_FIXED))
 
 
 def video_swin(facts: dict) -> nn.Module:

@@ -119,6 +119,11 @@ def default_workers() -> int:
     return min(max((os.cpu_count() or 1) - 1, 1), 8)
 
 
+def class_scores(model, clip):
+    """The model's logits (B, K) for clips (B, C, T, H, W); an image model gets the one frame of each."""
+    return model(clip if "T" in model.layout else clip.squeeze(2))
+
+
 @torch.no_grad()
 def predict(model, loader, device, *, order="normal", seed=0, autocast=None):
     """Run the model over a loader.
@@ -136,7 +141,7 @@ def predict(model, loader, device, *, order="normal", seed=0, autocast=None):
         clip = batch["clip"].to(device, non_blocking=True)  # (B, [V,] C, T, H, W)
         clip = reorder_frames(clip, batch["index"].tolist(), order, seed)
         with autocast() if autocast else nullcontext():
-            logits = model(clip.flatten(0, -5))  # (B * V, K)
+            logits = class_scores(model, clip.flatten(0, -5))  # (B * V, K)
         views = logits.cpu().double().log_softmax(-1).unflatten(0, (len(clip), -1))  # (B, V, K)
         # The mean over views, kept in logs so that no probability underflows.
         log_probs.append(views.logsumexp(1) - math.log(views.shape[1]))  # (B, K)

@@ -40,7 +40,7 @@ from vt_course.models import create
 from vt_course.training.checkpoint import (atomic_write, read_state, save_state, save_weights,
                                            write_csv)
 from vt_course.training.curves import curves
-from vt_course.training.evaluate import (in_order, make_loader, open_data, pick_device, predict,
+from vt_course.training.evaluate import (class_scores, in_order, make_loader, open_data, pick_device, predict,
                                          score)
 from vt_course.training.recipes import Recipe
 
@@ -223,6 +223,8 @@ class Run:
         torch.manual_seed(recipe.seed)
         self.model = create(recipe.model, num_classes=len(self.classes),
                             drop_path=recipe.drop_path).to(device)
+        if "T" not in self.model.layout and recipe.frames != 1:
+            raise CourseError(f"{recipe.model} sees images, not clips of {recipe.frames} frames; train it with frames=1")
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, recipe.weight_decay))
         self.autocast, self.scaler = precision(recipe, device)
         self.progress = Progress()
@@ -312,7 +314,7 @@ class Run:
         clip = batch["clip"].to(self.device, non_blocking=True)  # (B, C, T, H, W)
         label = batch["label"].to(self.device, non_blocking=True)  # (B,)
         with self.autocast():
-            logits = self.model(clip)  # (B, K)
+            logits = class_scores(self.model, clip)  # (B, K)
             loss = F.cross_entropy(logits, label, label_smoothing=recipe.label_smoothing)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()

@@ -1,0 +1,105 @@
+"""The bench of models compares the same weights on the same input, and its counts are what they are called."""
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from vt_course import CourseError
+from vt_course.cli import main
+from vt_course.models import create
+from vt_course.models.official import to_official
+from vt_course.oracles import bench
+from vt_course.oracles.bench import Pair, attentions, bench_growth, bench_models, geometric_mean, peak_bytes
+
+CPU = torch.device("cpu")
+
+
+def twin(change=lambda model: None):
+    """A peer that is our own mini model under torchvision's names, changed on purpose."""
+    def build():
+        model = create("video_swin_mini")
+        change(model)
+        names = to_official(model, layout="torchvision")
+        model.state_dict = lambda *args, **kwargs: names
+        return model
+    return build
+
+
+@pytest.fixture
+def pairs(monkeypatch):
+    monkeypatch.setattr(bench, "PAIRS", {"mini": Pair("video_swin_mini", "torchvision", twin(), (3, 8, 48, 48), 2)})
+    return bench.PAIRS
+
+
+def test_a_row_for_each_pass_and_mode(pairs):
+    said = []
+    rows = bench_models(["mini"], repeats=2, progress=said.append)
+    assert [(r["pass"], r["mode"]) for r in rows] == [("forward", "eager"), ("forward+backward", "eager")] and len(said) == 2
+    for r in rows:
+        assert r["max_difference"] == 0 and r["ratio"] == pytest.approx(r["peer_ms"] / r["ours_ms"])
+        assert r["clips_per_second"] == pytest.approx(2e3 / r["ours_ms"]) and 0 < r["matmul_share"] < 2
+        assert r["peak_mb"] == pytest.approx(r["peer_peak_mb"], rel=0.02)         # the same network
+    assert rows[1]["ours_ms"] > rows[0]["ours_ms"] and rows[1]["peak_mb"] > rows[0]["peak_mb"]
+    assert geometric_mean([{"ratio": 2.0}, {"ratio": 8.0}]) == pytest.approx(4)
+
+
+def test_a_slow_peer_makes_a_large_ratio_and_a_wrong_one_a_difference(pairs):
+    def slow(model):
+        work = torch.zeros(1500, 1500)
+        model.patch_embed.register_forward_hook(lambda m, args, out: out.roll(1, 1) + (work @ work)[0, 0])
+    pairs["mini"] = Pair("video_swin_mini", "torchvision", twin(slow), (3, 8, 48, 48))
+    row = bench_models(["mini"], repeats=3)[0]
+    assert row["ratio"] > 1.5 and row["max_difference"] > 1e-4
+
+
+def test_the_json_says_where_and_how(pairs, capsys):
+    assert main(["bench", "models", "mini", "--repeats", "1", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {"device", "cores", "threads", "torch", "commit", "command"} <= set(result) and len(result["rows"]) == 2
+    assert set(result["geometric_mean"]) == {"eager"}
+
+
+def test_what_cannot_be_compared(pairs, monkeypatch, capsys):
+    with pytest.raises(CourseError, match="no peer for 'mni'; choose from mini"):
+        bench_models(["mni"])
+    pairs["other"] = Pair("swin_mini", "no_such_library", nn.Identity, (3, 64, 64))
+    with pytest.raises(CourseError, match="needs no_such_library, which is not installed"):
+        bench_models(["other"])
+    assert {r["model"] for r in bench_models(repeats=1)} == {"mini"}            # what is not installed is left out
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["bench", "models", "mini", "--device", "cuda"]) == 2
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_peak_memory_is_what_is_held_at_once():
+    def one_after_the_other():
+        for _ in range(3):
+            torch.zeros(250_000)                                                # 1 MB each
+    def all_at_once():
+        return [torch.zeros(250_000) for _ in range(3)]
+    assert peak_bytes(one_after_the_other, CPU) == 1_000_000
+    assert peak_bytes(all_at_once, CPU) == 3_000_000
+
+
+@pytest.fixture(scope="module")
+def growth():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "GROWTH", {"side": [(2, 14, 14), (2, 28, 28)]})
+        return bench_growth(repeats=1)
+
+
+@pytest.mark.parametrize("name", attentions((2, 14, 14)))
+def test_every_attention_keeps_the_map_and_costs_what_it_should(name, growth):
+    with torch.device("meta"):
+        module, call = attentions((2, 14, 14))[name]
+        assert call(torch.empty(1, 2, 14, 14, 192)).numel() >= 2 * 14 * 14 * 192
+    small, large = [r for r in growth if r["attention"] == name]
+    N, d = 2 * 14 * 14, 192
+    pairs = {"joint": N * N, "divided": N * 2 + (1 + 14 * 14) ** 2 * 2, "pooling, keys 1 x 4 x 4": N * 2 * 4 * 4,
+             "window 8 x 7 x 7": N * 2 * 7 * 7, "local 5 x 5 x 5": N * 125 / 2}[name]
+    linear = {"joint": 4, "divided": 9, "pooling, keys 1 x 4 x 4": 4, "window 8 x 7 x 7": 4, "local 5 x 5 x 5": 2}[name]
+    assert small["gmacs"] == pytest.approx((2 * pairs * d + linear * N * d * d) / 1e9, rel=0.02)
+    times = large["gmacs"] / small["gmacs"]                                    # four times the tokens
+    assert times == pytest.approx(4, rel=0.02) if "window" in name or "local" in name else times > 4.05
+    assert large["ms"] > 0 and large["peak_mb"] > small["peak_mb"]
