@@ -357,7 +357,7 @@ ABLATIONS = {                                                          # table, 
     # Table 13 was run with the 2x4x4, adaptive, of table 14: its V5 is the default and costs as much as that row.
     "13, V1": (ablated(2, 6, 6, 2), 90.2, 29.5), "13, V2": (ablated(2, 4, 6, 4), 86.9, 42.8),
     "13, V3": (ablated(2, 4, 8, 2), 88.3, 32.2), "13, V4": (ablated(2, 2, 8, 4), 85.0, 45.5),
-    "13, V5": (ablated(*BASE), 83.6, 36.5), "13, V6": (ablated(2, 2, 10, 2), 86.4, 34.9),
+    "13, V5, and 14": (ablated(*BASE), 83.6, 36.5), "13, V6": (ablated(2, 2, 10, 2), 86.4, 34.9),
     "14, 1x4x4": (ablated(*BASE, kv=(1, 4, 4), adaptive=False), 71.4, None),
     "14, 2x4x4": (ablated(*BASE, adaptive=False), 64.3, None),
     "14, 1x8x8 adaptive": (MAX, 70.5, None), "14, 2x8x8 adaptive": (ablated(*BASE, kv=(2, 8, 8)), 63.7, None),
@@ -381,7 +381,7 @@ def test_costs_of_the_ablations(row):
     (MAX | dict(kv_stride=(2, 4, 4)), 83.6, 82.956),                   # table 14, had the last stage pooled time too
 ])
 def test_costs_that_do_not_come_out(config, stated, ours):
-    """Our counts of what the paper describes, for lack of a reading that gives the stated numbers."""
+    """For the first two we know no reading that gives the stated number; the third is a reading that does not."""
     gmacs = cost(config)[1]
     assert gmacs == pytest.approx(ours, abs=6e-4) and abs(gmacs / stated - 1) > 0.006
 
