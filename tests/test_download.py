@@ -591,6 +591,8 @@ def test_the_table_is_sound():
     for r in rows:
         assert r["url"].startswith("https://") and "baidu" not in r["url"] and r["source"] and r["licence"], r
         assert "." not in r["name"] and r["name"].count("/") == 1, r     # it becomes a path, a suffix is appended
+    sizes = {r["name"]: r["weights_mb"] for r in rows}
+    assert sizes["swin_tiny/in1k"] == pytest.approx(113.15, abs=0.01) and min(sizes.values()) > 80
     hashed = [r for r in rows if r["sha256"]]
     assert {r["name"].split("/")[0] for r in hashed} == {"torchvision"} and len(hashed) == 9
     assert all("no commercial" in r["licence"] for r in rows if "timesformer" in r["name"])

@@ -129,7 +129,7 @@ def weights_list(args) -> int:
     if args.json:
         print_json(rows)
     else:
-        print_table(rows, {"name": "name", "licence": "licence", "size": "bytes", "url": "address"})
+        print_table(rows, {"name": "name", "licence": "licence", "weights_mb": "MB", "url": "address"})
     return 0
 
 
@@ -137,7 +137,7 @@ def weights_get(args) -> int:
     from vt_course.oracles import released
     row = released.row(args.name)
     if not args.json:
-        print(f"{args.name}: {row['url']}\nlicence of the weights: {row['licence']}", file=sys.stderr)
+        print(f"{args.name}: {row['url']}\nlicence of the weights: {row['licence']}; {row['weights_mb']:,.0f} MB of weights", file=sys.stderr)
     path = released.get(args.name, args.out, progress=not args.json)
     print_json(row | {"path": path}) if args.json else print(path)
     return 0

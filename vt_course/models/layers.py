@@ -12,6 +12,8 @@ class DropPath(nn.Module):
 
     def __init__(self, rate: float = 0.0):
         super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"drop path rate {rate} is not in [0, 1)")
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:

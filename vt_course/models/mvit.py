@@ -101,13 +101,15 @@ class PoolingAttention(nn.Module):
 
     softmax(P(q) P(k)^T / sqrt(d) + E) P(v) [+ P(q)], where P pools over (T, H, W) and then normalises each
     head. E is MViTv2's relative position of a query in its own words: the sum over the axes in `rel_pos` of
-    P(q) . R[offset]; it and the added P(q) leave the class token out.
+    P(q) . R[offset]; it and the added P(q) leave the class token out. `table_size` is the size for which the tables of
+    relative positions are made (`size` where it is not given).
 
     Shape: (B, cls + N, dim) -> (B, cls + N', dim_out), with N = prod(size) and N' = prod(size_out).
     """
 
     def __init__(self, dim: int, dim_out: int, num_heads: int, size: Size, cls: int, mode: str,
-                 kernel_q: Size, stride_q: Size, kernel_kv: Size, stride_kv: Size, rel_pos: str, residual: bool):
+                 kernel_q: Size, stride_q: Size, kernel_kv: Size, stride_kv: Size, rel_pos: str, residual: bool,
+                 table_size: Size = ()):
         super().__init__()
         if dim_out % num_heads:
             raise ValueError(f"dim {dim_out} is not divisible by num_heads {num_heads}")
@@ -122,7 +124,7 @@ class PoolingAttention(nn.Module):
             setattr(self, f"norm_{name}", nn.LayerNorm(d, EPS) if pool is not None and mode == "conv" else None)
         self.size_out = pooled_size(size, self.pool_q)
         self.size_kv = pooled_size(size, self.pool_k)
-        for axis, n, s_q, s_kv in zip("thw", size, stride_q, stride_kv):
+        for axis, n, s_q, s_kv in zip("thw", table_size or size, stride_q, stride_kv):
             if axis in rel_pos:
                 longest = n if axis == "t" else max(n // s_q, n // s_kv)                   # the official lengths
                 table = nn.Parameter(torch.empty(2 * longest - 1, d))
@@ -196,14 +198,14 @@ class MultiscaleBlock(nn.Module):
 
     def __init__(self, dim: int, dim_out: int, num_heads: int, size: Size, cls: int, mode: str, kernel_q: Size,
                  stride_q: Size, kernel_kv: Size, stride_kv: Size, rel_pos: str, residual: bool,
-                 dim_mul_in_att: bool, mlp_ratio: float, drop_path: float):
+                 dim_mul_in_att: bool, mlp_ratio: float, drop_path: float, table_size: Size):
         super().__init__()
         att_dim = dim_out if dim_mul_in_att else dim
         self.size, self.cls = size, cls
         self.grows = None if dim == dim_out else "attn" if dim_mul_in_att else "mlp"
         self.norm1 = nn.LayerNorm(dim, EPS)
         self.attn = PoolingAttention(dim, att_dim, num_heads, size, cls, mode, kernel_q, stride_q, kernel_kv,
-                                     stride_kv, rel_pos, residual)
+                                     stride_kv, rel_pos, residual, table_size)
         self.size_out = self.attn.size_out
         self.norm2 = nn.LayerNorm(att_dim, EPS)
         self.mlp = Mlp(att_dim, mlp_ratio)
@@ -249,8 +251,9 @@ class MViT(nn.Module):
 
     - `dim_mul`, `head_mul`: {block: factor} by which channels and heads grow from that block on;
     - `q_stride`: {block: (t, h, w)}, blocks whose queries are pooled;
-    - `kv_stride`: (t, h, w), the stride in block 0, divided by every query stride on the way, so that all
-      blocks see as many keys ("adaptive", MViT, table 14); or {block: (t, h, w)}, fixed; or None, no pooling;
+    - `kv_stride`: (t, h, w), the stride in block 0, divided by every query stride on the way, so that all blocks but
+      the first of a stage, which pools the larger map, see as many keys ("adaptive", MViT, table 14);
+      or {block: (t, h, w)}, fixed; or None, no pooling;
     - `kernel`: of all these poolings; None is stride + 1, and 1 where the stride is 1;
     - `pool_mode`: "conv", "max" or "avg" (MViT, table 15); the latter two are not followed by a LayerNorm;
     - `pos_embed`: "separate" in space and time, "joint", "space" or "none" (MViT, table 11);
@@ -302,6 +305,7 @@ class MViT(nn.Module):
         kv = kv_strides(kv_stride, q_stride, depth)
         one = (1, 1, 1)
         dim, heads = embed_dim, num_heads
+        table_size = size                # rounded down from stage to stage where maps are rounded up (official)
         for i, rate in enumerate(drop_path_schedule(drop_path, (depth,))[0]):
             heads = int(heads * head_mul.get(i, 1))
             dim_out = int(dim * dim_mul.get(i if dim_mul_in_att else i + 1, 1))
@@ -310,8 +314,9 @@ class MViT(nn.Module):
                        for s, pooled in zip(strides, (i in q_stride, kv[i]))]
             self.blocks.append(MultiscaleBlock(
                 dim, dim_out, heads, size, cls, pool_mode, kernels[0], strides[0], kernels[1], strides[1], rel_pos,
-                residual_pooling, dim_mul_in_att, mlp_ratio, rate))
+                residual_pooling, dim_mul_in_att, mlp_ratio, rate, table_size))
             dim, size = dim_out, self.blocks[-1].size_out
+            table_size = tuple(n // s for n, s in zip(table_size, strides[0]))
         self.norm = nn.LayerNorm(dim, EPS)
         self.head = nn.Sequential(OrderedDict(dropout=nn.Dropout(head_dropout), projection=nn.Linear(dim, num_classes)))
         self.apply(init_weights)
@@ -397,7 +402,9 @@ def resize_positions(model: MViT, state: Mapping[str, Tensor], source: Size | No
     state = dict(state)
     for key, old in state.items():
         name = key.rsplit(".", 1)[-1]
-        if key not in wanted or old.shape == wanted[key].shape or not ("pos_embed" in name or "rel_pos" in name):
+        if key not in wanted or not ("pos_embed" in name or "rel_pos" in name):
+            continue
+        if old.shape == wanted[key].shape and (name != "pos_embed" or source in (None, model.size)):
             continue
         if "rel_pos" in name:
             state[key] = resize(old, (len(old),), (len(wanted[key]),))

@@ -290,10 +290,11 @@ class TimeSformer(nn.Module):
 def resize_space(pos: Tensor, grid: tuple[int, int]) -> Tensor:
     """Resize a position embedding (1, 1 + s·s, D) to a grid of patches: (1, 1 + H·W, D).
 
-    Nearest neighbour; the class token's entry in front stays as it is.
+    Nearest neighbour; the class token's entry in front stays as it is. As in the official code, a grid of as many
+    patches in another shape (2 x 8 on 4 x 4) takes the table as it is, and so reads it in rows of the wrong length.
     """
     side = round((pos.shape[1] - 1) ** 0.5)
-    if grid == (side, side):
+    if grid[0] * grid[1] == side * side:
         return pos
     places = pos[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)             # (1, D, s, s)
     places = F.interpolate(places, grid, mode="nearest").flatten(2).transpose(1, 2)

@@ -28,6 +28,7 @@ import torch
 from vt_course import CourseError, data_root
 from vt_course.download import alone, fetch, sha256_of
 from vt_course.models import create
+from vt_course.models.cost import count_parameters
 from vt_course.models.official import from_official
 from vt_course.training.checkpoint import atomic_write, save_weights
 
@@ -236,13 +237,24 @@ def releases() -> dict[str, Release]:
 
 
 def table() -> list[dict]:
-    """One row a published file, with the fields of `Release`; `sha256` and `size` are None where nobody states them."""
-    return [asdict(release) for release in releases().values()]
+    """One row a published file, with the fields of `Release`; `sha256` and `size` are None where nobody states them.
+
+    `weights_mb` is the size of the weights alone in float32, counted on our model: what `get` leaves on disk. The
+    published file is about as large, or three times that where it holds the optimiser's state as well.
+    """
+    return [asdict(release) | {"weights_mb": weights_mb(release.variant)} for release in releases().values()]
+
+
+@cache
+def weights_mb(variant: str) -> float:
+    with torch.device("meta"):
+        return 4e-6 * count_parameters(create(variant))
 
 
 def row(name: str) -> dict:
     """The row of `name`, for instance to show its licence. Raises CourseError for an unknown name, with close ones."""
-    return asdict(find(name))
+    release = find(name)
+    return asdict(release) | {"weights_mb": weights_mb(release.variant)}
 
 
 def find(name: str) -> Release:

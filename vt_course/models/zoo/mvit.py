@@ -1,8 +1,8 @@
 """MViT and MViTv2, for video and images: every published variant with a complete configuration.
 
 Left out: MViT-S (table 3c). It leaves open how many blocks its first stage has, how keys and values are pooled and how
-the cubes are padded; with 3 + 7 + 6 blocks and a key stride of 1 x 4 x 4 it has the stated 26.0 M parameters, but
-30.0 GMACs where 32.9 are stated, and no other reading we tried gives both.
+the cubes are padded. 26.1 M parameters are stated for max and conv pooling; 4 + 7 + 6 blocks with max pooling have
+26.11 M, 3 + 7 + 6 with conv pooling 26.04 M, and neither makes the stated 32.9 GMACs with a key stride we tried.
 """
 from ..mvit import MViT
 from .variant import Variant
@@ -131,7 +131,8 @@ VARIANTS: dict[str, Variant] = {
         ("params M", 35, V2_IMAGE), ("GMACs", 7.0, V2_IMAGE), ("top-1 IN-1K", 83.6, V2_IMAGE)), depth=16, first=SCALES_16),
     "mvit_v2_image_base": image_v2((
         ("params M", 52, V2_IMAGE), ("GMACs", 10.2, V2_IMAGE), ("top-1 IN-1K", 84.4, V2_IMAGE)), **DEEP, drop_path=0.3,
-        note="drop path unverified; released for IN-21K as well, then with a class token"),
+        note="51.5 M and 10.1 GMACs by the configuration of the repository; drop path unverified; released for IN-21K as "
+             "well, then with a class token"),
     "mvit_v2_image_large": image_v2((
         ("params M", 218, V2_IMAGE), ("GMACs", 42.1, V2_IMAGE), ("top-1 IN-1K", 85.3, V2_IMAGE)), **LARGE, drop_path=0.5,
         dim_mul_in_att=False, note="channels double in the MLP (MVITv2_L_test.yaml), which makes 43.7 GMACs; in attention "
