@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from vt_course import CourseError
-from vt_course.models import create
+from vt_course.models import ZOO, create
 from vt_course.training import checkpoint, curves, evaluate, fit
 from vt_course.training.recipes import RECIPES, Recipe, recipe_for
 
@@ -133,6 +133,24 @@ def test_recipe_survives_json_and_overrides():
                                           amp=True)
     assert isinstance(changed.epochs, int)
     assert recipe_for("video_swin_mini") is RECIPES["video_swin_mini"]
+
+
+def test_every_mini_model_has_a_recipe_that_fits_it():
+    assert set(RECIPES) == {name for name in ZOO if name.endswith("_mini")}
+    for name, recipe in RECIPES.items():
+        channels, *frames, height, width = ZOO[name].input
+        assert [recipe.frames] == (frames or [1]) and recipe.size == height == width and recipe.model == name
+
+
+def test_an_image_model_is_trained_on_single_frames(clips, tmp_path):
+    recipe = dataclasses.replace(RECIPES["swin_mini"], data=f"csv:{clips / 'train.csv'},{clips / 'val.csv'}", keep=0,
+                                 epochs=1, batch_size=4)
+    summary = train(recipe, tmp_path / "run")
+    assert summary["finished"] and summary["steps"] == 3
+    scores = evaluate.evaluate_run(tmp_path / "run" / "last.safetensors")
+    assert scores["n"] == 6
+    with pytest.raises(CourseError, match="swin_mini sees images, not clips of 2 frames; train it with frames=1"):
+        train(dataclasses.replace(recipe, frames=2), tmp_path / "other")
 
 
 @pytest.mark.parametrize("assignment, words", [

@@ -119,9 +119,14 @@ def default_workers() -> int:
     return min(max((os.cpu_count() or 1) - 1, 1), 8)
 
 
+def takes_images(model) -> bool:
+    """Whether a model of this course takes (B, C, H, W); every other module is taken to see clips."""
+    return "T" not in getattr(model, "layout", "B C T H W")
+
+
 def class_scores(model, clip):
     """The model's logits (B, K) for clips (B, C, T, H, W); an image model gets the one frame of each."""
-    return model(clip if "T" in model.layout else clip.squeeze(2))
+    return model(clip.squeeze(2) if takes_images(model) else clip)
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ from vt_course.training.checkpoint import (atomic_write, read_state, save_state,
                                            write_csv)
 from vt_course.training.curves import curves
 from vt_course.training.evaluate import (class_scores, in_order, make_loader, open_data, pick_device, predict,
-                                         score)
+                                         score, takes_images)
 from vt_course.training.recipes import Recipe
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -223,7 +223,7 @@ class Run:
         torch.manual_seed(recipe.seed)
         self.model = create(recipe.model, num_classes=len(self.classes),
                             drop_path=recipe.drop_path).to(device)
-        if "T" not in self.model.layout and recipe.frames != 1:
+        if takes_images(self.model) and recipe.frames != 1:
             raise CourseError(f"{recipe.model} sees images, not clips of {recipe.frames} frames; train it with frames=1")
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, recipe.weight_decay))
         self.autocast, self.scaler = precision(recipe, device)
