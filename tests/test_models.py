@@ -12,21 +12,11 @@ from vt_course.models.official import (from_official, inflate_bias_table, inflat
 from vt_course.models.swin import (SwinBlock, SwinTransformer, relative_position_index, shift_mask, window_partition,
                                    window_reverse)
 from vt_course.models.video_swin import SwinTransformer3D
+from weights import shake
 
 # B, T, H, W: even, odd, non-square, smaller than the window in one or all axes, B > 1, still
 SHAPES = [(1, 16, 64, 64), (2, 8, 56, 56), (1, 7, 50, 45), (1, 20, 64, 96), (2, 4, 32, 32), (1, 1, 40, 40),
           (1, 17, 30, 61), (1, 3, 5, 9), (1, 18, 120, 36)]
-
-
-def shake(model, seed=0):
-    """Random weights large enough that every part of the network matters to the output."""
-    g = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            noise = torch.randn(p.shape, generator=g)
-            p.copy_(noise / p[0].numel() ** 0.5 if p.ndim > 1 and "table" not in name else
-                    1 + 0.1 * noise if name.endswith("weight") else 0.2 * noise)
-    return model.eval()
 
 
 def gradients(model, x):

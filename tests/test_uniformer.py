@@ -12,23 +12,9 @@ from vt_course.models import ZOO, create
 from vt_course.models.cost import count_macs, count_parameters
 from vt_course.models.uniformer import (Depthwise, DepthwiseFunction, LocalBlock, RelationAggregator, UniFormer, convolve,
                                          inflate_uniformer)
+from weights import shake
 
 TINY = dict(embed_dims=(8, 12, 16, 24), depths=(1, 2, 4, 1), head_dim=4, num_classes=5)
-
-
-def shake(model, seed=0):
-    """Random weights and BatchNorm statistics large enough that every part of the network matters to the output."""
-    g = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            noise = torch.randn(p.shape, generator=g)
-            p.copy_(1 + 0.1 * noise if "gamma" in name else noise / p[0].numel() ** 0.5 if p.ndim > 1 else
-                    1 + 0.1 * noise if name.endswith("weight") else 0.2 * noise)
-        for name, b in model.named_buffers():
-            if "running" in name:
-                noise = torch.randn(b.shape, generator=g)
-                b.copy_(1 + 0.3 * noise.abs() if name.endswith("var") else 0.2 * noise)
-    return model.eval()
 
 
 # ------------------------------------------------------------ the definition, straight from the weights

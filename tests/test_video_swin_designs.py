@@ -11,19 +11,9 @@ from vt_course.models.official import inflate_swin
 from vt_course.models.swin import (SwinTransformer, relative_position_index, shift_mask,
                                    shifted_windows, window_partition)
 from vt_course.models.video_swin import FactorizedBlock, SwinTransformer3D
+from weights import shake
 
 SMALL = dict(embed_dim=12, depths=(2, 2), num_heads=(2, 4), num_classes=5)
-
-
-def shake(model, seed=0):
-    """Random weights large enough that every part of the network matters to the output."""
-    g = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            noise = torch.randn(p.shape, generator=g)
-            p.copy_(noise / p[0].numel() ** 0.5 if p.ndim > 1 and "table" not in name else
-                    1 + 0.1 * noise if name.endswith("weight") else 0.5 * noise)
-    return model.eval()
 
 
 # ------------------------------------------------------------ joint, split, factorized

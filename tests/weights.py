@@ -1,0 +1,18 @@
+"""Weights for tests."""
+import torch
+
+
+def shake(model, seed=0):
+    """Random weights and BatchNorm statistics large enough that every part of the network matters to the output."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            noise = torch.randn(p.shape, generator=g)
+            p.copy_(1 + 0.1 * noise if "gamma" in name else
+                    noise / p[0].numel() ** 0.5 if p.ndim > 1 and "table" not in name else
+                    1 + 0.1 * noise if name.endswith("weight") else 0.2 * noise)
+        for name, b in model.named_buffers():
+            if "running" in name:
+                noise = torch.randn(b.shape, generator=g)
+                b.copy_(1 + 0.3 * noise.abs() if name.endswith("var") else 0.2 * noise)
+    return model.eval()
