@@ -242,7 +242,7 @@ def table() -> list[dict]:
     `weights_mb` is the size of the weights alone in float32, counted on our model: what `get` leaves on disk. The
     published file is about as large, or three times that where it holds the optimiser's state as well.
     """
-    return [asdict(release) | {"weights_mb": weights_mb(release.variant)} for release in releases().values()]
+    return [row(name) for name in releases()]
 
 
 @cache
