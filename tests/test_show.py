@@ -14,6 +14,8 @@ from PIL import Image
 from vt_course import CourseError, repo_root
 from vt_course.data.transforms import normalise
 from vt_course.lab import show
+from vt_course.lab.show import __main__ as picture
+from vt_course.lab.show import clips, compare, windows
 from vt_course.models import swin
 
 pytestmark = pytest.mark.filterwarnings("error")        # they would be printed into notebooks
@@ -163,7 +165,7 @@ def test_normalisation_is_undone():
     frames = torch.from_numpy(clip())
     floats = normalise(frames)                                     # (C, T, H, W)
     assert floats.min() < -1
-    assert (show.frames_of(floats) == frames.numpy()).all()
+    assert (clips.frames_of(floats) == frames.numpy()).all()
     a, b = show.film_strip(frames), show.film_strip(floats)
     for left, right in zip(a.axes, b.axes, strict=True):
         assert (left.images[0].get_array() == right.images[0].get_array()).all()
@@ -252,27 +254,27 @@ def test_a_group_that_is_no_box_falls_into_single_tokens():
 @given(st.lists(st.integers(0, 2), min_size=27, max_size=27), st.sampled_from([0.0, 0.6]))
 def test_pieces_hold_each_token_once_and_never_meet(numbers, gap):
     labels = np.array(numbers).reshape(3, 3, 3)
-    boxes = [part for n in np.unique(labels) for part in show.split(np.argwhere(labels == n))]
+    boxes = [part for n in np.unique(labels) for part in windows.split(np.argwhere(labels == n))]
     drawn = Counter(tuple(token) for box in boxes for token in box.tolist())
     assert drawn == Counter(np.ndindex(3, 3, 3))
     for box in boxes:
         assert len(box) == np.prod(np.ptp(box, axis=0) + 1)
         assert len(set(labels[tuple(box.T)])) == 1
-    corners = np.concatenate(show.place_boxes(boxes, gap))
+    corners = np.concatenate(windows.place_boxes(boxes, gap))
     apart = np.abs(corners[:, None] - corners[None]).max(-1) + 10 * np.eye(27)
     assert apart.min() > 1 - 1e-9                                  # unit cubes do not overlap
 
 
 def test_time_runs_into_the_picture_and_near_tokens_hide_far_ones():
-    origin = show.project((0, 0, 0))
-    t, h, w = (show.project(step) - origin for step in np.eye(3))
+    origin = windows.project((0, 0, 0))
+    t, h, w = (windows.project(step) - origin for step in np.eye(3))
     assert h[0] == 0 and h[1] < 0 and w[0] > 0                     # rows down, columns right
     assert t[2] > 0 and h[2] > 0 and w[2] < 0                      # near: first, top, right
     labels = np.arange(8).reshape(2, 2, 2)
     last = show.windows_3d(labels, gap=0).axes[0].collections[0].get_paths()[-3:]
-    middle = show.project((1, 1, 1))
-    nearest = np.concatenate([(show.project(np.add((0, 0, 1), corners)) - middle)[:, :2]
-                              for _, corners, *_ in show.FACES])
+    middle = windows.project((1, 1, 1))
+    nearest = np.concatenate([(windows.project(np.add((0, 0, 1), corners)) - middle)[:, :2]
+                              for _, corners, *_ in windows.FACES])
     drawn = np.concatenate([path.vertices[:4] for path in last])
     assert np.allclose(sorted(map(tuple, drawn.round(6))), sorted(map(tuple, nearest.round(6))))
 
@@ -453,7 +455,7 @@ def test_the_mark_follows_into_a_slice_of_a_3_d_array():
     assert right.get_title() == "1 of 32,768 differ, first\n[3, 10, 20]: expected −100, got 5"
     x, y = (int(v[0]) for v in left.lines[-1].get_data())
     assert np.argwhere(right.images[0].get_array() == 1).tolist() == [[y, x]]
-    pixels = show.montage(np.arange(MASK.numel(), dtype=float).reshape(MASK.shape))
+    pixels = compare.montage(np.arange(MASK.numel(), dtype=float).reshape(MASK.shape))
     assert pixels[y, x] == np.ravel_multi_index((3, 10, 20), MASK.shape)
     seen = pixels[np.isfinite(pixels)]
     assert sorted(seen) == list(range(MASK.numel()))               # nothing lost, nothing twice
@@ -487,8 +489,8 @@ def test_equal_arrays_and_other_shapes_and_nan():
 
 def test_the_readme_picture_is_what_the_command_draws(tmp_path, monkeypatch):
     committed = repo_root() / "notebooks" / "img" / "windows_27.png"
-    monkeypatch.setattr(show, "repo_root", lambda: tmp_path)
-    show.main()
+    monkeypatch.setattr(picture, "repo_root", lambda: tmp_path)
+    picture.main()
     new = Image.open(tmp_path / "notebooks" / "img" / "windows_27.png").convert("RGB")
     old = Image.open(committed).convert("RGB")
     assert old.size == new.size and old.width == 1600

@@ -172,7 +172,7 @@ def window_partition(x, window):
     raise NotImplementedError("exercise 4.1")
 
 # %% tags=["check:4.1"]
-_ = check("4.1", window_partition)
+window_partition = check("4.1", window_partition)
 
 # %% [markdown] tags=["hints:4.1"]
 # <details><summary>Hint 1: intuition</summary>
@@ -200,7 +200,7 @@ def window_partition(x, window):
     return x.reshape(-1, P * Mh * Mw, C)              # (B·gT·gH·gW, P·Mh·Mw, C)
 
 
-_ = check("4.1", window_partition)
+window_partition = check("4.1", window_partition, solution=True)
 
 # %% [markdown]
 # The same in einops, which names what the permutation does:
@@ -223,7 +223,7 @@ def window_reverse(windows, window, size):
     raise NotImplementedError("exercise 4.2")
 
 # %% tags=["check:4.2"]
-_ = check("4.2", window_reverse)
+window_reverse = check("4.2", window_reverse)
 
 # %% [markdown] tags=["hints:4.2"]
 # <details><summary>Hint 1: intuition</summary>
@@ -245,7 +245,7 @@ def window_reverse(windows, window, size):
     return x.reshape(-1, T, H, W, windows.shape[-1])          # (B, T, H, W, C)
 
 
-_ = check("4.2", window_reverse)
+window_reverse = check("4.2", window_reverse, solution=True)
 
 # %%
 there_and_back = window_reverse(window_partition(x, window), window, size)
@@ -367,7 +367,7 @@ def cyclic_shift(x, shift):
     raise NotImplementedError("exercise 4.3")
 
 # %% tags=["check:4.3"]
-_ = check("4.3", cyclic_shift)
+cyclic_shift = check("4.3", cyclic_shift)
 
 # %% [markdown] tags=["hints:4.3"]
 # <details><summary>Hint 1: intuition</summary>
@@ -385,7 +385,7 @@ def cyclic_shift(x, shift):
     return torch.roll(x, [-s for s in shift], dims=(1, 2, 3))
 
 
-_ = check("4.3", cyclic_shift)
+cyclic_shift = check("4.3", cyclic_shift, solution=True)
 
 # %% [markdown]
 # Here is one time step of the group numbers before and after the roll (heavy lines separate groups). After the roll, the regular windows end after row 4 and column 4.
@@ -413,7 +413,7 @@ def shift_mask(size, window, shift):
     raise NotImplementedError("exercise 4.4")
 
 # %% tags=["check:4.4"]
-_ = check("4.4", shift_mask)
+shift_mask = check("4.4", shift_mask)
 
 # %% [markdown] tags=["hints:4.4"]
 # <details><summary>Hint 1: intuition</summary>
@@ -441,7 +441,7 @@ def shift_mask(size, window, shift):
     return torch.where(foreign, -100.0, 0.0)
 
 
-_ = check("4.4", shift_mask)
+shift_mask = check("4.4", shift_mask, solution=True)
 
 # %% tags=["figure"]
 show.shift_mask(shift_mask(size, window, shift), window, grid=(2, 2, 2),
@@ -521,7 +521,7 @@ def relative_position_index(window):
     raise NotImplementedError("exercise 4.5")
 
 # %% tags=["check:4.5"]
-_ = check("4.5", relative_position_index)
+relative_position_index = check("4.5", relative_position_index)
 
 # %% [markdown] tags=["hints:4.5"]
 # <details><summary>Hint 1: intuition</summary>
@@ -547,7 +547,7 @@ def relative_position_index(window):
     return ((dt + P - 1) * (2 * Mh - 1) + dh + Mh - 1) * (2 * Mw - 1) + dw + Mw - 1
 
 
-_ = check("4.5", relative_position_index)
+relative_position_index = check("4.5", relative_position_index, solution=True)
 
 # %% tags=["figure"]
 show.index_matrix(relative_position_index((2, 2, 2)), window=(2, 2, 2),
@@ -780,7 +780,7 @@ def inflate(weight, pt):
     raise NotImplementedError("exercise 4.6")
 
 # %% tags=["check:4.6"]
-_ = check("4.6", inflate)
+inflate = check("4.6", inflate)
 
 # %% [markdown] tags=["hints:4.6"]
 # <details><summary>Hint 1: intuition</summary>
@@ -798,7 +798,7 @@ def inflate(weight, pt):
     return weight[:, :, None].repeat(1, 1, pt, 1, 1) / pt  # (D, C, pt, ph, pw)
 
 
-_ = check("4.6", inflate)
+inflate = check("4.6", inflate, solution=True)
 
 # %% [markdown]
 # Do mean and variance really stay? On a still clip the tokens are *equal*, so yes, exactly. On a moving clip each token is the mean of two

@@ -1,76 +1,98 @@
 """Exercise checks that name the error.
 
-`check("4.1", my_function)` runs the reader's function against the literal definition on several cases.
-Success prints one constant line. Failure raises nothing: it says what is wrong and where, and tries a
-catalogue of known mistakes on the reader's own output to name the likely one. "✓ exercise" lines are what
-`vt-course course` counts.
+    window_partition = check("4.1", window_partition)
+
+runs the reader's function against the literal definition on several cases. Success prints one constant
+line. Failure raises nothing: it says what is wrong and where, and tries a catalogue of known mistakes on
+the reader's own output to name the likely one. The returned function is the one that the cells below use:
+the reader's, or, while the stub is untouched, the package's. `vt_course/lab/exercises` holds what each
+check knows. "✓ exercise" lines are what `vt-course course` counts.
 """
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import permutations, product
-from math import prod
+from itertools import permutations
 
 import torch
 from torch import Tensor
 
+from . import progress
+
 
 @dataclass(frozen=True)
 class Exercise:
-    """What a check needs to know. `mistakes` are wrong versions of the definition, each with its name."""
+    """What a check needs to know.
+
+    title: a few words. definition: the literal, slow solution; it gets clones of a case's arguments and
+    returns a tensor. cases: argument tuples, made anew after `torch.manual_seed(0)`. shape: from a case's
+    arguments, the expected shape as a formula with the numbers put in. mistakes: (what is wrong, as a
+    sentence to the reader; a wrong version of the definition). piece: the package's function, for the cells
+    below an unsolved exercise. gradient: compare the gradients of all floating-point arguments as well.
+    """
 
     title: str
     definition: Callable[..., Tensor]
-    cases: Callable[[], list[tuple]]             # argument tuples, made anew with a fixed seed
-    shape: Callable[..., str]                    # the expected shape as a formula with the numbers put in
+    cases: Callable[[], list[tuple]]
+    shape: Callable[..., str]
     mistakes: tuple[tuple[str, Callable[..., Tensor]], ...]
+    piece: Callable[..., Tensor]
+    gradient: bool = False
 
 
-EXERCISES: dict[str, Exercise] = {}
+def check(number: str, function: Callable, solution: bool = False) -> Callable:
+    """Check the reader's `function` for exercise `number`, print the verdict.
 
-
-def check(number: str, function: Callable) -> bool:
-    """Check the reader's `function` for exercise `number`. Returns whether it passed; raises nothing
-    for a wrong solution, KeyError for a number that does not exist.
+    Returns what the cells below should use: `function`, or the package's piece if `function` is still the
+    stub. A pass is noted for `vt-course progress`, except that of the course's own `solution`. Raises
+    nothing for a wrong solution, KeyError for a number that does not exist.
     """
+    from .exercises import EXERCISES
     exercise = EXERCISES[number]
     torch.manual_seed(0)
     cases = exercise.cases()
     given, outputs = [clone(args) for args in cases], []
     for args in given:
         try:
-            outputs.append(function(*args))
+            outputs.append(as_tensor(function(*args)))
         except NotImplementedError:
-            print(f"○ exercise {number} is not attempted yet: fill in the cell above, then run this one again")
-            return False
+            print(f"○ exercise {number} is not attempted yet; until it is, the cells below use the course's own {name_of(function)}")
+            return exercise.piece
         except Exception as error:               # whatever the reader's code raises is the finding
-            return fail(number, f"your function raised {type(error).__name__} on {describe(exercise, args)}: {error}",
-                        error_hint(exercise, error))
+            fail(number, f"your function raised {type(error).__name__} on {describe(exercise, args)}: {error}",
+                 error_hint(exercise, error))
+            return function
+    problem = None
     for args, used, got in zip(cases, given, outputs):
         want = exercise.definition(*clone(args))
         problem = compare(exercise, args, got, want)
         if problem:
-            return fail(number, f"on {describe(exercise, args)}: {problem}", diagnose(exercise, cases, outputs),
-                        picture=(want, got))
+            fail(number, f"on {describe(exercise, args)}: {problem}", diagnose(exercise, cases, outputs), picture=(want, got))
+            return function
         if not all(torch.equal(a, b) for a, b in zip(args, used) if isinstance(a, Tensor)):
-            return fail(number, f"on {describe(exercise, args)}: the result is right, but your function changes its input: "
-                        "make a new tensor instead", None)
+            fail(number, f"on {describe(exercise, args)}: the result is right, but your function changes its input: "
+                 "make a new tensor instead", None)
+            return function
+        problem = exercise.gradient and compare_gradients(exercise, function, args)
+        if problem:
+            fail(number, f"on {describe(exercise, args)}: the result is right, but {problem}", None)
+            return function
     print(f"✓ exercise {number} ({exercise.title}): {len(cases)} cases")
-    return True
+    if not solution:
+        progress.record(number)
+    return function
 
 
-def fail(number: str, problem: str, likely: str | None, picture: tuple | None = None) -> bool:
+def fail(number: str, problem: str, likely: str | None, picture: tuple | None = None) -> None:
     print(f"✗ exercise {number}, {problem}")
     if likely:
         print(f"  Likely: {likely}")
     want, got = picture or (None, None)
-    if isinstance(got, Tensor) and got.shape == want.shape and not same_tensor(got, want):
+    if isinstance(got, Tensor) and got.shape == want.shape and not same_tensor(got, want) and want.ndim:
         from IPython.display import display
 
-        from vt_course.lab.show import expected_got
-        got = got.float() if got.is_floating_point() else got      # NumPy has no bfloat16
+        from .show import expected_got
+        got, want = (t.detach().float() if t.is_floating_point() else t for t in (got, want))   # NumPy has no bfloat16
         display(expected_got(want, got, title=f"exercise {number}: the first case that fails"))
-    return False
 
 
 def compare(exercise: Exercise, args: tuple, got, want: Tensor) -> str | None:
@@ -81,22 +103,39 @@ def compare(exercise: Exercise, args: tuple, got, want: Tensor) -> str | None:
         return f"your function returned a {type(got).__name__}, not a tensor"
     if got.shape != want.shape:
         return f"shape {tuple(got.shape)}, wanted {exercise.shape(*args)} = {tuple(want.shape)}"
-    if got.dtype.is_floating_point != want.dtype.is_floating_point:
+    if got.dtype.is_floating_point != want.dtype.is_floating_point and want.ndim:
         return f"dtype {got.dtype}, wanted {want.dtype}"
-    wrong = ~torch.isclose(got.to(want.dtype), want, rtol=1e-5, atol=1e-6, equal_nan=False)
+    wrong = differing(got, want)
     if not wrong.any():
         return None
+    if not want.ndim:
+        return f"got {number_text(got)}, wanted {number_text(want)}"
     where = tuple(wrong.nonzero()[0].tolist())
     return (f"{int(wrong.sum()):,} of {want.numel():,} numbers differ, first at index {where}: "
             f"got {number_text(got[where])}, wanted {number_text(want[where])}")
 
 
+def compare_gradients(exercise: Exercise, function: Callable, args: tuple) -> str | None:
+    """What is wrong with the gradients of the floating-point arguments, or None."""
+    gradients = []
+    for f in (exercise.definition, function):
+        inputs = [a.clone().requires_grad_() if is_float(a) else a for a in args]
+        out = f(*inputs)
+        if not out.requires_grad:
+            return "no gradient reaches the input: `.detach()`, `.data`, `.item()`, `torch.tensor(...)` or `no_grad` cut it off"
+        weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
+        gradients.append(torch.autograd.grad((out * weights).sum(), [a for a in inputs if is_float(a)], allow_unused=True))
+    names = [name for name, a in zip(inspect.signature(exercise.definition).parameters, args) if is_float(a)]
+    for name, want, got in zip(names, *gradients):
+        if want is not None and (got is None or differing(got, want).any()):
+            return f"the gradient of `{name}` is not: is a part of the computation outside the graph?"
+    return None
+
+
 def diagnose(exercise: Exercise, cases: list[tuple], outputs: list) -> str | None:
     """The first mistake of the catalogue that reproduces the reader's output in every case."""
     for name, wrong in exercise.mistakes:
-        made = [attempt(wrong, args) for args in cases]
-        same = [same_tensor(m, out) for m, out in zip(made, outputs)]
-        if all(same):
+        if all(same_tensor(attempt(wrong, args), out) for args, out in zip(cases, outputs)):
             return name
     return permutation_hint(exercise, cases, outputs)
 
@@ -127,10 +166,23 @@ def attempt(function: Callable, args: tuple):
         return None                              # this mistake is impossible for this case
 
 
+def differing(got: Tensor, want: Tensor) -> Tensor:
+    return ~torch.isclose(got.to(want.dtype), want, rtol=1e-5, atol=1e-6, equal_nan=False)
+
+
 def same_tensor(a, b) -> bool:
     """The same numbers, in whatever dtype: a boolean mask holds ones."""
     return (isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape
             and torch.allclose(a.double(), b.double(), rtol=1e-5, atol=1e-6))
+
+
+def as_tensor(value):
+    """A plain number as a tensor without axes; everything else as it is."""
+    return torch.tensor(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+def is_float(value) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def clone(args: tuple) -> tuple:
@@ -144,256 +196,9 @@ def describe(exercise: Exercise, args: tuple) -> str:
                      for name, a in zip(names, args))
 
 
+def name_of(function: Callable) -> str:
+    return f"`{getattr(function, '__name__', 'function')}`"
+
+
 def number_text(value: Tensor) -> str:
-    return f"{value.item():.4g}"
-
-
-# ---------------------------------------------------------------- notebook 04
-
-def partition_literal(x, window):
-    """Slice by slice: the window at (t, h, w), its tokens row by row."""
-    P, Mh, Mw = window
-    B, T, H, W, C = x.shape
-    out = [x[b, t:t + P, h:h + Mh, w:w + Mw].reshape(-1, C)
-           for b in range(B) for t in range(0, T, P) for h in range(0, H, Mh) for w in range(0, W, Mw)]
-    return torch.stack(out)                                           # (B·nW, P·M·M, C)
-
-
-def split(x, window):
-    """(B, T, H, W, C) -> (B, nT, P, nH, Mh, nW, Mw, C)."""
-    P, Mh, Mw = window
-    B, T, H, W, C = x.shape
-    return x.reshape(B, T // P, P, H // Mh, Mh, W // Mw, Mw, C)
-
-
-def cut(x, window, order):
-    """Partition with the eight axes of `split` in another order."""
-    return split(x, window).permute(order).reshape(-1, prod(window), x.shape[-1])
-
-
-def partition_cases():
-    return [(torch.randn(B, T, H, W, C), window) for B, T, H, W, C, window in (
-        (1, 4, 4, 4, 1, (2, 2, 2)), (2, 4, 6, 9, 3, (2, 2, 3)), (3, 6, 4, 4, 2, (3, 4, 2)), (2, 2, 8, 4, 5, (1, 4, 4)))]
-
-
-def partition_shape(x, window):
-    B, T, H, W, C = x.shape
-    P, Mh, Mw = window
-    return f"(B·T/P·H/M·W/M, P·M·M, C) = ({B}·{T // P}·{H // Mh}·{W // Mw}, {P}·{Mh}·{Mw}, {C})"
-
-
-EXERCISES["4.1"] = Exercise(
-    "window partition", partition_literal, partition_cases, partition_shape, (
-        ("the axes are never permuted: a plain reshape takes tokens that follow each other in memory, not a P × M × M block",
-         lambda x, w: x.reshape(-1, prod(w), x.shape[-1])),
-        ("inside a window your tokens run (H W T); the paper's order is (T H W), W fastest",
-         lambda x, w: cut(x, w, (0, 1, 3, 5, 4, 6, 2, 7))),
-        ("inside a window your tokens run (T W H): H and W are exchanged",
-         lambda x, w: cut(x, w, (0, 1, 3, 5, 2, 6, 4, 7))),
-        ("inside a window your tokens run (W H T): the order of the three axes is reversed",
-         lambda x, w: cut(x, w, (0, 1, 3, 5, 6, 4, 2, 7))),
-        ("the windows themselves are listed (W H T); the order is (T H W), W fastest",
-         lambda x, w: cut(x, w, (0, 5, 3, 1, 2, 4, 6, 7))),
-        ("you gather tokens at the same place of all windows (a dilated grid): number of windows and window size are "
-         "exchanged in the reshape, T must become (T/P, P), not (P, T/P)",
-         lambda x, w: dilated(x, w)),
-        ("the batch axis comes after the windows: all windows of sample 0 must come first",
-         lambda x, w: cut(x, w, (1, 3, 5, 0, 2, 4, 6, 7))),
-    ))
-
-
-def dilated(x, window):
-    P, Mh, Mw = window
-    B, T, H, W, C = x.shape
-    x = x.reshape(B, P, T // P, Mh, H // Mh, Mw, W // Mw, C)
-    return x.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(-1, prod(window), C)
-
-
-def reverse_literal(windows, window, size):
-    """Write each window back where it was cut."""
-    P, Mh, Mw = window
-    T, H, W = size
-    per_clip = (T // P) * (H // Mh) * (W // Mw)
-    out = windows.new_empty(len(windows) // per_clip, T, H, W, windows.shape[-1])
-    i = 0
-    for b in range(len(out)):
-        for t, h, w in product(range(0, T, P), range(0, H, Mh), range(0, W, Mw)):
-            out[b, t:t + P, h:h + Mh, w:w + Mw] = windows[i].view(P, Mh, Mw, -1)
-            i += 1
-    return out                                                        # (B, T, H, W, C)
-
-
-def glue(windows, window, size, order, axes=(0, 1, 2)):
-    """Reverse with the eight axes (B, nT, nH, nW, P, Mh, Mw, C) in another order, the grid's as in `axes`."""
-    grid = [size[a] // window[a] for a in axes]
-    return windows.reshape(-1, *grid, *window, windows.shape[-1]).permute(order).reshape(-1, *size, windows.shape[-1])
-
-
-EXERCISES["4.2"] = Exercise(
-    "window reverse", reverse_literal,
-    lambda: [(partition_literal(x, w), w, tuple(x.shape[1:4])) for x, w in partition_cases()],
-    lambda windows, w, size: f"(B, T, H, W, C) = (B, {size[0]}, {size[1]}, {size[2]}, {windows.shape[-1]})", (
-        ("the axes are never permuted: reshaping alone lays the windows one after the other along W",
-         lambda x, w, s: x.reshape(-1, *s, x.shape[-1])),
-        ("each axis is put together as (token, window) instead of (window, token): neighbours end up one window apart",
-         lambda x, w, s: glue(x, w, s, (0, 4, 1, 5, 2, 6, 3, 7))),
-        ("H and W of the window grid are exchanged in the permutation",
-         lambda x, w, s: glue(x, w, s, (0, 1, 4, 3, 5, 2, 6, 7))),
-        ("H and W of the window grid are exchanged in the first reshape",
-         lambda x, w, s: glue(x, w, s, (0, 1, 4, 2, 5, 3, 6, 7), (0, 2, 1))),
-        ("you read the windows in the order (T W H); they are listed (T H W), W fastest",
-         lambda x, w, s: glue(x, w, s, (0, 1, 4, 3, 5, 2, 6, 7), (0, 2, 1))),
-        ("H and W inside the windows are exchanged",
-         lambda x, w, s: glue(x, w, s, (0, 1, 4, 2, 6, 3, 5, 7))),
-    ))
-
-
-def roll_literal(x, shift):
-    """Token (t, h, w) of the result is token (t + st, h + sh, w + sw) of x, counted around the border."""
-    index = [(torch.arange(n) + s) % n for n, s in zip(x.shape[1:4], shift)]
-    return x[:, index[0]][:, :, index[1]][:, :, :, index[2]]
-
-
-def roll_cases():
-    return [(torch.randn(2, 4, 6, 5, 3), (1, 2, 3)), (torch.randn(1, 8, 8, 8, 2), (2, 2, 2)),
-            (torch.randn(2, 5, 3, 4, 1), (2, 0, 1))]
-
-
-EXERCISES["4.3"] = Exercise(
-    "cyclic shift", roll_literal, roll_cases, lambda x, s: "the shape of x", (
-        ("the sign is the other one: the shift moves tokens towards index 0, so `torch.roll` gets -shift",
-         lambda x, s: torch.roll(x, s, (1, 2, 3))),
-        ("time is not shifted: the shift has three entries, axes 1, 2 and 3",
-         lambda x, s: torch.roll(x, [-v for v in s[1:]], (2, 3))),
-        ("only time is shifted: H and W need their shift too",
-         lambda x, s: torch.roll(x, -s[0], 1)),
-        ("the axes are off by one: axis 0 is the batch",
-         lambda x, s: torch.roll(x, [-v for v in s], (0, 1, 2))),
-        ("the shift is applied in the order (W, H, T)",
-         lambda x, s: torch.roll(x, [-v for v in s], (3, 2, 1))),
-        ("what leaves on one side is dropped and replaced by zeros; a cyclic shift brings it back on the other side",
-         lambda x, s: drop(x, s)),
-    ))
-
-
-def drop(x, shift):
-    out = torch.zeros_like(x)
-    T, H, W = (n - s for n, s in zip(x.shape[1:4], shift))
-    out[:, :T, :H, :W] = x[:, shift[0]:, shift[1]:, shift[2]:]
-    return out
-
-
-def mask_from(labels, window):
-    """(T, H, W) group numbers -> (nW, N, N): -100 between tokens of different groups."""
-    groups = partition_literal(labels[None, ..., None].float(), window)[..., 0]     # (nW, N)
-    return torch.where(groups[:, :, None] == groups[:, None, :], 0.0, -100.0)
-
-
-def number_groups(size, window, shift):
-    """Literal group numbers, before the roll: the borders of the shifted windows cut every axis."""
-    labels = torch.zeros(size, dtype=torch.long)
-    for axis, (n, w, s) in enumerate(zip(size, window, shift)):
-        piece = torch.div(torch.arange(n) - s, w, rounding_mode="floor") + 1        # (n,) number of the piece
-        labels = labels * (n + 1) + piece.view([-1 if a == axis else 1 for a in range(3)])
-    return labels
-
-
-def mask_literal(size, window, shift):
-    """Roll the group numbers of the shifted windows, cut them into windows, compare every pair."""
-    return mask_from(roll_literal(number_groups(size, window, shift)[None, ..., None], shift)[0, ..., 0], window)
-
-
-def mask_cases():
-    return [((8, 8, 8), (4, 4, 4), (2, 2, 2)), ((4, 6, 9), (2, 2, 3), (1, 1, 1)), ((8, 4, 4), (4, 4, 4), (2, 0, 0)),
-            ((4, 8, 4), (4, 4, 2), (0, 2, 1)), ((4, 4, 4), (2, 2, 2), (0, 0, 0))]
-
-
-EXERCISES["4.4"] = Exercise(
-    "shift mask", mask_literal, mask_cases,
-    lambda size, w, s: (f"(T/P·H/M·W/M, P·M·M, P·M·M) = ({prod(a // b for a, b in zip(size, w))}, {prod(w)}, {prod(w)})"), (
-        ("the mask is the wrong way round: you forbid pairs of the same group and allow the others",
-         lambda z, w, s: -100.0 - mask_literal(z, w, s)),
-        ("forbidden pairs get +100 instead of -100: softmax would look at nothing else",
-         lambda z, w, s: -mask_literal(z, w, s)),
-        ("forbidden pairs hold 1 instead of -100 (a boolean mask?): it is added to the logits",
-         lambda z, w, s: mask_literal(z, w, s) / -100),
-        ("forbidden pairs hold -1 instead of -100: softmax would hardly notice",
-         lambda z, w, s: mask_literal(z, w, s) / 100),
-        ("forbidden pairs hold -inf; the official value is -100 (with -inf a row that is all forbidden becomes NaN)",
-         lambda z, w, s: torch.where(mask_literal(z, w, s) < 0, -torch.inf, 0.0)),
-        ("time is forgotten: tokens of the first and the last frames may not meet either",
-         lambda z, w, s: mask_literal(z, w, (0, *s[1:]))),
-        ("only time is masked: H and W wrap around as well",
-         lambda z, w, s: mask_literal(z, w, (s[0], 0, 0))),
-        ("your groups are numbered before the roll: number the groups of the rolled map, or roll the numbers too",
-         lambda z, w, s: mask_from(number_groups(z, w, s), w)),
-        ("the numbers are rolled the other way: they must move with the tokens, by -shift",
-         lambda z, w, s: mask_from(torch.roll(number_groups(z, w, s), s, (0, 1, 2)), w)),
-        ("nothing is masked: the border that matters lies inside the last window of an axis, `shift` tokens before its end",
-         lambda z, w, s: torch.zeros_like(mask_literal(z, w, s))),
-    ))
-
-
-def index_literal(window):
-    """Pair by pair, with three loops' worth of arithmetic."""
-    P, Mh, Mw = window
-    tokens = list(product(range(P), range(Mh), range(Mw)))
-    return torch.tensor([[((t1 - t2 + P - 1) * (2 * Mh - 1) + h1 - h2 + Mh - 1) * (2 * Mw - 1) + w1 - w2 + Mw - 1
-                          for t2, h2, w2 in tokens] for t1, h1, w1 in tokens])
-
-
-def index_like(window, place, tokens=None):
-    """A relative index in which `place(dt, dh, dw, P, Mh, Mw)` gives the row."""
-    P, Mh, Mw = window
-    tokens = tokens or list(product(range(P), range(Mh), range(Mw)))
-    return torch.tensor([[place(a[0] - b[0], a[1] - b[1], a[2] - b[2], P, Mh, Mw) for b in tokens] for a in tokens])
-
-
-EXERCISES["4.5"] = Exercise(
-    "relative position index", index_literal,
-    lambda: [((2, 2, 2),), ((3, 2, 2),), ((2, 3, 4),), ((4, 4, 4),)],
-    lambda w: f"(N, N) with N = {w[0]}·{w[1]}·{w[2]}", (
-        ("the index is transposed: the offset is query minus key, rows are queries",
-         lambda w: index_literal(w).T),
-        ("the offsets are not moved to start at 0: add P-1, M-1, M-1 before you combine them",
-         lambda w: index_like(w, lambda t, h, x, P, A, B: (t * (2 * A - 1) + h) * (2 * B - 1) + x)),
-        ("off by one: the offset -(M-1) must become 0, so add M-1, not M",
-         lambda w: index_like(w, lambda t, h, x, P, A, B: ((t + P) * (2 * A - 1) + h + A) * (2 * B - 1) + x + B)),
-        ("an axis has 2M-1 offsets, not 2M: different offsets share a row or rows stay unused",
-         lambda w: index_like(w, lambda t, h, x, P, A, B: ((t + P - 1) * 2 * A + h + A - 1) * 2 * B + x + B - 1)),
-        ("you multiply by the window size instead of the number of offsets (2M-1): different offsets share a row",
-         lambda w: index_like(w, lambda t, h, x, P, A, B: ((t + P - 1) * A + h + A - 1) * B + x + B - 1)),
-        ("the digits run (W H T): time must be the slowest, W the fastest",
-         lambda w: index_like(w, lambda t, h, x, P, A, B: ((x + B - 1) * (2 * A - 1) + h + A - 1) * (2 * P - 1) + t + P - 1)),
-        ("the three offsets are added instead of being read as digits of one number",
-         lambda w: index_like(w, lambda t, h, x, P, A, B: t + P - 1 + h + A - 1 + x + B - 1)),
-    ))
-
-
-def inflate_literal(weight, pt):
-    """Every time step of the tube gets the image weight, divided by the number of steps."""
-    out = torch.empty(*weight.shape[:2], pt, *weight.shape[2:])
-    for t in range(pt):
-        out[:, :, t] = weight / pt
-    return out                                                        # (D, C, pt, ph, pw)
-
-
-EXERCISES["4.6"] = Exercise(
-    "inflation", inflate_literal,
-    lambda: [(torch.randn(6, 3, 4, 4), 2), (torch.randn(5, 3, 4, 2), 3), (torch.randn(2, 1, 2, 2), 1)],
-    lambda w, pt: f"(D, C, pt, ph, pw) = ({w.shape[0]}, {w.shape[1]}, {pt}, {w.shape[2]}, {w.shape[3]})", (
-        ("duplicated but not divided: on a still clip every token comes out pt times too large",
-         lambda w, pt: w[:, :, None].repeat(1, 1, pt, 1, 1)),
-        ("divided by pt², or twice by pt",
-         lambda w, pt: w[:, :, None].repeat(1, 1, pt, 1, 1) / pt**2),
-        ("divided by √pt: that keeps the variance of independent frames, but neighbouring frames are nearly equal",
-         lambda w, pt: w[:, :, None].repeat(1, 1, pt, 1, 1) / pt**0.5),
-        ("only one time step holds weights: that is centre initialisation; asked for is duplicate and divide",
-         lambda w, pt: torch.stack([w if t == pt // 2 else torch.zeros_like(w) for t in range(pt)], 2)),
-        ("only the first time step holds weights",
-         lambda w, pt: torch.stack([w if t == 0 else torch.zeros_like(w) for t in range(pt)], 2)),
-        ("halved always: divide by pt, not by 2",
-         lambda w, pt: w[:, :, None].repeat(1, 1, pt, 1, 1) / 2),
-        ("the time axis is the last one; Conv3d wants (D, C, time, height, width)",
-         lambda w, pt: w[..., None].repeat(1, 1, 1, 1, pt) / pt),
-    ))
+    return f"{value.item():,}" if not value.is_floating_point() and value.dtype != torch.bool else f"{value.item():.4g}"

@@ -1,0 +1,11 @@
+"""Right and wrong solutions of every exercise, as readers would write them: one file a notebook.
+
+RIGHT: number -> name -> a solution that must pass.
+WRONG: number -> name -> (a solution that must fail, what the verdict must say). The verdict is matched literally;
+`likely(number, words)` stands for the line that names one mistake of the catalogue.
+"""
+from . import video_swin
+
+MODULES = [video_swin]
+RIGHT = {number: solutions for module in MODULES for number, solutions in module.RIGHT.items()}
+WRONG = {number: solutions for module in MODULES for number, solutions in module.WRONG.items()}

@@ -1,0 +1,52 @@
+"""Which checks passed: one line each in a file of the reader's, nothing sent anywhere."""
+import csv
+import os
+from datetime import datetime
+from pathlib import Path
+
+from vt_course import CourseError, repo_root
+
+FIELDS = ("exercise", "passed")
+
+
+def progress_file() -> Path | None:
+    """`$VT_COURSE_PROGRESS`, else progress.csv in the checkout. None, nothing is kept, if it is set but empty."""
+    where = os.environ.get("VT_COURSE_PROGRESS")
+    if where == "":
+        return None
+    return Path(where) if where else repo_root() / "progress.csv"
+
+
+def record(number: str) -> None:
+    """Note that the check of exercise `number` passed now. A file that cannot be written costs the note, not the cell."""
+    path = progress_file()
+    try:
+        if path is None or number in passed(path):
+            return
+        new = not path.exists()
+        with path.open("a", encoding="utf-8", newline="") as file:      # a line is appended whole, or not at all
+            file.write(("exercise,passed\n" if new else "") + f"{number},{datetime.now().isoformat(' ', 'minutes')}\n")
+    except (OSError, CourseError) as error:
+        print(f"  (`vt-course progress` will not know: {error})")
+
+
+def passed(path: Path | None) -> dict[str, str]:
+    """Exercise number -> when its check first passed. Raises CourseError for a file that is not ours."""
+    if path is None or not path.exists():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
+        if tuple(rows.fieldnames or ()) != FIELDS:
+            raise CourseError(f"{path} is not a record of progress (its first line should be {','.join(FIELDS)});"
+                              " move it away, or set VT_COURSE_PROGRESS to another file.")
+        found = {}
+        for row in rows:
+            found.setdefault(row["exercise"], row["passed"])
+    return found
+
+
+def table() -> list[dict]:
+    """A row for each exercise of the course, in order: exercise, title, passed (when; None: not yet)."""
+    from .exercises import EXERCISES
+    done = passed(progress_file())
+    return [dict(exercise=number, title=exercise.title, passed=done.get(number)) for number, exercise in EXERCISES.items()]

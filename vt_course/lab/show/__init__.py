@@ -1,0 +1,18 @@
+"""Figures for notebook cells: each function draws the reader's own arrays, returns the figure.
+
+What is drawn is what was given: a partition with the wrong axis order comes out scattered, a
+roll with the wrong sign puts the regions on the wrong side. Arrays are NumPy's or PyTorch's.
+
+    python -m vt_course.lab.show        # draws notebooks/img/windows_27.png again
+"""
+from .clips import film_strip
+from .compare import expected_got
+from .curves import ceilings, confusion, cost_curves, curves, token_flow
+from .windows import (
+    bias_tables,
+    index_matrix,
+    regions_2d,
+    shift_mask,
+    window_numbers,
+    windows_3d,
+)

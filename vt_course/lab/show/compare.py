@@ -1,0 +1,86 @@
+"""The figure under a failed check: expected, got, and where they differ."""
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from vt_course import CourseError
+
+from .style import VERMILION, array, bare, figure, headline, number_cells
+
+
+def montage(x: np.ndarray) -> np.ndarray:
+    """1-D to 3-D -> one picture (rows, columns): slices of a 3-D array, NaN between."""
+    if x.ndim < 3:
+        return np.atleast_2d(x)
+    n, height, width = x.shape
+    columns = int(np.clip(round((n * height / width) ** 0.5), 1, n))
+    gap = max(1, min(height, width) // 16)
+    x = np.pad(x, ((0, -n % columns), (0, gap), (0, gap)), constant_values=np.nan)
+    x = x.reshape(-1, columns, height + gap, width + gap)          # (rows, columns, h, w)
+    x[-1, columns - (-n % columns):] = np.nan
+    return x.swapaxes(1, 2).reshape(-1, columns * (width + gap))[:-gap, :-gap]
+
+
+@figure
+def expected_got(expected, got, title: str | None = None) -> Figure:
+    """Expected, got, and where they differ (by more than 1e-5 relative and absolute).
+
+    Up to three axes are drawn whole, of more the first slice that differs. The first differing
+    position is marked, and named with both values. Arrays of different shapes are drawn as they
+    are.
+    """
+    expected, got = array(expected), array(got)
+    if not expected.size or not got.size:
+        raise CourseError(f"an empty array cannot be drawn: expected {expected.shape}, "
+                          f"got {got.shape}")
+    lead = [(0,) * max(0, a.ndim - 3) for a in (expected, got)]
+    heading = f"shapes differ\nexpected {expected.shape}\ngot {got.shape}"
+    differs = np.zeros(expected.shape, bool)
+    if expected.shape == got.shape:
+        pair = expected.astype(float), got.astype(float)
+        differs = ~np.isclose(*pair, rtol=1e-5, atol=1e-5, equal_nan=True)
+        heading = f"all {differs.size:,} equal"
+    if differs.any():
+        first = tuple(map(int, np.argwhere(differs)[0]))
+        lead = [first[:max(0, len(first) - 3)]] * 2
+        heading = (f"{differs.sum():,} of {differs.size:,} differ, first\n{list(first)}: "
+                   f"expected {float(expected[first]):.4g}, got {float(got[first]):.4g}")
+        only = np.zeros(differs.shape)
+        only[first] = 1
+        y, x = np.argwhere(montage(only[lead[0]]) == 1)[0]
+    drawn = [montage(a[i].astype(float)) for a, i in zip((expected, got), lead)]
+    numbered = all(a.ndim < 3 and a.size <= 64 and a.dtype.kind in "iub"
+                   for a in (expected, got))
+    finite = np.concatenate([d[np.isfinite(d)] for d in drawn])
+    low, high = (finite.min(), finite.max()) if finite.size else (0, 1)
+    ratios = [np.clip(d.shape[0] / d.shape[1], 0.15, 1.3) for d in drawn]
+    fig, grid = plt.subplots(1, 3, figsize=(10, 3.1 * max(ratios) + 1.2 + 0.35 * bool(title)))
+    for axes, d, ratio, name in zip(grid, drawn, ratios, ("expected", "got")):
+        image = axes.imshow(d, cmap="cividis", vmin=low, vmax=high if high > low else low + 1,
+                            aspect="auto")
+        axes.set_box_aspect(ratio)
+        axes.set_title(name)
+        if numbered:
+            number_cells(axes, d.astype(int), image.to_rgba(d))
+    if expected.shape == got.shape:
+        d = montage(differs[lead[0]].astype(float))
+        grid[2].imshow(d, cmap=ListedColormap(["#E4E4E4", VERMILION]), vmin=0, vmax=1,
+                       aspect="auto")
+    grid[2].set_box_aspect(ratios[0])
+    grid[2].set_title(heading.replace("-", "−"), size=11)
+    fig.colorbar(image, ax=list(grid), location="bottom", aspect=40, shrink=0.5)
+    for axes in grid:
+        bare(axes)
+        axes.set_anchor("N")
+        if differs.any():
+            for colour, line in (("white", 6), ("black", 2.5)):    # seen on every colour
+                if numbered:
+                    axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False,
+                                             edgecolor=colour, linewidth=line, clip_on=False))
+                else:
+                    axes.plot(x, y, "o", markersize=16, markerfacecolor="none",
+                              markeredgecolor=colour, markeredgewidth=line)
+    headline(fig, title)
+    return fig

@@ -1,0 +1,81 @@
+"""One visual language for every figure: colours, sizes, and the decorator that applies them."""
+from functools import wraps
+from textwrap import fill
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from vt_course import CourseError
+
+# Okabe and Ito's colours: told apart by every kind of colour vision. Markers, line styles,
+# borders and numbers say the same thing again in greyscale.
+BLUE, YELLOW, VERMILION, SKY, GREEN, ORANGE, PINK = (
+    "#0072B2", "#F0E442", "#D55E00", "#56B4E9", "#009E73", "#E69F00", "#CC79A7")
+COLOURS = [BLUE, ORANGE, GREEN, VERMILION, SKY, PINK, "black", YELLOW]
+MARKERS = "osD^vPX*"
+ALLOWED, FORBIDDEN = "#FFFFFF", "#0B3C5D"
+
+STYLE = {
+    "figure.dpi": 110, "savefig.dpi": "figure", "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 0.07, "figure.constrained_layout.w_pad": 0.06,
+    "font.size": 12, "axes.titlesize": 13, "figure.titlesize": 14, "axes.labelsize": 12,
+    "xtick.labelsize": 11, "ytick.labelsize": 11, "legend.fontsize": 11,
+    "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
+    "grid.alpha": 0.3, "grid.color": "0.5",
+}
+
+
+def figure(draw):
+    """Give `draw` the house style and close its figure: a cell ending in it shows it once."""
+    @wraps(draw)
+    def drawn(*args, **kwargs) -> Figure:
+        before = set(plt.get_fignums())
+        with plt.style.context(["default", STYLE]):
+            try:
+                return draw(*args, **kwargs)
+            finally:
+                for number in set(plt.get_fignums()) - before:
+                    plt.close(number)
+    return drawn
+
+
+def array(x) -> np.ndarray:
+    return np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
+
+
+def panels(arrays, title) -> tuple[list[np.ndarray], list[str], str | None]:
+    """One array or several, one title or one each -> (arrays, titles, title of the figure)."""
+    several = isinstance(arrays, (list, tuple)) and np.ndim(array(arrays[0])) > 1
+    arrays = [array(a) for a in (arrays if several else [arrays])]
+    if isinstance(title, (list, tuple)):
+        if len(title) != len(arrays):
+            raise CourseError(f"{len(title)} titles for {len(arrays)} panels: give one each")
+        return arrays, list(title), None
+    return arrays, [""] * len(arrays), title
+
+
+def headline(fig: Figure, title: str | None) -> None:
+    """The figure's title, broken into lines that fit its width."""
+    if title:
+        fig.suptitle(fill(title, int(8.5 * fig.get_figwidth())))
+
+
+def ink(colour) -> str:
+    """Black or white, whichever reads better on `colour` (WCAG relative luminance)."""
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return "black" if linear @ [0.2126, 0.7152, 0.0722] > 0.18 else "white"
+
+
+def number_cells(axes, values: np.ndarray, colours) -> None:
+    """Write each value of a 2-D array into its cell, in an ink that reads on its colour."""
+    for (i, j), value in np.ndenumerate(values):
+        colour = ink(colours[i, j, :3])
+        axes.text(j, i, f"{value}", ha="center", va="center", size=11, color=colour)
+
+
+def bare(axes) -> None:
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)

@@ -1,0 +1,337 @@
+"""Figures of windows: their tokens in 2-D and 3-D, the masks of shifted ones, their position tables."""
+from textwrap import fill
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import ListedColormap, Normalize, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from vt_course import CourseError
+
+from .style import (
+    ALLOWED, BLUE, FORBIDDEN, GREEN, ORANGE, PINK, SKY, VERMILION, YELLOW, array, bare,
+    figure, headline, ink, number_cells, panels,
+)
+
+
+def split(cells: np.ndarray) -> list[np.ndarray]:
+    """Token positions (n, 3) of one group -> boxes, each as its positions.
+
+    A group that fills its bounding box is one box. Any other falls into its connected parts,
+    and a part that is no box falls into single tokens: a wrong partition must not look like a
+    right one.
+    """
+    def is_box(part):
+        return len(part) == np.prod(np.ptp(part, axis=0) + 1)
+
+    if is_box(cells):
+        return [cells]
+    left, boxes = set(map(tuple, cells.tolist())), []
+    while left:
+        part = [left.pop()]
+        for t, h, w in part:                                # grows while it is walked
+            near = {(t - 1, h, w), (t, h - 1, w), (t, h, w - 1),
+                    (t + 1, h, w), (t, h + 1, w), (t, h, w + 1)}
+            part += sorted(near & left)
+            left -= near
+        part = np.array(sorted(part))
+        boxes += [part] if is_box(part) else list(part[:, None])
+    return boxes
+
+
+def project(points) -> np.ndarray:
+    """Positions (..., (t, h, w)) -> (..., (x, y, depth)), parallel projection.
+
+    Frame t = 0 faces the viewer, rows run down, columns to the right, time runs into the
+    picture; the viewer stands a little to the right of it and above. Smaller depth is nearer.
+    """
+    turn, tilt = np.radians(36), np.radians(27)
+    t, h, w = np.moveaxis(np.asarray(points, float), -1, 0)
+    back = t * np.cos(turn) - w * np.sin(turn)
+    return np.stack([w * np.cos(turn) + t * np.sin(turn),
+                     back * np.sin(tilt) - h * np.cos(tilt),
+                     back * np.cos(tilt) + h * np.sin(tilt)], -1)
+
+
+# The faces of a unit cube that `project` can see: step to the neighbour that would hide it,
+# corners, and the shading: the grey to mix in and how much of it.
+FACES = [
+    ((-1, 0, 0), [(0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 0)], 1.0, 0.0),        # front, t = 0
+    ((0, -1, 0), [(0, 0, 0), (0, 0, 1), (1, 0, 1), (1, 0, 0)], 1.0, 0.35),       # top, h = 0
+    ((0, 0, 1), [(0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1)], 0.0, 0.25),        # right, last w
+]
+
+
+def place_boxes(boxes: list[np.ndarray], gap: float) -> list[np.ndarray]:
+    """Where each token's corner goes when boxes move apart around 0: float (n, 3) per box.
+
+    Along each axis boxes keep their order, and each start that occurs adds one gap: `gap` times
+    the mean distance between starts. So boxes never meet, whatever the partition.
+    """
+    starts = np.array([box.min(0) for box in boxes])                               # (boxes, 3)
+    size = np.max([box.max(0) + 1 for box in boxes], axis=0)
+    order = np.stack([np.unique(s, return_inverse=True)[1] for s in starts.T], -1)
+    step = gap * size / (order.max(0) + 1)
+    placed = [box + step * place for box, place in zip(boxes, order)]
+    middle = np.max([p.max(0) + 1 for p in placed], axis=0) / 2
+    return [p - middle for p in placed]
+
+
+def draw_boxes(axes, boxes: list[np.ndarray], placed: list[np.ndarray], colours: list) -> None:
+    """The visible face of every token at the surface of its box, far tokens first."""
+    faces = []                                              # (depth, corners, colour)
+    for box, where, colour in zip(boxes, placed, colours):
+        inside = set(map(tuple, box.tolist()))
+        for token, corner in zip(box, where):
+            for step, corners, grey, amount in FACES:
+                if tuple(token + step) not in inside:
+                    face = np.array(to_rgb(colour)) * (1 - amount) + grey * amount
+                    depth = project(corner + 0.5)[2]        # of the token's centre
+                    faces.append((depth, project(corner + corners)[:, :2], face))
+    faces.sort(key=lambda face: -face[0])
+    _, polygons, fills = zip(*faces)
+    lines = [0.55 * f if ink(f) == "black" else 0.55 * f + 0.45 for f in np.array(fills)]
+    axes.add_collection(PolyCollection(polygons, facecolors=fills, edgecolors=lines,
+                                       linewidths=0.6))
+
+
+def draw_arrows(axes, shape, placed: list[np.ndarray]) -> None:
+    """Arrows along three edges of the whole, named T, H and W with the number of tokens."""
+    T, H, W = np.max([p.max(0) + 1 for p in placed], axis=0)       # half its sides
+    off = 0.13 * max(T, H, W)
+    for name, start, end, step, ha, va in (
+            (f"time\nT = {shape[0]}", (-T, H, W), (T, H, W), (0.6, -0.7), "left", "top"),
+            (f"H = {shape[1]}", (-T, -H, -W), (-T, H, -W), (-1, 0), "right", "center"),
+            (f"W = {shape[2]}", (-T, H, -W), (-T, H, W), (-0.4, -1), "right", "top")):
+        step = off * np.array(step)
+        a, b = project([start, end])[:, :2] + step
+        axes.annotate("", b, a, arrowprops=dict(arrowstyle="->", color="0.25", linewidth=1.4,
+                                                shrinkA=0, shrinkB=0))
+        axes.text(*(a + b) / 2 + 0.35 * step, name, size=12, ha=ha, va=va)
+        axes.update_datalim([a, b])
+
+
+@figure
+def windows_3d(labels, title=None, gap: float = 0.6) -> Figure:
+    """The token cube cut into its groups, pulled apart.
+
+    `labels`: integers (T, H, W), tokens with equal numbers share a window; or a list of such
+    arrays, drawn side by side at one scale, with a list of titles. Colour is the number of
+    tokens in the group. A group that is not one box is drawn in pieces (`split`), and the
+    legend says in how many. `gap` is relative to the windows.
+    """
+    arrays, names, title = panels(labels, title)
+    for a in arrays:
+        if a.ndim != 3 or a.size == 0:
+            raise CourseError(f"labels must have three axes (T, H, W), not shape {a.shape}")
+    sizes = sorted({count for a in arrays for count in np.unique(a, return_counts=True)[1]})
+    shades = np.linspace(0.95, 0.2, len(sizes)) if len(sizes) > 1 else [0.45]      # light: few
+    colour_of = {size: plt.get_cmap("viridis")(shade)[:3] for size, shade in zip(sizes, shades)}
+    width = 5 if len(arrays) > 1 else 5.6                   # of a panel, in inches
+    fig, grid = plt.subplots(1, len(arrays), squeeze=False, layout="none",
+                             figsize=(width * len(arrays), 5))
+    for axes, a, name in zip(grid[0], arrays, names):
+        boxes, colours, legend = [], [], {}
+        for label in np.unique(a):
+            cells = np.argwhere(a == label)
+            parts = split(cells)
+            boxes += parts
+            colours += [colour_of[len(cells)]] * len(parts)
+            legend.setdefault(len(cells), []).append(len(parts))
+        placed = place_boxes(boxes, gap)
+        draw_boxes(axes, boxes, placed, colours)
+        draw_arrows(axes, a.shape, placed)
+        bare(axes)
+        axes.set_title(fill(name, 36))
+        entries = []
+        for size, parts in sorted(legend.items()):
+            pieces = f", in {sum(parts)} pieces" if sum(parts) > len(parts) else ""
+            entries.append(Patch(facecolor=colour_of[size], edgecolor="0.2",
+                                 label=f"{size} tokens × {len(parts)}{pieces}"))
+        axes.legend(handles=entries, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2,
+                    title=f"{len(np.unique(a))} windows")
+    x0, y0 = np.min([axes.dataLim.min for axes in grid[0]], axis=0)
+    x1, y1 = np.max([axes.dataLim.max for axes in grid[0]], axis=0)
+    # In inches: 0.75 on the left and 0.55 on the right for the names of the axes; as high as
+    # titles, picture and legend are together.
+    inch = (x1 - x0) / (width - 1.3)
+    for axes in grid[0]:
+        axes.set(xlim=(x0 - 0.75 * inch, x1 + 0.55 * inch), ylim=(y0, y1), aspect="equal")
+    headline(fig, title)
+    above = 0.15 + 0.25 * sum(max(len(text.splitlines()) for text in texts) for texts in (
+        [axes.get_title() for axes in grid[0]], [fig.get_suptitle()]))
+    legend_rows = max((len(axes.get_legend().get_texts()) + 1) // 2 for axes in grid[0])
+    below = 0.5 + 0.24 * legend_rows
+    height = above + below + (y1 - y0) / inch
+    fig.set_figheight(height)
+    fig.subplots_adjust(0, below / height, 1, 1 - above / height, wspace=0)
+    return fig
+
+
+@figure
+def shift_mask(mask, window, heads: int | None = None, title: str | None = None,
+               grid=None) -> Figure:
+    """One small picture per window: which query (row) may see which key (column).
+
+    `mask`: (nW, N, N), 0 allowed, anything lower forbidden. `window`: its sides, N tokens in
+    all. `grid`: how many windows along each axis; left out, equally many along all if nW
+    permits, else windows are only numbered. `heads`: for the caption, the mask is the same for
+    all of them. Of more than 16 windows each different picture is drawn once, named by its
+    first window.
+    """
+    mask, window = array(mask), tuple(window)
+    N = int(np.prod(window))
+    if mask.ndim != 3 or mask.shape[1:] != (N, N):
+        raise CourseError(f"the mask of windows {window} has shape (nW, {N}, {N}), "
+                          f"not {mask.shape}")
+    nW, forbidden = len(mask), mask < 0                     # (nW, N, N)
+    if grid is not None and np.prod(grid) != nW:
+        raise CourseError(f"a grid of {tuple(grid)} windows has {np.prod(grid)}, the mask {nW}")
+    side = round(nW ** (1 / len(window)))
+    grid = tuple(grid) if grid is not None else (side,) * len(window)
+    names = [f"({', '.join(map(str, place))})" for place in np.ndindex(grid)]
+    names = names if len(names) == nW else [f"{i}" for i in range(nW)]
+    shown = range(nW)
+    if nW > 16:
+        alike = {}                                          # picture -> its windows
+        for i, picture in enumerate(forbidden):
+            alike.setdefault(picture.tobytes(), []).append(i)
+        shown = [windows[0] for windows in alike.values()]
+        for i, *others in alike.values():
+            names[i] += f" and {len(others)} more" if others else ""
+    columns = min(len(shown), 4)
+    rows = -(-len(shown) // columns)
+    fig, cells = plt.subplots(rows, columns, squeeze=False,
+                              figsize=(10, rows * 2.75 + 1.0 + 0.3 * bool(title)))
+    for axes in cells.flat:
+        axes.set_axis_off()
+    for axes, i in zip(cells.flat, shown):
+        axes.set_axis_on()
+        axes.imshow(forbidden[i], cmap=ListedColormap([ALLOWED, FORBIDDEN]), vmin=0, vmax=1)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set(visible=True, color="0.3")
+        axes.set_title(f"{names[i]}: {100 * forbidden[i].mean():.3g} %", size=12)
+    caption = (f"{N} queries (down) × {N} keys (across) in window "
+               f"({', '.join('thw'[-len(window):])}): share forbidden")
+    fig.legend(handles=[Patch(facecolor=ALLOWED, edgecolor="0.3", label="allowed (0)"),
+                        Patch(facecolor=FORBIDDEN, label="forbidden (−100)")],
+               loc="outside lower center", ncols=2,
+               title=caption + (f", the same for all {heads} heads" if heads else ""))
+    headline(fig, title)
+    return fig
+
+
+@figure
+def regions_2d(labels, title=None) -> Figure:
+    """Integer maps (H, W) as coloured grids with the numbers in the cells, side by side.
+
+    `labels`: one map or a list; `title`: one for the figure, or a list with one for each map.
+    """
+    arrays, names, title = panels(labels, title)
+    for a in arrays:
+        if a.ndim != 2:
+            raise CourseError(f"a map of regions has two axes (H, W), not shape {a.shape}")
+    palette = np.array([to_rgb(c) for c in (YELLOW, BLUE, ORANGE, VERMILION, "#F7F7F7", GREEN,
+                                            SKY, "#44546A", PINK)])
+    values = np.unique(np.concatenate([a.ravel() for a in arrays]))
+    width = min(4.2, 10 / len(arrays))                      # of a panel, in inches
+    tall = max(a.shape[0] / a.shape[1] for a in arrays)
+    lines = max(len(fill(name, int(8.5 * width)).split("\n")) for name in names)
+    height = width * tall + 0.35 + 0.25 * (lines + bool(title))
+    fig, grid = plt.subplots(1, len(arrays), squeeze=False, figsize=(width * len(arrays),
+                                                                    height))
+    for axes, a, name in zip(grid[0], arrays, names):
+        colours = palette[np.searchsorted(values, a) % len(palette)]               # (H, W, 3)
+        axes.imshow(colours)
+        axes.set_xticks(np.arange(a.shape[1] + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(a.shape[0] + 1) - 0.5, minor=True)
+        axes.grid(which="minor", color="0.3", linewidth=0.6, alpha=1)
+        border = dict(color="black", linewidth=2.5, solid_capstyle="round")
+        for i, j in np.argwhere(a[1:] != a[:-1]):
+            axes.plot([j - 0.5, j + 0.5], [i + 0.5, i + 0.5], **border)
+        for i, j in np.argwhere(a[:, 1:] != a[:, :-1]):
+            axes.plot([j + 0.5, j + 0.5], [i - 0.5, i + 0.5], **border)
+        axes.tick_params(which="both", length=0)
+        axes.spines[:].set(visible=True, color="0.3")
+        axes.set(xlabel="W", ylabel="H", title=fill(name, int(8.5 * width)),
+                 xticks=[], yticks=[])
+        if max(a.shape) <= 16:
+            number_cells(axes, a, colours)
+    headline(fig, title)
+    return fig
+
+
+@figure
+def bias_tables(table, window, head: int = 0, title: str | None = None) -> Figure:
+    """A bias table as pictures over (dh, dw), one for each temporal offset dt.
+
+    `table`: (rows, heads) with (2P-1)(2M-1)(2M-1) rows, dw fastest; `window`: (P, M, M), or (M,
+    M) for images. An offset is the query's position minus the key's. Colours share one scale
+    around 0.
+    """
+    table, window = array(table), tuple(window)
+    sides = tuple(2 * w - 1 for w in (1,) * (3 - len(window)) + window)
+    if table.ndim != 2 or len(table) != np.prod(sides):
+        formula = " · ".join(f"(2·{w}−1)" for w in window)
+        raise CourseError(f"the bias table of window {window} has {formula} = "
+                          f"{np.prod(sides)} rows and a column per head, "
+                          f"not shape {table.shape}")
+    values = table[:, head].reshape(sides)                  # (dt, dh, dw)
+    limit = np.abs(values).max() or 1.0
+    columns = min(sides[0], 7 if sides[0] <= 7 else 8)
+    rows = -(-sides[0] // columns)
+    side = min(8.1 / columns, 2.6)                          # of a panel, in inches
+    height = rows * (side + 0.35) + 0.6 + 0.35 * bool(title)
+    fig, grid = plt.subplots(rows, columns, squeeze=False, sharex=True, sharey=True,
+                             figsize=(side * columns + 1.9, height))
+    for axes in grid.flat[sides[0]:]:
+        axes.set_axis_off()
+    _, dh, dw = [s // 2 for s in sides]
+    for axes, dt, panel in zip(grid.flat, range(-(sides[0] // 2), sides[0]), values):
+        image = axes.imshow(panel, cmap="RdBu_r", vmin=-limit, vmax=limit,
+                            extent=(-dw - 0.5, dw + 0.5, dh + 0.5, -dh - 0.5))
+        axes.set(xticks=sorted({-dw, 0, dw}), yticks=sorted({-dh, 0, dh}))
+        axes.spines[:].set(visible=True, color="0.3")
+        if len(window) == 3:
+            axes.set_title(f"dt = {dt}".replace("-", "−"), size=12)
+    fig.supxlabel("dw", size=12)
+    fig.supylabel("dh", size=12)
+    fig.colorbar(image, ax=grid, label=f"bias, head {head}", pad=0.01, aspect=15 * rows)
+    headline(fig, title)
+    return fig
+
+
+@figure
+def index_matrix(index, title: str | None = None, window=None) -> Figure:
+    """An integer matrix (N, N), N <= 16, as numbers; a `window` names its tokens (t, h, w)."""
+    index = array(index)
+    if index.ndim != 2 or max(index.shape) > 16:
+        raise CourseError(f"the matrix must be at most 16 x 16 to be read, not {index.shape}")
+    names, suffix = range(len(index)), ""
+    if window is not None:
+        names = [",".join(map(str, place)) for place in np.ndindex(*window)]
+        suffix = f" ({','.join('thw'[-len(window):])})"
+    if len(names) != len(index):
+        raise CourseError(f"window {tuple(window)} has {len(names)} tokens, "
+                          f"the matrix {len(index)} rows")
+    colours = plt.get_cmap("cividis")(Normalize()(index))                          # (N, N, 4)
+    side = 0.42 * len(index) + 1.6
+    fig, axes = plt.subplots(figsize=(max(side, 4), max(side, 4) + 0.3 * bool(title)))
+    axes.imshow(colours)
+    number_cells(axes, index, colours)
+    axes.set_xticks(range(len(index)), names, rotation=90 if window is not None else 0)
+    axes.set_yticks(range(len(index)), names)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set(xlabel="key" + suffix, ylabel="query" + suffix)
+    headline(fig, title)
+    return fig
+
+
+def window_numbers(size, window, shift=(0, 0, 0)) -> np.ndarray:
+    """The window of each token when all windows move by `shift`: integers of shape `size`."""
+    per_axis = [(np.arange(s) + (w - sh) % w) // w for s, w, sh in zip(size, window, shift)]
+    grid = np.meshgrid(*per_axis, indexing="ij")
+    return np.ravel_multi_index(grid, [int(a.max()) + 1 for a in per_axis])
