@@ -185,6 +185,25 @@ def course(args) -> int:
     return 0
 
 
+def student(args) -> int:
+    from vt_course.publish.student import student
+    rows = student(args.names or None, out=args.out)
+    print_json(rows) if args.json else print_table(rows, {"notebook": "notebook", "exercises": "exercises", "output": "student edition"})
+    return 0
+
+
+def progress(args) -> int:
+    from vt_course.lab.progress import progress_file, table
+    rows = table()
+    if args.json:
+        print_json(rows)
+    else:
+        print_table(rows, {"exercise": "exercise", "title": "title", "passed": "check passed"})
+        done = sum(row["passed"] is not None for row in rows)
+        print(f"{done} of {len(rows)} checks passed; kept in {progress_file()}, sent nowhere")
+    return 0
+
+
 # ---------------------------------------------------------------- arguments
 
 def pair(text: str) -> tuple[int, int]:
@@ -298,6 +317,12 @@ def parser() -> argparse.ArgumentParser:
             p.add_argument("--check", action="store_true", help="only compare; exit 1 if a notebook is not its source")
         else:
             p.add_argument("--out", type=Path, help="default: build/notebooks")
+
+    p = verb(verbs, "student", student, "Write the student edition: the notebooks without solutions.",
+             "vt-course student 04 --out handout")
+    p.add_argument("names", nargs="*", help="notebooks, for instance 04_video_swin (default: all)")
+    p.add_argument("--out", type=Path, help="default: build/student")
+    verb(verbs, "progress", progress, "Which exercises' checks passed in this checkout.", "vt-course progress")
     return top
 
 

@@ -451,6 +451,13 @@ show.shift_mask(shift_mask(size, window, shift), window, grid=(2, 2, 2),
 # Window (0, 0, 0) is the whole one in the centre: everything allowed. Window (1, 1, 1) was put together from all eight
 # corners: each token sees 8 of 64.
 #
+# In a live JupyterLab the next cell has sliders (elsewhere it stands still). **Try:** which shift gives the most windows? Which leaves an axis
+# whole? When is every mask white? The mask is drawn by your own function.
+
+# %% tags=["figure"]
+show.explore_windows(size, window, shift, mask=shift_mask)
+
+# %% [markdown]
 # Now the claim. Same input, same weights: 27 passes by definition against one batched pass over 8 windows.
 
 # %% tags=["fast"]

@@ -179,7 +179,47 @@ def _exercise_problems(nb) -> list[str]:
         for part, text in (("exercise", "NotImplementedError"), ("hints", "<details>")):
             if any(text not in nb.cells[place].source for place in parts.get(part, [])):
                 found.append(f"exercise {exercise}: cell {part}:{exercise} must hold {text}.")
+        if not missing and not found:
+            found += _stub_problems(exercise, {part: nb.cells[places[0]].source
+                                               for part, places in parts.items()})
     return found
+
+
+def _stub_problems(exercise: str, cells: dict[str, str]) -> list[str]:
+    """The stub must be the solution without its body, and both be handed to the check."""
+    try:
+        stub, check, solution = (ast.parse(cells[part]).body
+                                 for part in ("exercise", "check", "solution"))
+    except SyntaxError:
+        return []                       # `_code_problems` says it
+    name = stub[-1].name if isinstance(stub[-1], (ast.FunctionDef, ast.ClassDef)) else "f"
+    found = []
+    for part, last, more in (("check", check[-1], ""), ("solution", solution[-1], ", solution=True")):
+        call = f'{name} = check("{exercise}", {name}{more})'
+        if ast.unparse(last) != ast.unparse(ast.parse(call)):
+            found.append(f"exercise {exercise}: cell {part}:{exercise} must end with `{call}`.")
+    if skeleton(stub) != skeleton(solution[:-1]):
+        found.append(f"exercise {exercise}: the stub must be the solution with the body removed:"
+                     " same imports, signature and docstring.")
+    return found
+
+
+def skeleton(statements: list[ast.stmt]) -> str:
+    """Source of a cell in which each function keeps only its signature and docstring."""
+    lines = []
+    for node in statements:
+        if isinstance(node, ast.ClassDef):
+            lines += [ast.unparse(ast.ClassDef(node.name, node.bases, node.keywords, [ast.Pass()],
+                                               node.decorator_list)),
+                      ast.get_docstring(node) or "", skeleton(
+                          [n for n in node.body if not isinstance(n, ast.Expr)])]
+        elif isinstance(node, ast.FunctionDef):
+            lines += [*map(ast.unparse, node.decorator_list), node.name,
+                      ast.unparse(node.args), node.returns and ast.unparse(node.returns) or "",
+                      ast.get_docstring(node) or ""]
+        else:
+            lines.append(ast.unparse(node))
+    return "\n".join(lines)
 
 
 def _file_problems(nb) -> list[str]:

@@ -18,9 +18,10 @@ CELL_ERRORS = (CellExecutionError, CellTimeoutError, RuntimeError)
 
 
 def kernel_env(**extra: str) -> dict[str, str]:
-    """Environment of a kernel: silent start, no text progress bars, figures inline."""
+    """Environment of a kernel: silent start, no progress bars, static figures, no notes of progress."""
     profile = str(repo_root() / ".ci" / "ipython")
-    env = {**os.environ, "IPYTHONDIR": profile, "TQDM_DISABLE": "1", **extra}
+    env = {**os.environ, "IPYTHONDIR": profile, "TQDM_DISABLE": "1", "VT_COURSE_STATIC": "1",
+           "VT_COURSE_PROGRESS": "", **extra}
     env.pop("MPLBACKEND", None)         # where it is set, inline figures vanish from the output
     return env
 

@@ -8,6 +8,7 @@ roll with the wrong sign puts the regions on the wrong side. Arrays are NumPy's 
 from .clips import film_strip
 from .compare import expected_got
 from .curves import ceilings, confusion, cost_curves, curves, token_flow
+from .explore import explore_windows
 from .windows import (
     bias_tables,
     index_matrix,

@@ -1,0 +1,72 @@
+"""notebooks/src/NN_name.py -> the student edition: the same notebook without the solutions, not executed."""
+import hashlib
+import os
+from pathlib import Path
+
+import nbformat
+
+from .. import CourseError, repo_root
+from . import hygiene
+from .build import METADATA, from_source
+from .kernel import select
+
+NOTE = ("*Student edition: the solutions are left out. Each exercise is a stub, a check and hints. While a stub is untouched, the"
+        " cells below it use the course's own function, and the check says so: everything runs from top to bottom at any time."
+        " `vt-course progress` lists the checks that passed.*")
+
+
+def student(names: list[str] | None = None, *, out: Path | None = None, root: Path | None = None) -> list[dict]:
+    """Write the student edition of the notebooks of `root` (the checkout) to `out` (build/student).
+
+    names: stems ("04_video_swin") or numbers ("04"); None: all, in order.
+    Returns a row for each notebook: notebook, exercises (how many), output.
+    Raises CourseError for an unknown name, for an `out` inside notebooks/, and, before anything is written,
+    for a notebook that is already there and that somebody has worked in.
+    """
+    root = root or repo_root()
+    sources = select(root / "notebooks" / "src", "[0-9][0-9]_*.py", names)
+    out = Path(out or root / "build" / "student").resolve()
+    if out.is_relative_to((root / "notebooks").resolve()):
+        raise CourseError(f"{out} lies inside notebooks/, which holds the edition with solutions; choose another folder.")
+    outputs = [out / f"{source.stem}.ipynb" for source in sources]
+    for path in outputs:
+        if path.exists() and not untouched(path):
+            raise CourseError(f"{path} was changed or run by somebody; move it away, or choose another folder with --out.")
+    out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for source, path in zip(sources, outputs):
+        nb = student_edition(source)
+        part = path.with_suffix(".ipynb.part")
+        nbformat.write(nb, part)
+        os.replace(part, path)
+        rows.append(dict(notebook=source.stem, exercises=len(hygiene.exercises(nb)), output=str(path)))
+    return rows
+
+
+def student_edition(source: Path):
+    """The notebook of a source without its solution cells; a note follows the title."""
+    nb = from_source(source)
+    nb.cells = [cell for cell in nb.cells if "solution" not in parts(cell)]
+    nb.cells.insert(1, nbformat.v4.new_markdown_cell(NOTE, id="student-edition"))
+    nb.metadata = nbformat.from_dict(METADATA | {"vt_course": {"edition": "student", "sha256": digest(nb)}})
+    return nb
+
+
+def parts(cell) -> dict[str, str]:
+    """What a cell is of which exercise: {"solution": "4.1"}."""
+    tags = [tag.partition(":") for tag in cell.metadata.get("tags", [])]
+    return {part: exercise for part, _, exercise in tags if part in hygiene.PARTS}
+
+
+def digest(nb) -> str:
+    return hashlib.sha256("\0".join(cell.source for cell in nb.cells).encode()).hexdigest()
+
+
+def untouched(path: Path) -> bool:
+    """Is this a student edition as it was written: no word changed, nothing run?"""
+    try:
+        nb = nbformat.v4.reads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    ours = nb.metadata.get("vt_course", {}).get("sha256") == digest(nb)
+    return ours and not any(cell.get("outputs") or cell.get("execution_count") for cell in nb.cells)
