@@ -9,11 +9,15 @@ from .clips import film_strip
 from .compare import expected_got
 from .curves import ceilings, confusion, cost_curves, curves, token_flow
 from .explore import explore_windows
+from .prediction import probabilities
+from .spread import spread
 from .windows import (
     bias_tables,
+    hierarchy_2d,
     index_matrix,
     regions_2d,
     shift_mask,
     window_numbers,
+    windows_2d,
     windows_3d,
 )

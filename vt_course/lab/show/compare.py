@@ -71,8 +71,10 @@ def expected_got(expected, got, title: str | None = None) -> Figure:
     grid[2].set_box_aspect(ratios[0])
     grid[2].set_title(heading.replace("-", "−"), size=11)
     fig.colorbar(image, ax=list(grid), location="bottom", aspect=40, shrink=0.5)
+    fig.get_layout_engine().set(wspace=0.06)
     for axes in grid:
         bare(axes)
+        axes.spines[:].set(visible=True, color="0.75")      # slices of one array belong together
         axes.set_anchor("N")
         if differs.any():
             for colour, line in (("white", 6), ("black", 2.5)):    # seen on every colour
