@@ -66,7 +66,7 @@ def verbs(parser=None, name=()) -> dict:
 def test_the_verbs():
     assert {" ".join(name) for name in verbs()} == {
         "doctor", "data", "data synthetic", "bench", "bench decode", "bench models", "bench growth", "models", "verify",
-        "weights", "weights list", "weights get", "train", "evaluate", "build", "course"}
+        "weights", "weights list", "weights get", "train", "evaluate", "build", "course", "student", "progress"}
 
 
 @pytest.mark.parametrize("name", verbs(), ids=" ".join)
@@ -378,3 +378,17 @@ def test_the_parser_needs_no_torch():
     code = ("import sys; from vt_course import cli; cli.parser(); "
             "sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_progress_is_a_table_and_json(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VT_COURSE_PROGRESS", str(tmp_path / "progress.csv"))
+    (tmp_path / "progress.csv").write_text("exercise,passed\n4.3,2026-11-25 02:00\n", encoding="utf-8")
+    assert main(["progress"]) == 0
+    out = capsys.readouterr().out
+    assert "4.3       cyclic shift" in out and f"1 of {len(out.splitlines()) - 2} checks passed; kept in {tmp_path}" in out
+    assert main(["progress", "--json"]) == 0
+    rows = {row["exercise"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["4.3"]["passed"] == "2026-11-25 02:00" and rows["4.4"]["passed"] is None
+    (tmp_path / "progress.csv").write_text("nonsense", encoding="utf-8")
+    assert main(["progress"]) == 2
+    assert "is not a record of progress" in capsys.readouterr().err

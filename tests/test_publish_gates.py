@@ -31,6 +31,14 @@ import os
 
 print("two threads would differ", os.environ["OMP_NUM_THREADS"] == "1")
 
+
+def check(number, f, solution=False):
+    try:
+        print("✓ exercise 1.1" if f(2) == 4 else "exercise 1.1: wrong")
+    except NotImplementedError:
+        print("exercise 1.1: not attempted yet")
+    return f
+
 # %% tags=["figure"]
 print("figures are drawn by", os.environ["MPLBACKEND"])
 
@@ -39,14 +47,7 @@ def double(x):
     raise NotImplementedError("exercise 1.1")
 
 # %% tags=["check:1.1"]
-def check(f):
-    try:
-        print("✓ exercise 1.1" if f(2) == 4 else "exercise 1.1: wrong")
-    except NotImplementedError:
-        print("exercise 1.1: not attempted yet")
-
-
-check(double)
+double = check("1.1", double)
 
 # %% [markdown] tags=["hints:1.1"]
 # <details><summary>Hint</summary>Add it to itself.</details>
@@ -56,7 +57,7 @@ def double(x):
     return x + x
 
 
-check(double)
+double = check("1.1", double, solution=True)
 
 # %% tags=["claim:toy-1"]
 "%s" % double(21)
@@ -223,7 +224,7 @@ def test_nbval_gate(clean, built, tmp_path):
 
 def test_course_names_every_failure_and_goes_on(clean, built, tmp_path, monkeypatch):
     unsolved = copy.deepcopy(built)
-    unsolved.cells[7].source = "def double(x):\n    return 3 * x\n\n\ncheck(double)"
+    unsolved.cells[7].source = "def double(x):\n    return 3 * x\n\n\ncheck('1.1', double)"
     unaware = short("x = 1")
     unaware.cells[0].source = "PROFIL = 'smoke'"
     for stem, cell in FAULTS.items():
