@@ -14,6 +14,7 @@ import nbformat
 import pytest
 
 from vt_course import cli, doctor, repo_root
+from vt_course.cli import main
 from vt_course.models import cost, zoo
 from vt_course.publish import build, course
 from vt_course.training import fit
