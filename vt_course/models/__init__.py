@@ -6,12 +6,14 @@ from torch import nn
 
 from .zoo import ZOO
 
+MAY_BE_ZERO = ("drop_path", "head_dropout", "patch_padding", "shift")
+
 
 def create(name: str, **overrides) -> nn.Module:
     """Build the variant `name` of the zoo with fresh weights.
 
     `overrides` replace entries of its configuration, for instance `num_classes=10` or `drop_path=0.2`.
-    Raises ValueError for an unknown name (with the closest known ones) or an unknown override.
+    Raises ValueError for an unknown name (with the closest known ones), an unknown override, or a size below 1.
     """
     if name not in ZOO:
         close = get_close_matches(name, ZOO, n=3, cutoff=0.4)
@@ -22,6 +24,10 @@ def create(name: str, **overrides) -> nn.Module:
     unknown = sorted(set(overrides) - known)
     if unknown:
         raise ValueError(f"{name} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}.")
+    for setting, value in overrides.items():
+        numbers = value if isinstance(value, (tuple, list)) else (value,)
+        if setting not in MAY_BE_ZERO and all(type(n) is int for n in numbers) and min(numbers, default=0) < 1:
+            raise ValueError(f"{name} was given {setting}={value!r}; it must be at least 1.")
     return variant.family(**{**variant.config, **overrides})
 
 
