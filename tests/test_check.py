@@ -191,6 +191,11 @@ def test_a_plain_number_is_an_answer(toy, shown, capsys):
     assert shown == []
 
 
+def test_cases_may_differ_in_their_axes(toy, shown, capsys):
+    toy(lambda x: 2 * x, [(torch.ones(2),), (torch.ones(2, 3),)])
+    assert "numbers differ" in verdict("0.1", lambda x: x, capsys)
+
+
 @pytest.mark.parametrize("wrong, words", [
     (lambda x, w: x.detach() * w, "the gradient of `x` is not"),
     (lambda x, w: x * w.detach(), "the gradient of `w` is not"),

@@ -234,8 +234,8 @@ def test_licence_and_citation():
 MAY_IMPORT = {
     "": set(),
     "models": set(),
-    "data": {""},
     "download": {""},
+    "data": {"", "download"},
     "training": {"", "data", "models"},
     "oracles": {"", "models", "training", "download"},
     "lab": {"", "data", "models", "training"},

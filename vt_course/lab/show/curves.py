@@ -5,6 +5,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from vt_course import CourseError
 
@@ -45,11 +46,13 @@ def token_flow(rows: list[dict], title: str | None = None) -> Figure:
 
 
 @figure
-def cost_curves(series: dict, xlabel: str, ylabel: str, title: str | None = None) -> Figure:
+def cost_curves(series: dict, xlabel: str, ylabel: str, title: str | None = None,
+                limits: dict | None = None) -> Figure:
     """Measured costs on log-log axes, the fitted slope in the legend, formulas as thin lines.
 
     `series`: name -> dict(x=[...], y=[...]) and, where there is a formula, its values at x as
-    formula_y=[...]. On these axes y ~ x^k is a line of slope k.
+    formula_y=[...]. On these axes y ~ x^k is a line of slope k. `limits`: name -> a value of y that
+    should not be passed, such as a memory; drawn across, its name at the left.
     """
     fig, axes = plt.subplots(figsize=(9, 5))
     for i, (name, s) in enumerate(series.items()):
@@ -71,7 +74,18 @@ def cost_curves(series: dict, xlabel: str, ylabel: str, title: str | None = None
             ticks.append(x)
     axes.set_xticks(ticks, [f"{x:,.6g}" for x in ticks])
     axes.set_xticks([], minor=True)
+    low, high = axes.get_ylim()
+    if high / low < 50:                                     # less than two decades: 20, 50, 100, not 2 × 10¹
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.6g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid()
+    for name, value in (limits or {}).items():
+        if value <= 0:
+            raise CourseError(f"limit {name!r} must be positive, not {value}")
+        axes.axhline(value, color="0.25", linestyle=":", linewidth=1.8)
+        axes.annotate(name, (0, value), (4, 3), xycoords=("axes fraction", "data"),
+                      textcoords="offset points", size=11)
     handles, _ = axes.get_legend_handles_labels()
     if any(s.get("formula_y") is not None for s in series.values()):
         handles.append(Line2D([], [], color="0.3", linewidth=1, label="formula"))

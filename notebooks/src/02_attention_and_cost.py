@@ -1,0 +1,1128 @@
+# %% [markdown]
+# # 02 · Attention, and what it costs
+#
+# *Vaswani et al., "Attention Is All You Need", [arXiv 1706.03762](https://arxiv.org/abs/1706.03762); Liu et al., "Swin Transformer",
+# [2103.14030](https://arxiv.org/abs/2103.14030), section 3.2; Bertasius et al., "Is Space-Time Attention All You Need for Video Understanding?",
+# [2102.05095](https://arxiv.org/abs/2102.05095), sections 3 and 4.1.*
+#
+# By the end of this notebook you own multi-head self-attention, built from two loops, and equal to PyTorch's own on the same weights. And you own its
+# price list: multiply-accumulates from a formula that the counter confirms to the last digit, bytes, and the number of frames at which a
+# clip stops fitting into a given memory. That price is the reason for every other paper in this course.
+#
+# | | |
+# |---|---|
+# | **Needs** | PyTorch: tensors, `Linear`, autograd. Notebook 01 helps, but is not required |
+# | **Data** | the embedded clips: `vt-course data synthetic`, once (`make course` and `make lab` do it) |
+# | **Time** | 2 hours with the exercises; to run it: half a minute (`smoke`, `lecture`), 1 minute (`full`) on one core |
+# | **Hardware** | a laptop CPU and 2 GB of memory |
+#
+# **You will be able to**
+#
+# 1. write attention as loops, as matrices, with heads, and as one fused call, and prove that they are the same;
+# 2. derive the factor 1/√d, and say what happens to gradients without it;
+# 3. say what attention knows about order without positions, with absolute and with relative ones;
+# 4. derive Ω(MSA) and Ω(W-MSA), and say where each term takes over;
+# 5. read "FLOPs" in a paper: which unit, which counter, one view or all;
+# 6. predict the bytes of joint space-time attention, and from them the longest clip for a memory.
+
+# %% tags=["parameters"]
+PROFILE = "smoke"   # smoke, lecture: maps up to 42 × 42 tokens are timed; full: 70 × 70
+
+# %%
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from vt_course.lab import show
+from vt_course.lab.check import check
+from vt_course.lab.report import agree, differ, report, within
+
+_ = torch.manual_seed(0)
+
+# %% [markdown]
+# `report` prints shapes and counts. `agree` stops the notebook unless two tensors match everywhere, and prints the bound it checked;
+# `differ` is its control; `within` checks that a number lies in an interval.
+#
+# ## 1 · One layer in one picture
+#
+# A clip of 8 frames of 224 × 224 pixels, cut into patches of 16 × 16, has 8 · 14 · 14 patches; one more token, the class token, collects
+# the answer (TimeSformer, section 3). Every token has C = 768 channels. Attention lets each token look at all the others:
+#
+# - from each token it makes a **query** (what am I looking for?), a **key** (what do I offer?) and a **value** (what do I say?), in h = 12 heads of d = 64 channels;
+# - it compares each query with each key: the **logits**, one number a pair;
+# - it turns each row of logits into shares that sum to 1: the **weights**;
+# - each token takes the average of all values with its weights. A last linear layer mixes the heads.
+#
+# **Predict, then run.** Which of these tensors is the largest, and how many times larger is it than the tokens themselves?
+
+# %%
+def attention_tensors(N, C, h):
+    """What one layer of attention makes of one clip of N tokens."""
+    d = C // h
+    return [dict(name="tokens", axes="N C", shape=(N, C)),
+            dict(name="queries, keys, values", axes="3 h N d", shape=(3, h, N, d)),
+            dict(name="logits", axes="h N N", shape=(h, N, N)),
+            dict(name="weights", axes="h N N", shape=(h, N, N)),
+            dict(name="average of the values", axes="h N d", shape=(h, N, d)),
+            dict(name="output", axes="N C", shape=(N, C))]
+
+
+N = 8 * 14 * 14 + 1
+report(tokens=N, pairs=N**2, logits_in_12_heads=12 * N**2)
+
+# %% tags=["figure"]
+show.shape_flow(attention_tensors(N, 768, 12),
+                "One layer of attention, 8 frames of 224 × 224")
+
+# %% [markdown]
+# The logits are 24.5 times as large as the tokens, N · h / C, and the ratio grows with N. Everything else in the table grows
+# in proportion to the number of tokens; these two rows grow with its square. Keep this picture in mind: sections 7 to 10 are about its two longest bars.
+#
+# ## 2 · One head: from loops to matrices
+#
+# Our toy clip has 2 frames of 2 × 3 tokens, N = 12, and one head with d = 8. For query i and key j the logit is qᵢ·kⱼ/√d
+# (TimeSformer, equation 5). The softmax makes a row of weights of it, and the result is their average of the values (equation 7). Number by number:
+
+# %% tags=["definition"]
+def attention_in_loops(q, k, v):
+    """One head: q, k, v (N, d) -> (N, d)."""
+    N, d = q.shape
+    out = torch.zeros(N, d)
+    for i in range(N):
+        logits = [(q[i] * k[j]).sum() / math.sqrt(d) for j in range(N)]
+        powers = [logit.exp() for logit in logits]
+        for j in range(N):
+            out[i] += powers[j] / sum(powers) * v[j]
+    return out
+
+
+generator = torch.Generator().manual_seed(2)
+q, k, v = torch.randn(3, 1, 1, 12, 8, generator=generator)    # 3 × (B, h, N, d)
+by_loops = attention_in_loops(q[0, 0], k[0, 0], v[0, 0])
+report(toy=q.shape, result=by_loops.shape)
+
+# %% [markdown]
+# All logits together are a matrix product: row i, column j of q kᵀ is qᵢ·kⱼ. And the average is another one: weights times v. What
+# stands between the two is yours.
+#
+# ### Exercise 2.1 · The weights
+#
+# Difficulty 1/5 · importance 5/5 · 10 minutes
+#
+# `(B, h, N, d), (B, h, M, d) → (B, h, N, M)`: for every query its weights over all keys. There may be more keys than queries, or fewer (MViT,
+# notebook 05, has fewer). Rows are queries, columns are keys; each row sums to 1.
+
+# %% tags=["exercise:2.1"]
+def attention_weights(q, k):
+    """(B, h, N, d), (B, h, M, d) -> (B, h, N, M)."""
+    raise NotImplementedError("exercise 2.1")
+
+# %% tags=["check:2.1"]
+attention_weights = check("2.1", attention_weights)
+
+# %% [markdown] tags=["hints:2.1"]
+# <details><summary>Hint 1: intuition</summary>
+#
+# A logit is a scalar product over channels, so channels are the axis that the matrix product must sum over. What has to sum to 1 are the weights of one query.
+# </details>
+# <details><summary>Hint 2: pseudocode</summary>
+#
+# `logits = q @ (k with its last two axes exchanged) / √d`, then softmax over the last axis
+# </details>
+# <details><summary>Symptom: it works for N = M, and fails or is wrong otherwise</summary>
+#
+# The product is k qᵀ, which has the right shape only for N = M. If the shape is right and the columns sum to 1 instead of the rows, the softmax runs over the queries.
+# </details>
+
+# %% tags=["solution:2.1"]
+def attention_weights(q, k):
+    """(B, h, N, d), (B, h, M, d) -> (B, h, N, M)."""
+    logits = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])     # (B, h, N, M)
+    return logits.softmax(dim=-1)
+
+
+attention_weights = check("2.1", attention_weights, solution=True)
+
+# %%
+weights = attention_weights(q, k)                             # (B, h, N, N)
+agree("matrices = loops", (weights @ v)[0, 0], by_loops)
+agree("each row sums to 1", weights.sum(-1), torch.ones(1, 1, 12))
+
+# %% [markdown]
+# Here are your weights, once for these random keys and once for keys that equal the queries. The lines separate
+# the two frames. **Predict:** what will the second picture show on its diagonal, and is it symmetric?
+
+# %% tags=["figure"]
+pictures = [attention_weights(q, k)[0, 0], attention_weights(q, q)[0, 0]]
+show.attention_matrices(pictures, ["q and k random", "k = q"], every=6)
+
+# %%
+agree("logits of k = q are symmetric", q @ q.mT, (q @ q.mT).mT)
+differ("their weights are not", pictures[1], pictures[1].T)
+
+# %% [markdown]
+# A token is most like itself, so the diagonal is dark. The logits are symmetric, but each row is divided by its own sum, and the weights are not.
+#
+# Nothing in the layer knows where one frame ends and the next begins; the lines are drawn by us. This is attention over space and time jointly. Attention over
+# space only, over time only, or in windows differs from it *only* in which of these squares are kept (notebooks 03, 04 and 06); MViT (05) makes the matrix narrower.
+#
+# ## 3 · Why 1/√d
+#
+# Suppose that the components of q and k are independent, with mean 0 and variance 1 (Vaswani et al., section 3.2.1, argue so). Then q·k is a sum of d
+# products. Each product has mean 0 and variance 1 · 1, and variances of independent terms add: the logit has variance **d**. Dividing by √d
+# divides the variance by d, and brings it back to 1. Measured, for five values of d:
+
+# %%
+def some_logits(d, n=8192):
+    """n scalar products of independent q and k."""
+    generator = torch.Generator().manual_seed(d)
+    q, k = torch.randn(2, n, d, generator=generator)
+    return (q * k).sum(-1)                                    # (n,)
+
+
+widths = [4, 16, 64, 256, 1024]
+variances = [some_logits(d).var().item() for d in widths]
+for d, variance in zip(widths, variances):
+    within(f"variance over d, d = {d}", variance / d, 0.9, 1.1)
+
+# %% tags=["figure"]
+show.cost_curves(
+    {"q·k": dict(x=widths, y=variances, formula_y=widths),
+     "q·k / √d": dict(x=widths, y=[s / d for s, d in zip(variances, widths)],
+                      formula_y=[1] * 5),
+     "q·k / d": dict(x=widths, y=[s / d**2 for s, d in zip(variances, widths)],
+                     formula_y=[1 / d for d in widths])},
+    "channels of a head, d", "variance of the logits", "Only 1/√d keeps the variance")
+
+# %% [markdown]
+# Why does the variance matter? Because of what the softmax does to gradients. For one row of weights p, the derivative of weight i by
+# logit j is pᵢ(δᵢⱼ − pⱼ). Autograd agrees:
+
+# %%
+logits = torch.randn(6, generator=torch.Generator().manual_seed(3))
+p = logits.softmax(0)
+jacobian = torch.autograd.functional.jacobian(lambda s: s.softmax(0), logits)
+agree("∂p/∂s = diag(p) − p pᵀ", jacobian, torch.diag(p) - p[:, None] * p[None, :])
+agree("its trace is 1 − Σp²", jacobian.trace(), 1 - (p**2).sum())
+
+# %% [markdown]
+# When one weight is nearly 1, every entry is nearly 0, and no gradient says which key to prefer. When all N weights are equal, the trace is at
+# its largest, 1 − 1/N, but then attention is a plain average. **Predict:** 196 keys, d = 1024, no scaling. How
+# large is the largest weight of a row, on average?
+
+# %%
+def softmax_of(d, scale, queries=64, keys=196):
+    generator = torch.Generator().manual_seed(d)
+    q = torch.randn(queries, d, generator=generator)
+    k = torch.randn(keys, d, generator=generator)
+    return (q @ k.T * scale).softmax(-1)                      # (queries, keys)
+
+
+def trace(p):
+    return (1 - (p**2).sum(-1)).mean().item()
+
+
+for name, scale, low, high in (("no scaling", 1, 0.75, 1),
+                               ("1/√d", 1024**-0.5, 0.03, 0.15),
+                               ("1/d", 1 / 1024, 0.005, 0.007)):
+    largest = softmax_of(1024, scale).amax(-1).mean().item()
+    within(f"largest weight, {name}", largest, low, high)
+
+# %% tags=["figure"]
+show.cost_curves(
+    {"no scaling": dict(x=widths, y=[trace(softmax_of(d, 1)) for d in widths]),
+     "1/√d": dict(x=widths, y=[trace(softmax_of(d, d**-0.5)) for d in widths])},
+    "channels of a head, d", "trace of ∂p/∂s, mean of 64 rows",
+    "Without 1/√d, wide heads hardly pass a gradient")
+
+# %% [markdown]
+# Without scaling, attention at d = 1024 copies one value and passes a small part of the gradient. With 1/d it averages everything. With 1/√d it
+# behaves alike for every width. All this holds at the beginning of training; afterwards q and k are no longer independent, and
+# the logits may become as large as they need to.
+#
+# Some codes scale q before the product, some the logits after it. That is the same. Doing both is the error 1/d.
+#
+# ## 4 · Heads
+#
+# One softmax gives a token one average. With h heads it gets h, each with its own queries, keys and values of d = C/h channels (TimeSformer, equations 2 to 4
+# and 7); their results are laid side by side and mixed by one more linear layer. The three projections of all
+# heads are one matrix of 3C rows:
+#
+# ```
+# rows of w_qkv:   q of head 0 | q of head 1 | ... | k of head 0 | k of head 1 | ... | v of head 0 | ...
+#                  d rows        d rows
+# ```
+#
+# ### Exercise 2.2 · Multi-head attention
+#
+# Difficulty 3/5 · importance 5/5 · 20 minutes
+#
+# `x (B, N, C), w_qkv (3C, C), b_qkv (3C,), w_out (C, C), b_out (C,), num_heads → (B, N, C)`. Weights as in `nn.Linear`: `F.linear(x, w, b)` is x wᵀ + b. The 3C rows
+# are ordered (3 h d), the C columns of `w_out` are ordered (h d). You may use your `attention_weights`. The check also compares gradients.
+
+# %% tags=["exercise:2.2"]
+def multi_head_attention(x, w_qkv, b_qkv, w_out, b_out, num_heads):
+    """(B, N, C) -> (B, N, C)."""
+    raise NotImplementedError("exercise 2.2")
+
+# %% tags=["check:2.2"]
+multi_head_attention = check("2.2", multi_head_attention)
+
+# %% [markdown] tags=["hints:2.2"]
+# <details><summary>Hint 1: intuition</summary>
+#
+# Heads never meet before the last layer, just as clips never meet. So move them next to the batch axis, and let the matrix products of exercise 2.1 do the rest.
+# </details>
+# <details><summary>Hint 2: pseudocode</summary>
+#
+# `linear → (B, N, 3, h, d) → permute to (3, B, h, N, d) → q, k, v → weights @ v → (B, h, N, d) → transpose → (B, N, h·d) → linear`
+# </details>
+# <details><summary>Symptom: right shape, wrong numbers</summary>
+#
+# Three reshapes have the right shape by accident: (B, N, C) to (B, h, N, d) without a transpose, the same on the way back, and channels split (d h)
+# instead of (h d). The check tells them apart.
+# </details>
+
+# %% tags=["solution:2.2"]
+def multi_head_attention(x, w_qkv, b_qkv, w_out, b_out, num_heads):
+    """(B, N, C) -> (B, N, C)."""
+    B, N, C = x.shape
+    qkv = F.linear(x, w_qkv, b_qkv).view(B, N, 3, num_heads, C // num_heads)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)                      # 3 × (B, h, N, d)
+    out = attention_weights(q, k) @ v                         # (B, h, N, d)
+    out = out.transpose(1, 2).reshape(B, N, C)                # (B, N, h·d)
+    return F.linear(out, w_out, b_out)
+
+
+multi_head_attention = check("2.2", multi_head_attention, solution=True)
+
+# %% [markdown]
+# Four more ways to write it, each equal to yours on the same weights. First the literal one, a loop over heads with their own rows:
+
+# %% tags=["definition"]
+def heads_in_a_loop(x, w_qkv, b_qkv, w_out, b_out, num_heads):
+    """Head by head: the equations of the paper."""
+    w_q, w_k, w_v = w_qkv.chunk(3)                            # 3 × (C, C)
+    b_q, b_k, b_v = b_qkv.chunk(3)
+    results = []
+    for rows in torch.arange(x.shape[-1]).chunk(num_heads):   # (d,) row numbers
+        q = F.linear(x, w_q[rows], b_q[rows])                 # (B, N, d)
+        k = F.linear(x, w_k[rows], b_k[rows])
+        v = F.linear(x, w_v[rows], b_v[rows])
+        logits = q @ k.mT / math.sqrt(len(rows))              # (B, N, N)
+        results.append(logits.softmax(-1) @ v)                # (B, N, d)
+    return F.linear(torch.cat(results, -1), w_out, b_out)
+
+
+_ = torch.manual_seed(0)
+B, N, C, h = 2, 12, 24, 3
+x = torch.randn(B, N, C)
+oracle = nn.MultiheadAttention(C, h, batch_first=True)
+_ = nn.init.normal_(oracle.in_proj_bias), nn.init.normal_(oracle.out_proj.bias)
+layer = [p.detach() for p in (oracle.in_proj_weight, oracle.in_proj_bias,
+                              oracle.out_proj.weight, oracle.out_proj.bias)]
+yours = multi_head_attention(x, *layer, h)
+agree("all heads at once = a loop over heads", yours, heads_in_a_loop(x, *layer, h))
+
+# %% [markdown]
+# Then in einops, which names what is split, and with PyTorch's fused `scaled_dot_product_attention`. It scales by 1/√d itself, and never holds the whole matrix of
+# logits where it has a fused kernel (section 8).
+
+# %% tags=["fast"]
+def fused_attention(x, w_qkv, b_qkv, w_out, b_out, num_heads):
+    qkv = F.linear(x, w_qkv, b_qkv)                           # (B, N, 3C)
+    q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=num_heads)
+    out = F.scaled_dot_product_attention(q, k, v)             # (B, h, N, d)
+    return F.linear(rearrange(out, "b h n d -> b n (h d)"), w_out, b_out)
+
+
+agree("fused = yours", fused_attention(x, *layer, h), yours)
+
+# %% [markdown]
+# And somebody else's code with the same weights: PyTorch's `nn.MultiheadAttention`, whose module also returns its weights, and the attention of the
+# package's TimeSformer.
+
+# %% tags=["oracle"]
+theirs, their_weights = oracle(x, x, x, average_attn_weights=False)
+agree("nn.MultiheadAttention = yours", theirs.detach(), yours)
+
+q, k, v = F.linear(x, *layer[:2]).view(B, N, 3, h, C // h).permute(2, 0, 3, 1, 4)
+agree("and its weights = yours", their_weights.detach(), attention_weights(q, k))
+
+# %% tags=["oracle"]
+from vt_course.models.timesformer import Attention
+
+package = Attention(C, h)
+names = ("qkv.weight", "qkv.bias", "proj.weight", "proj.bias")
+_ = package.load_state_dict(dict(zip(names, layer)), strict=True)
+agree("the package's attention = yours", package(x).detach(), yours)
+
+# %% [markdown]
+# **The order of rows is part of a checkpoint.** Read as (3 d h), the same numbers are another network: every head gets channels of all heads. Sort the rows
+# and it is the same one again. Converting weights between code bases is mostly this: MViT's official code, for instance, moved between one `qkv` matrix and
+# three separate ones over time (SlowFast issue 456).
+
+# %%
+def reorder(rows, h):
+    """Rows ordered (3 h d) -> (3 d h)."""
+    return rows.unflatten(0, (3, h, -1)).transpose(1, 2).flatten(0, 2)
+
+
+def read_as_d_h(x, w_qkv, b_qkv, w_out, b_out, h):
+    qkv = F.linear(x, w_qkv, b_qkv)
+    q, k, v = rearrange(qkv, "b n (three d h) -> three b h n d", three=3, h=h)
+    out = F.scaled_dot_product_attention(q, k, v)             # (B, h, N, d)
+    return F.linear(rearrange(out, "b h n d -> b n (h d)"), w_out, b_out)
+
+
+sorted_rows = [reorder(layer[0], h), reorder(layer[1], h), *layer[2:]]
+differ("the same rows, read as (3 d h)", read_as_d_h(x, *layer, h), yours)
+agree("sorted rows, read as (3 d h)", read_as_d_h(x, *sorted_rows, h), yours)
+
+# %% [markdown]
+# **What do more heads cost?** Users ask why a model with smaller heads needs more memory at equal parameters and "FLOPs" (UniFormer issue 92).
+# **Predict** the three columns for h = 1, 4, 16 with C = 64 and 196 tokens. The counter of section 7 is used here already.
+
+# %%
+from vt_course.models.cost import count_macs, count_parameters
+
+for heads in (1, 4, 16):
+    with torch.device("meta"):                                # shapes, no arithmetic
+        one = Attention(64, heads)
+    report(**{f"{heads:2} heads": f"{count_parameters(one):,} parameters, "
+              f"{count_macs(one, (1, 196, 64)):,} MACs, {heads * 196**2:,} logits"})
+
+# %% [markdown]
+# Each head compares all pairs, with fewer channels: h · N² · d = N²C multiplications, whatever h is. But every head has its own N² logits, and where these are stored, memory
+# grows with h.
+#
+# ## 5 · Positions: none, absolute, relative
+#
+# Nothing so far depends on where a token is. If the tokens are permuted, queries, keys and values are permuted with them, each row of weights holds the same numbers in another order,
+# and the averages are the same. The result is only permuted: attention is **permutation equivariant**.
+# **Predict:** what happens to the mean over all tokens?
+
+# %%
+order = torch.randperm(N, generator=torch.Generator().manual_seed(4))
+
+
+def msa(x, bias=None):
+    """Your attention, with a bias (h, N, N) added to the logits where one is given."""
+    if bias is None:
+        return multi_head_attention(x, *layer, h)
+    qkv = F.linear(x, *layer[:2]).view(*x.shape[:2], 3, h, -1)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)                      # 3 × (B, h, N, d)
+    out = (q @ k.mT / math.sqrt(C // h) + bias).softmax(-1) @ v       # (B, h, N, d)
+    return F.linear(out.transpose(1, 2).flatten(2), *layer[2:])       # (B, N, C)
+
+
+agree("a bias of 0 changes nothing", msa(x, torch.zeros(h, N, N)), msa(x))
+agree("no positions: permuted in, permuted out", msa(x[:, order]), msa(x)[:, order])
+agree("so a mean over tokens forgets order", msa(x[:, order]).mean(1), msa(x).mean(1))
+
+# %% [markdown]
+# A network of such layers, of tokens cut from single frames, of MLPs that see one token at a time, and of a mean at the end cannot tell a clip from the same clip with its frames shuffled. On this course's motion
+# data its expected accuracy is at most 50 % (notebook 09).
+#
+# **Absolute positions** add a learned vector to each token before the first layer (TimeSformer, equation 1).
+# **Relative positions** add a learned number to each logit, which depends only on the offset, query minus key (Swin, equation 4): softmax(q kᵀ/√d + B) v. The bias is added *after* the scaling.
+
+# %%
+positions = torch.randn(N, C, generator=torch.Generator().manual_seed(5))
+differ("absolute: order matters", msa(x[:, order] + positions),
+       msa(x + positions)[:, order])
+agree("unless positions move along", msa((x + positions)[:, order]),
+      msa(x + positions)[:, order])
+
+# %% [markdown]
+# How much does it matter on real video? TimeSformer's table 4 (top-1, K400 / Something-Something-V2): no positions 75.4 / 45.8, space only
+# 77.8 / 52.5, space and time 78.0 / 59.5. Kinetics hardly needs the order of frames; Something-Something does.
+#
+# ### Exercise 2.3 · A relative position bias in one dimension
+#
+# Difficulty 2/5 · importance 4/5 · 10 minutes
+#
+# `table (2n−1, h), n → (h, n, n)`. Between n tokens in a row there are 2n−1 offsets, from −(n−1) to n−1. Row 0 of the table is for the offset −(n−1). Entry (a, i, j) is the
+# number of head a for query i and key j. Video windows (notebook 04) do the same with three offsets.
+
+# %% tags=["exercise:2.3"]
+def relative_bias(table, n):
+    """(2n-1, h), n -> (h, n, n)."""
+    raise NotImplementedError("exercise 2.3")
+
+# %% tags=["check:2.3"]
+relative_bias = check("2.3", relative_bias)
+
+# %% [markdown] tags=["hints:2.3"]
+# <details><summary>Hint 1: intuition</summary>
+#
+# Build the (n, n) matrix of row numbers first. It is constant along every diagonal, and its smallest entry must be 0.
+# </details>
+# <details><summary>Hint 2: pseudocode</summary>
+#
+# `rows = i[:, None] − i[None, :] + n − 1`, then `table[rows]` has the shape (n, n, h): bring the heads to the front
+# </details>
+
+# %% tags=["solution:2.3"]
+def relative_bias(table, n):
+    """(2n-1, h), n -> (h, n, n)."""
+    i = torch.arange(n)
+    rows = i[:, None] - i[None, :] + n - 1                    # (n, n): query minus key
+    return table[rows].permute(2, 0, 1)                       # (h, n, n)
+
+
+relative_bias = check("2.3", relative_bias, solution=True)
+
+# %% tags=["figure"]
+table = torch.randn(2 * N - 1, h, generator=torch.Generator().manual_seed(6))
+show.attention_matrices(list(relative_bias(table, N)), ["head 0", "head 1", "head 2"])
+
+# %% [markdown]
+# Constant along diagonals: that is what "relative" looks like. With it order matters; but moving all tokens together by some steps changes no offset, and hence nothing.
+# To see it, place the same five tokens at the beginning and at the end of the row:
+
+# %%
+bias = relative_bias(table, N)
+differ("relative: order matters", msa(x[:, order], bias), msa(x, bias)[:, order])
+five, early, late = x[:, :5], slice(0, 5), slice(7, 12)
+agree("relative: the place does not", msa(five, bias[:, late, late]),
+      msa(five, bias[:, early, early]))
+differ("absolute: it does", msa(five + positions[late]), msa(five + positions[early]))
+
+# %% [markdown]
+# ## 6 · What a trained model looks at
+#
+# The package ships a small Video Swin, trained on clips of drawn, moving shapes. It attends in windows of 4 × 6 × 6 tokens. In its second stage the whole
+# map *is* 4 × 6 × 6, one window: joint attention among 144 tokens of all time steps. We take the tokens that enter this layer, its weights and its bias, and compute the
+# attention with the functions of this notebook.
+#
+# The model adds a bias to the logits, your function does not. But a bias in the exponent is a factor outside: softmax(s + b) is softmax(s) · eᵇ, divided by its sum.
+
+# %%
+from safetensors.torch import load_file
+
+from vt_course.data import open_spec
+from vt_course.data.clips import VideoFolder
+from vt_course.models import create, mini_weights
+from vt_course.training.recipes import RECIPES
+
+motion, recipe = open_spec("synthetic:motion"), RECIPES["video_swin_mini"]
+view = dict(frames=recipe.frames, stride=recipe.stride, size=recipe.size)
+val = VideoFolder(motion.val, classes=motion.classes, train=False, **view)
+model = create("video_swin_mini").eval()
+_ = model.load_state_dict(load_file(mini_weights("video_swin_mini")))
+attn, seen = model.layers[1].blocks[0].attn, {}
+hook = attn.register_forward_hook(lambda m, x, y: seen.update(x=x[0], y=y))
+with torch.no_grad():
+    _ = model(val[1]["clip"][None])
+hook.remove()
+report(clip=val[1]["clip"].shape, motion=motion.classes[val[1]["label"]],
+       tokens=seen["x"].shape, heads=attn.num_heads)
+
+# %%
+tokens, heads = seen["x"].flatten(1, 3), attn.num_heads       # (1, 144, C)
+with torch.no_grad():
+    qkv = attn.qkv(tokens).view(1, 144, 3, heads, -1)         # (1, N, 3, h, d)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)                      # 3 × (1, h, N, d)
+    bias = attn.bias(144)                                     # (h, N, N)
+    weights = attention_weights(q, k) * bias.exp()
+    weights = weights / weights.sum(-1, keepdim=True)         # (1, h, N, N)
+    out = attn.proj((weights @ v).transpose(1, 2).flatten(2)) # (1, N, C)
+agree("your weights make the layer's own output", out.view_as(seen["y"]), seen["y"])
+
+# %% [markdown]
+# So these *are* the weights that the trained model uses. A ring moves to the left (what leaves on the left comes back on the right). The query is one token at the
+# ring's border, in the second of four time steps. **Predict:** will it look at its own place in the other steps, or at the ring?
+
+# %% tags=["figure"]
+query = (1, 1, 4)                                             # (t, h, w)
+number = (query[0] * 6 + query[1]) * 6 + query[2]
+maps = weights[0, :, number].view(heads, 4, 6, 6)             # (h, t, h, w)
+show.attention_over_frames(val[1]["clip"], maps[[0, 2]], query, ["head 0", "head 2"],
+                           "What one token attends to, and the share of each step")
+
+# %%
+elsewhere = 1 - maps[:, query[0]].sum((1, 2))                 # (h,) at other time steps
+for head in (0, 2):
+    within(f"head {head}: weight on other time steps", elsewhere[head].item(), 0.5, 0.9)
+
+# %% [markdown]
+# Both heads take most of their weight from other time steps, and most of it lies on the ring or at its border, also where the ring has moved to. Mind what
+# such a picture shows: from where one layer takes values, for one token of one clip. Which information these values hold, it does not show.
+#
+# ## 7 · Counting multiply-accumulates
+#
+# The cost of a matrix product (a × b) by (b × c) is a·b·c **multiply-accumulates** (MACs): one multiplication and one addition each. Attention among N = hw tokens (from here on h × w is
+# the size of the map, as in the Swin paper) is six of them:
+#
+# | product | sizes | MACs |
+# |---|---|---|
+# | queries, keys, values | 3 times (hw × C) by (C × C) | 3 hw C² |
+# | logits, all heads | (hw × C) by (C × hw) | (hw)² C |
+# | average of the values | (hw × hw) by (hw × C) | (hw)² C |
+# | output | (hw × C) by (C × C) | hw C² |
+#
+# The sum is equation 1 of the Swin paper: Ω(MSA) = 4hwC² + 2(hw)²C. The softmax is left out there, and by the counters. It takes one exponential for each pair and head, where the two
+# products take 2d MACs, 128 for d = 64.
+#
+# ### Exercise 2.4 · Ω(MSA)
+#
+# Difficulty 1/5 · importance 5/5 · 5 minutes
+#
+# `h, w, C → a whole number`: the MACs of global attention on a map of h × w tokens.
+
+# %% tags=["exercise:2.4"]
+def msa_macs(h, w, C):
+    """Multiply-accumulates of attention among h × w tokens with C channels."""
+    raise NotImplementedError("exercise 2.4")
+
+# %% tags=["check:2.4"]
+msa_macs = check("2.4", msa_macs)
+
+# %% [markdown] tags=["hints:2.4"]
+# <details><summary>Hint: which numbers does the formula not contain?</summary>
+#
+# The number of heads (section 4), and the batch: all costs are those of one clip.
+# </details>
+
+# %% tags=["solution:2.4"]
+def msa_macs(h, w, C):
+    """Multiply-accumulates of attention among h × w tokens with C channels."""
+    return 4 * h * w * C**2 + 2 * (h * w) ** 2 * C
+
+
+msa_macs = check("2.4", msa_macs, solution=True)
+
+# %% [markdown]
+# In windows of M × M tokens (**W-MSA**), each token meets the M² tokens of its window. The projections stay; the two products become
+# hw/M² times (M²)²C. That is equation 2: Ω(W-MSA) = 4hwC² + 2M²hwC.
+#
+# The equation assumes that h and w are multiples of M. If they are not, the official code pads the map with zeros at its right and bottom edge, *before* the projections. Padded tokens are
+# computed like all others and thrown away at the end. (A map smaller than the window is not padded: the window shrinks to the map, notebook 04.)
+#
+# ### Exercise 2.5 · Ω(W-MSA), with padding
+#
+# Difficulty 2/5 · importance 4/5 · 10 minutes
+#
+# `h, w, C, M → a whole number`: the MACs of attention in windows of M × M, of any map with h, w ≥ M. Padded tokens count.
+
+# %% tags=["exercise:2.5"]
+def window_msa_macs(h, w, C, M):
+    """Multiply-accumulates of attention in windows of M × M on a padded h × w map."""
+    raise NotImplementedError("exercise 2.5")
+
+# %% tags=["check:2.5"]
+window_msa_macs = check("2.5", window_msa_macs)
+
+# %% [markdown] tags=["hints:2.5"]
+# <details><summary>Hint 1: intuition</summary>
+#
+# After padding, the map is a whole number of windows, and each is a small map of its own with global attention.
+# </details>
+# <details><summary>Hint 2: pseudocode</summary>
+#
+# `windows = ⌈h/M⌉ · ⌈w/M⌉`, times Ω(MSA) of an M × M map
+# </details>
+
+# %% tags=["solution:2.5"]
+def window_msa_macs(h, w, C, M):
+    """Multiply-accumulates of attention in windows of M × M on a padded h × w map."""
+    windows = math.ceil(h / M) * math.ceil(w / M)
+    return windows * (4 * M**2 * C**2 + 2 * M**4 * C)
+
+
+window_msa_macs = check("2.5", window_msa_macs, solution=True)
+
+# %% [markdown]
+# Now against a counter that watches what PyTorch really computes. On the device `meta` there are shapes but no numbers, so even a layer that would fill a machine can be counted. The
+# first layer is the literal one of this notebook as a module, the second the package's windows.
+
+# %%
+from vt_course.models.swin import WindowAttention
+
+class MSA(nn.Module):
+    """Attention by matrices, with all logits in memory."""
+
+    def __init__(self, dim, num_heads):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+
+    def forward(self, x):                                     # (B, N, C)
+        B, N, C = x.shape
+        qkv = self.qkv(x).view(B, N, 3, self.num_heads, -1)   # (B, N, 3, h, d)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)                  # 3 × (B, h, N, d)
+        weights = (q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1)     # (B, h, N, N)
+        return self.proj((weights @ v).transpose(1, 2).reshape(B, N, C))
+
+# %%
+with torch.device("meta"):
+    whole, windowed = MSA(96, 3), WindowAttention(96, (7, 7), (0, 0), 3)
+for side in (7, 14, 28, 56, 57, 224):
+    counted = count_macs(whole, (1, side**2, 96))
+    counted_windows = count_macs(windowed, (1, side, side, 96))
+    assert counted == msa_macs(side, side, 96)
+    assert counted_windows == window_msa_macs(side, side, 96, 7)
+    print(f"{side:4} × {side:<4} MSA {counted:19,}   W-MSA {counted_windows:15,}   "
+          f"ratio {counted / counted_windows:7.2f}")
+
+# %% [markdown]
+# Formula and counter agree exactly, in all twelve cases. Read three things off the table:
+#
+# - at 7 × 7 the window is the map, and both cost the same;
+# - 57 × 57 tokens cost as much in windows as 63 × 63. One row and one column too many, and the price rises by 27 %;
+# - the map of Swin-T's first stage, 56 × 56, costs 14 times as much without windows. At 224 × 224, one token a pixel of a small image, 209 times.
+#
+# **Where does the square take over?** The two terms of Ω(MSA), 4NC² and 2N²C, are equal at N = 2C. In a log-log plot the slope of
+# Ω is 1 + N/(2C + N): near 1 for few tokens, exactly 1.5 at N = 2C, towards 2 for many. Whoever calls attention "quadratic" should say at which N.
+
+# %%
+def slope(N, C):
+    """Of Ω(MSA) between N and N + 1 tokens, in a log-log plot."""
+    ratio = int(msa_macs(1, N + 1, C)) / int(msa_macs(1, N, C))
+    return math.log(ratio) / math.log((N + 1) / N)
+
+
+for N, C, where in ((3136, 96, "Swin-T, stage 1, if it were global"),
+                    (1568, 768, "TimeSformer joint, 8 frames"),
+                    (6272, 768, "TimeSformer joint, 32 frames"),
+                    (18816, 768, "TimeSformer joint, 96 frames")):
+    assert abs(slope(N, C) - (1 + N / (2 * C + N))) < 1e-3
+    print(f"N = {N:6,}   2C = {2 * C:5,}   slope {1 + N / (2 * C + N):.2f}   {where}")
+
+# %% [markdown]
+# With 8 frames, TimeSformer's joint attention stands just behind the turning point (1,568 tokens, 2C = 1,536). With the MLP, which costs 8NC² more, a whole block turns at
+# N = 6C = 4,608, that is 23.5 frames.
+#
+# ### "FLOPs"
+#
+# The papers of this course say FLOPs and mean MACs, of **one view** unless they say otherwise. Users have asked since (Swin issues 99, 165, 340: should Swin-T not have 9 GFLOPs?). What
+# the tools count:
+#
+# | counter | one multiply-accumulate is | and it |
+# |---|---|---|
+# | fvcore | 1 | sees operators; those without a rule, such as fused attention, it only lists as unsupported |
+# | PyTorch's `FlopCounterMode` | **2** | sees operators: products, convolutions, fused attention |
+# | hooks on modules (such as thop) | 1 | see `nn.Linear`, `nn.Conv2d`; not `@`, not `F.linear` |
+# | `count_macs` of this course | 1 | is `FlopCounterMode` divided by 2 |
+#
+# Count on the device `meta`: until PyTorch 2.13 `FlopCounterMode` saw nothing of fused attention on a *CPU* (pytorch issue 195460).
+#
+# What functions compute, and no module, is easily missed: somebody measured 3.13 G for torchvision's `swin_t` instead of 4.5 (ptflops issue 142). A counter of hooks shows how:
+
+# %%
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import swin_t
+
+def macs_by_hooks(model, x):
+    """Count as the simple tools do: linear layers and convolutions that are modules."""
+    counts = []
+
+    def hook(module, _, out):
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            counts.append(out.numel() * module.weight[0].numel())
+
+    handles = [m.register_forward_hook(hook) for m in model.modules()]
+    _ = model(x)
+    for handle in handles:
+        handle.remove()
+    return sum(counts)
+
+# %%
+with torch.device("meta"):
+    ours, other = create("swin_tiny").eval(), swin_t().eval()
+    image = torch.empty(1, 3, 224, 224)
+with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    _ = ours(image)
+report(FlopCounterMode=counter.get_total_flops(),
+       MACs=count_macs(ours, (1, 3, 224, 224)),
+       hooks_on_ours=macs_by_hooks(ours, image),
+       hooks_on_torchvision=macs_by_hooks(other, image))
+
+# %% [markdown]
+# 4.49 G MACs, the paper's 4.5; 8.98 G in PyTorch's unit. Hooks miss the products q kᵀ and weights · v in ours, and in torchvision's also the projections, which that code calls as functions.
+#
+# **One view or all?** TimeSformer's tables 2 and 5 give *inference* TFLOPs: all 3 views together. Per view it is a third:
+
+# %%
+from vt_course.models import ZOO
+
+stated_tera = {"timesformer_divided_8x224": 0.59, "timesformer_hr_16x448": 5.11,
+               "timesformer_l_96x224": 7.14}
+for name, stated in stated_tera.items():
+    with torch.device("meta"):
+        model = create(name)
+    macs = count_macs(model, (1, *ZOO[name].input))
+    assert round(3 * macs / 1e12, 2) == stated
+    report(**{name: f"{macs / 1e9:8.1f} G a view, {3 * macs / 1e12:.2f} T for 3 views"})
+
+# %% [markdown]
+# All three as stated in the paper's table 5. So its TFLOPs are 10¹² MACs of three views. Before you compare two models, ask for the unit, the views, and the size of the clip.
+#
+# ## 8 · Does the clock agree? Does the memory?
+#
+# MACs are exact and the same everywhere. Time and memory are not: they depend on the machine, on the kernels, and on what else has to be moved. So they appear in
+# figures only, measured where this notebook ran; your figures will differ. One layer of 96 channels and 3 heads, one map, forward and backward:
+#
+# - **literal**: the module `MSA` above, all logits in memory;
+# - **fused**: the package's attention, on the same weights, through `scaled_dot_product_attention`;
+# - **windows**: 7 × 7, also the package's.
+
+# %%
+from vt_course.oracles.bench import clock, peak_bytes
+
+sides = [7, 14, 28, 42] + [56, 70] * (PROFILE == "full")
+cpu = torch.device("cpu")
+_ = torch.manual_seed(0)
+literal, fused = MSA(96, 3), Attention(96, 3)
+_ = fused.load_state_dict(literal.state_dict())
+window = WindowAttention(96, (7, 7), (0, 0), 3)
+x = torch.randn(1, 196, 96)
+agree("fused = literal", fused(x).detach(), literal(x).detach())
+
+# %%
+def measure(layer, x):
+    """Seconds (the best of 3) and peak bytes of forward and backward."""
+    def work():
+        layer(x).sum().backward()
+
+    work()                                                    # the first call is slower
+    return min(clock(work, cpu) for _ in range(3)), peak_bytes(work, cpu)
+
+
+maps = [torch.randn(1, side, side, 96) for side in sides]
+seconds, peaks = {}, {}
+for name, layer in (("literal", literal), ("fused", fused), ("windows", window)):
+    inputs = maps if name == "windows" else [m.flatten(1, 2) for m in maps]
+    pairs = [measure(layer, x) for x in inputs]
+    seconds[name], peaks[name] = zip(*pairs)
+
+# %% tags=["figure"]
+areas = [side**2 for side in sides]
+show.cost_curves({name: dict(x=areas, y=[1000 * s for s in values])
+                  for name, values in seconds.items()},
+                 "tokens of the map, h · w", "milliseconds, forward and backward",
+                 "Time: measured on one CPU")
+
+# %% tags=["figure"]
+show.cost_curves({name: dict(x=areas, y=[b / 1e6 for b in values])
+                  for name, values in peaks.items()},
+                 "tokens of the map, h · w", "peak of memory, MB",
+                 "Memory: all logits, fused, windows")
+
+# %% [markdown]
+# The slopes are fits over the whole range. For comparison, those of the MACs, which are exact:
+
+# %%
+def fitted_slope(x, y):
+    """Of the line through (log x, log y), by least squares."""
+    x, y = (torch.tensor(values, dtype=torch.float64).log() for values in (x, y))
+    x, y = x - x.mean(), y - y.mean()
+    return ((x * y).sum() / (x * x).sum()).item()
+
+
+areas = [side**2 for side in (7, 14, 28, 42)]
+global_macs = [int(msa_macs(side, side, 96)) for side in (7, 14, 28, 42)]
+window_macs = [int(window_msa_macs(side, side, 96, 7)) for side in (7, 14, 28, 42)]
+report(slope_of_MSA=f"{fitted_slope(areas, global_macs):.2f}",
+       slope_of_W_MSA=f"{fitted_slope(areas, window_macs):.2f}")
+
+# %% [markdown]
+# Time may grow more slowly, because starting work at all costs something that does not grow; or faster, because the softmax and the traffic of N × N matrices, which
+# MACs leave out, grow with the square. Fused
+# attention computes the same N² products, but its **memory is linear**: it works through the logits in blocks, keeps a few numbers a row, and computes the blocks again on the way
+# back (Dao et al., "FlashAttention", [2205.14135](https://arxiv.org/abs/2205.14135)). Windows are linear in both; here they store the logits of each window.
+#
+# How many N × N matrices does the literal layer hold at once? **Predict** for a forward pass and for forward and backward. When the map is large and the layer narrow, nothing else counts:
+
+# %%
+narrow, x = MSA(16, 4), torch.randn(1, 1024, 16)
+matrix = 4 * 1024**2 * 4                                      # heads · N² · bytes
+
+
+def forward_only():
+    with torch.no_grad():
+        narrow(x)
+
+
+def forward_and_backward():
+    narrow(x).sum().backward()
+
+
+within("forward: peak, in matrices", peak_bytes(forward_only, cpu) / matrix, 1.9, 2.5)
+within("forward and backward", peak_bytes(forward_and_backward, cpu) / matrix, 2.5, 4.5)
+
+# %% [markdown]
+# Two in the forward pass: each step makes a new matrix while the old one is still there. And what stays until the backward pass? Autograd tells, if asked:
+
+# %%
+def saved_matrices(layer, x, N):
+    """How many (…, N, N) tensors autograd keeps for the backward pass."""
+    kept = {}
+
+    def pack(t):
+        if t.shape[-2:] == (N, N):
+            kept[t.untyped_storage().data_ptr()] = t.numel() * t.element_size()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        out = layer(x)
+    return kept, out
+
+
+kept, _ = saved_matrices(narrow, x, 1024)
+report(matrices_kept=len(kept), their_bytes=sum(kept.values()), h_N_N_4_bytes=matrix)
+kept, _ = saved_matrices(nn.Sequential(*[MSA(16, 4) for _ in range(12)]), x, 1024)
+report(matrices_kept_by_12_layers=len(kept))
+
+# %% [markdown]
+# One matrix a layer: the weights, which both the softmax and the product with v need again. So training holds **one matrix for every layer**, plus the two or
+# three at work; inference holds two, however deep the network.
+#
+# ## 9 · Joint space-time attention, and where it stops fitting
+#
+# **Joint** attention takes all patches of all frames as one set of tokens (TimeSformer, section 3). The paper reports that it runs out of GPU memory once frames
+# reach 448 × 448 pixels, or once there are 32 frames (section 4.1, figure 3). It names V100 GPUs elsewhere, but neither their memory nor the clips on each. Let us see what
+# the formula says.
+#
+# ### Exercise 2.6 · Bytes of the logits
+#
+# Difficulty 2/5 · importance 4/5 · 10 minutes
+#
+# `T, H, W, patch, heads, batch, each → a whole number`: the bytes of one layer's logits, if all are stored. T frames of H × W pixels, patches of `patch` × `patch`
+# pixels of one frame, and one class token for the clip; `each` is the bytes of one number.
+
+# %% tags=["exercise:2.6"]
+def logit_bytes(T, H, W, patch, heads, batch, each):
+    """Bytes of the logits of joint attention in one layer."""
+    raise NotImplementedError("exercise 2.6")
+
+# %% tags=["check:2.6"]
+logit_bytes = check("2.6", logit_bytes)
+
+# %% [markdown] tags=["hints:2.6"]
+# <details><summary>Hint 1: intuition</summary>
+#
+# Tokens first: how many patches has a frame, how many the clip, and who joins them? Then: one number for each ordered pair.
+# </details>
+# <details><summary>Hint 2: pseudocode</summary>
+#
+# `N = T · (H/patch) · (W/patch) + 1`, then `batch · heads · N² · each`
+# </details>
+
+# %% tags=["solution:2.6"]
+def logit_bytes(T, H, W, patch, heads, batch, each):
+    """Bytes of the logits of joint attention in one layer."""
+    N = T * (H // patch) * (W // patch) + 1
+    return batch * heads * N**2 * each
+
+
+logit_bytes = check("2.6", logit_bytes, solution=True)
+
+# %% [markdown]
+# TimeSformer's base model: 12 heads, 12 layers, numbers of 4 bytes. **Predict** the tokens in each row, and which rows a GPU of 16 GB can train. (GB are 10⁹ bytes.)
+
+# %%
+def gigabytes(T, side=224, heads=12, batch=1, each=4):
+    return int(logit_bytes(T, side, side, 16, heads, batch, each)) / 1e9
+
+
+print(f"{'frames':>6} {'side':>5} {'tokens':>7} {'one head':>9} {'12 heads':>9} "
+      f"{'batch 8':>8} {'forward':>8} {'training':>9}")
+for T, side in ((8, 224), (16, 224), (32, 224), (8, 448), (96, 224)):
+    N, one = T * (side // 16) ** 2 + 1, gigabytes(T, side)
+    print(f"{T:6} {side:5} {N:7,} {gigabytes(T, side, heads=1):9.3f} {one:9.2f} "
+          f"{gigabytes(T, side, batch=8):8.1f} {2 * one:8.2f} {14 * one:9.1f}")
+
+# %% [markdown]
+# "Forward" is two matrices at work, "training" 12 kept and two at work (section 8), of one clip; nothing else is counted.
+#
+# The two limits of the paper are **the same number of tokens**: 32 frames of 14 × 14 patches and 8 frames of 28 × 28 are 6,272 patches each. Logits
+# alone then take 26.4 GB to train one clip: more than a V100 of 16 GB has, and most of one of 32 GB, before weights and all other activations. With 8 frames it is
+# 1.7 GB. And 96 frames, the length of TimeSformer-L, would need 238 GB. The longest clips for a given memory, from logits alone:
+
+# %%
+def longest(memory, matrices, each):
+    """The most frames of 224 × 224 whose logits fit."""
+    return max(T for T in range(1, 400) if matrices * gigabytes(T, each=each) <= memory)
+
+
+for memory in (16, 32, 80):
+    report(**{f"{memory} GB": f"training {longest(memory, 14, 4)} frames in 4 bytes, "
+              f"{longest(memory, 14, 2)} in 2; forward {longest(memory, 2, 4)} and "
+              f"{longest(memory, 2, 2)}"})
+
+# %% tags=["figure"]
+frames = [4, 8, 16, 32, 64, 96]
+show.cost_curves(
+    {"training, 12 layers": dict(x=frames, y=[14 * gigabytes(T) for T in frames]),
+     "forward": dict(x=frames, y=[2 * gigabytes(T) for T in frames]),
+     "tokens of all 13 maps": dict(x=frames, y=[13 * (196 * T + 1) * 768 * 4 / 1e9
+                                                for T in frames])},
+    "frames of 224 × 224", "GB of one clip, 4 bytes a number",
+    "Joint attention: the logits outgrow everything", {"16 GB": 16, "80 GB": 80})
+
+# %% [markdown]
+# Doubling the memory buys 41 % more frames, halving the bytes of a number as well. That is why the papers change the *pattern* instead.
+#
+# Two remarks, so that the picture stays honest. First, with a fused kernel these matrices are never stored, and joint attention at 32 frames fits easily; in
+# 2021 there was no such kernel in PyTorch. What remains is the arithmetic. Second, it grows as section 7 says; at 8 frames, joint attention is even
+# *cheaper* than TimeSformer's divided attention, which has a second set of projections:
+
+# %%
+for name in ("timesformer_space_8x224", "timesformer_joint_8x224",
+             "timesformer_divided_8x224"):
+    with torch.device("meta"):
+        model = create(name)
+    report(**{name: f"{count_macs(model, (1, 3, 8, 224, 224)) / 1e9:.1f} GMACs"})
+
+# %% [markdown]
+# ## 10 · All families in one plot
+#
+# Each paper of this course has its own answer to the square. One layer with C = 192 channels and 3 heads on a map of T × H × W tokens, N in all, costs:
+#
+# | family | a token meets | MACs |
+# |---|---|---|
+# | joint (TimeSformer, and UniFormer's global blocks) | all N | 4NC² + 2N²C |
+# | divided (TimeSformer) | T, then HW + 1 | see the code: two attentions and a linear layer |
+# | pooling (MViT), keys pooled 1 × 4 × 4 | about N/16 | 4NC² + 2NN′C and the pooling |
+# | window (Video Swin), 8 × 7 × 7 | at most 392 | 4NC² + 2·392·NC |
+# | local (UniFormer), 5 × 5 × 5 | 125, with fixed weights a channel | 2NC² + 125NC |
+
+# %%
+def up(n, m):
+    return math.ceil(n / m) * m
+
+
+def attention_macs(N, partners, C=192):
+    return 4 * N * C**2 + 2 * N * partners * C
+
+
+def family_macs(T, H, W, C=192):
+    N, pooled = T * H * W, T * math.ceil(H / 4) * math.ceil(W / 4)
+    window = [min(n, m) for n, m in zip((T, H, W), (8, 7, 7))]
+    padded = math.prod(up(n, m) for n, m in zip((T, H, W), window))
+    over_time = attention_macs(N, T) + N * C**2               # and a linear layer
+    over_space = attention_macs(T * (H * W + 1), H * W + 1)   # the class token joins
+    return {"joint": attention_macs(N, N), "divided": over_time + over_space,
+            "pooling, keys 1 x 4 x 4": attention_macs(N, pooled) + 2 * 27 * pooled * C,
+            "window 8 x 7 x 7": attention_macs(padded, math.prod(window)),
+            "local 5 x 5 x 5": 2 * N * C**2 + 125 * N * C}
+
+# %% [markdown]
+# The points are counted on the package's layers, the lines are the formulas; an assertion compares every number.
+
+# %%
+from vt_course.oracles.bench import attentions
+
+def counted_macs(size):
+    with torch.device("meta"):
+        counts = {}
+        for name, (_, call) in attentions(size).items():
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                _ = call(torch.empty(1, *size, 192))
+            counts[name] = counter.get_total_flops() // 2
+    return counts
+
+
+in_time = [(T, 14, 14) for T in (2, 4, 8, 16, 32, 96)]
+in_space = [(8, n, n) for n in (7, 14, 28, 56)]
+counted = {size: counted_macs(size) for size in in_time + in_space}
+assert all(counted[size] == family_macs(*size) for size in counted)
+report(sizes=len(counted), families=5, formula_equals_count_in_all=True)
+
+# %% tags=["figure"]
+def family_figure(sizes, x, xlabel, title):
+    series = {name: dict(x=x, y=[counted[s][name] / 1e9 for s in sizes],
+                         formula_y=[family_macs(*s)[name] / 1e9 for s in sizes])
+              for name in counted[sizes[0]]}
+    return show.cost_curves(series, xlabel, "GMACs of one layer", title)
+
+
+family_figure(in_time, [s[0] for s in in_time], "frames of 14 × 14 tokens",
+              "Longer clips: only joint attention bends upwards at once")
+
+# %% tags=["figure"]
+family_figure(in_space, [s[1] * s[2] for s in in_space], "tokens a frame, 8 frames",
+              "Larger frames: divided attention and pooling bend too")
+
+# %% [markdown]
+# Read the plots with section 7 in mind: each curve has a linear part, the projections, and a part that grows with the number of partners.
+#
+# - **Joint** bends first, and pooling bends in the same way at sixteen times as many tokens: fewer keys are a constant factor, not another exponent. (MViT gains more by pooling queries too, which shortens all later blocks.)
+# - **Divided** attention grows linearly in the length of the clip as long as T is small against HW and C, and still bends as the *frame* grows.
+# - **Windows** and **local** aggregation are linear in everything; a token pays for it by not seeing far.
+#
+# And the clock? The same layers, forward and backward, at a few small sizes. The sizes are too small to show asymptotics; they show the factor before it.
+
+# %%
+frames = [2, 4, 8] + [16, 32] * (PROFILE == "full")
+times, peaks = {}, {}
+for T in frames:
+    x = torch.randn(1, T, 14, 14, 192)
+    for name, (_, call) in attentions((T, 14, 14)).items():
+        seconds, peak = measure(call, x)
+        times.setdefault(name, []).append(1000 * seconds)
+        peaks.setdefault(name, []).append(peak / 1e6)
+
+# %% tags=["figure"]
+show.cost_curves({name: dict(x=frames, y=y) for name, y in times.items()},
+                 "frames of 14 × 14 tokens", "milliseconds, forward and backward",
+                 "Time of one layer, measured on one CPU")
+
+# %% tags=["figure"]
+show.cost_curves({name: dict(x=frames, y=y) for name, y in peaks.items()},
+                 "frames of 14 × 14 tokens", "peak of memory, MB, forward and backward",
+                 "Memory of one layer, measured on one CPU")
+
+# %% [markdown]
+# Expect another order than by MACs. A depthwise convolution multiplies little and moves much memory, so local aggregation gains less than its MACs promise; divided
+# attention sorts tokens twice and makes more and smaller products.
+#
+# The memory may surprise you: joint attention needs little, and windows the most. Joint, divided and pooled attention run through a fused kernel and store no logits. Windows have a bias that learns; PyTorch has no
+# fused kernel for its gradient on a CPU, so the package stores the weights, 392 for each token and head once the clip is as long as the window. Where logits are stored, partners are memory;
+# where they are not, they are only time. Compare MACs to compare algorithms, clocks and peaks to compare programs on one machine.
+#
+# ## What is scaled down, and what was left out
+#
+# - Formulas, counts, bytes and equalities are exact and at full scale. Times and peaks of memory are of one CPU, small maps and one layer; they
+#   say nothing about a GPU beyond their shape. `vt-course bench growth` measures the families at larger sizes, on a GPU if there is one.
+# - The memory table counts logits in the literal implementation. Weights, optimiser and other activations come on top; fused kernels remove the logits.
+# - The attention maps are of one clip and a model with 1.3 million parameters.
+# - Dropout on the weights and masks are left out here; masks come in notebook 03.
+#
+# ## Summary
+#
+# - Attention is two matrix products with a softmax between them; heads are a batch axis; PyTorch's module, its fused kernel and your loops agree.
+# - 1/√d keeps the variance of the logits at 1, so that the softmax passes gradients at every width.
+# - Without positions attention is permutation equivariant: order must be put in, as vectors on tokens or as a bias on offsets.
+# - Ω(MSA) = 4hwC² + 2(hw)²C and Ω(W-MSA) = 4hwC² + 2M²hwC, exact to the last digit; the square takes over at N = 2C.
+# - "FLOPs" are MACs of one view in these papers, except TimeSformer's TFLOPs, which are of three views; PyTorch's counter says twice as much.
+# - 448 pixels and 32 frames are the same 6,272 tokens: there the literal joint attention stopped fitting.
+#
+# ## Questionnaire
+#
+# 1. Which of the tensors of section 1 changes if you double h at constant C, and how?
+# 2. Your attention scales q by d^(−1/2) and hands it to `scaled_dot_product_attention`. What happens?
+# 3. A model has no positions, but a class token. Is its class output invariant or equivariant under permuted frames?
+# 4. For which N do q kᵀ and the average of values together cost as much as the four projections? As the whole rest of a block with MLP?
+# 5. A tool says 8.98 GFLOPs for Swin-T, another 4.5, a third 2.96. Who is right?
+# 6. A clip of 16 frames of 320 × 320 in patches of 16: how many tokens, and how does it compare with the paper's two limits?
+# 7. You switch from the literal to fused attention. Which of these change: parameters, MACs, peak memory, results?
+#
+# <details><summary>Answers</summary>
+#
+# 1. Logits and weights double; all others keep their size (section 4).
+# 2. The logits are divided by d instead of √d: weights too even (section 3).
+# 3. Invariant: the class token stays where it is, and its average does not depend on the order of the others (section 5).
+# 4. N = 2C; N = 6C (section 7).
+# 5. The first counts additions and multiplications, the second MACs; both are right in their unit. The third misses products and functions (section 7).
+# 6. 16 · 20 · 20 + 1 = 6,401: slightly more than 6,273, so beyond both (section 9).
+# 7. Peak memory. The MACs of the backward pass rise a little, since logits are computed again; those of the forward pass, the parameters and, up to rounding, the
+#    results stay (sections 4 and 8).
+# </details>
+#
+# **Next:** 03 · Swin, which cuts the map into windows, and moves them.
