@@ -1109,7 +1109,8 @@ report(**{f"bias at Δt = {dt:+d}, same place": f"{same_place[dt + P - 1]:+.2f}"
 
 # %% [markdown]
 # The offset is query minus key. So this head looks at the same place in *later* time steps (Δt < 0), most at the next one, and hardly at earlier ones. It
-# can tell before from after.
+# *can* tell before from after. Whether the answer depends on it is another question, and notebook 01 (section 9) asks it: with the four tubes in reverse order, but the two frames
+# inside each in the right one, this model answers as before. It reads the direction inside its tubes, where the first linear layer sees two frames at once.
 #
 # ## What is scaled down, and what was left out
 #

@@ -1,13 +1,18 @@
-"""Figures of clips: film strips."""
+"""Figures of clips: film strips, moving pictures, picked frames, test views, one token."""
+from io import BytesIO
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from IPython.display import Image as Picture
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
 
 from vt_course import CourseError
 from vt_course.data.transforms import IMAGENET_MEAN, IMAGENET_STD, resize
 
-from .style import array, bare, figure, headline
+from .style import BLUE, YELLOW, array, bare, figure, headline, ink
 
 
 def frames_of(clip) -> np.ndarray:
@@ -60,5 +65,165 @@ def film_strip(clip, n: int = 8, title: str | None = None,
                 axes.set_title(f"frame {i}" if columns <= 8 else f"{i}", size=11, pad=3)
         if rows is not None:
             grid[r, 0].set_ylabel(rows[r], rotation=0, ha="right", va="center")
+    headline(fig, title)
+    return fig
+
+
+PLAY_BYTES = 200_000                                        # of one moving picture
+
+
+def play(clip, fps: float = 16, width: int = 336) -> Picture:
+    """The clip as a moving picture that repeats: an animated PNG of at most 200 kB, `width` pixels wide on the page.
+
+    Colours are reduced, and frames scaled down, until it fits. Raises `CourseError` for what is no clip, and for
+    a clip that is too long.
+    """
+    frames = frames_of(clip)
+    for pixels, colours in ((30_000, 64), (30_000, 32), (12_000, 32), (12_000, 16), (4_000, 16)):
+        data = animated(thumbnails(frames, pixels), fps, colours)
+        if len(data) <= PLAY_BYTES:
+            return Picture(data=data, format="png", width=width)
+    raise CourseError(f"{len(frames)} frames do not fit into {PLAY_BYTES // 1000} kB; give every second one, at half the fps")
+
+
+def animated(frames: np.ndarray, fps: float, colours: int) -> bytes:
+    """Frames uint8 (T, H, W, 3) -> an animated PNG with one palette for all."""
+    T, H, W, _ = frames.shape
+    sheet = Image.fromarray(frames.reshape(T * H, W, 3)).quantize(colours, dither=Image.Dither.NONE)
+    first, *others = [sheet.crop((0, t * H, W, (t + 1) * H)) for t in range(T)]
+    buffer = BytesIO()
+    first.save(buffer, format="png", save_all=True, append_images=others, duration=1000 / fps, loop=0, optimize=True)
+    return buffer.getvalue()
+
+
+@figure
+def sampling(num_frames: int, schemes: dict, fps: float = 30, segments: dict | None = None,
+             title: str | None = None) -> Figure:
+    """The time line of a video, one row a scheme, with the frames that it picks.
+
+    `schemes`: name -> indices (K,), or (clips, K) for several clips of one video, drawn on levels of their own.
+    A bar runs from the first frame of a clip to its last; where a clip jumps back (loops), a new bar begins below.
+    `segments`: name -> the edges of the segments of that scheme, in frames. `fps` gives the seconds.
+    Raises `CourseError` for a frame that the video does not have.
+    """
+    names, longest = list(schemes), max(map(len, schemes))
+    fig, axes = plt.subplots(figsize=(10, 0.62 * len(names) + 1.1 + 0.35 * bool(title)))
+    for row, name in enumerate(names):
+        clips = np.atleast_2d(array(schemes[name])).astype(int)                   # (clips, K)
+        if clips.min() < 0 or clips.max() >= num_frames:
+            raise CourseError(f"{name!r} picks frames {clips.min()} to {clips.max()} of a video with frames 0 to {num_frames - 1}")
+        axes.plot([-0.5, num_frames - 0.5], [row, row], color="0.8", linewidth=1, zorder=0)
+        for edge in array((segments or {}).get(name, [])):
+            axes.plot([edge - 0.5] * 2, [row - 0.36, row + 0.36], color="0.35", linewidth=1, linestyle=":")
+        height = 0.64 / len(clips)
+        for i, clip in enumerate(clips):
+            runs = np.split(clip, np.flatnonzero(np.diff(clip) < 0) + 1)
+            for j, run in enumerate(runs):
+                part = height / len(runs)
+                middle = row - 0.32 + i * height + (j + 0.5) * part
+                light, dark = [("#CDE7F7", BLUE), ("#FBE3BC", "#9A5B00")][(i + j) % 2]
+                axes.add_patch(Rectangle((run[0] - 0.5, middle - 0.45 * part), run[-1] - run[0] + 1, 0.9 * part,
+                                         facecolor=light, linewidth=0))
+                axes.vlines(run, middle - 0.42 * part, middle + 0.42 * part, color=dark, linewidth=1.6)
+        axes.text(1.015, row, counted(clips, fps), transform=axes.get_yaxis_transform(), va="center", size=11)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlim=(-0.02 * num_frames, 1.02 * num_frames), ylim=(len(names) - 0.4, -0.6), xlabel="frame")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    seconds = axes.secondary_xaxis("top", functions=(lambda x: x / fps, lambda s: s * fps))
+    seconds.set_xlabel(f"seconds at {fps:g} frames a second")
+    headline(fig, title)
+    return fig
+
+
+def counted(clips: np.ndarray, fps: float) -> str:
+    """What a row shows, in words: frames, and the seconds from the first to the last of a clip."""
+    K = clips.shape[1]
+    text = f"{K} frames" if len(clips) == 1 else f"{len(clips)} × {K} frames"
+    spans = clips[:, -1] - clips[:, 0] + 1
+    return text + (f"\n{spans.max() / fps:.1f} s" if (np.diff(clips, axis=1) >= 0).all() else "\nlooped")
+
+
+@figure
+def views(video, indices, boxes, title: str | None = None) -> Figure:
+    """What each test view sees: clips down, crops across.
+
+    `video`: all frames; `indices`: (clips, T) frame numbers; `boxes`: (crops, 4), each top, left, bottom, right.
+    Beside each row: the time line with the clip's frames. A picture is the clip's middle frame, dark outside
+    the crop. Raises `CourseError` for frames or boxes that the video does not have.
+    """
+    frames, indices, boxes = frames_of(video), np.atleast_2d(array(indices)), np.atleast_2d(array(boxes))
+    F, H, W, _ = frames.shape
+    if indices.min() < 0 or indices.max() >= F:
+        raise CourseError(f"the views need frames {indices.min()} to {indices.max()}; the video has 0 to {F - 1}")
+    if boxes.shape[1] != 4 or (boxes < 0).any() or (boxes > [H, W, H, W]).any() or (boxes[:, :2] >= boxes[:, 2:]).any():
+        raise CourseError(f"a crop is top, left, bottom, right within {H} x {W}, not {boxes.tolist()}")
+    clips, crops = len(indices), len(boxes)
+    width = 10 / (crops + 1.3)
+    fig, grid = plt.subplots(clips, crops + 1, squeeze=False, width_ratios=[1.3] + [1] * crops,
+                             figsize=(10, clips * (width * H / W + 0.34) + 0.4 * bool(title) + 0.1))
+    fig.get_layout_engine().set(w_pad=0.04, h_pad=0.03, wspace=0.01, hspace=0.01)
+    for r, clip in enumerate(indices):
+        line = grid[r, 0]
+        line.plot([-0.5, F - 0.5], [0, 0], color="0.8", linewidth=1)
+        line.vlines(clip, -0.3, 0.3, color=BLUE, linewidth=1.8)
+        line.set(xlim=(-0.06 * F, 1.06 * F), ylim=(-1, 1), title=f"frames {clip[0]} to {clip[-1]}")
+        line.title.set_size(11)
+        bare(line)
+        middle = clip[len(clip) // 2]
+        picture = thumbnails(frames[middle:middle + 1], 12_000)[0]
+        for c, (top, left, bottom, right) in enumerate(boxes):
+            axes = grid[r, c + 1]
+            shown = (picture * 0.3).astype(np.uint8)
+            a, b, d, e = np.round([top * picture.shape[0] / H, bottom * picture.shape[0] / H,
+                                   left * picture.shape[1] / W, right * picture.shape[1] / W]).astype(int)
+            shown[a:b, d:e] = picture[a:b, d:e]
+            axes.imshow(shown, interpolation="nearest", extent=(0, W, H, 0))
+            axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=YELLOW, linewidth=2.5))
+            axes.set_title(f"view {r * crops + c + 1}", size=11, pad=3)
+            bare(axes)
+    headline(fig, title)
+    return fig
+
+
+@figure
+def token(clip, tube, place, numbers, title: str | None = None) -> Figure:
+    """One token: its pixels in the clip, and the numbers that the reader's cut makes of them.
+
+    `clip`: a clip, or one frame of it; `tube`: (pt, ph, pw) pixels; `place`: (t, h, w) of the token, in tubes.
+    `numbers`: the token (3·pt·ph·pw,), values 0 to 255, laid out as rows of one colour of one frame: from a right
+    cut, each row is the pixels above it, row by row. Raises `CourseError` where sizes do not match.
+    """
+    frames, numbers = frames_of(clip), array(numbers)
+    (pt, ph, pw), start = tube, np.multiply(tube, place)
+    if numbers.shape != (3 * pt * ph * pw,):
+        raise CourseError(f"a tube of {pt} x {ph} x {pw} in 3 colours has {3 * pt * ph * pw} numbers, not {numbers.shape}")
+    if (start + tube > frames.shape[:3]).any():
+        raise CourseError(f"the tube at {tuple(place)} ends outside the clip {frames.shape}")
+    t, h, w = start
+    fig = plt.figure(figsize=(10, 3.1 + 0.42 * 3 * pt + 0.35 * bool(title)))
+    grid = fig.add_gridspec(2, 2 * pt, height_ratios=[2.7, 0.42 * 3 * pt])
+    for i in range(pt):
+        whole, close = fig.add_subplot(grid[0, 2 * i]), fig.add_subplot(grid[0, 2 * i + 1])
+        whole.imshow(thumbnails(frames[t + i:t + i + 1], 12_000)[0], extent=(0, *frames.shape[2:0:-1], 0), interpolation="nearest")
+        whole.add_patch(Rectangle((w, h), pw, ph, fill=False, edgecolor=YELLOW, linewidth=2))
+        whole.set_title(f"frame {t + i}", size=11, pad=3)
+        close.imshow(frames[t + i, h:h + ph, w:w + pw], interpolation="nearest")
+        close.set_title(f"its {ph} × {pw} pixels", size=11, pad=3)
+        for axes in (whole, close):
+            bare(axes)
+    axes = fig.add_subplot(grid[1, :])
+    rows = numbers.reshape(3 * pt, ph * pw)
+    tint = np.zeros((*rows.shape, 3))
+    for r in range(3 * pt):
+        tint[r, :, r // pt] = rows[r].clip(0, 255) / 255
+    axes.imshow(tint, aspect="auto", interpolation="nearest")
+    if ph * pw <= 16:
+        for (r, c), value in np.ndenumerate(rows):
+            axes.text(c, r, f"{value:.0f}", ha="center", va="center", size=11, color=ink(tint[r, c]))
+    axes.set_yticks(range(3 * pt), [f"{colour}, frame {t + i}" for colour in ("red", "green", "blue") for i in range(pt)])
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    axes.set_xlabel(f"the token: {numbers.size} numbers, read row by row")
     headline(fig, title)
     return fig

@@ -1,0 +1,1043 @@
+# %% [markdown]
+# # 01 · Clips and tokens: from a video file to what a transformer sees
+#
+# *The first step of Swin ([2103.14030](https://arxiv.org/abs/2103.14030)), Video Swin ([2106.13230](https://arxiv.org/abs/2106.13230)),
+# MViT ([2104.11227](https://arxiv.org/abs/2104.11227)), TimeSformer ([2102.05095](https://arxiv.org/abs/2102.05095)) and
+# UniFormer ([2201.04676](https://arxiv.org/abs/2201.04676)).*
+#
+# A ten-second video holds 300 frames; a model sees 8 to 96 of them, cut into a few thousand tokens. By the end of this notebook you have written every step
+# between the two: which frames, which rectangle of them, which numbers, which token. Your cut gives the same tokens as the
+# finished models on the same weights. The last section takes a trained model and finds out where it
+# reads the direction of time.
+#
+# | | |
+# |---|---|
+# | **Needs** | PyTorch: shapes, `reshape`, `permute`, a convolution |
+# | **Data** | the embedded clips: `vt-course data synthetic`, once (`make course` and `make lab` do it) |
+# | **Time** | 2 hours with the exercises; to run it: half a minute (`smoke`), 1 minute (`lecture`, `full`) on two cores |
+# | **Hardware** | a laptop CPU and 2 GB of memory |
+#
+# **You will be able to**
+#
+# 1. read frames with decord, and say what can be wrong with a file;
+# 2. compute the frames that each paper picks, dense or uniform, and the seconds they cover;
+# 3. list the views of a test, and say how their scores are averaged and what that costs;
+# 4. normalise as the weights expect it, and recognise a BGR or 0..255 mistake;
+# 5. cut images and clips into tokens, and prove that cut + linear layer = strided convolution;
+# 6. say how much time resolution each model keeps, and what a tube of two frames can still tell.
+
+# %% tags=["parameters"]
+PROFILE = "smoke"   # smoke: section 9 on 160 clips; lecture, full: on 400
+
+# %%
+import tempfile
+from itertools import product
+from pathlib import Path
+
+import decord
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from vt_course import data_root
+from vt_course.data import clips as package, transforms
+from vt_course.data.reader import BadClip, ClipReader
+from vt_course.lab import show
+from vt_course.lab.check import check
+from vt_course.lab.report import agree, differ, report, within
+
+_ = torch.manual_seed(0)
+
+# %% [markdown]
+# Four helpers print what is the same on every machine. `report` prints shapes and counts. `agree` stops the notebook unless two tensors match
+# everywhere, and prints the bound it checked; `differ` is the opposite, its control; `within` checks that a number lies in an interval.
+
+# %% [markdown]
+# ## 1 · From a file to numbers
+#
+# The course brings 2,000 small videos that are drawn, not filmed: a patterned shape moves, grows or turns. Files, codec and reader are the real ones.
+# Here is one, label "right":
+
+# %%
+folder = data_root() / "synthetic"
+rows = package.read_manifest(folder / "motion_val.csv")
+path = next(r["path"] for r in rows if r["label"] == "right")
+video = ClipReader(path)
+frames = torch.from_numpy(video.read(range(video.num_frames)))     # (T, H, W, 3)
+report(frames=frames.shape, type=str(frames.dtype), rate=f"{video.fps:g} a second")
+
+# %% tags=["figure"]
+show.play(frames, fps=video.fps)
+
+# %% tags=["figure"]
+show.film_strip(frames, n=8, title="The same, standing still: eight of 32 frames")
+
+# %% [markdown]
+# ### What decord gives
+#
+# `ClipReader` is a thin cover around [decord](https://github.com/dmlc/decord). Without the cover, four calls are all there is:
+
+# %%
+raw = decord.VideoReader(path, num_threads=1)
+batch = raw.get_batch([0, 8, 8, 4]).asnumpy()             # any order, repeats allowed
+report(frames=len(raw), rate=f"{raw.get_avg_fps():g} a second", four=batch.shape,
+       type=str(batch.dtype), key_frames=len(raw.get_key_indices()))
+agree("both read the same", torch.from_numpy(batch).int(), frames[[0, 8, 8, 4]].int())
+
+# %% [markdown]
+# Three things to remember.
+#
+# - The layout is **(T, H, W, 3)**, bytes from 0 to 255, colours in the order **red, green, blue**. (OpenCV gives blue, green, red; section 5 shows what that does.)
+# - Frames are addressed by number. To show frame 57, the decoder goes back to the last **key frame** and decodes from there. Here every frame is a key frame;
+#   in a downloaded video there may be one in 250, so that a clip costs nearly as much as the whole file.
+# - A reader must be opened in the process that uses it. One that was opened before a `DataLoader` forks its workers hangs in them.
+#
+# An error that users report again and again is decord's `cannot find video stream with wanted index: -1`. It means that the file is empty or damaged, or
+# holds no video; often a download was cut short. Look for such files before you train (`vt-course data verify`), not in epoch 7. The cover says it in words:
+
+# %%
+with tempfile.TemporaryDirectory() as empty_folder:
+    empty = Path(empty_folder) / "empty.mp4"
+    empty.touch()
+    try:
+        ClipReader(empty)
+    except BadClip as error:
+        print(str(error).replace(str(empty), empty.name))
+
+# %% [markdown]
+# ## 2 · Which frames? Dense sampling
+#
+# Neighbouring frames are nearly equal, so nobody feeds all of them. On Kinetics all four video papers take a **dense** clip: T frames, `stride` apart, from one place of the video.
+# They write T×stride: 32×2 is 32 frames, every second one.
+#
+# T frames have T − 1 gaps, so the clip **spans** (T − 1) · stride + 1 frames. A video of `num_frames` has room = num_frames − span,
+# and the clip may start at 0, 1, ..., room. In training the start is drawn at random; in validation the clip stands in the centre.
+#
+# **Predict, then run.** A Kinetics video has 300 frames, 30 a second. Which models see less than a quarter of it? Is there one for which it is too short?
+#
+# ### Exercise 1.1 · Dense frame indices
+#
+# Difficulty 2/5 · importance 4/5 · 10 minutes
+#
+# Return the indices as an int64 tensor of shape `(frames,)`. `position` is "start" (begin at frame 0) or "centre" (start at room / 2, rounded down). A video shorter than
+# the span starts at frame 0 and is **looped**: after its last frame comes frame 0 again, then frame 1, as often as needed. Frame 3 beyond the end is frame 3.
+
+# %% tags=["exercise:1.1"]
+def dense_indices(num_frames, frames, stride, position="centre"):
+    """int64 (frames,): frame numbers, `stride` apart, looped where the video ends."""
+    raise NotImplementedError("exercise 1.1")
+
+# %% tags=["check:1.1"]
+dense_indices = check("1.1", dense_indices)
+
+# %% [markdown] tags=["hints:1.1"]
+# <details><summary>Hint 1: intuition</summary>
+#
+# Write the indices of a clip that starts at 0. Everything else moves them, or folds them back.
+# </details>
+# <details><summary>Hint 2: pseudocode</summary>
+#
+# `start + [0, 1, ..., frames − 1] · stride`, then the remainder after division by `num_frames`
+# </details>
+# <details><summary>Symptom: one case in the centre is off by one</summary>
+#
+# The span is not frames · stride. Count it for two frames with stride 4: frames 0 and 4 span 5 frames.
+# </details>
+
+# %% tags=["solution:1.1"]
+def dense_indices(num_frames, frames, stride, position="centre"):
+    """int64 (frames,): frame numbers, `stride` apart, looped where the video ends."""
+    room = max(num_frames - ((frames - 1) * stride + 1), 0)
+    start = room // 2 if position == "centre" else 0
+    return (start + torch.arange(frames) * stride) % num_frames
+
+
+dense_indices = check("1.1", dense_indices, solution=True)
+
+# %% [markdown]
+# PyTorch can list every window that fits (`Tensor.unfold`). Yours must be the middle one:
+
+# %% tags=["oracle"]
+windows = torch.arange(300).unfold(0, 31 * 2 + 1, 1)[:, ::2]       # (starts, 32)
+report(windows_that_fit=len(windows))
+agree("centre", dense_indices(300, 32, 2), windows[(len(windows) - 1) // 2])
+
+# %% tags=["figure"]
+published = {"Video Swin 32×2": (32, 2), "MViT-B, UniFormer 16×4": (16, 4),
+             "MViT-B 32×3": (32, 3), "UniFormer 32×4": (32, 4),
+             "TimeSformer 8×32": (8, 32),
+             "TimeSformer-HR 16×16": (16, 16), "TimeSformer-L 96×4": (96, 4)}
+show.sampling(300, {name: dense_indices(300, *s) for name, s in published.items()},
+              title="Dense clips in a video of 10 seconds")
+
+# %% [markdown]
+# A bar reaches from the first frame to the last, and each line is a frame that the model sees. The labels at the right were counted from your indices.
+
+# %%
+print(f"{'':24}{'frames':>7}{'stride':>8}{'span':>6}{'seconds':>9}{'of 10 s':>9}")
+for name, (T, stride) in published.items():
+    span = (T - 1) * stride + 1
+    print(f"{name:24}{T:7}{stride:8}{span:6}{span / 30:9.2f}{span / 300:9.0%}")
+
+# %% [markdown]
+# - Video Swin and MViT 16×4 look at about two seconds; TimeSformer at seven and a half, with gaps of one second. Both work on Kinetics, where most actions last.
+# - TimeSformer-L needs 381 frames: more than the video has. Yours loops. The released code of TimeSformer repeats the last frame instead.
+#
+# ### Two families of rules
+#
+# "32×2, centre" does not yet say which frames. Two code bases stand behind the four papers:
+#
+# | | mmaction (Video Swin) | SlowFast (MViT, TimeSformer, UniFormer) |
+# |---|---|---|
+# | step | exactly `stride` | T points spread over T · stride frames: (T · stride − 1) / (T − 1), a little more |
+# | too short | loop | repeat the last frame |
+# | another frame rate | ignored: a stride counts frames | the window is scaled to 30 frames a second (`DATA.TARGET_FPS`) |
+#
+# The first row as code, for MViT 16×4 (rounded down):
+
+# %% tags=["definition"]
+def slowfast_clip(start, num_frames, frames, stride):
+    """T points from start to start + T·stride − 1, clamped to the video."""
+    points = torch.linspace(start, start + frames * stride - 1, frames)
+    return points.clamp(0, num_frames - 1).long()             # (frames,)
+
+
+spread = slowfast_clip(118, 300, 16, 4)
+print("steps of MViT 16×4:", torch.diff(spread).tolist())
+agree("package", torch.from_numpy(package.mvit_views(300, 16, 4, 1)[0]), spread)
+
+# %% [markdown]
+# The difference is a frame here and there: one of several reasons why two code bases never agree to the last digit.
+
+# %% [markdown]
+# ## 3 · One frame of each segment: uniform sampling
+#
+# Something-Something is about order: "putting something *on* a surface" against "taking it *off*". Two seconds from the middle may miss the point, so here all four look at the
+# **whole** video: cut it into T equal segments, take one frame of each. In training a random one, in testing the one in the middle.
+#
+# Segment i runs from i · num_frames / T to (i + 1) · num_frames / T. These are points in time, not whole numbers. The frame that holds the point t is ⌊t⌋.
+#
+# ### Exercise 1.2 · Uniform frame indices
+#
+# Difficulty 2/5 · importance 3/5 · 10 minutes
+#
+# Return the middle frame of each segment, int64 `(frames,)`: ⌊(i + ½) · num_frames / frames⌋. If the video has fewer frames than segments, the same formula repeats frames in place.
+# Integers only: floating-point numbers may fall on the wrong side of a frame.
+
+# %% tags=["exercise:1.2"]
+def uniform_indices(num_frames, frames):
+    """int64 (frames,): the middle frame of each of `frames` equal segments."""
+    raise NotImplementedError("exercise 1.2")
+
+# %% tags=["check:1.2"]
+uniform_indices = check("1.2", uniform_indices)
+
+# %% [markdown] tags=["hints:1.2"]
+# <details><summary>Hint 1: intuition</summary>
+#
+# (i + ½) / T is (2i + 1) / 2T.
+# </details>
+# <details><summary>Hint 2: pseudocode</summary>
+#
+# odd numbers 1, 3, 5, ... times `num_frames`, then `//` once, at the end
+# </details>
+# <details><summary>Symptom: right for 300 frames, wrong for 17</summary>
+#
+# You divided before you multiplied: `num_frames // frames` throws a fraction away, and T fractions add up.
+# </details>
+
+# %% tags=["solution:1.2"]
+def uniform_indices(num_frames, frames):
+    """int64 (frames,): the middle frame of each of `frames` equal segments."""
+    return (2 * torch.arange(frames) + 1) * num_frames // (2 * frames)
+
+
+uniform_indices = check("1.2", uniform_indices, solution=True)
+
+# %% [markdown]
+# Shrinking an image to T pixels by nearest neighbour asks the same question: which old pixel lies under the middle of the new one? PyTorch calls the rule
+# `nearest-exact`. Its older `nearest` takes the start of each segment.
+
+# %% tags=["oracle"]
+timeline = torch.arange(301, dtype=torch.float64)[None, None]         # (1, 1, frames)
+for T in (8, 16, 32):
+    exact = F.interpolate(timeline, size=T, mode="nearest-exact")[0, 0].long()
+    agree(f"{T} segments of 301 frames", uniform_indices(301, T), exact)
+older = F.interpolate(timeline, size=32, mode="nearest")[0, 0].long()
+differ("the older rule", uniform_indices(301, 32), older, at_least=1)
+
+# %% tags=["figure"]
+ssv2 = {"Video Swin-B": 32, "UniFormer, MViT-B": 16, "TimeSformer": 8}
+picked = {name: uniform_indices(60, T) for name, T in ssv2.items()}
+edges = {name: np.arange(T + 1) * 60 / T for name, T in ssv2.items()}
+show.sampling(60, picked, fps=12, segments=edges,
+              title="Segments of a video of 5 seconds, 12 frames a second")
+
+# %% [markdown]
+# Something-Something has 12 frames a second and clips of 2 to 6 seconds, so 32 segments of 60 frames use every second frame: there is not much left to skip.
+#
+# Again there are dialects. Yours is Video Swin's. The SlowFast family lets the segments end at the last frame and rounds their edges. And a function called *uniform* elsewhere may
+# mean evenly spaced points from the first frame to the last:
+
+# %%
+from torchvision.transforms.v2 import UniformTemporalSubsample
+
+still = torch.arange(300)[:, None, None, None].expand(300, 3, 1, 1)  # frame k holds k
+other = UniformTemporalSubsample(4)(still)[:, 0, 0, 0]
+print("segments, middle     ", uniform_indices(300, 4).tolist())
+print("SlowFast's segments  ", package.slowfast_segments(300, 4).tolist())
+print("torchvision's uniform", other.tolist())
+
+# %% [markdown]
+# ## 4 · Views: what is averaged at test time
+#
+# A clip shows part of the time, and a square crop part of the frame. At test time the model looks several times, at n clips and m crops, and the n · m results are averaged. One such look
+# is a **view**. "4 × 3 views" means 4 clips, 3 crops each. Most tables list the cost of one view (those of UniFormer the total); the whole test costs n · m times as much.
+#
+# ### Clips
+#
+# Where do n clips start? Three rules, one for each code base:
+
+# %% tags=["definition"]
+def video_swin_starts(num_frames, span, n):
+    """The middle of each of n equal parts of all starts."""
+    room = num_frames - span + 1
+    return [int((i + 0.5) * room / n) for i in range(n)]
+
+
+def mvit_starts(num_frames, span, n):
+    """From the first start to the last; a single clip in the middle."""
+    last = num_frames - span
+    return [i * (last // (n - 1)) for i in range(n)] if n > 1 else [last // 2]
+
+
+def timesformer_starts(num_frames, span, n):
+    """As in the released code: a single clip begins at frame 0."""
+    return [int((num_frames - span) * i / n) for i in range(n)]
+
+# %%
+starts = {"Video Swin 32×2": (video_swin_starts(300, 64, 4), 32, 2, "video_swin"),
+          "MViT 16×4": (mvit_starts(300, 64, 5), 16, 4, "mvit"),
+          "UniFormer 16×4": (mvit_starts(300, 64, 4), 16, 4, "uniformer"),
+          "TimeSformer 8×32": (timesformer_starts(300, 256, 1), 8, 32, "timesformer")}
+views = {}
+for name, (begin, T, stride, rule) in starts.items():
+    views[name] = torch.from_numpy(package.VIEW_RULES[rule](300, T, stride, len(begin)))
+    agree(f"{name}, starts {begin}", views[name][:, 0], torch.tensor(begin))
+
+# %% tags=["figure"]
+show.sampling(300, views, title="The clips of a test on Kinetics")
+
+# %% [markdown]
+# Four or five short clips see most of the video; so does one of 8×32. The paper of TimeSformer takes its clip "in the middle of the video" (section 4). The released code begins at frame 0.
+#
+# ### Crops
+#
+# Frames are scaled so that the *shorter* side has a fixed length, and a square is cut out. The centre square of a landscape video misses both ends. **Three crops** along the longer
+# side see all of it, if the video is not too wide. (TimeSformer calls its three "top-left, center, bottom-right", section 4: its frames are scaled so that the shorter side *is* the crop's, and then these are left, centre and right.)
+#
+# ### Exercise 1.3 · Three crops
+#
+# Difficulty 2/5 · importance 3/5 · 10 minutes
+#
+# Return an int64 tensor `(3, 4)`: for each crop top, left, bottom, right, so that `frame[top:bottom, left:right]` is the crop. Along the longer side they lie at the beginning, in the centre
+# and at the end, in this order; along the other all are centred. Odd margins: round down.
+
+# %% tags=["exercise:1.3"]
+def crop_boxes(height, width, size):
+    """int64 (3, 4): top, left, bottom, right of three squares along the longer side."""
+    raise NotImplementedError("exercise 1.3")
+
+# %% tags=["check:1.3"]
+crop_boxes = check("1.3", crop_boxes)
+
+# %% [markdown] tags=["hints:1.3"]
+# <details><summary>Hint 1: intuition</summary>
+#
+# height − size rows and width − size columns are left over. Which share of them lies before the crop?
+# </details>
+# <details><summary>Hint 2: pseudocode</summary>
+#
+# `top, left = (height − size) // 2, (width − size) // 2`; then replace one of the two by 0 and by the whole margin
+# </details>
+
+# %% tags=["solution:1.3"]
+def crop_boxes(height, width, size):
+    """int64 (3, 4): top, left, bottom, right of three squares along the longer side."""
+    top, left = (height - size) // 2, (width - size) // 2
+    if width >= height:
+        corners = [(top, 0), (top, left), (top, width - size)]
+    else:
+        corners = [(0, left), (top, left), (height - size, left)]
+    return torch.tensor([(t, x, t + size, x + size) for t, x in corners])
+
+
+crop_boxes = check("1.3", crop_boxes, solution=True)
+
+# %% [markdown]
+# Our clips are square, so we cut a wide video out of one: 64 rows of 112 columns, the shape of 16:9 nearly. torchvision's `five_crop` cuts the corners and the centre; where the crop is as high as
+# the frame, the two left corners are one.
+
+# %% tags=["oracle"]
+from torchvision.transforms.functional import five_crop
+
+wide = frames[:, 24:88]                                              # (T, 64, 112, 3)
+boxes = crop_boxes(64, 112, 64)
+mine = torch.stack([wide[:, t:b, x:r] for t, x, b, r in boxes])  # (3, T, 64, 64, 3)
+left, right, _, _, centre = five_crop(wide.movedim(-1, 1), 64)        # (T, 3, 64, 64)
+theirs = torch.stack([left, centre, right]).movedim(2, -1)         # (3, T, 64, 64, 3)
+agree("torchvision", mine.int(), theirs.int())
+agree("package", mine.int(), torch.stack(transforms.three_crops(wide, 64)).int())
+
+# %% tags=["figure"]
+two_clips = package.video_swin_views(32, 8, 2, 2)                    # (clips, frames)
+show.views(wide, two_clips, boxes, title="2 × 3 views of 8×2 frames each")
+
+# %% [markdown]
+# A list of views is the product of both, crops fastest. Each view is a clip of its own for the model:
+
+# %%
+def all_views(video, clips, boxes):
+    """(F, H, W, 3), (n, T), (m, 4) -> (n·m, T, size, size, 3)."""
+    return torch.stack([video[index][:, t:b, x:r]
+                        for index, (t, x, b, r) in product(torch.tensor(clips), boxes)])
+
+
+six = all_views(wide, two_clips, boxes)
+report(views=six.shape)
+square = all_views(frames, two_clips, crop_boxes(112, 112, 112))
+agree("a square video has one crop, three times", square[0].int(), square[2].int())
+
+# %% [markdown]
+# ### Averaging
+#
+# Two ways look alike and are not: the mean of the **probabilities** (softmax first) and the mean of the **logits**. Three views of one video, two classes. **Predict** the winner of each:
+
+# %%
+logits = torch.tensor([[10.0, 0.0], [0.0, 3.0], [0.0, 3.0]])        # (views, classes)
+mean_logit, mean_probability = logits.mean(0), logits.softmax(1).mean(0)
+report(by_logits=f"class {mean_logit.argmax()}",
+       by_probabilities=f"class {mean_probability.argmax()}",
+       sum_instead_of_mean=f"class {logits.sum(0).argmax()}")
+
+# %% [markdown]
+# One view that is very sure outvotes two others by logits; by probabilities no view counts more than one. Whether scores are added or averaged is all the same.
+#
+# | | short side, crop | Kinetics: clips × crops | Something-Something | averaged |
+# |---|---|---|---|---|
+# | Video Swin | 224, 224 | 4 × 3 | 1 × 3 | probabilities (`average_clips="prob"`) |
+# | MViT | 256, 224 | 5 × 1 | 1 × 3 | probabilities: the model ends in a softmax when it evaluates |
+# | TimeSformer | 224, 224 | 1 × 3 | 1 × 3 | the paper averages the scores; the released code adds logits |
+# | UniFormer | 224, 224 | 4 × 1 | 1 × 3 | logits |
+#
+# This course averages probabilities everywhere. What a whole test costs (GMACs as stated for one view, times the views):
+
+# %%
+from vt_course.models import ZOO, create
+
+tests = {"video_swin_tiny": 12, "mvit_base_16x4": 5, "timesformer_divided_8x224": 3,
+         "uniformer_small_16": 4}
+for name, n in tests.items():
+    one = next(value for what, value, _ in ZOO[name].stated if what == "GMACs")
+    print(f"{name:26}{one:7.1f} GMACs × {n:2} views = {n * one:6.0f}")
+
+# %% [markdown]
+# Compare models by the right column. The papers' tables often leave the multiplication to you ("FLOPs × views").
+
+# %% [markdown]
+# ## 5 · From bytes to floats
+#
+# Networks are trained on numbers around 0: divide by 255, subtract a mean, divide by a standard deviation, colour by colour. The weights fit *these* numbers, so every set of released weights fixes the choice.
+#
+# | on Kinetics | mean | standard deviation | colours |
+# |---|---|---|---|
+# | Swin, Video Swin | 0.485, 0.456, 0.406 | 0.229, 0.224, 0.225 | RGB |
+# | MViT, TimeSformer, UniFormer (video) | 0.45 for all | 0.225 for all | RGB |
+# | MViTv2-L | as Swin | as Swin | RGB |
+# | MViT, on Something-Something | 0.45 | 0.225 | **BGR** (`REVERSE_INPUT_CHANNEL: True`) |
+#
+# Configurations of mmaction list 123.675, 116.28, 103.53 and 58.395, 57.12, 57.375. These are the same numbers, times 255, for frames that were never divided:
+
+# %%
+mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+x = frames.float()                                            # (T, H, W, 3), 0 to 255
+by_unit = (x / 255 - mean) / std
+by_byte = (x - torch.tensor([123.675, 116.28, 103.53])) / torch.tensor(
+    [58.395, 57.12, 57.375])
+agree("0..1 = 0..255", by_unit, by_byte)
+clip = transforms.normalise(frames)                            # (3, T, H, W)
+agree("package", clip, by_unit.permute(3, 0, 1, 2))
+
+# %% [markdown]
+# Three mistakes raise no error. **Predict** for each how large the numbers become that enter the network:
+#
+# 1. not dividing by 255, but using the mean and deviation for 0..1;
+# 2. dividing by 255 and using 123.675, ...;
+# 3. mean and deviation of another paper.
+
+# %%
+def interval(low, high, m, s):
+    """What black and white become."""
+    return f"{(low - m) / s:9.2f} to {(high - m) / s:.2f}"
+
+
+print("right             ", interval(0, 1, 0.485, 0.229))
+print("1: never divided  ", interval(0, 255, 0.485, 0.229))
+print("2: divided twice  ", interval(0, 1, 123.675, 58.395))
+print("3: 0.45 and 0.225 ", interval(0, 1, 0.45, 0.225))
+
+# %% [markdown]
+# The first is a catastrophe that you notice, the third a small shift that you do not. In the second all of the picture becomes almost the same number, −2.1: its contrast is 255 times too weak, and no
+# number looks suspicious.
+#
+# ### Mean, deviation and colour order are part of the weights
+#
+# Normalising is linear, and so is the first layer. So it can be moved into the layer's weights, exactly: bytes go in, the same tokens come out.
+
+# %%
+_ = torch.manual_seed(0)
+conv = nn.Conv3d(3, 24, (2, 4, 4), (2, 4, 4))
+scale = (255 * std)[:, None, None, None]                       # (3, 1, 1, 1)
+moved = conv.weight / scale                                    # (24, 3, 2, 4, 4)
+offset = conv.bias - (conv.weight.sum((2, 3, 4)) * (mean / std)).sum(1)
+pixels = x.permute(3, 0, 1, 2)                                 # (3, T, H, W), bytes
+tokens = conv(clip)                                            # (24, T', H', W')
+from_bytes = F.conv3d(pixels, moved, offset, conv.stride)
+agree("bytes in, same tokens out", from_bytes, tokens, tol=1e-4)
+
+# %% [markdown]
+# Wrong colours are the same thing once more. Feeding BGR equals feeding RGB to weights whose colours are reversed: other weights than the trained ones.
+
+# %%
+bgr = clip.flip(0)                                             # (3, T, H, W)
+reversed_weights = F.conv3d(bgr, conv.weight.flip(1), conv.bias, conv.stride)
+agree("BGR, weights reversed", reversed_weights, tokens)
+differ("BGR, weights as trained", conv(bgr), tokens, at_least=0.1)
+grey = clip.mean(0, keepdim=True).expand(3, -1, -1, -1)
+agree("a grey video has no order", conv(grey.flip(0)), conv(grey))
+
+# %% [markdown]
+# The eye notices at once, if it looks at what the network sees:
+
+# %% tags=["figure"]
+show.film_strip([clip, bgr], n=8, rows=["RGB", "BGR"])
+
+# %% [markdown]
+# **My accuracy is lower than the paper's.** The question comes up in the issues of every one of these repositories. In the order in which to look:
+# views (in UniFormer's table 5, four clips instead of one are worth 2.0 to 4.6 points); mean, deviation, scale, colour order; short side of 224 or 256; the loop or clamp of short videos; logits or probabilities; the order of the classes (UniFormer's Kinetics
+# labels are in another order than those of other toolboxes); and last, the videos themselves. Kinetics loses videos every year, and the authors of Video Swin had 19,870 for validation (issue 5 of the repository).
+
+# %% [markdown]
+# ### One video, from the file to the answer
+#
+# Asked in issue 36 of the Video Swin repository: how do I run the model on *one* video? You have all the pieces. The course ships a small Video Swin that was trained on the eight motions; its recipe says what it expects.
+
+# %%
+from vt_course.models import mini_weights
+from vt_course.training.evaluate import load_run, open_data
+
+model, recipe = load_run(mini_weights("video_swin_mini"), "last")
+_ = model.eval()
+_, held_out = open_data(recipe)
+picked = frames[dense_indices(video.num_frames, recipe.frames, recipe.stride)]
+small = transforms.resize_short_side(picked, recipe.size)   # (8, 48, 48, 3)
+square = transforms.centre_crop(small, recipe.size)        # (8, 48, 48, 3)
+view = transforms.normalise(square)                        # (3, 8, 48, 48)
+with torch.no_grad():
+    scores = model(view[None]).softmax(1)[0]               # (8,)
+report(view=view.shape, answer=held_out.classes[scores.argmax()])
+
+# %% [markdown]
+# ## 6 · Tokens: cut and project
+#
+# A transformer takes a set of vectors. Swin (section 3.1) cuts an image into patches of 4 × 4 pixels and reads the 4 · 4 · 3 = **48** numbers of each as one vector. A linear layer maps it
+# to C channels; that is a **token**. We build the cut first, in two dimensions.
+#
+# ### Exercise 1.4 · Cut into patches
+#
+# Difficulty 3/5 · importance 5/5 · 15 minutes
+#
+# `(B, C, H, W) → (B, H/ph, W/pw, C·ph·pw)`, `patch` is (ph, pw). The numbers of a token run **colour, row, column**: colour slowest, column fastest, because the weights of PyTorch's convolutions are
+# stored so. Use `reshape` and `permute`. In the check, every number of `x` is its own place in memory: a wrong number tells where it came from.
+
+# %% tags=["exercise:1.4"]
+def cut_patches(x, patch):
+    """(B, C, H, W) -> (B, H/ph, W/pw, C·ph·pw), numbers in the order (c, h, w)."""
+    raise NotImplementedError("exercise 1.4")
+
+# %% tags=["check:1.4"]
+cut_patches = check("1.4", cut_patches)
+
+# %% [markdown] tags=["hints:1.4"]
+# <details><summary>Hint 1: intuition</summary>
+#
+# Split each axis in two without moving a number: which patch, and where in the patch. Row 13 with patches of 4 is row 1 of patch 3.
+# </details>
+# <details><summary>Hint 2: pseudocode</summary>
+#
+# `x → (B, C, H/ph, ph, W/pw, pw) → permute → (B, H/ph, W/pw, C, ph, pw) → reshape`
+# </details>
+# <details><summary>Symptom: the shape is right, most numbers are wrong</summary>
+#
+# A single `reshape` never moves a number. It takes 48 numbers that follow each other in memory: parts of rows of one colour.
+# </details>
+
+# %% tags=["solution:1.4"]
+def cut_patches(x, patch):
+    """(B, C, H, W) -> (B, H/ph, W/pw, C·ph·pw), numbers in the order (c, h, w)."""
+    B, C, H, W = x.shape
+    ph, pw = patch
+    x = x.reshape(B, C, H // ph, ph, W // pw, pw)             # (B, C, H', ph, W', pw)
+    x = x.permute(0, 2, 4, 1, 3, 5)                           # (B, H', W', C, ph, pw)
+    return x.reshape(B, H // ph, W // pw, C * ph * pw)        # (B, H', W', C·ph·pw)
+
+
+cut_patches = check("1.4", cut_patches, solution=True)
+
+# %% [markdown]
+# The same in einops, which names what the permutation does. And as a library function: `F.unfold` lists patches along its last axis, its numbers in the same order.
+
+# %% tags=["fast"]
+_ = torch.manual_seed(0)
+images = torch.randn(2, 3, 32, 48)
+patches = cut_patches(images, (4, 4))                                 # (2, 8, 12, 48)
+same = rearrange(images, "b c (H h) (W w) -> b H W (c h w)", h=4, w=4)
+agree("einops = reshape and permute", same, patches)
+columns = F.unfold(images, (4, 4), stride=4)                             # (2, 48, 96)
+agree("F.unfold = cut", columns.transpose(1, 2).reshape(2, 8, 12, 48), patches)
+
+# %% [markdown]
+# *Cut, then a linear layer* is a convolution whose stride equals its kernel: each output position sees its own patch, and all use the same weights. MViT says so of ViT's patches (section 3.2). The weights are
+# the same numbers, (D, 3, 4, 4) read as (D, 48). The proof is on the patch embedding of the finished Swin-T, whose LayerNorm follows:
+
+# %%
+stem = create("swin_tiny").patch_embed
+weight = stem.proj.weight.reshape(96, 48)                               # (D, C·ph·pw)
+linear = F.linear(patches, weight, stem.proj.bias)                    # (2, 8, 12, 96)
+agree("cut + linear = convolution", linear, stem.proj(images).movedim(1, -1))
+agree("with the norm: Swin-T's tokens", stem.norm(linear), stem(images))
+wrong = rearrange(images, "b c (H h) (W w) -> b H W (h w c)", h=4, w=4)
+differ("colours last", F.linear(wrong, weight, stem.proj.bias), linear)
+
+# %% [markdown]
+# ### Tubes
+#
+# Video Swin adds time: 2 frames × 4 × 4 pixels × 3 colours = **96** numbers. That Swin-T also *projects* them to 96 channels is a coincidence.
+#
+# ### Exercise 1.5 · Cut into tubes
+#
+# Difficulty 3/5 · importance 5/5 · 10 minutes
+#
+# `(B, C, T, H, W) → (B, T/pt, H/ph, W/pw, C·pt·ph·pw)`, `tube` is (pt, ph, pw). The numbers of a token run colour, frame, row, column, the last fastest.
+
+# %% tags=["exercise:1.5"]
+def cut_tubes(x, tube):
+    """(B, C, T, H, W) -> (B, T/pt, H/ph, W/pw, C·pt·ph·pw), in order (c, t, h, w)."""
+    raise NotImplementedError("exercise 1.5")
+
+# %% tags=["check:1.5"]
+cut_tubes = check("1.5", cut_tubes)
+
+# %% [markdown] tags=["hints:1.5"]
+# <details><summary>Hint 1: intuition</summary>
+#
+# Exercise 1.4 with one more axis that is split.
+# </details>
+# <details><summary>Hint 2: pseudocode</summary>
+#
+# `x → (B, C, T/pt, pt, H/ph, ph, W/pw, pw) → permute(0, 2, 4, 6, 1, 3, 5, 7) → reshape`
+# </details>
+# <details><summary>Symptom: only the order inside the token is wrong</summary>
+#
+# Of decord's layout (T, H, W, C), colours come last. Here they come first, also inside the token.
+# </details>
+
+# %% tags=["solution:1.5"]
+def cut_tubes(x, tube):
+    """(B, C, T, H, W) -> (B, T/pt, H/ph, W/pw, C·pt·ph·pw), in order (c, t, h, w)."""
+    B, C, T, H, W = x.shape
+    pt, ph, pw = tube
+    x = x.reshape(B, C, T // pt, pt, H // ph, ph, W // pw, pw)
+    x = x.permute(0, 2, 4, 6, 1, 3, 5, 7)             # (B, T', H', W', C, pt, ph, pw)
+    return x.flatten(4)                               # (B, T', H', W', C·pt·ph·pw)
+
+
+cut_tubes = check("1.5", cut_tubes, solution=True)
+
+# %% tags=["fast"]
+same = rearrange(clip, "c (T t) (H h) (W w) -> T H W (c t h w)", t=2, h=4, w=4)
+tubes = cut_tubes(clip[None], (2, 4, 4))                       # (1, 16, 28, 28, 96)
+agree("einops = reshape and permute", same, tubes[0])
+
+# %% [markdown]
+# Here is one of the 12,544 tokens of our clip, cut by your function out of the bytes. Each row of numbers is one colour of one frame, read row by row.
+
+# %% tags=["figure"]
+place = (8, 8, 19)
+numbers = cut_tubes(pixels[None], (2, 4, 4))[0][place]         # (96,)
+show.token(frames, (2, 4, 4), place, numbers, title="One token of 2·4·4·3 = 96 numbers")
+
+# %% [markdown]
+# Compare the two rows of one colour: what moved between two frames is inside the token.
+#
+# ### Exercise 1.6 · Convolution weights for a linear layer
+#
+# Difficulty 3/5 · importance 4/5 · 10 minutes
+#
+# Tokens may hold their numbers in another order, for instance "thwc" if they were cut from decord's layout. Then the weights must follow. Turn the convolution weight
+# `(D, C, pt, ph, pw)`, whose axes are called "cthw", into the weight of a linear layer, `(D, C·pt·ph·pw)`, for tokens in the order that the string `order` names, slowest first.
+
+# %% tags=["exercise:1.6"]
+def linear_weight(weight, order):
+    """(D, C, pt, ph, pw) -> (D, C·pt·ph·pw) for tokens in the order of, say, "thwc"."""
+    raise NotImplementedError("exercise 1.6")
+
+# %% tags=["check:1.6"]
+linear_weight = check("1.6", linear_weight)
+
+# %% [markdown] tags=["hints:1.6"]
+# <details><summary>Hint 1: intuition</summary>
+#
+# Number k of the token must meet weight k. Whatever axis is slowest in the token is slowest in the weight.
+# </details>
+# <details><summary>Hint 2: pseudocode</summary>
+#
+# `weight.permute(0, axis of order[0], axis of order[1], ...)`, then flatten all but the first; `"dcthw".index(letter)` is an axis
+# </details>
+
+# %% tags=["solution:1.6"]
+def linear_weight(weight, order):
+    """(D, C, pt, ph, pw) -> (D, C·pt·ph·pw) for tokens in the order of, say, "thwc"."""
+    axes = ["dcthw".index(letter) for letter in order]
+    return weight.permute(0, *axes).flatten(1)        # (D, C·pt·ph·pw)
+
+
+linear_weight = check("1.6", linear_weight, solution=True)
+
+# %% [markdown]
+# Now the tokens of the finished Video Swin-T, twice: from your cut, and straight from decord's layout, with no axis of the video moved.
+
+# %%
+stem = create("video_swin_tiny").patch_embed
+weight, bias = stem.proj.weight, stem.proj.bias                     # (96, 3, 2, 4, 4)
+tokens = F.linear(tubes, linear_weight(weight, "cthw"), bias)    # (1, 16, 28, 28, 96)
+agree("cut + linear = convolution", tokens, stem.proj(clip[None]).movedim(1, -1))
+agree("with the norm: Video Swin-T's tokens", stem.norm(tokens), stem(clip[None]))
+last = rearrange(by_unit, "(T t) (H h) (W w) c -> T H W (t h w c)",
+                 t=2, h=4, w=4)                                     # (16, 28, 28, 96)
+agree("colours last", F.linear(last, linear_weight(weight, "thwc"), bias), tokens[0])
+
+# %% [markdown]
+# (A size that is no multiple of the tube: Swin and Video Swin add zeros at the end, TimeSformer and UniFormer leave the last pixels out.)
+#
+# The oracle is torchvision's patch embedding, which was written by other people, with the same weights:
+
+# %% tags=["oracle"]
+from torchvision.models.video.swin_transformer import PatchEmbed3d
+
+theirs = PatchEmbed3d([2, 4, 4], embed_dim=96, norm_layer=nn.LayerNorm)
+print(theirs.load_state_dict(stem.state_dict()))
+agree("torchvision", stem.norm(tokens), theirs(clip[None]))
+
+# %% [markdown]
+# ### Frames: TimeSformer
+#
+# TimeSformer cuts every frame by itself into patches of 16 × 16: 16 · 16 · 3 = **768** numbers, and 768 channels (equation 1; again not the same thing). In our terms that is a tube of one frame.
+
+# %%
+from vt_course.models.timesformer import PatchEmbed
+
+stem = PatchEmbed(16, 3, 768)
+patches = cut_tubes(clip[None], (1, 16, 16))[0]                      # (32, 7, 7, 768)
+images = clip.transpose(0, 1)                                          # (32, 3, H, W)
+agree("tube of one frame = patch", patches, cut_patches(images, (16, 16)))
+linear = F.linear(patches, stem.proj.weight.flatten(1), stem.proj.bias)
+agree("TimeSformer's tokens", linear.flatten(1, 2), stem(clip[None]), tol=1e-4)
+
+# %% [markdown]
+# ## 7 · Stems that overlap: MViT and UniFormer
+#
+# MViT's tokens come from *overlapping* cubes: 3 × 7 × 7 pixels at stride 2 × 4 × 4 (section 3.3 and table 3b). The kernel is larger than the stride. Along one axis of pixels:
+#
+# ```
+# Swin       kernel 4, stride 4              0 1 2 3 | 4 5 6 7 | 8 9 10 11
+# MViT       kernel 7, stride 4, padding 3   · · · 0 1 2 3 | 1 2 3 4 5 6 7 | 5 6 7 8 9 10 11
+# UniFormer  kernel 3, stride 2, padding 1   · 0 1 | 1 2 3 | 3 4 5          (time only)
+# ```
+#
+# No `reshape` or `permute` can do that: they move numbers, and here numbers are **copied** into several tokens. `Tensor.unfold` gives overlapping windows along one axis without copying; three of them make cubes.
+
+# %% tags=["definition"]
+def gather_cubes(x, kernel, stride, padding):
+    """(B, C, T, H, W) -> (B, T', H', W', C·kt·kh·kw): what each output sees."""
+    pt, ph, pw = padding
+    x = F.pad(x, (pw, pw, ph, ph, pt, pt))                    # zeros on all sides
+    for axis, (k, s) in enumerate(zip(kernel, stride), start=2):
+        x = x.unfold(axis, k, s)                           # the last axis: one window
+    return x.movedim(1, 4).flatten(4)                    # (B, T', H', W', C·kt·kh·kw)
+
+
+plain = gather_cubes(clip[None], (2, 4, 4), (2, 4, 4), (0, 0, 0))
+agree("kernel = stride: your cut", plain, tubes)
+
+# %% [markdown]
+# Gather and multiply is *every* convolution. The stems of the finished models (small ones; the stems have the published kernels), on their own weights:
+
+# %%
+for name, stem in (("MViT", create("mvit_mini").patch_embed.proj),
+                   ("UniFormer", create("uniformer_mini").patch_embed1.proj)):
+    cubes = gather_cubes(clip[None], stem.kernel_size, stem.stride, stem.padding)
+    mine = F.linear(cubes, linear_weight(stem.weight, "cthw"), stem.bias)
+    theirs = stem(clip[None]).movedim(1, -1)                  # (B, T', H', W', D)
+    agree(f"{name}, {cubes.shape[-1]} numbers a token", mine, theirs, tol=1e-4)
+
+# %% [markdown]
+# **Predict.** In how many of MViT's cubes does one pixel lie, at least and at most? Give every pixel a number, gather, and count:
+
+# %%
+def times_read(kernel, stride, padding, size=(8, 32, 32)):
+    """For each pixel of a clip, the number of tokens that it enters: (T, H, W)."""
+    number = 1 + torch.arange(np.prod(size), dtype=torch.float).view(1, 1, *size)
+    read = gather_cubes(number, kernel, stride, padding).long().flatten()
+    return read.bincount()[1:].view(size)                     # 0 is the padding
+
+
+mvit = times_read((3, 7, 7), (2, 4, 4), (1, 3, 3))
+report(plain=str(times_read((2, 4, 4), (2, 4, 4), (0, 0, 0)).unique().tolist()),
+       UniFormer=str(times_read((3, 4, 4), (2, 4, 4), (1, 0, 0)).unique().tolist()),
+       MViT=str(mvit.unique().tolist()))
+within("MViT, mean over all pixels", mvit.float().mean().item(), 3.5, 4.6)
+
+# %% [markdown]
+# In time 3/2, in height and width 7/4 each: 1.5 · 1.75² = 4.6 times on average, a little less at the border. What for? A plain cut has seams: what lies across the border of two patches is in no token. With overlap it is, and
+# neighbouring tokens change smoothly. MViT's table 12 shows what it is worth, for 8 frames on Kinetics: 1 × 4 × 4 without overlap 74.5 %, 1 × 7 × 7 75.6 %, 3 × 7 × 7 75.9 %.
+
+# %% [markdown]
+# ## 8 · How much time is left?
+#
+# Each stem, from the first convolution of the model itself (built without memory, on the `meta` device). Every size follows from the formula ⌊(n + 2 · padding − kernel) / stride⌋ + 1.
+#
+# **Predict** before you run: which model has the most tokens? Which keeps the most steps in time?
+
+# %%
+def stem_of(name):
+    """The first convolution of a model, as (kernel, stride, padding, channels)."""
+    with torch.device("meta"):
+        model = create(name)
+    conv = next(m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d)))
+    missing = 3 - len(conv.kernel_size)                 # a 2-D one sees single frames
+    return ((1,) * missing + conv.kernel_size, (1,) * missing + conv.stride,
+            (0,) * missing + conv.padding, conv.out_channels)
+
+
+def stem_map(size, kernel, stride, padding):
+    return tuple((n + 2 * p - k) // s + 1
+                 for n, k, s, p in zip(size, kernel, stride, padding))
+
+# %%
+strides = {"swin_tiny": 1, "video_swin_tiny": 2,
+           "mvit_base_16x4": 4, "mvit_base_32x3": 3,
+           "timesformer_divided_8x224": 32, "timesformer_hr_16x448": 16,
+           "timesformer_l_96x224": 4, "uniformer_small_16": 4, "uniformer_small_32": 4}
+print(f"{'':27}{'frames':>6}{'tokens t·h·w':>15}{'all':>8}{'numbers':>9}{'→ C':>5}"
+      f"{'step':>6}{'at 30 fps':>11}")
+for name, every in strides.items():
+    *size, H, W = ZOO[name].input[1:]
+    T = size[0] if size else 1
+    kernel, stride, padding, C = stem_of(name)
+    t, h, w = stem_map((T, H, W), kernel, stride, padding)
+    step = f"{stride[0] * every / 30:9.2f} s" if size else f"{'none':>11}"
+    print(f"{name:27}{T:6}{t:7}·{h}·{w:<4}{t * h * w:8,}{3 * np.prod(kernel):9}{C:5}"
+          f"{stride[0] * every:6}{step:>11}")
+
+# %% [markdown]
+# "step" is the number of video frames from one token to the next in time: the stem's stride times the sampling stride.
+#
+# - TimeSformer has few, large tokens: coarse in space, and every picked frame is its own step in time. But at 8×32 the picked frames lie a second apart.
+# - The three other video models have tokens of 4 × 4 pixels, 16 times as many in a frame. To pay for them, they merge two frames at the entrance. None of them shortens time again: the 8 or 16 steps last to the end.
+# - Video Swin's 32×2 with tubes of 2 has a step of 4 frames, 0.13 s, as fine as TimeSformer-L's, which uses 96 frames. What happens *within* 0.07 s, between the two frames of a tube, is up to the tube's 96 numbers.
+#
+# **Keep every frame, with tubes of 1 × 4 × 4?** Asked in issue 12 of the Video Swin repository. It can be done (`create("video_swin_tiny", patch=(1, 4, 4))`), gives 32 steps instead of 16, twice the tokens and about twice the cost.
+
+# %%
+with torch.device("meta"):
+    fine = create("video_swin_tiny", patch=(1, 4, 4))
+    tokens_of = fine.patch_embed(torch.empty(1, 3, 32, 224, 224)).shape
+report(tokens_and_channels=tokens_of[1:],
+       numbers_a_token=fine.patch_embed.proj.weight[0].numel())
+
+# %% [markdown]
+# ## 9 · What can a tube of two frames still tell?
+#
+# Two frames enter, one token leaves. Is the order of the two lost? **Predict**: swap the two frames inside every tube, and leave everything else as it is. Do the tokens change
+#
+# - with random weights?
+# - with weights inflated from an image model (each frame gets half of the image weights; notebook 04 derives it)?
+
+# %%
+def swap_in_tubes(x):
+    """Exchange frames 0 and 1, 2 and 3, ...: (..., T, H, W)."""
+    return x.unflatten(-3, (-1, 2)).flip(-3).flatten(-4, -3)  # (..., T, H, W)
+
+
+def tokens_by(weight, x):
+    return F.linear(cut_tubes(x, (2, 4, 4)), linear_weight(weight, "cthw"))
+
+
+_ = torch.manual_seed(0)
+x = clip[None].double()                                              # (1, 3, T, H, W)
+swapped = swap_in_tubes(x)
+generic = torch.randn(96, 3, 2, 4, 4, dtype=torch.float64) / 96**0.5
+image = torch.randn(96, 3, 4, 4, dtype=torch.float64) / 48**0.5
+inflated = torch.stack([image, image], dim=2) / 2                   # (96, 3, 2, 4, 4)
+differ("random weights see it", tokens_by(generic, swapped), tokens_by(generic, x))
+agree("inflated weights cannot", tokens_by(inflated, swapped), tokens_by(inflated, x))
+
+# %% [markdown]
+# The reason is one line of algebra. With weights W₀ and W₁ for the two frames x₀ and x₁,
+#
+# W₀x₀ + W₁x₁ = ½ (W₀ + W₁)(x₀ + x₁) + ½ (W₀ − W₁)(x₀ − x₁):
+#
+# a part that sees the **sum** and a part that sees the **difference**. Swapping changes the sign of the second. Inflation sets it to zero.
+
+# %%
+W0, W1 = generic.unbind(2)                                        # (96, 3, 4, 4) each
+see_sum, see_change = (W0 + W1) / 2, (W0 - W1) / 2
+parts = torch.stack([see_sum + see_change, see_sum - see_change], 2)
+agree("the two parts are all", parts, generic)
+mirrored = torch.stack([see_sum - see_change, see_sum + see_change], 2)
+agree("swap = change of sign", tokens_by(mirrored, x), tokens_by(generic, swapped))
+
+# %% [markdown]
+# How much is lost can be counted. 96 numbers go in, 96 channels come out; how many of them are independent?
+
+# %%
+def rank(weight):
+    return int(torch.linalg.matrix_rank(linear_weight(weight, "cthw")))
+
+
+report(random=rank(generic), inflated=rank(inflated), image=rank(image[:, :, None]))
+
+# %% [markdown]
+# With random weights nothing is lost: 96 equations, 96 unknowns. The pixels can be computed back from the tokens. With inflated weights 48 numbers survive: the mean of both frames.
+# Do it: the pseudo-inverse gives, of all videos with these tokens, the one with the smallest numbers.
+
+# %%
+def repaint(tokens, weight):
+    """Tokens (B, T', H', W', D) -> the smallest video (B, 3, T, H, W) that has them."""
+    numbers = tokens @ torch.linalg.pinv(linear_weight(weight, "cthw")).T  # (..., 96)
+    return rearrange(numbers, "b T H W (c t h w) -> b c (T t) (H h) (W w)",
+                     c=3, t=2, h=4, w=4)
+
+
+from_generic = repaint(tokens_by(generic, x), generic)
+from_inflated = repaint(tokens_by(inflated, x), inflated)
+pair_means = x.unflatten(2, (-1, 2)).mean(3).repeat_interleave(2, 2)  # (1, 3, T, H, W)
+agree("random: the video itself", from_generic, x)
+agree("inflated: the mean of each pair", from_inflated, pair_means)
+
+# %% tags=["figure"]
+strips = [v[0, :, 12:18, :64, 48:].float() for v in (x, from_generic, from_inflated)]
+show.film_strip(strips, n=6, rows=["video", "random", "inflated"],
+                title="Six frames, upper right corner, painted from their tokens")
+
+# %% [markdown]
+# In the last row frames come in equal pairs, blurred by the motion between them. So a Video Swin that starts from ImageNet begins with half the frame rate, and must *learn* the difference. (The LayerNorm after the projection
+# takes two more numbers of each token away, its mean and its scale.)
+#
+# ### What a trained model does
+#
+# The small model of section 5 was trained from random weights on the eight motions: left and right, up and down, and so on, each the other's film run backwards. It sees 8 frames, in 4 tubes. Where does it read the direction? Four
+# versions of the held-out clips:
+#
+# | | tubes | inside each tube |
+# |---|---|---|
+# | in order | 1 2 3 4 | in order |
+# | backwards | 4 3 2 1 | swapped |
+# | tubes reversed | 4 3 2 1 | in order |
+# | frames swapped | 1 2 3 4 | swapped |
+#
+# **Predict.** If it reads the direction from the order of the tubes, "tubes reversed" looks like "backwards". If it reads it inside the tubes, "frames swapped" does.
+
+# %%
+count = 160 if PROFILE == "smoke" else 400
+samples = [held_out[i] for i in range(count)]
+clips = torch.stack([s["clip"] for s in samples])              # (count, 3, 8, 48, 48)
+labels = torch.tensor([s["label"] for s in samples])
+partner = labels ^ 1                                 # 0 and 1, 2 and 3, ... are pairs
+report(clips=clips.shape, classes=str(held_out.classes[:4])[1:-1] + ", ...")
+
+# %%
+def reverse_tubes(x):
+    """The last tube first, each tube as it is: backwards, and swapped once more."""
+    return swap_in_tubes(x.flip(-3))
+
+
+versions = {"in order": clips, "backwards": clips.flip(-3),
+            "tubes reversed": reverse_tubes(clips),
+            "frames swapped": swap_in_tubes(clips)}
+right, flipped = {}, {}
+with torch.no_grad():
+    for name, version in versions.items():
+        answer = torch.cat([model(part).argmax(1) for part in version.split(40)])
+        right[name] = (answer == labels).float().mean().item()
+        flipped[name] = (answer == partner).float().mean().item()
+
+# %% tags=["figure"]
+bars = {name: (p, (p * (1 - p) / count) ** 0.5) for name, p in right.items()}
+show.ceilings(bars, {"one frame": 0.125, "no order": 0.5},
+              f"Top-1 of video_swin_mini on {count} held-out clips")
+
+# %%
+within("in order, right", 100 * right["in order"], 80, 100, " %")
+within("tubes reversed, still right", 100 * right["tubes reversed"], 75, 100, " %")
+within("frames swapped, right", 100 * right["frames swapped"], 0, 15, " %")
+within("frames swapped, the partner", 100 * flipped["frames swapped"], 80, 100, " %")
+
+# %% [markdown]
+# It reads the direction **inside the tubes**, and only there. Run the four tubes backwards, and it does not care; swap the frames in each, and "left" becomes "right". A tube of two frames is enough to tell the direction of a steady motion.
+# The order of the tubes, which attention over time could read, plays no part.
+#
+# Two lessons. The first layer of a video model is already a motion detector, if its weights may differ between frames. And "the model uses time" can mean very different things. Notebook 04 shows a bias table of this same model that
+# *can* tell earlier tokens from later ones; that it can does not mean that the answer depends on it. Before you praise the attention, swap the frames in the tubes. (TimeSformer has no tubes: what it knows of order, it has from its time embedding, and from the attention that reads it.)
+
+# %% [markdown]
+# ## What is scaled down, and what was left out
+#
+# - Clips are drawn, 112 × 112, 32 frames, 16 a second. Index rules, crops, normalisation and stems are those of the papers, at full scale and exact; 300 frames at 30 a second stand for a Kinetics video.
+# - The finding of section 9 is about one model of 1.3 million parameters and steady motions. It does not say what a Video Swin trained on Kinetics does.
+# - The random start of a clip, random crops, flips and colour augmentation belong to training: notebook 08.
+# - The position of a token (embeddings, biases) comes with each model: notebooks 03 to 07.
+#
+# ## Summary
+#
+# - A clip from decord is bytes, (T, H, W, 3), RGB. A model takes floats, (B, 3, T, H, W), normalised as its weights expect.
+# - Dense clips span (T − 1) · stride + 1 frames of one place; uniform ones take the middle of T segments of the whole video.
+# - A test averages clips × crops views; a stated cost is usually that of one.
+# - Cut + linear layer = convolution with stride = kernel, on the same weights: 48 numbers a token in Swin, 96 in Video Swin, 768 in TimeSformer. The cubes of MViT (441) and UniFormer (144) overlap and copy numbers.
+# - A tube's weights have a part for the sum and a part for the difference of its frames. Inflated weights lack the second: half the frame rate, until trained.
+#
+# ## Questionnaire
+#
+# 1. How many frames does 16×4 span? How many starts fit into 300 frames?
+# 2. You train with 32×2 on videos of 50 frames. What does mmaction do, what SlowFast?
+# 3. A paper states 281 GMACs and 4 × 3 views. What does one video cost?
+# 4. Released weights give 3 points less than stated, from one centre view. Name three things to check first.
+# 5. Which numbers of the video does token (0, 0, 1) of Video Swin hold? Which of them does `x.reshape(B, T/2, H/4, W/4, 96)` put there?
+# 6. Why can `reshape` and `permute` not build MViT's cubes?
+# 7. An inflated Video Swin sees a clip and the same clip with the frames swapped in each tube. Compare the tokens. And for the whole clip backwards?
+#
+# <details><summary>Answers</summary>
+#
+# 1. 15 · 4 + 1 = 61 frames; 300 − 61 + 1 = 240 starts (section 2).
+# 2. The span is 63. mmaction loops: after frame 48 comes frame 0. SlowFast repeats frame 49 (section 2).
+# 3. 12 · 281 = 3,372 GMACs (section 4).
+# 4. The number of views; mean, deviation and scale; RGB or BGR. Then short side, averaging, class order (section 5).
+# 5. Frames 0 and 1, rows 0 to 3, columns 4 to 7, all colours. A plain reshape takes numbers 96 to 191 in memory: red, frame 0, from its first rows (section 6).
+# 6. They only move numbers; overlapping cubes hold a pixel up to 8 times (section 7).
+# 7. Equal. Backwards: the same tokens in reverse order of time (section 9).
+# </details>
+#
+# **Next:** 02 · Attention and what it costs.

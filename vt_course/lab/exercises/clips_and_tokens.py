@@ -1,0 +1,296 @@
+"""Notebook 01: which frames, which crops, and how pixels become tokens."""
+from math import prod
+
+import numpy as np
+import torch
+from einops import rearrange
+
+from vt_course.data import clips, transforms
+
+from ..check import Exercise
+
+EXERCISES: dict[str, Exercise] = {}
+
+
+# ---------------------------------------------------------------- which frames
+
+def dense_literal(num_frames, frames, stride, position="centre"):
+    """Frame by frame, from the first: a start in the middle of all starts that fit, then `stride` steps."""
+    starts = [s for s in range(num_frames) if s + (frames - 1) * stride < num_frames] or [0]
+    start = starts[(len(starts) - 1) // 2] if position == "centre" else starts[0]
+    return torch.tensor([(start + i * stride) % num_frames for i in range(frames)])       # (frames,)
+
+
+def steps(start, frames, stride, num_frames):
+    return torch.tensor([(start + i * stride) % num_frames for i in range(frames)])
+
+
+def room(num_frames, frames, stride):
+    """The last start that fits, 0 where none does."""
+    return max(num_frames - ((frames - 1) * stride + 1), 0)
+
+
+def dense_start(num_frames, frames, stride, position):
+    return room(num_frames, frames, stride) // 2 if position == "centre" else 0
+
+
+EXERCISES["1.1"] = Exercise(
+    "dense frame indices", dense_literal,
+    lambda: [(100, 8, 4, "centre"), (300, 32, 2, "centre"), (301, 16, 4, "start"), (64, 16, 4, "centre"),
+             (20, 8, 4, "centre"), (10, 8, 3, "centre"), (7, 5, 3, "start"), (8, 8, 1, "centre")],
+    lambda n, frames, stride, position: f"(frames,) = ({frames},)", (
+        ("the span is one step too long: `frames` frames have frames - 1 gaps, so they span (frames - 1) * stride + 1",
+         lambda n, f, s, p: steps(max(n - f * s, 0) // 2 if p == "centre" else 0, f, s, n)),
+        ("frames past the end stay at the last frame; asked for is the loop: after the last frame comes frame 0",
+         lambda n, f, s, p: (dense_start(n, f, s, p) + torch.arange(f) * s).clamp(max=n - 1)),
+        ("frames past the end are left as they are: the video has no such frames, take them modulo num_frames",
+         lambda n, f, s, p: dense_start(n, f, s, p) + torch.arange(f) * s),
+        ("`position` is ignored: the clip always begins at frame 0",
+         lambda n, f, s, p: steps(0, f, s, n)),
+        ("`position` is ignored: the clip is always in the centre",
+         lambda n, f, s, p: steps(dense_start(n, f, s, "centre"), f, s, n)),
+        ("the clip begins at the middle of the video; its own middle belongs there",
+         lambda n, f, s, p: steps(n // 2 if p == "centre" else 0, f, s, n)),
+        ("the stride is forgotten: your frames follow each other",
+         lambda n, f, s, p: steps(dense_start(n, f, s, p), f, 1, n)),
+        ("where several starts are left over, take room // 2, rounded down; yours is rounded up",
+         lambda n, f, s, p: steps((room(n, f, s) + 1) // 2 if p == "centre" else 0, f, s, n)),
+        ("a video that is too short begins before its frame 0; then start at 0",
+         lambda n, f, s, p: steps((n - (f - 1) * s - 1) // 2 if p == "centre" else 0, f, s, n)),
+        ("your frames are spread over the whole video: that is uniform sampling, which has no stride",
+         lambda n, f, s, p: torch.linspace(0, n - 1, f).long()),
+    ), piece=lambda num_frames, frames, stride, position="centre":
+        torch.from_numpy(clips.dense_indices(num_frames, frames, stride, position)))
+
+
+def segments_literal(num_frames, frames):
+    """The frame in which the middle of each segment lies; frame k runs from k to k + 1."""
+    out = []
+    for i in range(frames):
+        middle = 2 * (2 * i + 1) * num_frames                         # in quarters of a frame / frames
+        out.append(next(k for k in range(num_frames) if 4 * frames * k <= middle < 4 * frames * (k + 1)))
+    return torch.tensor(out)                                          # (frames,)
+
+
+EXERCISES["1.2"] = Exercise(
+    "uniform frame indices", segments_literal,
+    lambda: [(300, 4), (17, 4), (32, 8), (101, 16), (5, 8), (12, 12), (1, 3)],
+    lambda n, frames: f"(frames,) = ({frames},)", (
+        ("you take the first frame of each segment; asked for is the middle: add half a segment",
+         lambda n, f: torch.arange(f) * n // f),
+        ("you take the last frame of each segment; asked for is the middle",
+         lambda n, f: ((torch.arange(f) + 1) * n - 1) // f),
+        ("your frames include the first and the last of the video (`linspace`): segments have their middles half a "
+         "segment away from the ends",
+         lambda n, f: torch.arange(f) * (n - 1) // max(f - 1, 1)),
+        ("the length of a segment is rounded too early: num_frames // frames loses up to a frame a segment, and they "
+         "add up; multiply first, divide last",
+         lambda n, f: torch.arange(f) * (n // f) + n // f // 2),
+        ("the middle is rounded up; the frame that holds the time t is floor(t)",
+         lambda n, f: -(-(2 * torch.arange(f) + 1) * n // (2 * f)).clamp(min=-(n - 1))),
+        ("your segments end at the last frame, (num_frames - 1) / frames long: that is the rule of SlowFast, another one",
+         lambda n, f: torch.from_numpy(clips.slowfast_segments(n, f))),
+        ("a video with fewer frames than segments loops; here frames are repeated in place, which keeps the order of time",
+         lambda n, f: segments_literal(n, f) if n >= f else torch.arange(f) % n),
+        ("your frames follow each other with a fixed stride from frame 0: the end of the video is never seen",
+         lambda n, f: torch.arange(f) * max(n // f, 1) % n),
+    ), piece=lambda num_frames, frames: torch.from_numpy(clips.uniform_indices(num_frames, frames)))
+
+
+# ---------------------------------------------------------------- which pixels
+
+def boxes_literal(height, width, size):
+    """The three squares along the longer side; along the other, in the middle."""
+    out = []
+    for third in range(3):
+        top, left = (height - size) // 2, (width - size) // 2
+        if width - size >= height - size:
+            left = (0, left, width - size)[third]
+        else:
+            top = (0, top, height - size)[third]
+        out.append([top, left, top + size, left + size])
+    return torch.tensor(out)                                          # (3, 4)
+
+
+def boxes_of_the_package(height, width, size):
+    """Where `three_crops` cuts, read off pixels that hold their own place."""
+    places = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), -1)[None]   # (1, H, W, 2)
+    return torch.stack([torch.cat([c[0, 0, 0], c[0, -1, -1] + 1]) for c in transforms.three_crops(places, size)])
+
+
+def boxes_with(height, width, size, where, across=None):
+    """Boxes at `where(margin)` along the longer side, at `across(margin)` along the other."""
+    long_is_width = width >= height
+    margin, other = (width - size, height - size) if long_is_width else (height - size, width - size)
+    fixed = (across or (lambda m: m // 2))(other)
+    out = [[fixed, x] if long_is_width else [x, fixed] for x in where(margin)]
+    return torch.tensor([[t, l, t + size, l + size] for t, l in out])
+
+
+EXERCISES["1.3"] = Exercise(
+    "three crops", boxes_literal,
+    lambda: [(64, 112, 64), (320, 240, 224), (256, 341, 224), (224, 224, 224), (57, 90, 48), (90, 57, 57)],
+    lambda height, width, size: "(3, 4)", (
+        ("a box is top, left, bottom, right: rows come first; yours have columns first",
+         lambda h, w, s: boxes_literal(h, w, s)[:, [1, 0, 3, 2]]),
+        ("the last two numbers are the bottom and right edge, not height and width",
+         lambda h, w, s: torch.cat([boxes_literal(h, w, s)[:, :2], torch.full((3, 2), s)], 1)),
+        ("the edges at the bottom and the right lie behind the last pixel, as in a slice: yours are one too small",
+         lambda h, w, s: boxes_literal(h, w, s) - torch.tensor([0, 0, 1, 1])),
+        ("the crops always move along the width; in a portrait video they move along the height",
+         lambda h, w, s: torch.tensor([[(h - s) // 2, x, (h - s) // 2 + s, x + s] for x in (0, (w - s) // 2, w - s)])),
+        ("along the shorter side the crops must be centred; yours lie at its beginning",
+         lambda h, w, s: boxes_with(h, w, s, lambda m: (0, m // 2, m), lambda m: 0)),
+        ("the centre comes last; the order asked for is first, centre, last along the longer side",
+         lambda h, w, s: boxes_literal(h, w, s)[[0, 2, 1]]),
+        ("the odd pixel of a margin goes below and to the right: round down",
+         lambda h, w, s: boxes_with(h, w, s, lambda m: (0, (m + 1) // 2, m), lambda m: (m + 1) // 2)),
+        ("your crops lie at 1/4, 2/4 and 3/4 of the margin; the outer two touch the border",
+         lambda h, w, s: boxes_with(h, w, s, lambda m: (m // 4, m // 2, 3 * m // 4))),
+        ("your crops lie on the diagonal, from the top left to the bottom right; only the longer side moves",
+         lambda h, w, s: torch.tensor([[t, l, t + s, l + s] for t, l in
+                                       ((0, 0), ((h - s) // 2, (w - s) // 2), (h - s, w - s))])),
+    ), piece=boxes_of_the_package)
+
+
+# ---------------------------------------------------------------- patches and tubes
+
+def numbered(*shape):
+    """A tensor whose every number is its place in memory: a wrong cut shows where its numbers came from."""
+    return torch.arange(prod(shape), dtype=torch.float32).view(shape)
+
+
+def patches_literal(x, patch):
+    """Slice by slice: the patch at (i, j), colour by colour, row by row."""
+    ph, pw = patch
+    B, C, H, W = x.shape
+    out = x.new_empty(B, H // ph, W // pw, C * ph * pw)
+    for i in range(H // ph):
+        for j in range(W // pw):
+            out[:, i, j] = x[:, :, i * ph:(i + 1) * ph, j * pw:(j + 1) * pw].reshape(B, -1)
+    return out                                                        # (B, H/ph, W/pw, C·ph·pw)
+
+
+def patches(x, patch, out="b H W (c h w)", split="b c (H h) (W w)"):
+    return rearrange(x, f"{split} -> {out}", h=patch[0], w=patch[1])
+
+
+def shaped_patches(x, patch, out, split="b c (H h) (W w)"):
+    """A wrong order of numbers in the right shape."""
+    (B, C, H, W), (ph, pw) = x.shape, patch
+    return patches(x, patch, out, split).reshape(B, H // ph, W // pw, -1)
+
+
+EXERCISES["1.4"] = Exercise(
+    "cut into patches", patches_literal,
+    lambda: [(numbered(1, 3, 8, 8), (4, 4)), (numbered(2, 3, 8, 12), (4, 2)), (numbered(3, 2, 6, 15), (3, 5)),
+             (numbered(2, 1, 4, 6), (1, 3))],
+    lambda x, patch: (f"(B, H/ph, W/pw, C·ph·pw) = ({x.shape[0]}, {x.shape[2]}/{patch[0]}, {x.shape[3]}/{patch[1]}, "
+                      f"{x.shape[1]}·{patch[0]}·{patch[1]})"), (
+        ("the axes are never permuted: a plain reshape takes pixels that follow each other in memory, parts of rows, not a patch",
+         lambda x, p: x.reshape(x.shape[0], x.shape[2] // p[0], x.shape[3] // p[1], -1)),
+        ("inside a token your numbers run (row, column, colour); the order asked for is that of convolution weights: "
+         "colour slowest, then row, then column",
+         lambda x, p: patches(x, p, "b H W (h w c)")),
+        ("inside a token your numbers run (row, colour, column); colour must be slowest",
+         lambda x, p: patches(x, p, "b H W (h c w)")),
+        ("your patches are transposed: within a colour the numbers run down the columns, not along the rows",
+         lambda x, p: patches(x, p, "b H W (c w h)")),
+        ("you gather pixels that lie a whole grid apart: H must become (H/ph, ph), not (ph, H/ph)",
+         lambda x, p: patches(x, p, split="b c (h H) (w W)")),
+        ("the patches are listed column by column: rows of patches must come first",
+         lambda x, p: shaped_patches(x, p, "b W H (c h w)")),
+        ("the colours stay apart: a token holds all colours of its patch",
+         lambda x, p: shaped_patches(x, p, "b c H W (h w)")),
+    ), piece=patches)
+
+
+def tubes_literal(x, tube):
+    """Slice by slice: the tube at (i, j, k), colour by colour, frame by frame, row by row."""
+    pt, ph, pw = tube
+    B, C, T, H, W = x.shape
+    out = x.new_empty(B, T // pt, H // ph, W // pw, C * pt * ph * pw)
+    for i, j, k in np.ndindex(out.shape[1:4]):
+        out[:, i, j, k] = x[:, :, i * pt:(i + 1) * pt, j * ph:(j + 1) * ph, k * pw:(k + 1) * pw].reshape(B, -1)
+    return out                                                        # (B, T/pt, H/ph, W/pw, C·pt·ph·pw)
+
+
+def tubes(x, tube, out="b T H W (c t h w)", split="b c (T t) (H h) (W w)"):
+    return rearrange(x, f"{split} -> {out}", t=tube[0], h=tube[1], w=tube[2])
+
+
+def shaped_tubes(x, tube, out, split="b c (T t) (H h) (W w)"):
+    grid = [n // p for n, p in zip(x.shape[2:], tube)]
+    return tubes(x, tube, out, split).reshape(x.shape[0], *grid, -1)
+
+
+EXERCISES["1.5"] = Exercise(
+    "cut into tubes", tubes_literal,
+    lambda: [(numbered(1, 3, 4, 8, 8), (2, 4, 4)), (numbered(2, 3, 6, 4, 9), (3, 2, 3)),
+             (numbered(2, 2, 4, 6, 6), (2, 3, 2)), (numbered(3, 1, 6, 4, 4), (2, 4, 2))],
+    lambda x, tube: ("(B, T/pt, H/ph, W/pw, C·pt·ph·pw) = ("
+                     + ", ".join([str(x.shape[0]), *(f"{n}/{p}" for n, p in zip(x.shape[2:], tube))])
+                     + f", {x.shape[1]}·{tube[0]}·{tube[1]}·{tube[2]})"), (
+        ("the axes are never permuted: a plain reshape takes pixels that follow each other in memory, not a tube",
+         lambda x, p: x.reshape(x.shape[0], *[n // m for n, m in zip(x.shape[2:], p)], -1)),
+        ("inside a token your numbers run (H W T); the order is (T H W), W fastest",
+         lambda x, p: tubes(x, p, "b T H W (c h w t)")),
+        ("inside a token the frames come before the colours; colour must be slowest, as in convolution weights",
+         lambda x, p: tubes(x, p, "b T H W (t c h w)")),
+        ("inside a token the colours come last (as decord delivers them); colour must be slowest, as in convolution weights",
+         lambda x, p: tubes(x, p, "b T H W (t h w c)")),
+        ("your tubes are transposed: within a frame the numbers run down the columns, not along the rows",
+         lambda x, p: tubes(x, p, "b T H W (c t w h)")),
+        ("the frames of a tube lie T/pt apart: T must become (T/pt, pt), not (pt, T/pt)",
+         lambda x, p: tubes(x, p, split="b c (t T) (H h) (W w)")),
+        ("you gather pixels that lie a whole grid apart: each axis must become (number of tubes, size of a tube), in this order",
+         lambda x, p: tubes(x, p, split="b c (t T) (h H) (w W)")),
+        ("the tubes themselves are listed (H W T); the order is (T H W), W fastest",
+         lambda x, p: shaped_tubes(x, p, "b H W T (c t h w)")),
+        ("the tubes themselves are listed (T W H): H and W are exchanged",
+         lambda x, p: shaped_tubes(x, p, "b T W H (c t h w)")),
+    ), piece=tubes)
+
+
+# ---------------------------------------------------------------- weights
+
+def weight_literal(weight, order):
+    """Number by number: where in the token does the pixel (c, t, h, w) stand?"""
+    D, *sizes = weight.shape
+    size = dict(zip("cthw", sizes))
+    out = weight.new_empty(D, prod(sizes))
+    for place in np.ndindex(*sizes):
+        at, column = dict(zip("cthw", place)), 0
+        for axis in order:
+            column = column * size[axis] + at[axis]
+        out[:, column] = weight[(slice(None), *place)]
+    return out                                                        # (D, C·pt·ph·pw)
+
+
+def weight_by(weight, order):
+    return rearrange(weight, f"d c t h w -> d ({' '.join(order)})")
+
+
+def inverse_order(weight, order):
+    axes = [order.index(a) for a in "cthw"]
+    return weight.permute(0, *[1 + a for a in axes]).reshape(len(weight), -1)
+
+
+EXERCISES["1.6"] = Exercise(
+    "convolution weights for a linear layer", weight_literal,
+    lambda: [(numbered(6, 3, 2, 4, 4), "cthw"), (numbered(5, 3, 2, 4, 2), "thwc"), (numbered(4, 2, 3, 1, 2), "tchw"),
+             (numbered(3, 2, 3, 4, 5), "hwct"), (numbered(3, 2, 3, 4, 5), "wcth")],
+    lambda w, order: f"(D, C·pt·ph·pw) = ({w.shape[0]}, {'·'.join(map(str, w.shape[1:]))})", (
+        ("the order of the token's numbers is ignored: this is right for \"cthw\" only; permute before you flatten",
+         lambda w, o: w.flatten(1)),
+        ("the permutation is the inverse one: axis i of the result must be the axis of the weight that order[i] names",
+         inverse_order),
+        ("the axes run in the reverse of `order`: its first letter is the slowest axis, the last the fastest",
+         lambda w, o: weight_by(w, o[::-1])),
+        ("the weights are mirrored in time and space: PyTorch's convolution does not flip its kernel (it correlates)",
+         lambda w, o: weight_by(w.flip(2, 3, 4), o)),
+        ("the result is transposed: a linear layer's weight is (out, in), and computes x @ weight.T",
+         lambda w, o: weight_by(w, o).T),
+        ("the transposed matrix was reshaped: that does not move the numbers of one output channel into one row",
+         lambda w, o: weight_by(w, o).T.reshape(len(w), -1)),
+    ), piece=weight_by)
