@@ -13,7 +13,7 @@
 # |---|---|
 # | **Needs** | PyTorch: tensors, `Linear`, autograd. Notebook 01 helps, but is not required |
 # | **Data** | the embedded clips: `vt-course data synthetic`, once (`make course` and `make lab` do it) |
-# | **Time** | 2 hours with the exercises; to run it: half a minute (`smoke`, `lecture`), 1 minute (`full`) on one core |
+# | **Time** | 3 hours with the exercises; to run it: half a minute (`smoke`, `lecture`), 1 minute (`full`) on one core |
 # | **Hardware** | a laptop CPU and 2 GB of memory |
 #
 # **You will be able to**
@@ -52,7 +52,7 @@ _ = torch.manual_seed(0)
 # the answer (TimeSformer, section 3). Every token has C = 768 channels. Attention lets each token look at all the others:
 #
 # - from each token it makes a **query** (what am I looking for?), a **key** (what do I offer?) and a **value** (what do I say?), in h = 12 heads of d = 64 channels;
-# - it compares each query with each key: the **logits**, one number a pair;
+# - it compares each query with each key: the **logits** (as always, the numbers that go into a softmax), one a pair;
 # - it turns each row of logits into shares that sum to 1: the **weights**;
 # - each token takes the average of all values with its weights. A last linear layer mixes the heads.
 #
@@ -112,7 +112,7 @@ report(toy=q.shape, result=by_loops.shape)
 #
 # Difficulty 1/5 · importance 5/5 · 10 minutes
 #
-# `(B, h, N, d), (B, h, M, d) → (B, h, N, M)`: for every query its weights over all keys. There may be more keys than queries, or fewer (MViT,
+# `(B, h, N, d), (B, h, M, d) → (B, h, N, M)`: for every query its weights over all keys. N queries, and M keys (here M is not the side of a window): there may be more keys than queries, or fewer (MViT,
 # notebook 05, has fewer). Rows are queries, columns are keys; each row sums to 1.
 
 # %% tags=["exercise:2.1"]
@@ -164,10 +164,10 @@ agree("logits of k = q are symmetric", q @ q.mT, (q @ q.mT).mT)
 differ("their weights are not", pictures[1], pictures[1].T)
 
 # %% [markdown]
-# A token is most like itself, so the diagonal is dark. The logits are symmetric, but each row is divided by its own sum, and the weights are not.
+# A token is usually most like itself, so the diagonal is dark. The logits are symmetric, but each row is divided by its own sum, and the weights are not.
 #
 # Nothing in the layer knows where one frame ends and the next begins; the lines are drawn by us. This is attention over space and time jointly. Attention over
-# space only, over time only, or in windows differs from it *only* in which of these squares are kept (notebooks 03, 04 and 06); MViT (05) makes the matrix narrower.
+# space only, over time only, or in windows differs from it first of all in which of these squares are kept (notebooks 03, 04 and 06); MViT (05) makes the matrix narrower.
 #
 # ## 3 · Why 1/√d
 #
@@ -236,18 +236,19 @@ show.cost_curves(
     {"no scaling": dict(x=widths, y=[trace(softmax_of(d, 1)) for d in widths]),
      "1/√d": dict(x=widths, y=[trace(softmax_of(d, d**-0.5)) for d in widths])},
     "channels of a head, d", "trace of ∂p/∂s, mean of 64 rows",
-    "Without 1/√d, wide heads hardly pass a gradient")
+    "Without 1/√d, the softmax of wide heads saturates")
 
 # %% [markdown]
-# Without scaling, attention at d = 1024 copies one value and passes a small part of the gradient. With 1/d it averages everything. With 1/√d it
-# behaves alike for every width. All this holds at the beginning of training; afterwards q and k are no longer independent, and
+# Without scaling, attention at d = 1024 copies one value (the largest weight of a row is about 0.94), and its softmax passes a small part of the gradient. With 1/d it averages everything
+# (0.006, hardly more than 1/196). With 1/√d it behaves alike for every width (0.05). The trace is about the softmax alone: the gradient of a query has one more factor, the scale
+# times k. So it is not simply small without scaling; at d = 1024 most rows pass almost nothing, and the few undecided ones far too much. All this holds at the beginning of training; afterwards q and k are no longer independent, and
 # the logits may become as large as they need to.
 #
 # Some codes scale q before the product, some the logits after it. That is the same. Doing both is the error 1/d.
 #
 # ## 4 · Heads
 #
-# One softmax gives a token one average. With h heads it gets h, each with its own queries, keys and values of d = C/h channels (TimeSformer, equations 2 to 4
+# One softmax gives a token one average. With h heads it gets h, each with its own queries, keys and values of d = C/h channels (TimeSformer, section 3, equations 2 to 4
 # and 7); their results are laid side by side and mixed by one more linear layer. The three projections of all
 # heads are one matrix of 3C rows:
 #
@@ -424,7 +425,7 @@ agree("no positions: permuted in, permuted out", msa(x[:, order]), msa(x)[:, ord
 agree("so a mean over tokens forgets order", msa(x[:, order]).mean(1), msa(x).mean(1))
 
 # %% [markdown]
-# A network of such layers, of tokens cut from single frames, of MLPs that see one token at a time, and of a mean at the end cannot tell a clip from the same clip with its frames shuffled. On this course's motion
+# Take such layers, cut tokens from single frames, add MLPs that see one token at a time, and average at the end: this network cannot tell a clip from the same clip with its frames shuffled. On this course's motion
 # data its expected accuracy is at most 50 % (notebook 09).
 #
 # **Absolute positions** add a learned vector to each token before the first layer (TimeSformer, equation 1).
@@ -445,7 +446,7 @@ agree("unless positions move along", msa((x + positions)[:, order]),
 #
 # Difficulty 2/5 · importance 4/5 · 10 minutes
 #
-# `table (2n−1, h), n → (h, n, n)`. Between n tokens in a row there are 2n−1 offsets, from −(n−1) to n−1. Row 0 of the table is for the offset −(n−1). Entry (a, i, j) is the
+# `table (2n−1, h), n → (h, n, n)`. Between n tokens in a row there are 2n−1 offsets i − j, query minus key, from −(n−1) to n−1. Row 0 of the table is for the offset −(n−1). Entry (a, i, j) is the
 # number of head a for query i and key j. Video windows (notebook 04) do the same with three offsets.
 
 # %% tags=["exercise:2.3"]
@@ -506,6 +507,7 @@ from safetensors.torch import load_file
 
 from vt_course.data import open_spec
 from vt_course.data.clips import VideoFolder
+from vt_course.data.transforms import IMAGENET_STD
 from vt_course.models import create, mini_weights
 from vt_course.training.recipes import RECIPES
 
@@ -515,6 +517,7 @@ val = VideoFolder(motion.val, classes=motion.classes, train=False, **view)
 model = create("video_swin_mini").eval()
 _ = model.load_state_dict(load_file(mini_weights("video_swin_mini")))
 attn, seen = model.layers[1].blocks[0].attn, {}
+# a hook gets the inputs as a tuple
 hook = attn.register_forward_hook(lambda m, x, y: seen.update(x=x[0], y=y))
 with torch.no_grad():
     _ = model(val[1]["clip"][None])
@@ -545,18 +548,24 @@ show.attention_over_frames(val[1]["clip"], maps[[0, 2]], query, ["head 0", "head
                            "What one token attends to, and the share of each step")
 
 # %%
-elsewhere = 1 - maps[:, query[0]].sum((1, 2))                 # (h,) at other time steps
+pixels = val[1]["clip"] * torch.tensor(IMAGENET_STD)[:, None, None, None]
+grey = pixels.mean(0)                                         # (8, 48, 48)
+off = ((grey - grey.median()).abs() > 0.2).float()            # pixels of the ring
+ring = F.avg_pool3d(off[None], (2, 8, 8))[0] > 0.1            # (4, 6, 6), as the tokens
+within("share of the tokens", ring.float().mean().item(), 0.2, 0.3)
 for head in (0, 2):
-    within(f"head {head}: weight on other time steps", elsewhere[head].item(), 0.5, 0.9)
+    on_ring = maps[head][ring].sum().item()
+    within(f"head {head}: share of the weight", on_ring, 0.65, 1)
 
 # %% [markdown]
-# Both heads take most of their weight from other time steps, and most of it lies on the ring or at its border, also where the ring has moved to. Mind what
+# One token in four shows a part of the ring. Head 0 puts nine tenths of its weight on them, head 2 three quarters, also where the ring has moved to or comes back on the other side. (Heads 1 and 3 put
+# about half there. The shares of the time steps say less: spread evenly, each would get 25 %.) Mind what
 # such a picture shows: from where one layer takes values, for one token of one clip. Which information these values hold, it does not show.
 #
 # ## 7 · Counting multiply-accumulates
 #
-# The cost of a matrix product (a × b) by (b × c) is a·b·c **multiply-accumulates** (MACs): one multiplication and one addition each. Attention among N = hw tokens (from here on h × w is
-# the size of the map, as in the Swin paper) is six of them:
+# The cost of a matrix product (a × b) by (b × c) is a·b·c **multiply-accumulates** (MACs): one multiplication and one addition each. Attention among N = hw tokens (from here on h × w, two letters together, is
+# the size of the map, as in the Swin paper; h alone stays the number of heads) is six of them:
 #
 # | product | sizes | MACs |
 # |---|---|---|
@@ -694,7 +703,7 @@ for N, C, where in ((3136, 96, "Swin-T, stage 1, if it were global"),
     print(f"N = {N:6,}   2C = {2 * C:5,}   slope {1 + N / (2 * C + N):.2f}   {where}")
 
 # %% [markdown]
-# With 8 frames, TimeSformer's joint attention stands just behind the turning point (1,568 tokens, 2C = 1,536). With the MLP, which costs 8NC² more, a whole block turns at
+# With 8 frames, TimeSformer's joint attention stands just behind the turning point (1,568 tokens, 2C = 1,536). With the MLP, whose two layers (C → 4C → C) cost 8NC² more, a whole block turns where 12NC² = 2N²C, at
 # N = 6C = 4,608, that is 23.5 frames.
 #
 # ### "FLOPs"
@@ -711,7 +720,7 @@ for N, C, where in ((3136, 96, "Swin-T, stage 1, if it were global"),
 #
 # Count on the device `meta`: until PyTorch 2.13 `FlopCounterMode` saw nothing of fused attention on a *CPU* (pytorch issue 195460).
 #
-# What functions compute, and no module, is easily missed: somebody measured 3.13 G for torchvision's `swin_t` instead of 4.5 (ptflops issue 142). A counter of hooks shows how:
+# What functions compute, and no module, is easily missed: somebody measured 3.13 G for torchvision's `swin_t` instead of 4.5 (ptflops issue 142). The simplest counter of hooks, which knows linear layers and convolutions only, shows how:
 
 # %%
 from torch.utils.flop_counter import FlopCounterMode
@@ -774,7 +783,7 @@ for name, stated in stated_tera.items():
 # %%
 from vt_course.oracles.bench import clock, peak_bytes
 
-sides = [7, 14, 28, 42] + [56, 70] * (PROFILE == "full")
+sides = [7, 14, 28, 42] + [56, 70] * (PROFILE == "full")       # True is 1: only in full
 cpu = torch.device("cpu")
 _ = torch.manual_seed(0)
 literal, fused = MSA(96, 3), Attention(96, 3)
@@ -814,7 +823,7 @@ show.cost_curves({name: dict(x=areas, y=[b / 1e6 for b in values])
                  "Memory: all logits, fused, windows")
 
 # %% [markdown]
-# The slopes are fits over the whole range. For comparison, those of the MACs, which are exact:
+# The slopes are fits over the whole range. For comparison, those of the MACs up to 42 × 42, which are exact:
 
 # %%
 def fitted_slope(x, y):
@@ -836,7 +845,7 @@ report(slope_of_MSA=f"{fitted_slope(areas, global_macs):.2f}",
 # attention computes the same N² products, but its **memory is linear**: it works through the logits in blocks, keeps a few numbers a row, and computes the blocks again on the way
 # back (Dao et al., "FlashAttention", [2205.14135](https://arxiv.org/abs/2205.14135)). Windows are linear in both; here they store the logits of each window.
 #
-# How many N × N matrices does the literal layer hold at once? **Predict** for a forward pass and for forward and backward. When the map is large and the layer narrow, nothing else counts:
+# How many sets of logits, (h, N, N), does the literal layer hold at once? **Predict** for a forward pass and for forward and backward. When the map is large and the layer narrow, nothing else counts:
 
 # %%
 narrow, x = MSA(16, 4), torch.randn(1, 1024, 16)
@@ -852,8 +861,8 @@ def forward_and_backward():
     narrow(x).sum().backward()
 
 
-within("forward: peak, in matrices", peak_bytes(forward_only, cpu) / matrix, 1.9, 2.5)
-within("forward and backward", peak_bytes(forward_and_backward, cpu) / matrix, 2.5, 4.5)
+within("forward: peak, in sets", peak_bytes(forward_only, cpu) / matrix, 1.9, 2.5)
+within("forward and backward", peak_bytes(forward_and_backward, cpu) / matrix, 2.8, 3.5)
 
 # %% [markdown]
 # Two in the forward pass: each step makes a new matrix while the old one is still there. And what stays until the backward pass? Autograd tells, if asked:
@@ -874,13 +883,16 @@ def saved_matrices(layer, x, N):
 
 
 kept, _ = saved_matrices(narrow, x, 1024)
-report(matrices_kept=len(kept), their_bytes=sum(kept.values()), h_N_N_4_bytes=matrix)
-kept, _ = saved_matrices(nn.Sequential(*[MSA(16, 4) for _ in range(12)]), x, 1024)
-report(matrices_kept_by_12_layers=len(kept))
+report(sets_kept=len(kept), their_bytes=sum(kept.values()), h_N_N_4_bytes=matrix)
+narrow = nn.Sequential(*[MSA(16, 4) for _ in range(12)])
+kept, _ = saved_matrices(narrow, x, 1024)
+report(sets_kept_by_12_layers=len(kept))
+peak = peak_bytes(forward_and_backward, cpu) / matrix
+within("12 layers, forward and backward", peak, 13.8, 15)
 
 # %% [markdown]
-# One matrix a layer: the weights, which both the softmax and the product with v need again. So training holds **one matrix for every layer**, plus the two or
-# three at work; inference holds two, however deep the network.
+# One set a layer: the weights, which both the softmax and the product with v need again. So training holds **one set for every layer**, plus two at work;
+# inference holds two, however deep the network.
 #
 # ## 9 · Joint space-time attention, and where it stops fitting
 #
@@ -923,7 +935,8 @@ def logit_bytes(T, H, W, patch, heads, batch, each):
 logit_bytes = check("2.6", logit_bytes, solution=True)
 
 # %% [markdown]
-# TimeSformer's base model: 12 heads, 12 layers, numbers of 4 bytes. **Predict** the tokens in each row, and which rows a GPU of 16 GB can train. (GB are 10⁹ bytes.)
+# TimeSformer's base model: 12 heads, 12 layers, numbers of 4 bytes. All columns but the first three are GB (10⁹ bytes) of logits: *one head* and *12 heads* of one layer and one clip, *batch 8* of one
+# layer and eight clips, *forward* two sets of a clip, *training* 12 kept and two at work (section 8). **Predict** the tokens in each row, and which rows a GPU of 16 GB can train.
 
 # %%
 def gigabytes(T, side=224, heads=12, batch=1, each=4):
@@ -938,10 +951,8 @@ for T, side in ((8, 224), (16, 224), (32, 224), (8, 448), (96, 224)):
           f"{gigabytes(T, side, batch=8):8.1f} {2 * one:8.2f} {14 * one:9.1f}")
 
 # %% [markdown]
-# "Forward" is two matrices at work, "training" 12 kept and two at work (section 8), of one clip; nothing else is counted.
-#
 # The two limits of the paper are **the same number of tokens**: 32 frames of 14 × 14 patches and 8 frames of 28 × 28 are 6,272 patches each. Logits
-# alone then take 26.4 GB to train one clip: more than a V100 of 16 GB has, and most of one of 32 GB, before weights and all other activations. With 8 frames it is
+# alone then take 26.4 GB to train one clip: more than a V100 of 16 GB has, and most of one of 32 GB (it was sold with either), before weights and all other activations. With 8 frames it is
 # 1.7 GB. And 96 frames, the length of TimeSformer-L, would need 238 GB. The longest clips for a given memory, from logits alone:
 
 # %%
@@ -960,16 +971,16 @@ frames = [4, 8, 16, 32, 64, 96]
 show.cost_curves(
     {"training, 12 layers": dict(x=frames, y=[14 * gigabytes(T) for T in frames]),
      "forward": dict(x=frames, y=[2 * gigabytes(T) for T in frames]),
-     "tokens of all 13 maps": dict(x=frames, y=[13 * (196 * T + 1) * 768 * 4 / 1e9
-                                                for T in frames])},
+     "tokens: input, 12 outputs":
+         dict(x=frames, y=[13 * (196 * T + 1) * 768 * 4 / 1e9 for T in frames])},
     "frames of 224 × 224", "GB of one clip, 4 bytes a number",
     "Joint attention: the logits outgrow everything", {"16 GB": 16, "80 GB": 80})
 
 # %% [markdown]
 # Doubling the memory buys 41 % more frames, halving the bytes of a number as well. That is why the papers change the *pattern* instead.
 #
-# Two remarks, so that the picture stays honest. First, with a fused kernel these matrices are never stored, and joint attention at 32 frames fits easily; in
-# 2021 there was no such kernel in PyTorch. What remains is the arithmetic. Second, it grows as section 7 says; at 8 frames, joint attention is even
+# Two remarks, so that the picture stays honest. First, with a fused kernel these matrices are never stored, and joint attention at 32 frames fits; in
+# 2021 there was no such kernel in PyTorch (`scaled_dot_product_attention` came with 2.0, in 2023). What remains is the arithmetic. Second, it grows as section 7 says; at 8 frames, joint attention is even
 # *cheaper* than TimeSformer's divided attention, which has a second set of projections:
 
 # %%
@@ -988,9 +999,9 @@ for name in ("timesformer_space_8x224", "timesformer_joint_8x224",
 # |---|---|---|
 # | joint (TimeSformer, and UniFormer's global blocks) | all N | 4NC² + 2N²C |
 # | divided (TimeSformer) | T, then HW + 1 | see the code: two attentions and a linear layer |
-# | pooling (MViT), keys pooled 1 × 4 × 4 | about N/16 | 4NC² + 2NN′C and the pooling |
+# | pooling (MViT), keys pooled 1 × 4 × 4 | N′, about N/16 | 4NC² + 2NN′C, and two depthwise convolutions 3 × 3 × 3 |
 # | window (Video Swin), 8 × 7 × 7 | at most 392 | 4NC² + 2·392·NC |
-# | local (UniFormer), 5 × 5 × 5 | 125, with fixed weights a channel | 2NC² + 125NC |
+# | local (UniFormer), 5 × 5 × 5 | 125, with learned weights for each channel, the same for all tokens | 2NC² + 125NC |
 
 # %%
 def up(n, m):
@@ -1006,7 +1017,8 @@ def family_macs(T, H, W, C=192):
     window = [min(n, m) for n, m in zip((T, H, W), (8, 7, 7))]
     padded = math.prod(up(n, m) for n, m in zip((T, H, W), window))
     over_time = attention_macs(N, T) + N * C**2               # and a linear layer
-    over_space = attention_macs(T * (H * W + 1), H * W + 1)   # the class token joins
+    # a copy of the class token joins each frame
+    over_space = attention_macs(T * (H * W + 1), H * W + 1)
     return {"joint": attention_macs(N, N), "divided": over_time + over_space,
             "pooling, keys 1 x 4 x 4": attention_macs(N, pooled) + 2 * 27 * pooled * C,
             "window 8 x 7 x 7": attention_macs(padded, math.prod(window)),
@@ -1052,14 +1064,14 @@ family_figure(in_space, [s[1] * s[2] for s in in_space], "tokens a frame, 8 fram
 # %% [markdown]
 # Read the plots with section 7 in mind: each curve has a linear part, the projections, and a part that grows with the number of partners.
 #
-# - **Joint** bends first, and pooling bends in the same way at sixteen times as many tokens: fewer keys are a constant factor, not another exponent. (MViT gains more by pooling queries too, which shortens all later blocks.)
+# - **Joint** bends first, and pooling bends in the same way at about sixteen times as many tokens: fewer keys are a constant factor, not another exponent. (MViT gains more by pooling queries too, which shortens all later blocks.)
 # - **Divided** attention grows linearly in the length of the clip as long as T is small against HW and C, and still bends as the *frame* grows.
-# - **Windows** and **local** aggregation are linear in everything; a token pays for it by not seeing far.
+# - **Windows** and **local** aggregation are linear in everything (below 8 frames the window shrinks to the clip, hence a slope above 1); a token pays for it by not seeing far.
 #
 # And the clock? The same layers, forward and backward, at a few small sizes. The sizes are too small to show asymptotics; they show the factor before it.
 
 # %%
-frames = [2, 4, 8] + [16, 32] * (PROFILE == "full")
+frames = [2, 4, 8] + [16, 32] * (PROFILE == "full")            # True is 1: only in full
 times, peaks = {}, {}
 for T in frames:
     x = torch.randn(1, T, 14, 14, 192)
@@ -1125,4 +1137,4 @@ show.cost_curves({name: dict(x=frames, y=y) for name, y in peaks.items()},
 #    results stay (sections 4 and 8).
 # </details>
 #
-# **Next:** 03 · Swin, which cuts the map into windows, and moves them.
+# **Next:** [03 · Swin](03_swin.ipynb), which cuts the map into windows, and moves them.

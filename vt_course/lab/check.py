@@ -102,7 +102,8 @@ def compare(exercise: Exercise, args: tuple, got, want: Tensor) -> str | None:
             return "your function returned nothing, not a tensor; is there a `return`?"
         return f"your function returned a {type(got).__name__}, not a tensor"
     if got.shape != want.shape:
-        return f"shape {tuple(got.shape)}, wanted {exercise.shape(*args)} = {tuple(want.shape)}"
+        formula, numbers = exercise.shape(*args), str(tuple(want.shape))
+        return f"shape {tuple(got.shape)}, wanted {formula}" + (f" = {numbers}" if not formula.endswith(numbers) else "")
     if got.dtype.is_floating_point != want.dtype.is_floating_point and want.ndim:
         return f"dtype {got.dtype}, wanted {want.dtype}"
     wrong = differing(got, want)
@@ -156,6 +157,11 @@ def error_hint(exercise: Exercise, error: Exception) -> str | None:
         return "`view` cannot follow `permute`, whose result is not contiguous: use `reshape`"
     if "invalid for input of size" in str(error) or "shape '" in str(error):
         return "the sizes you reshape to do not multiply to the number of elements"
+    if "Expected size for first two dimensions" in str(error) or "shapes cannot be multiplied" in str(error):
+        return ("the inner sizes of a matrix product differ; `.T` turns all axes around, `.mT` exchanges the last two, and the weight "
+                "of a linear layer is (out, in): `F.linear(x, w)` or `x @ w.T`")
+    if isinstance(error, IndexError) and "out of" in str(error):
+        return "an index lies outside its axis, which has the places 0 to length - 1: is something off by one?"
     return None
 
 

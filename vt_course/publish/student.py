@@ -11,8 +11,8 @@ from .build import METADATA, from_source
 from .kernel import select
 
 NOTE = ("*Student edition: the solutions are left out. Each exercise is a stub, a check and hints. While a stub is untouched, the"
-        " cells below it use the course's own function, and the check says so: everything runs from top to bottom at any time."
-        " `vt-course progress` lists the checks that passed.*")
+        " cells below it use the course's own function, and the check says so: everything runs from top to bottom unsolved. After a"
+        " check that failed they use yours, and may stop; put `raise NotImplementedError` back to go on without it. `vt-course progress` lists the checks that passed.*")
 
 
 def student(names: list[str] | None = None, *, out: Path | None = None, root: Path | None = None) -> list[dict]:

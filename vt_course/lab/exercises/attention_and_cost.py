@@ -40,6 +40,8 @@ EXERCISES["2.1"] = Exercise(
          lambda q, k: (q @ k.mT * q.shape[-1]**0.5).softmax(-1)),
         ("you divide by the root of the number of keys; d is the number of channels of one key, the last axis",
          lambda q, k: (q @ k.mT / k.shape[-2]**0.5).softmax(-1)),
+        ("you divide by the root of the number of queries; d is the number of channels of one query, the last axis",
+         lambda q, k: (q @ k.mT / q.shape[-2]**0.5).softmax(-1)),
         ("you divide after the softmax: rows no longer sum to 1, and the sharpness is that of unscaled logits",
          lambda q, k: (q @ k.mT).softmax(-1) / q.shape[-1]**0.5),
         ("the softmax runs over the queries: each row, one query's weights, must sum to 1, so it runs over the last axis",

@@ -1,13 +1,17 @@
 """The figure under a failed check: expected, got, and where they differ."""
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from vt_course import CourseError
 
 from .style import VERMILION, array, bare, figure, headline, number_cells
+
+
+# Equal, then pale to dark with the size of the difference.
+GAPS = LinearSegmentedColormap.from_list("gaps", [(0, "#E4E4E4"), (0.4, "#F6C3A0"), (0.75, VERMILION), (1, "#6B2A00")])
 
 
 def montage(x: np.ndarray) -> np.ndarray:
@@ -25,7 +29,7 @@ def montage(x: np.ndarray) -> np.ndarray:
 
 @figure
 def expected_got(expected, got, title: str | None = None) -> Figure:
-    """Expected, got, and where they differ (by more than 1e-5 relative and absolute).
+    """Expected, got, and where they differ (by more than 1e-5 relative and absolute): the darker, the more.
 
     Up to three axes are drawn whole, of more the first slice that differs. The first differing
     position is marked, and named with both values. Arrays of different shapes are drawn as they
@@ -65,9 +69,11 @@ def expected_got(expected, got, title: str | None = None) -> Figure:
         if numbered:
             number_cells(axes, d.astype(int), image.to_rgba(d))
     if expected.shape == got.shape:
-        d = montage(differs[lead[0]].astype(float))
-        grid[2].imshow(d, cmap=ListedColormap(["#E4E4E4", VERMILION]), vmin=0, vmax=1,
-                       aspect="auto")
+        with np.errstate(invalid="ignore"):
+            gap = np.nan_to_num(np.abs(pair[0] - pair[1]), nan=np.inf)
+        largest = gap[np.isfinite(gap)].max(initial=0)
+        shade = differs * (0.4 + 0.6 * np.clip(gap / (largest or 1), 0, 1))          # 0: equal
+        grid[2].imshow(montage(shade[lead[0]]), cmap=GAPS, vmin=0, vmax=1, aspect="auto")
     grid[2].set_box_aspect(ratios[0])
     grid[2].set_title(heading.replace("-", "−"), size=11)
     fig.colorbar(image, ax=list(grid), location="bottom", aspect=40, shrink=0.5)

@@ -48,7 +48,7 @@ def token_flow(rows: list[dict], title: str | None = None) -> Figure:
 @figure
 def cost_curves(series: dict, xlabel: str, ylabel: str, title: str | None = None,
                 limits: dict | None = None) -> Figure:
-    """Measured costs on log-log axes, the fitted slope in the legend, formulas as thin lines.
+    """Measured costs on log-log axes, the fitted slope in the legend; where there is a formula, points on its line.
 
     `series`: name -> dict(x=[...], y=[...]) and, where there is a formula, its values at x as
     formula_y=[...]. On these axes y ~ x^k is a line of slope k. `limits`: name -> a value of y that
@@ -63,7 +63,7 @@ def cost_curves(series: dict, xlabel: str, ylabel: str, title: str | None = None
         slope = np.polyfit(np.log(x), np.log(y), 1)[0]
         colour = COLOURS[i % len(COLOURS)]
         axes.plot(x, y, marker=MARKERS[i % len(MARKERS)], markersize=7, color=colour,
-                  linestyle="-" if s.get("formula_y") is None else "--",
+                  linestyle="-" if s.get("formula_y") is None else "",
                   label=f"{name} (slope {slope:.2f})")
         if s.get("formula_y") is not None:
             axes.plot(x, array(s["formula_y"]), color=colour, linewidth=1)
@@ -88,7 +88,7 @@ def cost_curves(series: dict, xlabel: str, ylabel: str, title: str | None = None
                       textcoords="offset points", size=11)
     handles, _ = axes.get_legend_handles_labels()
     if any(s.get("formula_y") is not None for s in series.values()):
-        handles.append(Line2D([], [], color="0.3", linewidth=1, label="formula"))
+        handles.append(Line2D([], [], color="0.3", linewidth=1, label="lines: formula"))
     axes.legend(handles=handles)
     headline(fig, title)
     return fig
