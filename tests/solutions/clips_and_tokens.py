@@ -252,6 +252,12 @@ def tube_frames_apart(x, p):
     return halves.permute(0, 3, 4, 6, 1, 2, 5, 7).flatten(4)
 
 
+def tube_colour_in_front(x, p):
+    (B, C, *sizes), (a, b, c) = x.shape, p
+    T, H, W = (n // m for n, m in zip(sizes, p))
+    return x.reshape(B, C, T, a, H, b, W, c).permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(B, T, H, W, -1)
+
+
 def tube_in_place(x, p):
     out = tube(x, p).clone()
     x += 1
@@ -282,6 +288,9 @@ WRONG = {
         "linspace": (lambda n, f: torch.from_numpy(np.linspace(0, n - 1, f).astype(int)), likely("1.2", "linspace")),
         "early rounding": (lambda n, f: torch.tensor([(n // f) * i + (n // f) // 2 for i in range(f)]),
                            likely("1.2", "rounded too early")),
+        "rounded twice": (lambda n, f: torch.tensor([i * n // f + n // f // 2 for i in range(f)]),
+                          likely("1.2", "rounded twice")),
+        "float step": (lambda n, f: ((torch.arange(f) + .5) * (n / f)).long(), likely("1.2", "floating-point")),
         "ceil": (lambda n, f: torch.tensor([min(math.ceil((i + 0.5) * n / f), n - 1) for i in range(f)]),
                  likely("1.2", "rounded up")),
         "SlowFast": (lambda n, f: torch.from_numpy(clips.slowfast_segments(n, f)), likely("1.2", "SlowFast")),
@@ -336,6 +345,7 @@ WRONG = {
                           likely("1.5", "listed (H W T)")),
         "tubes (T W H)": (lambda x, p: tube(x, p, "b T W H (c t h w)").reshape(tube(x, p).shape),
                           likely("1.5", "listed (T W H)")),
+        "C in front": (tube_colour_in_front, likely("1.5", "C belongs inside the token")),
         "no time": (lambda x, p: patch(x[:, :, 0], p[1:]), "shape (1, 2, 2, 48), wanted"),
         "integers": (lambda x, p: tube(x, p).long(), "dtype torch.int64, wanted torch.float32\n"),
         "in place": (tube_in_place, "changes its input"),

@@ -74,7 +74,7 @@ def segments_literal(num_frames, frames):
 
 EXERCISES["1.2"] = Exercise(
     "uniform frame indices", segments_literal,
-    lambda: [(300, 4), (17, 4), (32, 8), (101, 16), (5, 8), (12, 12), (1, 3)],
+    lambda: [(300, 4), (17, 4), (32, 8), (101, 16), (5, 8), (12, 12), (1, 3), (200, 12)],
     lambda n, frames: f"(frames,) = ({frames},)", (
         ("you take the first frame of each segment; asked for is the middle: add half a segment",
          lambda n, f: torch.arange(f) * n // f),
@@ -86,6 +86,12 @@ EXERCISES["1.2"] = Exercise(
         ("the length of a segment is rounded too early: num_frames // frames loses up to a frame a segment, and they "
          "add up; multiply first, divide last",
          lambda n, f: torch.arange(f) * (n // f) + n // f // 2),
+        ("you rounded twice, the start of the segment and half its length, and lose a frame where the fractions add up to one; "
+         "divide once, at the end",
+         lambda n, f: torch.arange(f) * n // f + n // f // 2),
+        ("floating-point numbers fall on the wrong side of a frame: num_frames / frames is rounded, and what should be 150 may "
+         "be 149.99999; stay with integers",
+         lambda n, f: ((torch.arange(f) + 0.5) * (n / f)).long()),
         ("the middle is rounded up; the frame that holds the time t is floor(t)",
          lambda n, f: -(-(2 * torch.arange(f) + 1) * n // (2 * f)).clamp(min=-(n - 1))),
         ("your segments end at the last frame, (num_frames - 1) / frames long: that is the rule of SlowFast, another one",
@@ -247,6 +253,8 @@ EXERCISES["1.5"] = Exercise(
          lambda x, p: tubes(x, p, split="b c (t T) (h H) (w W)")),
         ("the tubes themselves are listed (H W T); the order is (T H W), W fastest",
          lambda x, p: shaped_tubes(x, p, "b H W T (c t h w)")),
+        ("C belongs inside the token, after T', H', W': your tubes hold one colour each",
+         lambda x, p: shaped_tubes(x, p, "b c T H W (t h w)")),
         ("the tubes themselves are listed (T W H): H and W are exchanged",
          lambda x, p: shaped_tubes(x, p, "b T W H (c t h w)")),
     ), piece=tubes)

@@ -5,10 +5,12 @@ roll with the wrong sign puts the regions on the wrong side. Arrays are NumPy's 
 
     python -m vt_course.lab.show        # draws notebooks/img/windows_27.png again
 """
-from .clips import film_strip
+from .attention import attention_matrices, attention_over_frames, shape_flow
+from .clips import film_strip, play, sampling, token, views
 from .compare import expected_got
 from .curves import ceilings, confusion, cost_curves, curves, token_flow
 from .explore import explore_windows
+from .gallery import gallery
 from .prediction import probabilities
 from .spread import spread
 from .windows import (

@@ -38,9 +38,10 @@ def thumbnails(frames: np.ndarray, pixels: int) -> np.ndarray:
 
 @figure
 def film_strip(clip, n: int = 8, title: str | None = None,
-               rows: list[str] | None = None) -> Figure:
+               rows: list[str] | None = None, first: int = 0) -> Figure:
     """`n` evenly spaced frames of a clip, or of several clips, one strip each, named by `rows`.
 
+    `first`: the number that the clip's first frame has in its video, for the titles.
     A clip is uint8 (T, H, W, 3), or float (3, T, H, W) normalised with ImageNet's mean and
     standard deviation, which is undone. Raises `CourseError` for anything else.
     """
@@ -62,7 +63,7 @@ def film_strip(clip, n: int = 8, title: str | None = None,
         for axes, i, image in zip(grid[r], pick, small):
             axes.imshow(image, interpolation="nearest")
             if r == 0 or len(frames) != len(clips[0]):
-                axes.set_title(f"frame {i}" if columns <= 8 else f"{i}", size=11, pad=3)
+                axes.set_title(f"frame {first + i}" if columns <= 8 else f"{first + i}", size=11, pad=3)
         if rows is not None:
             grid[r, 0].set_ylabel(rows[r], rotation=0, ha="right", va="center")
     headline(fig, title)
@@ -192,7 +193,8 @@ def token(clip, tube, place, numbers, title: str | None = None) -> Figure:
 
     `clip`: a clip, or one frame of it; `tube`: (pt, ph, pw) pixels; `place`: (t, h, w) of the token, in tubes.
     `numbers`: the token (3·pt·ph·pw,), values 0 to 255, laid out as rows of one colour of one frame: from a right
-    cut, each row is the pixels above it, row by row. Raises `CourseError` where sizes do not match.
+    cut, each row is the pixels above it, row by row. A number's cell runs from grey (0) to the light colour (255), so
+    that it can be read on every one. Raises `CourseError` where sizes do not match.
     """
     frames, numbers = frames_of(clip), array(numbers)
     (pt, ph, pw), start = tube, np.multiply(tube, place)
@@ -214,9 +216,9 @@ def token(clip, tube, place, numbers, title: str | None = None) -> Figure:
             bare(axes)
     axes = fig.add_subplot(grid[1, :])
     rows = numbers.reshape(3 * pt, ph * pw)
-    tint = np.zeros((*rows.shape, 3))
+    tint = np.full((*rows.shape, 3), 0.5)
     for r in range(3 * pt):
-        tint[r, :, r // pt] = rows[r].clip(0, 255) / 255
+        tint[r, :, r // pt] += 0.5 * rows[r].clip(0, 255) / 255
     axes.imshow(tint, aspect="auto", interpolation="nearest")
     if ph * pw <= 16:
         for (r, c), value in np.ndenumerate(rows):

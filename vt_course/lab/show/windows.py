@@ -224,6 +224,81 @@ def shift_mask(mask, window, heads: int | None = None, title: str | None = None,
 
 
 @figure
+def hierarchy_2d(image, stages: list[dict], title: str | None = None) -> Figure:
+    """What one token is at each stage: the image under the grid of patches and the windows.
+
+    `image`: uint8 (H, W, 3). `stages`: dicts with name, size (h, w) in tokens, window (in
+    tokens along a side) and channels. Thin lines separate patches, heavy ones windows; beneath
+    each its map and the number of its windows, cut off ones included.
+    """
+    image = array(image)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise CourseError(f"the image must be uint8 (H, W, 3), not {image.dtype} {image.shape}")
+    H, W = image.shape[:2]
+    side = min(2.4, 10.5 / len(stages))                     # of a panel, in inches
+    fig, grid = plt.subplots(1, len(stages), squeeze=False,
+                             figsize=(side * len(stages), side * H / W + 1.15 + 0.3 * bool(title)))
+    for axes, stage in zip(grid[0], stages):
+        (h, w), M = stage["size"], stage["window"]
+        axes.imshow(image // 16 * 8 + 116, extent=(0, w, h, 0), aspect=H / W * w / h)
+        for step, colour, width in ((1, "0.35", 0.25 if h > 30 else 0.6), (M, VERMILION, 2.0)):
+            lines = dict(color=colour, linewidth=width, clip_on=False)
+            axes.vlines([*range(0, w, step), w], 0, h, **lines)
+            axes.hlines([*range(0, h, step), h], 0, w, **lines)
+        count = -(-h // M) * -(-w // M)
+        axes.set(title=stage["name"], xlim=(0, w), ylim=(h, 0), xlabel=(
+            f"{h} × {w} × {stage['channels']}\n{count} window{'s' * (count > 1)}\nof {M} × {M}"))
+        bare(axes)
+    headline(fig, title)
+    return fig
+
+
+@figure
+def windows_2d(tokens, window, title=None, shift=(0, 0)) -> Figure:
+    """Numbered tokens on a grid, with heavy lines around their windows.
+
+    `tokens`: integers (H, W), or a list of such maps, side by side, with a list of titles; the
+    colour runs with the number, so a roll can be seen. A negative number is padding: grey, not
+    numbered. `window`: (Mh, Mw) or M. `shift`: how far the lines have moved, (sh, sw), one for
+    all maps or one each; a shifted axis is cut at sh, sh + Mh, ...
+    """
+    arrays, names, title = panels(tokens, title)
+    window = (window, window) if np.ndim(window) == 0 else tuple(window)
+    shifts = list(shift) if np.ndim(shift) == 2 else [shift] * len(arrays)
+    if len(shifts) != len(arrays):
+        raise CourseError(f"{len(shifts)} shifts for {len(arrays)} maps: give one for all or one each")
+    for a in arrays:
+        if a.ndim != 2 or max(a.shape) > 16:
+            raise CourseError(f"a map of numbered tokens has two axes (H, W) of at most 16, not {a.shape}")
+    highest = max(1, max(a.max() for a in arrays))
+    widest = max(a.shape[1] for a in arrays)
+    width = min(max(4.8, 0.36 * widest), 10.4 / len(arrays))       # of a panel, in inches
+    tall = max(a.shape[0] / a.shape[1] for a in arrays)
+    lines = max(len(fill(name, int(8.5 * width)).split("\n")) for name in names) if any(names) else 0
+    fig, grid = plt.subplots(1, len(arrays), squeeze=False, figsize=(
+        width * len(arrays), width * tall + 0.35 + 0.25 * (lines + bool(title))))
+    for axes, a, name, moved in zip(grid[0], arrays, names, shifts):
+        colours = plt.get_cmap("viridis")(0.25 + 0.75 * np.maximum(a, 0) / highest)   # (H, W, 4)
+        colours[a < 0] = to_rgb("#D9D9D9") + (1,)
+        axes.imshow(colours)
+        H, W = a.shape
+        thin = dict(color="0.3", linewidth=0.5)
+        axes.vlines(np.arange(W + 1) - 0.5, -0.5, H - 0.5, **thin)
+        axes.hlines(np.arange(H + 1) - 0.5, -0.5, W - 0.5, **thin)
+        rows, columns = ([0, *range(s or m, n, m), n] for n, m, s in zip(a.shape, window, moved))
+        heavy = dict(color="black", linewidth=3, capstyle="projecting", clip_on=False)
+        axes.vlines(np.array(columns) - 0.5, -0.5, H - 0.5, **heavy)
+        axes.hlines(np.array(rows) - 0.5, -0.5, W - 0.5, **heavy)
+        for (i, j), value in np.ndenumerate(a):
+            if value >= 0:
+                axes.text(j, i, f"{value}", ha="center", va="center", size=11, color=ink(colours[i, j, :3]))
+        axes.set(xlabel="W", ylabel="H", title=fill(name, int(8.5 * width)), xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    headline(fig, title)
+    return fig
+
+
+@figure
 def regions_2d(labels, title=None) -> Figure:
     """Integer maps (H, W) as coloured grids with the numbers in the cells, side by side.
 

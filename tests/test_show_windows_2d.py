@@ -1,0 +1,126 @@
+"""Figures of notebook 03: numbered tokens in windows, the hierarchy, repeated measurements."""
+import numpy as np
+import pytest
+import torch
+from test_show import assert_readable, texts_of
+
+from vt_course import CourseError
+from vt_course.lab import show
+
+pytestmark = pytest.mark.filterwarnings("error")        # they would be printed into notebooks
+
+NUMBERS = torch.arange(64).view(8, 8)
+IMAGE = np.broadcast_to(np.arange(224, dtype=np.uint8)[:, None], (224, 224, 3)).copy()
+SWIN = [dict(name=f"stage {i + 1}", size=(56 >> i, 56 >> i), window=7, channels=96 << i) for i in range(4)]
+VIT = dict(name="ViT", size=(14, 14), window=14, channels=768)
+
+FIGURES = {
+    "one map": lambda: show.windows_2d(NUMBERS, 4, "64 tokens in 4 windows of 4 × 4"),
+    "two maps": lambda: show.windows_2d([NUMBERS, NUMBERS.roll((-2, -2), (0, 1))], 4, ["before", "after"], [(2, 2), (0, 0)]),
+    "three maps": lambda: show.windows_2d([NUMBERS] * 3, (4, 2), ["a title that is longer than its map is wide"] * 3),
+    "padded": lambda: show.windows_2d(np.pad(NUMBERS, 2, constant_values=-1), 4),
+    "largest": lambda: show.windows_2d(torch.arange(256).view(16, 16), 4),
+    "hierarchy": lambda: show.hierarchy_2d(IMAGE, [*SWIN, VIT], "Swin and ViT"),
+    "hierarchy, one stage": lambda: show.hierarchy_2d(IMAGE[:100], [dict(name="odd", size=(5, 9), window=4, channels=3)]),
+    "gallery": lambda: show.gallery(np.stack([IMAGE[:64, :64]] * 16), "one two three four five six seven eight".split(), "Shapes"),
+    "gallery, one": lambda: show.gallery(IMAGE[None, :64, :64], ["alone"], columns=1),
+    "spread": lambda: show.spread({"stage 1": [1.0, 1.25], "a long name of a row": [2.5]}, "ratio", "Title",
+                                  {"counted": {"stage 1": 1.1}, "published": {"stage 1": 1.5}}),
+    "spread, plain": lambda: show.spread({"one": torch.tensor([1.0, 2.0, 3.0])}, "x"),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_text_is_readable(name):
+    assert_readable(FIGURES[name]())
+
+
+def heavy_lines(axes):
+    """Where the heavy vertical and horizontal lines of a panel are, in tokens."""
+    thick = [c.get_segments() for c in axes.collections if c.get_linewidths()[0] > 2]
+    ends = np.array([segment for segments in thick for segment in segments]) + 0.5
+    upright = ends[:, 0, 0] == ends[:, 1, 0]
+    return sorted(ends[upright, 0, 0]), sorted(ends[~upright, 0, 1])
+
+
+def test_numbers_stand_where_they_were_given_and_lines_where_windows_end():
+    rolled = NUMBERS.roll((-2, -2), (0, 1))
+    left, right = show.windows_2d([NUMBERS, rolled], 4, ["", ""], [(2, 1), (0, 0)]).axes
+    assert texts_of(left) == [str(int(n)) for n in NUMBERS.flatten()]
+    assert texts_of(right) == [str(int(n)) for n in rolled.flatten()]
+    assert heavy_lines(left) == ([0, 1, 5, 8], [0, 2, 6, 8])
+    assert heavy_lines(right) == ([0, 4, 8], [0, 4, 8])
+    a, b = (axes.images[0].get_array() for axes in (left, right))
+    assert np.array_equal(np.roll(a, (-2, -2), (0, 1)), b)         # a token keeps its colour
+    oblong, = show.windows_2d(torch.arange(12).view(2, 6), (2, 3)).axes
+    assert heavy_lines(oblong) == ([0, 3, 6], [0, 2])
+
+
+def test_padding_is_grey_and_has_no_number():
+    padded = np.pad(NUMBERS[:2, :2], 1, constant_values=-1)
+    axes, = show.windows_2d(padded, 2).axes
+    assert texts_of(axes) == ["0", "1", "8", "9"]
+    colours = axes.images[0].get_array()
+    assert len({tuple(c) for c in colours[padded < 0]}) == 1
+    assert len({tuple(c) for c in colours.reshape(-1, 4)}) == 5
+
+
+def test_what_windows_2d_cannot_draw():
+    with pytest.raises(CourseError, match=r"\(H, W\) of at most 16, not \(17, 3\)"):
+        show.windows_2d(np.zeros((17, 3), int), 1)
+    with pytest.raises(CourseError, match=r"not \(1, 8, 8\)"):
+        show.windows_2d(NUMBERS[None], 4)
+    with pytest.raises(CourseError, match="3 shifts for 2 maps"):
+        show.windows_2d([NUMBERS, NUMBERS], 4, ["", ""], [(0, 0)] * 3)
+    with pytest.raises(CourseError, match="1 titles for 2 panels"):
+        show.windows_2d([NUMBERS, NUMBERS], 4, ["one"])
+
+
+def test_hierarchy_counts_windows_and_draws_every_patch():
+    fig = show.hierarchy_2d(IMAGE, [*SWIN, VIT])
+    assert [axes.get_title() for axes in fig.axes] == ["stage 1", "stage 2", "stage 3", "stage 4", "ViT"]
+    assert [axes.get_xlabel() for axes in fig.axes] == [
+        "56 × 56 × 96\n64 windows\nof 7 × 7", "28 × 28 × 192\n16 windows\nof 7 × 7", "14 × 14 × 384\n4 windows\nof 7 × 7",
+        "7 × 7 × 768\n1 window\nof 7 × 7", "14 × 14 × 768\n1 window\nof 14 × 14"]
+    lines = [[len(c.get_segments()) for c in axes.collections] for axes in fig.axes]
+    assert lines[0] == [57, 57, 9, 9] and lines[3] == [8, 8, 2, 2]
+    odd, = show.hierarchy_2d(IMAGE[:100], [dict(name="odd", size=(5, 9), window=4, channels=3)]).axes
+    assert odd.get_xlabel() == "5 × 9 × 3\n6 windows\nof 4 × 4"       # those cut off are windows too
+    with pytest.raises(CourseError, match=r"uint8 \(H, W, 3\), not float64"):
+        show.hierarchy_2d(IMAGE / 255, SWIN)
+
+
+def test_spread_draws_each_measurement_and_its_summary():
+    axes, = show.spread({"a": [1.0, 2.0, 3.0], "b": [5.0]}, "ms", marks={"paper": {"b": 4.0}}).axes
+    assert texts_of(axes) == ["2 ± 1", "5"]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "b"]
+    dots = [line.get_xydata().tolist() for line in axes.lines if line.get_marker() == "o"]
+    assert dots == [[[1, 0], [2, 0], [3, 0]], [[5, 1]]]
+    mark, = (line for line in axes.lines if line.get_label() == "paper")
+    assert mark.get_xydata().tolist() == [[4, 1]]
+    assert [
+        t.get_text() for t in axes.figure.legends[0].get_texts()] == ["one measurement", "mean", "paper"]
+    with pytest.raises(CourseError, match="'a' needs a list of at least one value"):
+        show.spread({"a": []}, "ms")
+    with pytest.raises(CourseError, match="marks 'paper' name 'c', which is no row"):
+        show.spread({"a": [1.0]}, "ms", marks={"paper": {"c": 1.0}})
+
+
+def test_gallery_shows_the_images_in_order_under_their_names():
+    images = np.arange(10 * 2 * 3 * 3, dtype=np.uint8).reshape(10, 2, 3, 3)
+    axes = show.gallery(torch.from_numpy(images), list("abcdefgh")).axes
+    assert [a.get_title() for a in axes] == [*"abcdefgh"] + [""] * 8
+    for a, image in zip(axes, images):
+        assert abs(a.images[0].get_array().astype(int) - image).max() <= 4
+    assert not any(a.images for a in axes[10:])
+    with pytest.raises(CourseError, match=r"uint8 \(n, H, W, 3\), not float64 \(10, 2, 3, 3\)"):
+        show.gallery(images / 255)
+    with pytest.raises(CourseError, match="3 names for 10 images in 8 columns"):
+        show.gallery(images, list("abc"))
+
+
+def test_paired_measurements_are_joined():
+    axes, = show.spread({"a": [1.0, 2.0], "b": [5.0, 4.0]}, "ms", paired=True).axes
+    assert [line.get_xydata().tolist() for line in axes.lines[:2]] == [[[1, 0], [5, 1]], [[2, 0], [4, 1]]]
+    with pytest.raises(CourseError, match="equally many values"):
+        show.spread({"a": [1.0, 2.0], "b": [5.0]}, "ms", paired=True)

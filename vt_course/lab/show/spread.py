@@ -1,0 +1,49 @@
+"""Figures of repeated measurements: every one a dot."""
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from vt_course import CourseError
+
+from .style import MARKERS, ORANGE, SKY, VERMILION, array, figure, headline
+
+
+@figure
+def spread(rows: dict, xlabel: str, title: str | None = None, marks: dict | None = None,
+           paired: bool = False) -> Figure:
+    """Each measurement a dot, their mean a line, written beside it with the standard deviation.
+
+    `rows`: name -> values, for instance one of each seed; a single value has no deviation.
+    `marks`: legend -> {name: value}, numbers of another kind at the same rows, for instance a
+    count or what was published. `paired`: the n-th values of all rows belong together, for
+    instance to one seed; a thin line joins them.
+    """
+    for name, values in rows.items():
+        if array(values).ndim != 1 or not len(values):
+            raise CourseError(f"row {name!r} needs a list of at least one value")
+    for label, values in (marks or {}).items():
+        if unknown := [name for name in values if name not in rows]:
+            raise CourseError(f"marks {label!r} name {', '.join(map(repr, unknown))}, which is no row")
+    if paired and len({len(values) for values in rows.values()}) > 1:
+        raise CourseError("paired rows need equally many values each")
+    fig, axes = plt.subplots(figsize=(10, 0.62 * len(rows) + 1.2 + 0.35 * bool(marks)))
+    for together in zip(*rows.values()) if paired else ():
+        axes.plot(together, range(len(rows)), color="0.6", linewidth=1)
+    for i, values in enumerate(array(v).astype(float) for v in rows.values()):
+        axes.plot(values, np.full(len(values), i), "o", color=SKY, markeredgecolor="0.2", markersize=7,
+                  label="one measurement" if i == 0 else None)
+        axes.plot([values.mean()] * 2, [i - 0.3, i + 0.3], color="black", linewidth=2.5,
+                  label="mean" if i == 0 else None)
+        text = f"{values.mean():.3g}" + (f" ± {values.std(ddof=1):.2g}" if len(values) > 1 else "")
+        axes.annotate(text, (1.01, i), xycoords=("axes fraction", "data"), va="center", size=12)
+    for n, (label, values) in enumerate((marks or {}).items()):
+        axes.plot(list(values.values()), [list(rows).index(name) for name in values], MARKERS[n + 1],
+                  color=(ORANGE, VERMILION)[n % 2], markeredgecolor="0.2", markersize=9, linestyle="none",
+                  label=label)
+    axes.set(yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.5), xlabel=xlabel)
+    axes.set_yticklabels(list(rows))
+    axes.margins(x=0.08)
+    axes.grid(axis="x")
+    fig.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2 + len(marks or {}))
+    headline(fig, title)
+    return fig
