@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from vt_course import CourseError
-from vt_course.data import open_spec, transforms
+from vt_course.data import images, open_spec, transforms
 from vt_course.data.clips import ClipReader, VideoFolder, collate
 from vt_course.models import create
 from vt_course.models.official import check_state
@@ -207,9 +207,13 @@ def evaluate(model, dataset, *, device=None, batch_size=32, order="normal", seed
     return {**score(log_probs, label, dataset.classes), "order": order, "bad": bad}
 
 
-def open_data(recipe: Recipe) -> tuple[VideoFolder, VideoFolder]:
+def open_data(recipe: Recipe) -> tuple[VideoFolder, VideoFolder] | tuple[images.Shapes, images.Shapes]:
     """The training and the validation set of a recipe."""
     spec = open_spec(recipe.data)
+    if spec.train is None:
+        if recipe.frames != 1:
+            raise CourseError(f"{recipe.data} has images, not clips of {recipe.frames} frames; train with frames=1")
+        return tuple(images.Shapes(split, size=recipe.size, seed=recipe.seed) for split in images.COUNTS)
     same = dict(classes=spec.classes, frames=recipe.frames, stride=recipe.stride,
                 size=recipe.size, sampling=recipe.sampling, seed=recipe.seed)
     folder = functools.partial(KeptFrames, keep=recipe.keep) if recipe.keep else VideoFolder
@@ -267,7 +271,7 @@ def _restore(path, which: str = "best"):
     """(model, recipe, classes) from one reading of the file."""
     path, weights, header = read_run(path, which)
     recipe, classes = Recipe.from_json(header["recipe"]), tuple(json.loads(header["classes"]))
-    model = create(recipe.model, num_classes=len(classes), drop_path=recipe.drop_path)
+    model = create(recipe.model, num_classes=len(classes), drop_path=recipe.drop_path, **recipe.config)
     load_weights(model, weights, path)
     return model.eval(), recipe, classes
 

@@ -11,7 +11,6 @@ Three rules make a resumed run equal to an uninterrupted one, bit for bit on a C
 import dataclasses
 import errno
 import functools
-import hashlib
 import io
 import itertools
 import json
@@ -35,7 +34,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from vt_course import CourseError, repo_root
-from vt_course.data import open_spec
+from vt_course.data import images, open_spec
 from vt_course.models import create
 from vt_course.training.checkpoint import (atomic_write, read_state, save_state, save_weights,
                                            write_csv)
@@ -55,14 +54,14 @@ def lr_at(step: int, steps: int, warmup: int, peak: float) -> float:
 
 
 def parameter_groups(model, weight_decay: float) -> list[dict]:
-    """Decay for matrices and kernels; none for norms, biases and relative position bias tables.
+    """Decay for matrices and kernels; none for norms, biases, bias tables and Swin's absolute position embedding.
 
     The released Video Swin configurations do the same (`paramwise_cfg` with `decay_mult=0.`).
     """
     decay, keep = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            plain = parameter.ndim <= 1 or name.endswith("relative_position_bias_table")
+            plain = parameter.ndim <= 1 or name.endswith(("relative_position_bias_table", "absolute_pos_embed"))
             (keep if plain else decay).append(parameter)
     return [{"params": decay, "weight_decay": weight_decay},
             {"params": keep, "weight_decay": 0.0}]
@@ -164,8 +163,8 @@ def precision(recipe: Recipe, device: torch.device):
 def describe(recipe: Recipe) -> dict:
     """What a run folder belongs to: the recipe and the very clips. Written to config.json."""
     spec = open_spec(recipe.data)
-    digests = {split: hashlib.sha256(Path(path).read_bytes()).hexdigest()
-               for split, path in (("train", spec.train), ("val", spec.val))}
+    digests = {split: spec.digest(split) if spec.train else f"{images.COUNTS[split]} drawn images, version {images.VERSION}"
+               for split in ("train", "val")}
     return {"recipe": dataclasses.asdict(recipe), "classes": list(spec.classes),
             "manifests": digests}
 
@@ -221,8 +220,11 @@ class Run:
         self.device, self.show = device, show
         self.classes = config["classes"]
         torch.manual_seed(recipe.seed)
-        self.model = create(recipe.model, num_classes=len(self.classes),
-                            drop_path=recipe.drop_path).to(device)
+        try:
+            self.model = create(recipe.model, num_classes=len(self.classes),
+                                drop_path=recipe.drop_path, **recipe.config).to(device)
+        except ValueError as error:  # an unknown or impossible setting
+            raise CourseError(f"config={recipe.config} does not fit: {error}") from error
         if takes_images(self.model) and recipe.frames != 1:
             raise CourseError(f"{recipe.model} sees images, not clips of {recipe.frames} frames; train it with frames=1")
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, recipe.weight_decay))

@@ -9,7 +9,7 @@ import difflib
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vt_course import CourseError
 
@@ -19,6 +19,8 @@ class Recipe:
     """What to train, on what, and how. Raises `CourseError` for values that cannot work."""
 
     model: str
+    # Entries of the model's configuration to replace, e.g. {"shift": False}; on a command line as JSON.
+    config: dict = field(default_factory=dict)
     data: str = "synthetic:motion"
     # What the model sees: `frames` frames, `stride` apart, of size × size pixels.
     frames: int = 16
@@ -27,7 +29,7 @@ class Recipe:
     sampling: str = "dense"  # or "uniform"
     # Short side in pixels of decoded frames kept in memory; 0 decodes anew in every epoch.
     keep: int = 0
-    # Augmentation. No flip by default: a mirrored "left" clip is a "right" clip.
+    # Augmentation of clips; drawn images have none, each is new. No flip by default: a mirrored "left" clip is a "right" clip.
     crop_scale: tuple[float, float] = (0.8, 1.0)  # share of the area a random crop keeps
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # its width / height
     flip: float = 0.0  # probability
@@ -44,6 +46,8 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
+        self._need(not {"num_classes", "drop_path"} & set(self.config), "config",
+                   "without num_classes (of the data) and drop_path (a setting of its own)")
         for name in ("frames", "stride", "size", "batch_size", "epochs"):
             self._need(getattr(self, name) >= 1, name, "at least 1")
         self._need(self.keep == 0 or self.keep >= self.size, "keep",
@@ -114,10 +118,12 @@ def _convert(name: str, value):
             return int(float(value))
         if kind in (float, str):
             return kind(value)
+        if kind is dict:
+            return dict(json.loads(value) if isinstance(value, str) else value)
         low, high = value.split(",") if isinstance(value, str) else value
         return float(low), float(high)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        wanted = f"of type {kind.__name__}" if kind in (bool, int, float, str) else "low,high"
+        wanted = f"of type {kind.__name__}" if kind in (bool, int, float, str, dict) else "low,high"
         raise CourseError(f"recipe setting {name}={value!r} must be {wanted}") from error
 
 
@@ -133,10 +139,12 @@ RECIPES = {
         model=model, frames=8, stride=2, size=48, keep=56, crop_scale=(0.7, 1.0), crop_ratio=(0.9, 1.1),
         batch_size=16, epochs=12, lr=4e-4, drop_path=0.0, label_smoothing=0.0)
        for model in ("mvit_mini", "mvit_v2_mini", "timesformer_mini", "uniformer_mini")},
-    # Runs, but learned nothing that generalises in the trials: 1,600 outlines under textures seem too few.
+    # 97 % of 1,000 held-out drawn images after 40,000 seen, 82 % after 16,000; one core does 140 images a second, on a
+    # busy machine 60. What matters: that scenes are new in every epoch (it memorised the 1,600 clips), large and
+    # brighter than their background (data/images.py says what was tried).
     "swin_mini": Recipe(
-        model="swin_mini", data="synthetic:appearance", frames=1, stride=1, size=64, keep=72, crop_scale=(0.7, 1.0),
-        crop_ratio=(0.9, 1.1), batch_size=16, epochs=10, lr=4e-4, drop_path=0.0, label_smoothing=0.0),
+        model="swin_mini", data="images:shapes", frames=1, stride=1, size=64, batch_size=16, epochs=10, lr=5e-4,
+        warmup_epochs=0.2, drop_path=0.0, label_smoothing=0.0),
 }
 
 
