@@ -146,7 +146,7 @@ def weights_get(args) -> int:
 def train(args) -> int:
     from vt_course.training.fit import fit
     from vt_course.training.recipes import recipe_for
-    recipe = recipe_for(args.model).override([f"data={args.data}", *args.set])
+    recipe = recipe_for(args.model).override([f"data={args.data}"] * bool(args.data) + args.set)
     recipe_for(recipe.model)                     # `--set model=...` may name one that does not exist
     summary = fit(recipe, args.out, resume=not args.no_resume, device=args.device, workers=args.workers,
                   max_steps=args.max_steps, progress=not args.json)
@@ -290,7 +290,8 @@ def parser() -> argparse.ArgumentParser:
     p = verb(verbs, "train", train, "Train a model; run the same command again to resume.",
              "vt-course train video_swin_mini --data synthetic:motion --out runs/a --set epochs=4 lr=5e-4")
     p.add_argument("model", help="a name from `vt-course models`")
-    p.add_argument("--data", default="synthetic:motion", help="synthetic:motion, synthetic:appearance or csv:TRAIN.csv,VAL.csv")
+    p.add_argument("--data", help="synthetic:motion, synthetic:appearance, images:shapes, csv:TRAIN.csv,VAL.csv or folder:PATH"
+                   " (default: the recipe's)")
     p.add_argument("--out", type=Path, required=True, help="run folder")
     p.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="change settings of the recipe")
     p.add_argument("--device", help="cpu, cuda, mps (default: the GPU if there is one)")

@@ -34,7 +34,7 @@ def create(name: str, **overrides) -> nn.Module:
 def mini_weights(name: str) -> Path:
     """The trained weights (.safetensors) that the package ships for a `*_mini` variant.
 
-    Trained on the embedded `motion` clips; the file's metadata hold the recipe. Raises ValueError for a
+    Trained on the embedded `motion` clips (swin_mini on `images:shapes`); the file's metadata hold the recipe. Raises ValueError for a
     variant without shipped weights.
     """
     path = Path(__file__).parent / "weights" / f"{name}.safetensors"
