@@ -291,7 +291,7 @@ def test_verify_finds_what_reading_cannot_and_survives_a_hang(bad, tmp_path):
     paths = [bad / "healthy.mp4", tmp_path / "scar.mp4", tmp_path / "scar.avi",
              tmp_path / "hangs.mp4", bad / "edited.mp4", bad / "empty.mp4"]
     good, *scarred, hung, edited, empty = verify.verify(paths, timeout=2)
-    assert good == dict(path=str(paths[0]), frames=60, error=None)
+    assert good == dict(path=str(paths[0]), frames=60, seconds=pytest.approx(2.5), error=None)
     for row in scarred:
         assert "is damaged after frame" in row["error"] and row["frames"] < 40
     assert "hangs.mp4 is not decoded within 2 s" in hung["error"]
@@ -314,7 +314,7 @@ def test_verify_counts_up_to_a_frame_that_the_codec_marks_as_damaged(monkeypatch
         def decode(self, stream):
             return [SimpleNamespace(is_corrupt=mark) for mark in (False, False, True, False)]
 
-    monkeypatch.setattr(verify.av, "open", lambda path: Container())
+    monkeypatch.setattr(verify.av, "open", lambda path, **options: Container())
     assert verify._count("any.avi") == (2, True)
 
 

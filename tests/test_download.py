@@ -7,10 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -19,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from server import serving
 from vt_course import CourseError, download
 from vt_course.download import fetch, sha256_of
 from vt_course.models import create, mini_weights
@@ -29,70 +28,11 @@ BODY = bytes(range(256)) * 4096                                        # 1 MB
 OTHER = BODY[::-1]
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Serves `server.files`; the next of `server.faults` says how this request goes wrong.
-
-    status: answer that. cut: close after so many bytes. stall: be silent after `cut` bytes. piece, pause: send slowly. lie:
-    promise so many bytes too many. no_range, no_if_range: ignore these headers. then: called after the answer.
-    """
-
-    def do_GET(self):
-        server = self.server
-        fault = server.faults.pop(0) if server.faults else dict(server.always)
-        body, start, status = server.files.get(self.path), 0, 200
-        asked = self.headers.get("Range")
-        server.log.append(asked)
-        try:
-            if "status" in fault or body is None:
-                self.send_response(fault.get("status", 404))
-                self.send_header("Content-Length", "0")
-                return self.end_headers()
-            if asked and "no_range" not in fault and ("no_if_range" in fault or
-                                                      self.headers.get("If-Range") in (None, server.mark(body))):
-                start, status = int(asked.removeprefix("bytes=").removesuffix("-")), 206
-            if status == 206 and start >= len(body):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(body)}")
-                self.send_header("Content-Length", "0")
-                return self.end_headers()
-            self.send_response(status)
-            if status == 206:
-                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-            if server.mark(body):
-                self.send_header("ETag" if server.mark(body).startswith('"') else "Last-Modified", server.mark(body))
-            self.send_header("Content-Type", fault.get("type", "application/octet-stream"))
-            self.send_header("Content-Length", str(len(body) - start + fault.get("lie", 0)))
-            self.end_headers()
-            data = body[start:][:fault.get("cut")]
-            piece = fault.get("piece", len(data) or 1)
-            for i in range(0, len(data), piece):
-                self.wfile.write(data[i:i + piece])
-                self.wfile.flush()
-                time.sleep(fault.get("pause", 0))
-            if "stall" in fault:
-                server.released.wait(10)
-        except (BrokenPipeError, ConnectionResetError):                # the client was killed
-            pass
-        finally:
-            fault.get("then", lambda: None)()
-
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture
 def server():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.files, server.faults, server.always, server.log = {"/a.bin": BODY}, [], {}, []
-    server.mark = lambda body: f'"{hash(body)}"'
-    server.released = threading.Event()
-    server.root = f"http://127.0.0.1:{server.server_port}"
-    server.url = server.root + "/a.bin"
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    yield server
-    server.released.set()
-    server.shutdown()
-    server.server_close()
+    with serving({"/a.bin": BODY}) as server:
+        server.url = server.root + "/a.bin"
+        yield server
 
 
 @pytest.fixture(autouse=True)
@@ -310,18 +250,14 @@ FAULT = st.one_of(st.just({"status": 503}), st.just({"no_range": True}), st.fixe
 @given(body=st.binary(min_size=1, max_size=5000), faults=st.lists(FAULT, max_size=6), checked=st.booleans())
 def test_whatever_happens_the_file_is_whole_or_absent(body, faults, checked, tmp_path_factory):
     """Any sequence of faults, with calls that give up at once between them: the end is some version, entire."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.files, server.faults, server.always, server.log = {"/a": body}, [], {}, []
-    server.mark, server.released = (lambda body: f'"{hash(body)}"'), threading.Event()
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    path, versions = tmp_path_factory.mktemp("any") / "a", {body}
-    for fault in faults:
-        if "change" in fault:
-            versions.add(fault["change"])
-            fault = {**fault, "then": lambda new=fault["change"]: server.files.update({"/a": new})}
-        server.faults.append(fault)
-    url, tries = f"http://127.0.0.1:{server.server_port}/a", 0
-    try:
+    with serving({"/a": body}) as server:
+        path, versions = tmp_path_factory.mktemp("any") / "a", {body}
+        for fault in faults:
+            if "change" in fault:
+                versions.add(fault["change"])
+                fault = {**fault, "then": lambda new=fault["change"]: server.files.update({"/a": new})}
+            server.faults.append(fault)
+        url, tries = f"{server.root}/a", 0
         while not path.exists():
             tries += 1
             assert tries < 20
@@ -332,9 +268,6 @@ def test_whatever_happens_the_file_is_whole_or_absent(body, faults, checked, tmp
         assert path.read_bytes() in versions
         assert not checked or sha(path.read_bytes()) in {sha(v) for v in versions}
         assert names(path.parent) == ["a"]
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 # ---------------------------------------------------------------- processes

@@ -54,6 +54,67 @@ def data_synthetic(args) -> int:
     return 0
 
 
+def data_kinetics(args) -> int:
+    from vt_course.data.kinetics import kinetics
+    args.out = args.out or vt_course.data_root() / "kinetics"
+    done = kinetics(args.out, classes=args.classes, preset=args.preset, clips_per_class=args.clips_per_class, splits=args.split,
+                    version=args.version, cc_only=args.cc_only, base_url=args.mirror, workers=args.workers,
+                    keep_archives=args.keep_archives, skip=args.skip, dry_run=args.dry_run, progress=not args.json)
+    if args.json:
+        print_json(done)
+    elif not args.dry_run:                       # the estimate was printed to stderr already
+        for split, n in done["clips"].items():
+            print(f"{args.out / split}.csv: {n:,} clips")
+        for split, classes in done["short"].items():
+            for label, n in classes.items():
+                print(f"{split}, {label}: only {n}, the mirror has no more")
+        print(f"train with --data csv:{args.out / 'train.csv'},{args.out / 'val.csv'}")
+    return 1 if any(done.get("short", {}).values()) else 0
+
+
+def data_prepare(args) -> int:
+    from vt_course.data.prepare import prepare
+    row = prepare(args.src, args.out, args.short_side, args.fps, args.seconds, args.workers, progress=not args.json)
+    if args.json:
+        print_json(row)
+    else:
+        print(f"{row['out']}: {row['clips'] - row['failed']:,} of {row['clips']:,} clips, {row['bytes'] / 1e6:.0f} MB, "
+              f"{row['encoded']:,} encoded now in {row['seconds']:.0f} s")
+        if row["failed"]:
+            print(f"{row['failed']:,} failed; {args.out / 'quarantine.csv'} says why")
+    return 0
+
+
+def data_verify(args) -> int:
+    from vt_course.data.prepare import verify_folder
+    rows = verify_folder(args.folder, report=args.report, timeout=args.timeout, workers=args.workers, progress=not args.json)
+    count = {status: sum(row["status"] == status for row in rows) for status in ("ok", "corrupt", "short", "missing")}
+    if args.json:
+        print_json(rows)
+    else:
+        bad = [row for row in rows if row["status"] != "ok"]
+        if bad:
+            print_table(bad[:50], {k: k for k in ("path", "status", "frames", "seconds", "reason")})
+        print(", ".join(f"{n:,} {status}" for status, n in count.items()) + f"; {args.report or args.folder / 'report.csv'}")
+    return 2 if count["missing"] else 1 if count["corrupt"] else 0
+
+
+def data_stats(args) -> int:
+    from vt_course.data.prepare import probe_folder, stats
+    clips = probe_folder(args.folder, workers=args.workers, progress=not args.json)
+    rows = stats(clips)
+    if args.figure:
+        from vt_course.lab.show.dataset import dataset
+        dataset(clips, str(args.folder)).savefig(args.figure)
+    if args.json:
+        print_json(rows)
+    else:
+        print_table(rows, {"label": "class", "train": "train", "val": "val", "unreadable": "unreadable", "shortest": "shortest s",
+                           "median": "median s", "longest": "longest s", "minutes": "minutes", "usual_size": "usual size",
+                           "sizes": "sizes", "mb": "MB"})
+    return 0
+
+
 def bench_decode(args) -> int:
     from vt_course.data.bench import bench_decode, table
     rows = bench_decode(args.files, frames=args.frames, stride=args.stride, short_side=args.short_side,
@@ -144,10 +205,13 @@ def weights_get(args) -> int:
 
 
 def train(args) -> int:
+    from vt_course.data import open_spec
     from vt_course.training.fit import fit
     from vt_course.training.recipes import recipe_for
     recipe = recipe_for(args.model).override([f"data={args.data}"] * bool(args.data) + args.set)
     recipe_for(recipe.model)                     # `--set model=...` may name one that does not exist
+    for note in open_spec(recipe.data).notes:    # how a folder was split, what was left out
+        print(f"vt-course: {note}", file=sys.stderr)
     summary = fit(recipe, args.out, resume=not args.no_resume, device=args.device, workers=args.workers,
                   max_steps=args.max_steps, progress=not args.json)
     if args.json:
@@ -223,6 +287,32 @@ def whole(least: int):
     return parse
 
 
+def counts(text: str) -> tuple[int, ...]:
+    """The argparse type of N for every split, or N,M for train and val."""
+    numbers = text.split(",")
+    if len(numbers) > 2 or not all(n.strip().isdecimal() and int(n) > 0 for n in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} is not N or N,M, for instance 50 or 50,20")
+    return (int(numbers[0]), int(numbers[-1]))
+
+
+def words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def rate(text: str) -> float | None:
+    return None if text == "keep" else length(text)
+
+
+def length(text: str) -> float | None:
+    try:
+        value = None if text == "all" else float(text)
+    except ValueError:
+        value = 0
+    if value is not None and not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="vt-course", description=vt_course.__doc__,
                                   epilog="`vt-course VERB --help` shows an example of each verb.")
@@ -238,7 +328,7 @@ def parser() -> argparse.ArgumentParser:
     verb(verbs, "doctor", doctor, "Report versions, hardware, data and what is missing, for a bug report.",
          "vt-course doctor")
 
-    data = verbs.add_parser("data", help="Make data.", description="Make data.",
+    data = verbs.add_parser("data", help="Make, fetch, prepare and check data.", description="Make, fetch, prepare and check data.",
                             epilog="example: vt-course data synthetic").add_subparsers(metavar="WHAT", required=True)
     p = verb(data, "synthetic", data_synthetic, "Render the embedded data set: real mp4 clips with exact ceilings.",
              "vt-course data synthetic --clips 64,16 --frames 16 --size 64 --out data/small")
@@ -249,6 +339,46 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=whole(0), default=0)
     p.add_argument("--workers", type=whole(0), help="processes (default: one a core)")
     p.add_argument("--quiet-if-complete", action="store_true", help="print nothing when there was nothing to do")
+
+    p = verb(data, "kinetics", data_kinetics, "Fetch some classes of Kinetics from the CVDF mirror; run it again to go on.",
+             "vt-course data kinetics --preset tiny10 --dry-run")
+    which = p.add_mutually_exclusive_group(required=True)
+    which.add_argument("--classes", type=words, metavar="A,B,...", help="names as in the official list: archery,playing harp")
+    which.add_argument("--preset", choices=("tiny10", "mini200"),
+                       help="tiny10: the course's own 10 classes, 50+20 clips each; mini200: the 200 largest classes, 400+25")
+    p.add_argument("--clips-per-class", type=counts, metavar="N[,M]", help="for every split, or for train,val (default: the preset's, or 50,20)")
+    p.add_argument("--split", type=words, default=("train", "val"), metavar="A,B", help="default train,val")
+    p.add_argument("--out", type=Path, help="folder (default: data/kinetics)")
+    p.add_argument("--version", choices=("400", "700-2020"), default="400",
+                   help="archives of 400 (the default) mix all classes, those of 700-2020 hold one each; never both in one folder")
+    p.add_argument("--cc-only", action="store_true", help="only videos under Creative Commons (Kinetics-400: 2.6 %%)")
+    p.add_argument("--dry-run", action="store_true", help="fetch only the lists (20 MB) and say what is to come")
+    p.add_argument("--workers", type=whole(1), default=4, help="archives fetched at a time, 1.5 GB of disk each (default 4)")
+    p.add_argument("--keep-archives", action="store_true")
+    p.add_argument("--skip", action="append", default=[], metavar="PART", help="leave an archive out, for instance train/part_7.tar.gz (may be repeated)")
+    p.add_argument("--mirror", default="https://s3.amazonaws.com/kinetics", metavar="URL", help="a copy with the same layout")
+
+    p = verb(data, "prepare", data_prepare, "Encode a folder of videos again, small and quick to read; run it again to go on.",
+             "vt-course data prepare videos --out data/videos --short-side 256 --fps keep --seconds 10")
+    p.add_argument("src", type=Path, help="folder of videos, any layout")
+    p.add_argument("--out", type=Path, required=True, help="folder for the result, in the same layout")
+    p.add_argument("--short-side", type=whole(16), default=256, help="pixels; smaller pictures stay (default 256)")
+    p.add_argument("--fps", type=rate, metavar="keep|N", help="frames a second, or keep those of the source (default keep)")
+    p.add_argument("--seconds", type=length, default=10.0, metavar="N|all", help="the first so many seconds, or all (default 10)")
+    p.add_argument("--workers", type=whole(1), help="processes (default: one a core)")
+
+    p = verb(data, "verify", data_verify, "Decode every clip of a folder; writes report.csv; exits 2 if a promised clip is missing.",
+             "vt-course data verify data/kinetics")
+    p.add_argument("folder", type=Path)
+    p.add_argument("--report", type=Path, help="CSV file (default: report.csv in the folder)")
+    p.add_argument("--timeout", type=whole(1), default=60, help="seconds a clip may take (default 60)")
+    p.add_argument("--workers", type=whole(1), help="processes (default: one a core)")
+
+    p = verb(data, "stats", data_stats, "Classes, clips, lengths and sizes of a folder of videos.",
+             "vt-course data stats data/kinetics --figure stats.png")
+    p.add_argument("folder", type=Path)
+    p.add_argument("--figure", type=Path, metavar="FILE.png", help="draw clips a class and their lengths, too")
+    p.add_argument("--workers", type=whole(1), help="processes (default: one a core)")
 
     bench = verbs.add_parser("bench", help="Measure.", description="Measure.",
                              epilog="example: vt-course bench decode clip.mp4").add_subparsers(metavar="WHAT", required=True)

@@ -2,27 +2,48 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vt_course import CourseError, data_root
 from vt_course.data import synthetic
 
+if TYPE_CHECKING:                      # clips and images need torch; who only reads files does not
+    from vt_course.data.clips import Rows
+
 
 @dataclass(frozen=True)
 class Spec:
-    """A data set: two manifests (CSV: path,label,start,end) and its classes, in label order."""
-    train: Path
-    val: Path
+    """A data set: two manifests (CSV: path,label,start,end) and its classes, in label order.
+
+    A folder of videos has no manifest files: `train` and `val` are `clips.Rows`. Drawn images
+    (`images:shapes`) have no clips: `train` and `val` are None. `notes`: what the user should
+    know of how the clips were found, in sentences.
+    """
+    train: Path | Rows | None
+    val: Path | Rows | None
     classes: tuple[str, ...]
     name: str
+    notes: tuple[str, ...] = ()
+
+    def digest(self, split: str) -> str:
+        """SHA-256 of the list of a split's clips (of the list, not of the videos)."""
+        listed = getattr(self, split)
+        text = listed.read_bytes() if isinstance(listed, Path) else json.dumps(listed).encode()
+        return hashlib.sha256(text).hexdigest()
 
 
 def open_spec(spec: str) -> Spec:
     """The data set that a spec names.
 
     `synthetic:motion`, `synthetic:appearance`: the embedded set, two labels for the same clips.
+    `images:shapes`: single images, drawn when asked for (see `images`); nothing to render before.
     `csv:TRAIN.csv,VAL.csv`: your own manifests; the classes are the sorted labels of TRAIN.csv.
+    `folder:PATH`: videos by class, or with the lists of UCF101, HMDB51 or Something-Something
+    (see `folders`).
 
     Raises `CourseError` for an unknown spec, a data set that is not rendered, a manifest that
     is missing or has no clips, and a validation label that does not occur in training.
@@ -36,6 +57,9 @@ def open_spec(spec: str) -> Spec:
                               f"{folder}: run `vt-course data synthetic`.")
         train, val = (folder / f"{rest}_{split}.csv" for split in synthetic.SPLITS)
         return Spec(train, val, classes[rest], spec)
+    if spec == "images:shapes":
+        from vt_course.data import images
+        return Spec(None, None, images.SHAPES, spec)
     if kind == "csv" and rest.count(",") == 1:
         train, val = (Path(path.strip()) for path in rest.split(","))
         known, asked = _labels(train), _labels(val)
@@ -44,8 +68,12 @@ def open_spec(spec: str) -> Spec:
             raise CourseError(f"{val} has labels that {train} lacks ({extra}): add training "
                               "clips for them or drop them.")
         return Spec(train, val, tuple(sorted(known)), spec)
-    raise CourseError(f"Unknown data spec {spec!r}: use synthetic:motion, synthetic:appearance "
-                      "or csv:TRAIN.csv,VAL.csv.")
+    if kind == "folder" and rest:
+        from vt_course.data.folders import read_folder
+        found = read_folder(Path(rest).expanduser())
+        return Spec(found.train, found.val, found.classes, spec, found.notes)
+    raise CourseError(f"Unknown data spec {spec!r}: use synthetic:motion, synthetic:appearance, "
+                      "images:shapes, folder:PATH or csv:TRAIN.csv,VAL.csv.")
 
 
 def _labels(manifest: Path) -> set[str]:

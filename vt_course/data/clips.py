@@ -42,9 +42,11 @@ def dense_indices(num_frames: int, frames: int, stride: int, position: str = "ce
 def uniform_indices(num_frames: int, frames: int, rng=None) -> np.ndarray:
     """One frame of each of `frames` equal segments: a random one with `rng`, else the middle.
 
-    Middle: floor((i + 1/2) * num_frames / frames), the SSv2 test rule of Video Swin
-    (`SampleFrames(clip_len=1, num_clips=frames)` of mmaction). With fewer frames than segments
-    frames are repeated in place rather than looped, which keeps the order of time.
+    Middle: floor((i + 1/2) * num_frames / frames), the plain rule, that of
+    `SampleFrames(clip_len=1, num_clips=frames)` in the mmaction that Video Swin is built on.
+    (Video Swin's own SSv2 configuration has `frame_uniform=True`, which is `slowfast_segments`.)
+    With fewer frames than segments frames are repeated in place rather than looped, which
+    keeps the order of time.
     """
     if rng is None:
         return (2 * np.arange(frames, dtype=np.int64) + 1) * num_frames // (2 * frames)
@@ -144,10 +146,22 @@ def iter_views(reader: ClipReader, indices: np.ndarray, size: int, crops: int = 
 
 # ------------------------------------------------------------------------- a data set
 
-def read_manifest(path: str | os.PathLike) -> list[dict]:
+class Rows(list):
+    """Clips that no manifest file lists: dicts as `read_manifest` returns; `name` is for messages."""
+
+    def __init__(self, rows, name: str):
+        super().__init__(rows)
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def read_manifest(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[dict]:
     """Rows of a `path,label,start,end` CSV as dict(path: str, label: str, start, end).
 
     Paths are joined to the manifest's folder; start and end are seconds, or None where empty.
+    `also`: further columns to keep as text, "" where there is none.
     """
     folder, rows = Path(path).parent, []
     try:
@@ -163,7 +177,7 @@ def read_manifest(path: str | os.PathLike) -> list[dict]:
                 start, end = (float(row[key]) if row.get(key) else None
                               for key in ("start", "end"))
                 rows.append(dict(path=os.path.join(folder, row["path"]), label=row["label"],
-                                 start=start, end=end))
+                                 start=start, end=end, **{key: row.get(key) or "" for key in also}))
     except OSError as error:
         raise CourseError(f"Manifest {path} cannot be read ({error.strerror}); give a CSV file "
                           "with the header path,label,start,end.") from error
@@ -181,7 +195,7 @@ def read_manifest(path: str | os.PathLike) -> list[dict]:
 
 
 class VideoFolder(torch.utils.data.Dataset):
-    """The clips of a manifest CSV as samples for a model.
+    """The clips of a manifest (a CSV file, or `Rows`) as samples for a model.
 
     `ds[index]` or `ds[epoch, index]` is dict(clip, label, index): clip float32 (C, T, size,
     size), normalised; label the place of the class name in `classes`. All that is random is a
@@ -220,7 +234,8 @@ class VideoFolder(torch.utils.data.Dataset):
         if view_rule not in VIEW_RULES:
             raise CourseError(f"view_rule={view_rule!r} is unknown; choose one of "
                               f"{', '.join(VIEW_RULES)}.")
-        self.rows, self.classes = read_manifest(manifest), tuple(classes)
+        self.rows = manifest if isinstance(manifest, Rows) else read_manifest(manifest)
+        self.classes = tuple(classes)
         number = {name: k for k, name in enumerate(self.classes)}
         unknown = sorted({row["label"] for row in self.rows} - set(number))
         if unknown:

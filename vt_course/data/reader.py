@@ -10,6 +10,9 @@ import numpy as np
 
 from vt_course import CourseError
 
+LARGEST = 8192 * 4320          # pixels of a picture: 8K, the most that any level of H.264 allows
+SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")     # of the files that ClipReader opens
+
 decord.logging.set_level(decord.logging.QUIET)       # faults come as exceptions, not on stderr
 
 
@@ -35,8 +38,9 @@ class ClipReader:
     ratio kept (`scaled_size`); None leaves them as stored. Rotation tags are obeyed.
     `num_frames`, `fps`, `height`, `width` describe what `read` returns.
 
-    Raises `BadClip` for a file that is missing, empty, truncated, damaged, without video, or
-    cut in a way that decord misreads. What only a full decode can find (a damaged picture that
+    Raises `BadClip` for a file that is missing, empty, truncated, damaged, without video, cut
+    in a way that decord misreads, or with pictures of more than `LARGEST` pixels by its headers
+    (a few kB can hold GB of them; a Matroska or WebM file is not asked). What only a full decode can find (a damaged picture that
     the codec conceals, a wrong frame count) is left to `vt_course.data.verify`.
     Open it in the process that reads: a decord reader that crosses a fork deadlocks.
     """
@@ -57,6 +61,12 @@ class ClipReader:
         if self._size is None:
             self.read([0])
         return self._size
+
+    @property
+    def seconds(self) -> float:
+        """From the first frame's beginning to the last one's end, by their time stamps."""
+        times = self._reader.get_frame_timestamp(range(self.num_frames))          # (F, 2)
+        return float(times[-1, 1] - times[0, 0])
 
     height = property(lambda self: self.size[0])
     width = property(lambda self: self.size[1])
@@ -112,7 +122,7 @@ class ClipReader:
 def _open(path: Path, height: int = -1, width: int = -1) -> decord.VideoReader:
     """A decord reader, or `BadClip` with the cause in one sentence."""
     try:
-        fault = _container_fault(path)
+        fault = container_fault(path)
     except OSError as error:
         raise BadClip(f"Clip {path} cannot be read ({error.strerror}); correct its path in the "
                       "manifest or fetch the file.") from error
@@ -123,8 +133,8 @@ def _open(path: Path, height: int = -1, width: int = -1) -> decord.VideoReader:
         reader = decord.VideoReader(str(path), ctx=decord.cpu(0), width=width, height=height,
                                     num_threads=1, fault_tol=1e-6)
     except (RuntimeError, AssertionError, decord.DECORDError) as error:
-        fault = ("has no video stream; replace it" if "cannot find video stream" in str(error)
-                 else "is damaged and cannot be opened; fetch or render it again")
+        fault = ("has no video stream, or one of a kind that decord cannot decode (AV1); replace it or encode it again"
+                 if "cannot find video stream" in str(error) else "is damaged and cannot be opened; fetch or render it again")
         raise BadClip(f"Clip {path} {fault}.") from error
     if reader.get_frame_timestamp([0])[0, 0] < -1e-3:
         # decord counts the hidden frames, and then returns others than those asked for.
@@ -133,7 +143,7 @@ def _open(path: Path, height: int = -1, width: int = -1) -> decord.VideoReader:
     return reader
 
 
-def _container_fault(path: Path) -> str | None:
+def container_fault(path: Path) -> str | None:
     """What the file's headers, read in microseconds, say is wrong with it; None if nothing.
 
     It spares decord the files on which it prints to stderr, and it finds a truncated file even
@@ -147,15 +157,24 @@ def _container_fault(path: Path) -> str | None:
         if head.startswith(b"\x1a\x45\xdf\xa3"):                   # Matroska, WebM
             return truncated if _matroska_end(head) > size else None
         if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
-            return truncated if int.from_bytes(head[4:8], "little") + 8 > size else None
+            width, height = (int.from_bytes(head[at:at + 4], "little") for at in (64, 68))     # in avih
+            return truncated if int.from_bytes(head[4:8], "little") + 8 > size else _too_large(width, height)
         if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
-            return truncated if _mp4_truncated(file, size) else None
+            index = _mp4_index(file, size)
+            if index is None:
+                return truncated
+            if _mp4_overcounts(index, size):
+                return "is damaged (its index counts more frames than it has bytes); fetch or render it again"
+            return _mp4_too_large(index)
     return "is no MP4, MOV, MKV, WebM or AVI file, whatever its name; convert or replace it"
 
 
-def _mp4_truncated(file, size: int) -> bool:
-    """Walk the top-level boxes of an MP4 or MOV: is the index or the data not all there?"""
-    indexed, at = False, 0
+def _mp4_index(file, size: int) -> bytes | None:
+    """Walk the top-level boxes of an MP4 or MOV: its index (the box moov; at most 1 MB of it).
+
+    None where the index or the data are not all there.
+    """
+    index, at = None, 0
     while at + 8 <= size:
         file.seek(at)
         head = file.read(16)
@@ -165,10 +184,45 @@ def _mp4_truncated(file, size: int) -> bool:
         if length == 0:                                            # up to the end of the file
             length = size - at
         if kind in (b"moov", b"mdat") and at + length > size:
-            return True
-        indexed |= kind == b"moov"
+            return None
+        if kind == b"moov":
+            file.seek(at)
+            index = file.read(min(length, 1 << 20))
         at += max(length, 8)
-    return not indexed
+    return index
+
+
+def _mp4_overcounts(index: bytes, size: int) -> bool:
+    """Does a table of times (stts) claim more frames than there are bytes, or run over its end?
+
+    decord makes room for as many frames as the table claims, and ends the process if it cannot.
+    """
+    at = index.find(b"stts")
+    while at >= 0:
+        length, entries = (int.from_bytes(index[k:k + 4], "big") for k in (at - 4, at + 8))
+        table = index[at + 12:at + 12 + 8 * entries]
+        counts = np.frombuffer(table[:len(table) // 8 * 8], ">u4")[::2]
+        if 16 + 8 * entries > length or counts.sum(dtype=np.int64) > size:
+            return True
+        at = index.find(b"stts", at + 4)
+    return False
+
+
+def _mp4_too_large(index: bytes) -> str | None:
+    """The track headers end in width and height, in pixels with 16 bits behind the point."""
+    at = index.find(b"tkhd")
+    while at >= 0:
+        end = at - 4 + int.from_bytes(index[at - 4:at], "big")
+        width, height = (int.from_bytes(index[end - back:end - back + 2], "big") for back in (8, 4))
+        if fault := _too_large(width, height):
+            return fault
+        at = index.find(b"tkhd", at + 4)
+    return None
+
+
+def _too_large(width: int, height: int) -> str | None:
+    return (f"has pictures of {width}x{height} pixels, more than 8192x4320; make it smaller with "
+            "`vt-course data prepare`" if width * height > LARGEST else None)
 
 
 def _matroska_end(head: bytes) -> int:

@@ -1,0 +1,370 @@
+"""Encoding a folder again, checking it, counting it: what is promised, what is kept after a kill, what is refused."""
+import csv
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import psutil
+import pytest
+
+from videos import cut_without_encoding, decode, rotate_tag, write_audio, write_video
+from vt_course import CourseError
+from vt_course.data import prepare as module
+from vt_course.data.folders import read_folder
+from vt_course.data.prepare import prepare, probe, probe_folder, stats, verify_folder, videos_below
+from vt_course.data.reader import BadClip, ClipReader
+
+
+def read_csv(path) -> list[dict]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def all_frames(path) -> np.ndarray:
+    reader = ClipReader(path)
+    return reader.read(range(reader.num_frames)).astype(int)
+
+
+@pytest.fixture(scope="module")
+def src(tmp_path_factory) -> Path:
+    """Healthy videos of many kinds in train/CLASS and val/CLASS, and files that are none."""
+    at = tmp_path_factory.mktemp("source")
+    for folder in ("train/run", "train/ünï jump", "val/run", "val/ünï jump"):
+        (at / folder).mkdir(parents=True)
+    write_video(at / "train/run/large.mp4", frames=30, size=(150, 200), fps=10)
+    write_video(at / "train/run/old.avi", codec="mpeg4")
+    write_video(at / "train/run/full range.avi", codec="mjpeg", pixels="yuvj420p")
+    write_video(at / "train/ünï jump/odd.mkv", size=(51, 67), pixels="yuv444p")
+    write_video(at / "val/run/vfr.mp4", frames=12, times=[0, 1, 2, 3, 12, 13, 14, 30, 31, 60, 61, 62])
+    write_video(at / "val/ünï jump/upright.mp4", frames=8, size=(120, 54))
+    rotate_tag(at / "val/ünï jump/upright.mp4", at / "val/ünï jump/turned.mp4")
+    write_video(at / "val/run/stream.ts", frames=20)                       # ClipReader refuses it
+    cut_without_encoding(write_video(at / "x.mp4", frames=60), at / "val/run/copied.mp4", 0.7)
+    (at / "x.mp4").unlink()
+    (at / "train/run/empty.mp4").touch()
+    (at / "train/run/text.mp4").write_text("no video\n" * 99)
+    write_audio(at / "val/run/sound.mp4")
+    data = bytearray((at / "train/run/large.mp4").read_bytes())
+    (at / "train/run/cut.mp4").write_bytes(data[:-99])
+    data[len(data) // 2:len(data) // 2 + 20] = bytes(range(20))
+    (at / "train/run/scar.mp4").write_bytes(data)
+    (at / "train/run/README.txt").write_text("not copied")
+    return at
+
+
+BAD = {"train/run/empty.mp4": "Invalid data", "train/run/text.mp4": "Invalid data", "val/run/sound.mp4": "no video stream",
+       "train/run/cut.mp4": "is truncated", "train/run/scar.mp4": "is damaged after frame"}
+GOOD = {"train/run/large.mp4": 30, "train/run/old.mp4": 24, "train/run/full range.mp4": 24, "train/ünï jump/odd.mp4": 24,
+        "val/run/vfr.mp4": 12, "val/ünï jump/upright.mp4": 8, "val/ünï jump/turned.mp4": 8, "val/run/stream.mp4": 20,
+        "val/run/copied.mp4": 43}
+
+
+@pytest.fixture(scope="module")
+def out(src, tmp_path_factory) -> Path:
+    at = tmp_path_factory.mktemp("prepared") / "new" / "out"
+    summary = prepare(src, at, short_side=100, workers=2)
+    assert summary == dict(out=str(at), encoded=len(GOOD), done_before=0, failed=len(BAD), clips=len(GOOD) + len(BAD),
+                           bytes=sum((at / path).stat().st_size for path in GOOD), seconds=summary["seconds"])
+    return at
+
+
+# ------------------------------------------------------------------------- what comes out
+
+def test_the_layout_is_kept_and_every_clip_is_whole(src, out):
+    assert videos_below(out, (".mp4",)) == sorted(GOOD)
+    listing = read_folder(out)
+    assert listing.layout == "train and val" and listing.classes == ("run", "ünï jump")
+    rows = verify_folder(out, workers=1)
+    assert {row["path"]: (row["status"], row["frames"]) for row in rows} == {
+        path: ("ok", frames) for path, frames in GOOD.items()}
+    assert read_csv(out / "report.csv") == [{k: "" if v is None else str(v) for k, v in row.items()} for row in rows]
+    record = {row["path"]: row for row in read_csv(out / "prepared.csv")}
+    assert {path: int(row["frames"]) for path, row in record.items()} == GOOD
+    assert record["train/run/old.mp4"]["source"] == "train/run/old.avi" and not list(out.rglob(".*"))
+
+
+def test_what_fails_is_listed_with_the_reason_and_leaves_nothing(src, out):
+    rows = {os.path.relpath(row["path"], src): row["reason"] for row in read_csv(out / "quarantine.csv")}
+    assert rows.keys() == BAD.keys()
+    for path, words in BAD.items():
+        assert words in rows[path] and path in rows[path] and rows[path].endswith(".") and "\n" not in rows[path]
+    assert not [path for path in BAD if (out / path).exists()]
+
+
+@pytest.mark.parametrize("source, path, size", [
+    ("train/run/large.mp4", "train/run/large.mp4", (100, 132)),            # 133.3, made even
+    ("train/run/old.avi", "train/run/old.mp4", (48, 64)), ("train/run/full range.avi", "train/run/full range.mp4", (48, 64)),
+    ("train/ünï jump/odd.mkv", "train/ünï jump/odd.mp4", (50, 66)), ("val/run/vfr.mp4", "val/run/vfr.mp4", (48, 64)),
+    ("val/ünï jump/upright.mp4", "val/ünï jump/upright.mp4", (120, 54)),
+    ("val/ünï jump/turned.mp4", "val/ünï jump/turned.mp4", (54, 120))])
+def test_the_pictures_are_those_of_the_source(src, out, source, path, size):
+    before, after = all_frames(src / source), all_frames(out / path)
+    assert after.shape == (len(before), *size, 3)
+    with av.open(str(out / path)) as container:
+        [stream] = container.streams
+        assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
+        assert sum(packet.is_keyframe for packet in container.demux(stream)) >= len(before) // 16
+    if before.shape[1] != 150:                                             # not scaled
+        gap = after - before[:, :size[0], :size[1]]
+        assert abs(gap).mean() < 11 and abs(gap.mean()) < 2.5
+        slope = np.polyfit(before[:, :size[0], :size[1]].ravel(), after.ravel(), 1)[0]
+        assert 0.85 < slope < 1.04                                         # 1.16 where the range is mistaken
+    new, old = ClipReader(out / path), ClipReader(src / source)
+    assert new.seconds == pytest.approx(old.seconds, abs=0.05)
+    times = [reader._reader.get_frame_timestamp(range(len(before)))[:, 0] for reader in (old, new)]
+    assert np.allclose(times[0] - times[0][0], times[1], atol=2e-3)
+
+
+def test_prepare_mends_what_reading_refuses(src, out):
+    for name, frames in (("copied", 43), ("stream", 20)):
+        source = next((src / "val/run").glob(f"{name}.*"))
+        with pytest.raises(BadClip):
+            ClipReader(source)
+        assert ClipReader(out / f"val/run/{name}.mp4").num_frames == frames
+    gap = all_frames(out / "val/run/copied.mp4") - decode(src / "val/run/copied.mp4")
+    assert abs(gap).mean() < 5
+
+
+@pytest.mark.parametrize("fps, seconds, frames, shown", [
+    (12, 10, 12, range(0, 24, 2)), (48, 10, 48, [k // 2 for k in range(48)]), (None, 0.5, 12, range(12)),
+    (8, 0.5, 4, [0, 3, 6, 9]), (1, None, 1, [0])])
+def test_rate_and_length(tmp_path, fps, seconds, frames, shown):
+    (tmp_path / "src").mkdir()
+    write_video(tmp_path / "src/a.mp4", size=(64, 64), gop=1)              # 24 frames, 1 s
+    assert prepare(tmp_path / "src", tmp_path / "out", fps=fps, seconds=seconds, workers=1)["encoded"] == 1
+    reader, source = ClipReader(tmp_path / "out/a.mp4"), all_frames(tmp_path / "src/a.mp4")
+    assert reader.num_frames == frames and reader.fps == pytest.approx(fps or 24, rel=0.02)
+    clip = reader.read(range(frames)).astype(int)
+    nearest = [int(abs(frame - source).mean((1, 2, 3)).argmin()) for frame in clip]
+    assert nearest == list(shown)
+
+
+def test_variable_rates_are_resampled_by_time(tmp_path):
+    (tmp_path / "src").mkdir()
+    write_video(tmp_path / "src/a.mp4", frames=4, times=[0, 6, 24, 30], size=(64, 64), gop=1)    # 0, 0.25, 1, 1.25 s
+    prepare(tmp_path / "src", tmp_path / "out", fps=4, workers=1)
+    clip, source = all_frames(tmp_path / "out/a.mp4"), all_frames(tmp_path / "src/a.mp4")
+    assert [int(abs(frame - source).mean((1, 2, 3)).argmin()) for frame in clip] == [0, 1, 1, 1, 2, 3]
+
+
+# ------------------------------------------------------------------------- again, and after a kill
+
+def copy_of(src, out, tmp_path) -> tuple[Path, Path]:
+    shutil.copytree(src, tmp_path / "src", copy_function=shutil.copy2)     # times are kept
+    shutil.copytree(out, tmp_path / "out", copy_function=shutil.copy2)
+    return tmp_path / "src", tmp_path / "out"
+
+
+def stamps(out) -> dict[str, int]:
+    return {path: (out / path).stat().st_mtime_ns for path in videos_below(out, (".mp4",))}
+
+
+def test_a_second_run_does_only_what_is_new(src, out, tmp_path):
+    src, out = copy_of(src, out, tmp_path)
+    before = stamps(out)
+    assert prepare(src, out, short_side=100, workers=2)["encoded"] == 0 and stamps(out) == before
+    shutil.copy(src / "train/run/large.mp4", src / "train/run/empty.mp4")  # mended
+    os.utime(src / "train/run/old.avi", ns=(1, 1))                         # another file by now
+    (out / "val/run/vfr.mp4").unlink()
+    (out / "val/run/copied.mp4").write_bytes(b"half")
+    with open(out / "prepared.csv", "a", encoding="utf-8") as file:
+        file.write("train/run/large.mp4,train/run/la")                     # a kill left half a line
+    changed = ["train/run/empty.mp4", "train/run/old.mp4", "val/run/vfr.mp4", "val/run/copied.mp4"]
+    summary = prepare(src, out, short_side=100, workers=2)
+    assert (summary["encoded"], summary["done_before"], summary["failed"]) == (4, len(GOOD) - 3, len(BAD) - 1)
+    after = stamps(out)
+    assert sorted(path for path in after if after[path] != before.get(path)) == sorted(changed)
+    assert len(read_csv(out / "quarantine.csv")) == len(BAD) - 1
+    assert prepare(src, out, short_side=100)["encoded"] == 0
+    assert prepare(src, out, short_side=48, workers=2)["encoded"] == len(GOOD) + 1     # other settings, all again
+
+
+def test_a_kill_loses_only_what_was_in_hand(tmp_path):
+    (tmp_path / "src").mkdir()
+    for k in range(8):
+        write_video(tmp_path / f"src/{k:02}.mp4", frames=60, size=(240, 320))
+    code = f"from vt_course.data.prepare import prepare; prepare({str(tmp_path / 'src')!r}, {str(tmp_path / 'out')!r}, workers=2)"
+    run = subprocess.Popen([sys.executable, "-c", code])
+    record = tmp_path / "out/prepared.csv"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (record.is_file() and len(read_csv(record)) >= 2):
+        time.sleep(0.02)
+    family = psutil.Process(run.pid).children(recursive=True)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive
+    kept, whole = read_csv(record), videos_below(tmp_path / "out", (".mp4",))
+    assert 2 <= len(kept) <= len(whole) < 8
+    assert all(ClipReader(tmp_path / "out" / path).num_frames == 60 for path in whole)
+    before = stamps(tmp_path / "out")
+    summary = prepare(tmp_path / "src", tmp_path / "out", workers=2)
+    assert summary["done_before"] == len(kept) and summary["encoded"] == 8 - len(kept)
+    after = stamps(tmp_path / "out")
+    assert all(after[row["path"]] == before[row["path"]] for row in kept)
+    assert {row["status"] for row in verify_folder(tmp_path / "out")} == {"ok"}
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_full_disk_stops_the_run_and_is_not_blamed_on_the_clip(tmp_path):
+    (tmp_path / "src").mkdir()
+    write_video(tmp_path / "src/a.mp4", frames=8)
+    write_video(tmp_path / "src/b.mp4", frames=60, size=(240, 320))
+    code = ("import resource, sys; from vt_course.data.prepare import prepare; from vt_course import CourseError\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+            f"try: prepare({str(tmp_path / 'src')!r}, {str(tmp_path / 'out')!r}, workers=1)\n"
+            "except CourseError as error: print(error); sys.exit(7)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 7 and "cannot be written (File too large); free space and run the same" in done.stdout
+    assert videos_below(tmp_path / "out", (".mp4", ".part")) == ["a.mp4"]
+    assert not (tmp_path / "out/quarantine.csv").exists()
+    assert prepare(tmp_path / "src", tmp_path / "out", workers=1)["done_before"] == 1
+
+
+def test_a_file_that_never_ends_is_given_up(tmp_path):
+    (tmp_path / "src").mkdir()
+    os.mkfifo(tmp_path / "src/hangs.mp4")
+    write_video(tmp_path / "src/ok.mp4", frames=2)
+    assert prepare(tmp_path / "src", tmp_path / "out", timeout=2, workers=2)["encoded"] == 1
+    [row] = read_csv(tmp_path / "out/quarantine.csv")
+    assert "hangs.mp4 is not decoded within 2 s" in row["reason"]
+
+
+# ------------------------------------------------------------------------- refusals, lists, links
+
+def test_what_cannot_work_is_refused(src, tmp_path):
+    (tmp_path / "two").mkdir()
+    for name in ("a.mp4", "a.avi"):
+        (tmp_path / "two" / name).touch()
+    (tmp_path / "none").mkdir()
+    for call, words in ((lambda: prepare(tmp_path / "two", tmp_path / "out"), "would both become"),
+                        (lambda: prepare(tmp_path / "none", tmp_path / "out"), "has no videos"),
+                        (lambda: prepare(tmp_path / "gone", tmp_path / "out"), "there is no folder"),
+                        (lambda: prepare(src, src), "cannot be prepared into itself"),
+                        (lambda: prepare(src, tmp_path / "out", short_side=0), "short_side=0"),
+                        (lambda: prepare(src, tmp_path / "out", fps=-1), "fps=-1"),
+                        (lambda: verify_folder(tmp_path / "gone"), "there is no folder"),
+                        (lambda: verify_folder(tmp_path / "none"), "has no videos and no list")):
+        with pytest.raises(CourseError, match=words) as caught:
+            call()
+        assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_runs_in_one_folder_are_refused(src, out):
+    with open(out / "prepared.csv") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(CourseError, match="another run is at work"):
+            prepare(src, out, short_side=100)
+
+
+def test_lists_go_along_and_still_name_their_videos(tmp_path):
+    for name in ("YoYo/v_YoYo_g08_c01.avi", "YoYo/v_YoYo_g01_c01.avi"):
+        (tmp_path / "src" / name).parent.mkdir(parents=True, exist_ok=True)
+        write_video(tmp_path / "src" / name, frames=4, codec="mpeg4")
+    lists = tmp_path / "src/ucfTrainTestlist"
+    lists.mkdir()
+    for name, text in (("classInd.txt", "1 YoYo"), ("trainlist01.txt", "YoYo/v_YoYo_g08_c01.avi 1"),
+                       ("testlist01.txt", "YoYo/v_YoYo_g01_c01.avi"), ("diary.txt", "dear")):
+        (lists / name).write_text(text + "\n")
+    prepare(tmp_path / "src", tmp_path / "src/small", workers=1)           # out inside src is no source
+    assert prepare(tmp_path / "src", tmp_path / "src/small", workers=1)["clips"] == 2
+    listing = read_folder(tmp_path / "src/small")
+    assert listing.layout == "UCF101" and listing.val[0]["path"].endswith("v_YoYo_g01_c01.mp4") and not listing.notes
+    assert not (tmp_path / "src/small/ucfTrainTestlist/diary.txt").exists()
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    (tmp_path / "disk/run").mkdir(parents=True)
+    (tmp_path / "disk/run/a.mp4").touch()
+    (tmp_path / "disk/run/up").symlink_to(tmp_path / "data")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train").symlink_to(tmp_path / "disk")
+    (tmp_path / "data/self").symlink_to("self")
+    (tmp_path / "data/.hidden.mp4").touch()
+    assert videos_below(tmp_path / "data", (".mp4",)) == ["train/run/a.mp4"]
+
+
+# ------------------------------------------------------------------------- verify and stats
+
+def test_verify_reports_what_lists_and_names_promise(src, out, tmp_path):
+    for name in ("good.mp4", "unlisted.mp4", "brief.mp4", "until.mp4", "id_000010_000011.mp4", "id_000010_000013.mp4"):
+        shutil.copy(out / "train/run/old.mp4", tmp_path / name)            # 24 frames, 1 s
+    write_video(tmp_path / "one.mp4", frames=1)
+    shutil.copy(src / "train/run/cut.mp4", tmp_path / "cut.mp4")
+    (tmp_path / "manifest.csv").write_text("\n".join([
+        "path,label,start,end,frames", "good.mp4,a,0,1.2,24", "good.mp4,a,0.5,,", "brief.mp4,a,,,30", "until.mp4,b,0,3,",
+        "gone.mp4,b,,,", "id_000010_000011.mp4,b,,,", "id_000010_000013.mp4,b,,,"]) + "\n")
+    rows = verify_folder(tmp_path, report=tmp_path / "elsewhere.csv", workers=2)
+    assert {row["path"]: (row["status"], row["reason"].split(" (")[0]) for row in rows} == {
+        "good.mp4": ("ok", ""), "unlisted.mp4": ("ok", ""), "brief.mp4": ("short", "24 frames of 30"),
+        "until.mp4": ("short", "1.0 s of 3.0"), "gone.mp4": ("missing", "listed, but there is no such file"),
+        "id_000010_000011.mp4": ("ok", ""), "id_000010_000013.mp4": ("short", "1.0 s of 3.0"),
+        "one.mp4": ("short", "a single frame"), "cut.mp4": ("corrupt", f"Clip {tmp_path}/cut.mp4 is truncated")}
+    assert [row["path"] for row in read_csv(tmp_path / "elsewhere.csv")] == sorted(row["path"] for row in rows)
+    assert list(rows[0]) == ["path", "status", "frames", "seconds", "reason"] and not (tmp_path / "report.csv").exists()
+
+
+def test_verify_misses_what_prepare_had_made(src, out, tmp_path):
+    _, out = copy_of(src, out, tmp_path)
+    (out / "val/run/vfr.mp4").unlink()
+    write_video(out / "val/run/copied.mp4", frames=9)
+    status = {row["path"]: (row["status"], row["reason"]) for row in verify_folder(out)}
+    assert status["val/run/vfr.mp4"][0] == "missing"
+    assert status["val/run/copied.mp4"] == ("short", "9 frames of 43")
+    assert sum(s == "ok" for s, _ in status.values()) == len(GOOD) - 2
+
+
+def test_statistics(src):
+    clips = probe_folder(src, workers=1)
+    assert {row["split"] for row in clips} == {"train", "val"}
+    by_name = {Path(row["path"]).name: row for row in clips}
+    assert len(clips) == len(GOOD) - 1 + len(BAD)                          # stream.ts is none that we read
+    large = by_name["large.mp4"]
+    assert (large["width"], large["height"], large["seconds"], large["error"]) == (200, 150, 3.0, None)
+    assert large["bytes"] == (src / "train/run/large.mp4").stat().st_size
+    assert "empty.mp4 cannot be opened" in by_name["empty.mp4"]["error"] and by_name["empty.mp4"]["seconds"] is None
+    run, jump = stats(clips)
+    assert (run["label"], run["train"], run["val"]) == ("run", 7, 3) and run["unreadable"] == 3
+    assert (jump["label"], jump["train"], jump["val"], jump["unreadable"]) == ("ünï jump", 1, 2, 0)
+    assert jump["shortest"] == pytest.approx(8 / 24, abs=0.01) and jump["longest"] == pytest.approx(1, abs=0.01)
+    assert jump["sizes"] == 2 and jump["usual_size"] == "54x120"
+    assert jump["mb"] == pytest.approx(sum(p.stat().st_size for p in src.glob("*/ünï jump/*")) / 1e6)
+
+
+def test_a_file_that_stalls_the_headers_does_not_stop_the_others(tmp_path):
+    for k in range(5):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        write_video(tmp_path / f"a/{k}.mp4", frames=2)
+    os.mkfifo(tmp_path / "a/hangs.mp4")
+    row = module._answer(dict(do="probe", paths=[str(tmp_path / "a/0.mp4"), str(tmp_path / "a/hangs.mp4")]), 1.0)["rows"]
+    assert row[0]["error"] is None and "is not decoded within 1 s" in row[1]["error"]
+    assert probe(str(tmp_path / "a/1.mp4"))["width"] == 64 and json.dumps(row)
+
+
+CLIPS = os.environ.get("VT_COURSE_CLIPS")
+
+
+@pytest.mark.skipif(not CLIPS, reason="VT_COURSE_CLIPS is not set: the real clips are not in the project")
+def test_real_files_are_prepared_as_they_are_read(tmp_path):
+    """Rotation tags, pictures out of order, a damaged file, a Matroska file, Kinetics' own 340x256."""
+    fixtures = Path(CLIPS) / "fixtures"
+    summary = prepare(fixtures, tmp_path, short_side=128, seconds=None, workers=2)
+    [bad] = read_csv(tmp_path / "quarantine.csv")
+    assert summary["encoded"] == 8 and "corrupted.mp4 is damaged after frame" in bad["reason"]
+    for name in ("video_0.mov", "video_90.mov", "video_180.mov", "video_270.mov", "kinetics_demo_340x256.mp4", "flipping_a_pancake.mkv"):
+        new, old = ClipReader(tmp_path / name.replace(name[-4:], ".mp4")), ClipReader(fixtures / name, 128)
+        assert abs(new.height - old.height) < 2 and abs(new.width - old.width) < 2, name
+        height, width = min(new.height, old.height), min(new.width, old.width)
+        first, second = (reader.read([0, 2]).astype(int)[:, :height, :width] for reader in (new, old))
+        assert abs(first - second).mean() < 9, name                        # other filters, even sizes
+        assert abs(first - second[:, ::-1, ::-1]).mean() > 15, name        # not upside down
+    assert {row["status"] for row in verify_folder(tmp_path)} == {"ok"}

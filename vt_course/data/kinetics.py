@@ -1,0 +1,578 @@
+"""Kinetics from the CVDF mirror: the clips of a few classes, without the 450 GB around them.
+
+The mirror has no single clips, only archives. Those of Kinetics-400 mix all classes, but each holds
+a stretch of the list in the order of the YouTube ids (its issue #21 shows two: part_10 from 1sces
+to 267SB, part_120 from UYF8s on), so clips that come first in that order lie together in the first
+archives. Those of Kinetics-700-2020 hold one class each. Hence the rule by which every reader gets
+the same clips: of each class the first N by `rank`. It needs nothing but the official list, prefers
+nothing, as ids are random, and takes a tenth of the download of a random choice of as many clips.
+
+    OUT/kinetics.json            the version; another version never gets into the same folder
+    OUT/train/LABEL/ID_S_E.mp4   whole, decoded to the last frame: the layout of torchvision
+    OUT/train.csv, val.csv       the clips asked for last, for `--data csv:train.csv,val.csv`
+    OUT/clips.jsonl              a line per clip: name, label, split, part, bytes, sha256, frames
+    OUT/parts.jsonl              a line per archive that was read to its end: what it holds
+    OUT/annotations/             the official lists, from the mirror
+    OUT/archives/, incoming/     on their way; gone when all is done
+
+A clip is moved into place when it has been decoded and gets its line after that; an archive is
+deleted after its line. So `kill -9` at any moment costs at most the work on one archive, and what
+was downloaded of the others goes on where it stopped.
+"""
+import csv
+import gzip
+import io
+import json
+import math
+import os
+import re
+import shutil
+import sys
+import tarfile
+import threading
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from difflib import get_close_matches
+from errno import EDQUOT, EFBIG, ENOSPC
+from functools import lru_cache
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+from urllib.error import HTTPError
+from urllib.parse import quote
+from urllib.request import Request, urlopen
+
+from vt_course import CourseError
+from vt_course.data.verify import verify
+from vt_course.download import AGAIN, alone, fetch, sha256_of
+
+BASE = "https://s3.amazonaws.com/kinetics"
+SPLITS = ("train", "val")
+TINY10 = {                  # in data/kinetics_subset.csv; the motions share their mats and halls
+    "motion": ("breakdancing", "capoeira", "gymnastics tumbling", "side kick", "somersaulting"),
+    "appearance": ("archery", "bowling", "feeding birds", "jetskiing", "playing harp")}
+MINI = 200                  # classes of mini200
+PRESETS = {"tiny10": (50, 20), "mini200": (400, 25)}     # clips of a class for training, validation
+
+
+class Version(NamedTuple):
+    name: str
+    folder: str             # below the address of the mirror
+    lists: str              # FOLDER/SPLIT/LISTS_SPLIT_path.txt names the archives
+    by_class: bool          # an archive holds one class
+    bytes_per_clip: float   # github.com/cvdfoundation/kinetics-dataset/issues/15: 443 GB of 299,758
+    replacement: str | None = None      # an archive of training clips that were corrupt
+    replacements: int = 0               # how many it has
+
+
+VERSIONS = {"400": Version("Kinetics-400", "400", "k400", False, 1.48e6,
+                           "replacement_for_corrupted_k400.tgz", 1392),
+            "700-2020": Version("Kinetics-700-2020", "700_2020", "k700_2020", True, 1.34e6)}
+
+
+class Clip(NamedTuple):
+    label: str
+    id: str                 # of the YouTube video
+    start: int              # seconds of that video; the file holds only what lies between
+    end: int
+    split: str
+    cc: str                 # "1": Creative Commons; "" where the list does not say
+
+    @property
+    def stem(self) -> str:
+        return f"{self.id}_{self.start:06d}_{self.end:06d}"
+
+    @property
+    def path(self) -> str:
+        """Below the folder, as torchvision.datasets.Kinetics expects it."""
+        return f"{self.split}/{folder_of(self.label)}/{self.stem}.mp4"
+
+
+class Damaged(Exception):
+    """An archive ends too early or does not agree with its own checksum."""
+
+
+@lru_cache(None)
+def folder_of(label: str) -> str:
+    """"petting animal (not cat)" -> "petting_animal_not_cat", as torchvision does it."""
+    return re.sub(r"['()]", "", label.replace(" ", "_"))
+
+
+def rank(clip: Clip) -> tuple[bool, str]:
+    """The order of choice: that of the ids, bytewise; ids with a "-" in front come last.
+
+    (Their files look like options to every command that gets them as an argument.)
+    """
+    return clip.id.startswith("-"), clip.id
+
+
+def read_annotations(path: Path, split: str) -> list[Clip]:
+    """The official list (label,youtube_id,time_start,time_end,split,is_cc), sorted by `rank`."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            clips = [Clip(row["label"].strip(), row["youtube_id"], int(row["time_start"]),
+                          int(row["time_end"]), split, row.get("is_cc") or "")
+                     for row in csv.DictReader(file)]
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise CourseError(f"{path} is not a list of Kinetics (columns label, youtube_id, "
+                          f"time_start, time_end): delete it and {AGAIN}") from error
+    if not clips:
+        raise CourseError(f"{path} lists no clips: delete it and {AGAIN}")
+    for clip in clips:      # these become file names
+        if not re.fullmatch(r"[\w-]{11}", clip.id) or not re.fullmatch(r"[\w '()-]+", clip.label):
+            raise CourseError(f"{path} lists a clip {clip.id!r} of class {clip.label!r}, which no "
+                              f"Kinetics list has: delete it and {AGAIN}")
+    return sorted(set(clips), key=rank)
+
+
+def choose(clips: list[Clip], labels: Iterable[str], count: int) -> dict[str, list[Clip]]:
+    """label -> its clips in the order of choice: `count`, and spares behind them.
+
+    The mirror lacks 2.5 % of the training clips of Kinetics-400 and half a percent is corrupt.
+    """
+    chosen = {label: [] for label in labels}
+    for clip in clips:
+        if clip.label in chosen and len(chosen[clip.label]) < count + max(10, count // 5):
+            chosen[clip.label].append(clip)
+    return chosen
+
+
+def class_names(asked: Iterable[str], known: Iterable[str], source: str) -> list[str]:
+    """`asked` as the list spells it; underscores and other capitals are understood."""
+    spelling, names = {folder_of(label).casefold(): label for label in known}, []
+    for name in asked:
+        key = folder_of(name.strip()).casefold()
+        if key not in spelling:
+            close = get_close_matches(key, spelling, 3, 0.5)
+            hint = ", ".join(repr(spelling[c]) for c in close) or "nothing like it"
+            raise CourseError(f"there is no class {name.strip()!r} in {source}; closest: {hint}")
+        names.append(spelling[key])
+    return sorted(set(names))
+
+
+# ---------------------------------------------------------------- one archive
+
+def read_archive(path: Path, wanted: dict[str, Clip], into: Path) -> tuple[set[str], list[Clip]]:
+    """(stems of all videos in a tar, gzipped or not; the wanted ones, now files `into`/STEM.mp4).
+
+    Only regular files are looked at, and of their names only the last part. Raises Damaged.
+    """
+    stems, found = set(), []
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"          # part_120 was a plain tar named .tar.gz
+    try:
+        with (gzip.open if zipped else open)(path, "rb") as stream:
+            with tarfile.open(fileobj=stream, mode="r|*") as tar:
+                for member in tar:
+                    name = PurePosixPath(member.name)
+                    if not member.isreg() or name.suffix != ".mp4" or ".." in name.parts \
+                            or name.is_absolute():
+                        continue
+                    stems.add(name.stem)
+                    clip = wanted.get(name.stem)
+                    if clip and clip not in found:
+                        with open(into / f"{clip.stem}.mp4", "wb") as out:
+                            shutil.copyfileobj(tar.extractfile(member), out)
+                            os.fsync(out.fileno())
+                        found.append(clip)
+            while stream.read(1 << 20):               # to the end: only there is gzip's checksum
+                pass
+    except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
+        raise Damaged(str(error)) from error
+    if not zipped:                                    # tarfile takes a cut header for the end
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - 1024))
+            if any(file.read()):
+                raise Damaged("it ends in the middle of a file")
+    return stems, found
+
+
+def first_class(url: str) -> str | None:
+    """The folder of the first video in an archive, from its first 64 kB; None: no telling."""
+    try:
+        with urlopen(Request(url, headers={"Range": "bytes=0-65535"}), timeout=30) as response:
+            start = response.read(1 << 16)
+        if start[:2] == b"\x1f\x8b":
+            start = zlib.decompressobj(31).decompress(start)
+        with tarfile.open(fileobj=io.BytesIO(start), mode="r|") as tar:
+            for member in tar:
+                if member.name.endswith(".mp4"):
+                    return folder_of(PurePosixPath(member.name).parent.name) or None
+    except (OSError, HTTPException, EOFError, zlib.error, tarfile.TarError):
+        pass
+    return None
+
+
+# ---------------------------------------------------------------- the folder
+
+class Folder:
+    """What is in OUT: `good` and `bad` clips by path, the stems in `parts`, the archives read."""
+
+    def __init__(self, root: Path, version: str):
+        self.root, self.good, self.bad, self.parts = root, {}, {}, {}
+        self.claim(version)
+        for line in read_lines(root / "clips.jsonl"):
+            path = f"{line['split']}/{folder_of(line['label'])}/{line['name']}"
+            self.good.pop(path, None), self.bad.pop(path, None)
+            if "error" in line:
+                self.bad[path] = line
+            elif size_of(root / path) == line["bytes"]:
+                self.good[path] = line
+        for line in read_lines(root / "parts.jsonl"):
+            self.parts[line["part"]] = set(line["stems"])
+
+    def claim(self, version: str) -> None:
+        """Note the version, or refuse a folder that has another or is not ours."""
+        note = self.root / "kinetics.json"
+        if note.is_file():
+            there = json.loads(note.read_text())["version"]
+            if there != version:
+                raise CourseError(f"{self.root} holds Kinetics-{there}, and versions must not be "
+                                  f"mixed (the training clips of one are validation clips of "
+                                  f"another): give another --out for Kinetics-{version}")
+        elif any((self.root / split).exists() for split in SPLITS):
+            raise CourseError(f"{self.root} has videos that were not fetched by this command: "
+                              "give another --out")
+        else:
+            write(note, json.dumps({"version": version}))
+
+    def add(self, clip: Clip, part: str, file: Path, frames: int | None, error: str | None) -> None:
+        """Move a decoded clip into place and write its line; of a bad one only the line stays."""
+        path = clip.path
+        line = dict(name=f"{clip.stem}.mp4", label=clip.label, split=clip.split, part=part)
+        if error:
+            self.bad[path] = line | {"error": error}
+            file.unlink()
+        else:
+            line |= dict(bytes=file.stat().st_size, sha256=sha256_of(file), frames=frames)
+            (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, self.root / path)
+            self.good[path] = line
+            self.bad.pop(path, None)
+        append(self.root / "clips.jsonl", self.good.get(path) or self.bad[path])
+
+    def finish(self, part: str, stems: set[str]) -> None:
+        self.parts[part] = stems
+        append(self.root / "parts.jsonl", {"part": part, "stems": sorted(stems)})
+
+    def write_manifest(self, split: str, chosen: dict[str, list[Clip]],
+                       count: int) -> dict[str, int]:
+        """SPLIT.csv with the first `count` good clips of each class; returns how many those are."""
+        text, numbers = io.StringIO(), {}
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(["path", "label", "start", "end"])      # the files are cut to start and end
+        for label, clips in chosen.items():
+            good = [clip for clip in clips if clip.path in self.good][:count]
+            rows.writerows([clip.path, label, "", ""] for clip in good)
+            numbers[label] = len(good)
+        write(self.root / f"{split}.csv", text.getvalue())
+        return numbers
+
+
+def size_of(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
+def write(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".tmp")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def append(path: Path, line: dict) -> None:
+    with open(path, "ab") as file:
+        file.write(json.dumps(line).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The lines that were written to their end; the rest of one that was not is cut off."""
+    data = path.read_bytes() if path.is_file() else b""
+    whole = data[:data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        os.truncate(path, len(whole))
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+# ---------------------------------------------------------------- the work
+
+class Collector:
+    """Fetches archives until the folder has what is asked for."""
+
+    def __init__(self, folder: Folder, version: Version, base: str, workers: int, keep: bool,
+                 skip: Iterable[str], progress: bool):
+        self.folder, self.version, self.progress = folder, version, progress
+        self.base, self.workers, self.keep = f"{base.rstrip('/')}/{version.folder}", workers, keep
+        self.skip = set(skip)
+        self.archives, self.incoming = folder.root / "archives", folder.root / "incoming"
+
+    def list_of(self, split: str) -> list[Clip]:
+        path = self.folder.root / "annotations" / f"{split}.csv"
+        fetch(f"{self.base}/annotations/{split}.csv", path, progress=self.progress)
+        return read_annotations(path, split)
+
+    def parts_of(self, split: str) -> list[str]:
+        """"train/part_0.tar.gz", ... in the order of their numbers."""
+        name = f"{self.version.lists}_{split}_path.txt"
+        path = fetch(f"{self.base}/{split}/{name}", self.folder.root / "annotations" / name)
+        names = set(re.findall(r"[\w-]+\.tar\.gz$", path.read_text(), re.MULTILINE))
+        number = lambda name: [int(digits) for digits in re.findall(r"\d+", name)]
+        parts = [f"{split}/{name}" for name in sorted(names, key=number)]
+        if not parts:
+            raise CourseError(f"{path} names no archives: delete it and {AGAIN}")
+        return parts
+
+    # ------------------------------------------------ what is still to do
+
+    def sought(self, chosen: dict[str, list[Clip]], count: int) -> list[Clip]:
+        """The clips, not yet met, of the classes that lack some."""
+        good, bad = self.folder.good, self.folder.bad
+        return [clip for clips in chosen.values()
+                if sum(clip.path in good for clip in clips) < count
+                for clip in clips if clip.path not in good and clip.path not in bad]
+
+    def needed(self, part: str, sought: list[Clip]) -> bool:
+        """May an archive have one of them? Of one that was read before we know."""
+        stems = self.folder.parts.get(part)
+        return part not in self.skip and bool(sought) and (
+            stems is None or any(c.stem in stems or c.id in stems for c in sought))
+
+    def estimate(self, clips: list[Clip], parts: list[str], chosen: dict, count: int) -> dict:
+        """What is to come for one split: dict(clips, parts, download, kept, held), bytes roughly.
+
+        kept: of the clips; held: of the archives that are on the disk at a time.
+        """
+        each, first = self.version.bytes_per_clip, {c for of in chosen.values() for c in of[:count]}
+        left = [clip for clip in self.sought(chosen, count) if clip in first]
+        if self.version.by_class:
+            archives = Counter(clip.label for clip in clips)
+            sizes = [archives[label] * each for label in {clip.label for clip in left}]
+        else:
+            place = {clip: number for number, clip in enumerate(clips, 1)}
+            reach = max((place[clip] for clip in left), default=0) / len(clips)
+            size = len(clips) / len(parts) * each
+            sizes = [size] * sum(self.needed(part, left)
+                                 for part in parts[:math.ceil(reach * len(parts))])
+        parts = len(sizes)
+        if left and left[0].split == "train" and self.version.replacement:
+            sizes.append(self.version.replacements * each)
+        held = sum(sizes) if self.keep else sum(sorted(sizes)[-self.workers - 2:])
+        return dict(clips=len(left), parts=parts, download=sum(sizes), kept=len(left) * each,
+                    held=held)
+
+    def queue(self, parts: list[str], chosen: dict, count: int, labels: list[str]) -> Iterator[str]:
+        """The archives to fetch, one by one, as long as something is sought."""
+        if not self.version.by_class:
+            yield from (part for part in parts if self.needed(part, self.sought(chosen, count)))
+            return
+        for label, clips in chosen.items():
+            if sought := self.sought({label: clips}, count):
+                part = self.locate(label, parts, labels)
+                if self.needed(part, sought):
+                    yield part
+
+    def locate(self, label: str, parts: list[str], labels: list[str]) -> str:
+        """The archive of a class. They are in alphabetical order; if one is missing, look near."""
+        guess = labels.index(label)
+        for place in sorted(range(len(parts)), key=lambda place: abs(place - guess)):
+            if first_class(self.address(parts[place])) in (None, folder_of(label)):
+                return parts[place]
+        raise CourseError(f"none of the {len(parts)} archives of {self.version.name} holds the "
+                          f"class {label!r}; leave it out of --classes")
+
+    def address(self, part: str) -> str:
+        return f"{self.base}/{quote(part)}"
+
+    # ------------------------------------------------ doing it
+
+    def collect(self, queue: Iterator[str], likely: int, chosen: dict, count: int) -> None:
+        """Read the archives of a queue, in its order, while the next ones are being fetched."""
+        for part, download in ahead(queue, self.start, self.workers, likely):
+            sought = self.sought(chosen, count)
+            if self.needed(part, sought):             # may have been filled since it was started
+                enough = lambda clip: not self.sought({clip.label: chosen[clip.label]}, count)
+                self.harvest(part, download, sought, enough)
+
+    def start(self, part: str) -> Future:
+        """Fetch an archive in a thread that does not keep the process alive."""
+        done = Future()
+
+        def work():
+            try:
+                done.set_result(self.download(part))
+            except BaseException as error:
+                done.set_exception(error)
+        threading.Thread(target=work, daemon=True).start()
+        return done
+
+    def download(self, part: str) -> Path:
+        return fetch(self.address(part), self.archives / part, progress=self.progress)
+
+    def harvest(self, part: str, download: Future, sought: list[Clip],
+                enough: Callable[[Clip], bool]) -> None:
+        """Take the sought clips out of an archive, decode each, keep the whole ones."""
+        wanted = {clip.id: clip for clip in sought} | {clip.stem: clip for clip in sought}
+        try:
+            archive = download.result()
+            try:
+                stems, found = read_archive(archive, wanted, self.incoming)
+            except Damaged:                           # on the way, perhaps: once more
+                archive.unlink()
+                stems, found = read_archive(archive := self.download(part), wanted, self.incoming)
+        except Damaged as error:
+            archive.unlink()
+            raise self.failed(part, f"{self.address(part)} came damaged twice ({error}); try "
+                                    "later with the same command") from error
+        except CourseError as error:
+            raise self.failed(part, error, isinstance(error.__context__, HTTPError)) from error
+        before = len(self.folder.good)
+        found = sorted(found, key=rank)
+        files = [self.incoming / f"{clip.stem}.mp4" for clip in found]
+        decoded = verify(files, workers=os.cpu_count() or 1)
+        for clip, file, result in zip(found, files, decoded):
+            if enough(clip):
+                file.unlink()
+            else:
+                error = result["error"] and result["error"].replace(str(file), file.name)
+                self.folder.add(clip, part, file, result["frames"], error)
+        self.folder.finish(part, stems)
+        if not self.keep:
+            archive.unlink()
+        if self.progress:
+            kept = len(self.folder.good) - before
+            print(f"{part}: {kept} clips kept, {len(self.folder.good):,} in all", file=sys.stderr)
+
+    def failed(self, part: str, why, at_fault: bool = True) -> CourseError:
+        skip = f", and `--skip {part}` goes on without this archive" if at_fault else ""
+        return CourseError(f"{why}; the {len(self.folder.good):,} clips fetched so far stay{skip}")
+
+    def repair(self, chosen: dict[str, list[Clip]], count: int) -> None:
+        """Training clips that turned out corrupt, from the archive of replacements."""
+        part, bad = self.version.replacement, self.folder.bad
+        corrupt = [clip for clips in chosen.values() for clip in clips[:count]
+                   if clip.path in bad and bad[clip.path]["part"] != part]
+        if part and self.needed(part, corrupt):
+            self.harvest(part, self.start(part), corrupt, lambda clip: False)
+
+
+def ahead(parts: Iterator[str], start: Callable[[str], Future], workers: int,
+          likely: int) -> Iterator[tuple[str, Future]]:
+    """(part, its download) in order, with up to `workers` under way.
+
+    After the `likely` first ones one at a time: another may be one too many.
+    """
+    waiting = deque()
+    for number, part in enumerate(parts):
+        waiting.append((part, start(part)))
+        while len(waiting) >= (workers if number + 1 < likely else 1):
+            yield waiting.popleft()
+    yield from waiting
+
+
+def kinetics(out: str | os.PathLike, *, classes: Iterable[str] | None = None,
+             preset: str | None = None, clips_per_class: int | tuple[int, int] | None = None,
+             splits: Iterable[str] = SPLITS, version: str = "400", cc_only: bool = False,
+             base_url: str = BASE, workers: int = 4, keep_archives: bool = False,
+             skip: Iterable[str] = (), dry_run: bool = False, progress: bool = False) -> dict:
+    """Fetch the first clips of some classes of Kinetics into the folder `out`.
+
+    classes, or preset: "tiny10" (TINY10, 50 + 20 clips a class) or "mini200" (the 200 classes with
+    the most training clips, 400 + 25: how Mini-Kinetics-200 was defined). clips_per_class: one
+    number for all splits or (train, val); (50, 20) without a preset. version: "400" or "700-2020".
+    cc_only: only clips whose videos are under Creative Commons (Kinetics-400 tells; 2.6 %).
+    workers: archives that are fetched at a time, 1.5 GB each. skip: archives to leave out, as in
+    "train/part_7.tar.gz". dry_run: fetch only the lists (20 MB) and return the estimate.
+
+    Returns dict(out, version, clips, short, parts, bytes, estimate): clips a split; `short` the
+    classes that got fewer than asked for, by split; the archives read now; bytes of all clips.
+    Run again after any interruption, with the same or with other wishes: what is there is kept.
+
+    Raises `CourseError`, one sentence with the remedy.
+    """
+    out, splits = Path(out), tuple(dict.fromkeys(splits))
+    if version not in VERSIONS:
+        raise CourseError(f"version {version!r} is not on the mirror with its clips; choose "
+                          f"{' or '.join(VERSIONS)}")
+    if not splits or set(splits) - set(SPLITS):
+        raise CourseError(f"splits {','.join(splits) or 'none'}: choose train, val or both")
+    if (classes is None) == (preset is None) or preset not in (None, *PRESETS):
+        raise CourseError(f"give either classes or a preset, one of {', '.join(PRESETS)}")
+    count = clips_per_class or PRESETS.get(preset, PRESETS["tiny10"])
+    count = dict(zip(SPLITS, (count, count) if isinstance(count, int) else count))
+    if min(count.values()) < 1 or workers < 1:
+        raise CourseError(f"{min(*count.values(), workers)} clips or workers: give 1 or more")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with alone(out / "kinetics.lock", progress):
+            folder = Folder(out, version)
+            collector = Collector(folder, VERSIONS[version], base_url, workers, keep_archives, skip,
+                                  progress)
+            return collect(collector, classes, preset, count, splits, cc_only, dry_run)
+    except OSError as error:
+        full = error.errno in (ENOSPC, EDQUOT, EFBIG)
+        raise CourseError(f"{'the disk is too full for' if full else 'cannot write to'} {out} "
+                          f"({error.strerror or error}); what is there stays: "
+                          f"{'free space' if full else 'mend permissions'} and {AGAIN}") from error
+
+
+def collect(collector: Collector, classes, preset, count: dict[str, int], splits, cc_only: bool,
+            dry_run: bool) -> dict:
+    """`kinetics`, with everything opened and checked."""
+    folder, name = collector.folder, collector.version.name
+    lists = {split: collector.list_of(split) for split in dict.fromkeys((*splits, "train"))}
+    labels = sorted({clip.label for clip in lists["train"]})
+    if preset == "mini200":
+        sizes = Counter(clip.label for clip in lists["train"])
+        classes = sorted(sizes, key=lambda label: (-sizes[label], label))[:MINI]
+    elif preset:
+        classes = [*TINY10["motion"], *TINY10["appearance"]]
+    classes = classes.split(",") if isinstance(classes, str) else classes
+    classes = class_names(classes, labels, f"{folder.root}/annotations/train.csv")
+    chosen, parts, plan = {}, {}, {}
+    for split in splits:
+        clips = lists[split]
+        if cc_only and not any(clip.cc for clip in clips):
+            raise CourseError(f"the list of {name} does not say which clips are under Creative "
+                              "Commons; --cc-only works with Kinetics-400")
+        allowed = [clip for clip in clips if clip.cc == "1"] if cc_only else clips
+        chosen[split] = choose(allowed, classes, count[split])
+        parts[split] = collector.parts_of(split)
+        plan[split] = collector.estimate(clips, parts[split], chosen[split], count[split])
+    total = {key: sum(of[key] for of in plan.values()) for key in next(iter(plan.values()))}
+    held = total["held"] if collector.keep else max(of["held"] for of in plan.values())
+    estimate = dict(clips=total["clips"], parts=total["parts"], download=int(total["download"]),
+                    disk=int(total["kept"] + held))
+    said = (f"{name}, {len(classes)} classes: {estimate['clips']:,} clips to come, in about "
+            f"{estimate['parts']} archives, {estimate['download'] / 1e9:.1f} GB to download; "
+            f"needs {estimate['disk'] / 1e9:.1f} GB of disk")
+    if collector.progress:
+        print(said, file=sys.stderr)
+    if dry_run:
+        return dict(out=folder.root, version=collector.version.name, estimate=estimate)
+    if (free := shutil.disk_usage(folder.root).free) < estimate["disk"]:
+        raise CourseError(f"{said}, and {free / 1e9:.1f} GB are free at {folder.root}: free space, "
+                          "give another --out, fewer classes or fewer --workers")
+    shutil.rmtree(collector.incoming, ignore_errors=True)
+    collector.incoming.mkdir()
+    before = set(folder.parts)
+    try:
+        for split in splits:
+            queue = collector.queue(parts[split], chosen[split], count[split], labels)
+            collector.collect(queue, plan[split]["parts"], chosen[split], count[split])
+        if "train" in splits:
+            collector.repair(chosen["train"], count["train"])
+    finally:
+        numbers = {split: folder.write_manifest(split, chosen[split], count[split])
+                   for split in splits}
+    shutil.rmtree(collector.incoming)
+    if not collector.keep:
+        shutil.rmtree(collector.archives, ignore_errors=True)
+    return dict(out=folder.root, version=collector.version.name,
+                clips={split: sum(numbers[split].values()) for split in splits},
+                short={split: {label: n for label, n in numbers[split].items() if n < count[split]}
+                       for split in splits},
+                parts=len(set(folder.parts) - before),
+                bytes=sum(line["bytes"] for line in folder.good.values()), estimate=estimate)

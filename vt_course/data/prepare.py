@@ -1,0 +1,424 @@
+"""A folder of videos made ready for training: encoded again and small, checked, counted.
+
+A video that opens quickly, decodes cheaply and has honest time stamps is worth one encoding:
+`prepare` does it, `verify_folder` decodes every clip, `probe_folder` reads headers. Files are
+touched in processes of their own with a time limit (see `verify`), so none stops the others.
+"""
+import csv
+import errno
+import fcntl
+import os
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from fractions import Fraction
+from pathlib import Path
+from statistics import median
+
+import av
+import numpy as np
+from tqdm import tqdm
+
+from vt_course import CourseError
+from vt_course.data.reader import SUFFIXES, container_fault, scaled_size
+from vt_course.data.verify import apart, check, in_processes, serve, verify
+
+SOURCES = SUFFIXES + (".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".3gp", ".ogv")
+LISTS = ("manifest.csv", "train.csv", "val.csv", "something-something-v2-*.json", "classInd.txt", "trainlist*.txt",
+         "testlist*.txt", "*_test_split*.txt")             # that `folders` reads, in a folder or one below
+RECORD = ("path", "source", "size", "mtime_ns", "settings", "frames", "seconds", "bytes")
+TIMEOUT = 300.0                                            # seconds a file may take
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+# ------------------------------------------------------------------------- prepare
+
+def prepare(src, out, short_side: int = 256, fps: float | None = None, seconds: float | None = 10.0,
+            workers: int | None = None, *, timeout: float = TIMEOUT, progress: bool = False) -> dict:
+    """Encode every video below `src` again, to the same place below `out` with the ending .mp4.
+
+    H.264, no sound, a key frame every 16 frames, the index in front. Pictures are scaled so that
+    the short side is `short_side` pixels (smaller ones stay), to even sizes; a rotation tag is
+    applied. `fps`: that many frames a second, or None for the frames and times of the source.
+    `seconds`: only the first so many, or None for all. Lists that `folders` reads are copied.
+
+    Run again, it goes on: a clip is done when out/prepared.csv has its source's size, time and
+    these settings. Each is decoded whole before it gets its name, by one rename. What fails is
+    in out/quarantine.csv with the reason, and is tried again by the next run.
+
+    Returns dict(out, encoded, done_before, failed, clips, bytes, seconds). Raises `CourseError`
+    for what stops all: no videos, a full disk, two sources of one name, another run at work.
+    """
+    src, out, began = Path(src), Path(out), time.monotonic()
+    _need(short_side >= 16 and (fps is None or fps > 0) and (seconds is None or seconds > 0),
+          f"short_side={short_side}, fps={fps}, seconds={seconds} must be at least 16 pixels and more than 0")
+    _need(src.resolve() != out.resolve(), f"{src} cannot be prepared into itself; name another folder for the result")
+    targets = _targets(src, out)
+    settings = " ".join(f"{n:g}" if n else "all" for n in (short_side, fps, seconds))
+    out.mkdir(parents=True, exist_ok=True)
+    failed = []
+    with _locked(out / "prepared.csv") as record:
+        rows = _read_record(record)
+        jobs = [dict(do="encode", source=str(src / source), part=str((out / path).with_name(f".{Path(path).name}.part")),
+                     path=path, short_side=short_side, fps=fps, seconds=seconds)
+                for path, source in targets.items()
+                if not _is_done(rows.get(path), src / source, out / path, settings)]
+        for folder in {Path(job["part"]).parent for job in jobs}:
+            folder.mkdir(parents=True, exist_ok=True)
+        _copy_lists(src, out)
+        for job, answer in _work(jobs, timeout, workers, progress):
+            part, source = Path(job["part"]), Path(job["source"])
+            if answer["error"]:
+                part.unlink(missing_ok=True)
+                _need(not answer.get("stop"), answer["error"])
+                failed.append((job["source"], answer["error"]))
+                continue
+            stat, size = source.stat(), part.stat().st_size
+            os.replace(part, out / job["path"])
+            rows[job["path"]] = row = dict(
+                path=job["path"], source=targets[job["path"]], size=stat.st_size, mtime_ns=stat.st_mtime_ns,
+                settings=settings, frames=answer["frames"], seconds=f"{answer['seconds']:.3f}", bytes=size)
+            csv.writer(record, lineterminator="\n").writerow(row.values())
+            record.flush()
+    _write_csv(out / "quarantine.csv", ("path", "reason"), sorted(failed))
+    encoded = len(jobs) - len(failed)
+    return dict(out=str(out), encoded=encoded, done_before=len(targets) - len(jobs), failed=len(failed), clips=len(targets),
+                bytes=sum(int(rows[path]["bytes"]) for path in targets if path in rows),
+                seconds=round(time.monotonic() - began, 1))
+
+
+def _targets(src: Path, out: Path) -> dict[str, str]:
+    """{path below out: path below src}."""
+    _need(src.is_dir(), f"there is no folder {src}; name a folder of videos")
+    targets = {}
+    for source in videos_below(src, SOURCES, leave_out=out):
+        path = os.path.splitext(source)[0] + ".mp4"
+        _need(path not in targets, f"{src / targets.get(path, '')} and {src / source} would both become {out / path}; "
+              "rename one")
+        targets[path] = source
+    _need(targets, f"{src} has no videos (names that end in {', '.join(SOURCES)}); name a folder of videos")
+    return targets
+
+
+def _is_done(row: dict | None, source: Path, target: Path, settings: str) -> bool:
+    try:
+        now, there = source.stat(), target.stat()
+    except OSError:
+        return False
+    return row is not None and (row["size"], row["mtime_ns"], row["settings"], row["bytes"]) == (
+        str(now.st_size), str(now.st_mtime_ns), settings, str(there.st_size))
+
+
+def _copy_lists(src: Path, out: Path) -> None:
+    for pattern in LISTS:
+        for path in (*src.glob(pattern), *src.glob(f"*/{pattern}")):
+            if path.is_file() and out.resolve() not in path.resolve().parents:
+                copy = out / path.relative_to(src)
+                copy.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, f"{copy}.part")
+                os.replace(f"{copy}.part", copy)
+
+
+def _locked(path: Path):
+    """The file, opened to append, for this process alone."""
+    file = open(path, "a+", newline="", encoding="utf-8", errors="surrogateescape")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise CourseError(f"another run is at work in {path.parent}; wait for it or name another folder.") from error
+    text = path.read_bytes()
+    if not text:
+        file.write(",".join(RECORD) + "\n")
+    elif not text.endswith(b"\n"):
+        file.write("\n")
+    file.flush()
+    return file
+
+
+def _read_record(file) -> dict[str, dict]:
+    """Rows of prepared.csv by path, the last one of each. Half a line that a kill left does not count."""
+    file.seek(0)
+    return {row["path"]: row for row in csv.DictReader(file) if all(row.get(key) for key in RECORD)}
+
+
+# ------------------------------------------------------------------------- one file, in a process of its own
+
+def encode(job: dict) -> dict:
+    """Write job["part"]; dict(error, frames, seconds). `stop`: no other file would fare better."""
+    source, part, written = job["source"], job["part"], 0
+    try:
+        with open(source, "rb"):
+            pass
+        if (fault := container_fault(Path(source))) and "truncated" in fault:
+            return dict(error=f"Clip {source} {fault}.")
+    except OSError as error:
+        return dict(error=f"Clip {source} cannot be read ({error.strerror}); check the path and its permissions.")
+    try:
+        written = _transcode(**{key: job[key] for key in ("source", "part", "short_side", "fps", "seconds")})
+    except CourseError as error:
+        return dict(error=str(error))
+    except (OSError, av.FFmpegError) as error:                       # PyAV's are OSErrors only where the system gave one
+        if error.errno in NO_ROOM or not isinstance(error, av.FFmpegError):
+            return dict(stop=True, error=f"{part} cannot be written ({error.strerror}); free space and run the same "
+                                         "command again.")
+        return dict(error=f"Clip {source} is damaged or of a kind that cannot be decoded ({error.strerror}); fetch it "
+                          "again.")
+    row = check(part)
+    if row["error"] or row["frames"] != written:
+        return dict(error=f"Clip {source} came out damaged ({row['error'] or 'frames are missing'}); look at it.")
+    return dict(error=None, frames=row["frames"], seconds=row["seconds"])
+
+
+def _transcode(source: str, part: str, short_side: int, fps: float | None, seconds: float | None) -> int:
+    """The number of frames written."""
+    with av.open(source, metadata_errors="replace") as old, \
+            av.open(part, "w", format="mp4", options={"movflags": "faststart"}) as new:
+        stream = next(iter(old.streams.video), None)
+        if stream is None or stream.codec_context is None:
+            raise CourseError(f"Clip {source} has no video stream that can be decoded; replace it.")
+        rate = Fraction(fps).limit_denominator(1001) if fps else stream.average_rate or Fraction(25)
+        frames = _decoded(source, old, stream, seconds)
+        if fps:
+            frames = _at_rate(frames, fps)
+        encoder, written, last = None, 0, -1
+        for moment, frame in frames:
+            if encoder is None:
+                encoder = new.add_stream("libx264", rate=rate, options={"crf": "23", "g": "16", "threads": "1"})
+                encoder.codec_context.time_base, encoder.pix_fmt = Fraction(1, 90000), "yuv420p"
+            picture = _upright(frame, short_side)
+            if written == 0:
+                encoder.width, encoder.height = size = picture.width, picture.height
+                if picture.colorspace:                               # 0 is RGB
+                    encoder.codec_context.colorspace = picture.colorspace
+            elif (picture.width, picture.height) != size:
+                picture = picture.reformat(*size)                    # some streams change it half-way
+            pts = round(moment * 90000)
+            if pts > last:                                           # else it is shown for no time
+                picture.pts, picture.time_base, picture.pict_type = pts, Fraction(1, 90000), 0
+                new.mux(encoder.encode(picture))
+                written, last = written + 1, pts
+        if encoder is None:
+            raise CourseError(f"Clip {source} shows no frame; fetch it again.")
+        new.mux(encoder.encode(None))
+    return written
+
+
+def _decoded(source: str, container, stream, seconds: float | None) -> Iterator:
+    """(seconds since the first frame, frame); damage is raised, not concealed."""
+    stream.codec_context.options = {"err_detect": "explode"}
+    stream.thread_type = "NONE"
+    first, count, moment = None, 0, 0.0
+    try:
+        for frame in container.decode(stream):
+            if frame.is_corrupt:
+                raise CourseError(f"Clip {source} is damaged after frame {count}; fetch it again.")
+            if frame.time is not None:
+                first = frame.time if first is None else first
+                moment = frame.time - first
+            if seconds is not None and moment >= seconds - 1e-6:
+                return
+            yield moment, frame
+            count += 1
+    except av.FFmpegError as error:
+        raise CourseError(f"Clip {source} is damaged after frame {count} ({error.strerror}); fetch it again.") from error
+
+
+def _at_rate(frames, fps: float) -> Iterator:
+    """The frame on show at 0, 1 / fps, 2 / fps, ... until the last one has been shown."""
+    shown, begin, k = None, 0.0, 0
+    for moment, frame in frames:
+        while shown is not None and k / fps < moment - 1e-6:
+            yield k / fps, shown
+            k += 1
+        shown, begin = frame, moment
+    end = begin + float(shown.duration * shown.time_base) if shown is not None and shown.duration else begin + 1e-3
+    while shown is not None and (k == 0 or k / fps < end - 1e-6):
+        yield k / fps, shown
+        k += 1
+
+
+def _upright(frame, short_side: int):
+    """A picture of even size, turned as its rotation tag says, its short side at most `short_side`."""
+    height, width = frame.height, frame.width
+    if min(height, width) > short_side:
+        height, width = scaled_size(height, width, short_side)
+    height, width = (max(n - n % 2, 2) for n in (height, width))
+    turns = round(frame.rotation / 90) % 4
+    if not turns:
+        return frame.reformat(width, height, "yuv420p", dst_color_range="MPEG")
+    pixels = frame.to_ndarray(format="rgb24", width=width, height=height)      # (H, W, C)
+    turned = np.ascontiguousarray(np.rot90(pixels, turns))
+    return av.VideoFrame.from_ndarray(turned, format="rgb24").reformat(format="yuv420p", dst_color_range="MPEG")
+
+
+def probe(path: str) -> dict:
+    """dict(seconds, width, height, error) from a file's headers, quickly: nothing is decoded."""
+    try:
+        with av.open(path, metadata_errors="replace") as container:
+            stream = container.streams.video[0]
+            length = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / av.time_base
+            return dict(seconds=round(float(length), 3), width=stream.width, height=stream.height, error=None)
+    except (av.FFmpegError, OSError, IndexError, AttributeError, ValueError) as error:
+        return dict(seconds=None, width=None, height=None, error=f"Clip {path} cannot be opened ({error}); fetch it again.")
+
+
+def _answer(job: dict, timeout: float) -> dict:
+    if job["do"] == "encode":
+        found, fault = apart(encode, job, timeout)
+        return found or dict(error=f"Clip {job['source']} {fault}; fetch or encode it again.")
+    found, fault = apart(lambda job: dict(rows=[probe(path) for path in job["paths"]]), job, timeout)
+    if not found and len(job["paths"]) > 1:                    # one of them is to blame
+        return dict(rows=[_answer(dict(do="probe", paths=[path]), timeout)["rows"][0] for path in job["paths"]])
+    return found or dict(rows=[dict(seconds=None, width=None, height=None, error=f"Clip {job['paths'][0]} {fault}; "
+                                    "fetch or encode it again.")])
+
+
+def _work(jobs: list[dict], timeout: float, workers: int | None, progress: bool) -> Iterator[tuple[dict, dict]]:
+    """(job, answer), as the answers come."""
+    with closing(in_processes("vt_course.data.prepare", jobs, timeout, workers or os.cpu_count() or 1)) as answers:
+        for number, answer in tqdm(answers, total=len(jobs), unit="clip", disable=not progress, leave=False):
+            yield jobs[number], answer
+
+
+# ------------------------------------------------------------------------- verify
+
+def verify_folder(folder, *, report=None, timeout: float = 60.0, workers: int | None = None,
+                  progress: bool = False) -> list[dict]:
+    """Decode every clip below `folder`; dict(path, status, frames, seconds, reason) for each.
+
+    status: "ok"; "corrupt"; "short", less than was promised, or a single frame; "missing",
+    promised and not there. Promises are made by prepared.csv (see `prepare`), by a list that
+    `folders` reads (a manifest's end time, or a column frames), and by names as Kinetics has
+    them (ID_000024_000034.mp4 is 10 s); half a second less is no breach.
+    The rows are written to `report`, by default report.csv in the folder.
+    """
+    folder = Path(folder)
+    _need(folder.is_dir(), f"there is no folder {folder}; name a folder of videos")
+    promised = _promises(folder, videos_below(folder, SUFFIXES))
+    paths = sorted(promised)
+    there = [path for path in paths if os.path.lexists(folder / path)]
+    checked = verify([folder / path for path in there], timeout, workers or os.cpu_count() or 1)
+    checked = dict(zip(there, tqdm(checked, total=len(there), unit="clip", disable=not progress, leave=False)))
+    rows = [_judge(path, checked.get(path), *promised[path]) for path in paths]
+    _need(rows, f"{folder} has no videos and no list of any; name a folder of videos")
+    _write_csv(Path(report or folder / "report.csv"), tuple(rows[0]), [row.values() for row in rows])
+    return rows
+
+
+def _judge(path: str, row: dict | None, frames: int | None, seconds: float | None) -> dict:
+    if row is None:
+        return dict(path=path, status="missing", frames=None, seconds=None, reason="listed, but there is no such file")
+    length = None if row["seconds"] is None else round(row["seconds"], 3)
+    status, reason = "ok", ""
+    if row["error"]:
+        status, reason = "corrupt", row["error"]
+    elif frames and row["frames"] < frames:
+        status, reason = "short", f"{row['frames']} frames of {frames}"
+    elif seconds and length < seconds - 0.5:
+        status, reason = "short", f"{length:.1f} s of {seconds:.1f}"
+    elif row["frames"] == 1:
+        status, reason = "short", "a single frame"
+    return dict(path=path, status=status, frames=row["frames"], seconds=length, reason=reason)
+
+
+def _promises(folder: Path, found: list[str]) -> dict[str, tuple[int | None, float | None]]:
+    """{path below the folder: (frames, seconds)} of every clip found or listed; None: not said."""
+    from vt_course.data.folders import listed
+    promised = {path: (None, _named_seconds(path)) for path in found}
+    for row in listed(folder)[1]:
+        path = os.path.relpath(row["path"], folder)
+        frames = int(row["frames"]) if str(row.get("frames", "")).isdecimal() else None
+        before = promised.get(path, (None, None))
+        promised[path] = frames or before[0], max(row["end"] or 0, before[1] or 0) or _named_seconds(path)
+    record = folder / "prepared.csv"
+    if record.is_file():
+        with open(record, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            for path, row in _read_record(file).items():
+                promised[path] = int(row["frames"]), None
+    return promised
+
+
+def _named_seconds(path: str) -> float | None:
+    match = re.search(r"_(\d{6})_(\d{6})\.\w+$", path)
+    return float(int(match[2]) - int(match[1])) if match else None
+
+
+# ------------------------------------------------------------------------- statistics
+
+def probe_folder(folder, *, workers: int | None = None, progress: bool = False) -> list[dict]:
+    """dict(path, label, split, seconds, width, height, bytes, error) of each clip `folders` finds."""
+    from vt_course.data.folders import read_folder
+    found = read_folder(folder)
+    rows = [dict(path=row["path"], label=row["label"], split=split)
+            for split in ("train", "val") for row in getattr(found, split)]
+    paths = list(dict.fromkeys(row["path"] for row in rows))
+    jobs = [dict(do="probe", paths=paths[k:k + 32]) for k in range(0, len(paths), 32)]     # a fork costs more than a look
+    known = {}
+    for job, answer in _work(jobs, 20.0, workers, progress):
+        known.update(zip(job["paths"], answer["rows"]))
+    return [{**row, **known[row["path"]], "bytes": os.path.getsize(row["path"]) if os.path.exists(row["path"]) else 0}
+            for row in rows]
+
+
+def stats(clips: list[dict]) -> list[dict]:
+    """A row a class, from the rows of `probe_folder`: clips of each split, lengths, sizes, bytes."""
+    classes, rows = {}, []
+    for clip in clips:
+        classes.setdefault(clip["label"], []).append(clip)
+    for label, members in classes.items():
+        lengths = [clip["seconds"] for clip in members if not clip["error"]]
+        sizes = Counter(f"{clip['width']}x{clip['height']}" for clip in members if not clip["error"])
+        rows.append(dict(
+            label=label, train=sum(clip["split"] == "train" for clip in members),
+            val=sum(clip["split"] == "val" for clip in members), unreadable=len(members) - len(lengths),
+            shortest=min(lengths, default=None), median=median(lengths) if lengths else None,
+            longest=max(lengths, default=None), minutes=sum(lengths) / 60,
+            sizes=len(sizes), usual_size=sizes.most_common(1)[0][0] if sizes else None,
+            mb=sum(clip["bytes"] for clip in members) / 1e6))
+    return rows
+
+
+# ------------------------------------------------------------------------- small things
+
+def videos_below(folder: Path, suffixes: tuple[str, ...], leave_out: Path | None = None) -> list[str]:
+    """Paths below the folder, sorted, without hidden ones. Links are followed, but not in circles."""
+    found, barred = [], {os.path.realpath(leave_out)} if leave_out else set()
+
+    def walk(at: str, above: set[str]) -> None:
+        real = os.path.realpath(at)
+        if real in above or real in barred:
+            return
+        try:
+            with os.scandir(at) as entries:
+                names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+        except OSError as error:
+            raise CourseError(f"folder {at} cannot be read ({error.strerror}); check its permissions.") from error
+        for name in names:
+            path = os.path.join(at, name)
+            if os.path.isdir(path):
+                walk(path, above | {real})
+            elif name.lower().endswith(suffixes):
+                found.append(os.path.relpath(path, folder))
+
+    walk(str(folder), set())
+    return sorted(found)
+
+
+def _write_csv(path: Path, header: tuple, rows: Iterable[Iterable]) -> None:
+    part = path.with_name(f".{path.name}.part")
+    with open(part, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    os.replace(part, path)
+
+
+def _need(good, sentence: str) -> None:
+    if not good:
+        raise CourseError(sentence if sentence.endswith(".") else sentence + ".")
+
+
+if __name__ == "__main__":
+    serve(_answer)
