@@ -92,6 +92,14 @@ def test_frames_that_the_video_does_not_have(wrong):
         show.sampling(300, {"mine": wrong})
 
 
+# ---------------------------------------------------------------- film strips
+
+def test_a_strip_from_the_middle_of_a_video_has_the_videos_frame_numbers():
+    fig = show.film_strip([noise(6, 16), noise(6, 16)], n=6, first=12)
+    assert [axes.get_title() for axes in fig.axes[:6]] == [f"frame {i}" for i in range(12, 18)]
+    assert [axes.get_title() for axes in show.film_strip(noise(20, 16), n=10, first=5).axes][:2] == ["5", "7"]
+
+
 # ---------------------------------------------------------------- views
 
 BOXES = torch.tensor([[0, 0, 24, 24], [0, 8, 24, 32]])
@@ -142,11 +150,21 @@ def test_a_token_is_drawn_as_its_numbers(tube, place):
     assert [t.get_text() for t in axes.get_yticklabels()] == [
         f"{c}, frame {first + i}" for c in ("red", "green", "blue") for i in range(tube[0])]
     tint = axes.images[0].get_array()
-    assert tint[0, 0, 0] == pytest.approx(numbers[0] / 255) and (tint[0, :, 1:] == 0).all()
+    assert tint[0, 0, 0] == pytest.approx(0.5 + 0.5 * numbers[0] / 255) and (tint[0, :, 1:] == 0.5).all()
     for i in range(tube[0]):
         assert pictures[2 * i].get_title() == f"frame {first + i}"
         pixels = pictures[2 * i + 1].images[0].get_array()
         assert (pixels.transpose(2, 0, 1).reshape(3, -1)[0] == numbers[i * tube[1] * tube[2]:][:tube[1] * tube[2]]).all()
+
+
+def test_the_numbers_of_a_token_can_be_read_on_their_colour():
+    numbers = np.linspace(0, 255, 96)
+    axes = show.token(noise(2, 4), (2, 4, 4), (0, 0, 0), numbers).axes[-1]
+    tint = axes.images[0].get_array()
+    for text, colour in zip(axes.texts, tint.reshape(-1, 3)):
+        linear = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+        lightness = linear @ [0.2126, 0.7152, 0.0722] + 0.05                      # WCAG
+        assert (lightness / 0.05 if text.get_color() == "black" else 1.05 / lightness) > 5
 
 
 def test_many_numbers_are_drawn_without_text():

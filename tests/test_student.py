@@ -55,11 +55,14 @@ def test_it_runs_from_top_to_bottom_unsolved(source):
 
 @each_notebook
 def test_with_solutions_pasted_in_all_checks_pass(source):
-    nb = student_edition(source)
+    nb, pasted = student_edition(source), solutions(source)
+    last = max((i for i, cell in enumerate(nb.cells) if "check" in parts(cell)), default=-1)
+    nb.cells = nb.cells[:last + 1]                              # what follows is run by the test above
     for cell in nb.cells:
         if "exercise" in parts(cell):
-            cell.source = solutions(source)[parts(cell)["exercise"]]
-    run(nb, source)
+            cell.source = pasted[parts(cell)["exercise"]]
+    if nb.cells:
+        run(nb, source)
     for cell in nb.cells:
         if "check" in parts(cell):
             number = parts(cell)["check"]

@@ -188,7 +188,7 @@ _ = check("4.3", cyclic_shift, solution=True)
 # | **00 start here** | this one | 0.2 |
 # | [01 clips and tokens](01_clips_and_tokens.ipynb) | frame sampling, views, patches, tubes | 3 |
 # | [02 attention and cost](02_attention_and_cost.ipynb) | attention from loops to fused, its cost measured | 3 |
-# | [03 swin](03_swin.ipynb) | windows, shift, mask, the hierarchy | 3 |
+# | [03 swin](03_swin.ipynb) | windows, shift, mask, the hierarchy | 4 |
 # | [04 video swin](04_video_swin.ipynb) | 27 windows of space and time, inflation, a trained model | 3 |
 # | 05 mvit | pooling attention | 3 |
 # | 06 timesformer | five attention schemes | 2 |

@@ -280,7 +280,7 @@ WRONG = {
         "float": (lambda *args: dense(*args).float(), "dtype torch.float32, wanted torch.int64\n"),
         "list": (lambda *args: dense(*args).tolist(), "returned a list, not a tensor"),
         "array": (lambda *args: dense(*args).numpy(), "returned a ndarray, not a tensor"),
-        "one short": (lambda n, f, s, p: dense(n, f, s, p)[:-1], "shape (7,), wanted (frames,) = (8,) = (8,)"),
+        "one short": (lambda n, f, s, p: dense(n, f, s, p)[:-1], "shape (7,), wanted (frames,) = (8,)\n"),
     },
     "1.2": {
         "first": (lambda n, f: torch.tensor([i * n // f for i in range(f)]), likely("1.2", "first frame of each")),
@@ -297,7 +297,7 @@ WRONG = {
         "looped": (lambda n, f: uniform(n, f) if n >= f else torch.tensor([i % n for i in range(f)]), likely("1.2", "loops")),
         "stride": (lambda n, f: torch.tensor([i * max(n // f, 1) % n for i in range(f)]), likely("1.2", "fixed stride")),
         "float": (lambda n, f: (torch.arange(f) + 0.5) * n / f, "dtype torch.float32, wanted torch.int64\n"),
-        "edges": (lambda n, f: torch.arange(f + 1) * n // f, "shape (5,), wanted (frames,) = (4,) = (4,)"),
+        "edges": (lambda n, f: torch.arange(f + 1) * n // f, "shape (5,), wanted (frames,) = (4,)\n"),
     },
     "1.3": {
         "columns first": (lambda h, w, s: boxes(h, w, s)[:, [1, 0, 3, 2]], likely("1.3", "rows come first")),
@@ -312,7 +312,7 @@ WRONG = {
         "rounded up": (boxes_rounded, likely("1.3", "round down")),
         "quarters": (boxes_quarters, likely("1.3", "1/4")),
         "diagonal": (boxes_diagonal, likely("1.3", "diagonal")),
-        "centre only": (lambda h, w, s: boxes(h, w, s)[1], "shape (4,), wanted (3, 4) = (3, 4)"),
+        "centre only": (lambda h, w, s: boxes(h, w, s)[1], "shape (4,), wanted (3, 4)\n"),
         "corners": (lambda h, w, s: boxes(h, w, s)[:, :2], "shape (3, 2), wanted (3, 4)"),
     },
     "1.4": {

@@ -160,6 +160,11 @@ def error_hint(exercise: Exercise, error: Exception) -> str | None:
     if "Expected size for first two dimensions" in str(error) or "shapes cannot be multiplied" in str(error):
         return ("the inner sizes of a matrix product differ; `.T` turns all axes around, `.mT` exchanges the last two, and the weight "
                 "of a linear layer is (out, in): `F.linear(x, w)` or `x @ w.T`")
+    if "Sizes of tensors must match" in str(error):
+        return ("the pieces you join have different sizes: an axis was not padded, or the pairs of `F.pad` are in the wrong order: "
+                "the last axis comes first")
+    if "must match the size of tensor" in str(error):
+        return "two shapes do not broadcast: sizes are compared from the last axis on, and a missing axis must be added as one of size 1"
     if isinstance(error, IndexError) and "out of" in str(error):
         return "an index lies outside its axis, which has the places 0 to length - 1: is something off by one?"
     return None

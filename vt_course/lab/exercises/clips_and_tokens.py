@@ -89,8 +89,8 @@ EXERCISES["1.2"] = Exercise(
         ("you rounded twice, the start of the segment and half its length, and lose a frame where the fractions add up to one; "
          "divide once, at the end",
          lambda n, f: torch.arange(f) * n // f + n // f // 2),
-        ("floating-point numbers fall on the wrong side of a frame: num_frames / frames is rounded, and what should be 150 may "
-         "be 149.99999; stay with integers",
+        ("floating-point numbers fall on the wrong side of a frame: num_frames / frames is rounded, and what should be 125 "
+         "may be 124.99999; stay with integers",
          lambda n, f: ((torch.arange(f) + 0.5) * (n / f)).long()),
         ("the middle is rounded up; the frame that holds the time t is floor(t)",
          lambda n, f: -(-(2 * torch.arange(f) + 1) * n // (2 * f)).clamp(min=-(n - 1))),
