@@ -53,7 +53,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.flush()
                 time.sleep(fault.get("pause", 0))
             if "stall" in fault:
-                server.released.wait(10)
+                server.released.wait(60)
         except (BrokenPipeError, ConnectionResetError):                # the client was killed
             pass
         finally:

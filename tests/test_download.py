@@ -291,7 +291,7 @@ def wait_for(condition):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
 def test_a_killed_download_continues(server, tmp_path, how):
     path, part = tmp_path / "a.bin", tmp_path / "a.bin.part"
-    server.faults += [dict(piece=50_000, pause=0.05)]
+    server.faults += [dict(cut=400_000, stall=True)]
     process = start(server.url, path)
     wait_for(lambda: part.exists() and part.stat().st_size > 200_000)
     process.send_signal(how)
