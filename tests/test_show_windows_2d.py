@@ -2,10 +2,12 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgba
 from test_show import assert_readable, texts_of
 
 from vt_course import CourseError
 from vt_course.lab import show
+from vt_course.models.swin import relative_position_index
 
 pytestmark = pytest.mark.filterwarnings("error")        # they would be printed into notebooks
 
@@ -26,6 +28,11 @@ FIGURES = {
     "gallery, one": lambda: show.gallery(IMAGE[None, :64, :64], ["alone"], columns=1),
     "spread": lambda: show.spread({"stage 1": [1.0, 1.25], "a long name of a row": [2.5]}, "ratio", "Title",
                                   {"counted": {"stage 1": 1.1}, "published": {"stage 1": 1.5}}),
+    "spread, median": lambda: show.spread({"one": [1.0, 2.0, 9.0]}, "x", median=True),
+    "none": lambda: show.regions_2d([NUMBERS // 20 - 1] * 3, ["a title that is longer than its map is wide, by far"] * 3),
+    "cut-outs": lambda: show.table_cutouts(relative_position_index((4, 4)), [(0, 0), (1, 2)]),
+    "cut-outs, small": lambda: show.table_cutouts(relative_position_index((2, 2)), [(0, 0), (0, 1)], "Title"),
+    "one cut-out": lambda: show.table_cutouts(relative_position_index((3, 3)), [(2, 2)]),
     "spread, plain": lambda: show.spread({"one": torch.tensor([1.0, 2.0, 3.0])}, "x"),
 }
 
@@ -124,3 +131,55 @@ def test_paired_measurements_are_joined():
     assert [line.get_xydata().tolist() for line in axes.lines[:2]] == [[[1, 0], [5, 1]], [[2, 0], [4, 1]]]
     with pytest.raises(CourseError, match="equally many values"):
         show.spread({"a": [1.0, 2.0], "b": [5.0]}, "ms", paired=True)
+
+
+def test_the_median_stands_where_the_mean_would_and_has_no_deviation():
+    axes, = show.spread({"a": [1.0, 2.0, 9.0], "b": [3.0]}, "ms", marks={"paper": {"a": 2.0}}, median=True).axes
+    assert texts_of(axes) == ["2", "3"]
+    lines = {line.get_label(): line for line in axes.lines}
+    assert lines["median"].get_xdata().tolist() == [2, 2] and "mean" not in lines
+    assert lines["paper"].get_zorder() < lines["one measurement"].get_zorder()
+
+
+def test_a_negative_region_is_none():
+    axes, = show.regions_2d(np.array([[1, -1], [2, 1]])).axes
+    assert texts_of(axes) == ["1", "–", "2", "1"]
+    grid = axes.images[0].get_array()
+    assert len({tuple(c) for c in np.array(grid).reshape(-1, 3)}) == 3
+    alone, = show.regions_2d(np.array([[1, 2]])).axes
+    assert np.array_equal(alone.images[0].get_array()[0], np.array(grid)[[0, 1], [0, 0]])    # colours stay those of the others
+
+
+def outline(axes, colour):
+    """The cells of the table beside which a line of this colour runs: its rows and columns, first and last."""
+    points = np.concatenate([line.get_xydata() for line in axes.lines if line.get_color() == colour]) + 0.5
+    (w0, h0), (w1, h1) = points.min(0), points.max(0) - 1
+    return (h0, h1), (w0, w1)
+
+
+def test_cutouts_are_what_each_query_reads():
+    index = relative_position_index((4, 4))
+    table, first, second = show.table_cutouts(index, [(0, 0), (1, 2)]).axes
+    assert texts_of(table) == [str(n) for n in range(49)]
+    assert [t.get_text() for t in table.get_xticklabels()] == ["−3", "−2", "−1", "0", "1", "2", "3"]
+    assert texts_of(first) == [str(int(n)) for n in index[0]]
+    assert texts_of(second) == [str(int(n)) for n in index[6]]
+    colours = [axes.spines["left"].get_edgecolor() for axes in (first, second)]
+    drawn = {to_rgba(line.get_color()): line.get_color() for line in table.lines}
+    assert outline(table, drawn[colours[0]]) == ((0, 3), (0, 3))
+    assert outline(table, drawn[colours[1]]) == ((1, 4), (2, 5))
+    assert len(table.lines) == 2 * 16                       # two closed squares of 4 x 4
+    scattered = index.roll(1, 1)                            # a wrong index is drawn as it is
+    assert texts_of(show.table_cutouts(scattered, [(0, 0)]).axes[1]) == [str(int(n)) for n in scattered[0]]
+
+
+def test_what_cannot_be_cut_out():
+    index = relative_position_index((2, 2))
+    with pytest.raises(CourseError, match=r"M up to 4, not \(25, 25\)"):
+        show.table_cutouts(relative_position_index((5, 5)), [(0, 0)])
+    with pytest.raises(CourseError, match=r"not \(4,\)"):
+        show.table_cutouts(index[0], [(0, 0)])
+    with pytest.raises(CourseError, match=r"query \(2, 0\) is not in a window of 2 × 2"):
+        show.table_cutouts(index, [(2, 0)])
+    with pytest.raises(CourseError, match="3 queries cannot be told apart"):
+        show.table_cutouts(index, [(0, 0)] * 3)

@@ -68,6 +68,19 @@ def groups_by_filling(H, W, M, shift, sign=-1):
     return numbers.roll([sign * s for s in shift], (0, 1))
 
 
+def groups_rolled(H, W, M, shift, *roll):
+    return groups_by_filling(H, W, M, shift, sign=0).roll(*roll)
+
+
+def groups_by_cnt(H, W, M, shift):
+    groups, cnt = torch.zeros(H, W).long(), 0
+    for h in (slice(0, -M), slice(-M, -shift[0]), slice(-shift[0], None)):
+        for w in (slice(0, -M), slice(-M, -shift[1]), slice(-shift[1], None)):
+            groups[h, w] = cnt
+            cnt += 1
+    return groups
+
+
 def groups_by_arithmetic(H, W, M, shift):
     def axis(n, s):
         place = (torch.arange(n) + s) % n                     # whose token is it
@@ -234,6 +247,8 @@ WRONG = {
         "1/√C": (lambda q, k, v, b, m: masked(q, k, v, b, m, (q.shape[1] * q.shape[3]) ** -0.5), likely("3.3", "1/√C")),
         "bias scaled": (lambda q, k, v, b, m: masked(q, k, v, b / q.shape[-1] ** 0.5, m), likely("3.3", "bias is scaled")),
         "bias transposed": (lambda q, k, v, b, m: masked(q, k, v, b.mT, m), likely("3.3", "bias is transposed")),
+        "mask as it is": (lambda q, k, v, b, m: (q @ k.mT / q.shape[-1] ** 0.5 + b + m).softmax(-1) @ v, "raised RuntimeError"),
+        "mask without images": (lambda q, k, v, b, m: (q @ k.mT / q.shape[-1] ** 0.5 + b + m[:, None]).softmax(-1) @ v, "raised RuntimeError"),
         "no bias": (lambda q, k, v, b, m: masked(q, k, v, torch.zeros_like(b), m), likely("3.3", "bias is forgotten")),
         "over queries": (over_queries, likely("3.3", "over the queries")),
         "detached": (lambda q, k, v, b, m: masked(q, k, v, b.detach(), m), "the gradient of `bias` is not"),
@@ -246,7 +261,11 @@ WRONG = {
         "by column": (lambda H, W, M, s: groups_by_filling(W, H, M, s[::-1]).T, likely("3.4", "column by column")),
         "exchanged": (lambda H, W, M, s: groups_by_filling(H, W, M, s[::-1]), likely("3.4", "exchanged")),
         "from 1": (lambda *a: groups_by_filling(*a) + 1, likely("3.4", "count from 1")),
-        "cnt": (lambda H, W, M, s: torch.zeros(H, W, dtype=torch.long), "numbers differ"),
+        "right, down": (lambda H, W, M, s: groups_rolled(H, W, M, s, (-s[1], -s[0]), (0, 1)), likely("3.4", "wrong way round")),
+        "no dims": (lambda H, W, M, s: groups_rolled(H, W, M, s, -s[0]), likely("3.4", "without `dims`")),
+        "no dims, two shifts": (lambda H, W, M, s: groups_rolled(H, W, M, s, (-s[0], -s[1])), "raised RuntimeError"),
+        "cnt": (groups_by_cnt, likely("3.4", "nine regions")),
+        "zeros": (lambda H, W, M, s: torch.zeros(H, W, dtype=torch.long), "numbers differ"),
         "mask": (lambda H, W, M, s: groups_by_filling(H, W, M, s).float(), "dtype torch.float32, wanted torch.int64"),
     },
     "3.5": {
@@ -275,6 +294,8 @@ WRONG = {
         "not padded": (lambda x: torch.cat([x[:, i:2 * (x.shape[1] // 2):2, j:2 * (x.shape[2] // 2):2] for j in (0, 1) for i in (0, 1)], -1),
                        "wanted (B, ⌈H/2⌉, ⌈W/2⌉, 4C) = (1, 3, 2, 4·2)"),
         "odd": (lambda x: torch.cat([x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], -1), "raised RuntimeError"),
+        "H and W in the wrong pairs": (lambda x: torch.cat([F.pad(x, (0, 0, 0, x.shape[1] % 2, 0, x.shape[2] % 2))[:, i::2, j::2]
+                                                            for j in (0, 1) for i in (0, 1)], -1), "raised RuntimeError"),
         "channels first": (lambda x: merge(x).movedim(-1, 1), "  Likely: your axes are in another order: the right result, permuted by (0, 3, 1, 2)\n"),
         "mean": (lambda x: F.avg_pool2d(padded(x).movedim(-1, 1), 2).movedim(1, -1), "shape (1, 1, 1, 1), wanted"),
         "in place": (overwrite(merge), "changes its input"),

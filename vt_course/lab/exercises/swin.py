@@ -1,5 +1,5 @@
 """Notebook 03: windows of images, their shift, the position bias, patch merging."""
-from itertools import permutations
+from itertools import permutations, product
 
 import torch
 import torch.nn.functional as F
@@ -206,6 +206,15 @@ def groups_like(H, W, M, shift, roll=-1, first=None, columns=None, combine=None,
     return numbers.roll([roll * s for s in shift], (0, 1))
 
 
+def groups_by_counter(H, W, M, shift):
+    """The official code's regions of the rolled map, counted from the top left."""
+    groups = torch.zeros(H, W, dtype=torch.long)
+    rows, cols = ((slice(0, -M), slice(-M, -s), slice(-s, None)) for s in shift)
+    for number, (h, w) in enumerate(product(rows, cols)):
+        groups[h, w] = number
+    return groups
+
+
 EXERCISES["3.4"] = Exercise(
     "shifted windows after the roll", groups_literal,
     lambda: [(8, 8, 4, (2, 2)), (6, 9, 3, (1, 1)), (10, 15, 5, (2, 2)), (8, 4, 4, (2, 0)), (4, 8, 4, (0, 2)), (9, 6, 3, (1, 2))],
@@ -216,6 +225,14 @@ EXERCISES["3.4"] = Exercise(
          lambda H, W, M, s: groups_like(H, W, M, s, roll=0)),
         ("the numbers are rolled twice as far as they should",
          lambda H, W, M, s: groups_like(H, W, M, s, roll=-2)),
+        ("the roll takes the two shifts the wrong way round: `shift` is (down, right), and down rolls the rows, axis 0",
+         lambda H, W, M, s: groups_like(H, W, M, s, roll=0).roll((-s[1], -s[0]), (0, 1))),
+        ("without `dims`, `torch.roll` rolls the flattened map, where a row goes on into the next: give both shifts and "
+         "`dims=(0, 1)`",
+         lambda H, W, M, s: groups_like(H, W, M, s, roll=0).roll(-s[0])),
+        ("these are the official code's nine regions, `cnt`, counted on the rolled map: enough for the mask, but other numbers, "
+         "and windows share one where a map is large; number the shifted windows before the roll",
+         groups_by_counter),
         ("you numbered the regular windows: shifted ones are cut at s, s + M, s + 2M, ...",
          lambda H, W, M, s: groups_like(H, W, M, s, first=lambda M, s: M if s else 0)),
         ("the first piece of an axis has s tokens, not M - s",

@@ -15,6 +15,7 @@ from .prediction import probabilities
 from .spread import spread
 from .windows import (
     bias_tables,
+    table_cutouts,
     hierarchy_2d,
     index_matrix,
     regions_2d,

@@ -10,13 +10,14 @@ from .style import MARKERS, ORANGE, SKY, VERMILION, array, figure, headline
 
 @figure
 def spread(rows: dict, xlabel: str, title: str | None = None, marks: dict | None = None,
-           paired: bool = False) -> Figure:
+           paired: bool = False, median: bool = False) -> Figure:
     """Each measurement a dot, their mean a line, written beside it with the standard deviation.
 
     `rows`: name -> values, for instance one of each seed; a single value has no deviation.
     `marks`: legend -> {name: value}, numbers of another kind at the same rows, for instance a
     count or what was published. `paired`: the n-th values of all rows belong together, for
-    instance to one seed; a thin line joins them.
+    instance to one seed; a thin line joins them. `median`: the line is the median, written
+    without a deviation, for times, of which a few may be far off.
     """
     for name, values in rows.items():
         if array(values).ndim != 1 or not len(values):
@@ -32,14 +33,17 @@ def spread(rows: dict, xlabel: str, title: str | None = None, marks: dict | None
     for i, values in enumerate(array(v).astype(float) for v in rows.values()):
         axes.plot(values, np.full(len(values), i), "o", color=SKY, markeredgecolor="0.2", markersize=7,
                   label="one measurement" if i == 0 else None)
-        axes.plot([values.mean()] * 2, [i - 0.3, i + 0.3], color="black", linewidth=2.5,
-                  label="mean" if i == 0 else None)
-        text = f"{values.mean():.3g}" + (f" ± {values.std(ddof=1):.2g}" if len(values) > 1 else "")
+        middle = np.median(values) if median else values.mean()
+        axes.plot([middle] * 2, [i - 0.3, i + 0.3], color="black", linewidth=2.5,
+                  label=("median" if median else "mean") if i == 0 else None)
+        text = f"{middle:.3g}"
+        if len(values) > 1 and not median:
+            text += f" ± {values.std(ddof=1):.2g}"
         axes.annotate(text, (1.01, i), xycoords=("axes fraction", "data"), va="center", size=12)
     for n, (label, values) in enumerate((marks or {}).items()):
         axes.plot(list(values.values()), [list(rows).index(name) for name in values], MARKERS[n + 1],
                   color=(ORANGE, VERMILION)[n % 2], markeredgecolor="0.2", markersize=9, linestyle="none",
-                  label=label)
+                  label=label, zorder=1.9)                  # behind the dots
     axes.set(yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.5), xlabel=xlabel)
     axes.set_yticklabels(list(rows))
     axes.margins(x=0.08)

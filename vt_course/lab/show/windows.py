@@ -302,7 +302,8 @@ def windows_2d(tokens, window, title=None, shift=(0, 0)) -> Figure:
 def regions_2d(labels, title=None) -> Figure:
     """Integer maps (H, W) as coloured grids with the numbers in the cells, side by side.
 
-    `labels`: one map or a list; `title`: one for the figure, or a list with one for each map.
+    `labels`: one map or a list; `title`: one for the figure, or a list with one for each map. A
+    negative number means none: grey, written as –.
     """
     arrays, names, title = panels(labels, title)
     for a in arrays:
@@ -310,7 +311,7 @@ def regions_2d(labels, title=None) -> Figure:
             raise CourseError(f"a map of regions has two axes (H, W), not shape {a.shape}")
     palette = np.array([to_rgb(c) for c in (YELLOW, BLUE, ORANGE, VERMILION, "#F7F7F7", GREEN,
                                             SKY, "#44546A", PINK)])
-    values = np.unique(np.concatenate([a.ravel() for a in arrays]))
+    values = np.unique(np.concatenate([a[a >= 0] for a in arrays]))
     width = min(4.2, 10 / len(arrays))                      # of a panel, in inches
     tall = max(a.shape[0] / a.shape[1] for a in arrays)
     lines = max(len(fill(name, int(8.5 * width)).split("\n")) for name in names)
@@ -319,6 +320,7 @@ def regions_2d(labels, title=None) -> Figure:
                                                                     height))
     for axes, a, name in zip(grid[0], arrays, names):
         colours = palette[np.searchsorted(values, a) % len(palette)]               # (H, W, 3)
+        colours[a < 0] = to_rgb("#D9D9D9")
         axes.imshow(colours)
         axes.set_xticks(np.arange(a.shape[1] + 1) - 0.5, minor=True)
         axes.set_yticks(np.arange(a.shape[0] + 1) - 0.5, minor=True)
@@ -333,7 +335,60 @@ def regions_2d(labels, title=None) -> Figure:
         axes.set(xlabel="W", ylabel="H", title=fill(name, int(8.5 * width)),
                  xticks=[], yticks=[])
         if max(a.shape) <= 16:
-            number_cells(axes, a, colours)
+            number_cells(axes, np.where(a < 0, "–", a.astype(str)), colours)
+    headline(fig, title)
+    return fig
+
+
+@figure
+def table_cutouts(index, queries: list[tuple[int, int]], title: str | None = None) -> Figure:
+    """Which rows of the bias table a query reads: the table by offset, then what each query reads.
+
+    `index`: (N, N), the row of the table for each query and key of an M x M window; `queries`: one
+    or two places (h, w) in it. On the left the rows 0, 1, ... of the table as a picture over
+    (Δh, Δw), with a line around those that each query reads; then, in the order of the keys, the
+    numbers it reads, framed in the same colour.
+    """
+    index = array(index)
+    M = round(len(index) ** 0.5) if index.ndim == 2 else 0
+    if index.shape != (M * M, M * M) or not 1 <= M <= 4:
+        raise CourseError(f"the index of a window of M × M tokens is (M·M, M·M) with M up to 4, not {index.shape}")
+    if len(queries) not in (1, 2):
+        raise CourseError(f"{len(queries)} queries cannot be told apart in the table: give one or two")
+    for h, w in queries:
+        if not (0 <= h < M and 0 <= w < M):
+            raise CourseError(f"query ({h}, {w}) is not in a window of {M} × {M}")
+    side = 2 * M - 1
+    table = np.arange(side * side).reshape(side, side)      # (Δh, Δw)
+    read = [index[h * M + w].reshape(M, M) for h, w in queries]
+    total = side + len(read) * M
+    fig, panels_ = plt.subplots(1, 1 + len(read), figsize=(10, 10 * side / total + 0.9 + 0.3 * bool(title)),
+                                width_ratios=[side] + [M] * len(read))
+    for axes, a in zip(panels_, [table, *read]):
+        colours = plt.get_cmap("viridis")(0.25 + 0.75 * np.clip(a / (side * side - 1), 0, 1))     # (., ., 4)
+        axes.imshow(colours)
+        axes.set_xticks(np.arange(a.shape[1] + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(a.shape[0] + 1) - 0.5, minor=True)
+        axes.grid(which="minor", color="0.3", linewidth=0.5, alpha=1)
+        axes.tick_params(which="both", length=0, pad=6)
+        number_cells(axes, a, colours)
+    offsets = [f"{d}".replace("-", "−") for d in range(1 - M, M)]
+    panels_[0].set(xlabel="Δw", ylabel="Δh", title="the table, by offset",
+                   xticks=range(side), yticks=range(side))
+    panels_[0].set_xticklabels(offsets)
+    panels_[0].set_yticklabels(offsets)
+    panels_[0].spines[:].set_visible(False)
+    for axes, (h, w), a, colour, width in zip(panels_[1:], queries, read, (VERMILION, "black"), (6, 3.5)):
+        axes.set(xlabel="column of the key", ylabel="row of the key",
+                 title=fill(f"read by query ({h},\u00a0{w})", int(80 * M / total)),
+                 xticks=range(M), yticks=range(M))
+        axes.spines[:].set(visible=True, color=colour, linewidth=width)
+        inside = np.pad(np.isin(table, a), 1)               # a ring of False around the table
+        border = dict(color=colour, linewidth=width, solid_capstyle="projecting", clip_on=False)
+        for i, j in np.argwhere(inside[1:] != inside[:-1]):
+            panels_[0].plot([j - 1.5, j - 0.5], [i - 0.5, i - 0.5], **border)
+        for i, j in np.argwhere(inside[:, 1:] != inside[:, :-1]):
+            panels_[0].plot([j - 0.5, j - 0.5], [i - 1.5, i - 0.5], **border)
     headline(fig, title)
     return fig
 
