@@ -271,6 +271,7 @@ WRONG = {
         "(W H T)": (lambda x, w: partition(x, w, "(b t h w) (c a p) d"), likely("4.1", "run (W H T)")),
         "windows (W H T)": (lambda x, w: partition(x, w, "(b w h t) (p a c) d"),
                             likely("4.1", "windows themselves")),
+        "windows (T W H)": (lambda x, w: partition(x, w, "(b t w h) (p a c) d"), likely("4.1", "listed (T W H): H and W")),
         "windows before batch": (lambda x, w: partition(x, w, "(t h w b) (p a c) d"),
                                  likely("4.1", "batch axis")),
         "dilated": (lambda x, w: rearrange(x, "b (p t) (a h) (c w) d -> (b t h w) (p a c) d",
@@ -296,6 +297,8 @@ WRONG = {
     },
     "4.2": {
         "only reshape": (lambda x, w, s: x.reshape(-1, *s, x.shape[-1]), likely("4.2", "never permuted")),
+        "permutation of 4.1": (lambda x, w, s: x.reshape(-1, *[n // m for n, m in zip(s, w)], *w, x.shape[-1])
+                               .permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, *s, x.shape[-1]), likely("4.2", "its own inverse")),
         "token before window": (lambda x, w, s: reverse(x, w, s, "b (p t) (a h) (c w) d"),
                                 likely("4.2", "(token, window)")),
         "grid W H": (grid_swapped, likely("4.2", "in the first reshape")),
@@ -360,6 +363,9 @@ WRONG = {
         "M": (lambda w: index(w, lambda t, h, x, P, A, C: (t * A + h) * C + x), likely("4.5", "by the window size")),
         "(W H T)": (lambda w: index(w, lambda t, h, x, P, A, C: (x * (2 * A - 1) + h) * (2 * P - 1) + t),
                     likely("4.5", "digits run")),
+        "square windows only": (lambda w: index((w[0], w[1], w[1]), None) if w[1] == w[2] else index(
+            w, lambda t, h, x, P, A, C: (t * (2 * A - 1) + h) * (2 * A - 1) + x - (C - 1) + A - 1), likely("4.5", "taken as equal")),
+        "2P-1": (lambda w: index(w, lambda t, h, x, P, A, C: (t * (2 * P - 1) + h) * (2 * P - 1) + x), likely("4.5", "base of all digits")),
         "sum": (lambda w: index(w, lambda t, h, x, P, A, C: t + h + x), likely("4.5", "are added")),
         "float": (lambda w: index(w).float(), "dtype torch.float32, wanted torch.int64\n"),
         "table": (lambda w: index(w).flatten(), "shape (64,), wanted (N, N) with N = 2·2·2 = (8, 8)"),

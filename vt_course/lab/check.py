@@ -156,7 +156,8 @@ def error_hint(exercise: Exercise, error: Exception) -> str | None:
     if "view size is not compatible" in str(error):
         return "`view` cannot follow `permute`, whose result is not contiguous: use `reshape`"
     if "invalid for input of size" in str(error) or "shape '" in str(error):
-        return "the sizes you reshape to do not multiply to the number of elements"
+        return ("the sizes you reshape to do not multiply to the number of elements (are two sides exchanged or taken as equal? is the "
+                "batch taken to be 1?)")
     if "Expected size for first two dimensions" in str(error) or "shapes cannot be multiplied" in str(error):
         return ("the inner sizes of a matrix product differ; `.T` turns all axes around, `.mT` exchanges the last two, and the weight "
                 "of a linear layer is (out, in): `F.linear(x, w)` or `x @ w.T`")

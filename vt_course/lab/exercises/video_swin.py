@@ -54,6 +54,8 @@ EXERCISES["4.1"] = Exercise(
          lambda x, w: cut(x, w, (0, 1, 3, 5, 6, 4, 2, 7))),
         ("the windows themselves are listed (W H T); the order is (T H W), W fastest",
          lambda x, w: cut(x, w, (0, 5, 3, 1, 2, 4, 6, 7))),
+        ("the windows are listed (T W H): H and W of the window grid are exchanged",
+         lambda x, w: cut(x, w, (0, 1, 5, 3, 2, 4, 6, 7))),
         ("you gather tokens at the same place of all windows (a dilated grid): number of windows and window size are "
          "exchanged in the reshape, T must become (T/P, P), not (P, T/P)",
          lambda x, w: dilated(x, w)),
@@ -97,6 +99,8 @@ EXERCISES["4.2"] = Exercise(
          lambda x, w, s: x.reshape(-1, *s, x.shape[-1])),
         ("each axis is put together as (token, window) instead of (window, token): neighbours end up one window apart",
          lambda x, w, s: glue(x, w, s, (0, 4, 1, 5, 2, 6, 3, 7))),
+        ("this is the permutation of exercise 4.1, which is not its own inverse: each \"where\" must come right after its \"which\", (0, 1, 4, 2, 5, 3, 6, 7)",
+         lambda x, w, s: glue(x, w, s, (0, 1, 3, 5, 2, 4, 6, 7))),
         ("H and W of the window grid are exchanged in the permutation",
          lambda x, w, s: glue(x, w, s, (0, 1, 4, 3, 5, 2, 6, 7))),
         ("H and W of the window grid are exchanged in the first reshape",
@@ -225,6 +229,10 @@ EXERCISES["4.5"] = Exercise(
          lambda w: index_like(w, lambda t, h, x, P, A, B: ((t + P - 1) * A + h + A - 1) * B + x + B - 1)),
         ("the digits run (W H T): time must be the slowest, W the fastest",
          lambda w: index_like(w, lambda t, h, x, P, A, B: ((x + B - 1) * (2 * A - 1) + h + A - 1) * (2 * P - 1) + t + P - 1)),
+        ("Mh and Mw are taken as equal: W has 2Mw-1 offsets, H has 2Mh-1",
+         lambda w: index_like(w, lambda t, h, x, P, A, B: ((t + P - 1) * (2 * A - 1) + h + A - 1) * (2 * A - 1) + x + A - 1)),
+        ("2P-1 is the base of all digits; the digit of H has 2M-1 values, that of W has 2M-1: these are the bases",
+         lambda w: index_like(w, lambda t, h, x, P, A, B: ((t + P - 1) * (2 * P - 1) + h + A - 1) * (2 * P - 1) + x + B - 1)),
         ("the three offsets are added instead of being read as digits of one number",
          lambda w: index_like(w, lambda t, h, x, P, A, B: t + P - 1 + h + A - 1 + x + B - 1)),
     ), piece=swin.relative_position_index)
