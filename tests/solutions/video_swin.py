@@ -350,7 +350,7 @@ WRONG = {
         "integers": (lambda z, w, s: mask_official(z, w, s).long(),
                      "dtype torch.int64, wanted torch.float32\n"),
         "one window": (lambda z, w, s: mask_official(z, w, s)[0],
-                       "shape (64, 64), wanted (T/P·H/M·W/M, P·M·M, P·M·M) = (8, 64, 64) = (8, 64, 64)"),
+                       "shape (64, 64), wanted (T/P·H/M·W/M, P·M·M, P·M·M) = (8, 64, 64)"),
         "no size": (lambda z, w, s: torch.zeros(z) @ w, "raised TypeError"),
     },
     "4.5": {
@@ -381,7 +381,7 @@ WRONG = {
         "halved": (lambda w, pt: torch.stack([0.5 * w] * pt, 2), likely("4.6", "halved always")),
         "time last": (lambda w, pt: repeat(w / pt, "d c h w -> d c h w t", t=pt), likely("4.6", "time axis is the last")),
         "time first": (lambda w, pt: repeat(w / pt, "d c h w -> t d c h w", t=pt),
-                       "shape (2, 6, 3, 4, 4), wanted (D, C, pt, ph, pw) = (6, 3, 2, 4, 4) = (6, 3, 2, 4, 4)\n"
+                       "shape (2, 6, 3, 4, 4), wanted (D, C, pt, ph, pw) = (6, 3, 2, 4, 4)\n"
                        "  Likely: your axes are in another order: the right result, permuted by (2, 0, 1, 3, 4)\n"),
         "no axis": (lambda w, pt: w / pt, "shape (6, 3, 4, 4), wanted"),
         "NaN": (lambda w, pt: inflate_by_conv(w, pt) * torch.nan, "got nan, wanted "),
