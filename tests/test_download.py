@@ -272,7 +272,9 @@ def test_whatever_happens_the_file_is_whole_or_absent(body, faults, checked, tmp
 
 # ---------------------------------------------------------------- processes
 
-FETCH = "import sys; from vt_course.download import fetch; from vt_course import CourseError\n" \
+# A shell that puts the tests into the background makes them, and so their children, deaf to Ctrl-C: undone here.
+FETCH = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n" \
+        "from vt_course.download import fetch; from vt_course import CourseError\n" \
         "try: fetch(sys.argv[1], sys.argv[2])\n" \
         "except CourseError as e: sys.exit(str(e))"
 
