@@ -10,6 +10,7 @@ from PIL import Image
 from vt_course import CourseError
 from vt_course.lab import show
 from vt_course.lab.show import explore
+from vt_course.models import swin
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -35,9 +36,9 @@ def test_without_a_front_end_it_is_one_small_picture(setting, static):
 
 def test_the_readers_functions_are_drawn(static):
     right = pixels(show.explore_windows((8, 8), (4, 4), (2, 2)).data)
-    same = pixels(show.explore_windows((8, 8), (4, 4), (2, 2), roll=explore.package_roll, mask=explore.package_mask).data)
+    same = pixels(show.explore_windows((8, 8), (4, 4), (2, 2), roll=explore.package_roll, mask=swin.shift_mask).data)
     wrong_roll = pixels(show.explore_windows((8, 8), (4, 4), (2, 2), roll=lambda x, s: x.roll(s, (1, 2))).data)
-    wrong_mask = pixels(show.explore_windows((8, 8), (4, 4), (2, 2), mask=lambda *a: -100 - explore.package_mask(*a)).data)
+    wrong_mask = pixels(show.explore_windows((8, 8), (4, 4), (2, 2), mask=lambda *a: -100 - swin.shift_mask(*a)).data)
     top, middle = len(right) // 2, right.shape[1] * 2 // 3
 
     def differ(other, *part):                       # a palette of few colours moves each a little
@@ -76,4 +77,4 @@ def test_settings_that_cannot_be_drawn(size, window, shift, static):
 def test_the_packages_functions():
     x = torch.arange(16).view(1, 4, 4, 1)
     assert explore.package_roll(x, (1, 2))[0, 0, 0] == x[0, 1, 2]
-    assert explore.package_mask((4, 4), (2, 2), (1, 1)).shape == (4, 4, 4)
+    assert swin.shift_mask((4, 4), (2, 2), (1, 1)).shape == (4, 4, 4)

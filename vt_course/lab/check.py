@@ -59,9 +59,8 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
             return exercise.piece
         except Exception as error:               # whatever the reader's code raises is the finding
             fail(number, f"your function raised {type(error).__name__} on {describe(exercise, args)}: {error}",
-                 error_hint(exercise, error))
+                 error_hint(error))
             return function
-    problem = None
     for args, used, got in zip(cases, given, outputs):
         want = exercise.definition(*clone(args))
         problem = compare(exercise, args, got, want)
@@ -152,7 +151,7 @@ def permutation_hint(exercise: Exercise, cases: list[tuple], outputs: list) -> s
     return None
 
 
-def error_hint(exercise: Exercise, error: Exception) -> str | None:
+def error_hint(error: Exception) -> str | None:
     if "view size is not compatible" in str(error):
         return "`view` cannot follow `permute`, whose result is not contiguous: use `reshape`"
     if "invalid for input of size" in str(error) or "shape '" in str(error):

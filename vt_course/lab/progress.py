@@ -25,7 +25,7 @@ def record(number: str) -> None:
             return
         new = not path.exists()
         with path.open("a", encoding="utf-8", newline="") as file:      # a line is appended whole, or not at all
-            file.write(("exercise,passed\n" if new else "") + f"{number},{datetime.now().isoformat(' ', 'minutes')}\n")
+            file.write((",".join(FIELDS) + "\n" if new else "") + f"{number},{datetime.now().isoformat(' ', 'minutes')}\n")
     except (OSError, CourseError) as error:
         print(f"  (`vt-course progress` will not know: {error})")
 

@@ -54,7 +54,8 @@ def clamp_window(size: Size, window: Size, shift: Size) -> tuple[Size, Size]:
     return clamped, tuple(0 if s <= w else sh for s, w, sh in zip(size, window, shift))
 
 
-def shift_mask(size: Size, window: Size, shift: Size, device: torch.device, dtype: torch.dtype) -> Tensor:
+def shift_mask(size: Size, window: Size, shift: Size, device: torch.device | None = None,
+               dtype: torch.dtype = torch.float32) -> Tensor:
     """Which pairs in a rolled window were neighbours before the roll (Swin, figure 4).
 
     Returns (nW, N, N): 0 where two tokens may attend to each other, -100 where the roll brought them

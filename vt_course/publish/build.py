@@ -123,13 +123,13 @@ def _build_one(source: Path, path: Path, progress: bool) -> dict:
             wrong = [str(error)]
     if not wrong:
         nb.metadata = nbformat.from_dict(METADATA)      # nbclient adds the exact Python version
-        _write(nb, path)
+        write(nb, path)
     return dict(notebook=source.stem, cells=_code_cells(nb),
                 seconds=round(time.perf_counter() - start, 1),
                 status="failed" if wrong else "built", problems=wrong)
 
 
-def _write(nb, path: Path) -> None:
+def write(nb, path: Path) -> None:
     """All or nothing: readers and a failed run never meet half a file."""
     nbformat.validate(nb)
     part = path.with_suffix(".ipynb.part")

@@ -1,13 +1,12 @@
 """notebooks/src/NN_name.py -> the student edition: the same notebook without the solutions, not executed."""
 import hashlib
-import os
 from pathlib import Path
 
 import nbformat
 
 from .. import CourseError, repo_root
 from . import hygiene
-from .build import METADATA, from_source
+from .build import METADATA, from_source, write
 from .kernel import select
 
 NOTE = ("*Student edition: the solutions are left out. Each exercise is a stub, a check and hints. While a stub is untouched, the"
@@ -36,9 +35,7 @@ def student(names: list[str] | None = None, *, out: Path | None = None, root: Pa
     rows = []
     for source, path in zip(sources, outputs):
         nb = student_edition(source)
-        part = path.with_suffix(".ipynb.part")
-        nbformat.write(nb, part)
-        os.replace(part, path)
+        write(nb, path)
         rows.append(dict(notebook=source.stem, exercises=len(hygiene.exercises(nb)), output=str(path)))
     return rows
 

@@ -166,25 +166,32 @@ def numbered(*shape):
     return torch.arange(prod(shape), dtype=torch.float32).view(shape)
 
 
+def cut_literal(x, sizes):
+    """Slice by slice: the box at each place of the grid, colour by colour, its last axis fastest."""
+    grid = [n // p for n, p in zip(x.shape[2:], sizes)]
+    out = x.new_empty(len(x), *grid, x.shape[1] * prod(sizes))
+    for place in np.ndindex(*grid):
+        box = [slice(i * p, (i + 1) * p) for i, p in zip(place, sizes)]
+        out[(slice(None), *place)] = x[(slice(None), slice(None), *box)].reshape(len(x), -1)
+    return out                                                        # (B, *grid, C·prod(sizes))
+
+
+def cut(x, sizes, out, split):
+    """Cut with einops: capitals count boxes, small letters the numbers inside."""
+    return rearrange(x, f"{split} -> {out}", **dict(zip("thw"[-len(sizes):], sizes)))
+
+
+def shaped(tokens, x, sizes):
+    """A wrong order of numbers in the right shape."""
+    return tokens.reshape(len(x), *[n // p for n, p in zip(x.shape[2:], sizes)], -1)
+
+
 def patches_literal(x, patch):
-    """Slice by slice: the patch at (i, j), colour by colour, row by row."""
-    ph, pw = patch
-    B, C, H, W = x.shape
-    out = x.new_empty(B, H // ph, W // pw, C * ph * pw)
-    for i in range(H // ph):
-        for j in range(W // pw):
-            out[:, i, j] = x[:, :, i * ph:(i + 1) * ph, j * pw:(j + 1) * pw].reshape(B, -1)
-    return out                                                        # (B, H/ph, W/pw, C·ph·pw)
+    return cut_literal(x, patch)                                      # (B, H/ph, W/pw, C·ph·pw)
 
 
 def patches(x, patch, out="b H W (c h w)", split="b c (H h) (W w)"):
-    return rearrange(x, f"{split} -> {out}", h=patch[0], w=patch[1])
-
-
-def shaped_patches(x, patch, out, split="b c (H h) (W w)"):
-    """A wrong order of numbers in the right shape."""
-    (B, C, H, W), (ph, pw) = x.shape, patch
-    return patches(x, patch, out, split).reshape(B, H // ph, W // pw, -1)
+    return cut(x, patch, out, split)
 
 
 EXERCISES["1.4"] = Exercise(
@@ -205,29 +212,18 @@ EXERCISES["1.4"] = Exercise(
         ("you gather pixels that lie a whole grid apart: H must become (H/ph, ph), not (ph, H/ph)",
          lambda x, p: patches(x, p, split="b c (h H) (w W)")),
         ("the patches are listed column by column: rows of patches must come first",
-         lambda x, p: shaped_patches(x, p, "b W H (c h w)")),
+         lambda x, p: shaped(patches(x, p, "b W H (c h w)"), x, p)),
         ("the colours stay apart: a token holds all colours of its patch",
-         lambda x, p: shaped_patches(x, p, "b c H W (h w)")),
+         lambda x, p: shaped(patches(x, p, "b c H W (h w)"), x, p)),
     ), piece=patches)
 
 
 def tubes_literal(x, tube):
-    """Slice by slice: the tube at (i, j, k), colour by colour, frame by frame, row by row."""
-    pt, ph, pw = tube
-    B, C, T, H, W = x.shape
-    out = x.new_empty(B, T // pt, H // ph, W // pw, C * pt * ph * pw)
-    for i, j, k in np.ndindex(out.shape[1:4]):
-        out[:, i, j, k] = x[:, :, i * pt:(i + 1) * pt, j * ph:(j + 1) * ph, k * pw:(k + 1) * pw].reshape(B, -1)
-    return out                                                        # (B, T/pt, H/ph, W/pw, C·pt·ph·pw)
+    return cut_literal(x, tube)                                       # (B, T/pt, H/ph, W/pw, C·pt·ph·pw)
 
 
 def tubes(x, tube, out="b T H W (c t h w)", split="b c (T t) (H h) (W w)"):
-    return rearrange(x, f"{split} -> {out}", t=tube[0], h=tube[1], w=tube[2])
-
-
-def shaped_tubes(x, tube, out, split="b c (T t) (H h) (W w)"):
-    grid = [n // p for n, p in zip(x.shape[2:], tube)]
-    return tubes(x, tube, out, split).reshape(x.shape[0], *grid, -1)
+    return cut(x, tube, out, split)
 
 
 EXERCISES["1.5"] = Exercise(
@@ -252,11 +248,11 @@ EXERCISES["1.5"] = Exercise(
         ("you gather pixels that lie a whole grid apart: each axis must become (number of tubes, size of a tube), in this order",
          lambda x, p: tubes(x, p, split="b c (t T) (h H) (w W)")),
         ("the tubes themselves are listed (H W T); the order is (T H W), W fastest",
-         lambda x, p: shaped_tubes(x, p, "b H W T (c t h w)")),
+         lambda x, p: shaped(tubes(x, p, "b H W T (c t h w)"), x, p)),
         ("C belongs inside the token, after T', H', W': your tubes hold one colour each",
-         lambda x, p: shaped_tubes(x, p, "b c T H W (t h w)")),
+         lambda x, p: shaped(tubes(x, p, "b c T H W (t h w)"), x, p)),
         ("the tubes themselves are listed (T W H): H and W are exchanged",
-         lambda x, p: shaped_tubes(x, p, "b T W H (c t h w)")),
+         lambda x, p: shaped(tubes(x, p, "b T W H (c t h w)"), x, p)),
     ), piece=tubes)
 
 

@@ -8,6 +8,7 @@ from IPython.display import Image as Picture
 from PIL import Image
 
 from vt_course import CourseError
+from vt_course.models import swin
 
 from .windows import regions_2d, shift_mask, window_numbers, windows_3d
 
@@ -27,7 +28,7 @@ def explore_windows(size, window, shift, roll=None, mask=None):
         raise CourseError(f"every size of {size} must be a multiple of its window {window}, and 0 <= shift < window, not {shift}")
 
     def draw(window, shift) -> bytes:
-        return stacked(pictures(size, window, shift, roll or package_roll, mask or package_mask))
+        return stacked(pictures(size, window, shift, roll or package_roll, mask or swin.shift_mask))
 
     if os.environ.get("VT_COURSE_STATIC"):
         return Picture(draw(window, shift), width=900)
@@ -70,11 +71,6 @@ def pictures(size, window, shift, roll, mask) -> list:
 
 def package_roll(x, shift):
     return torch.roll(x, [-s for s in shift], list(range(1, 1 + len(shift))))
-
-
-def package_mask(size, window, shift):
-    from vt_course.models import swin
-    return swin.shift_mask(size, window, shift, torch.device("cpu"), torch.float32)
 
 
 def stacked(figures) -> bytes:
