@@ -66,7 +66,7 @@ def verbs(parser=None, name=()) -> dict:
 
 def test_the_verbs():
     assert {" ".join(name) for name in verbs()} == {
-        "doctor", "data", "data synthetic", "data kinetics", "data prepare", "data verify", "data stats", "bench", "bench decode", "bench models", "bench growth", "models", "verify",
+        "doctor", "data", "data synthetic", "data kinetics", "data prepare", "data shard", "data verify", "data stats", "bench", "bench decode", "bench models", "bench growth", "models", "verify",
         "weights", "weights list", "weights get", "train", "evaluate", "build", "course", "student", "progress"}
 
 

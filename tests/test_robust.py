@@ -61,6 +61,7 @@ ODD = {  # name: (how it is written, its frames); each is also verified
     "grey.mp4": (dict(pixels="gray"), 24), "full range.avi": (dict(codec="mjpeg", pixels="yuvj420p"), 24),
     "vp9.webm": (dict(codec="libvpx-vp9"), 24), "two pixels.mp4": (dict(size=(2, 2)), 24),
     "one frame.mp4": (dict(frames=1), 1), "odd size.mp4": (dict(size=(51, 67), pixels="yuv444p"), 24),
+    "av1.mp4": (dict(codec="libsvtav1", size=(64, 64)), 24),
     "variable rate.mp4": (dict(frames=12, times=[0, 1, 2, 3, 12, 13, 14, 30, 31, 60, 61, 62]), 12),
     "a space, 视频 & ünï 'q' #1 %20.mp4": ({}, 24)}
 
@@ -83,8 +84,9 @@ def test_an_odd_file_is_read_like_any_other(odd, name):
     reader, oracle = ClipReader(odd / name), decode(odd / name)
     clip = reader.read(range(reader.num_frames))
     assert clip.dtype == np.uint8 and clip.shape == oracle.shape and len(clip) == ODD[name][1]
-    gap = clip.astype(int) - oracle                            # of 10 bits, FFmpeg 4 and 8 place the colours
-    assert abs(gap).mean() < 6 and abs(gap.mean()) < 1         # of an edge half a pixel apart
+    np.testing.assert_array_equal(clip, oracle)
+    wanted = [count // 2 for count in (len(oracle), 2 * len(oracle) - 1, 0)]
+    np.testing.assert_array_equal(ClipReader(odd / name).read(wanted), oracle[wanted])
 
 
 def test_odd_files_pass_the_thorough_check(odd):
@@ -120,15 +122,7 @@ def test_a_title_that_is_not_utf_8_is_no_fault(tmp_path):
 
 # ------------------------------------------------------------------------- what is not read
 
-def test_av1_is_named_as_what_decord_cannot_decode(tmp_path):
-    try:
-        write_video(tmp_path / "new.mp4", frames=4, size=(64, 64), codec="libsvtav1")
-    except (av.FFmpegError, ValueError):
-        pytest.skip("this PyAV has no AV1 encoder")
-    assert "cannot decode (AV1)" in sentence(tmp_path / "new.mp4")
-
-
-@pytest.mark.parametrize("ending", ["mp4", "mov", "avi"])
+@pytest.mark.parametrize("ending", ["mp4", "mov", "avi", "mkv"])
 def test_a_small_file_with_giant_pictures_is_refused_before_it_takes_memory(tmp_path, ending):
     side = 6016                                                # 36.2 million pixels; 8K has 35.4
     assert side * side > LARGEST
@@ -173,14 +167,19 @@ def test_permission_denied_is_one_sentence_even_where_root_would_read(tmp_path, 
 
 
 @pytest.mark.parametrize("at, value", [(12, 2**31 - 1), (8, 257), (12, 9000)], ids=["frames", "entries", "a few too many"])
-def test_an_index_that_claims_too_much_is_refused_before_decord_sees_it(tmp_path, at, value):
-    """decord ended the process (SIGABRT) on the first two: found by three of 3,000 mutants."""
+def test_an_index_that_claims_too_much_costs_no_memory(tmp_path, at, value):
+    """A table of times for more frames than there are; decord ended the process on the first two."""
     path = write_video(tmp_path / "claims.mp4", frames=16, size=(64, 64))
     data = bytearray(path.read_bytes())
     times = data.index(b"stts") + at
     data[times:times + 4] = value.to_bytes(4, "big")
     path.write_bytes(data)
-    assert "its index counts more frames than it has bytes" in sentence(path)
+    before = psutil.Process().memory_info().rss
+    if value == 257:
+        assert "is damaged and cannot be opened" in sentence(path)
+    else:
+        assert ClipReader(path).num_frames == 16
+    assert psutil.Process().memory_info().rss - before < 50e6
 
 
 # ------------------------------------------------------------------------- damage at random

@@ -607,9 +607,8 @@ def test_nothing_readable_stops(recipe, clips, tiny, tmp_path):
 def test_kept_frames_are_the_same_samples_decoded_once(recipe, tiny, monkeypatch, tmp_path):
     plain, _ = evaluate.open_data(recipe)
     kept, kept_val = evaluate.open_data(dataclasses.replace(recipe, keep=32))  # as stored
-    opened, reader = [], evaluate.ClipReader
-    monkeypatch.setattr(evaluate, "ClipReader",
-                        lambda path: opened.append(Path(path).name) or reader(path))
+    opened, reader = [], kept._open
+    monkeypatch.setattr(kept, "_open", lambda row: opened.append(Path(row["path"]).name) or reader(row))
     for key in [(0, 3), (1, 3), (2, 3), (0, 4)]:
         assert torch.equal(kept[key]["clip"], plain[key]["clip"])
     assert opened == ["train3.mp4", "train4.mp4"]
@@ -617,7 +616,7 @@ def test_kept_frames_are_the_same_samples_decoded_once(recipe, tiny, monkeypatch
     _, val = evaluate.open_data(dataclasses.replace(recipe, sampling="uniform"))
     _, kept_val = evaluate.open_data(dataclasses.replace(recipe, sampling="uniform", keep=16))
     assert torch.equal(kept_val[5]["clip"], val[5]["clip"])
-    assert kept_val.kept[val.rows[5]["path"]].shape == (6, 16, 16, 3)
+    assert kept_val.kept[val.rows[5]["path"], None].shape == (6, 16, 16, 3)
     assert evaluate.make_loader(kept, [[0]], 4, torch.device("cpu")).num_workers == 1
     for name, worker in (("kept", 1), ("again", 0)):
         train(dataclasses.replace(recipe, keep=32), tmp_path / name, workers=worker)

@@ -85,6 +85,23 @@ def data_prepare(args) -> int:
     return 0
 
 
+def data_shard(args) -> int:
+    from vt_course.data.shards import shard
+    args.out = args.out or Path(f"{args.folder}-shards")
+    row = shard(args.folder, args.out, args.shard_mb * 1_000_000, progress=not args.json)
+    if args.json:
+        print_json(row)
+    else:
+        for note in row["notes"]:                # how a folder was split, what is missing
+            print(f"vt-course: {note}", file=sys.stderr)
+        print(f"{row['out']}: {row['clips']:,} clips in {row['shards']:,} shards, {row['bytes'] / 1e6:.0f} MB, "
+              f"{row['written']:,} written now in {row['seconds']:.0f} s")
+        if row["left_out"]:
+            print(f"{row['left_out']:,} clips left out; {args.out / 'left_out.csv'} says why")
+        print(f"train with --data shards:{args.out}")
+    return 0
+
+
 def data_verify(args) -> int:
     from vt_course.data.prepare import verify_folder
     rows = verify_folder(args.folder, report=args.report, timeout=args.timeout, workers=args.workers, progress=not args.json)
@@ -120,6 +137,17 @@ def bench_decode(args) -> int:
     rows = bench_decode(args.files, frames=args.frames, stride=args.stride, short_side=args.short_side,
                         repeats=args.repeats)
     print_json(rows) if args.json else print(table(rows))
+    return 0
+
+
+def bench_loader(args) -> int:
+    from vt_course.data.bench import bench_loader
+    rows = bench_loader(args.files, frames=args.frames, span=args.span, size=args.size, repeats=args.repeats)
+    if args.json:
+        print_json(rows)
+    else:
+        print_table(rows, {"frames": "frames", "stride": "stride", "peer": "peer", "clips_per_second": "ours, clips/s",
+                           "peer_clips_per_second": "peer's", "ratio": "ratio", "max_difference": "max diff / 255"})
     return 0
 
 
@@ -367,6 +395,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seconds", type=length, default=10.0, metavar="N|all", help="the first so many seconds, or all (default 10)")
     p.add_argument("--workers", type=whole(1), help="processes (default: one a core)")
 
+    p = verb(data, "shard", data_shard, "Pack a folder of videos into tar files (WebDataset layout) for large data; run it again to go on.",
+             "vt-course data shard data/videos --out data/shards --shard-mb 500")
+    p.add_argument("folder", type=Path, help="folder of videos, any layout that --data folder:PATH reads")
+    p.add_argument("--out", type=Path, help="folder for the shards (default: FOLDER-shards)")
+    p.add_argument("--shard-mb", type=whole(1), default=1000, help="size of a shard, about (default 1000)")
+
     p = verb(data, "verify", data_verify, "Decode every clip of a folder; writes report.csv; exits 2 if a promised clip is missing.",
              "vt-course data verify data/kinetics")
     p.add_argument("folder", type=Path)
@@ -382,12 +416,20 @@ def parser() -> argparse.ArgumentParser:
 
     bench = verbs.add_parser("bench", help="Measure.", description="Measure.",
                              epilog="example: vt-course bench decode clip.mp4").add_subparsers(metavar="WHAT", required=True)
-    p = verb(bench, "decode", bench_decode, "Compare decord, PyAV and torchcodec on the same files, side by side.",
+    p = verb(bench, "decode", bench_decode, "Our reader, decord, PyAV and torchcodec on the same files, side by side.",
              "vt-course bench decode clip.mp4 other.mp4 --frames 16 --short-side 256")
     p.add_argument("files", type=Path, nargs="+")
     p.add_argument("--frames", type=whole(1), default=16, help="frames a clip (default 16)")
     p.add_argument("--stride", type=whole(1), default=2, help="frames from one to the next (default 2)")
     p.add_argument("--short-side", type=whole(1), help="resize while decoding (default: as it is)")
+    p.add_argument("--repeats", type=whole(1), default=5, help="medians of this many (default 5)")
+
+    p = verb(bench, "loader", bench_loader, "Training clips a second on one core: ours beside loaders built on other decoders.",
+             "vt-course bench loader clip.mp4 other.mp4 --frames 8 16 32")
+    p.add_argument("files", type=Path, nargs="+")
+    p.add_argument("--frames", type=whole(1), nargs="+", default=[8, 16, 32], help="frames a clip (default 8 16 32)")
+    p.add_argument("--span", type=whole(1), default=64, help="frames from first to last; the stride is this over frames (default 64)")
+    p.add_argument("--size", type=whole(1), default=224, help="height and width of the model's input (default 224)")
     p.add_argument("--repeats", type=whole(1), default=5, help="medians of this many (default 5)")
 
     p = verb(bench, "models", bench_models, "Compare our models with other libraries' on the same weights, side by side.",
@@ -420,7 +462,7 @@ def parser() -> argparse.ArgumentParser:
     p = verb(verbs, "train", train, "Train a model; run the same command again to resume.",
              "vt-course train video_swin_mini --data synthetic:motion --out runs/a --set epochs=4 lr=5e-4")
     p.add_argument("model", help="a name from `vt-course models`")
-    p.add_argument("--data", help="synthetic:motion, synthetic:appearance, images:shapes, csv:TRAIN.csv,VAL.csv or folder:PATH"
+    p.add_argument("--data", help="synthetic:motion, synthetic:appearance, images:shapes, csv:TRAIN.csv,VAL.csv, folder:PATH or shards:PATH"
                    " (default: the recipe's)")
     p.add_argument("--out", type=Path, required=True, help="run folder")
     p.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="change settings of the recipe")

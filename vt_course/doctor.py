@@ -46,7 +46,7 @@ def gpus() -> list[str]:
 
 def report() -> dict:
     """Facts about this installation: versions, hardware, decoder, data, and `missing` (what, how to get it)."""
-    broken = {name: fault for name in ("torch", "psutil", "decord") if (fault := works(name))}
+    broken = {name: fault for name in ("torch", "psutil", "av", "decord") if (fault := works(name))}
     facts = {
         "vt_course": __version__, "python": platform.python_version(), "platform": platform.platform(),
         "cpu_cores": os.cpu_count(), "torch_threads": None if "torch" in broken else torch_threads(),

@@ -19,7 +19,7 @@
 #
 # **You will be able to**
 #
-# 1. read frames with decord, and say what can be wrong with a file;
+# 1. read frames of a video, and say what can be wrong with a file;
 # 2. compute the frames that each paper picks, dense or uniform, and the seconds they cover;
 # 3. list the views of a test, and say how their scores are averaged and what that costs;
 # 4. normalise as the weights expect it, and recognise a BGR or 0..255 mistake;
@@ -76,9 +76,10 @@ show.play(frames, fps=video.fps)
 show.film_strip(frames, n=8, title="The same, standing still: eight of 32 frames")
 
 # %% [markdown]
-# ### What decord gives
+# ### What a decoder gives
 #
-# `ClipReader` is a thin cover around [decord](https://github.com/dmlc/decord). Without the cover, four calls are all there is:
+# `ClipReader` reads with [PyAV](https://github.com/PyAV-Org/PyAV), which is FFmpeg in Python. Most repositories of video models use
+# [decord](https://github.com/dmlc/decord). Four calls are all there is to it, and the pixels are the same:
 
 # %%
 raw = decord.VideoReader(path, num_threads=1)
@@ -92,11 +93,12 @@ agree("both read the same", torch.from_numpy(batch).int(), frames[[0, 8, 8, 4]].
 #
 # - The layout is **(T, H, W, 3)**, bytes from 0 to 255, colours in the order **red, green, blue**. (OpenCV gives blue, green, red; section 5 shows what that does.)
 # - Frames are addressed by number. To show frame 57, the decoder goes back to the last **key frame** and decodes from there. Here every frame is a key frame;
-#   in a downloaded video there may be one in 250, so that a clip costs nearly as much as the whole file.
-# - A reader must be opened in the process that uses it. One that was opened before a `DataLoader` forks its workers hangs in them.
+#   in a downloaded video there may be one in 250, so that a clip costs nearly as much as the whole file. (`ClipReader` leaves out frames in between that no
+#   other frame refers to, decord does not.)
+# - A decord reader must be opened in the process that uses it. One that was opened before a `DataLoader` forks its workers hangs in them.
 #
 # An error that users report again and again is decord's `cannot find video stream with wanted index: -1`. It means that the file is empty or damaged, or
-# holds no video; often a download was cut short. Look for such files before you train (`vt-course data verify`), not in epoch 7. The cover says it in words:
+# holds no video; often a download was cut short. Look for such files before you train (`vt-course data verify`), not in epoch 7. `ClipReader` says it in words:
 
 # %%
 with tempfile.TemporaryDirectory() as empty_folder:
@@ -668,7 +670,7 @@ cut_tubes = check("1.5", cut_tubes)
 # </details>
 # <details><summary>Symptom: only the order inside the token is wrong</summary>
 #
-# Of decord's layout (T, H, W, C), colours come last. Here they come first, also inside the token.
+# Of the decoder's layout (T, H, W, C), colours come last. Here they come first, also inside the token.
 # </details>
 
 # %% tags=["solution:1.5"]
@@ -703,7 +705,7 @@ show.token(frames, (2, 4, 4), place, numbers, title="One token of 2·4·4·3 = 9
 #
 # Difficulty 3/5 · importance 4/5 · 10 minutes
 #
-# Tokens may hold their numbers in another order, for instance "thwc" if they were cut from decord's layout. Then the weights must follow. Turn the convolution weight
+# Tokens may hold their numbers in another order, for instance "thwc" if they were cut from the decoder's layout. Then the weights must follow. Turn the convolution weight
 # `(D, C, pt, ph, pw)`, whose axes are called "cthw", into the weight of a linear layer, `(D, C·pt·ph·pw)`, for tokens in the order that the string `order` names, slowest first.
 
 # %% tags=["exercise:1.6"]
@@ -738,7 +740,7 @@ def linear_weight(weight, order):
 linear_weight = check("1.6", linear_weight, solution=True)
 
 # %% [markdown]
-# Now the tokens of the course's own Video Swin-T, twice: from your cut, and straight from decord's layout, with no axis of the video moved.
+# Now the tokens of the course's own Video Swin-T, twice: from your cut, and straight from the decoder's layout, with no axis of the video moved.
 
 # %%
 stem = create("video_swin_tiny").patch_embed
@@ -1052,7 +1054,7 @@ within("frames swapped, the partner", 100 * turned, 80, 100, " %")
 #
 # ## Summary
 #
-# - A clip from decord is bytes, (T, H, W, 3), RGB. A model takes floats, (B, 3, T, H, W), normalised as its weights expect.
+# - A clip from a decoder is bytes, (T, H, W, 3), RGB. A model takes floats, (B, 3, T, H, W), normalised as its weights expect.
 # - Dense clips span (T − 1) · stride + 1 frames of one place; uniform ones take the middle of T segments of the whole video.
 # - A test averages clips × crops views; a stated cost is usually that of one.
 # - Cut + linear layer = convolution with stride = kernel, on the same weights: 48 numbers a token in Swin, 96 in Video Swin, 768 in TimeSformer. The cubes of MViT (441) and UniFormer (144) overlap and copy numbers.

@@ -44,6 +44,7 @@ def open_spec(spec: str) -> Spec:
     `csv:TRAIN.csv,VAL.csv`: your own manifests; the classes are the sorted labels of TRAIN.csv.
     `folder:PATH`: videos by class, or with the lists of UCF101, HMDB51 or Something-Something
     (see `folders`).
+    `shards:PATH`: tar files, written by `vt-course data shard` or another program (see `shards`).
 
     Raises `CourseError` for an unknown spec, a data set that is not rendered, a manifest that
     is missing or has no clips, and a validation label that does not occur in training.
@@ -72,8 +73,12 @@ def open_spec(spec: str) -> Spec:
         from vt_course.data.folders import read_folder
         found = read_folder(Path(rest).expanduser())
         return Spec(found.train, found.val, found.classes, spec, found.notes)
+    if kind == "shards" and rest:
+        from vt_course.data.shards import read_shards
+        train, val, names, notes = read_shards(Path(rest).expanduser())
+        return Spec(train, val, names, spec, notes)
     raise CourseError(f"Unknown data spec {spec!r}: use synthetic:motion, synthetic:appearance, "
-                      "images:shapes, folder:PATH or csv:TRAIN.csv,VAL.csv.")
+                      "images:shapes, folder:PATH, shards:PATH or csv:TRAIN.csv,VAL.csv.")
 
 
 def _labels(manifest: Path) -> set[str]:

@@ -1,9 +1,12 @@
-"""Decoders side by side: the same frames of the same files, in one process, taking turns.
+"""Readers side by side: the same frames of the same files, in one process, taking turns.
 
-Each decoder opens the file, reads and closes, on one thread, as a data loader worker does.
-"random" is one training clip at a random place; "sequential" is every frame of the file.
+Each opens the file, reads and closes, on one thread, as a data loader worker does. `bench_decode`
+stops at the pixels: "random" is one training clip at a random place, "sequential" every frame of
+the file. `bench_loader` goes on to what a model is fed.
 """
+import statistics
 import time
+from collections.abc import Callable
 from importlib import metadata
 
 import av
@@ -16,8 +19,42 @@ from vt_course.data.clips import dense_indices
 from vt_course.data.reader import ClipReader, scaled_size
 
 
-def read_decord(path, indices, short_side=None) -> np.ndarray:
+def read_ours(path, indices, short_side=None) -> np.ndarray:
     return ClipReader(path, short_side).read(indices)
+
+
+def read_decord(path, indices, short_side=None) -> np.ndarray:
+    import decord                                                  # a peer: nothing else here needs it
+    height = width = -1
+    if short_side:
+        height, width = scaled_size(*decord.VideoReader(str(path), num_threads=1)[0].shape[:2], short_side)
+    return decord.VideoReader(str(path), width=width, height=height, num_threads=1).get_batch(indices).asnumpy()
+
+
+def read_decord_loop(path, indices, short_side=None) -> np.ndarray:
+    """The loop found in many repositories: one frame at a time."""
+    import decord
+    reader = decord.VideoReader(str(path), num_threads=1)
+    return np.stack([reader[int(i)].asnumpy() for i in indices])
+
+
+def read_torchvision_style(path, indices, short_side=None) -> np.ndarray:
+    """Decode everything from the first frame wanted to the last, convert all of it, then pick.
+
+    What `torchvision.io.read_video` did (it is gone since torchvision 0.26), with PyAV.
+    """
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type, stream.codec_context.thread_count = "NONE", 1
+        times = sorted(p.pts for p in container.demux(stream) if p.pts is not None)
+        container.seek(times[indices[0]], stream=stream)
+        clip = []
+        for frame in container.decode(stream):
+            if times[indices[0]] <= frame.pts <= times[indices[-1]]:
+                clip.append(frame.to_ndarray(format="rgb24", threads=1))
+            if frame.pts >= times[indices[-1]]:
+                break
+        return np.stack(clip)[indices - indices[0]]
 
 
 def read_pyav(path, indices, short_side=None) -> np.ndarray:
@@ -34,7 +71,7 @@ def read_pyav(path, indices, short_side=None) -> np.ndarray:
         clip = []
         for frame in container.decode(stream):
             if frame.pts in wanted:
-                clip.append(frame.to_ndarray(format="rgb24", height=height, width=width))
+                clip.append(frame.to_ndarray(format="rgb24", height=height, width=width, threads=1))
             if len(clip) == len(indices):
                 break
         return np.stack(clip)
@@ -50,17 +87,17 @@ def read_torchcodec(path, indices, short_side=None) -> np.ndarray:
 
 def bench_decode(files, *, frames: int = 16, stride: int = 2, short_side: int | None = None,
                  repeats: int = 5, seed: int = 0) -> list[dict]:
-    """One row for each access ("random", "sequential") and decoder, decord first.
+    """One row for each access ("random", "sequential") and decoder, ours (`ClipReader`) first.
 
     A row is dict(access, decoder, version, frames_per_second, ratio, max_difference, error):
     frames delivered in the median pass over all files; that rate over decord's; the largest
-    difference of any channel of any pixel from decord's, None where the shapes differ (decord
-    and torchcodec obey rotation tags, PyAV does not); error: None or why there are no numbers.
+    difference of any channel of any pixel from ours, None where the shapes differ (PyAV alone
+    does not obey rotation tags); error: None or why there are no numbers.
     """
     files = list(files)
     if not files:
         raise CourseError("There are no files to decode; name at least one video file.")
-    readers, missing = {"decord": read_decord, "pyav": read_pyav}, _torchcodec_fault()
+    readers, missing = {"ours": read_ours, "decord": read_decord, "pyav": read_pyav}, _torchcodec_fault()
     if missing is None:
         readers["torchcodec"] = read_torchcodec
     rng = np.random.default_rng(seed)
@@ -84,6 +121,61 @@ def bench_decode(files, *, frames: int = 16, stride: int = 2, short_side: int | 
     return rows
 
 
+PEERS = {"decord, frame by frame": read_decord_loop, "decord, get_batch": read_decord, "PyAV": read_pyav,
+         "torchvision style": read_torchvision_style, "torchcodec": read_torchcodec}
+
+
+def bench_loader(files, *, frames=(8, 16, 32), span: int = 64, size: int = 224, repeats: int = 5, seed: int = 0) -> list[dict]:
+    """Training samples a second on one core, ours beside loaders built on each peer; a row a peer and number of frames.
+
+    A sample is opened, decoded, cut (one random box, the same in all), scaled to `size` and
+    normalised to float32 (3, T, size, size). Its T frames are span // T apart. Ours is what
+    `VideoFolder` does; the peers hand their frames to torchvision's functions.
+    A row is dict(frames, stride, peer, clips_per_second, peer_clips_per_second, ratio,
+    max_difference): medians over `repeats` passes over all files, ratio above 1: ours is faster;
+    the largest difference of a pixel, in units of 1 / 255. Raises `CourseError` without files.
+    """
+    files = list(files)
+    if not files:
+        raise CourseError("There are no files to read; name at least one video file.")
+    peers = {name: read for name, read in PEERS.items() if name != "torchcodec" or _torchcodec_fault() is None}
+    lengths, rows, rng, threads = [ClipReader(path).num_frames for path in files], [], np.random.default_rng(seed), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for T in frames:
+            stride = max(span // T, 1)
+            jobs = [(path, dense_indices(n, T, stride, "random", rng)) for path, n in zip(files, lengths)]
+            jobs = [(path, (np.unique(indices), int(rng.integers(2**31)))) for path, indices in jobs]
+            loaders = {"ours": lambda path, job, _: _our_sample(path, *job, size)}
+            loaders |= {name: lambda path, job, _, read=read: _peer_sample(read, path, *job, size) for name, read in peers.items()}
+            gap = dict.fromkeys(loaders, 0.0)
+            for path, job in jobs:                                 # warms the file cache too
+                ours = loaders["ours"](path, job, None)
+                for name, load in loaders.items():
+                    gap[name] = max(gap[name], float((load(path, job, None) - ours).abs().max()))
+            seconds = {name: statistics.median(s) for name, s in _take_turns(loaders, jobs, None, repeats).items()}
+            rows += [dict(frames=T, stride=stride, peer=name, clips_per_second=len(jobs) / seconds["ours"],
+                          peer_clips_per_second=len(jobs) / seconds[name], ratio=seconds[name] / seconds["ours"],
+                          max_difference=gap[name] * 255 * max(transforms.IMAGENET_STD)) for name in peers]
+    finally:
+        torch.set_num_threads(threads)
+    return rows
+
+
+def _our_sample(path, indices, seed: int, size: int) -> torch.Tensor:
+    clip = torch.from_numpy(ClipReader(path).read(indices))        # (T, H, W, C)
+    return transforms.normalise(transforms.random_resized_crop(clip, size, np.random.default_rng(seed)))
+
+
+def _peer_sample(read: Callable, path, indices, seed: int, size: int) -> torch.Tensor:
+    from torchvision.transforms import functional
+    clip = torch.from_numpy(read(path, indices)).permute(0, 3, 1, 2)                    # (T, C, H, W)
+    box = transforms.random_box(*clip.shape[-2:], np.random.default_rng(seed))
+    clip = functional.resized_crop(clip, *box, [size, size], antialias=True)
+    clip = functional.normalize(clip.float() / 255, transforms.IMAGENET_MEAN, transforms.IMAGENET_STD)
+    return clip.transpose(0, 1).contiguous()                       # (C, T, h, w)
+
+
 def _take_turns(readers: dict, jobs: list, short_side, repeats: int) -> dict[str, list[float]]:
     """Seconds of each pass over all files; on a file the decoders alternate, in turn first."""
     seconds = {name: [0.0] * repeats for name in readers}
@@ -103,10 +195,10 @@ def _differences(readers: dict, jobs: list, short_side) -> dict[str, int | None]
     for path, indices in jobs:
         clips = {name: read(path, indices, short_side) for name, read in readers.items()}
         for name, clip in clips.items():
-            if clip.shape != clips["decord"].shape:
+            if clip.shape != clips["ours"].shape:
                 worst[name] = None
             elif worst[name] is not None:
-                gap = np.abs(clip.astype(np.int16) - clips["decord"])
+                gap = np.abs(clip.astype(np.int16) - clips["ours"])
                 worst[name] = max(worst[name], int(gap.max()))
     return worst
 
@@ -124,7 +216,7 @@ def _torchcodec_fault() -> str | None:
 
 
 def _version(decoder: str) -> str:
-    for package in {"decord": ("decord", "decord2"), "pyav": ("av",)}.get(decoder, (decoder,)):
+    for package in {"ours": ("vt-course",), "decord": ("decord", "decord2"), "pyav": ("av",)}.get(decoder, (decoder,)):
         try:
             return metadata.version(package)
         except metadata.PackageNotFoundError:

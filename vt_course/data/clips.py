@@ -160,7 +160,8 @@ class Rows(list):
 def read_manifest(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[dict]:
     """Rows of a `path,label,start,end` CSV as dict(path: str, label: str, start, end).
 
-    Paths are joined to the manifest's folder; start and end are seconds, or None where empty.
+    Paths are joined to the manifest's folder; start and end are seconds, or None where empty. A
+    video inside another file (see `shards`) also has offset and bytes, its place in that file.
     `also`: further columns to keep as text, "" where there is none.
     """
     folder, rows = Path(path).parent, []
@@ -176,8 +177,9 @@ def read_manifest(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[d
                                       "or a label; it must read path,label,start,end.")
                 start, end = (float(row[key]) if row.get(key) else None
                               for key in ("start", "end"))
+                place = {key: int(row[key]) for key in ("offset", "bytes") if row.get("offset") and row.get("bytes")}
                 rows.append(dict(path=os.path.join(folder, row["path"]), label=row["label"],
-                                 start=start, end=end, **{key: row.get(key) or "" for key in also}))
+                                 start=start, end=end, **place, **{key: row.get(key) or "" for key in also}))
     except OSError as error:
         raise CourseError(f"Manifest {path} cannot be read ({error.strerror}); give a CSV file "
                           "with the header path,label,start,end.") from error
@@ -186,8 +188,8 @@ def read_manifest(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[d
     except ValueError as error:
         if isinstance(error, CourseError):
             raise
-        raise CourseError(f"Line {reader.line_num} of manifest {path} has a bad start or end "
-                          f"({error}); give seconds, as in 2.5, or nothing.") from error
+        raise CourseError(f"Line {reader.line_num} of manifest {path} has a bad start or end, offset or bytes "
+                          f"({error}); give seconds, as in 2.5, and whole bytes, or nothing.") from error
     if not rows:
         raise CourseError(f"Manifest {path} lists no clips; give each one a line "
                           "path,label,start,end.")
@@ -261,8 +263,11 @@ class VideoFolder(torch.utils.data.Dataset):
         except BadClip as error:
             return dict(index=index, error=str(error))
 
+    def _open(self, row: dict) -> ClipReader:
+        return ClipReader(row["path"], self.short_side, (row["offset"], row["bytes"]) if "offset" in row else None)
+
     def _clip(self, row: dict, rng) -> Tensor:
-        reader = ClipReader(row["path"], self.short_side)
+        reader = self._open(row)
         first, stop = 0, reader.num_frames
         if row["start"] is not None or row["end"] is not None:
             first, stop = reader.frame_range(row["start"], row["end"])

@@ -75,6 +75,8 @@ def listed(folder) -> tuple[str, list[dict]]:
 
 def layout_of(folder: Path):
     """(name, function) of the first layout that fits."""
+    if (folder / "shards.json").is_file():
+        raise CourseError(f"{folder} holds shards and no videos as files; train with --data shards:{folder}.")
     return next((name, read) for name, fits, read in LAYOUTS if fits(folder))
 
 

@@ -1,19 +1,22 @@
-"""One video file: open it with decord, read frames, and say what is wrong with it.
+"""One video file: open it, read frames, and say what is wrong with it.
 
 Nothing here needs torch, so that a process which only reads files starts quickly.
 """
+import io
 import os
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
-import decord
+import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from vt_course import CourseError
 
 LARGEST = 8192 * 4320          # pixels of a picture: 8K, the most that any level of H.264 allows
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")     # of the files that ClipReader opens
-
-decord.logging.set_level(decord.logging.QUIET)       # faults come as exceptions, not on stderr
+KEEP = 64 << 20                # bytes: packets of a larger file are read a second time rather than kept
 
 
 class BadClip(CourseError):
@@ -32,32 +35,50 @@ def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 
 class ClipReader:
-    """A video file (MP4, MOV, MKV, WebM or AVI), opened with decord.
+    """A video file (MP4, MOV, MKV, WebM or AVI), opened with PyAV, on one thread.
 
-    `short_side` (pixels): frames come out with this short side, scaled while decoding, aspect
-    ratio kept (`scaled_size`); None leaves them as stored. Rotation tags are obeyed.
+    `short_side` (pixels): frames come out with this short side, scaled as they are converted to
+    RGB, aspect ratio kept (`scaled_size`); None leaves them as stored. Rotation tags are obeyed.
+    `span` (offset, bytes): the video lies there inside the file, as in a tar.
     `num_frames`, `fps`, `height`, `width` describe what `read` returns.
 
-    Raises `BadClip` for a file that is missing, empty, truncated, damaged, without video, cut
-    in a way that decord misreads, or with pictures of more than `LARGEST` pixels by its headers
-    (a few kB can hold GB of them; a Matroska or WebM file is not asked). What only a full decode can find (a damaged picture that
-    the codec conceals, a wrong frame count) is left to `vt_course.data.verify`.
-    Open it in the process that reads: a decord reader that crosses a fork deadlocks.
+    Raises `BadClip` for a file that is missing, empty, truncated, damaged, without video, or with
+    pictures of more than `LARGEST` pixels by its headers (a few kB can hold GB of them). What only
+    a full decode can find (damage in frames that nobody asked for, a wrong frame count) is left
+    to `vt_course.data.verify`.
     """
 
-    def __init__(self, path: str | os.PathLike, short_side: int | None = None):
+    def __init__(self, path: str | os.PathLike, short_side: int | None = None, span: tuple[int, int] | None = None):
         if short_side is not None and short_side < 1:
             raise CourseError(f"short_side is {short_side}; it counts pixels: give 1 or more.")
-        self.path = Path(path)
-        self._reader, self._size = _open(self.path), None
-        self.num_frames, self.fps = len(self._reader), self._reader.get_avg_fps()
-        if short_side and short_side != min(self.size):
-            self._size = scaled_size(*self.size, short_side)
-            self._reader = _open(self.path, *self._size)
+        self.path, self._span, self._size = Path(path), span, None
+        self._container, self._stream = _open(self.path, span)
+        packets = self._demux(self._container)
+        self._kept = list(packets) if self._container.size <= KEEP else None
+        table = [(p.pts, p.duration or 0, p.is_keyframe, p.is_discard) for p in self._kept or packets]
+        pts, durations, keys, hidden = (np.array(column) for column in zip(*table)) if table else [np.zeros(0)] * 4
+        self.num_frames = int((hidden == 0).sum())                 # an edit list hides what a cut left before its start
+        if not self.num_frames:
+            raise BadClip(f"Clip {path} has a video stream without frames; replace it.")
+        self.fps, step = float(self._stream.average_rate or 25), float(self._stream.time_base)
+        if pts.dtype != object and len(np.unique(pts)) == len(pts):
+            self._pts, self._keys = pts, np.flatnonzero(keys)      # of the packets, in the order of decoding
+            order = np.argsort(pts)
+            self._shown = order[~hidden[order]]                    # the packet of frame 0, 1, ...
+            self._times, last = pts[self._shown] * step, durations[self._shown[-1]] * step
+        else:                                                      # AVI may have no time stamps: frames are counted
+            self._pts, self._times, last = None, np.arange(self.num_frames) / self.fps, 0
+        self._end = self._times[-1] + (last or 1 / self.fps)
+        height, width = self._stream.height, self._stream.width
+        self._scaled = scaled_size(height, width, short_side) if short_side else (height, width)
+
+    def __del__(self):
+        if hasattr(self, "_container"):        # PyAV's objects hold each other and would wait for the garbage collector
+            self._container.close()
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels. decord tells it only with a frame, so it is read late."""
+        """(height, width) in pixels. A rotation tag shows only on a frame, so it is read late."""
         if self._size is None:
             self.read([0])
         return self._size
@@ -65,8 +86,7 @@ class ClipReader:
     @property
     def seconds(self) -> float:
         """From the first frame's beginning to the last one's end, by their time stamps."""
-        times = self._reader.get_frame_timestamp(range(self.num_frames))          # (F, 2)
-        return float(times[-1, 1] - times[0, 0])
+        return float(self._end - self._times[0])
 
     height = property(lambda self: self.size[0])
     width = property(lambda self: self.size[1])
@@ -78,80 +98,145 @@ class ClipReader:
             raise IndexError(f"Frames {indices.min()} to {indices.max()} were asked of "
                              f"{self.path}, which has frames 0 to {self.num_frames - 1}.")
         wanted = np.unique(indices)
-        first, last = wanted[0], wanted[-1]
-        if last - first < 2 * len(wanted):           # reading on beats seeking past one frame
-            wanted = np.arange(first, last + 1)
-        try:
-            frames = self._decode(wanted)                          # (T', H, W, C)
-        except (RuntimeError, decord.DECORDError, decord.DECORDLimitReachedError) as error:
-            raise BadClip(f"Clip {self.path} is damaged or ends before its frame {last} of "
-                          f"{self.num_frames}; fetch or render it again.") from error
+        frames = None
+        if self._pts is not None:
+            frames = self._collect(self._selected(wanted), self._pts[self._shown[wanted]].tolist())
+        if frames is None:      # no usable time stamps, or a stream that does not start afresh at its key frames
+            frames = self._collect(enumerate(self._every_frame()), wanted.tolist())
+        if frames is None:
+            raise BadClip(f"Clip {self.path} is damaged or ends before its frame {wanted[-1]} of "
+                          f"{self.num_frames}; fetch or render it again.")
         self._size = frames.shape[1:3]
         if np.array_equal(wanted, indices):
             return frames
         return frames[np.searchsorted(wanted, indices)]            # (T, H, W, C)
 
-    def _decode(self, wanted: np.ndarray) -> np.ndarray:
+    def _collect(self, frames: Iterator, names: list) -> np.ndarray | None:
+        """Of `frames`, pairs of a name and a frame, those named, as RGB: (T, H, W, C); None where some do not come."""
+        place, left = {name: k for k, name in enumerate(names)}, len(names)
+        clip, convert, (height, width) = None, VideoReformatter(), self._scaled
         try:
-            return self._reader.get_batch(wanted).asnumpy()
-        except decord.DECORDError as error:
-            if "size must exactly match" not in str(error):
-                raise
-        # At a few widths (16, 24, 48, 72) decord takes the padding of its rows for channels.
-        # Single frames then come as (H, W, 4 or 6): the picture is the first 3 W bytes of rows.
-        frames = np.stack([self._reader[int(i)].asnumpy() for i in wanted])
-        count, height, width, _ = frames.shape
-        rows = frames.reshape(count, height, -1)[:, :, :3 * width]
-        return rows.reshape(count, height, width, 3)
+            for name, frame in frames:
+                if name in place:
+                    if frame.is_corrupt:
+                        return None
+                    # One thread: the default starts one a core for each picture, which is slower and outlives it.
+                    rgb = convert.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()     # (h, w, C)
+                    if turns := round(frame.rotation / 90) % 4:
+                        rgb = np.rot90(rgb, turns)
+                    if clip is None:
+                        clip = np.empty((len(names), *rgb.shape), np.uint8)
+                    clip[place.pop(name)] = rgb
+                    left -= 1
+                    if left == 0:
+                        return clip
+        except av.FFmpegError:
+            pass
+        return None
+
+    def _selected(self, wanted: np.ndarray) -> Iterator:
+        """(time stamp, frame): decodes what the frames at `wanted` depend on, and little else.
+
+        A frame depends on packets from the last key frame that is shown before it up to its own.
+        Of these, frames that no other refers to (most B frames) are skipped where they are not wanted.
+        """
+        needed = np.zeros(len(self._pts), bool)
+        for own in self._shown[wanted].tolist():
+            k = np.searchsorted(self._keys, own, "right") - 1
+            while k >= 0 and self._pts[self._keys[k]] > self._pts[own]:
+                k -= 1
+            needed[self._keys[k] if k >= 0 else 0:own + 1] = True
+        context, wanted, mode = self._stream.codec_context, set(self._pts[self._shown[wanted]].tolist()), None
+        context.flush_buffers()
+        for use, packet in zip(needed, self._packets()):
+            if use:
+                if mode != (mode := "DEFAULT" if packet.pts in wanted else "NONREF"):
+                    context.skip_frame = mode
+                for frame in context.decode(packet):
+                    yield frame.pts, frame
+        context.skip_frame = "DEFAULT"
+        for frame in context.decode(None):
+            yield frame.pts, frame
+
+    def _every_frame(self) -> Iterator:
+        context = self._stream.codec_context
+        context.flush_buffers()
+        context.skip_frame = "DEFAULT"
+        for packet in chain(self._packets(), [None]):
+            yield from context.decode(packet)
+
+    def _packets(self) -> Iterator:
+        return self._kept or self._demux(_open(self.path, self._span)[0])
+
+    def _demux(self, container) -> Iterator:
+        """The video stream's packets, in the order of decoding."""
+        try:
+            for packet in container.demux(container.streams.video[0]):
+                if packet.size:
+                    yield packet
+        except av.FFmpegError as error:
+            raise BadClip(f"Clip {self.path} is damaged ({error.strerror}); fetch or render it again.") from error
 
     def frame_range(self, start: float | None, end: float | None) -> tuple[int, int]:
         """(first, stop): the frames shown from `start` up to `end` seconds; None: no bound.
 
         Each frame's own time stamp decides, so a variable frame rate is no trouble.
         """
-        times = self._reader.get_frame_timestamp(range(self.num_frames))[:, 0]
-        first = 0 if start is None else int(np.searchsorted(times, start - 1e-3))
-        stop = self.num_frames if end is None else int(np.searchsorted(times, end - 1e-3))
+        first = 0 if start is None else int(np.searchsorted(self._times, start - 1e-3))
+        stop = self.num_frames if end is None else int(np.searchsorted(self._times, end - 1e-3))
         if first >= stop:
             raise BadClip(f"Clip {self.path} shows no frame from {start} to {end} seconds (its "
-                          f"last begins at {times[-1]:.2f}); correct start and end in the "
+                          f"last begins at {self._times[-1]:.2f}); correct start and end in the "
                           "manifest.")
         return first, stop
 
 
-def _open(path: Path, height: int = -1, width: int = -1) -> decord.VideoReader:
-    """A decord reader, or `BadClip` with the cause in one sentence."""
+def _open(path: Path, span: tuple[int, int] | None):
+    """(container, video stream), or `BadClip` with the cause in one sentence."""
     try:
-        fault = container_fault(path)
+        fault = container_fault(path, span)
+        source = str(path) if span is None else io.BytesIO(_part(path, span))
     except OSError as error:
         raise BadClip(f"Clip {path} cannot be read ({error.strerror}); correct its path in the "
                       "manifest or fetch the file.") from error
     if fault:
         raise BadClip(f"Clip {path} {fault}.")
     try:
-        # fault_tol: raise where decord would repeat a neighbour for a frame that it lost.
-        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), width=width, height=height,
-                                    num_threads=1, fault_tol=1e-6)
-    except (RuntimeError, AssertionError, decord.DECORDError) as error:
-        fault = ("has no video stream, or one of a kind that decord cannot decode (AV1); replace it or encode it again"
-                 if "cannot find video stream" in str(error) else "is damaged and cannot be opened; fetch or render it again")
-        raise BadClip(f"Clip {path} {fault}.") from error
-    if reader.get_frame_timestamp([0])[0, 0] < -1e-3:
-        # decord counts the hidden frames, and then returns others than those asked for.
-        raise BadClip(f"Clip {path} was cut without re-encoding, so frames before its start "
-                      "are hidden in it; encode it again (ffmpeg without -c copy).")
-    return reader
+        container = av.open(source, metadata_errors="replace")     # a title in Latin-1 is no fault
+    except (av.FFmpegError, ValueError) as error:
+        raise BadClip(f"Clip {path} is damaged and cannot be opened; fetch or render it again.") from error
+    stream = next(iter(container.streams.video), None)
+    if stream is None or stream.codec_context is None:
+        raise BadClip(f"Clip {path} has no video stream that can be decoded; replace it or encode it again.")
+    if fault := _too_large(stream.width, stream.height):
+        raise BadClip(f"Clip {path} {fault}.")
+    if not stream.width:
+        raise BadClip(f"Clip {path} is damaged and cannot be opened; fetch or render it again.")
+    stream.thread_type, stream.codec_context.thread_count = "NONE", 1
+    stream.codec_context.options = {"err_detect": "explode"}       # damage is an error, not something to conceal
+    return container, stream
 
 
-def container_fault(path: Path) -> str | None:
-    """What the file's headers, read in microseconds, say is wrong with it; None if nothing.
+def _part(path: Path, span: tuple[int, int]) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        file.seek(span[0])
+        return file.read(span[1])
 
-    It spares decord the files on which it prints to stderr, and it finds a truncated file even
-    where the frames asked for are all there.
+
+def container_fault(path: Path, span: tuple[int, int] | None = None) -> str | None:
+    """What the headers of a file (or of a part of it) say is wrong, read in microseconds; None if nothing.
+
+    It finds a truncated file even where the frames asked for are all there, and lets only formats
+    pass whose frames can be told apart without decoding.
     """
     truncated = "is truncated (shorter than its headers say); fetch or render it again"
     with open(path, "rb", buffering=0) as file:
-        size, head = os.fstat(file.fileno()).st_size, file.read(512)
+        size = os.fstat(file.fileno()).st_size
+        if span is not None:
+            if sum(span) > size:
+                return f"is truncated (a clip lies at byte {span[0]:,}, beyond its end); fetch or write it again"
+            file, size = io.BytesIO(_part(path, span)), span[1]
+        head = file.read(512)
         if size == 0:
             return "is empty (0 bytes); fetch or render it again"
         if head.startswith(b"\x1a\x45\xdf\xa3"):                   # Matroska, WebM
@@ -161,11 +246,7 @@ def container_fault(path: Path) -> str | None:
             return truncated if int.from_bytes(head[4:8], "little") + 8 > size else _too_large(width, height)
         if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
             index = _mp4_index(file, size)
-            if index is None:
-                return truncated
-            if _mp4_overcounts(index, size):
-                return "is damaged (its index counts more frames than it has bytes); fetch or render it again"
-            return _mp4_too_large(index)
+            return truncated if index is None else _mp4_too_large(index)
     return "is no MP4, MOV, MKV, WebM or AVI file, whatever its name; convert or replace it"
 
 
@@ -190,22 +271,6 @@ def _mp4_index(file, size: int) -> bytes | None:
             index = file.read(min(length, 1 << 20))
         at += max(length, 8)
     return index
-
-
-def _mp4_overcounts(index: bytes, size: int) -> bool:
-    """Does a table of times (stts) claim more frames than there are bytes, or run over its end?
-
-    decord makes room for as many frames as the table claims, and ends the process if it cannot.
-    """
-    at = index.find(b"stts")
-    while at >= 0:
-        length, entries = (int.from_bytes(index[k:k + 4], "big") for k in (at - 4, at + 8))
-        table = index[at + 12:at + 12 + 8 * entries]
-        counts = np.frombuffer(table[:len(table) // 8 * 8], ">u4")[::2]
-        if 16 + 8 * entries > length or counts.sum(dtype=np.int64) > size:
-            return True
-        at = index.find(b"stts", at + 4)
-    return False
 
 
 def _mp4_too_large(index: bytes) -> str | None:

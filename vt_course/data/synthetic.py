@@ -251,7 +251,7 @@ def encode(clip: np.ndarray) -> bytes:
     lookahead, macroblock tree, B frames, adaptive quantisation, frame threads): a frame comes
     back as the same pixels whatever its neighbours, so compression carries no arrow of time.
     """
-    import av  # here, so that reading a data set (decord's work) never loads a second FFmpeg
+    import av  # here: who only asks for the classes needs no decoder
 
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
@@ -371,7 +371,7 @@ def _render_missing(out: Path, settings: dict, workers: int | None, progress: bo
 def _run(jobs: list[tuple], workers: int, progress: bool) -> None:
     """Do the jobs in up to `workers` processes, with a progress bar.
 
-    Processes are spawned, not forked: torch or decord may be loaded here, with threads. Each
+    Processes are spawned, not forked: torch may be loaded here, with threads. Each
     worker takes every n-th job and reports over a pipe of its own, so a worker that dies is
     noticed, and workers end by themselves when this process is killed.
     """

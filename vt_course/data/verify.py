@@ -2,8 +2,8 @@
 
 Reading (`reader.ClipReader`) guards against what headers and single frames betray. Only a full
 decode finds a picture that was damaged in the middle (codecs conceal it) or a container that
-counts frames it does not have. On some of these decord spins for ever without letting Python
-in; a second process can be killed.
+counts frames it does not have. A decoder may crash on such a file or never come back; a second
+process can be killed.
 """
 import json
 import os
@@ -112,7 +112,7 @@ def check_apart(path: str, timeout: float) -> dict:
 
 
 def check(path: str) -> dict:
-    """Decode one file here and now: all of it with PyAV (strict), its end with decord too."""
+    """Decode one file here and now: all of it, and its last frame as a data set reads it."""
     frames, seconds, error = None, None, None
     try:
         reader = ClipReader(path)

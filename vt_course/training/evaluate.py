@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from vt_course import CourseError
 from vt_course.data import images, open_spec, transforms
-from vt_course.data.clips import ClipReader, VideoFolder, collate
+from vt_course.data.clips import VideoFolder, collate
 from vt_course.models import create
 from vt_course.models.official import check_state
 from vt_course.training.recipes import Recipe
@@ -46,12 +46,12 @@ class KeptFrames(VideoFolder):
         self.keep, self.kept = keep, {}
 
     def _clip(self, row, rng):
-        path = row["path"]
-        if path not in self.kept:
-            reader = ClipReader(path)
+        video = row["path"], row.get("offset")
+        if video not in self.kept:
+            reader = self._open(row)
             frames = torch.from_numpy(reader.read(np.arange(reader.num_frames)))  # (F, H, W, C)
-            self.kept[path] = transforms.resize_short_side(frames, self.keep).contiguous()
-        frames = self.kept[path]  # (F, h, w, C)
+            self.kept[video] = transforms.resize_short_side(frames, self.keep).contiguous()
+        frames = self.kept[video]  # (F, h, w, C)
         return self._view(frames[torch.from_numpy(self._indices(len(frames), rng))], rng)
 
 

@@ -1,0 +1,310 @@
+"""Many clips in few files: tar files in the layout of the WebDataset library ("shards").
+
+A file system of many machines serves a few large files well and a million small ones badly. Here
+each clip is three members of a tar: KEY.mp4 (the video, bytes unchanged), KEY.cls (the number of
+its class) and KEY.json (label, path and, where given, start and end in seconds). `shard` writes
+them; any program with the library reads them as a stream. Training does not stream: `train.csv`
+and `val.csv` say where in which tar each video lies, so a clip is opened by its place, as if it
+were a file. Sampling, workers and restarts are therefore the same as for a folder.
+"""
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import os
+import tarfile
+import time
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vt_course import CourseError
+from vt_course.data.clips import Rows
+from vt_course.data.folders import VAL_NAMES, Listing, _check, read_folder, readable
+from vt_course.data.reader import SUFFIXES, container_fault
+
+RECORD = "shards.json"
+COLUMNS = ("path", "label", "start", "end", "offset", "bytes")
+LARGEST = 8 << 30              # bytes: the size of a member has 11 octal digits
+
+
+# ------------------------------------------------------------------------- writing
+
+def shard(src, out, max_bytes: int = 1_000_000_000, *, progress: bool = False) -> dict:
+    """Pack the clips of `src`, any folder that `folders` reads, into tars of about `max_bytes`.
+
+    out/train-000000.tar ..., out/val-000000.tar ...; the same clips give the same bytes, on any
+    machine. Classes are mixed: clips are in the order of a hash. A shard gets its name when it is
+    whole, and out/shards.json then has its clips, bytes and SHA-256. Run again, it goes on with
+    the shards that are not there. The index, train.csv and val.csv, comes last.
+    A clip that is missing or that its headers show to be unusable is left out; left_out.csv says why.
+
+    Returns dict(out, shards, written, done_before, clips, left_out, bytes, seconds, notes). Raises
+    `CourseError` for what stops all: no clips, a full disk, `out` with shards of other clips or
+    settings, another run at work there, no webdataset library.
+    """
+    src, out, began = Path(src), Path(out), time.monotonic()
+    _need(max_bytes > 0, f"max_bytes is {max_bytes}; give the size of a shard, 1 or more")
+    _need(src.resolve() not in (out.resolve(), *out.resolve().parents),
+          f"{out} lies in {src}, where its files would be taken for clips; name a folder beside it")
+    _tar_writer()
+    found = read_folder(src)
+    plan = _plan(src, found, max_bytes)
+    out.mkdir(parents=True, exist_ok=True)
+    with _alone(out):
+        record = _begin(out, found, plan, max_bytes)
+        shards, rows, written = record["shards"], {"train": [], "val": []}, 0
+        for name, clips in tqdm(plan.items(), unit="shard", disable=not progress, leave=False):
+            path = out / name
+            if name not in shards or not path.is_file() or path.stat().st_size != shards[name]["bytes"]:
+                shards[name] = _write_shard(path, clips)
+                _write(out / RECORD, json.dumps(record, indent=1))
+                written += 1
+            rows[name.split("-")[0]] += [dict(row, path=name) for row in index(path)]
+        left_out = [pair for name in plan for pair in shards[name]["left_out"]]
+        _write(out / "left_out.csv", _csv(("path", "reason"), left_out))
+        for split in rows:
+            _need(rows[split], f"none of the {split} clips of {src} can be used; {out / 'left_out.csv'} says why")
+        for split in ("val", "train"):
+            _write(out / f"{split}.csv", _csv(COLUMNS, ([row[key] for key in COLUMNS] for row in rows[split])))
+    return dict(out=str(out), shards=len(plan), written=written, done_before=len(plan) - written,
+                clips=sum(map(len, rows.values())), left_out=len(left_out),
+                bytes=sum(shards[name]["bytes"] for name in plan), seconds=round(time.monotonic() - began, 1),
+                notes=list(found.notes))
+
+
+def _plan(src: Path, found: Listing, max_bytes: int) -> dict[str, list[dict]]:
+    """{name of a shard: its clips}; a clip is dict(key, source, cls, json, bytes)."""
+    number, plan = {label: str(k) for k, label in enumerate(found.classes)}, {}
+    for split in ("train", "val"):
+        clips = []
+        for row in getattr(found, split):
+            meta = dict(label=row["label"], path=os.path.relpath(row["path"], src),
+                        **{key: row[key] for key in ("start", "end") if row[key] is not None})
+            clips.append(dict(source=row["path"], cls=number[row["label"]], json=json.dumps(meta),
+                              bytes=_size(row["path"])))
+        clips.sort(key=lambda clip: hashlib.sha256(clip["json"].encode()).digest())
+        shards, room = [], 0
+        for k, clip in enumerate(clips):
+            if not shards or clip["bytes"] > room:
+                shards.append([])
+                room = max_bytes
+            shards[-1].append(dict(clip, key=f"{k:08}"))
+            room -= clip["bytes"]
+        plan |= {f"{split}-{k:06}.tar": shard for k, shard in enumerate(shards)}
+    return plan
+
+
+def _begin(out: Path, found: Listing, plan: dict, max_bytes: int) -> dict:
+    """What shards.json holds: of the run that goes on, or that of a new one."""
+    listing = [(name, clip["json"], clip["bytes"]) for name, clips in plan.items() for clip in clips]
+    new = dict(classes=list(found.classes), max_bytes=max_bytes,
+               clips_sha256=hashlib.sha256(json.dumps(listing).encode()).hexdigest())
+    if (out / RECORD).is_file():
+        old = _record(out)
+        _need(all(old[key] == new[key] for key in new), f"{out} holds shards of other clips or of another size "
+              f"({old['max_bytes'] / 1e6:g} MB); name another folder, or delete this one")
+        return old
+    _need(not any(out.glob("*.tar")), f"{out} holds tar files of another program; name another folder")
+    new["shards"] = {}
+    _write(out / RECORD, json.dumps(new, indent=1))
+    return new
+
+
+def _write_shard(path: Path, clips: list[dict]) -> dict:
+    """Write one tar, by part and rename; dict(clips, bytes, sha256, left_out=[(path, reason), ...])."""
+    part, left_out = path.with_name(f".{path.name}.part"), []
+    try:
+        with open(part, "w+b") as file:
+            with _tar_writer()(file, encoder=False, user="", group="", mode=0o644, mtime=0) as tar:
+                for clip in clips:
+                    video, fault = _video(clip["source"])
+                    if fault:
+                        left_out.append((clip["source"], fault))
+                        continue
+                    ending = Path(clip["source"]).suffix.lower()
+                    tar.write({"__key__": clip["key"], "cls": clip["cls"].encode(), "json": clip["json"].encode(),
+                               (ending if ending in SUFFIXES else ".mp4")[1:]: video})
+            file.flush()
+            os.fsync(file.fileno())
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.replace(part, path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise CourseError(f"{path} cannot be written ({error.strerror}); the shards before it are whole: free space "
+                          "and run the same command again.") from error
+    return dict(clips=len(clips) - len(left_out), bytes=size, sha256=digest, left_out=left_out)
+
+
+def _video(path: str) -> tuple[bytes, str | None]:
+    """(the bytes of a file, None), or (b"", what is wrong with it)."""
+    try:
+        if not os.path.isfile(path):
+            return b"", f"Clip {path} is not there, or is no file; fetch it again."
+        fault = container_fault(Path(path))
+        if fault is None and _size(path) >= LARGEST:
+            fault = "has more than 8 GB, too much for a tar; shorten it with `vt-course data prepare`"
+        return (b"", f"Clip {path} {fault}.") if fault else (Path(path).read_bytes(), None)
+    except OSError as error:
+        return b"", f"Clip {path} cannot be read ({error.strerror}); fetch it again."
+
+
+def _tar_writer():
+    try:
+        from webdataset import TarWriter
+    except ImportError as error:
+        raise CourseError("Writing shards needs the library webdataset, which is not installed: "
+                          "pip install -e .[shards]") from error
+    return TarWriter
+
+
+@contextmanager
+def _alone(out: Path):
+    """Two runs in one folder would write into each other's parts."""
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        with suppress(OSError):                                    # a file system without locks
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise CourseError(f"Another run is at work in {out}; wait for it or name another folder.") from error
+        yield
+    finally:
+        os.close(folder)
+
+
+# ------------------------------------------------------------------------- reading
+
+def read_shards(folder: Path) -> tuple[Path | Rows, Path | Rows, tuple[str, ...], tuple[str, ...]]:
+    """(train, val, classes, notes) of a folder of shards: the indices that `shard` wrote, else what the tars tell.
+
+    Raises `CourseError` for a folder that is not complete, a shard whose size has changed, and tars
+    without an index that cannot be understood (see `_foreign`).
+    """
+    with readable(folder):
+        if not (folder / RECORD).is_file():
+            return _foreign(folder)
+        record, listed = _record(folder), [folder / f"{split}.csv" for split in ("train", "val")]
+        _need(all(path.is_file() for path in listed),
+              f"The shards in {folder} are not complete; run the `vt-course data shard` that writes them again")
+        for name, told in record["shards"].items():
+            size = _size(folder / name)
+            _need(size == told["bytes"], f"Shard {folder / name} has {size:,} bytes and not {told['bytes']:,}; copy it "
+                  "again, or delete it and repeat `vt-course data shard`")
+        return *listed, tuple(record["classes"]), ()
+
+
+def _foreign(folder: Path):
+    """Tars that another program wrote; paths that begin with train, and with val or test, tell the split."""
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.tar"))
+    _need(names, f"{folder} has no tar files, or compressed ones; name a folder of plain .tar shards")
+    val = next((start for start in VAL_NAMES if any(name.startswith(start) for name in names)), None)
+    _need(val and any(name.startswith("train") for name in names),
+          f"The names of the tar files in {folder} do not begin with train and val or test; rename them")
+    split, notes, lost = {}, [], 0
+    for which, start in (("train", "train"), ("val", val)):
+        rows = []
+        for path in (folder / name for name in names if name.startswith(start)):
+            stat = path.stat()
+            rows += [dict(row, path=str(path), start=None, end=None)       # theirs may be times in the whole film
+                     for row in _kept_index(path, stat.st_size, stat.st_mtime_ns)]
+        split[which] = Rows([row for row in rows if row["bytes"]], f"{folder} ({which})")
+        lost += len(rows) - len(split[which])
+    if lost:
+        notes.append(f"{lost:,} samples in {folder} have no video and are left out.")
+    labels = {row["label"] for row in split["train"]}
+    numbers = all(label.isdecimal() for label in labels)
+    classes = _check(folder, sorted(labels, key=int if numbers else str), split, notes)
+    return split["train"], split["val"], tuple(classes), tuple(notes)
+
+
+@lru_cache(maxsize=None)
+def _kept_index(path: Path, size: int, mtime_ns: int) -> list[dict]:
+    """A data set is opened several times in one run; its tars are walked once."""
+    return index(path)
+
+
+def index(path: Path) -> list[dict]:
+    """dict(label, start, end, offset, bytes) of each sample of a tar, from its headers and small members.
+
+    `offset`, `bytes`: the place of its video in the tar; 0, 0 where it has none. The label is that in
+    the sample's .json, else the text of its .cls or .txt.
+    """
+    samples = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                folder, name = os.path.split(member.name)
+                stem, dot, endings = name.partition(".")           # KEY is all before the first dot
+                ending = endings.rpartition(".")[2].lower()
+                if not stem or not dot or not member.isreg():
+                    continue
+                sample = samples.setdefault((folder, stem), {})
+                if f".{ending}" in SUFFIXES:
+                    sample["video"] = dict(offset=member.offset_data, bytes=member.size)
+                elif ending in ("json", "cls", "txt"):
+                    sample[ending] = tar.extractfile(member).read().decode()
+            # tarfile takes a header that is cut off for the end; a whole tar ends in a block of zeros.
+            tar.fileobj.seek(tar.offset)
+            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("unexpected end of data")
+    except (tarfile.TarError, UnicodeDecodeError) as error:
+        raise CourseError(f"Shard {path} is truncated, damaged or no plain tar ({error}); copy or make it "
+                          "again.") from error
+    return [_row(path, key, sample) for key, sample in samples.items()]
+
+
+def _row(path: Path, key: tuple[str, str], sample: dict) -> dict:
+    key = os.path.join(*key)
+    try:
+        meta = json.loads(sample.get("json", "{}"))
+    except ValueError as error:
+        raise CourseError(f"{key}.json in shard {path} is not valid JSON ({error}); make it again.") from error
+    meta = meta if isinstance(meta, dict) else {}
+    given = meta.get("label"), sample.get("cls", "").strip(), sample.get("txt", "").strip()
+    label = next((str(text) for text in given if text not in (None, "")), None)
+    _need(label, f"Sample {key} in shard {path} has no label; give it a .json with \"label\", a .cls or a .txt")
+    return dict(label=label, start=meta.get("start"), end=meta.get("end"),
+                **sample.get("video", dict(offset=0, bytes=0)))
+
+
+# ------------------------------------------------------------------------- small things
+
+def _record(out: Path) -> dict:
+    try:
+        record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        return {key: record[key] for key in ("classes", "max_bytes", "clips_sha256", "shards")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CourseError(f"{out / RECORD} is not what `vt-course data shard` writes ({error}); make the shards "
+                          "again in another folder.") from error
+
+
+def _size(path) -> int:
+    """0 for a file that is not there."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def _csv(header: tuple, rows) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue()
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+    os.replace(part, path)
+
+
+def _need(good, sentence: str) -> None:
+    if not good:
+        raise CourseError(f"{sentence}.")
