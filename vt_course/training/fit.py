@@ -71,7 +71,7 @@ class EpochBatches:
     """Batches of keys (epoch, index): a permutation that depends on (seed, epoch) only.
 
     `start` skips batches at the front, which is how a run goes on in the middle of an epoch.
-    A last batch that is not full is dropped, except when it is the only one.
+    Each index comes exactly once an epoch: the last batch may be smaller.
     """
 
     def __init__(self, clips: int, batch_size: int, seed: int):
@@ -79,7 +79,7 @@ class EpochBatches:
         self.epoch = self.start = 0
 
     def __len__(self):
-        return self.clips // self.size
+        return -(-self.clips // self.size)                       # rounded up
 
     def __iter__(self):
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.clips).tolist()
