@@ -66,7 +66,7 @@ def verbs(parser=None, name=()) -> dict:
 
 def test_the_verbs():
     assert {" ".join(name) for name in verbs()} == {
-        "doctor", "data", "data synthetic", "data kinetics", "data prepare", "data shard", "data verify", "data stats", "bench", "bench decode", "bench models", "bench growth", "models", "verify",
+        "doctor", "data", "data synthetic", "data kinetics", "data prepare", "data shard", "data verify", "data stats", "bench", "bench decode", "bench loader", "bench models", "bench growth", "models", "verify",
         "weights", "weights list", "weights get", "train", "evaluate", "build", "course", "student", "progress"}
 
 
@@ -141,11 +141,22 @@ def test_data_synthetic(data):
 
 def test_bench_decode(data):
     clip = data[0] / "synthetic" / "clips" / "val" / "00000.mp4"
-    small = ["--frames", "2", "--stride", "1", "--repeats", "1", "--short-side", "16"]
+    small = ["--frames", "2", "--stride", "1", "--repeats", "1", "--short-side", "20"]
     rows = run_json("bench", "decode", clip, *small)
     assert {"decord", "pyav"} <= {row["decoder"] for row in rows}
     assert {row["access"] for row in rows} == {"random", "sequential"}
     code, out, err = run("bench", "decode", clip, *small)
+    assert (code, err) == (0, "") and len(out.splitlines()) == 1 + len(rows)
+    code, out, err = run("bench", "decode", clip, *small[:-1], "16")           # a fault of decord's
+    assert code == 2 and out == "" and err.count("\n") == 1 and "decord cannot read" in err and "00000.mp4" in err
+
+
+def test_bench_loader(data):
+    clip = data[0] / "synthetic" / "clips" / "val" / "00000.mp4"
+    few = ["--frames", "2", "--span", "4", "--size", "16", "--repeats", "1"]
+    rows = run_json("bench", "loader", clip, *few)
+    assert {"decord, frame by frame", "PyAV", "torchvision style"} <= {row["peer"] for row in rows}
+    code, out, err = run("bench", "loader", clip, *few)
     assert (code, err) == (0, "") and len(out.splitlines()) == 1 + len(rows)
 
 

@@ -24,18 +24,35 @@ def read_ours(path, indices, short_side=None) -> np.ndarray:
 
 
 def read_decord(path, indices, short_side=None) -> np.ndarray:
-    import decord                                                  # a peer: nothing else here needs it
-    height = width = -1
+    reader = _decord(path)
     if short_side:
-        height, width = scaled_size(*decord.VideoReader(str(path), num_threads=1)[0].shape[:2], short_side)
-    return decord.VideoReader(str(path), width=width, height=height, num_threads=1).get_batch(indices).asnumpy()
+        height, width = scaled_size(*_decord_frames(path, lambda: reader[0].asnumpy()).shape[:2], short_side)
+        reader = _decord(path, width=width, height=height)
+    return _decord_frames(path, lambda: reader.get_batch(indices).asnumpy())
 
 
 def read_decord_loop(path, indices, short_side=None) -> np.ndarray:
     """The loop found in many repositories: one frame at a time."""
+    reader = _decord(path)
+    return _decord_frames(path, lambda: np.stack([reader[int(i)].asnumpy() for i in indices]))
+
+
+def _decord(path, **size):
+    import decord                                                  # a peer: nothing else here needs it
+    return decord.VideoReader(str(path), num_threads=1, **size)
+
+
+def _decord_frames(path, read: Callable[[], np.ndarray]) -> np.ndarray:
+    """`read()`, decord's faults as one sentence. At a few widths it takes the padding of rows for channels."""
     import decord
-    reader = decord.VideoReader(str(path), num_threads=1)
-    return np.stack([reader[int(i)].asnumpy() for i in indices])
+    try:
+        clip = read()
+    except decord.DECORDError:
+        clip = None
+    if clip is None or clip.shape[-1] != 3:
+        raise CourseError(f"decord cannot read {path} at this size (a known fault at widths of 16, 24, 48 and 72 pixels, or "
+                          "the file is damaged); leave it out or choose another size.")
+    return clip
 
 
 def read_torchvision_style(path, indices, short_side=None) -> np.ndarray:
