@@ -119,15 +119,16 @@ def test_the_pictures_are_those_of_the_source(src, out, source, path, size):
         assert 0.85 < slope < 1.04                                         # 1.16 where the range is mistaken
     new, old = ClipReader(out / path), ClipReader(src / source)
     assert new.seconds == pytest.approx(old.seconds, abs=0.05)
-    times = [reader._reader.get_frame_timestamp(range(len(before)))[:, 0] for reader in (old, new)]
+    times = [reader._times for reader in (old, new)]
     assert np.allclose(times[0] - times[0][0], times[1], atol=2e-3)
 
 
 def test_prepare_mends_what_reading_refuses(src, out):
     for name, frames in (("copied", 43), ("stream", 20)):
         source = next((src / "val/run").glob(f"{name}.*"))
-        with pytest.raises(BadClip):
-            ClipReader(source)
+        if name == "stream":
+            with pytest.raises(BadClip):
+                ClipReader(source)
         assert ClipReader(out / f"val/run/{name}.mp4").num_frames == frames
     gap = all_frames(out / "val/run/copied.mp4") - decode(src / "val/run/copied.mp4")
     assert abs(gap).mean() < 5

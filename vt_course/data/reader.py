@@ -68,7 +68,8 @@ class ClipReader:
             self._times, last = pts[self._shown] * step, durations[self._shown[-1]] * step
         else:                                                      # AVI may have no time stamps: frames are counted
             self._pts, self._times, last = None, np.arange(self.num_frames) / self.fps, 0
-        self._end = self._times[-1] + (last or 1 / self.fps)
+        # How long the last frame is shown is the muxer's guess: as long as the shortest one before it.
+        self._end = self._times[-1] + np.diff(self._times).min(initial=last or 1 / self.fps)
         height, width = self._stream.height, self._stream.width
         self._scaled = scaled_size(height, width, short_side) if short_side else (height, width)
 
