@@ -157,6 +157,14 @@ def test_read_returns_the_order_asked_for(folder, wanted):
     np.testing.assert_array_equal(ClipReader(folder / "intra.mp4").read(wanted), oracle[wanted])
 
 
+def test_a_large_file_is_read_again_rather_than_kept(folder, monkeypatch):
+    oracle = decode(folder / "plain.mp4")
+    monkeypatch.setattr("vt_course.data.reader.KEEP", 0)
+    reader = ClipReader(folder / "plain.mp4")
+    for wanted in ([39, 3, 3], [0], range(40)):
+        np.testing.assert_array_equal(reader.read(wanted), oracle[wanted])
+
+
 def test_read_refuses_frames_that_do_not_exist(folder):
     reader = ClipReader(folder / "intra.mp4")
     for wanted in ([0, 32], [-1]):

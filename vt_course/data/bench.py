@@ -55,25 +55,6 @@ def _decord_frames(path, read: Callable[[], np.ndarray]) -> np.ndarray:
     return clip
 
 
-def read_torchvision_style(path, indices, short_side=None) -> np.ndarray:
-    """Decode everything from the first frame wanted to the last, convert all of it, then pick.
-
-    What `torchvision.io.read_video` did (it is gone since torchvision 0.26), with PyAV.
-    """
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        stream.thread_type, stream.codec_context.thread_count = "NONE", 1
-        times = sorted(p.pts for p in container.demux(stream) if p.pts is not None)
-        container.seek(times[indices[0]], stream=stream)
-        clip = []
-        for frame in container.decode(stream):
-            if times[indices[0]] <= frame.pts <= times[indices[-1]]:
-                clip.append(frame.to_ndarray(format="rgb24", threads=1))
-            if frame.pts >= times[indices[-1]]:
-                break
-        return np.stack(clip)[indices - indices[0]]
-
-
 def read_pyav(path, indices, short_side=None) -> np.ndarray:
     """Seek to the key frame before the first index and decode to the last one."""
     with av.open(str(path)) as container:
@@ -92,6 +73,14 @@ def read_pyav(path, indices, short_side=None) -> np.ndarray:
             if len(clip) == len(indices):
                 break
         return np.stack(clip)
+
+
+def read_torchvision_style(path, indices, short_side=None) -> np.ndarray:
+    """Decode and convert everything from the first frame wanted to the last, then pick.
+
+    What `torchvision.io.read_video` did (it is gone since torchvision 0.26), with PyAV.
+    """
+    return read_pyav(path, np.arange(indices[0], indices[-1] + 1), short_side)[indices - indices[0]]
 
 
 def read_torchcodec(path, indices, short_side=None) -> np.ndarray:

@@ -114,7 +114,7 @@ class ClipReader:
 
     def _collect(self, frames: Iterator, names: list) -> np.ndarray | None:
         """Of `frames`, pairs of a name and a frame, those named, as RGB: (T, H, W, C); None where some do not come."""
-        place, left = {name: k for k, name in enumerate(names)}, len(names)
+        place = {name: k for k, name in enumerate(names)}
         clip, convert, (height, width) = None, VideoReformatter(), self._scaled
         try:
             for name, frame in frames:
@@ -128,8 +128,7 @@ class ClipReader:
                     if clip is None:
                         clip = np.empty((len(names), *rgb.shape), np.uint8)
                     clip[place.pop(name)] = rgb
-                    left -= 1
-                    if left == 0:
+                    if not place:
                         return clip
         except av.FFmpegError:
             pass
@@ -195,8 +194,10 @@ class ClipReader:
 def _open(path: Path, span: tuple[int, int] | None):
     """(container, video stream), or `BadClip` with the cause in one sentence."""
     try:
-        fault = container_fault(path, span)
-        source = str(path) if span is None else io.BytesIO(_part(path, span))
+        if span is None:
+            source, fault = str(path), container_fault(path)
+        else:
+            source, fault = _part(path, span)
     except OSError as error:
         raise BadClip(f"Clip {path} cannot be read ({error.strerror}); correct its path in the "
                       "manifest or fetch the file.") from error
@@ -218,36 +219,41 @@ def _open(path: Path, span: tuple[int, int] | None):
     return container, stream
 
 
-def _part(path: Path, span: tuple[int, int]) -> bytes:
+def _part(path: Path, span: tuple[int, int]) -> tuple[io.BytesIO, str | None]:
+    """(a video that lies inside a file, its fault), read once."""
     with open(path, "rb", buffering=0) as file:
         file.seek(span[0])
-        return file.read(span[1])
+        part = io.BytesIO(file.read(span[1]))
+    if part.getbuffer().nbytes < span[1]:
+        return part, f"is truncated (a clip lies at byte {span[0]:,}, beyond its end); fetch or write it again"
+    fault = _header_fault(part, span[1])
+    part.seek(0)
+    return part, fault
 
 
-def container_fault(path: Path, span: tuple[int, int] | None = None) -> str | None:
-    """What the headers of a file (or of a part of it) say is wrong, read in microseconds; None if nothing.
+def container_fault(path: Path) -> str | None:
+    """What a file's headers, read in microseconds, say is wrong with it; None if nothing.
 
     It finds a truncated file even where the frames asked for are all there, and lets only formats
     pass whose frames can be told apart without decoding.
     """
-    truncated = "is truncated (shorter than its headers say); fetch or render it again"
     with open(path, "rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        if span is not None:
-            if sum(span) > size:
-                return f"is truncated (a clip lies at byte {span[0]:,}, beyond its end); fetch or write it again"
-            file, size = io.BytesIO(_part(path, span)), span[1]
-        head = file.read(512)
-        if size == 0:
-            return "is empty (0 bytes); fetch or render it again"
-        if head.startswith(b"\x1a\x45\xdf\xa3"):                   # Matroska, WebM
-            return truncated if _matroska_end(head) > size else None
-        if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
-            width, height = (int.from_bytes(head[at:at + 4], "little") for at in (64, 68))     # in avih
-            return truncated if int.from_bytes(head[4:8], "little") + 8 > size else _too_large(width, height)
-        if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
-            index = _mp4_index(file, size)
-            return truncated if index is None else _mp4_too_large(index)
+        return _header_fault(file, os.fstat(file.fileno()).st_size)
+
+
+def _header_fault(file, size: int) -> str | None:
+    truncated = "is truncated (shorter than its headers say); fetch or render it again"
+    head = file.read(512)
+    if size == 0:
+        return "is empty (0 bytes); fetch or render it again"
+    if head.startswith(b"\x1a\x45\xdf\xa3"):                       # Matroska, WebM
+        return truncated if _matroska_end(head) > size else None
+    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
+        width, height = (int.from_bytes(head[at:at + 4], "little") for at in (64, 68))         # in avih
+        return truncated if int.from_bytes(head[4:8], "little") + 8 > size else _too_large(width, height)
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+        index = _mp4_index(file, size)
+        return truncated if index is None else _mp4_too_large(index)
     return "is no MP4, MOV, MKV, WebM or AVI file, whatever its name; convert or replace it"
 
 

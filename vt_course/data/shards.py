@@ -7,10 +7,8 @@ them; any program with the library reads them as a stream. Training does not str
 and `val.csv` say where in which tar each video lies, so a clip is opened by its place, as if it
 were a file. Sampling, workers and restarts are therefore the same as for a folder.
 """
-import csv
 import fcntl
 import hashlib
-import io
 import json
 import os
 import tarfile
@@ -24,6 +22,7 @@ from tqdm import tqdm
 from vt_course import CourseError
 from vt_course.data.clips import Rows
 from vt_course.data.folders import VAL_NAMES, Listing, _check, read_folder, readable
+from vt_course.data.prepare import _need, _write_csv
 from vt_course.data.reader import SUFFIXES, container_fault
 
 RECORD = "shards.json"
@@ -65,11 +64,11 @@ def shard(src, out, max_bytes: int = 1_000_000_000, *, progress: bool = False) -
                 written += 1
             rows[name.split("-")[0]] += [dict(row, path=name) for row in index(path)]
         left_out = [pair for name in plan for pair in shards[name]["left_out"]]
-        _write(out / "left_out.csv", _csv(("path", "reason"), left_out))
+        _write_csv(out / "left_out.csv", ("path", "reason"), left_out)
         for split in rows:
             _need(rows[split], f"none of the {split} clips of {src} can be used; {out / 'left_out.csv'} says why")
         for split in ("val", "train"):
-            _write(out / f"{split}.csv", _csv(COLUMNS, ([row[key] for key in COLUMNS] for row in rows[split])))
+            _write_csv(out / f"{split}.csv", COLUMNS, ([row[key] for key in COLUMNS] for row in rows[split]))
     return dict(out=str(out), shards=len(plan), written=written, done_before=len(plan) - written,
                 clips=sum(map(len, rows.values())), left_out=len(left_out),
                 bytes=sum(shards[name]["bytes"] for name in plan), seconds=round(time.monotonic() - began, 1),
@@ -293,18 +292,7 @@ def _size(path) -> int:
         return 0
 
 
-def _csv(header: tuple, rows) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue()
-
-
 def _write(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
     os.replace(part, path)
-
-
-def _need(good, sentence: str) -> None:
-    if not good:
-        raise CourseError(f"{sentence}.")
