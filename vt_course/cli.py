@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 something that was checked is wrong (a failing notebook), 
 """
 import argparse
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -238,13 +239,19 @@ def train(args) -> int:
     from vt_course.training.recipes import recipe_for
     recipe = recipe_for(args.model).override([f"data={args.data}"] * bool(args.data) + args.set)
     recipe_for(recipe.model)                     # `--set model=...` may name one that does not exist
-    for note in open_spec(recipe.data).notes:    # how a folder was split, what was left out
-        print(f"vt-course: {note}", file=sys.stderr)
+    if leads():
+        for note in open_spec(recipe.data).notes:    # how a folder was split, what was left out
+            print(f"vt-course: {note}", file=sys.stderr)
     summary = fit(recipe, args.out, resume=not args.no_resume, device=args.device, workers=args.workers,
                   max_steps=args.max_steps, progress=not args.json)
-    if args.json:
+    if args.json and leads():
         print_json(summary)
     return 0
+
+
+def leads() -> bool:
+    """Whether this process speaks for the run: of those that torchrun starts, the first (training/ranks.py)."""
+    return "LOCAL_RANK" not in os.environ or os.environ["RANK"] == "0"
 
 
 def evaluate(args) -> int:
@@ -327,18 +334,17 @@ def words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def rate(text: str) -> float | None:
-    return None if text == "keep" else length(text)
-
-
-def length(text: str) -> float | None:
-    try:
-        value = None if text == "all" else float(text)
-    except ValueError:
-        value = 0
-    if value is not None and not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
+def number_or(word: str, least: float, most: float):
+    """The argparse type of a number from `least` to `most`, or of `word`, which is None."""
+    def parse(text: str) -> float | None:
+        try:
+            value = least if text == word else float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is neither {word} nor a number from {least:g} to {most:g}")
+        return None if text == word else value
+    return parse
 
 
 def parser() -> argparse.ArgumentParser:
@@ -391,8 +397,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("src", type=Path, help="folder of videos, any layout")
     p.add_argument("--out", type=Path, required=True, help="folder for the result, in the same layout")
     p.add_argument("--short-side", type=whole(16), default=256, help="pixels; smaller pictures stay (default 256)")
-    p.add_argument("--fps", type=rate, metavar="keep|N", help="frames a second, or keep those of the source (default keep)")
-    p.add_argument("--seconds", type=length, default=10.0, metavar="N|all", help="the first so many seconds, or all (default 10)")
+    p.add_argument("--fps", type=number_or("keep", 0.01, 1000), metavar="keep|N", help="frames a second, or keep those of the source (default keep)")
+    p.add_argument("--seconds", type=number_or("all", 0.01, 1e6), default=10.0, metavar="N|all", help="the first so many seconds, or all (default 10)")
     p.add_argument("--workers", type=whole(1), help="processes (default: one a core)")
 
     p = verb(data, "shard", data_shard, "Pack a folder of videos into tar files (WebDataset layout) for large data; run it again to go on.",
@@ -511,7 +517,8 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except CourseError as error:
-        print(f"vt-course: {error}", file=sys.stderr)
+        if leads():
+            print(f"vt-course: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:                      # an OSError: must come before it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())        # for the flush at exit
@@ -522,7 +529,8 @@ def main(argv: list[str] | None = None) -> int:
               file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("vt-course: interrupted", file=sys.stderr)
+        if leads():
+            print("vt-course: interrupted", file=sys.stderr)
         return 130
 
 

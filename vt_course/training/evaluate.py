@@ -115,12 +115,13 @@ def in_order(dataset, batch_size: int) -> list[list[int]]:
 
 
 def default_workers() -> int:
-    """One decoding process leaves the second core of a small machine to the model."""
-    return min(max((os.cpu_count() or 1) - 1, 1), 8)
+    """One decoding process leaves the second core of a small machine to the model; torchrun's processes share the cores."""
+    return min(max((os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1, 1), 8)
 
 
 def takes_images(model) -> bool:
     """Whether a model of this course takes (B, C, H, W); every other module is taken to see clips."""
+    model = getattr(model, "module", model)                          # what DistributedDataParallel wraps
     return "T" not in getattr(model, "layout", "B C T H W")
 
 

@@ -7,6 +7,9 @@ Three rules make a resumed run equal to an uninterrupted one, bit for bit on a C
 * everything else (weights, AdamW's moments, running sums, the best epoch so far) is in one
   file, `state.pt`, which is replaced by one rename (checkpoint.py);
 * every other file of the run folder is derived from that state and can be written again.
+
+Started by torchrun, the same loop runs in several processes (ranks.py). Each takes its part of
+every batch; what is said about the run, written or printed is over all of them, by rank 0.
 """
 import dataclasses
 import errno
@@ -23,7 +26,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +39,7 @@ from tqdm import tqdm
 from vt_course import CourseError, repo_root
 from vt_course.data import images, open_spec
 from vt_course.models import create
+from vt_course.training import ranks
 from vt_course.training.checkpoint import (atomic_write, read_state, save_state, save_weights,
                                            write_csv)
 from vt_course.training.curves import curves
@@ -71,7 +75,8 @@ class EpochBatches:
     """Batches of keys (epoch, index): a permutation that depends on (seed, epoch) only.
 
     `start` skips batches at the front, which is how a run goes on in the middle of an epoch.
-    Each index comes exactly once an epoch: the last batch may be smaller.
+    Each index comes exactly once an epoch: the last batch may be smaller. Of each batch, rank r
+    of W takes every W-th key from the r-th on, which may be none of a small one.
     """
 
     def __init__(self, clips: int, batch_size: int, seed: int):
@@ -84,7 +89,8 @@ class EpochBatches:
     def __iter__(self):
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.clips).tolist()
         for batch in range(self.start, len(self)):
-            yield [(self.epoch, i) for i in order[batch * self.size:(batch + 1) * self.size]]
+            whole = order[batch * self.size:(batch + 1) * self.size]
+            yield [(self.epoch, i) for i in whole[ranks.rank()::ranks.world()]]
 
 
 @dataclass
@@ -191,11 +197,36 @@ def fit(recipe: Recipe, out, *, resume=True, device=None, workers=None, max_step
     `checkpoint_minutes` in between. `max_steps` stops after so many steps in total, saved as if
     interrupted. Ctrl-C saves, says how to go on and raises KeyboardInterrupt.
 
+    In the processes of torchrun, `recipe.batch_size` is that of all ranks together, and a run may
+    go on with another number of them.
+
     Raises `CourseError` for what the user can mend: other settings than the folder's, a full
     disk, a loss that is not finite, no readable clip. The last good checkpoint is kept.
     """
-    device, out = pick_device(device), Path(out)
-    config, sets = describe(recipe), open_data(recipe)
+    with ranks.group(pick_device(device)) as device, deterministic(device), polite_interrupt() as interrupt:
+        config, sets = open_everywhere(recipe)
+        state = ranks.by_leader(functools.partial(open_run, Path(out), config, resume))
+        run = Run(recipe, Path(out), config, state, device, sets, workers, progress)
+        return run.train(interrupt, max_steps, checkpoint_minutes)
+
+
+def open_everywhere(recipe: Recipe) -> tuple[dict, list]:
+    """`describe` and `open_data` on all ranks, which must see the same clips."""
+    if recipe.batch_size < ranks.world():
+        raise CourseError(f"batch_size={recipe.batch_size} is of all {ranks.world()} processes together: raise it or "
+                          "start fewer")
+    each = ranks.together(functools.partial(describe, recipe))
+    for rank, config in enumerate(each):
+        if config != each[0]:
+            raise CourseError(f"{recipe.data} lists other clips for rank {rank} than for rank 0: give every machine the "
+                              "same data and the same command")
+    sets = []
+    ranks.together(lambda: sets.extend(open_data(recipe)))
+    return each[0], sets
+
+
+def open_run(out: Path, config: dict, resume: bool) -> dict | None:
+    """Make the folder `out`; the state of the run that it holds, or None."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -207,9 +238,7 @@ def fit(recipe: Recipe, out, *, resume=True, device=None, workers=None, max_step
             raise CourseError(f"{out} already holds a run; resume it or choose another --out "
                               "folder")
         check_same(out, state["config"], config)
-    with deterministic(device), polite_interrupt() as interrupt:
-        run = Run(recipe, out, config, state, device, sets, workers, progress)
-        return run.train(interrupt, max_steps, checkpoint_minutes)
+    return state
 
 
 class Run:
@@ -217,7 +246,8 @@ class Run:
 
     def __init__(self, recipe, out, config, state, device, sets, workers, show):
         self.recipe, self.out, self.config = recipe, out, config
-        self.device, self.show = device, show
+        self.device, self.leads = device, ranks.rank() == 0
+        self.show = show and self.leads
         self.classes = config["classes"]
         torch.manual_seed(recipe.seed)
         try:
@@ -227,6 +257,13 @@ class Run:
             raise CourseError(f"config={recipe.config} does not fit: {error}") from error
         if takes_images(self.model) and recipe.frames != 1:
             raise CourseError(f"{recipe.model} sees images, not clips of {recipe.frames} frames; train it with frames=1")
+        shape = (1, 3, recipe.frames, recipe.size, recipe.size)
+        try:
+            with torch.no_grad():
+                class_scores(self.model.eval(), torch.zeros(shape, device=device))
+        except ValueError as error:  # of the input: before the first clip is decoded
+            raise CourseError(f"frames={recipe.frames} and size={recipe.size} do not fit {recipe.model}: {error}") from error
+        self.parallel = ranks.parallel(self.model, device)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, recipe.weight_decay))
         self.autocast, self.scaler = precision(recipe, device)
         self.progress = Progress()
@@ -239,7 +276,7 @@ class Run:
         train_set, val_set = sets
         self.batches = EpochBatches(len(train_set), recipe.batch_size, recipe.seed)
         self.train_loader = make_loader(train_set, self.batches, workers, device)
-        val_batches = in_order(val_set, recipe.batch_size)
+        val_batches = in_order(val_set, recipe.batch_size)[ranks.rank()::ranks.world()]
         self.val_loader = make_loader(val_set, val_batches, workers, device)
         self.started = time.monotonic() - self.progress.seconds
 
@@ -250,14 +287,12 @@ class Run:
 
     def train(self, interrupt, max_steps, checkpoint_minutes) -> dict:
         recipe, progress = self.recipe, self.progress
-        atomic_write(self.out / "config.json", json.dumps(self.config, indent=2).encode())
-        if self.step:
-            self.publish()  # a kill may have come between the state and what derives from it
-        if progress.epoch == recipe.epochs and (self.out / "summary.json").is_file():
-            return json.loads((self.out / "summary.json").read_text())
+        finished = ranks.by_leader(self.begin)
+        if finished:
+            return finished
         try:
             # Events after the checkpoint we go on from are of steps that will be taken again.
-            with SummaryWriter(str(self.out / "log"), purge_step=self.step + 1) as self.log:
+            with (SummaryWriter(str(self.out / "log"), purge_step=self.step + 1) if self.leads else nullcontext()) as self.log:
                 while progress.epoch < recipe.epochs:
                     stopped = self.train_epoch(interrupt, max_steps, checkpoint_minutes)
                     if stopped or self.close_epoch(interrupt):
@@ -270,11 +305,20 @@ class Run:
                               "checkpoint is kept: free space and run the same command "
                               "again") from error
         if interrupt and progress.epoch < recipe.epochs:
-            print(f"stopped after step {self.step}, in epoch {progress.epoch + 1} of "
-                  f"{recipe.epochs}; run the same command again to go on from there",
-                  file=sys.stderr)
+            if self.leads:
+                print(f"stopped after step {self.step}, in epoch {progress.epoch + 1} of "
+                      f"{recipe.epochs}; run the same command again to go on from there",
+                      file=sys.stderr)
             raise KeyboardInterrupt
-        return self.summarise()
+        return ranks.by_leader(self.summarise)
+
+    def begin(self) -> dict | None:
+        """Bring the folder's files in step with the state; the summary of a run that is finished."""
+        atomic_write(self.out / "config.json", json.dumps(self.config, indent=2).encode())
+        if self.step:
+            self.publish()  # a kill may have come between the state and what derives from it
+        if self.progress.epoch == self.recipe.epochs and (self.out / "summary.json").is_file():
+            return json.loads((self.out / "summary.json").read_text())
 
     def train_epoch(self, interrupt, max_steps, checkpoint_minutes) -> bool:
         """Train to the end of the epoch; True when stopped before."""
@@ -290,16 +334,22 @@ class Run:
                   initial=progress.batch, unit="step", leave=False,
                   disable=not self.show) as bar:
             while progress.batch < len(batches):
-                if interrupt or (max_steps is not None and self.step >= max_steps):
+                if max_steps is not None and self.step >= max_steps:
                     return True
-                if time.monotonic() - saved > checkpoint_minutes * 60:
+                batch = next(loader)
+                good = 0 if batch["clip"] is None else len(batch["label"])
+                due = self.leads and time.monotonic() - saved > checkpoint_minutes * 60
+                stop, due, clips, skipped = ranks.total(bool(interrupt), due, good, len(batch["bad"]))
+                if stop:
+                    interrupt.append(signal.SIGINT)  # perhaps of another rank
+                    return True
+                if due:
                     self.save()
                     saved = time.monotonic()
-                batch = next(loader)
                 progress.bad["train"].update(batch["bad"])
-                progress.skipped += len(batch["bad"])
-                if batch["clip"] is not None:
-                    self.train_step(batch, lr_at(self.step, steps, warmup, recipe.lr))
+                progress.skipped += int(skipped)
+                if clips:
+                    self.train_step(batch, good, int(clips), lr_at(self.step, steps, warmup, recipe.lr))
                     self.speed = (progress.clips - before) / (time.monotonic() - began)
                     bar.set_postfix_str(f"loss {progress.loss_sum / progress.clips:.3f}, "
                                         f"acc {progress.correct / progress.clips:.3f}, "
@@ -308,32 +358,41 @@ class Run:
                 bar.update()
         return False
 
-    def train_step(self, batch, lr: float) -> None:
+    def train_step(self, batch, good: int, clips: int, lr: float) -> None:
+        """One step on `clips` clips, `good` of them in this process."""
         recipe, progress = self.recipe, self.progress
-        torch.manual_seed(recipe.seed * 1_000_003 + self.step)  # for dropout and drop path
+        # For dropout and drop path, of other clips in each rank.
+        torch.manual_seed(recipe.seed * 1_000_003 + self.step + (ranks.rank() << 53))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        if not good:  # the ranks step together: one without a clip sees an empty one that has no weight
+            batch = {"clip": torch.zeros(1, 3, recipe.frames, recipe.size, recipe.size), "label": torch.zeros(1).long()}
+        self.parallel.train(good > 0)  # an empty clip is not for the running means of a BatchNorm
         clip = batch["clip"].to(self.device, non_blocking=True)  # (B, C, T, H, W)
         label = batch["label"].to(self.device, non_blocking=True)  # (B,)
         with self.autocast():
-            logits = class_scores(self.model, clip)  # (B, K)
+            logits = class_scores(self.parallel, clip)  # (B, K)
             loss = F.cross_entropy(logits, label, label_smoothing=recipe.label_smoothing)
         self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
+        # The ranks' gradients are averaged: with this weight the mean is over all clips, however they are spread.
+        self.scaler.scale(loss * (good * ranks.world() / clips)).backward()
         self.scaler.unscale_(self.optimizer)
         limit = recipe.grad_clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit).item()
-        value = loss.item()
+        hits = int((logits.argmax(-1) == label).sum()) if good else 0
+        loss_sum, hits = ranks.total(loss.item() * good, hits)
+        value = loss_sum / clips
         # With loss scaling an infinite gradient is an everyday event that `scaler.step` skips.
         if not math.isfinite(value) or not (math.isfinite(norm) or self.scaler.is_enabled()):
             self.diverged(f"loss {value}, gradient norm {norm}")
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        progress.loss_sum += value * len(label)
-        progress.correct += int((logits.argmax(-1) == label).sum())
-        progress.clips += len(label)
-        for name, scalar in (("loss", value), ("lr", lr), ("grad_norm", norm)):
-            self.log.add_scalar(f"train/{name}", scalar, self.step + 1)
+        progress.loss_sum += loss_sum
+        progress.correct += int(hits)
+        progress.clips += clips
+        if self.leads:
+            for name, scalar in (("loss", value), ("lr", lr), ("grad_norm", norm)):
+                self.log.add_scalar(f"train/{name}", scalar, self.step + 1)
 
     def diverged(self, what: str) -> None:
         recipe = self.recipe
@@ -347,14 +406,18 @@ class Run:
     def close_epoch(self, interrupt) -> bool:
         """Validate, record the epoch and save; True when interrupted, with nothing recorded."""
         recipe, progress = self.recipe, self.progress
+        self.share_bad()
         if not progress.clips:
             raise CourseError(f"none of the training clips of {recipe.data} could be read (the "
                               f"first: {next(iter(progress.bad['train'].values()))})")
         watched = itertools.takewhile(lambda batch: not interrupt, self.val_loader)
-        log_probs, label, bad = predict(self.model, watched, self.device,
-                                        autocast=self.autocast)
-        if interrupt:
+        mine = predict(self.model, watched, self.device, autocast=self.autocast)
+        log_probs, label, bad, interrupted = zip(*ranks.gather((*mine, bool(interrupt))))
+        if any(interrupted):
+            interrupt.append(signal.SIGINT)
             return True
+        label, bad = torch.cat(label), sum(bad, [])
+        log_probs = torch.cat([part for part in log_probs if len(part)] or log_probs[:1])  # (N, K)
         progress.bad["val"].update(bad)
         if not len(label):
             raise CourseError(f"none of the validation clips of {recipe.data} could be read "
@@ -380,7 +443,8 @@ class Run:
         progress.best = max((row for row in (progress.best, row) if row),
                             key=lambda row: (row["val_top1"], -row["val_loss"]))
         progress.loss_sum, progress.correct, progress.clips, progress.skipped = 0.0, 0, 0, 0
-        self.report(row, len(bad))
+        if self.leads:
+            self.report(row, len(bad))
         self.save()
         return False
 
@@ -405,6 +469,16 @@ class Run:
                 *sentences]), file=sys.stderr)
 
     def save(self) -> None:
+        """Rank 0 writes a checkpoint."""
+        self.share_bad()
+        ranks.by_leader(self.write)
+
+    def share_bad(self) -> None:
+        """Tell every rank the bad training clips that each has found."""
+        for found in ranks.gather(self.progress.bad["train"]):
+            self.progress.bad["train"].update(found)
+
+    def write(self) -> None:
         """A checkpoint: first the state, by one rename, then what is derived from it."""
         self.log.flush()  # events before the state, so that a resumed log has no gap
         progress = self.progress
@@ -495,6 +569,7 @@ def machine(device: torch.device) -> dict:
     """Where and with what a run was made."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "ranks": ranks.world(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),

@@ -1,0 +1,245 @@
+"""Several processes that train one model: the same run as one process makes, and one clear end when something fails."""
+import collections
+import csv
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from test_training import clips, weights                                  # noqa: F401 (a fixture)
+from vt_course.training.recipes import Recipe
+
+MINIS = ("video_swin_mini", "mvit_mini", "mvit_v2_mini", "timesformer_mini", "uniformer_mini")
+
+# Every plan is a run in some processes, forked after the slow imports and set up as torchrun sets up its own.
+DRIVER = textwrap.dedent("""
+    import dataclasses, json, os, resource, signal, sys, traceback
+    sys.path.insert(0, TESTS)
+    import torch
+    import test_training as t
+    from vt_course import CourseError, cli
+    from vt_course.training import fit
+    from vt_course.training.recipes import Recipe
+
+    def build(name, **settings):
+        model = create(name, **settings) if name != "tiny" else t.Tiny(**settings)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0                       # its draws differ from rank to rank, and from those of one process
+        return model
+
+    def watch_steps(rank, out, act):
+        real = fit.Run.train_step
+        def step(run, batch, good, clips, lr):
+            with open(f"{out}_seen.txt", "a") as file:                   # one write each, so that lines stay whole
+                file.write(f"{run.progress.epoch} {rank} {batch['index'].tolist() if good else []}\\n")
+            real(run, batch, good, clips, lr)
+            if act[0] == "signal" and act[2:] == [rank, run.step]:
+                os.kill(os.getpid(), act[1])
+        fit.Run.train_step = step
+
+    def child(rank, world, port, recipe, out, act, settings):
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world),
+                          MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        watch_steps(rank, out, act)
+        if act[0] == "disk" and rank == 0:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (act[1], act[1]))
+        elif act[0] == "data" and rank == act[1]:
+            recipe = dataclasses.replace(recipe, data=act[2])
+        cli.parser = lambda: Parser(lambda args: t.train(recipe, t.Path(out), **settings) and 0)
+        try:
+            os._exit(cli.main([]))                   # the command line's treatment of errors
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+
+    class Parser:
+        def __init__(self, verb):
+            self.verb = verb
+        def parse_args(self, argv):
+            return self
+
+    torch.set_num_threads(1)
+    create, fit.create = fit.create, build
+    recipe = Recipe.from_json(RECIPE)
+    t.train(dataclasses.replace(recipe, epochs=1), WARM)
+    results = []
+    for number, (out, world, act, settings, changes, port) in enumerate(PLANS):
+        sys.stdout.flush()
+        children = []
+        for rank in range(world):
+            pid = os.fork()
+            if pid == 0:
+                os.dup2(os.open(f"{out}_{number}_{rank}.txt", os.O_WRONLY | os.O_CREAT), 2)
+                child(rank, world, port, dataclasses.replace(recipe, **changes), out, act, settings)
+            children.append(pid)
+        results.append([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children])
+    print("RESULTS", json.dumps(results), flush=True)
+""")
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def runs(clips, tmp_path_factory):                                        # noqa: F811
+    """All plans, made by one process: name -> (run folder, exit codes of the ranks, what each wrote to stderr)."""
+    folder = tmp_path_factory.mktemp("ranks")
+    manifests = {split: (clips / f"{split}.csv").read_text() for split in ("train", "val")}
+    for split, text in manifests.items():
+        whole = re.sub(r"^(?=(train|val)\d)", f"{clips}/", text, flags=re.M)
+        (folder / f"bad_{split}.csv").write_text(whole.replace(f"{clips}/train1.mp4", "gone.mp4"))
+    bad = {"data": f"csv:{folder / 'bad_train.csv'},{folder / 'bad_val.csv'}"}
+    other = f"csv:{clips / 'val.csv'},{clips / 'val.csv'}"
+    # 12 clips in batches of 5: of the last one, two clips, rank 2 of 3 gets none.
+    recipe = Recipe(model="tiny", data=f"csv:{clips / 'train.csv'},{clips / 'val.csv'}", frames=2, stride=2, size=16,
+                    batch_size=5, epochs=3, lr=0.01, drop_path=0.0)
+    mini = dict(frames=8, stride=1, size=48, epochs=1, lr=1e-4, grad_clip=0.0)
+    plans = {                              # run folder, ranks, what happens, arguments of `fit`, changes to the recipe
+        "one": ("one", 1, [None], {}, {}),
+        "three": ("three", 3, [None], {}, {}),
+        # Ctrl-C in one rank alone, after step 2 of epoch 2
+        "ctrl-c": ("cut", 3, ["signal", int(signal.SIGINT), 1, 4], {}, {}),
+        "two go on": ("cut", 2, [None], {"max_steps": 7}, {}),
+        "one goes on": ("cut", 1, [None], {}, {}),
+        "bad clip, one": ("bad1", 1, [None], {}, bad),
+        "bad clip, three": ("bad3", 3, [None], {}, bad),
+        "data": ("data", 3, ["data", 2, other], {}, {}),
+        "disk": ("disk", 2, ["disk", 5_000], {}, {}),
+        "dead": ("dead", 3, ["signal", int(signal.SIGKILL), 1, 4], {}, {}),
+        "few": ("few", 6, [None], {}, {}),
+        **{f"{model}, {ranks}": (f"{model}{ranks}", ranks, [None], {}, {**mini, "model": model})
+           for model in MINIS for ranks in (1, 2)}}
+    jobs = [(str(folder / plan[0]), *plan[1:], free_port()) for plan in plans.values()]
+    head = (f"TESTS = {str(Path(__file__).parent)!r}\nRECIPE = {recipe.to_json()!r}\nWARM = {str(folder / 'warm')!r}\n"
+            f"PLANS = {jobs!r}\n")
+    done = subprocess.run([sys.executable, "-c", head + DRIVER], capture_output=True, text=True, timeout=300)
+    assert "RESULTS" in done.stdout, done.stderr
+    codes = json.loads(done.stdout.split("RESULTS")[1])
+    return {name: (Path(job[0]), code, [Path(f"{job[0]}_{number}_{rank}.txt").read_text() for rank in range(job[1])])
+            for number, (name, job, code) in enumerate(zip(plans, jobs, codes))}
+
+
+def seen(out):
+    """How often each (epoch, clip) was trained on, and the ranks that saw any."""
+    lines = [re.fullmatch(r"(\d+) (\d+) \[(.*)\]", line).groups() for line in Path(f"{out}_seen.txt").read_text().splitlines()]
+    counts = collections.Counter((int(epoch), int(i)) for epoch, _, indices in lines for i in indices.split(",") if i)
+    return counts, {int(rank) for _, rank, indices in lines if indices}
+
+
+def metrics(out):
+    with open(out / "metrics.csv", newline="") as file:
+        return [{name: float(value) for name, value in row.items() if name not in ("seconds", "clips_per_second")}
+                for row in csv.DictReader(file)]
+
+
+def assert_nearly_same(a, b, atol=2e-5):
+    assert [pytest.approx(row, rel=1e-4, abs=1e-6) for row in metrics(a)] == metrics(b) and metrics(a)
+    one, two = weights(a), weights(b)
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=0, atol=atol, msg=lambda text: f"{name}: {text}")
+
+
+def test_three_ranks_make_the_run_of_one_process(runs):
+    (one, code, _), (three, codes, said) = runs["one"], runs["three"]
+    assert code == [0] and codes == [0] * 3, said
+    assert_nearly_same(one, three)
+    assert seen(three) == ({(epoch, i): 1 for epoch in range(3) for i in range(12)}, {0, 1, 2})
+    summaries = [json.loads((out / "summary.json").read_text()) for out in (one, three)]
+    assert [s["ranks"] for s in summaries] == [1, 3] and summaries[0]["steps"] == summaries[1]["steps"] == 9
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(runs):
+    out, codes, said = runs["ctrl-c"]
+    assert codes == [130] * 3, said
+    assert said[0].count("stopped after step 5, in epoch 2 of 3; run the same command again") == 1
+    assert said[1:] == ["", ""]
+    assert runs["two go on"][1] == [0] * 2 and runs["one goes on"][1] == [0]
+    assert_nearly_same(runs["one"][0], out)
+    assert seen(out) == ({(epoch, i): 1 for epoch in range(3) for i in range(12)}, {0, 1, 2})
+
+
+def test_an_unreadable_clip_of_any_rank_is_told(runs):
+    (one, *_), (three, codes, said) = runs["bad clip, one"], runs["bad clip, three"]
+    assert codes == [0] * 3, said
+    assert_nearly_same(one, three)
+    assert "gone.mp4" in (three / "bad_clips.csv").read_text()
+    assert "gone.mp4" in said[0] and said[1:] == ["", ""]
+
+
+@pytest.mark.parametrize("name, codes, words", [
+    ("data", [2] * 3, "lists other clips for rank 2"),
+    ("disk", [2] * 2, "File too large"),
+    ("dead", [2, -signal.SIGKILL, 2], "another process of torchrun ended"),
+    ("few", [2] * 6, "batch_size=5 is of all 6 processes")])
+def test_the_end_is_one_sentence_of_one_rank(name, codes, words, runs):
+    out, ended, said = runs[name]
+    assert ended == codes, said
+    lines = [line for line in said[0].splitlines() if line.startswith("vt-course: ")]
+    assert len(lines) == 1 and words in lines[0], said
+    assert not any("Traceback" in text for text in said) and not any("vt-course" in text for text in said[1:]), said
+    if name == "dead":
+        assert metrics(out)[-1]["epoch"] == 1                   # the checkpoint of the first epoch is kept
+
+
+@pytest.mark.parametrize("model", MINIS)
+def test_every_family_trains_in_two_ranks(model, runs):
+    (one, *_), (two, codes, said) = runs[f"{model}, 1"], runs[f"{model}, 2"]
+    assert codes == [0] * 2, said
+    if model != "uniformer_mini":                               # its batch norms see the clips of one rank only
+        assert_nearly_same(one, two, atol=4e-4)                 # Adam makes a step of a sign
+
+
+SCRIPT = textwrap.dedent("""
+    import os, sys
+    from vt_course import cli
+    from vt_course.data.clips import VideoFolder
+    from vt_course.training import fit
+    def log(*words):
+        with open(LOG, "a") as file:
+            file.write(" ".join(map(str, words)) + "\\n")
+    read, step = VideoFolder.__getitem__, fit.Run.train_step
+    def reading(self, key):
+        if isinstance(key, tuple):                   # for training
+            log("read", os.environ["RANK"], os.getpid())
+        return read(self, key)
+    def stepping(run, batch, good, *rest):
+        log("step", os.environ["RANK"], run.progress.epoch, *(batch["index"].tolist() if good else ()))
+        return step(run, batch, good, *rest)
+    VideoFolder.__getitem__, fit.Run.train_step = reading, stepping
+    sys.exit(cli.main(sys.argv[1:]))
+""")
+
+
+def test_torchrun_with_three_ranks_and_two_workers_each(clips, tmp_path):     # noqa: F811
+    """Stopped within an epoch and started again: each clip comes exactly once an epoch."""
+    log, script, out = tmp_path / "log.txt", tmp_path / "script.py", tmp_path / "run"
+    script.write_text(f"LOG = {str(log)!r}\n" + SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "3", str(script), "train", "video_swin_mini",
+               "--data", f"csv:{clips / 'train.csv'},{clips / 'val.csv'}", "--out", str(out), "--device", "cpu", "--workers", "2",
+               "--json", "--set", "frames=8", "stride=1", "size=32", "keep=0", "batch_size=5", "epochs=2"]
+    for more in (["--max-steps", "2"], []):
+        done = subprocess.run(command[:-8] + more + command[-8:], capture_output=True, text=True, timeout=300,
+                              env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr
+        summary = json.loads(done.stdout)                       # printed once
+    assert summary["ranks"] == 3 and summary["finished"] and summary["steps"] == 6
+    lines = [line.split() for line in log.read_text().splitlines()]
+    processes = {rank: {pid for kind, r, pid in (line for line in lines if line[0] == "read") if r == rank} for rank in "012"}
+    assert all(len(pids) == 4 for pids in processes.values()), processes        # two loader processes in each of two runs
+    trained = collections.Counter((int(line[2]), int(i)) for line in lines if line[0] == "step" for i in line[3:])
+    assert trained == {(epoch, i): 1 for epoch in range(2) for i in range(12)}
+    assert {line[1] for line in lines if line[0] == "step" and len(line) > 3} == {"0", "1", "2"}

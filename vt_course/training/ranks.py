@@ -1,0 +1,102 @@
+"""Several processes that train one model, started by torchrun: what they tell each other.
+
+torchrun numbers its processes, the ranks, 0 to world - 1. A process that it did not start is rank 0 of 1; then every
+function here gives back what it was given.
+"""
+import os
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from vt_course import CourseError
+
+
+@contextmanager
+def group(device: torch.device):
+    """Join the processes that torchrun started, if it did; yields this one's device.
+
+    Numbers travel by gloo, gradients on CUDA by NCCL. Raises `CourseError` for a device that torch cannot use so, for
+    more processes than GPUs, and when another process has ended.
+    """
+    if "LOCAL_RANK" not in os.environ:
+        yield device
+        return
+    if device.type not in ("cpu", "cuda"):
+        raise CourseError(f"torchrun trains on cuda or cpu, not on {device.type}: add --device cpu")
+    if device.type == "cuda":
+        local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= gpus:
+            raise CourseError(f"torchrun started more processes than this machine has GPUs ({gpus}): use "
+                              f"--nproc-per-node {gpus}")
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+    except RuntimeError as error:
+        if "Connection closed" not in str(error) and "Connection reset" not in str(error):
+            raise
+        raise CourseError("another process of torchrun ended, and what it printed says why; the last checkpoint is "
+                          "kept: run the same command again") from error
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def total(*numbers: float) -> list[float]:
+    """The sum over all ranks of each number."""
+    if world() == 1:
+        return list(numbers)
+    sums = torch.tensor(numbers, dtype=torch.float64)                  # exact for counts
+    dist.all_reduce(sums)
+    return sums.tolist()
+
+
+def gather(value) -> list:
+    """The value of each rank, in their order."""
+    values = [value] * world()
+    if world() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+def together(work) -> list:
+    """Do `work` on all ranks; their results in order. A `CourseError` of one is raised by all: none waits for another."""
+    results = gather(_attempt(work))
+    for number, result in enumerate(results):
+        if isinstance(result, CourseError):
+            raise CourseError(f"rank {number}: {result}") if number else result
+    return results
+
+
+def by_leader(work):
+    """Do `work` on rank 0 alone; all get its result, or raise its `CourseError`."""
+    outcome = [_attempt(work) if rank() == 0 else None]
+    if world() > 1:
+        dist.broadcast_object_list(outcome)
+    if isinstance(outcome[0], CourseError):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _attempt(work):
+    try:
+        return work()
+    except CourseError as error:
+        return error
+
+
+def parallel(model, device: torch.device):
+    """The model; `backward` then gives every rank the mean of all ranks' gradients."""
+    if world() == 1:
+        return model
+    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
