@@ -26,11 +26,11 @@ def group(device: torch.device):
     if device.type not in ("cpu", "cuda"):
         raise CourseError(f"torchrun trains on cuda or cpu, not on {device.type}: add --device cpu")
     if device.type == "cuda":
-        local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if local >= gpus:
-            raise CourseError(f"torchrun started more processes than this machine has GPUs ({gpus}): use "
+        here, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+        if here > gpus:
+            raise CourseError(f"torchrun started {here} processes on a machine with {gpus} GPUs: use "
                               f"--nproc-per-node {gpus}")
-        device = torch.device("cuda", local)
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
