@@ -410,6 +410,7 @@ class Run:
         if not progress.clips:
             raise CourseError(f"none of the training clips of {recipe.data} could be read (the "
                               f"first: {next(iter(progress.bad['train'].values()))})")
+        ranks.share_buffers(self.model)
         watched = itertools.takewhile(lambda batch: not interrupt, self.val_loader)
         mine = predict(self.model, watched, self.device, autocast=self.autocast)
         log_probs, label, bad, interrupted = zip(*ranks.gather((*mine, bool(interrupt))))

@@ -100,3 +100,10 @@ def parallel(model, device: torch.device):
     if world() == 1:
         return model
     return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+
+
+def share_buffers(model) -> None:
+    """Give all ranks rank 0's buffers: the running means of a BatchNorm are of the clips that each has seen."""
+    if world() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
