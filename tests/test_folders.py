@@ -103,6 +103,34 @@ def test_a_manifest_says_which_clips_count_and_how_they_are_split(put):
     assert listing.layout == "two manifests" and found(listing, "train") == [("1.mp4", "run")] and not listing.notes
 
 
+def test_a_manifest_as_other_programs_write_it(put):
+    """A mark at the beginning, Windows line ends, commas and slashes in names, an empty line."""
+    folder = put("v/a, b.mp4", "v/c.mp4")
+    data = ('\ufeffpath,label,split\r\n"v/a, b.mp4","up/down, ""fast""",train\r\n\r\n'
+            'v/c.mp4,"up/down, ""fast""",val\r\n').encode()
+    (folder / "manifest.csv").write_bytes(data)
+    for spec in (open_spec(f"folder:{folder}"), open_spec(f"csv:{folder / 'manifest.csv'},{folder / 'manifest.csv'}")):
+        assert spec.classes == ('up/down, "fast"',)
+    assert found(read_folder(folder), "train") == [("a, b.mp4", 'up/down, "fast"')]
+
+
+@pytest.mark.parametrize("lines, words", [
+    (b"path,label\nv/1.mp4,l\xe4uft\n", "is not UTF-8 text; save it as UTF-8"),
+    ("path,label\nv/1.mp4,a\n".encode("utf-16"), "is not UTF-8 text; save it as UTF-8"),
+    (b"path;label\nv/1.mp4;a\n", "begins with ['path;label']; its first line must be path,label"),
+    (b'path,label\n"v/1.mp4,a\n' + b"v/2.mp4,a\n" * 20_000, "is not a CSV file (field larger than field limit (131072))"),
+    (b'path,label\n"v/1.mp4,a\nv/2.mp4,a\n', "lacks a path or a label"),
+    (b"path,label\nv/1.mp4,a\n \n", "Line 3 of manifest"),
+    *((f"path,label,start,end\nv/1.mp4,a,{value},\n".encode(), "Line 2 of manifest") for value in ("nan", "inf", "-1", "0:10"))])
+def test_a_manifest_that_cannot_be_understood_is_refused(put, lines, words):
+    folder = put("v/1.mp4", "v/2.mp4")
+    (folder / "manifest.csv").write_bytes(lines)
+    assert words in refusal(folder)
+    with pytest.raises(CourseError) as caught:
+        open_spec(f"csv:{folder / 'manifest.csv'},{folder / 'manifest.csv'}")
+    assert words in str(caught.value)
+
+
 @pytest.mark.parametrize("videos, lists, ending", [("", "", "avi"), ("UCF-101/", "ucfTrainTestlist/", "avi"),
                                                    ("", "ucfTrainTestlist/", "mp4")])
 def test_ucf101(put, videos, lists, ending):

@@ -1,7 +1,7 @@
 """Encoding a folder again, checking it, counting it: what is promised, what is kept after a kill, what is refused."""
 import csv
-import fcntl
 import json
+import math
 import os
 import shutil
 import signal
@@ -17,10 +17,12 @@ import pytest
 
 from videos import cut_without_encoding, decode, rotate_tag, write_audio, write_video
 from vt_course import CourseError
+from vt_course.cli import main
 from vt_course.data import prepare as module
 from vt_course.data.folders import read_folder
 from vt_course.data.prepare import prepare, probe, probe_folder, stats, verify_folder, videos_below
 from vt_course.data.reader import BadClip, ClipReader
+from vt_course.files import alone
 
 
 def read_csv(path) -> list[dict]:
@@ -31,6 +33,17 @@ def read_csv(path) -> list[dict]:
 def all_frames(path) -> np.ndarray:
     reader = ClipReader(path)
     return reader.read(range(reader.num_frames)).astype(int)
+
+
+def times(path) -> np.ndarray:
+    """Seconds at which each frame begins, by PyAV."""
+    with av.open(str(path)) as container:
+        return np.array([frame.time for frame in container.decode(video=0)])
+
+
+def nearest(path, source: np.ndarray) -> list[int]:
+    """For each frame of a clip, the frame of `source` (T, H, W, 3) that it looks like."""
+    return [int(abs(frame - source).mean((1, 2, 3)).argmin()) for frame in all_frames(path)]
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +132,8 @@ def test_the_pictures_are_those_of_the_source(src, out, source, path, size):
         assert 0.85 < slope < 1.04                                         # 1.16 where the range is mistaken
     new, old = ClipReader(out / path), ClipReader(src / source)
     assert new.seconds == pytest.approx(old.seconds, abs=0.05)
-    times = [reader._times for reader in (old, new)]
-    assert np.allclose(times[0] - times[0][0], times[1], atol=2e-3)
+    before, after = times(src / source), times(out / path)
+    assert np.allclose(before - before[0], after, atol=2e-3)
 
 
 def test_prepare_mends_what_reading_refuses(src, out):
@@ -141,19 +154,109 @@ def test_rate_and_length(tmp_path, fps, seconds, frames, shown):
     (tmp_path / "src").mkdir()
     write_video(tmp_path / "src/a.mp4", size=(64, 64), gop=1)              # 24 frames, 1 s
     assert prepare(tmp_path / "src", tmp_path / "out", fps=fps, seconds=seconds, workers=1)["encoded"] == 1
-    reader, source = ClipReader(tmp_path / "out/a.mp4"), all_frames(tmp_path / "src/a.mp4")
+    reader = ClipReader(tmp_path / "out/a.mp4")
     assert reader.num_frames == frames and reader.fps == pytest.approx(fps or 24, rel=0.02)
-    clip = reader.read(range(frames)).astype(int)
-    nearest = [int(abs(frame - source).mean((1, 2, 3)).argmin()) for frame in clip]
-    assert nearest == list(shown)
+    assert nearest(tmp_path / "out/a.mp4", all_frames(tmp_path / "src/a.mp4")) == list(shown)
 
 
-def test_variable_rates_are_resampled_by_time(tmp_path):
+@pytest.mark.parametrize("seconds, shown", [(10, [0, 1, 1, 1, 2, 3]), (0.5, [0, 1])])     # not the whole time that 1 stays
+def test_variable_rates_are_resampled_by_time(tmp_path, seconds, shown):
     (tmp_path / "src").mkdir()
     write_video(tmp_path / "src/a.mp4", frames=4, times=[0, 6, 24, 30], size=(64, 64), gop=1)    # 0, 0.25, 1, 1.25 s
-    prepare(tmp_path / "src", tmp_path / "out", fps=4, workers=1)
-    clip, source = all_frames(tmp_path / "out/a.mp4"), all_frames(tmp_path / "src/a.mp4")
-    assert [int(abs(frame - source).mean((1, 2, 3)).argmin()) for frame in clip] == [0, 1, 1, 1, 2, 3]
+    prepare(tmp_path / "src", tmp_path / "out", fps=4, seconds=seconds, workers=1)
+    assert nearest(tmp_path / "out/a.mp4", all_frames(tmp_path / "src/a.mp4")) == shown
+
+
+# ------------------------------------------------------------------------- parts of videos
+
+LONG = {  # the names of what is 150 frames long, 24 a second, with a key frame every 2 s
+    "plain.mp4": dict(bframes=2), "old.avi": dict(codec="mpeg4"), "guessed.avi": dict(bframes=2), "broadcast.ts": dict(bframes=2)}
+PARTS = {  # (start, end): (what the file is called, the frames shown)
+    ("", "0.5"): ("000000_000000.5", range(12)), ("1", "2"): ("000001_000002", range(24, 48)),
+    ("3.5", "4.25"): ("000003.5_000004.25", range(84, 102)), ("5", ""): ("000005_end", range(120, 150))}
+
+
+def put_manifest(path, rows) -> None:
+    """As Windows writes it, and with a column that means nothing here."""
+    with open(path, "w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file).writerows([["path", "label", "bytes", "start", "end"], *rows])
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory) -> tuple[Path, Path]:
+    """(a folder of long videos with a manifest of parts, the same prepared)."""
+    at = tmp_path_factory.mktemp("long")
+    (at / "src/v, w").mkdir(parents=True)
+    for name, how in LONG.items():
+        write_video(at / "src/v, w" / name, frames=150, gop=48, **how)
+    write_video(at / "src/unlisted.mp4", frames=2)
+    write_video(at / "elsewhere.mp4", frames=2)
+    rows = [[f"v, w/{name}", "run, jump", "x", *times] for name in LONG for times in PARTS]
+    put_manifest(at / "src/manifest.csv", [
+        *rows, ["v, w/guessed.avi", "run, jump", "whole", "", ""], ["v, w/plain.mp4", "late", "y", "60", "70"],
+        ["../elsewhere.mp4", "other", "z", "0", "0.05"], ["v, w/gone.mp4", "other", "", "2", "3"]])
+    summary = prepare(at / "src", at / "out", workers=2)
+    assert (summary["encoded"], summary["failed"], summary["clips"]) == (len(rows) + 2, 2, len(rows) + 4)
+    return at / "src", at / "out"
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_part_shows_its_frames_and_no_others(long, name):
+    src, out = long
+    source = decode(src / "v, w" / name).astype(int)
+    assert len(source) == 150
+    for called, shown in PARTS.values():
+        path = out / "v, w" / f"{Path(name).stem}_{called}.mp4"
+        assert nearest(path, source) == list(shown), path
+        assert np.allclose(times(path), np.arange(len(shown)) / 24, atol=2e-3)
+
+
+def test_the_manifest_names_the_parts_and_only_what_is_asked_for_is_encoded(long):
+    src, out = long
+    whole = {"v, w/guessed.mp4", "unlisted.mp4"}                           # plain.mp4 is named in parts only
+    assert set(videos_below(out, (".mp4",))) == whole | {
+        f"v, w/{Path(name).stem}_{called}.mp4" for name in LONG for called, _ in PARTS.values()}
+    rows = {row["path"]: row for row in read_csv(out / "manifest.csv")}
+    elsewhere = rows.pop(str(src.parent / "elsewhere.mp4"))
+    assert (elsewhere["start"], elsewhere["end"]) == ("0.0", "0.05")       # not prepared, so it is still a part
+    assert {row["start"] + row["end"] for row in rows.values()} == {""}
+    assert rows["v, w/plain_000001_000002.mp4"]["label"] == "run, jump" and rows["v, w/guessed.mp4"]["bytes"] == "whole"
+    status = {row["path"]: row["status"] for row in verify_folder(out)}
+    assert sorted(path for path, word in status.items() if word != "ok") == [
+        "v, w/gone_000002_000003.mp4", "v, w/plain_000060_000070.mp4"]
+    late, gone = sorted((row["reason"] for row in read_csv(out / "quarantine.csv")), key=lambda reason: "gone" in reason)
+    assert late.endswith("plain.mp4 shows no frame from 60 to 70 s (it was read up to 6.21 s); correct start and end in the "
+                         "manifest.")
+    assert "gone.mp4 cannot be read (No such file or directory)" in gone
+
+
+def test_a_part_done_stays_and_another_time_is_another_file(long, tmp_path):
+    src, out = copy_of(*long, tmp_path)
+    before = stamps(out)
+    assert prepare(src, out, workers=2)["encoded"] == 0 and stamps(out) == before
+    put_manifest(src / "manifest.csv", [["v, w/plain.mp4", "a", "", "1", "2"], ["v, w/plain.mp4", "b", "", "1", "2.5"],
+                                        ["v, w/plain.mp4", "c", "", "1", "2"]])
+    for name in set(LONG) - {"plain.mp4"}:
+        (src / "v, w" / name).unlink()
+    summary = prepare(src, out, workers=2)
+    assert (summary["encoded"], summary["done_before"], summary["clips"]) == (1, 2, 3)
+    after = stamps(out)
+    assert {path for path in after if before.get(path) != after[path]} == {"v, w/plain_000001_000002.5.mp4"}
+    assert [row["path"] for row in read_csv(out / "manifest.csv")] == [
+        f"v, w/plain_000001_00000{end}.mp4" for end in ("2", "2.5", "2")]
+    prepare(src, out, seconds=0.25, workers=2)
+    assert ClipReader(out / "v, w/plain_000001_000002.5.mp4").num_frames == 6
+
+
+def test_a_video_of_a_parts_name_is_refused(long, tmp_path):
+    shutil.copytree(long[0], tmp_path / "src")
+    (tmp_path / "src/v, w/plain_000001_000002.mp4").touch()
+    with pytest.raises(CourseError, match="would both become"):
+        prepare(tmp_path / "src", tmp_path / "out")
+    put_manifest(tmp_path / "src/manifest.csv", [["v, w/plain.mp4", "a", "", "1", "nan"]])
+    with pytest.raises(CourseError, match=r"Line 2 of manifest .* has a bad start or end"):
+        prepare(tmp_path / "src", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 # ------------------------------------------------------------------------- again, and after a kill
@@ -230,6 +333,46 @@ def test_a_full_disk_stops_the_run_and_is_not_blamed_on_the_clip(tmp_path):
     assert prepare(tmp_path / "src", tmp_path / "out", workers=1)["done_before"] == 1
 
 
+def test_what_a_killed_run_still_writes_to_is_out_of_the_way(tmp_path):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "out").mkdir()
+    write_video(tmp_path / "src/a.mp4", frames=4)
+    (tmp_path / "out/.0.99999999.part").write_text("half")
+    prepare(tmp_path / "src", tmp_path / "out", workers=1)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mp4", "prepared.csv", "quarantine.csv"]
+
+
+@pytest.mark.parametrize("name", ["-v: a %d, 'q' \"é\" 视.mp4", "é" * 125 + ".mp4", os.fsdecode(b"\xff\xfe.mp4")],
+                         ids=["odd", "long", "bytes"])
+def test_any_name_will_do(tmp_path, monkeypatch, name):
+    (tmp_path / "src").mkdir()
+    write_video(tmp_path / "a.mp4", frames=2).rename(tmp_path / "src" / name)
+    monkeypatch.chdir(tmp_path / "src")
+    assert prepare(".", "../out", workers=1)["encoded"] == 1
+    [row] = verify_folder("../out")
+    assert (row["path"], row["status"]) == (name, "ok")
+    assert prepare(".", "../out", workers=1)["done_before"] == 1
+
+
+@pytest.mark.parametrize("option, value", [
+    ("--fps", "all"), ("--fps", "0"), ("--fps", "-3"), ("--fps", "nan"), ("--fps", "inf"), ("--fps", "ten"), ("--fps", "1e-9"),
+    ("--seconds", "keep"), ("--seconds", "0"), ("--seconds", "nan"), ("--seconds", "inf"), ("--seconds", "-1"),
+    ("--short-side", "0"), ("--short-side", "15"), ("--short-side", "25.5"), ("--short-side", "nan")])
+def test_the_command_takes_numbers_only_where_it_says_so(src, tmp_path, capsys, option, value):
+    with pytest.raises(SystemExit) as stop:
+        main(["data", "prepare", str(src), "--out", str(tmp_path / "out"), f"{option}={value}"])
+    assert stop.value.code == 2 and not (tmp_path / "out").exists()
+    assert f"argument {option}: {value!r} is n" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_an_odd_short_side_gives_even_pictures(src, tmp_path, capsys):
+    (tmp_path / "src").mkdir()
+    shutil.copy(src / "train/run/large.mp4", tmp_path / "src")             # 150x200
+    assert main(["data", "prepare", str(tmp_path / "src"), "--out", str(tmp_path / "out"), "--short-side", "75", "--fps", "keep",
+                 "--seconds", "all", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["encoded"] == 1 and ClipReader(tmp_path / "out/large.mp4").size == (74, 100)
+
+
 def test_a_file_that_never_ends_is_given_up(tmp_path):
     (tmp_path / "src").mkdir()
     os.mkfifo(tmp_path / "src/hangs.mp4")
@@ -250,8 +393,11 @@ def test_what_cannot_work_is_refused(src, tmp_path):
                         (lambda: prepare(tmp_path / "none", tmp_path / "out"), "has no videos"),
                         (lambda: prepare(tmp_path / "gone", tmp_path / "out"), "there is no folder"),
                         (lambda: prepare(src, src), "cannot be prepared into itself"),
-                        (lambda: prepare(src, tmp_path / "out", short_side=0), "short_side=0"),
-                        (lambda: prepare(src, tmp_path / "out", fps=-1), "fps=-1"),
+                        (lambda: prepare(src, tmp_path / "out", short_side=0), "short_side is 0; give at least 16"),
+                        *((lambda value=value: prepare(src, tmp_path / "out", fps=value), f"fps is {value}; give 0.01 to 1000")
+                          for value in (-1, 0, math.nan, math.inf, 1e-9)),
+                        *((lambda value=value: prepare(src, tmp_path / "out", seconds=value), f"seconds is {value}; give at")
+                          for value in (-1, 0, math.nan, math.inf, 1e-9)),
                         (lambda: verify_folder(tmp_path / "gone"), "there is no folder"),
                         (lambda: verify_folder(tmp_path / "none"), "has no videos and no list")):
         with pytest.raises(CourseError, match=words) as caught:
@@ -261,10 +407,9 @@ def test_what_cannot_work_is_refused(src, tmp_path):
 
 
 def test_two_runs_in_one_folder_are_refused(src, out):
-    with open(out / "prepared.csv") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(CourseError, match="another run is at work"):
-            prepare(src, out, short_side=100)
+    with alone(out / ".lock"), pytest.raises(CourseError, match="another run is at work"):
+        prepare(src, out, short_side=100)
+    assert not (out / ".lock").exists()
 
 
 def test_lists_go_along_and_still_name_their_videos(tmp_path):
@@ -301,13 +446,15 @@ def test_verify_reports_what_lists_and_names_promise(src, out, tmp_path):
         shutil.copy(out / "train/run/old.mp4", tmp_path / name)            # 24 frames, 1 s
     write_video(tmp_path / "one.mp4", frames=1)
     shutil.copy(src / "train/run/cut.mp4", tmp_path / "cut.mp4")
+    (tmp_path / "link.mp4").symlink_to("nowhere.mp4")
     (tmp_path / "manifest.csv").write_text("\n".join([
         "path,label,start,end,frames", "good.mp4,a,0,1.2,24", "good.mp4,a,0.5,,", "brief.mp4,a,,,30", "until.mp4,b,0,3,",
         "gone.mp4,b,,,", "id_000010_000011.mp4,b,,,", "id_000010_000013.mp4,b,,,"]) + "\n")
     rows = verify_folder(tmp_path, report=tmp_path / "elsewhere.csv", workers=2)
     assert {row["path"]: (row["status"], row["reason"].split(" (")[0]) for row in rows} == {
         "good.mp4": ("ok", ""), "unlisted.mp4": ("ok", ""), "brief.mp4": ("short", "24 frames of 30"),
-        "until.mp4": ("short", "1.0 s of 3.0"), "gone.mp4": ("missing", "listed, but there is no such file"),
+        "until.mp4": ("short", "1.0 s of 3.0"), "gone.mp4": ("missing", "there is no such file, or only a link to it"),
+        "link.mp4": ("missing", "there is no such file, or only a link to it"),
         "id_000010_000011.mp4": ("ok", ""), "id_000010_000013.mp4": ("short", "1.0 s of 3.0"),
         "one.mp4": ("short", "a single frame"), "cut.mp4": ("corrupt", f"Clip {tmp_path}/cut.mp4 is truncated")}
     assert [row["path"] for row in read_csv(tmp_path / "elsewhere.csv")] == sorted(row["path"] for row in rows)

@@ -60,6 +60,7 @@ ODD = {  # name: (how it is written, its frames); each is also verified
     "10 bits.mp4": (dict(pixels="yuv420p10le"), 24), "10 bits hevc.mkv": (dict(codec="libx265", pixels="yuv420p10le"), 24),
     "grey.mp4": (dict(pixels="gray"), 24), "full range.avi": (dict(codec="mjpeg", pixels="yuvj420p"), 24),
     "vp9.webm": (dict(codec="libvpx-vp9"), 24), "two pixels.mp4": (dict(size=(2, 2)), 24),
+    "b frames.avi": (dict(codec="libx264", bframes=2), 24), "b frames mpeg4.avi": (dict(codec="mpeg4", bframes=2), 24),
     "one frame.mp4": (dict(frames=1), 1), "odd size.mp4": (dict(size=(51, 67), pixels="yuv444p"), 24),
     "av1.mp4": (dict(codec="libsvtav1", size=(64, 64)), 24),
     "variable rate.mp4": (dict(frames=12, times=[0, 1, 2, 3, 12, 13, 14, 30, 31, 60, 61, 62]), 12),
@@ -98,6 +99,12 @@ def test_odd_files_pass_the_thorough_check(odd):
     seconds = {Path(row["path"]).name: row["seconds"] for row in rows}
     assert seconds["variable rate.mp4"] == pytest.approx(62 / 24, abs=0.05)
     assert seconds["one frame.mp4"] == pytest.approx(1 / 24, abs=0.01)
+
+
+def test_a_relative_name_with_a_colon(odd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.link(odd / "two pixels.mp4", "12:30 at home.mp4")
+    assert ClipReader("12:30 at home.mp4").num_frames == 24
 
 
 def test_the_content_decides_not_the_ending(odd, tmp_path):

@@ -25,6 +25,7 @@ from vt_course.data import open_spec
 from vt_course.data import shards as module
 from vt_course.data.clips import Rows, VideoFolder, read_manifest
 from vt_course.data.shards import shard
+from vt_course.files import alone
 from vt_course.training import evaluate, fit
 from vt_course.training.checkpoint import read_state
 
@@ -231,8 +232,8 @@ def test_what_cannot_work_is_refused(src, out, tmp_path, monkeypatch):
     (tmp_path / "other").mkdir()
     (tmp_path / "other/backup.tar").touch()
     refusal(lambda: shard(src, tmp_path / "other"), "tar files of another program")
-    with module._alone(out):
-        refusal(lambda: shard(src, out, SIZE), "Another run is at work")
+    with alone(out / ".lock"):
+        refusal(lambda: shard(src, out, SIZE), "another run is at work")
     monkeypatch.setitem(sys.modules, "webdataset", None)
     refusal(lambda: shard(src, tmp_path / "x"), r"needs the library webdataset, .*pip install -e .\[shards\]")
     assert not (tmp_path / "x").exists() and open_spec(f"shards:{out}").classes       # reading needs no library

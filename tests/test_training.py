@@ -426,7 +426,7 @@ def test_killed_at_any_moment_and_resumed_equals_uninterrupted(recipe, tmp_path)
     # TensorBoard shows each step once, although some were taken twice
     assert [step for step, _ in scalars(killed, "train/loss")] == list(range(1, 10))
     assert scalars(killed, "train/loss") == scalars(whole, "train/loss")
-    assert not list(killed.glob(".*.tmp")), "a killed write leaves its temporary file behind"
+    assert not list(killed.glob(".*.part")), "a killed write leaves its temporary file behind"
 
 
 def test_ctrl_c_and_a_full_disk(recipe, tmp_path):
@@ -494,7 +494,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(recipe, tiny, tmp_path, monkeypat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "fsync", full)
+        patch.setattr("os.fsync", full)
         with pytest.raises(CourseError, match="No space left on device.*free space"):
             train(recipe, out)
     after = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}

@@ -12,6 +12,12 @@ class CourseError(ValueError):
     """
 
 
+def need(good, sentence: str) -> None:
+    """Raise `CourseError(sentence)` unless `good`."""
+    if not good:
+        raise CourseError(sentence if sentence.endswith(".") else sentence + ".")
+
+
 def repo_root() -> Path:
     """The checkout this package belongs to, or the current folder for an installed copy."""
     root = Path(__file__).resolve().parent.parent

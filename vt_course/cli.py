@@ -398,7 +398,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, required=True, help="folder for the result, in the same layout")
     p.add_argument("--short-side", type=whole(16), default=256, help="pixels; smaller pictures stay (default 256)")
     p.add_argument("--fps", type=number_or("keep", 0.01, 1000), metavar="keep|N", help="frames a second, or keep those of the source (default keep)")
-    p.add_argument("--seconds", type=number_or("all", 0.01, 1e6), default=10.0, metavar="N|all", help="the first so many seconds, or all (default 10)")
+    p.add_argument("--seconds", type=number_or("all", 0.01, 100_000), default=10.0, metavar="N|all", help="the first so many seconds, or all (default 10)")
     p.add_argument("--workers", type=whole(1), help="processes (default: one a core)")
 
     p = verb(data, "shard", data_shard, "Pack a folder of videos into tar files (WebDataset layout) for large data; run it again to go on.",

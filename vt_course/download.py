@@ -5,16 +5,13 @@ it (a dropped connection, Ctrl-C, kill -9, a full disk) leaves the part, and the
 rest. `NAME.part.from` remembers what the part is a part of, so that a file that changed meanwhile is not
 spliced onto an old beginning.
 """
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import socket
 import ssl
-import sys
 import time
-from contextlib import contextmanager
 from errno import EDQUOT, EFBIG, EHOSTUNREACH, ENETUNREACH, ENOSPC
 from http.client import HTTPException
 from pathlib import Path
@@ -25,6 +22,7 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from vt_course import CourseError, __version__
+from vt_course.files import alone
 
 BACKOFF = 1.0                                      # seconds before the second attempt; doubles with every further one
 LONGEST_WAIT = 30.0
@@ -79,30 +77,6 @@ def check(file: Path, path: Path, subject: str, sha256: str | None, size: int | 
         raise CourseError(f"{subject} has {got:,} bytes instead of the {size:,} of {path.name}; {remedy}")
     if sha256 is not None and not (got := sha256_of(file)).startswith(sha256.lower()):
         raise CourseError(f"{subject} has the sha256 {got} instead of the {sha256} of {path.name}; {remedy}")
-
-
-@contextmanager
-def alone(lock: Path, progress: bool = False):
-    """Hold the file `lock`, or wait until nobody does. The system lets go of it when the process dies."""
-    while True:
-        file = open(lock, "ab")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if progress:
-                print(f"another process is at work on {lock.with_suffix('')}, waiting for it", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
-                break
-        except FileNotFoundError:
-            pass
-        file.close()                               # whom we waited for has removed this file: lock the new one
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-        file.close()
 
 
 class Download:

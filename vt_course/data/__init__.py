@@ -1,7 +1,6 @@
 """Clips on disk and how to read them. A data set is named by a short text, its spec."""
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from dataclasses import dataclass
@@ -62,8 +61,9 @@ def open_spec(spec: str) -> Spec:
         from vt_course.data import images
         return Spec(None, None, images.SHAPES, spec)
     if kind == "csv" and rest.count(",") == 1:
+        from vt_course.data.clips import read_manifest
         train, val = (Path(path.strip()) for path in rest.split(","))
-        known, asked = _labels(train), _labels(val)
+        known, asked = ({row["label"] for row in read_manifest(path)} for path in (train, val))
         if asked - known:
             extra = ", ".join(sorted(asked - known))
             raise CourseError(f"{val} has labels that {train} lacks ({extra}): add training "
@@ -79,18 +79,3 @@ def open_spec(spec: str) -> Spec:
         return Spec(train, val, names, spec, notes)
     raise CourseError(f"Unknown data spec {spec!r}: use synthetic:motion, synthetic:appearance, "
                       "images:shapes, folder:PATH, shards:PATH or csv:TRAIN.csv,VAL.csv.")
-
-
-def _labels(manifest: Path) -> set[str]:
-    if not manifest.is_file():
-        raise CourseError(f"There is no manifest {manifest}: give the path of a CSV file with "
-                          "the header path,label,start,end.")
-    with open(manifest, newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        if not {"path", "label"} <= set(rows.fieldnames or ()):
-            raise CourseError(f"{manifest} has no columns path and label: its first line must "
-                              "be path,label,start,end.")
-        labels = {row["label"] for row in rows}
-    if not labels:
-        raise CourseError(f"{manifest} lists no clips: add a line per clip.")
-    return labels

@@ -175,16 +175,17 @@ def read_manifest(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[d
                 if not row["path"] or not row["label"]:
                     raise CourseError(f"Line {reader.line_num} of manifest {path} lacks a path "
                                       "or a label; it must read path,label,start,end.")
-                start, end = (float(row[key]) if row.get(key) else None
-                              for key in ("start", "end"))
+                start, end = (_seconds(row[key]) if row.get(key) else None for key in ("start", "end"))
                 place = {key: int(row[key]) for key in ("offset", "bytes") if row.get("offset") and row.get("bytes")}
-                rows.append(dict(path=os.path.join(folder, row["path"]), label=row["label"],
-                                 start=start, end=end, **place, **{key: row.get(key) or "" for key in also}))
+                rows.append(dict(path=os.path.join(folder, row["path"]), label=row["label"], start=start, end=end)
+                            | place | {key: row.get(key) or "" for key in also})
     except OSError as error:
         raise CourseError(f"Manifest {path} cannot be read ({error.strerror}); give a CSV file "
                           "with the header path,label,start,end.") from error
     except UnicodeDecodeError as error:
         raise CourseError(f"Manifest {path} is not UTF-8 text; save it as UTF-8.") from error
+    except csv.Error as error:
+        raise CourseError(f"Manifest {path} is not a CSV file ({error}); save it as CSV with commas.") from error
     except ValueError as error:
         if isinstance(error, CourseError):
             raise
@@ -194,6 +195,13 @@ def read_manifest(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[d
         raise CourseError(f"Manifest {path} lists no clips; give each one a line "
                           "path,label,start,end.")
     return rows
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < np.inf:
+        raise ValueError(f"{text} is no place in a video")
+    return value
 
 
 class VideoFolder(torch.utils.data.Dataset):

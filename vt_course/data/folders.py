@@ -58,7 +58,7 @@ def read_folder(folder) -> Listing:
         rows = split_by_hash(rows, notes)
     split = {name: Rows([{k: row[k] for k in ("path", "label", "start", "end")} for row in rows
                          if row["split"] == name], f"{folder} ({name})") for name in ("train", "val")}
-    classes = _check(folder, classes, split, notes)
+    classes = checked(folder, classes, split, notes)
     return Listing(layout, tuple(classes), **split, notes=tuple(notes))
 
 
@@ -94,7 +94,7 @@ def readable(folder: Path):
         raise CourseError(f"A list in {folder} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
 
 
-def _check(folder, classes, split: dict[str, Rows], notes: list) -> list[str]:
+def checked(folder, classes, split: dict[str, Rows], notes: list) -> list[str]:
     """The classes in order, or `CourseError`; adds notes on listed files that are not there."""
     for name, rows in split.items():
         if not rows:
@@ -261,7 +261,7 @@ def _by_class(folder: Path, split: str, notes) -> list[dict]:
 
 LAYOUTS = (
     ("manifest", lambda f: (f / "manifest.csv").is_file(), manifest),
-    ("two manifests", lambda f: all(_is_manifest(f / f"{name}.csv") for name in ("train", "val")), two_manifests),
+    ("two manifests", lambda f: all(is_manifest(f / f"{name}.csv") for name in ("train", "val")), two_manifests),
     ("Something-Something", lambda f: _list_folder(f, "something-something-v2-train.json"), something),
     ("UCF101", lambda f: _list_folder(f, "classInd.txt"), ucf101),
     ("HMDB51", lambda f: any(any(at.glob("*_test_split1.txt")) for at in (f, *_below(f))), hmdb51),
@@ -311,7 +311,7 @@ def _list_folder(folder: Path, name: str) -> Path | None:
     return next((at for at in (folder, *_below(folder)) if (at / name).is_file()), None)
 
 
-def _is_manifest(path: Path) -> bool:
+def is_manifest(path: Path) -> bool:
     """Kinetics' own train.csv has no column path."""
     if not path.is_file():
         return False

@@ -6,14 +6,14 @@ touched in processes of their own with a time limit (see `verify`), so none stop
 """
 import csv
 import errno
-import fcntl
+import math
 import os
 import re
 import shutil
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
@@ -22,9 +22,10 @@ import av
 import numpy as np
 from tqdm import tqdm
 
-from vt_course import CourseError
+from vt_course import CourseError, need
 from vt_course.data.reader import SUFFIXES, container_fault, scaled_size
 from vt_course.data.verify import apart, check, in_processes, serve, verify
+from vt_course.files import alone, replacing, write_csv
 
 SOURCES = SUFFIXES + (".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".3gp", ".ogv")
 LISTS = ("manifest.csv", "train.csv", "val.csv", "something-something-v2-*.json", "classInd.txt", "trainlist*.txt",
@@ -45,62 +46,119 @@ def prepare(src, out, short_side: int = 256, fps: float | None = None, seconds: 
     applied. `fps`: that many frames a second, or None for the frames and times of the source.
     `seconds`: only the first so many, or None for all. Lists that `folders` reads are copied.
 
+    Where a manifest gives start or end, that part of the video becomes a file of its own,
+    NAME_START_END.mp4 (NAME_000010_000020.mp4), and the copy of the manifest has its name, start
+    and end empty. A video that manifests name only in parts is not encoded as a whole.
+
     Run again, it goes on: a clip is done when out/prepared.csv has its source's size, time and
     these settings. Each is decoded whole before it gets its name, by one rename. What fails is
     in out/quarantine.csv with the reason, and is tried again by the next run.
 
     Returns dict(out, encoded, done_before, failed, clips, bytes, seconds). Raises `CourseError`
-    for what stops all: no videos, a full disk, two sources of one name, another run at work.
+    for what stops all: no videos, a manifest that cannot be read, a full disk, two sources of one
+    name, another run at work.
     """
     src, out, began = Path(src), Path(out), time.monotonic()
-    _need(short_side >= 16 and (fps is None or fps > 0) and (seconds is None or seconds > 0),
-          f"short_side={short_side}, fps={fps}, seconds={seconds} must be at least 16 pixels and more than 0")
-    _need(src.resolve() != out.resolve(), f"{src} cannot be prepared into itself; name another folder for the result")
-    targets = _targets(src, out)
+    need(short_side >= 16, f"short_side is {short_side}; give at least 16 pixels")
+    need(fps is None or 0.01 <= fps <= 1000, f"fps is {fps}; give 0.01 to 1000 frames a second, or None to keep the source's")
+    need(seconds is None or 0.01 <= seconds < math.inf, f"seconds is {seconds}; give at least 0.01, or None for all")
+    need(src.resolve() != out.resolve(), f"{src} cannot be prepared into itself; name another folder for the result")
+    targets, lists = _plan(src, out)
     settings = " ".join(f"{n:g}" if n else "all" for n in (short_side, fps, seconds))
     out.mkdir(parents=True, exist_ok=True)
     failed = []
-    with _locked(out / "prepared.csv") as record:
+    with alone(out / ".lock", wait=False), _open_record(out / "prepared.csv") as record:
         rows = _read_record(record)
-        jobs = [dict(do="encode", source=str(src / source), part=str((out / path).with_name(f".{Path(path).name}.part")),
-                     path=path, short_side=short_side, fps=fps, seconds=seconds)
-                for path, source in targets.items()
+        # Parts are named after this process: that of a run which was killed may still be written to.
+        jobs = [dict(do="encode", path=path, source=str(src / source), start=start, end=end, short_side=short_side, fps=fps,
+                     seconds=seconds, part=str((out / path).with_name(f".{number}.{os.getpid()}.part")))
+                for number, (path, (source, start, end)) in enumerate(targets.items())
                 if not _is_done(rows.get(path), src / source, out / path, settings)]
-        for folder in {Path(job["part"]).parent for job in jobs}:
-            folder.mkdir(parents=True, exist_ok=True)
-        _copy_lists(src, out)
-        for job, answer in _work(jobs, timeout, workers, progress):
-            part, source = Path(job["part"]), Path(job["source"])
-            if answer["error"]:
-                part.unlink(missing_ok=True)
-                _need(not answer.get("stop"), answer["error"])
-                failed.append((job["source"], answer["error"]))
-                continue
-            stat, size = source.stat(), part.stat().st_size
-            os.replace(part, out / job["path"])
-            rows[job["path"]] = row = dict(
-                path=job["path"], source=targets[job["path"]], size=stat.st_size, mtime_ns=stat.st_mtime_ns,
-                settings=settings, frames=answer["frames"], seconds=f"{answer['seconds']:.3f}", bytes=size)
-            csv.writer(record, lineterminator="\n").writerow(row.values())
-            record.flush()
-    _write_csv(out / "quarantine.csv", ("path", "reason"), sorted(failed))
+        _copy_lists(src, out, lists)
+        with _no_parts_left({Path(job["part"]).parent for job in jobs}), \
+                closing(_work(jobs, timeout, workers, progress)) as answers:
+            for job, answer in answers:
+                part = Path(job["part"])
+                if answer["error"]:
+                    part.unlink(missing_ok=True)
+                    need(not answer.get("stop"), answer["error"])
+                    failed.append((job["source"], answer["error"]))
+                    continue
+                size = part.stat().st_size
+                os.replace(part, out / job["path"])
+                rows[job["path"]] = row = dict(
+                    path=job["path"], source=targets[job["path"]][0], size=answer["size"], mtime_ns=answer["mtime_ns"],
+                    settings=settings, frames=answer["frames"], seconds=f"{answer['seconds']:.3f}", bytes=size)
+                csv.writer(record, lineterminator="\n").writerow(row.values())
+                record.flush()
+        write_csv(out / "quarantine.csv", ("path", "reason"), sorted(failed))
     encoded = len(jobs) - len(failed)
     return dict(out=str(out), encoded=encoded, done_before=len(targets) - len(jobs), failed=len(failed), clips=len(targets),
                 bytes=sum(int(rows[path]["bytes"]) for path in targets if path in rows),
                 seconds=round(time.monotonic() - began, 1))
 
 
-def _targets(src: Path, out: Path) -> dict[str, str]:
-    """{path below out: path below src}."""
-    _need(src.is_dir(), f"there is no folder {src}; name a folder of videos")
+def _plan(src: Path, out: Path) -> tuple[dict[str, tuple], dict[str, list | None]]:
+    """({path below out: (path below src, start, end)}, {list below src: its lines for `out`, or None: as it is})."""
+    need(src.is_dir(), f"there is no folder {src}; name a folder of videos")
+    videos = videos_below(src, SOURCES, leave_out=out)
+    need(videos, f"{src} has no videos (names that end in {', '.join(SOURCES)}); name a folder of videos")
+    lists, parts, whole = {}, [], set()
+    for path in (path for pattern in LISTS for path in (*src.glob(pattern), *src.glob(f"*/{pattern}"))):
+        if path.is_file() and out.resolve() not in path.resolve().parents:
+            rows, lists[str(path.relative_to(src))] = _manifest(src, path) if path.suffix == ".csv" else ([], None)
+            parts += [row for row in rows if row[1:] != (None, None)]
+            whole |= {row[0] for row in rows if row[1:] == (None, None)}
+    in_parts = {source for source, _, _ in parts} - whole
     targets = {}
-    for source in videos_below(src, SOURCES, leave_out=out):
-        path = os.path.splitext(source)[0] + ".mp4"
-        _need(path not in targets, f"{src / targets.get(path, '')} and {src / source} would both become {out / path}; "
-              "rename one")
-        targets[path] = source
-    _need(targets, f"{src} has no videos (names that end in {', '.join(SOURCES)}); name a folder of videos")
-    return targets
+    for row in [(source, None, None) for source in videos if source not in in_parts] + parts:
+        path = _name(*row)
+        other = targets.setdefault(path, row)[0]
+        need(other == row[0], f"{src / other} and {src / row[0]} would both become {out / path}; rename one")
+    return targets, lists
+
+
+def _manifest(src: Path, path: Path) -> tuple[list[tuple], list | None]:
+    """([(path below src, start, end), ...], the lines for the prepared folder); [] and None where it is no manifest."""
+    from vt_course.data.clips import read_manifest                 # which imports torch
+    from vt_course.data.folders import Finder, is_manifest, readable
+    with readable(path.parent):
+        if not is_manifest(path):
+            return [], None
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            also = [name for name in next(csv.reader(file)) if name not in ("path", "label", "start", "end")]
+    find, rows, lines = Finder(""), [], [["path", "label", "start", "end", *also]]
+    for row in read_manifest(path, also=also):
+        source, times = os.path.relpath(find(row["path"]), src), (row["start"], row["end"])
+        if source.split(os.sep)[0] == os.pardir:                   # of another folder: it stays what and where it is
+            place = os.path.abspath(row["path"]), row["label"], *times
+        else:
+            rows.append((source, *times))
+            place = os.path.relpath(src / _name(source, *times), path.parent), row["label"], None, None
+        lines.append([*place, *(row[name] for name in also)])
+    return rows, lines
+
+
+def _name(source: str, start: float | None, end: float | None) -> str:
+    """a/b.avi becomes a/b.mp4, its part from 10 to 12.5 seconds a/b_000010_000012.5.mp4."""
+    stem = os.path.splitext(source)[0]
+    if (start, end) == (None, None):
+        return f"{stem}.mp4"
+    first, last = (f"{time:010.3f}".rstrip("0").rstrip(".") if time is not None else other
+                   for time, other in ((start, "000000"), (end, "end")))
+    return f"{stem}_{first}_{last}.mp4"
+
+
+@contextmanager
+def _no_parts_left(folders: set[Path]):
+    """Make the folders; at the end, whatever ends us, no part is there, nor one of a run that was killed."""
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for part in (part for folder in folders for part in folder.glob(".*.*.part")):
+            part.unlink(missing_ok=True)
 
 
 def _is_done(row: dict | None, source: Path, target: Path, settings: str) -> bool:
@@ -112,24 +170,19 @@ def _is_done(row: dict | None, source: Path, target: Path, settings: str) -> boo
         str(now.st_size), str(now.st_mtime_ns), settings, str(there.st_size))
 
 
-def _copy_lists(src: Path, out: Path) -> None:
-    for pattern in LISTS:
-        for path in (*src.glob(pattern), *src.glob(f"*/{pattern}")):
-            if path.is_file() and out.resolve() not in path.resolve().parents:
-                copy = out / path.relative_to(src)
-                copy.parent.mkdir(exist_ok=True)
-                shutil.copyfile(path, f"{copy}.part")
-                os.replace(f"{copy}.part", copy)
+def _copy_lists(src: Path, out: Path, lists: dict[str, list | None]) -> None:
+    for name, lines in lists.items():
+        (out / name).parent.mkdir(exist_ok=True)
+        if lines:
+            write_csv(out / name, lines[0], lines[1:])
+        else:
+            with replacing(out / name) as part:
+                shutil.copyfile(src / name, part)
 
 
-def _locked(path: Path):
-    """The file, opened to append, for this process alone."""
+def _open_record(path: Path):
+    """prepared.csv, to be read and added to."""
     file = open(path, "a+", newline="", encoding="utf-8", errors="surrogateescape")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise CourseError(f"another run is at work in {path.parent}; wait for it or name another folder.") from error
     text = path.read_bytes()
     if not text:
         file.write(",".join(RECORD) + "\n")
@@ -147,18 +200,29 @@ def _read_record(file) -> dict[str, dict]:
 
 # ------------------------------------------------------------------------- one file, in a process of its own
 
+class Damaged(CourseError):
+    """Frames cannot be decoded."""
+
+
 def encode(job: dict) -> dict:
-    """Write job["part"]; dict(error, frames, seconds). `stop`: no other file would fare better."""
-    source, part, written = job["source"], job["part"], 0
+    """Write job["part"]; dict(error, frames, seconds, size, mtime_ns). `stop`: no other file would fare better."""
+    source, part = job["source"], job["part"]
+    how = {key: job[key] for key in ("source", "part", "short_side", "fps", "seconds", "start", "end")}
     try:
-        with open(source, "rb"):
-            pass
+        with open(source, "rb") as file:
+            stat = os.fstat(file.fileno())
         if (fault := container_fault(Path(source))) and "truncated" in fault:
             return dict(error=f"Clip {source} {fault}.")
     except OSError as error:
         return dict(error=f"Clip {source} cannot be read ({error.strerror}); check the path and its permissions.")
+    leap = (job["start"] or 0) > 1
     try:
-        written = _transcode(**{key: job[key] for key in ("source", "part", "short_side", "fps", "seconds")})
+        try:
+            written = _transcode(**how, leap=leap)
+        except Damaged:
+            if not leap:
+                raise
+            written = _transcode(**how, leap=False)                  # in case that decoding cannot begin in the middle
     except CourseError as error:
         return dict(error=str(error))
     except (OSError, av.FFmpegError) as error:                       # PyAV's are OSErrors only where the system gave one
@@ -170,18 +234,20 @@ def encode(job: dict) -> dict:
     row = check(part)
     if row["error"] or row["frames"] != written:
         return dict(error=f"Clip {source} came out damaged ({row['error'] or 'frames are missing'}); look at it.")
-    return dict(error=None, frames=row["frames"], seconds=row["seconds"])
+    return dict(error=None, frames=row["frames"], seconds=row["seconds"], size=stat.st_size, mtime_ns=stat.st_mtime_ns)
 
 
-def _transcode(source: str, part: str, short_side: int, fps: float | None, seconds: float | None) -> int:
+def _transcode(source: str, part: str, short_side: int, fps: float | None, seconds: float | None, start: float | None,
+               end: float | None, leap: bool) -> int:
     """The number of frames written."""
-    with av.open(source, metadata_errors="replace") as old, \
-            av.open(part, "w", format="mp4", options={"movflags": "faststart"}) as new:
+    with av.open(f"file:{source}", metadata_errors="replace") as old, \
+            av.open(f"file:{part}", "w", format="mp4", options={"movflags": "faststart"}) as new:
         stream = next(iter(old.streams.video), None)
         if stream is None or stream.codec_context is None:
             raise CourseError(f"Clip {source} has no video stream that can be decoded; replace it.")
         rate = Fraction(fps).limit_denominator(1001) if fps else stream.average_rate or Fraction(25)
-        frames = _decoded(source, old, stream, seconds)
+        start = -math.inf if start is None else start
+        frames = _shown(source, _decoded(source, old, stream, start, leap), start, end, seconds)
         if fps:
             frames = _at_rate(frames, fps)
         encoder, written, last = None, 0, -1
@@ -201,30 +267,60 @@ def _transcode(source: str, part: str, short_side: int, fps: float | None, secon
                 picture.pts, picture.time_base, picture.pict_type = pts, Fraction(1, 90000), 0
                 new.mux(encoder.encode(picture))
                 written, last = written + 1, pts
-        if encoder is None:
-            raise CourseError(f"Clip {source} shows no frame; fetch it again.")
         new.mux(encoder.encode(None))
     return written
 
 
-def _decoded(source: str, container, stream, seconds: float | None) -> Iterator:
-    """(seconds since the first frame, frame); damage is raised, not concealed."""
+def _decoded(source: str, container, stream, start: float, leap: bool) -> Iterator:
+    """(time in seconds, frame), from `start` on or from before it; damage is raised, not concealed.
+
+    `leap`: only from a key frame on that lies a second or more before `start`.
+    """
     stream.codec_context.options = {"err_detect": "explode"}
     stream.thread_type = "NONE"
-    first, count, moment = None, 0, 0.0
+    origin = (container.start_time or 0) / av.time_base if "mpeg" in container.format.name else 0    # a broadcast's clock
+    count, time, stamps = 0, 0.0, deque()
     try:
-        for frame in container.decode(stream):
-            if frame.is_corrupt:
-                raise CourseError(f"Clip {source} is damaged after frame {count}; fetch it again.")
-            if frame.time is not None:
-                first = frame.time if first is None else first
-                moment = frame.time - first
-            if seconds is not None and moment >= seconds - 1e-6:
-                return
-            yield moment, frame
-            count += 1
+        if leap:
+            container.seek(int((origin + start - 1) / stream.time_base), stream=stream)
+        for packet in container.demux(stream):
+            if packet.size:
+                stamps.append(packet.dts)
+            for frame in packet.decode():
+                if stamps and container.format.name == "avi":        # without time stamps; those guessed are wrong for H.264
+                    frame.pts = stamps.popleft()
+                if frame.time is not None:
+                    time = frame.time - origin
+                if leap and count == 0 and time >= start:
+                    raise Damaged(f"Clip {source} has no key frame before {start:g} s; encode it again.")
+                if frame.is_corrupt and time >= start - 1e-3:
+                    raise Damaged(f"Clip {source} is damaged after frame {count}; fetch it again.")
+                yield time, frame
+                count += 1
     except av.FFmpegError as error:
-        raise CourseError(f"Clip {source} is damaged after frame {count} ({error.strerror}); fetch it again.") from error
+        raise Damaged(f"Clip {source} is damaged after frame {count} ({error.strerror}); fetch it again.") from error
+    if leap and not count:
+        raise Damaged(f"Clip {source} shows no frame; fetch it again.")
+
+
+def _shown(source: str, frames, start: float, end: float | None, seconds: float | None) -> Iterator:
+    """(seconds since the first frame at or after `start`, frame), before `end` and within `seconds`."""
+    stop, time, first = math.inf if end is None else end, None, None
+    for time, frame in frames:
+        if time < start - 1e-3:
+            continue
+        if first is None and seconds is not None:
+            stop = min(stop, time + seconds)
+        if time >= stop - 1e-3:
+            break
+        first = time if first is None else first
+        if stop < math.inf:
+            frame.duration = min(frame.duration, int((stop - time) / frame.time_base))
+        yield time - first, frame
+    if first is None:
+        need(time is not None, f"Clip {source} shows no frame; fetch it again")
+        raise CourseError(f"Clip {source} shows no frame from {max(start, 0):g} to {'its end' if end is None else f'{end:g}'} s "
+                          f"(it was read up to {time:.2f} s); correct start and end in the manifest.")
 
 
 def _at_rate(frames, fps: float) -> Iterator:
@@ -258,7 +354,7 @@ def _upright(frame, short_side: int):
 def probe(path: str) -> dict:
     """dict(seconds, width, height, error) from a file's headers, quickly: nothing is decoded."""
     try:
-        with av.open(path, metadata_errors="replace") as container:
+        with av.open(f"file:{path}", metadata_errors="replace") as container:
             stream = container.streams.video[0]
             length = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / av.time_base
             return dict(seconds=round(float(length), 3), width=stream.width, height=stream.height, error=None)
@@ -297,21 +393,21 @@ def verify_folder(folder, *, report=None, timeout: float = 60.0, workers: int | 
     The rows are written to `report`, by default report.csv in the folder.
     """
     folder = Path(folder)
-    _need(folder.is_dir(), f"there is no folder {folder}; name a folder of videos")
+    need(folder.is_dir(), f"there is no folder {folder}; name a folder of videos")
     promised = _promises(folder, videos_below(folder, SUFFIXES))
     paths = sorted(promised)
-    there = [path for path in paths if os.path.lexists(folder / path)]
+    there = [path for path in paths if os.path.exists(folder / path)]
     checked = verify([folder / path for path in there], timeout, workers or os.cpu_count() or 1)
     checked = dict(zip(there, tqdm(checked, total=len(there), unit="clip", disable=not progress, leave=False)))
     rows = [_judge(path, checked.get(path), *promised[path]) for path in paths]
-    _need(rows, f"{folder} has no videos and no list of any; name a folder of videos")
-    _write_csv(Path(report or folder / "report.csv"), tuple(rows[0]), [row.values() for row in rows])
+    need(rows, f"{folder} has no videos and no list of any; name a folder of videos")
+    write_csv(Path(report or folder / "report.csv"), tuple(rows[0]), [row.values() for row in rows])
     return rows
 
 
 def _judge(path: str, row: dict | None, frames: int | None, seconds: float | None) -> dict:
     if row is None:
-        return dict(path=path, status="missing", frames=None, seconds=None, reason="listed, but there is no such file")
+        return dict(path=path, status="missing", frames=None, seconds=None, reason="there is no such file, or only a link to it")
     length = None if row["seconds"] is None else round(row["seconds"], 3)
     status, reason = "ok", ""
     if row["error"]:
@@ -406,18 +502,6 @@ def videos_below(folder: Path, suffixes: tuple[str, ...], leave_out: Path | None
 
     walk(str(folder), set())
     return sorted(found)
-
-
-def _write_csv(path: Path, header: tuple, rows: Iterable[Iterable]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])
-    os.replace(part, path)
-
-
-def _need(good, sentence: str) -> None:
-    if not good:
-        raise CourseError(sentence if sentence.endswith(".") else sentence + ".")
 
 
 if __name__ == "__main__":

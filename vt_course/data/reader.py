@@ -61,12 +61,14 @@ class ClipReader:
         if not self.num_frames:
             raise BadClip(f"Clip {path} has a video stream without frames; replace it.")
         self.fps, step = float(self._stream.average_rate or 25), float(self._stream.time_base)
-        if pts.dtype != object and len(np.unique(pts)) == len(pts):
+        # AVI stores no time stamps. What FFmpeg makes up for H.264 and H.265 there is wrong where they have B frames.
+        guessed = self._container.format.name == "avi" and self._stream.codec.name in ("h264", "hevc")
+        if pts.dtype != object and len(np.unique(pts)) == len(pts) and not guessed:
             self._pts, self._keys = pts, np.flatnonzero(keys)      # of the packets, in the order of decoding
             order = np.argsort(pts)
             self._shown = order[~hidden[order]]                    # the packet of frame 0, 1, ...
             self._times, last = pts[self._shown] * step, durations[self._shown[-1]] * step
-        else:                                                      # AVI may have no time stamps: frames are counted
+        else:                                                      # frames are counted
             self._pts, self._times, last = None, np.arange(self.num_frames) / self.fps, 0
         # How long the last frame is shown is the muxer's guess: as long as the shortest one before it.
         self._end = self._times[-1] + np.diff(self._times).min(initial=last or 1 / self.fps)
@@ -195,7 +197,7 @@ def _open(path: Path, span: tuple[int, int] | None):
     """(container, video stream), or `BadClip` with the cause in one sentence."""
     try:
         if span is None:
-            source, fault = str(path), container_fault(path)
+            source, fault = os.path.abspath(path), container_fault(path)     # "a:b.mp4" would be a file b.mp4 by protocol a
         else:
             source, fault = _part(path, span)
     except OSError as error:

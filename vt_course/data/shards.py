@@ -7,23 +7,21 @@ them; any program with the library reads them as a stream. Training does not str
 and `val.csv` say where in which tar each video lies, so a clip is opened by its place, as if it
 were a file. Sampling, workers and restarts are therefore the same as for a folder.
 """
-import fcntl
 import hashlib
 import json
 import os
 import tarfile
 import time
-from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
 from tqdm import tqdm
 
-from vt_course import CourseError
+from vt_course import CourseError, need
 from vt_course.data.clips import Rows
-from vt_course.data.folders import VAL_NAMES, Listing, _check, read_folder, readable
-from vt_course.data.prepare import _need, _write_csv
+from vt_course.data.folders import VAL_NAMES, Listing, checked, read_folder, readable
 from vt_course.data.reader import SUFFIXES, container_fault
+from vt_course.files import alone, atomic_write, replacing, write_csv
 
 RECORD = "shards.json"
 COLUMNS = ("path", "label", "start", "end", "offset", "bytes")
@@ -46,29 +44,29 @@ def shard(src, out, max_bytes: int = 1_000_000_000, *, progress: bool = False) -
     settings, another run at work there, no webdataset library.
     """
     src, out, began = Path(src), Path(out), time.monotonic()
-    _need(max_bytes > 0, f"max_bytes is {max_bytes}; give the size of a shard, 1 or more")
-    _need(src.resolve() not in (out.resolve(), *out.resolve().parents),
-          f"{out} lies in {src}, where its files would be taken for clips; name a folder beside it")
+    need(max_bytes > 0, f"max_bytes is {max_bytes}; give the size of a shard, 1 or more")
+    need(src.resolve() not in (out.resolve(), *out.resolve().parents),
+         f"{out} lies in {src}, where its files would be taken for clips; name a folder beside it")
     _tar_writer()
     found = read_folder(src)
     plan = _plan(src, found, max_bytes)
     out.mkdir(parents=True, exist_ok=True)
-    with _alone(out):
+    with alone(out / ".lock", wait=False):
         record = _begin(out, found, plan, max_bytes)
         shards, rows, written = record["shards"], {"train": [], "val": []}, 0
         for name, clips in tqdm(plan.items(), unit="shard", disable=not progress, leave=False):
             path = out / name
             if name not in shards or not path.is_file() or path.stat().st_size != shards[name]["bytes"]:
                 shards[name] = _write_shard(path, clips)
-                _write(out / RECORD, json.dumps(record, indent=1))
+                atomic_write(out / RECORD, json.dumps(record, indent=1).encode())
                 written += 1
             rows[name.split("-")[0]] += [dict(row, path=name) for row in index(path)]
         left_out = [pair for name in plan for pair in shards[name]["left_out"]]
-        _write_csv(out / "left_out.csv", ("path", "reason"), left_out)
+        write_csv(out / "left_out.csv", ("path", "reason"), left_out)
         for split in rows:
-            _need(rows[split], f"none of the {split} clips of {src} can be used; {out / 'left_out.csv'} says why")
+            need(rows[split], f"none of the {split} clips of {src} can be used; {out / 'left_out.csv'} says why")
         for split in ("val", "train"):
-            _write_csv(out / f"{split}.csv", COLUMNS, ([row[key] for key in COLUMNS] for row in rows[split]))
+            write_csv(out / f"{split}.csv", COLUMNS, ([row[key] for key in COLUMNS] for row in rows[split]))
     return dict(out=str(out), shards=len(plan), written=written, done_before=len(plan) - written,
                 clips=sum(map(len, rows.values())), left_out=len(left_out),
                 bytes=sum(shards[name]["bytes"] for name in plan), seconds=round(time.monotonic() - began, 1),
@@ -104,20 +102,20 @@ def _begin(out: Path, found: Listing, plan: dict, max_bytes: int) -> dict:
                clips_sha256=hashlib.sha256(json.dumps(listing).encode()).hexdigest())
     if (out / RECORD).is_file():
         old = _record(out)
-        _need(all(old[key] == new[key] for key in new), f"{out} holds shards of other clips or of another size "
-              f"({old['max_bytes'] / 1e6:g} MB); name another folder, or delete this one")
+        need(all(old[key] == new[key] for key in new), f"{out} holds shards of other clips or of another size "
+             f"({old['max_bytes'] / 1e6:g} MB); name another folder, or delete this one")
         return old
-    _need(not any(out.glob("*.tar")), f"{out} holds tar files of another program; name another folder")
+    need(not any(out.glob("*.tar")), f"{out} holds tar files of another program; name another folder")
     new["shards"] = {}
-    _write(out / RECORD, json.dumps(new, indent=1))
+    atomic_write(out / RECORD, json.dumps(new, indent=1).encode())
     return new
 
 
 def _write_shard(path: Path, clips: list[dict]) -> dict:
     """Write one tar, by part and rename; dict(clips, bytes, sha256, left_out=[(path, reason), ...])."""
-    part, left_out = path.with_name(f".{path.name}.part"), []
+    left_out = []
     try:
-        with open(part, "w+b") as file:
+        with replacing(path) as part, open(part, "w+b") as file:
             with _tar_writer()(file, encoder=False, user="", group="", mode=0o644, mtime=0) as tar:
                 for clip in clips:
                     video, fault = _video(clip["source"])
@@ -132,10 +130,7 @@ def _write_shard(path: Path, clips: list[dict]) -> dict:
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        os.replace(part, path)
     except OSError as error:
-        with suppress(OSError):
-            part.unlink()
         raise CourseError(f"{path} cannot be written ({error.strerror}); the shards before it are whole: free space "
                           "and run the same command again.") from error
     return dict(clips=len(clips) - len(left_out), bytes=size, sha256=digest, left_out=left_out)
@@ -163,21 +158,6 @@ def _tar_writer():
     return TarWriter
 
 
-@contextmanager
-def _alone(out: Path):
-    """Two runs in one folder would write into each other's parts."""
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        with suppress(OSError):                                    # a file system without locks
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise CourseError(f"Another run is at work in {out}; wait for it or name another folder.") from error
-        yield
-    finally:
-        os.close(folder)
-
-
 # ------------------------------------------------------------------------- reading
 
 def read_shards(folder: Path) -> tuple[Path | Rows, Path | Rows, tuple[str, ...], tuple[str, ...]]:
@@ -190,22 +170,22 @@ def read_shards(folder: Path) -> tuple[Path | Rows, Path | Rows, tuple[str, ...]
         if not (folder / RECORD).is_file():
             return _foreign(folder)
         record, listed = _record(folder), [folder / f"{split}.csv" for split in ("train", "val")]
-        _need(all(path.is_file() for path in listed),
-              f"The shards in {folder} are not complete; run the `vt-course data shard` that writes them again")
+        need(all(path.is_file() for path in listed),
+             f"The shards in {folder} are not complete; run the `vt-course data shard` that writes them again")
         for name, told in record["shards"].items():
             size = _size(folder / name)
-            _need(size == told["bytes"], f"Shard {folder / name} has {size:,} bytes and not {told['bytes']:,}; copy it "
-                  "again, or delete it and repeat `vt-course data shard`")
+            need(size == told["bytes"], f"Shard {folder / name} has {size:,} bytes and not {told['bytes']:,}; copy it "
+                 "again, or delete it and repeat `vt-course data shard`")
         return *listed, tuple(record["classes"]), ()
 
 
 def _foreign(folder: Path):
     """Tars that another program wrote; paths that begin with train, and with val or test, tell the split."""
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.tar"))
-    _need(names, f"{folder} has no tar files, or compressed ones; name a folder of plain .tar shards")
+    need(names, f"{folder} has no tar files, or compressed ones; name a folder of plain .tar shards")
     val = next((start for start in VAL_NAMES if any(name.startswith(start) for name in names)), None)
-    _need(val and any(name.startswith("train") for name in names),
-          f"The names of the tar files in {folder} do not begin with train and val or test; rename them")
+    need(val and any(name.startswith("train") for name in names),
+         f"The names of the tar files in {folder} do not begin with train and val or test; rename them")
     split, notes, lost = {}, [], 0
     for which, start in (("train", "train"), ("val", val)):
         rows = []
@@ -219,7 +199,7 @@ def _foreign(folder: Path):
         notes.append(f"{lost:,} samples in {folder} have no video and are left out.")
     labels = {row["label"] for row in split["train"]}
     numbers = all(label.isdecimal() for label in labels)
-    classes = _check(folder, sorted(labels, key=int if numbers else str), split, notes)
+    classes = checked(folder, sorted(labels, key=int if numbers else str), split, notes)
     return split["train"], split["val"], tuple(classes), tuple(notes)
 
 
@@ -268,7 +248,7 @@ def _row(path: Path, key: tuple[str, str], sample: dict) -> dict:
     meta = meta if isinstance(meta, dict) else {}
     given = meta.get("label"), sample.get("cls", "").strip(), sample.get("txt", "").strip()
     label = next((str(text) for text in given if text not in (None, "")), None)
-    _need(label, f"Sample {key} in shard {path} has no label; give it a .json with \"label\", a .cls or a .txt")
+    need(label, f"Sample {key} in shard {path} has no label; give it a .json with \"label\", a .cls or a .txt")
     return dict(label=label, start=meta.get("start"), end=meta.get("end"),
                 **sample.get("video", dict(offset=0, bytes=0)))
 
@@ -290,9 +270,3 @@ def _size(path) -> int:
         return os.stat(path).st_size
     except OSError:
         return 0
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
-    os.replace(part, path)

@@ -134,7 +134,7 @@ def _count(path: str) -> tuple[int, bool]:
     """(frames decoded, whether decoding met damage). H.264 shows nearly all, VP8 hardly any."""
     count = 0
     try:
-        with av.open(path, metadata_errors="replace") as container:      # a title in Latin-1 is no fault
+        with av.open(f"file:{path}", metadata_errors="replace") as container:      # a title in Latin-1 is no fault
             stream = next(iter(container.streams.video), None)
             if stream is None or stream.codec_context is None:      # of a kind that PyAV cannot decode
                 return 0, True

@@ -4,47 +4,18 @@
 any moment leaves the previous state or the next. `last.safetensors` and `best.safetensors` are
 copies of the weights for everyone else, with the recipe and the metric in their headers.
 """
-import csv
 import io
 import json
-import os
 import pickle
-from collections.abc import Iterable
 from pathlib import Path
 
 import safetensors.torch
 import torch
 
 from vt_course import CourseError
+from vt_course.files import atomic_write, write_csv          # noqa: F401 (fit writes its tables with it)
 
 STATE = "state.pt"
-
-
-def atomic_write(path: Path, data) -> None:
-    """Replace the file `path` by the bytes `data`.
-
-    Raises `CourseError` when that fails (disk full, no permission); `path` is then as it was.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may keep the rename and lose the bytes
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise CourseError(f"cannot write {path} ({error.strerror}); what was there is "
-                          "untouched: free space or mend permissions and run the same command "
-                          "again") from error
-
-
-def write_csv(path: Path, header: list, rows: Iterable) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    atomic_write(path, text.getvalue().encode())
 
 
 def save_state(folder: Path, state: dict) -> None:
