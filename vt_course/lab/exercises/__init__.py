@@ -1,4 +1,5 @@
 """What the checks know: one file a notebook, its exercises by number."""
-from . import attention_and_cost, clips_and_tokens, swin, video_swin
+from . import attention_and_cost, clips_and_tokens, swin, training, video_swin
 
-EXERCISES = clips_and_tokens.EXERCISES | attention_and_cost.EXERCISES | swin.EXERCISES | video_swin.EXERCISES
+EXERCISES = (clips_and_tokens.EXERCISES | attention_and_cost.EXERCISES | swin.EXERCISES | video_swin.EXERCISES
+             | training.EXERCISES)

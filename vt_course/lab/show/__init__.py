@@ -9,10 +9,12 @@ from .attention import attention_matrices, attention_over_frames, shape_flow
 from .clips import film_strip, play, sampling, token, views
 from .compare import expected_got
 from .curves import ceilings, confusion, cost_curves, curves, token_flow
+from .dataset import dataset
 from .explore import explore_windows
 from .gallery import gallery
 from .prediction import probabilities
 from .spread import spread
+from .training import gradient_sizes, number_lines, ranks, schedules, training_path
 from .windows import (
     bias_tables,
     table_cutouts,

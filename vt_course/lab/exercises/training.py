@@ -1,0 +1,316 @@
+"""Notebook 08: the pieces of a training loop."""
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..check import Exercise
+
+EXERCISES: dict[str, Exercise] = {}
+
+
+# ---------------------------------------------------------------- which clips
+
+def batch_literal(step, clips, batch_size, seed):
+    """Walk through the epochs, batch by batch, up to this step."""
+    epoch = 0
+    while True:
+        order = np.random.default_rng([seed, epoch]).permutation(clips).tolist()
+        for start in range(0, clips, batch_size):
+            if step == 0:
+                return torch.tensor(order[start:start + batch_size])          # (B,)
+            step -= 1
+        epoch += 1
+
+
+def batch_of(step, clips, batch_size, seed):
+    """The same with the batches of the package."""
+    from vt_course.training.fit import EpochBatches          # here: TensorBoard takes seconds to import
+    batches = EpochBatches(clips, batch_size, seed)
+    batches.epoch, batches.start = divmod(step, len(batches))
+    return torch.tensor([index for _, index in next(iter(batches))])
+
+
+def batch_like(step, clips, batch_size, seed, *, key=lambda seed, epoch: [seed, epoch], last=True, fill=False):
+    """A batch with one thing done in another way."""
+    n = math.ceil(clips / batch_size) if last else max(clips // batch_size, 1)
+    epoch, k = divmod(step, n)
+    order = np.random.default_rng(key(seed, epoch)).permutation(clips)
+    order = np.resize(order, n * batch_size) if fill else order
+    return torch.from_numpy(order[k * batch_size:(k + 1) * batch_size])
+
+
+def batch_in_order(step, clips, batch_size, seed):
+    k = step % math.ceil(clips / batch_size)
+    return torch.arange(clips)[k * batch_size:(k + 1) * batch_size]
+
+
+def batch_strided(step, clips, batch_size, seed):
+    n = math.ceil(clips / batch_size)
+    epoch, k = divmod(step, n)
+    return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(clips)[k::n].copy())
+
+
+EXERCISES["8.1"] = Exercise(
+    "the batch of a step", batch_literal,
+    lambda: [(0, 10, 4, 0), (2, 10, 4, 0), (3, 10, 4, 0), (7, 9, 3, 1), (4, 3, 8, 2), (11, 13, 5, 7)],
+    lambda step, clips, size, seed: f"(batch_size,) = ({size},), or what is left of the epoch's {clips} clips", (
+        ("every epoch has the same order: the epoch belongs into the seed of the generator, [seed, epoch]",
+         lambda s, n, b, seed: batch_like(s, n, b, seed, key=lambda seed, epoch: [seed, 0])),
+        ("seed and epoch are added, so epoch 1 of seed 0 is epoch 0 of seed 1: give the generator the list [seed, epoch]",
+         lambda s, n, b, seed: batch_like(s, n, b, seed, key=lambda seed, epoch: seed + epoch)),
+        ("the list is [epoch, seed]; it must be [seed, epoch]",
+         lambda s, n, b, seed: batch_like(s, n, b, seed, key=lambda seed, epoch: [epoch, seed])),
+        ("the generator knows the epoch only: two runs with different seeds would see the clips in the same order",
+         lambda s, n, b, seed: batch_like(s, n, b, seed, key=lambda seed, epoch: epoch)),
+        ("the clips are not shuffled",
+         batch_in_order),
+        ("the last batch of an epoch is dropped: an epoch has clips / batch_size batches, rounded up",
+         lambda s, n, b, seed: batch_like(s, n, b, seed, last=False)),
+        ("the last batch of an epoch is filled up with clips that this epoch has seen: it may be smaller",
+         lambda s, n, b, seed: batch_like(s, n, b, seed, fill=True)),
+        ("each step draws a new permutation: a clip may come twice in an epoch and another one never",
+         lambda s, n, b, seed: torch.from_numpy(np.random.default_rng([seed, s]).permutation(n)[:b])),
+        ("each batch takes every n-th clip of the order; take batch_size neighbours",
+         batch_strided),
+    ), piece=batch_of)
+
+
+# ---------------------------------------------------------------- learning rate
+
+def lr_literal(step, steps, warmup, peak):
+    """Up in equal parts, then half a wave of the cosine."""
+    if step < warmup:
+        return torch.tensor((step + 1) / warmup * peak)
+    done = (step - warmup) / (steps - warmup)                         # 0 at the end of the warm-up, 1 at the end
+    return torch.tensor((math.cos(math.pi * done) + 1) / 2 * peak)
+
+
+def lr_of(step, steps, warmup, peak):
+    """The package's; in float64, the precision of Python's numbers."""
+    from vt_course.training.fit import lr_at
+    return torch.tensor(lr_at(step, steps, warmup, peak), dtype=torch.float64)
+
+
+def lr_like(after, before=lambda step, steps, warmup, peak: peak * (step + 1) / warmup):
+    """A schedule with other rules in and after the warm-up."""
+    return lambda step, steps, warmup, peak: torch.tensor(
+        float((before if step < warmup else after)(step, steps, warmup, peak)))
+
+
+def cosine(step, steps, warmup, peak):
+    return peak * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
+
+
+EXERCISES["8.2"] = Exercise(
+    "the learning rate of a step", lr_literal,
+    lambda: [(0, 20, 4, 1.0), (3, 20, 4, 2.0), (4, 20, 4, 2.0), (9, 20, 4, 1.0), (19, 20, 4, 2.0), (3, 10, 0, 1.0)],
+    lambda *args: "a single number, shape ()", (
+        ("the warm-up begins at 0, so the first step does nothing: step 0 gets peak / warmup, step warmup - 1 the peak",
+         lr_like(cosine, lambda step, steps, warmup, peak: peak * step / warmup)),
+        ("the cosine counts from step 0: it must begin, at the peak, where the warm-up ends",
+         lr_like(lambda s, n, w, p: p * (1 + math.cos(math.pi * s / n)) / 2)),
+        ("the cosine is too long: it has steps - warmup steps, and the learning rate does not come down to 0",
+         lr_like(lambda s, n, w, p: p * (1 + math.cos(math.pi * (s - w) / n)) / 2)),
+        ("the cosine goes down to -peak: (1 + cos) / 2 lies between 0 and 1",
+         lr_like(lambda s, n, w, p: p * math.cos(math.pi * (s - w) / (n - w)))),
+        ("a quarter of a wave, cos(π/2 · t): asked for is half a wave, which is flat at both ends",
+         lr_like(lambda s, n, w, p: p * math.cos(math.pi / 2 * (s - w) / (n - w)))),
+        ("1 + cos runs from 2 to 0: divide by 2, or the first step after the warm-up has twice the peak",
+         lr_like(lambda s, n, w, p: 2 * cosine(s, n, w, p))),
+        ("the learning rate falls in a straight line after the warm-up",
+         lr_like(lambda s, n, w, p: p * (n - s) / (n - w))),
+        ("the learning rate rises again after the warm-up: the sign of the cosine",
+         lr_like(lambda s, n, w, p: p - cosine(s, n, w, p))),
+        ("there is no warm-up: the cosine is used from the first step on",
+         lr_like(cosine, lambda s, n, w, p: cosine(s, n, w, p))),
+        ("it stays at the peak after the warm-up",
+         lr_like(lambda s, n, w, p: p)),
+    ), piece=lr_of)
+
+
+# ---------------------------------------------------------------- AdamW
+
+def adamw_literal(w, g, m, v, t, lr, decay):
+    """One number at a time."""
+    out = torch.empty(3, *w.shape)
+    for i in np.ndindex(*w.shape):
+        new_m, new_v = 0.9 * m[i] + 0.1 * g[i], 0.999 * v[i] + 0.001 * g[i] ** 2
+        size = (new_m / (1 - 0.9**t)) / ((new_v / (1 - 0.999**t)) ** 0.5 + 1e-8)
+        out[(0, *i)], out[(1, *i)], out[(2, *i)] = w[i] - lr * decay * w[i] - lr * size, new_m, new_v
+    return out                                                        # (3, ...)
+
+
+def adamw_torch(w, g, m, v, t, lr, decay):
+    """torch's own step, put into the state it would be in."""
+    w = nn.Parameter(w.detach().clone())
+    w.grad = g.clone()
+    optimizer = torch.optim.AdamW([w], lr=lr, weight_decay=decay)
+    optimizer.state[w] = dict(step=torch.tensor(t - 1.0), exp_avg=m.clone(), exp_avg_sq=v.clone())
+    optimizer.step()
+    return torch.stack([w.detach(), optimizer.state[w]["exp_avg"], optimizer.state[w]["exp_avg_sq"]])
+
+
+def adamw_like(w, g, m, v, t, lr, decay, *, betas=(0.9, 0.999), l2=False, correct=True, shift=0, power=0.5, old=False,
+               of=torch.square, decoupled=None, sign=-1, returned="raw"):
+    """A step with one thing done in another way."""
+    g = g + decay * w if l2 else g
+    new_m, new_v = betas[0] * m + (1 - betas[0]) * g, betas[1] * v + (1 - betas[1]) * of(g)
+    used = (m, v) if old else (new_m, new_v)
+    right = [1 - b ** (t + shift) if correct else 1.0 for b in betas]
+    hat_m, hat_v = (u / r for u, r in zip(used, right))
+    keep = 1 - (0 if l2 else lr * decay if decoupled is None else decoupled(lr, decay))
+    new_w = keep * w + sign * lr * hat_m / (hat_v**power + 1e-8)
+    return torch.stack([new_w, *((hat_m, hat_v) if returned == "corrected" else (new_m, new_v))])
+
+
+def adamw_cases():
+    return [(torch.randn(3), torch.randn(3), torch.zeros(3), torch.zeros(3), 1, 0.1, 0.5),
+            (torch.randn(2, 4), torch.randn(2, 4), torch.randn(2, 4), torch.rand(2, 4) + 0.1, 3, 0.2, 0.3),
+            (torch.randn(5), torch.randn(5), torch.randn(5), torch.rand(5) + 0.1, 7, 0.05, 0.0)]
+
+
+EXERCISES["8.3"] = Exercise(
+    "one step of AdamW", adamw_literal, adamw_cases,
+    lambda w, *rest: f"(3, ...): weight, m, v = {(3, *w.shape)}", (
+        ("the bias correction is missing: m and v start at zero, so at first they are too small by 1 - β^t",
+         lambda *a: adamw_like(*a, correct=False)),
+        ("the decay is added to the gradient: that is Adam with L2, where m and v see it too; AdamW shrinks the weight itself",
+         lambda *a: adamw_like(*a, l2=True)),
+        ("the decay is not multiplied by the learning rate: the weight shrinks by lr · decay in a step",
+         lambda *a: adamw_like(*a, decoupled=lambda lr, decay: decay)),
+        ("the weight does not decay",
+         lambda *a: adamw_like(*a, decoupled=lambda lr, decay: 0)),
+        ("the weight grows: the decay has the wrong sign",
+         lambda *a: adamw_like(*a, decoupled=lambda lr, decay: -lr * decay)),
+        ("the two β are exchanged: 0.9 belongs to m, 0.999 to v",
+         lambda *a: adamw_like(*a, betas=(0.999, 0.9))),
+        ("the step is divided by v: it is the square root of v",
+         lambda *a: adamw_like(*a, power=1)),
+        ("v averages |g|: it is the square of the gradient",
+         lambda *a: adamw_like(*a, of=torch.abs)),
+        ("the step goes up the gradient: its sign is minus",
+         lambda *a: adamw_like(*a, sign=1)),
+        ("t counts from 1 already: the correction is 1 - β^t, not 1 - β^(t+1)",
+         lambda *a: adamw_like(*a, shift=1)),
+        ("the step uses m and v of before: update them first",
+         lambda *a: adamw_like(*a, old=True)),
+        ("the m and v that you return are corrected: keep them as they are, the correction belongs to this step only",
+         lambda *a: adamw_like(*a, returned="corrected")),
+    ), piece=adamw_torch)
+
+
+# ---------------------------------------------------------------- loss
+
+def smooth_literal(logits, label, eps):
+    """The target of each clip written out, then the cross-entropy against it."""
+    K, losses = logits.shape[1], []
+    for row, k in zip(logits, label.tolist()):
+        log_p = row - row.exp().sum().log()
+        losses.append(-sum(((1 - eps) * (j == k) + eps / K) * log_p[j] for j in range(K)))
+    return torch.stack(losses).mean()
+
+
+def smooth_like(logits, label, share, rest):
+    """Cross-entropy against `share` on the true class and `rest` on each of the others."""
+    log_p = logits.log_softmax(-1)
+    true = log_p.gather(1, label[:, None])[:, 0]
+    return -(share * true + rest * (log_p.sum(1) - true)).mean()
+
+
+EXERCISES["8.4"] = Exercise(
+    "label smoothing", smooth_literal,
+    lambda: [(torch.randn(4, 8), torch.randint(8, (4,)), 0.1), (3 * torch.randn(3, 5), torch.randint(5, (3,)), 0.3),
+             (torch.randn(2, 3), torch.randint(3, (2,)), 0.0)],
+    lambda *args: "a single number, shape ()", (
+        ("ε is spread over the K - 1 other classes; here each of the K classes gets ε / K, so the true one 1 - ε + ε / K",
+         lambda x, y, e: smooth_like(x, y, 1 - e, e / (x.shape[1] - 1))),
+        ("the true class gets 1 - ε only: its share of the ε that goes to all K classes is missing",
+         lambda x, y, e: smooth_like(x, y, 1 - e, e / x.shape[1])),
+        ("nothing is smoothed",
+         lambda x, y, e: F.cross_entropy(x, y)),
+        ("1 - ε and ε are exchanged",
+         lambda x, y, e: F.cross_entropy(x, y, label_smoothing=1 - e)),
+        ("the even part is not divided by K: the target sums to more than 1",
+         lambda x, y, e: smooth_like(x, y, 1, e)),
+        ("the losses of the clips are added: take their mean, or the step grows with the batch",
+         lambda x, y, e: F.cross_entropy(x, y, label_smoothing=e, reduction="sum")),
+        ("softmax is applied twice: the argument holds logits, use log_softmax once",
+         lambda x, y, e: F.cross_entropy(x.softmax(-1), y, label_smoothing=e)),
+        ("the sign is missing: a loss is the negative log of a probability",
+         lambda x, y, e: -F.cross_entropy(x, y, label_smoothing=e)),
+        ("the softmax runs over the clips: the classes are the last axis",
+         lambda x, y, e: -((1 - e) * x.log_softmax(0).gather(1, y[:, None])[:, 0].mean()
+                           + e * x.log_softmax(0).mean())),
+    ), piece=lambda logits, label, eps: F.cross_entropy(logits, label, label_smoothing=eps), gradient=True)
+
+
+# ---------------------------------------------------------------- gradients
+
+def factor_literal(norms, limit):
+    """From the length of all gradients laid end to end."""
+    length = math.sqrt(sum(norm.item() ** 2 for norm in norms))
+    return torch.tensor(1.0 if length <= limit else limit / length)
+
+
+def factor_torch(norms, limit):
+    """As `torch.nn.utils.clip_grad_norm_` does it."""
+    return (limit / (torch.linalg.vector_norm(norms) + 1e-6)).clamp(max=1.0)
+
+
+EXERCISES["8.5"] = Exercise(
+    "the factor of gradient clipping", factor_literal,
+    lambda: [(torch.tensor([3.0, 4.0]), 1.0), (torch.tensor([0.3, 0.4]), 1.0), (torch.tensor([1.0, 2.0, 2.0]), 6.0),
+             (torch.tensor([0.5, 1.5, 3.0, 0.2]), 2.0)],
+    lambda *args: "a single number for all gradients, shape ()", (
+        ("the norms are added: the norm of all gradients is the root of the sum of their squares",
+         lambda n, limit: (limit / n.sum()).clamp(max=1)),
+        ("the root is missing: that is the square of the norm",
+         lambda n, limit: (limit / n.square().sum()).clamp(max=1)),
+        ("only the largest norm counts: the gradients of all parameters together have the limit",
+         lambda n, limit: (limit / n.max()).clamp(max=1)),
+        ("the mean of the norms is compared: it is the root of the sum of their squares",
+         lambda n, limit: (limit / n.mean()).clamp(max=1)),
+        ("short gradients are made longer: a factor above 1 must become 1",
+         lambda n, limit: limit / n.norm()),
+        ("the factor is upside down: limit / norm, not norm / limit",
+         lambda n, limit: (n.norm() / limit).clamp(max=1)),
+        ("this is the clipped norm, not the factor",
+         lambda n, limit: n.norm().clamp(max=limit)),
+        ("this is the norm, not the factor",
+         lambda n, limit: n.norm()),
+        ("the gradients always get the length of the limit or are dropped: below the limit the factor is 1",
+         lambda n, limit: torch.where(n.norm() > limit, limit / n.norm(), 0.0)),
+    ), piece=factor_torch)
+
+
+def combine_literal(gradients, sizes):
+    """Each rank's gradient is a mean: turn it into a sum, add, divide by all clips."""
+    total = torch.zeros_like(gradients[0])
+    for gradient, n in zip(gradients, sizes.tolist()):
+        total = total + n * gradient
+    return total / sizes.sum().item()                                 # (P,)
+
+
+EXERCISES["8.6"] = Exercise(
+    "the gradient of all ranks", combine_literal,
+    lambda: [(torch.randn(2, 5), torch.tensor([7, 6])), (torch.randn(2, 3), torch.tensor([4, 4])),
+             (torch.randn(3, 4), torch.tensor([5, 0, 3])), (torch.randn(4, 2), torch.tensor([9, 3, 3, 1]))],
+    lambda gradients, sizes: f"(P,) = ({gradients.shape[1]},)", (
+        ("every rank counts the same: a rank with fewer clips must weigh less, n_r / n",
+         lambda g, n: g.mean(0)),
+        ("the gradients are added: they are means of their clips, and so must be the result",
+         lambda g, n: g.sum(0)),
+        ("the sum is not divided by the number of all clips",
+         lambda g, n: n.to(g) @ g),
+        ("it is divided once more, by the number of ranks: the weights n_r / n sum to 1 already",
+         lambda g, n: n.to(g) @ g / n.sum() / len(n)),
+        ("the sums are divided by the number of ranks: divide by the number of clips",
+         lambda g, n: n.to(g) @ g / len(n)),
+        ("the weights are exchanged: the rank with the most clips weighs least",
+         lambda g, n: (n.max() + n.min() - n).to(g) @ g / (n.max() + n.min() - n).sum()),
+        ("only the rank with the most clips counts",
+         lambda g, n: g[n.argmax()]),
+    ), piece=lambda gradients, sizes: (sizes / sizes.sum()) @ gradients)
