@@ -1,5 +1,11 @@
 """The bench of models compares the same weights on the same input, and its counts are what they are called."""
 import json
+import os
+import signal
+import threading
+import time
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,29 +16,32 @@ from vt_course.cli import main
 from vt_course.models import create
 from vt_course.models.official import to_official
 from vt_course.oracles import bench
-from vt_course.oracles.bench import Pair, attentions, bench_growth, bench_models, geometric_mean, peak_bytes
+from vt_course.oracles.bench import Pair, attentions, bench_growth, bench_models, geometric_mean, in_own_process, peak_bytes
 
 CPU = torch.device("cpu")
 
 
-def twin(change=lambda model: None):
-    """A peer that is our own mini model under torchvision's names, changed on purpose."""
-    def build():
-        model = create("video_swin_mini")
-        change(model)
-        names = to_official(model, layout="torchvision")
-        model.state_dict = lambda *args, **kwargs: names
-        return model
-    return build
+def twin(slow_and_wrong=False):
+    """A peer that is our own mini model under torchvision's names, or one that wastes time and shifts the tokens."""
+    model = create("video_swin_mini")
+    names = to_official(model, layout="torchvision")
+    model.state_dict = lambda *args, **kwargs: names
+    if slow_and_wrong:
+        work = torch.zeros(1500, 1500)
+        model.patch_embed.register_forward_hook(lambda m, args, out: out.roll(1, 1) + (work @ work)[0, 0])
+    return model
 
 
 @pytest.fixture
 def pairs(monkeypatch):
-    monkeypatch.setattr(bench, "PAIRS", {"mini": Pair("video_swin_mini", "torchvision", twin(), (3, 8, 48, 48), 2)})
+    """One small pair, measured in this process, because starting another takes seconds."""
+    monkeypatch.setattr(bench, "PAIRS", {"mini": Pair("video_swin_mini", "torchvision", twin, (3, 8, 48, 48), 2)})
+    monkeypatch.setattr(bench, "in_own_process", lambda work, *args: work(*args))
     return bench.PAIRS
 
 
-def test_a_row_for_each_pass_and_mode(pairs):
+def test_a_row_for_each_pass_and_mode(pairs, monkeypatch):
+    monkeypatch.setattr(bench, "in_own_process", in_own_process)
     said = []
     rows = bench_models(["mini"], repeats=2, progress=said.append)
     assert [(r["pass"], r["mode"]) for r in rows] == [("forward", "eager"), ("forward+backward", "eager")] and len(said) == 2
@@ -45,10 +54,7 @@ def test_a_row_for_each_pass_and_mode(pairs):
 
 
 def test_a_slow_peer_makes_a_large_ratio_and_a_wrong_one_a_difference(pairs):
-    def slow(model):
-        work = torch.zeros(1500, 1500)
-        model.patch_embed.register_forward_hook(lambda m, args, out: out.roll(1, 1) + (work @ work)[0, 0])
-    pairs["mini"] = Pair("video_swin_mini", "torchvision", twin(slow), (3, 8, 48, 48))
+    pairs["mini"] = Pair("video_swin_mini", "torchvision", partial(twin, True), (3, 8, 48, 48))
     row = bench_models(["mini"], repeats=3)[0]
     assert row["ratio"] > 1.5 and row["max_difference"] > 1e-4
 
@@ -70,6 +76,42 @@ def test_what_cannot_be_compared(pairs, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["bench", "models", "mini", "--device", "cuda"]) == 2
     assert "no CUDA device" in capsys.readouterr().err
+
+
+def refuse(name):
+    raise CourseError(f"{name} cannot be measured in process {os.getpid()}")
+
+
+def die(name):
+    os._exit(3)
+
+
+def write_pid_and_wait(name, file):
+    Path(file).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def test_every_pair_has_a_process_of_its_own():
+    with pytest.raises(CourseError, match=r"^mini cannot be measured in process \d+$") as error:
+        in_own_process(refuse, "mini")
+    assert str(os.getpid()) not in str(error.value)
+    with pytest.raises(CourseError, match="measured mini ended without a result .exit code 3;"):
+        in_own_process(die, "mini")
+
+
+def test_an_interrupt_ends_the_process_of_the_pair(tmp_path):
+    file = tmp_path / "pid"
+
+    def interrupt():
+        while not (file.exists() and file.read_text()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        in_own_process(write_pid_and_wait, "mini", file)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(file.read_text()), 0)
 
 
 def test_peak_memory_is_what_is_held_at_once():

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from vt_course.models import ZOO, create
 from vt_course.models.cost import count_macs, count_parameters
-from vt_course.models.uniformer import (Depthwise, DepthwiseFunction, LocalBlock, RelationAggregator, UniFormer, convolve,
-                                         inflate_uniformer)
+from vt_course.models.layers import DepthwiseFunction, convolve
+from vt_course.models.uniformer import Depthwise, LocalBlock, RelationAggregator, UniFormer, inflate_uniformer
 from weights import shake
 
 TINY = dict(embed_dims=(8, 12, 16, 24), depths=(1, 2, 4, 1), head_dim=4, num_classes=5)
@@ -192,19 +192,26 @@ def test_local_affinity_is_a_matrix_of_learned_numbers(size, tube):
     assert (A[0] != 0).sum(1).max() == prod(min(n, tube) for n in size)
 
 
-@given(B=st.integers(1, 2), C=st.integers(1, 3), size=st.lists(st.integers(1, 6), min_size=2, max_size=3), k=st.sampled_from([3, 5, 7]))
-@settings(max_examples=25, deadline=None)
-def test_backward_pass_of_depthwise_convolution(B, C, size, k):
+@given(B=st.integers(1, 2), C=st.integers(1, 3), dims=st.integers(2, 3), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_backward_pass_of_depthwise_convolution(B, C, dims, data):
+    """For any size, kernel and stride: odd kernels at small strides go one way, all others another."""
+    sides, strides = data.draw(st.sampled_from([([3, 5, 7], [1, 2]), ([1, 2, 3, 5, 9], [1, 2, 3, 8])]))
+    kernel, stride = ([data.draw(st.sampled_from(of)) for _ in range(dims)] for of in (sides, strides))
+    size = [data.draw(st.integers(max(1, k % 2 == 0), 9)) for k in kernel]
     g = torch.Generator().manual_seed(0)
-    x, grad = (torch.randn(B, C, *size, generator=g, dtype=torch.float64) for _ in range(2))
-    w, b = (torch.randn(*s, generator=g, dtype=torch.float64) for s in ((C, 1, *[k] * len(size)), (C,)))
-    inputs = [t.requires_grad_() for t in (x, w, b)]
-    got, want = (torch.autograd.grad(f(*inputs), inputs, grad) for f in (DepthwiseFunction.apply, convolve))
+    x, w, b = (torch.randn(*s, generator=g, dtype=torch.float64, requires_grad=True)
+               for s in ((B, C, *size), (C, 1, *kernel), (C,)))
+    grad = torch.randn(convolve(x, w, b, stride).shape, generator=g, dtype=torch.float64)
+    got, want = (torch.autograd.grad(f(x, w, b, stride), (x, w, b), grad) for f in (DepthwiseFunction.apply, convolve))
     for a, c in zip(got, want):
         torch.testing.assert_close(a, c, rtol=1e-10, atol=1e-10)
-    conv = Depthwise(len(size), C, k)                                  # the frozen parts get none
+
+
+def test_frozen_filters_get_no_gradient():
+    conv = Depthwise(3, 4, 5)
     conv.weight.requires_grad_(False)
-    conv(torch.randn(B, C, *size)).sum().backward()
+    conv(torch.randn(1, 4, 2, 3, 6)).sum().backward()
     assert conv.weight.grad is None and conv.bias.grad is not None
 
 

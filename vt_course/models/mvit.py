@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import DropPath, Mlp, check_input, drop_path_schedule, rescale_for_narrow
+from .layers import DropPath, Mlp, check_input, depthwise, drop_path_schedule, rescale_for_narrow
 
 Size = tuple[int, ...]
 EPS = 1e-6                               # of every LayerNorm
@@ -44,7 +44,7 @@ class ConvPool3d(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         C = x.shape[1]
         weight = self.weight.repeat(C // self.groups, 1, 1, 1, 1)     # (d, 1, k, k, k) -> (h·d, 1, k, k, k)
-        return F.conv3d(x, weight, None, self.stride, self.padding, groups=C)
+        return depthwise(x, weight, None, self.stride)
 
 
 def pooling(mode: str, kernel: Size, stride: Size, head_dim: int) -> nn.Module | None:

@@ -70,10 +70,12 @@ def shift_mask(size: Size, window: Size, shift: Size, device: torch.device | Non
     return torch.zeros(foreign.shape, device=device, dtype=dtype).masked_fill_(foreign, -100.0)
 
 
-@torch.compiler.assume_constant_result       # a compiled graph holds the finished tensors
 def shifted_windows(*key) -> tuple[Tensor, Tensor, list[int], list[Tensor | None]]:
-    """`sort_windows`, computed once for each map."""
+    """`sort_windows`, computed once for each map; a compiled graph holds the finished tensors."""
     return sort_windows(*key)
+
+
+shifted_windows._dynamo_marked_constant = True       # torch.compiler.assume_constant_result, but that imports the compiler
 
 
 @lru_cache(maxsize=64)
@@ -136,44 +138,94 @@ def relative_position_index(window: Size) -> Tensor:
 
 # ---------------------------------------------------------------- attention and blocks
 
-class BiasedAttention(torch.autograd.Function):
-    """softmax(q k^T / sqrt(d) + bias) v with the backward pass written out, for training on a CPU.
+KEPT_SCORES = 2**23                      # most scores (32 MB) that one attention keeps for its backward pass on a CPU
 
-    PyTorch has no fused CPU kernel for a bias that learns; its general path makes several passes over the
-    N x N scores, each into new memory. Here they are worked on in place.
+
+def fused_attention(qkv: Tensor, counts: list[int], biases: list[Tensor]) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v in PyTorch's fused kernel: (B·nW, N, 3, h, d) -> (B·nW, N, h, d).
+
+    `counts[k]` windows in a row have the bias `biases[k]` (h or 1, N, N).
+    """
+    outs = []
+    for part, bias in zip(qkv.split(counts), biases):
+        q, k, v = part.permute(2, 0, 3, 1, 4)                         # 3 x (n, h, N, d)
+        outs.append(F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None]).transpose(1, 2))
+    return torch.cat(outs) if len(outs) > 1 else outs[0]
+
+
+class BiasedAttention(torch.autograd.Function):
+    """`fused_attention` for training on a CPU, where PyTorch has no fused kernel for a bias that learns.
+
+    Its general path makes several passes over the N x N scores, each into new memory; here they are worked on in place.
+    Where all scores together are large (video), they are not kept for the backward pass: computing them again, a few
+    windows at a time so that they stay in the cache, is faster than fetching them from memory.
     """
 
     @staticmethod
     def forward(ctx, qkv: Tensor, counts: list[int], *biases: Tensor) -> Tensor:
-        """qkv (B·nW, N, 3, h, d); `counts[k]` windows in a row have the bias `biases[k]` (h, N, N).
-        Returns (B·nW, N, h, d)."""
         BW, N, _, h, d = qkv.shape
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).reshape(3, -1, N, d)     # 3 x (B·nW·h, N, d)
-        p = qkv.new_empty(BW, h, N, N)
-        for part, bias in zip(p.split(counts), biases):
-            part.copy_(bias)
-        p = p.view(-1, N, N).baddbmm_(q, k.mT, alpha=d**-0.5)         # (B·nW·h, N, N)
-        torch.softmax(p, -1, out=p)
-        out = (p @ v).view(BW, h, N, d).transpose(1, 2).contiguous()  # (B·nW, N, h, d), what proj will save too
-        ctx.save_for_backward(q, k, v, p, out)
-        ctx.counts = counts
+        ctx.counts, ctx.again = counts, BW * h * N * N > KEPT_SCORES
+        if ctx.again:
+            out = fused_attention(qkv.detach(), counts, [bias.detach() for bias in biases])
+            ctx.save_for_backward(out, qkv, *biases)
+        else:
+            q, k, v = heads_first(qkv)                                # 3 x (B·nW·h, N, d)
+            p = qkv.new_empty(BW, h, N, N)
+            for part, bias in zip(p.split(counts), biases):
+                part.copy_(bias)
+            p = softmax_scores(q, k, p)                               # (B·nW·h, N, N)
+            out = (p @ v).view(BW, h, N, d).transpose(1, 2).contiguous()           # what proj will save too
+            ctx.save_for_backward(out, q, k, v, p)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, p, out = ctx.saved_tensors
         BW, N, h, d = grad.shape
-        # softmax: ds = p (dp - sum(p dp)), and the sum over keys of p dp is the sum over channels of out dout.
-        row = (grad * out).sum(-1).transpose(1, 2).reshape(-1, N, 1)  # (B·nW·h, N, 1)
-        grad = grad.transpose(1, 2).reshape(-1, N, d)                 # (B·nW·h, N, d)
-        ds = torch.baddbmm(row, grad, v.mT, beta=-1).mul_(p)          # (B·nW·h, N, N)
-        dbiases = [part.sum(0) for part in ds.view(BW, h, N, N).split(ctx.counts)]
         dqkv = grad.new_empty(BW, N, 3, h, d)
-        parts = dqkv.permute(2, 0, 3, 1, 4)                           # a view, 3 x (B·nW, h, N, d)
-        for part, value in zip(parts, ((ds @ k).mul_(d**-0.5), (ds.mT @ q).mul_(d**-0.5), p.mT @ grad)):
-            part.copy_(value.view(BW, h, N, d))
-        return dqkv, None, *dbiases
+        if ctx.again:
+            out, qkv, *biases = ctx.saved_tensors
+            dbiases = [torch.zeros_like(bias) for bias in biases]
+            few, first = max(1, 2**18 // (h * N * N)), 0              # 1 MB of scores
+            for count, bias, dbias in zip(ctx.counts, biases, dbiases):
+                for start in range(first, first + count, few):
+                    at = slice(start, min(start + few, first + count))
+                    q, k, v = heads_first(qkv[at])                    # 3 x (n·h, N, d)
+                    p = softmax_scores(q, k, bias.repeat(at.stop - start, 1, 1, 1))
+                    dbias += attention_gradients(q, k, v, p, out[at], grad[at], dqkv[at]).sum(0)
+                first += count
+        else:
+            out, q, k, v, p = ctx.saved_tensors
+            ds = attention_gradients(q, k, v, p, out, grad, dqkv)
+            dbiases = [part.sum(0) for part in ds.split(ctx.counts)]
+        return dqkv, None, *[dbias.mul_(d**0.5) for dbias in dbiases]
+
+
+def heads_first(qkv: Tensor) -> Tensor:
+    """(n, N, 3, h, d) -> (3, n·h, N, d)."""
+    return qkv.permute(2, 0, 3, 1, 4).reshape(3, -1, qkv.shape[1], qkv.shape[4])
+
+
+def softmax_scores(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) in the memory of `bias`: (n·h, N, d) twice, (n, h, N, N) -> (n·h, N, N)."""
+    scores = bias.view(-1, *bias.shape[2:]).baddbmm_(q, k.mT, alpha=q.shape[-1]**-0.5)
+    return torch.softmax(scores, -1, out=scores)
+
+
+def attention_gradients(q: Tensor, k: Tensor, v: Tensor, p: Tensor, out: Tensor, grad: Tensor, dqkv: Tensor) -> Tensor:
+    """Fills `dqkv` (n, N, 3, h, d) and returns the gradient of the scores over sqrt(d), (n, h, N, N).
+
+    q, k and v are (n·h, N, d), the softmax p is (n·h, N, N), the result and its gradient are (n, N, h, d).
+    """
+    n, N, h, d = grad.shape
+    scale = d**-0.5
+    # softmax: ds = p (dp - sum(p dp)), and the sum over keys of p dp is the sum over channels of out dout.
+    row = (grad * out).sum(-1).transpose(1, 2).reshape(-1, N, 1)      # (n·h, N, 1)
+    grad = grad.transpose(1, 2).reshape(-1, N, d)                     # (n·h, N, d)
+    ds = torch.baddbmm(row, grad, v.mT, beta=-scale, alpha=scale).mul_(p)          # (n·h, N, N)
+    for part, value in zip(dqkv.permute(2, 0, 3, 1, 4), (ds @ k, ds.mT @ q, p.mT @ grad)):     # part: (n, h, N, d)
+        part.copy_(value.view(n, h, N, d))
+    return ds.view(n, h, N, N)
 
 
 class WindowAttention(nn.Module):
@@ -216,11 +268,7 @@ class WindowAttention(nn.Module):
         if bias.requires_grad and qkv.device.type == "cpu" and not torch.compiler.is_compiling():
             out = BiasedAttention.apply(qkv, counts, *biases)         # (B·nW, N, h, d)
         else:
-            outs = []
-            for part, bias in zip(qkv.split(counts), biases):
-                q, k, v = part.permute(2, 0, 3, 1, 4)                 # 3 x (n, h, N, d)
-                outs.append(F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None]).transpose(1, 2))
-            out = torch.cat(outs) if len(outs) > 1 else outs[0]       # (B·nW, N, h, d)
+            out = fused_attention(qkv, counts, biases)
         return out.reshape(BW, N, C3 // 3)
 
     def forward(self, x: Tensor) -> Tensor:

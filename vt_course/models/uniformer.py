@@ -16,16 +16,14 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.nn.grad import conv2d_weight
 
-from .layers import DropPath, Mlp, check_input, drop_path_schedule, init_weights, rescale_for_narrow
+from .layers import (CHANNELS_LAST, DropPath, Mlp, check_input, depthwise, drop_path_schedule, init_weights,
+                     rescale_for_narrow)
 from .official import check_state, inflate_patch, unwrap
 from .swin import Size, window_partition, window_reverse
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 # ---------------------------------------------------------------- embeddings
@@ -68,58 +66,6 @@ class ConvEmbed(nn.Module):
         return self.proj(x)
 
 
-# ---------------------------------------------------------------- depthwise convolution
-
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Depthwise, stride 1, zero-padded to the same size."""
-    conv = F.conv3d if x.ndim == 5 else F.conv2d
-    return conv(x, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
-
-
-def filter_gradient(x: Tensor, g: Tensor, kernel: Size) -> Tensor:
-    """Gradient of the filters: (B, C, *size) twice -> (C, 1, *kernel), each entry a sum of x times shifted g.
-
-    Each time offset is a 2-D problem, and 3 x 3 filters have a fast kernel, so larger ones are put together
-    from 3 x 3 pieces (for 5 x 5: four, which share the middle row and column).
-    """
-    if x.ndim == 4:                                                   # an image is a clip of one frame
-        return filter_gradient(x[:, :, None], g[:, :, None], (1, *kernel))[:, :, 0]
-    B, C, T, H, W = g.shape
-    tube, size = kernel[:2]
-    g = g.transpose(1, 2).flatten(0, 1)                               # (B·T, C, H, W)
-    x = F.pad(x, (size // 2,) * 4 + (tube // 2,) * 2).movedim(1, -1)  # (B, T+, H+, W+, C)
-    out = x.new_empty(C, 1, *kernel)
-    for i in range(0, size - 2, 2):
-        for j in range(0, size - 2, 2):
-            piece = x[:, :, i:i + H + 2, j:j + W + 2].contiguous()
-            for t in range(tube):
-                frames = piece[:, t:t + T].flatten(0, 1).movedim(-1, 1)        # (B·T, C, H+2, W+2)
-                out[:, :, t, i:i + 3, j:j + 3] = conv2d_weight(frames, (C, 1, 3, 3), g, groups=C)
-    return out
-
-
-class DepthwiseFunction(torch.autograd.Function):
-    """`convolve` with a faster backward pass on CPUs: PyTorch's takes 20 times as long as its forward pass.
-
-    The gradient of x is itself a depthwise convolution, with mirrored filters, and runs as one.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return convolve(x, weight, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g: Tensor):
-        x, weight = ctx.saved_tensors
-        axes = tuple(range(2, x.ndim))
-        g = g.to(x.dtype).contiguous(memory_format=CHANNELS_LAST[len(axes)])
-        dx = convolve(g, weight.flip(axes)) if ctx.needs_input_grad[0] else None
-        dw = filter_gradient(x, g, weight.shape[2:]) if ctx.needs_input_grad[1] else None
-        return dx, dw, g.sum((0, *axes)) if ctx.needs_input_grad[2] else None
-
-
 class Depthwise(nn.Module):
     """One filter of odd side `size` for each channel, zero-padded: (B, C, *size) -> (B, C, *size)."""
 
@@ -129,8 +75,7 @@ class Depthwise(nn.Module):
         self.weight, self.bias = conv.weight, conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        fast = x.device.type == "cpu" and torch.is_grad_enabled()
-        return (DepthwiseFunction.apply if fast else convolve)(x, self.weight, self.bias)
+        return depthwise(x, self.weight, self.bias, (1,) * (x.ndim - 2))
 
 
 # ---------------------------------------------------------------- blocks

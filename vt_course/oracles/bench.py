@@ -1,17 +1,22 @@
 """Our models beside other people's: the same weights, the same input, in one process, taking turns.
 
+Each pair has a process of its own, because the memory that earlier pairs leave behind changes how fast later ones run.
 `bench_models` gives one row for each pair of models, pass (forward, or forward and backward) and execution (eager,
 or through torch.compile). A ratio above 1 means that ours is faster. Both models are in eval mode with drop path
 and dropout off, so that a backward pass is the same arithmetic in both.
 """
 import importlib.util
+import multiprocessing
 import os
+import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import prod
+from multiprocessing.connection import Connection
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +35,7 @@ from vt_course.models.uniformer import Depthwise
 
 @dataclass(frozen=True)
 class Pair:
-    """One of our variants and its peer."""
+    """One of our variants and its peer. It is sent to another process, so `peer` must be a function that can be pickled."""
 
     ours: str
     library: str
@@ -39,18 +44,14 @@ class Pair:
     batch: int = 1
 
 
-def torchvision(name: str) -> Callable[[], nn.Module]:
-    def build():
-        import torchvision
-        return torchvision.models.get_model(name)
-    return build
+def torchvision(name: str) -> nn.Module:
+    import torchvision
+    return torchvision.models.get_model(name)
 
 
-def timm(name: str) -> Callable[[], nn.Module]:
-    def build():
-        import timm
-        return timm.create_model(name)
-    return build
+def timm(name: str) -> nn.Module:
+    import timm
+    return timm.create_model(name)
 
 
 class Timesformer(nn.Module):
@@ -66,13 +67,13 @@ class Timesformer(nn.Module):
 
 
 PAIRS = {
-    "swin_tiny": Pair("swin_tiny", "torchvision", torchvision("swin_t"), (3, 224, 224), 4),
-    "swin_tiny/timm": Pair("swin_tiny", "timm", timm("swin_tiny_patch4_window7_224"), (3, 224, 224), 4),
-    "video_swin_tiny": Pair("video_swin_tiny", "torchvision", torchvision("swin3d_t"), (3, 16, 224, 224)),
-    "video_swin_small": Pair("video_swin_small", "torchvision", torchvision("swin3d_s"), (3, 16, 224, 224)),
-    "video_swin_base": Pair("video_swin_base", "torchvision", torchvision("swin3d_b"), (3, 16, 224, 224)),
-    "mvit_base_16x4": Pair("mvit_base_16x4", "torchvision", torchvision("mvit_v1_b"), (3, 16, 224, 224)),
-    "mvit_v2_small_16x4": Pair("mvit_v2_small_16x4", "torchvision", torchvision("mvit_v2_s"), (3, 16, 224, 224)),
+    "swin_tiny": Pair("swin_tiny", "torchvision", partial(torchvision, "swin_t"), (3, 224, 224), 4),
+    "swin_tiny/timm": Pair("swin_tiny", "timm", partial(timm, "swin_tiny_patch4_window7_224"), (3, 224, 224), 4),
+    "video_swin_tiny": Pair("video_swin_tiny", "torchvision", partial(torchvision, "swin3d_t"), (3, 16, 224, 224)),
+    "video_swin_small": Pair("video_swin_small", "torchvision", partial(torchvision, "swin3d_s"), (3, 16, 224, 224)),
+    "video_swin_base": Pair("video_swin_base", "torchvision", partial(torchvision, "swin3d_b"), (3, 16, 224, 224)),
+    "mvit_base_16x4": Pair("mvit_base_16x4", "torchvision", partial(torchvision, "mvit_v1_b"), (3, 16, 224, 224)),
+    "mvit_v2_small_16x4": Pair("mvit_v2_small_16x4", "torchvision", partial(torchvision, "mvit_v2_s"), (3, 16, 224, 224)),
     "timesformer_divided_8x224": Pair("timesformer_divided_8x224", "transformers", Timesformer, (3, 8, 224, 224)),
 }
 
@@ -147,8 +148,9 @@ def bench_models(names: list[str] | None = None, *, device: str = "cpu", compile
                  progress: Callable[[str], None] = lambda text: None) -> list[dict]:
     """Time our models against their peers; see the module's docstring.
 
-    `names` are keys of `PAIRS` (default: all whose library is installed); `progress` gets a line for each row. On a GPU both run under bf16 autocast. With `compile`, both are
-    also compiled; those rows compare each compiled model with the *eager* peer.
+    `names` are keys of `PAIRS` (default: all whose library is installed); `progress` gets a line for each row. On a GPU
+    both run under bf16 autocast. With `compile`, both are also compiled; those rows compare each compiled model with
+    the *eager* peer.
     A row is dict(model, peer, pass, mode, batch, input, max_difference, ours_ms, peer_ms, ratio, clips_per_second,
     peak_mb, peer_peak_mb, matmul_share): medians of `repeats` turns; `matmul_share` is our MACs a second over those of
     one large matrix product on this machine. Raises CourseError for an unknown name, a missing library or device.
@@ -161,17 +163,47 @@ def bench_models(names: list[str] | None = None, *, device: str = "cpu", compile
             raise CourseError(f"{name} needs {PAIRS[name].library}, which is not installed: pip install -e .[bench]")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise CourseError("there is no CUDA device on this machine; use --device cpu")
-    where = torch.device(device)
-    rate = matmul_rate(where, torch.bfloat16 if where.type == "cuda" else torch.float32)
     rows = []
     for name in names or installed:
-        for row in bench_pair(name, PAIRS[name], where, compile, repeats, rate):
+        for row in in_own_process(bench_pair, name, PAIRS[name], torch.device(device), compile, repeats):
             rows.append(row)
             progress(f"{name}, {row['pass']}, {row['mode']}: {row['ratio']:.2f} times as fast as {row['peer']}")
     return rows
 
 
-def bench_pair(name: str, pair: Pair, device: torch.device, compile: bool, repeats: int, rate: float) -> Iterator[dict]:
+def in_own_process(work: Callable, name: str, *args):
+    """`work(name, *args)` in a fresh process, which ends when this call does. A CourseError there is raised here."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=send_result, args=(sender, work, name, *args))
+    process.start()
+    sender.close()                                                     # the child now holds the only end to write to
+    try:
+        result = receiver.recv()
+    except EOFError:
+        process.join()
+        raise CourseError(f"the process that measured {name} ended without a result (exit code {process.exitcode}; -9 is "
+                          "mostly too little memory); free some memory and measure this pair alone") from None
+    finally:
+        process.terminate()
+        process.join()
+    if isinstance(result, CourseError):
+        raise result
+    return result
+
+
+def send_result(sender: Connection, work: Callable, *args) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)                       # Ctrl-C is the parent's, and ends this process too
+    try:
+        result = work(*args)
+    except CourseError as error:
+        result = error
+    sender.send(result)
+
+
+def bench_pair(name: str, pair: Pair, device: torch.device, compile: bool, repeats: int) -> list[dict]:
+    """The rows of one pair; see `bench_models`."""
+    rate = matmul_rate(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     torch.manual_seed(0)
     peer = pair.peer().eval()
     ours = create(pair.ours).eval()
@@ -186,6 +218,7 @@ def bench_pair(name: str, pair: Pair, device: torch.device, compile: bool, repea
     work = {who: passes(model, x, autocast, model) for who, model in models.items()}
     if compile:
         work |= {f"{who} compiled": passes(torch.compile(model), x, autocast, model) for who, model in models.items()}
+    rows = []
     for kind in ("forward", "forward+backward"):
         for jobs in work.values():
             jobs[kind]()                                               # warm up, compile
@@ -197,12 +230,13 @@ def bench_pair(name: str, pair: Pair, device: torch.device, compile: bool, repea
         peak = {who: peak_bytes(jobs[kind], device) / 1e6 for who, jobs in work.items()}
         for who in work:
             if who.startswith("ours") or compile and who == "peer compiled":
-                yield {
+                rows.append({
                     "model": name, "peer": pair.library, "pass": kind, "mode": who.replace("ours", "").strip() or "eager",
                     "batch": pair.batch, "input": "x".join(map(str, pair.shape)), "max_difference": difference,
                     "ours_ms": 1e3 * median[who], "peer_ms": 1e3 * median["peer"], "ratio": median["peer"] / median[who],
                     "clips_per_second": pair.batch / median[who], "peak_mb": peak[who], "peer_peak_mb": peak["peer"],
-                    "matmul_share": macs * (1 if kind == "forward" else 3) / median[who] / rate}
+                    "matmul_share": macs * (1 if kind == "forward" else 3) / median[who] / rate})
+    return rows
 
 
 def geometric_mean(rows: list[dict]) -> float:
