@@ -23,8 +23,9 @@ def nothing(*args):
     return None
 
 
-for number in EXERCISES:
-    WRONG[number]["no return"] = (nothing, "returned nothing, not a tensor; is there a `return`?")
+for number, exercise in EXERCISES.items():
+    wanted = "a tensor" if exercise.definition(*exercise.cases()[0]).ndim else "a tensor or a number"
+    WRONG[number]["no return"] = (nothing, f"returned nothing, not {wanted}; is there a `return`?")
 
 
 def success(number):

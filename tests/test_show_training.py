@@ -6,6 +6,7 @@ from test_show import LONG, assert_readable, texts_of
 
 from vt_course import CourseError
 from vt_course.lab import show
+from vt_course.lab.show.training import accuracies, count_float32
 
 pytestmark = pytest.mark.filterwarnings("error")        # they would be printed into notebooks
 
@@ -23,6 +24,8 @@ FIGURES = {
     "numbers": lambda: show.number_lines(HALF, 0.98, 1.02, 1.003, LONG),
     "numbers, no value": lambda: show.number_lines(HALF[1:], 1, 1.1),
     "gradients": lambda: show.gradient_sizes({"gradients": GRADIENTS, "times 2¹⁶": GRADIENTS * 2**16}, LONG),
+    "accuracies": lambda: accuracies({"one view": (0.9, 400), "frames shuffled": (0.19, 400), "all": (1.0, 3)}, 1 / 8, LONG),
+    "accuracy": lambda: accuracies({"mine": (2 / 3, 3)}, 1 / 3),
     "gradients, one": lambda: show.gradient_sizes({"gradients": GRADIENTS}),
 }
 
@@ -75,7 +78,7 @@ def test_no_ranks_without_clips(batches, world):
 
 def test_number_lines_show_every_number_and_where_a_value_goes():
     axes = show.number_lines(HALF, 1, 1.0625, 1.003).axes[0]
-    assert [t.get_text() for t in axes.texts] == ["about 524,288 numbers", "65 numbers", "9 numbers"]
+    assert [t.get_text() for t in axes.texts] == ["524,289 numbers", "65 numbers", "9 numbers"]
     ticks = [np.unique([segment[0, 0] for segment in c.get_segments()]) for c in axes.collections[1:]]
     assert ticks[1].tolist() == [1 + k / 128 for k in range(9)] and len(ticks[0]) == 65
     dots = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
@@ -93,3 +96,25 @@ def test_gradients_are_counted_by_what_float16_makes_of_them():
     assert {edge: h for edge, h in heights.items() if h} == dict.fromkeys([-30, -25, -16, -10, 0, 3, 5, 15], 12.5)
     with pytest.raises(CourseError, match="no gradients other than zero"):
         show.gradient_sizes({"gradients": torch.zeros(3)})
+    beyond = show.gradient_sizes({"tiny": torch.tensor([2.0**-40, 2.0**-33, 2.0**-29, 1])}).axes[0]
+    assert [p.get_height() for p in beyond.containers[0]][:3] == [50, 25, 0] and "75.0 % become 0" in beyond.get_title()
+
+
+@pytest.mark.parametrize("low, high", [(0.98, 1.02), (1, 1 + 2**-20), (0.1, 0.1001), (0.1, 0.1 + 1e-9)])
+def test_float32_numbers_are_counted(low, high):
+    near = np.float32([low, high]).view(np.int32) + [-9, 9]
+    numbers = np.arange(*near, dtype=np.int32).view(np.float32).astype(float)
+    assert count_float32(low, high) == count_float32(-high, -low) == ((numbers >= low) & (numbers <= high)).sum()
+    assert count_float32(-2**-140, 2**-140) == 2 * 2**9 + 1             # across 0
+
+
+def test_accuracies_have_their_standard_error_and_none_where_it_is_unknown():
+    axes = accuracies({"a": (0.5, 100), "b": (1.0, 3), "c": (0.0, 4)}, 1 / 8).axes[0]
+    assert [t.get_text() for t in axes.texts] == ["50.0 ± 5.0 % of 100", "100 %, ± unknown of 3", "0 %, ± unknown of 4"]
+    assert [bars.has_xerr for bars in axes.containers] == [True, False, False]
+    (left, right), = [segment[:, 0] for segment in axes.containers[0].lines[2][0].get_segments()]
+    assert (left, right) == (45, 55)
+    assert [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [12.5]
+    for wrong in ((1.1, 3), (0.5, 0)):
+        with pytest.raises(CourseError, match="accuracy 'a' needs a share from 0 to 1 of at least one clip"):
+            accuracies({"a": wrong}, 0.5)

@@ -129,6 +129,13 @@ def batch_with(step, clips, batch_size, seed, generator):
     return torch.from_numpy(generator(seed, epoch).permutation(clips)[k * batch_size:(k + 1) * batch_size])
 
 
+def batch_in_turn(step, clips, batch_size, seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(step // -(-clips // batch_size) + 1):
+        order = rng.permutation(clips)
+    return torch.from_numpy(order).split(batch_size)[step % -(-clips // batch_size)]
+
+
 def batch_dropping(step, clips, batch_size, seed):
     n = max(clips // batch_size, 1)
     order = np.random.default_rng([seed, step // n]).permutation(clips)
@@ -159,6 +166,12 @@ def adamw_written(w, g, m, v, t, lr, decay, b1=0.9, b2=0.999):
     """Another way to write it, for changes of the arguments."""
     m, v = m + (1 - b1) * (g - m), v + (1 - b2) * (g**2 - v)
     return torch.stack([w - lr * decay * w - lr * (m / (1 - b1**t)) / (torch.sqrt(v / (1 - b2**t)) + 1e-8), m, v])
+
+
+def adamw_with(w, g, m, v, t, lr, decay, right_m=None, right_v=None, root=lambda v: v.sqrt() + 1e-8, square=lambda g: g * g):
+    m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * square(g)
+    size = m / (right_m or 1 - 0.9**t) / root(v / (right_v or 1 - 0.999**t))
+    return torch.stack([w - lr * (size + decay * w), m, v])
 
 
 def adamw_moments_corrected(w, g, m, v, t, lr, decay):
@@ -216,17 +229,30 @@ WRONG = {
         "array": (lambda *a: batch(*a).numpy(), "returned a ndarray, not a tensor"),
         "list": (lambda *a: batch(*a).tolist(), "returned a list, not a tensor"),
         "torch's generator": (lambda s, n, b, seed: torch.randperm(n, generator=torch.Generator().manual_seed(seed)).split(b)[
-            s % math.ceil(n / b)], "numbers differ"),
+            s % math.ceil(n / b)], likely("8.1", "its seed leaves out the epoch")),
+        "torch's generator, epoch added": (lambda s, n, b, seed: torch.randperm(n, generator=torch.Generator().manual_seed(
+            seed + s // math.ceil(n / b))).split(b)[s % math.ceil(n / b)], likely("8.1", "another generator than")),
+        "torch's global generator": (lambda s, n, b, seed: torch.randperm(n)[:min(b, n - s % math.ceil(n / b) * b)], "numbers differ"),
+        "rounded down": (lambda s, n, b, seed: torch.from_numpy(np.random.default_rng([seed, s // (n // b)]).permutation(n)[
+            s % (n // b) * b:][:b]), likely("8.1", "is dropped")),      # and a ZeroDivisionError in a later case
+        "in turn": (batch_in_turn, likely("8.1", "one generator draws")),
+        "epoch from 1": (lambda *a: batch_with(*a, lambda seed, epoch: np.random.default_rng((seed, 1 + epoch))),
+                         likely("8.1", "counted from 0")),
+        "step as seed": (lambda s, n, b, seed: torch.from_numpy(np.random.default_rng([seed, s]).permutation(n)).split(b)[
+            s % -(-n // b)], likely("8.1", "seeded with the step")),
+        "cut by step": (lambda s, n, b, seed: torch.tensor(np.random.default_rng([seed, s // -(-n // b)]).permutation(n).tolist()[
+            s * b:][:b], dtype=torch.int64), likely("8.1", "cut at step")),
         "floats": (lambda *a: batch(*a).float(), "dtype torch.float32, wanted torch.int64"),
         "the whole epoch": (lambda s, n, b, seed: torch.from_numpy(np.random.default_rng([seed, 0]).permutation(n)),
-                            "shape (10,), wanted (batch_size,) = (4,), or what is left of the epoch's 10 clips"),
+                            "shape (10,), wanted (B,) = (4,)\n"),
+        "always full": (lambda s, n, b, seed: batch(s, n, b, seed).repeat(b)[:b], "shape (4,), wanted what the epoch has left, (B,) = (2,)\n"),
     },
     "8.2": {
         "from zero": (lambda s, n, w, p: s / w * p if s < w else rate(s, n, w, p), likely("8.2", "begins at 0")),
         "cosine from step 0": (lambda s, n, w, p: rate(s, n, w, p) if s < w else wave(s, n, 0, p, lambda x: (
             math.cos(math.pi * x) + 1) / 2), likely("8.2", "counts from step 0")),
         "too long": (lambda s, n, w, p: rate(s, n, w, p) if s < w else p / 2 + p / 2 * math.cos(math.pi / n * (s - w)),
-                     likely("8.2", "too long")),
+                     likely("8.2", "cosine is too long")),
         "negative": (lambda *a: wave(*a, lambda x: math.cos(math.pi * x)), likely("8.2", "down to -peak")),
         "quarter": (lambda *a: wave(*a, lambda x: math.sin(math.pi / 2 * (1 - x))), likely("8.2", "a quarter")),
         "twice": (lambda *a: wave(*a, lambda x: 1 + math.cos(math.pi * x)), likely("8.2", "divide by 2")),
@@ -235,8 +261,13 @@ WRONG = {
         "no warm-up": (lambda s, n, w, p: p * (1 + math.cos(math.pi * (s - w) / (n - w))) / 2,
                        likely("8.2", "no warm-up")),
         "constant": (lambda *a: wave(*a, lambda x: 1.0), likely("8.2", "stays at the peak")),
+        "<=": (lambda s, n, w, p: p * (s + 1) / w if s <= w and w else rate(s, n, w, p), likely("8.2", "a step too long")),
+        "a step early": (lambda s, n, w, p: rate(s + (s >= w), n, w, p), likely("8.2", "a step early")),
+        "to zero": (lambda s, n, w, p: rate(s, n - (s >= w), w, p), likely("8.2", "a step too short")),
+        "no π": (lambda *a: wave(*a, lambda x: math.cos(x / 2) ** 2), likely("8.2", "π is missing")),
+        "nearly": (lambda *a: rate(*a) * (1 + 3e-5), "got 0.2500075, wanted 0.25\n"),
         "degrees": (lambda *a: wave(*a, lambda x: (1 + math.cos(180 * x)) / 2), "got "),
-        "list": (lambda *a: [rate(*a)], "returned a list, not a tensor"),
+        "list": (lambda *a: [rate(*a)], "returned a list, not a tensor or a number"),
         "vector": (lambda *a: torch.tensor([rate(*a)]), "shape (1,), wanted a single number, shape ()"),
     },
     "8.3": {
@@ -251,10 +282,22 @@ WRONG = {
             (adamw_written(w, g, m, v, t, lr, d)[1] / (1 - 0.9**(t + 1))) / ((adamw_written(w, g, m, v, t, lr, d)[2] / (
                 1 - 0.999**(t + 1))).sqrt() + 1e-8) - (adamw_written(w, g, m, v, t, lr, d)[1] / (1 - 0.9**t)) / (
                     (adamw_written(w, g, m, v, t, lr, d)[2] / (1 - 0.999**t)).sqrt() + 1e-8)),
-            *adamw_written(w, g, m, v, t, lr, d)[1:]]), likely("8.3", "t counts from 1 already")),
+            *adamw_written(w, g, m, v, t, lr, d)[1:]]), likely("8.3", "not 1 - β^(t+1)")),
         "corrected moments": (adamw_moments_corrected, likely("8.3", "m and v that you return")),
-        "t from 0": (lambda w, g, m, v, t, lr, d: adamw_written(w, g, m, v, t - 1, lr, d), "numbers differ"),
-        "only the weight": (adamw_only_weight, "shape (3,), wanted (3, ...): weight, m, v = (3, 3)"),
+        "t from 0": (lambda w, g, m, v, t, lr, d: adamw_written(w, g, m, v, t - 1, lr, d), likely("8.3", "1 - β^(t-1)")),
+        "t from 0, torch's order": (lambda w, g, m, v, t, lr, d: adamw_in_torchs_order(w, g, m, v, t - 1, lr, d),
+                                    likely("8.3", "1 - β^(t-1)")),      # and a ZeroDivisionError at t = 1
+        "only m corrected": (lambda w, g, m, v, t, *a: adamw_with(w, g, m, v, t, *a, right_v=1), likely("8.3", "v is not")),
+        "only v corrected": (lambda w, g, m, v, t, *a: adamw_with(w, g, m, v, t, *a, right_m=1), likely("8.3", "m is not")),
+        "ε inside": (lambda *a: adamw_with(*a, root=lambda v: torch.sqrt(v + 1e-8)), likely("8.3", "outside the root")),
+        "no ε": (lambda *a: adamw_with(*a, root=torch.sqrt), likely("8.3", "ε is missing")),
+        "ε before the correction": (lambda w, g, m, v, t, *a: adamw_with(w, g, m, v, t, *a, root=lambda v: v.sqrt() + 1e-8 / math.sqrt(
+            1 - 0.999**t)), "numbers differ"),
+        "decay at the end": (lambda w, g, m, v, t, lr, d: torch.cat([
+            (1 - lr * d) * adamw(w, g, m, v, t, lr, 0)[:1], adamw(w, g, m, v, t, lr, d)[1:]]), likely("8.3", "after the step")),
+        "g, not g²": (lambda *a: adamw_with(*a, square=lambda g: g), likely("8.3", "the gradient itself")),
+        "v, m": (lambda *a: adamw(*a)[[0, 2, 1]], likely("8.3", "the other way round")),
+        "only the weight": (adamw_only_weight, "shape (2, 4), wanted (3, ...): weight, m, v = (3, 2, 4)"),
         "tuple": (lambda *a: tuple(adamw(*a)), "returned a tuple, not a tensor"),
         "order": (lambda *a: adamw(*a)[[1, 2, 0]], "numbers differ"),
         "in place": (adamw_in_place, "changes its input"),
@@ -270,6 +313,8 @@ WRONG = {
         "over clips": (lambda x, y, e: mean_nll(x.log_softmax(0), y, e), likely("8.4", "over the clips")),
         "not over K": (lambda x, y, e: -(x.log_softmax(1) * ((1 - e) * F.one_hot(y, x.shape[1]) + e)).sum(1).mean(),
                        likely("8.4", "not divided by K")),
+        "mean over K": (lambda x, y, e: smooth(x, y, e) / x.shape[-1], likely("8.4", "K times too small")),
+        "number": (lambda x, y, e: smooth(x, y, e).item(), "no gradient reaches the input"),
         "each clip": (lambda x, y, e: F.cross_entropy(x, y, label_smoothing=e, reduction="none"),
                       "shape (4,), wanted a single number, shape ()"),
         "no graph": (lambda x, y, e: torch.tensor(smooth(x, y, e).item()), "no gradient reaches the input"),
@@ -286,7 +331,7 @@ WRONG = {
         "norm": (lambda n, limit: float(n @ n) ** 0.5, likely("8.5", "this is the norm, not")),
         "dropped": (lambda n, limit: limit / float(n @ n) ** 0.5 if float(n @ n) > limit**2 else 0.0, likely("8.5", "or are dropped")),
         "each": (lambda n, limit: (limit / n).clamp(max=1), "shape (2,), wanted a single number for all gradients, shape ()"),
-        "bool": (lambda n, limit: bool(n.norm() > limit), "returned a bool, not a tensor"),
+        "bool": (lambda n, limit: bool(n.norm() > limit), "returned a bool, not a tensor or a number"),
         "in place": (overwrite(lambda n, limit: (limit / n.norm()).clamp(max=1)), "changes its input"),
     },
     "8.6": {
@@ -297,6 +342,8 @@ WRONG = {
         "by ranks": (lambda g, n: (g * n[:, None]).mean(0), likely("8.6", "divide by the number of clips")),
         "largest rank": (lambda g, n: g[n.tolist().index(n.max())], likely("8.6", "only the rank")),
         "each rank's": (lambda g, n: g * (n / n.sum())[:, None], "shape (2, 5), wanted (P,) = (5,)"),
+        "sum of means": (lambda g, n: sum(g) / sum(n), likely("8.6", "added as they are")),
+        "integers": (lambda g, n: n @ g / n.sum(), "  Likely: a matrix product wants one dtype on both sides"),
         "transposed": (lambda g, n: g @ n.float(), "raised RuntimeError"),
         "NaN": (lambda g, n: combine(g, n) * torch.nan, "got nan, wanted "),
         "in place": (overwrite(combine), "changes its input"),

@@ -50,7 +50,7 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
     exercise = EXERCISES[number]
     torch.manual_seed(0)
     cases = exercise.cases()
-    given, outputs = [clone(args) for args in cases], []
+    given, outputs, raised = [clone(args) for args in cases], [], None
     for args in given:
         try:
             outputs.append(as_tensor(function(*args)))
@@ -58,10 +58,9 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
             print(f"○ exercise {number} is not attempted yet; until it is, the cells below use the course's own {name_of(function)}")
             return exercise.piece
         except Exception as error:               # whatever the reader's code raises is the finding
-            fail(number, f"your function raised {type(error).__name__} on {describe(exercise, args)}: {error}",
-                 error_hint(error))
-            return function
-    for args, used, got in zip(cases, given, outputs):
+            raised = (f"your function raised {type(error).__name__} on {describe(exercise, args)}: {error}", error_hint(error))
+            break
+    for args, used, got in zip(cases, given, outputs):       # a case before the error may be wrong, and say more
         want = exercise.definition(*clone(args))
         problem = compare(exercise, args, got, want)
         if problem:
@@ -75,6 +74,9 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
         if problem:
             fail(number, f"on {describe(exercise, args)}: the result is right, but {problem}", None)
             return function
+    if raised:
+        fail(number, *raised)
+        return function
     print(f"✓ exercise {number} ({exercise.title}): {len(cases)} cases")
     if not solution:
         progress.record(number)
@@ -97,9 +99,10 @@ def fail(number: str, problem: str, likely: str | None, picture: tuple | None = 
 def compare(exercise: Exercise, args: tuple, got, want: Tensor) -> str | None:
     """What is wrong with `got`, or None."""
     if not isinstance(got, Tensor):
+        wanted = "a tensor" if want.ndim else "a tensor or a number"
         if got is None:
-            return "your function returned nothing, not a tensor; is there a `return`?"
-        return f"your function returned a {type(got).__name__}, not a tensor"
+            return f"your function returned nothing, not {wanted}; is there a `return`?"
+        return f"your function returned a {type(got).__name__}, not {wanted}"
     if got.shape != want.shape:
         formula, numbers = exercise.shape(*args), str(tuple(want.shape))
         return f"shape {tuple(got.shape)}, wanted {formula}" + (f" = {numbers}" if not formula.endswith(numbers) else "")
@@ -109,10 +112,9 @@ def compare(exercise: Exercise, args: tuple, got, want: Tensor) -> str | None:
     if not wrong.any():
         return None
     if not want.ndim:
-        return f"got {number_text(got)}, wanted {number_text(want)}"
+        return got_wanted(got, want)
     where = tuple(wrong.nonzero()[0].tolist())
-    return (f"{int(wrong.sum()):,} of {want.numel():,} numbers differ, first at index {where}: "
-            f"got {number_text(got[where])}, wanted {number_text(want[where])}")
+    return f"{int(wrong.sum()):,} of {want.numel():,} numbers differ, first at index {where}: {got_wanted(got[where], want[where])}"
 
 
 def compare_gradients(exercise: Exercise, function: Callable, args: tuple) -> str | None:
@@ -120,7 +122,7 @@ def compare_gradients(exercise: Exercise, function: Callable, args: tuple) -> st
     gradients = []
     for f in (exercise.definition, function):
         inputs = [a.clone().requires_grad_() if is_float(a) else a for a in args]
-        out = f(*inputs)
+        out = as_tensor(f(*inputs))
         if not out.requires_grad:
             return "no gradient reaches the input: `.detach()`, `.data`, `.item()`, `torch.tensor(...)` or `no_grad` cut it off"
         weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
@@ -160,6 +162,8 @@ def error_hint(error: Exception) -> str | None:
     if "Expected size for first two dimensions" in str(error) or "shapes cannot be multiplied" in str(error):
         return ("the inner sizes of a matrix product differ; `.T` turns all axes around, `.mT` exchanges the last two, and the weight "
                 "of a linear layer is (out, in): `F.linear(x, w)` or `x @ w.T`")
+    if "same dtype" in str(error) or "expected scalar type" in str(error):
+        return "a matrix product wants one dtype on both sides: make the integers floating-point first, `n.to(g.dtype)`"
     if "Sizes of tensors must match" in str(error):
         return ("the pieces you join have different sizes: an axis was not padded, or the pairs of `F.pad` are in the wrong order: "
                 "the last axis comes first")
@@ -182,9 +186,9 @@ def differing(got: Tensor, want: Tensor) -> Tensor:
 
 
 def same_tensor(a, b) -> bool:
-    """The same numbers, in whatever dtype: a boolean mask holds ones."""
+    """The same numbers, in whatever dtype: a boolean mask holds ones. A mistake may make NaN, and so the reader's."""
     return (isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape
-            and torch.allclose(a.double(), b.double(), rtol=1e-5, atol=1e-6))
+            and torch.allclose(a.double(), b.double(), rtol=1e-5, atol=1e-6, equal_nan=True))
 
 
 def as_tensor(value):
@@ -211,5 +215,14 @@ def name_of(function: Callable) -> str:
     return f"`{getattr(function, '__name__', 'function')}`"
 
 
-def number_text(value: Tensor) -> str:
-    return f"{value.item():,}" if not value.is_floating_point() and value.dtype != torch.bool else f"{value.item():.4g}"
+def got_wanted(got: Tensor, want: Tensor) -> str:
+    """Both numbers, with as many digits as it takes to see that they differ."""
+    for digits in (4, 7, 17):
+        got_text, want_text = number_text(got, digits), number_text(want, digits)
+        if got_text != want_text:
+            break
+    return f"got {got_text}, wanted {want_text}"
+
+
+def number_text(value: Tensor, digits: int) -> str:
+    return f"{value.item():,}" if not value.is_floating_point() and value.dtype != torch.bool else f"{value.item():.{digits}g}"

@@ -42,6 +42,32 @@ def batch_like(step, clips, batch_size, seed, *, key=lambda seed, epoch: [seed, 
     return torch.from_numpy(order[k * batch_size:(k + 1) * batch_size])
 
 
+def batch_of_order(step, clips, batch_size, seed, order):
+    """A batch of `order`(clips, seed, epoch)."""
+    epoch, k = divmod(step, math.ceil(clips / batch_size))
+    return torch.as_tensor(order(clips, seed, epoch))[k * batch_size:(k + 1) * batch_size]
+
+
+def order_in_turn(clips, seed, epoch):
+    """One generator draws the orders of all epochs up to this one."""
+    rng = np.random.default_rng(seed)
+    return [rng.permutation(clips) for _ in range(epoch + 1)][-1]
+
+
+def order_of_torch(clips, seed):
+    return torch.randperm(clips, generator=torch.Generator().manual_seed(seed))
+
+
+def batch_by_step(step, clips, batch_size, seed):
+    order = np.random.default_rng([seed, step // math.ceil(clips / batch_size)]).permutation(clips)
+    return torch.from_numpy(order[step * batch_size:(step + 1) * batch_size])
+
+
+def batch_shape(step, clips, batch_size, seed):
+    size = len(batch_literal(step, clips, batch_size, seed))
+    return ("" if size == batch_size else "what the epoch has left, ") + f"(B,) = ({size},)"
+
+
 def batch_in_order(step, clips, batch_size, seed):
     k = step % math.ceil(clips / batch_size)
     return torch.arange(clips)[k * batch_size:(k + 1) * batch_size]
@@ -56,7 +82,7 @@ def batch_strided(step, clips, batch_size, seed):
 EXERCISES["8.1"] = Exercise(
     "the batch of a step", batch_literal,
     lambda: [(0, 10, 4, 0), (2, 10, 4, 0), (3, 10, 4, 0), (7, 9, 3, 1), (4, 3, 8, 2), (11, 13, 5, 7)],
-    lambda step, clips, size, seed: f"(batch_size,) = ({size},), or what is left of the epoch's {clips} clips", (
+    batch_shape, (
         ("every epoch has the same order: the epoch belongs into the seed of the generator, [seed, epoch]",
          lambda s, n, b, seed: batch_like(s, n, b, seed, key=lambda seed, epoch: [seed, 0])),
         ("seed and epoch are added, so epoch 1 of seed 0 is epoch 0 of seed 1: give the generator the list [seed, epoch]",
@@ -65,6 +91,18 @@ EXERCISES["8.1"] = Exercise(
          lambda s, n, b, seed: batch_like(s, n, b, seed, key=lambda seed, epoch: [epoch, seed])),
         ("the generator knows the epoch only: two runs with different seeds would see the clips in the same order",
          lambda s, n, b, seed: batch_like(s, n, b, seed, key=lambda seed, epoch: epoch)),
+        ("epochs are counted from 0: here the first one has the order of [seed, 1]",
+         lambda s, n, b, seed: batch_like(s, n, b, seed, key=lambda seed, epoch: [seed, epoch + 1])),
+        ("one generator draws all epochs in turn, so it has a memory: each epoch needs a fresh one, of [seed, epoch]",
+         lambda s, n, b, seed: batch_of_order(s, n, b, seed, order_in_turn)),
+        ("the generator is seeded with the step: the batches of an epoch must be cut from one order, that of [seed, epoch]",
+         lambda s, n, b, seed: batch_like(s, n, b, seed, key=lambda seed, epoch: [seed, s])),
+        ("the order is that of `torch.randperm`: another generator, and its seed leaves out the epoch",
+         lambda s, n, b, seed: batch_of_order(s, n, b, seed, lambda clips, seed, epoch: order_of_torch(clips, seed))),
+        ("the order is that of `torch.randperm`: another generator than `np.random.default_rng([seed, epoch])`",
+         lambda s, n, b, seed: batch_of_order(s, n, b, seed, lambda clips, seed, epoch: order_of_torch(clips, seed + epoch))),
+        ("the order is cut at step · batch_size: count from the beginning of the epoch, k · batch_size",
+         batch_by_step),
         ("the clips are not shuffled",
          batch_in_order),
         ("the last batch of an epoch is dropped: an epoch has clips / batch_size batches, rounded up",
@@ -126,6 +164,14 @@ EXERCISES["8.2"] = Exercise(
          lr_like(lambda s, n, w, p: p - cosine(s, n, w, p))),
         ("there is no warm-up: the cosine is used from the first step on",
          lr_like(cosine, lambda s, n, w, p: cosine(s, n, w, p))),
+        ("the warm-up is a step too long: it has the steps below `warmup`, so `<` and not `<=`",
+         lambda s, n, w, p: lr_like(cosine)(s, n, w, p) if s != w else torch.tensor(p * (s + 1) / w)),
+        ("the cosine is a step early: step `warmup` has the whole peak",
+         lr_like(lambda s, n, w, p: cosine(s + 1, n, w, p))),
+        ("the cosine reaches 0 in the last step, it is a step too short: its length is steps - warmup",
+         lr_like(lambda s, n, w, p: cosine(s, n - 1, w, p))),
+        ("the π is missing: cos(π · x)",
+         lr_like(lambda s, n, w, p: p * (1 + math.cos((s - w) / (n - w))) / 2)),
         ("it stays at the peak after the warm-up",
          lr_like(lambda s, n, w, p: p)),
     ), piece=lr_of)
@@ -153,30 +199,37 @@ def adamw_torch(w, g, m, v, t, lr, decay):
     return torch.stack([w.detach(), optimizer.state[w]["exp_avg"], optimizer.state[w]["exp_avg_sq"]])
 
 
-def adamw_like(w, g, m, v, t, lr, decay, *, betas=(0.9, 0.999), l2=False, correct=True, shift=0, power=0.5, old=False,
-               of=torch.square, decoupled=None, sign=-1, returned="raw"):
+def adamw_like(w, g, m, v, t, lr, decay, *, betas=(0.9, 0.999), l2=False, correct=(True, True), shift=0, root=torch.sqrt,
+               old=False, of=torch.square, decoupled=None, sign=-1, late=False, eps=1e-8, returned="raw"):
     """A step with one thing done in another way."""
     g = g + decay * w if l2 else g
     new_m, new_v = betas[0] * m + (1 - betas[0]) * g, betas[1] * v + (1 - betas[1]) * of(g)
     used = (m, v) if old else (new_m, new_v)
-    right = [1 - b ** (t + shift) if correct else 1.0 for b in betas]
+    right = [1 - b ** (t + shift) if c else 1.0 for b, c in zip(betas, correct)]
     hat_m, hat_v = (u / r for u, r in zip(used, right))
     keep = 1 - (0 if l2 else lr * decay if decoupled is None else decoupled(lr, decay))
-    new_w = keep * w + sign * lr * hat_m / (hat_v**power + 1e-8)
-    return torch.stack([new_w, *((hat_m, hat_v) if returned == "corrected" else (new_m, new_v))])
+    size = sign * lr * hat_m / (root(hat_v) + eps)
+    new_w = keep * (w + size) if late else keep * w + size
+    return torch.stack([new_w, *{"raw": (new_m, new_v), "corrected": (hat_m, hat_v), "exchanged": (new_v, new_m)}[returned]])
 
 
 def adamw_cases():
-    return [(torch.randn(3), torch.randn(3), torch.zeros(3), torch.zeros(3), 1, 0.1, 0.5),
-            (torch.randn(2, 4), torch.randn(2, 4), torch.randn(2, 4), torch.rand(2, 4) + 0.1, 3, 0.2, 0.3),
-            (torch.randn(5), torch.randn(5), torch.randn(5), torch.rand(5) + 0.1, 7, 0.05, 0.0)]
+    small = 1e-5 * torch.randn(2, 4)                                  # beside it ε counts
+    return [(torch.randn(2, 4), torch.randn(2, 4), torch.randn(2, 4), torch.rand(2, 4) + 0.1, 3, 0.2, 0.3),
+            (torch.randn(3), torch.randn(3), torch.zeros(3), torch.zeros(3), 1, 0.1, 0.5),
+            (torch.randn(5), torch.randn(5), torch.randn(5), torch.rand(5) + 0.1, 7, 0.05, 0.0),
+            (torch.randn(4), small[0], small[1], 1e-10 * (torch.rand(4) + 0.1), 5, 0.1, 0.2)]
 
 
 EXERCISES["8.3"] = Exercise(
     "one step of AdamW", adamw_literal, adamw_cases,
     lambda w, *rest: f"(3, ...): weight, m, v = {(3, *w.shape)}", (
         ("the bias correction is missing: m and v start at zero, so at first they are too small by 1 - β^t",
-         lambda *a: adamw_like(*a, correct=False)),
+         lambda *a: adamw_like(*a, correct=(False, False))),
+        ("m is corrected and v is not: both start at zero",
+         lambda *a: adamw_like(*a, correct=(True, False))),
+        ("v is corrected and m is not: both start at zero",
+         lambda *a: adamw_like(*a, correct=(False, True))),
         ("the decay is added to the gradient: that is Adam with L2, where m and v see it too; AdamW shrinks the weight itself",
          lambda *a: adamw_like(*a, l2=True)),
         ("the decay is not multiplied by the learning rate: the weight shrinks by lr · decay in a step",
@@ -188,15 +241,27 @@ EXERCISES["8.3"] = Exercise(
         ("the two β are exchanged: 0.9 belongs to m, 0.999 to v",
          lambda *a: adamw_like(*a, betas=(0.999, 0.9))),
         ("the step is divided by v: it is the square root of v",
-         lambda *a: adamw_like(*a, power=1)),
+         lambda *a: adamw_like(*a, root=lambda v: v)),
+        ("ε stands outside the root, √v + ε: inside it is as large as gradients of 1e-4",
+         lambda *a: adamw_like(*a, root=lambda v: (v + 1e-8).sqrt(), eps=0)),
+        ("the ε is missing: where v is 0 the step would be 0/0",
+         lambda *a: adamw_like(*a, eps=0)),
+        ("the weight decays after the step, which shrinks the step as well: shrink the old weight",
+         lambda *a: adamw_like(*a, late=True)),
         ("v averages |g|: it is the square of the gradient",
          lambda *a: adamw_like(*a, of=torch.abs)),
+        ("v averages the gradient itself, as m does: it is the square of the gradient",
+         lambda *a: adamw_like(*a, of=lambda g: g)),
         ("the step goes up the gradient: its sign is minus",
          lambda *a: adamw_like(*a, sign=1)),
         ("t counts from 1 already: the correction is 1 - β^t, not 1 - β^(t+1)",
          lambda *a: adamw_like(*a, shift=1)),
+        ("t counts from 1 already: the correction is 1 - β^t, and 1 - β^(t-1) is 0 in the first step",
+         lambda *a: adamw_like(*a, shift=-1)),
         ("the step uses m and v of before: update them first",
          lambda *a: adamw_like(*a, old=True)),
+        ("m and v are returned the other way round",
+         lambda *a: adamw_like(*a, returned="exchanged")),
         ("the m and v that you return are corrected: keep them as they are, the correction belongs to this step only",
          lambda *a: adamw_like(*a, returned="corrected")),
     ), piece=adamw_torch)
@@ -237,6 +302,8 @@ EXERCISES["8.4"] = Exercise(
          lambda x, y, e: smooth_like(x, y, 1, e)),
         ("the losses of the clips are added: take their mean, or the step grows with the batch",
          lambda x, y, e: F.cross_entropy(x, y, label_smoothing=e, reduction="sum")),
+        ("the loss of a clip is the sum over its classes; here it is the mean, K times too small",
+         lambda x, y, e: F.cross_entropy(x, y, label_smoothing=e) / x.shape[1]),
         ("softmax is applied twice: the argument holds logits, use log_softmax once",
          lambda x, y, e: F.cross_entropy(x.softmax(-1), y, label_smoothing=e)),
         ("the sign is missing: a loss is the negative log of a probability",
@@ -309,6 +376,8 @@ EXERCISES["8.6"] = Exercise(
          lambda g, n: n.to(g) @ g / n.sum() / len(n)),
         ("the sums are divided by the number of ranks: divide by the number of clips",
          lambda g, n: n.to(g) @ g / len(n)),
+        ("the means are added as they are, and divided by the number of clips: each counts n_r times",
+         lambda g, n: g.sum(0) / n.sum()),
         ("the weights are exchanged: the rank with the most clips weighs least",
          lambda g, n: (n.max() + n.min() - n).to(g) @ g / (n.max() + n.min() - n).sum()),
         ("only the rank with the most clips counts",

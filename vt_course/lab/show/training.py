@@ -1,4 +1,6 @@
-"""Figures of training: the way of a clip, schedules, who takes which clip, what 16 bits can hold."""
+"""Figures of training: the way of a clip, schedules, who takes which clip, what 16 bits can hold, how sure an accuracy is."""
+import math
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -15,8 +17,8 @@ def training_path(per_clip: list[tuple[str, str]], per_step: list[tuple[str, str
                   title: str | None = None) -> Figure:
     """Two rows of boxes (name, detail), joined by arrows: what happens to each clip, and in each step.
 
-    The first row leads into the second, whose last box leads back to its second one; `back` says what for. A detail may
-    have several lines of about 17 characters. Raises `CourseError` for fewer than three boxes in a row.
+    The first row leads into the second, whose last box leads back to its second one, the model; `back` says what for. A
+    detail may have several lines of about 17 characters. Raises `CourseError` for fewer than three boxes in a row.
     """
     if min(len(per_clip), len(per_step)) < 3:
         raise CourseError("a path needs at least three boxes in each row")
@@ -101,9 +103,19 @@ def ranks(batches, world: int, title: str | None = None) -> Figure:
     return fig
 
 
+def count_float32(low: float, high: float) -> int:
+    """How many float32 numbers lie between two others, both included."""
+    def place(x: float) -> int:                             # of the nearest one, counted from 0
+        bits = int(torch.tensor(abs(x), dtype=torch.float32).view(torch.int32))
+        return bits if x >= 0 else -bits
+
+    outside = (np.float32(low).item() < low) + (np.float32(high).item() > high)
+    return place(high) - place(low) + 1 - outside
+
+
 @figure
 def number_lines(dtypes, low: float, high: float, value: float | None = None, title: str | None = None) -> Figure:
-    """The numbers that each of `dtypes` (torch's) has between `low` and `high`, a tick each; a band where they are dense.
+    """The numbers that each of `dtypes` has between `low` and `high`: a tick each for 16 bits, a band for torch.float32.
 
     `value`: drawn across, with a dot at the number that each type rounds it to.
     """
@@ -118,16 +130,15 @@ def number_lines(dtypes, low: float, high: float, value: float | None = None, ti
             axes.vlines(numbers, row - 0.3, row + 0.3, color=BLUE, linewidth=1.8)
             count = f"{len(numbers):,} numbers"
         else:
-            count = f"{(high - low) / torch.finfo(dtype).eps:,.0f} numbers"
+            count = f"{count_float32(low, high):,} numbers"
             axes.fill_between([low, high], row - 0.3, row + 0.3, color=BLUE, linewidth=0)
-            count = "about " + count
         axes.text(1.015, row, count, transform=axes.get_yaxis_transform(), va="center", size=11)
         if value is not None:
             axes.plot(torch.tensor(value).to(dtype).item(), row, "o", color=VERMILION, markeredgecolor="white", markersize=10)
     if value is not None:
         axes.axvline(value, color=VERMILION, linestyle="--", linewidth=1.6, zorder=0)
     axes.set_yticks(range(len(dtypes)), [str(dtype).removeprefix("torch.") for dtype in dtypes])
-    axes.set(ylim=(len(dtypes) - 0.4, -0.6))
+    axes.set(ylim=(len(dtypes) - 0.4, -0.6), xlabel="number")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     headline(fig, title)
@@ -138,16 +149,17 @@ def number_lines(dtypes, low: float, high: float, value: float | None = None, ti
 def gradient_sizes(gradients: dict, title: str | None = None) -> Figure:
     """Histograms of log2 |g|, one panel each, against what float16 can hold; name -> values. Zeros are left out.
 
-    float16 has its full 11 bits from 2^-14 on, fewer and fewer below, none below 2^-25, and ends at 65504, about 2^16.
+    float16 has all of its digits from 2^-14 on and fewer and fewer below. What is below 2^-25, half of its smallest number,
+    is rounded to 0; it ends at 65504, about 2^16. The first bar holds what is below 2^-30 as well.
     """
     sizes = {name: np.log2(np.abs(array(g)[array(g) != 0])) for name, g in gradients.items()}
     if not sizes or min(map(len, sizes.values())) < 1:
         raise CourseError("there are no gradients other than zero to draw")
-    low, high = min(s.min() for s in sizes.values()), max(s.max() for s in sizes.values())
-    edges = np.arange(np.floor(min(low, -30)), np.ceil(max(high, 20)) + 1)
-    fig, grid = plt.subplots(len(sizes), 1, squeeze=False, sharex=True, figsize=(10, 1.75 * len(sizes) + 0.9 + 0.35 * bool(title)))
+    edges = np.arange(-30, np.ceil(max(20, *(s.max() for s in sizes.values()))) + 1)
+    fig, grid = plt.subplots(len(sizes), 1, squeeze=False, sharex=True, sharey=True,
+                             figsize=(10, 1.75 * len(sizes) + 0.9 + 0.35 * bool(title)))
     for axes, (name, s) in zip(grid[:, 0], sizes.items()):
-        counts, _ = np.histogram(s, edges)
+        counts, _ = np.histogram(s.clip(min=-30), edges)
         axes.bar(edges[:-1] + 0.5, 100 * counts / len(s), width=0.9, color=BLUE)
         for left, right, shade in ((edges[0], -25, "#F6C3A0"), (-25, -14, "#FBE9C6"), (16, edges[-1], "#F6C3A0")):
             axes.axvspan(left, right, color=shade, zorder=0)
@@ -156,9 +168,33 @@ def gradient_sizes(gradients: dict, title: str | None = None) -> Figure:
         axes.set_title(f"{name}: {lost:.1f} % become 0, {few:.0f} % lose digits", size=12)
     top = grid[0, 0]
     top.set_ylim(0, 1.35 * top.get_ylim()[1])
-    for x, text in (((edges[0] - 25) / 2, "become 0"), (-19.5, "lose digits"), (1, "full 11 bits"),
+    for x, text in (((edges[0] - 25) / 2, "become 0"), (-19.5, "lose digits"), (1, "keep all digits"),
                     ((16 + edges[-1]) / 2, "∞")):
         top.text(x, 0.97 * top.get_ylim()[1], text, ha="center", va="top", size=11)
     grid[-1, 0].set_xlabel("log₂ of the size of a gradient")
+    headline(fig, title)
+    return fig
+
+
+@figure
+def accuracies(rows: dict, chance: float, title: str | None = None) -> Figure:
+    """Accuracies: name -> (share that is right, number of clips), each with its standard error as a bar.
+
+    `chance`: what guessing gets, a dashed line. Where all clips or none are right the formula of the standard error gives
+    0, which says nothing: no bar. Raises `CourseError` for what is no share of at least one clip.
+    """
+    fig, axes = plt.subplots(figsize=(10, 0.5 * len(rows) + 1.3 + 0.3 * bool(title)))
+    for row, (name, (share, clips)) in enumerate(rows.items()):
+        if clips < 1 or not 0 <= share <= 1:
+            raise CourseError(f"accuracy {name!r} needs a share from 0 to 1 of at least one clip, not {share:g} of {clips}")
+        p, error = 100 * share, 100 * math.sqrt(share * (1 - share) / clips)
+        axes.errorbar(p, row, xerr=error or None, fmt="o", color=BLUE, markersize=8, capsize=5, linewidth=2)
+        text = f"{p:.1f} ± {error:.1f} %" if error else f"{p:.0f} %, ± unknown"
+        axes.text(1.015, row, f"{text} of {clips}", transform=axes.get_yaxis_transform(), va="center", size=11)
+    axes.axvline(100 * chance, color=VERMILION, linestyle="--", linewidth=1.6, zorder=0, label=f"a guess: {100 * chance:.3g} %")
+    axes.set(xlim=(-3, 103), ylim=(len(rows) - 0.5, -0.5), xlabel="right (%)")
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.grid(axis="x")
+    fig.legend(*axes.get_legend_handles_labels(), loc="outside lower left")
     headline(fig, title)
     return fig
