@@ -169,8 +169,8 @@ def read_manifest(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[d
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if not {"path", "label"} <= set(reader.fieldnames or ()):
-                raise CourseError(f"Manifest {path} begins with {reader.fieldnames}; its first "
-                                  "line must be path,label,start,end.")
+                raise CourseError(f"Manifest {path} has no columns path and label: it begins with {reader.fieldnames}; "
+                                  "its first line must be path,label,start,end.")
             for row in reader:
                 if not row["path"] or not row["label"]:
                     raise CourseError(f"Line {reader.line_num} of manifest {path} lacks a path "
@@ -180,7 +180,8 @@ def read_manifest(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[d
                 rows.append(dict(path=os.path.join(folder, row["path"]), label=row["label"], start=start, end=end)
                             | place | {key: row.get(key) or "" for key in also})
     except OSError as error:
-        raise CourseError(f"Manifest {path} cannot be read ({error.strerror}); give a CSV file "
+        what = "There is no manifest {}" if isinstance(error, FileNotFoundError) else "Manifest {} cannot be read"
+        raise CourseError(f"{what.format(path)} ({error.strerror}); give a CSV file "
                           "with the header path,label,start,end.") from error
     except UnicodeDecodeError as error:
         raise CourseError(f"Manifest {path} is not UTF-8 text; save it as UTF-8.") from error
