@@ -47,7 +47,6 @@ from vt_course.data.transforms import normalise, resize
 from vt_course.lab import show
 from vt_course.lab.check import check
 from vt_course.lab.report import agree, differ, report, within
-from vt_course.lab.show.training import accuracies
 from vt_course.models import create, mini_weights
 from vt_course.training.recipes import recipe_for
 
@@ -198,8 +197,8 @@ right = {"one random box": (answers(one_box) == labels).float().mean().item(),
          "a box for each frame": (answers(own_boxes) == labels).float().mean().item()}
 
 # %% tags=["figure"]
-accuracies({name: (share, count) for name, share in right.items()}, 1 / 8,
-           "Right answers of the shipped model")
+show.accuracies({name: (share, count) for name, share in right.items()}, 1 / 8,
+                "Right answers of the shipped model")
 
 # %%
 within("one random box, right", 100 * right["one random box"], 78, 100, " %")
@@ -1089,9 +1088,9 @@ within("one view", 100 * one["top1"], 75, 100, " %")
 within("one view, frames shuffled", 100 * shuffled["top1"], 5, 50, " %")
 
 # %% tags=["figure"]
-accuracies({"four views": (top1, some), "one view": (one["top1"], count),
-            "one view, frames shuffled": (shuffled["top1"], count)}, 1 / 8,
-           "The shipped model on held-out clips, ± one standard error")
+show.accuracies({"four views": (top1, some), "one view": (one["top1"], count),
+                 "one view, frames shuffled": (shuffled["top1"], count)}, 1 / 8,
+                "The shipped model on held-out clips, ± one standard error")
 
 # %% [markdown]
 # ## 12 · Your own videos
@@ -1178,8 +1177,8 @@ result = evaluate_run(own_run / "last.safetensors", workers=0, progress=False)
 report(held_out_clips=result["n"], unreadable=len(result["bad"]))
 
 # %% tags=["figure"]
-accuracies({"your model": (result["top1"], result["n"])}, 1 / len(own_val.classes),
-           "Clips that were set aside, ± one standard error")
+show.accuracies({"your model": (result["top1"], result["n"])}, 1 / len(own_val.classes),
+                "Clips that were set aside, ± one standard error")
 
 # %% [markdown]
 # **Predict** one video: the model and its recipe come back from the run folder, which knows its classes, too.
@@ -1274,8 +1273,8 @@ if not MY_VIDEOS:
         within(f"{name}, right", 100 * scored["top1"], low, high, " %")
 
 # %% tags=["figure"]
-accuracies({name: (scored["top1"], scored["n"]) for name, scored in tried.items()},
-           1 / len(own_val.classes), "Other videos of the same classes")
+show.accuracies({name: (scored["top1"], scored["n"]) for name, scored in tried.items()},
+                1 / len(own_val.classes), "Other videos of the same classes")
 
 # %% [markdown]
 # Eight videos were enough, because the trained weights know motion already, and even these classes: that is as easy as fine-tuning gets.

@@ -46,7 +46,8 @@ from urllib.request import Request, urlopen
 
 from vt_course import CourseError
 from vt_course.data.verify import verify
-from vt_course.download import AGAIN, alone, fetch, sha256_of
+from vt_course.download import AGAIN, fetch, sha256_of
+from vt_course.files import alone, replacing
 
 BASE = "https://s3.amazonaws.com/kinetics"
 SPLITS = ("train", "val")
@@ -276,9 +277,8 @@ def size_of(path: Path) -> int | None:
 
 
 def write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".tmp")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def append(path: Path, line: dict) -> None:

@@ -197,7 +197,7 @@ def _open(path: Path, span: tuple[int, int] | None):
     """(container, video stream), or `BadClip` with the cause in one sentence."""
     try:
         if span is None:
-            source, fault = os.path.abspath(path), container_fault(path)     # "a:b.mp4" would be a file b.mp4 by protocol a
+            source, fault = f"file:{path}", container_fault(path)            # "a:b.mp4" would be a file b.mp4 by protocol a
         else:
             source, fault = _part(path, span)
     except OSError as error:

@@ -24,9 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import DropPath, Mlp, check_input, depthwise, drop_path_schedule, rescale_for_narrow
+from .layers import DropPath, Mlp, Size, check_input, depthwise, drop_path_schedule, rescale_for_narrow
 
-Size = tuple[int, ...]
 EPS = 1e-6                               # of every LayerNorm
 
 

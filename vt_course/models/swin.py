@@ -15,9 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import DropPath, Mlp, check_input, drop_path_schedule, init_weights, rescale_for_narrow
-
-Size = tuple[int, ...]
+from .layers import DropPath, Mlp, Size, check_input, drop_path_schedule, init_weights, rescale_for_narrow
 
 
 # ---------------------------------------------------------------- windows

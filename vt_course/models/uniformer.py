@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import (CHANNELS_LAST, DropPath, Mlp, check_input, depthwise, drop_path_schedule, init_weights,
+from .layers import (CHANNELS_LAST, DropPath, Mlp, Size, check_input, depthwise, drop_path_schedule, init_weights,
                      rescale_for_narrow)
 from .official import check_state, inflate_patch, unwrap
-from .swin import Size, window_partition, window_reverse
+from .swin import window_partition, window_reverse
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}

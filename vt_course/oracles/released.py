@@ -26,11 +26,12 @@ from urllib.parse import urlsplit
 import torch
 
 from vt_course import CourseError, data_root
-from vt_course.download import alone, fetch, sha256_of
+from vt_course.download import fetch, sha256_of
+from vt_course.files import alone, atomic_write
 from vt_course.models import create
 from vt_course.models.cost import count_parameters
 from vt_course.models.official import from_official
-from vt_course.training.checkpoint import atomic_write, save_weights
+from vt_course.training.checkpoint import save_weights
 
 # Classes of the head. 21,841: microsoft/Swin-Transformer data/build.py; 19,168: huggingface/pytorch-image-models
 # timm/models/mvitv2.py; 1,059: TimeSformer section 4.6.

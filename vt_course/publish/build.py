@@ -1,6 +1,5 @@
 """notebooks/src/NN_name.py (py:percent) -> notebooks/NN_name.ipynb, executed. One way only."""
 import hashlib
-import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,6 +10,7 @@ from nbclient import NotebookClient
 from tqdm import tqdm
 
 from .. import CourseError, repo_root
+from ..files import replacing
 from . import NotebookFailed, hygiene
 from .kernel import CELL_ERRORS, CELL_SECONDS, CourseKernel, explain, kernel_env, select
 
@@ -132,9 +132,8 @@ def _build_one(source: Path, path: Path, progress: bool) -> dict:
 def write(nb, path: Path) -> None:
     """All or nothing: readers and a failed run never meet half a file."""
     nbformat.validate(nb)
-    part = path.with_suffix(".ipynb.part")
-    nbformat.write(nb, part)
-    os.replace(part, path)
+    with replacing(path) as part:
+        nbformat.write(nb, part)
 
 
 def _code_cells(nb) -> int:

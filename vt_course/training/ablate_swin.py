@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from vt_course.data.images import Shapes
-from vt_course.training.checkpoint import atomic_write
+from vt_course.files import atomic_write
 from vt_course.training.evaluate import evaluate, load_run
 from vt_course.training.fit import fit, machine, pick_device
 from vt_course.training.recipes import Recipe, recipe_for

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from vt_course import CourseError
-from vt_course.files import atomic_write, write_csv          # noqa: F401 (fit writes its tables with it)
+from vt_course.files import atomic_write
 
 STATE = "state.pt"
 

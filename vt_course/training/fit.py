@@ -38,10 +38,10 @@ from tqdm import tqdm
 
 from vt_course import CourseError, repo_root
 from vt_course.data import images, open_spec
+from vt_course.files import atomic_write, write_csv
 from vt_course.models import create
 from vt_course.training import ranks
-from vt_course.training.checkpoint import (atomic_write, read_state, save_state, save_weights,
-                                           write_csv)
+from vt_course.training.checkpoint import read_state, save_state, save_weights
 from vt_course.training.curves import curves
 from vt_course.training.evaluate import (class_scores, in_order, make_loader, open_data, pick_device, predict,
                                          score, takes_images)

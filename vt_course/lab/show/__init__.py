@@ -14,7 +14,7 @@ from .explore import explore_windows
 from .gallery import gallery
 from .prediction import probabilities
 from .spread import spread
-from .training import gradient_sizes, number_lines, ranks, schedules, training_path
+from .training import accuracies, gradient_sizes, number_lines, ranks, schedules, training_path
 from .windows import (
     bias_tables,
     table_cutouts,
