@@ -31,14 +31,14 @@ def test_report_aligns_names(capsys):
 
 
 def test_agree_prints_the_bound_and_not_the_difference(capsys):
-    want = torch.linspace(-3, 3, 1536).reshape(2, 768)
+    want = torch.linspace(-1, 1, 1536).reshape(2, 768)
     line = "✓ ours = theirs: 1,536 numbers, |Δ| ≤ 1e-05\n"
     for noise in (0, 1e-7, 4e-6):
         assert printed(capsys, agree, "ours = theirs", want + noise, want) == line
     assert printed(capsys, agree, "loose", want + 5e-4, want, tol=1e-3) == (
         "✓ loose: 1,536 numbers, |Δ| ≤ 1e-03\n")
     assert printed(capsys, agree, "integers", torch.arange(3), torch.arange(3)) == (
-        "✓ integers: 3 numbers, |Δ| ≤ 1e-05\n")
+        "✓ integers: 3 numbers, |Δ| ≤ 1e-05 · max(1, |x|)\n")
 
 
 @pytest.mark.parametrize("got, message", [
@@ -58,8 +58,11 @@ def test_agree_says_where_and_by_how_much(got, message, capsys):
 def test_agree_scales_with_large_numbers_and_not_with_small_ones(capsys):
     agree("large", torch.tensor([1e4 + 0.05]), torch.tensor([1e4]))
     agree("small", torch.tensor([1e-9]), torch.tensor([0.]))
-    with pytest.raises(AssertionError):
-        agree("large", torch.tensor([1e4 + 0.5]), torch.tensor([1e4]))
+    assert capsys.readouterr().out == ("✓ large: 1 numbers, |Δ| ≤ 1e-05 · max(1, |x|)\n"
+                                       "✓ small: 1 numbers, |Δ| ≤ 1e-05\n")
+    for got, want in ((1e4 + 0.5, 1e4), (1 + 1.5e-5, 1.0)):     # the second: a bound, not the sum of two
+        with pytest.raises(AssertionError):
+            agree("large", torch.tensor([got]), torch.tensor([want]))
 
 
 def test_differ_prints_the_bound_and_not_the_difference(capsys):

@@ -33,8 +33,10 @@ def agree(name: str, got: Tensor, want: Tensor, tol: float = 1e-5) -> None:
     """
     if got.shape != want.shape:
         raise AssertionError(f"{name}: shape {text(tuple(got.shape))}, wanted {text(tuple(want.shape))}")
-    torch.testing.assert_close(got, want, rtol=tol, atol=tol, msg=lambda m: f"{name}: {m}")
-    print(f"✓ {name}: {got.numel():,} numbers, |Δ| ≤ {tol:.0e}")
+    scale = want.abs().clamp(min=1)
+    torch.testing.assert_close(got / scale.to(got.dtype), want / scale, rtol=0, atol=tol, msg=lambda m: f"{name}: {m}")
+    relative = " · max(1, |x|)" if (scale > 1.01).any() else ""        # a rounding above 1 is 1
+    print(f"✓ {name}: {got.numel():,} numbers, |Δ| ≤ {tol:.0e}{relative}")
 
 
 def differ(name: str, got: Tensor, want: Tensor, at_least: float = 1e-2) -> None:
