@@ -352,21 +352,3 @@ def test_wrong_configurations():
         create("video_swin_mini", window=(0, 4, 4))
     with pytest.raises(ValueError, match="different numbers of stages"):
         create("video_swin_mini", depths=(2, 2))
-
-
-@pytest.mark.parametrize("name, setting", [
-    ("swin_tiny", dict(patch_size=0)), ("swin_tiny", dict(num_heads=(0, 2, 4, 8))), ("swin_tiny", dict(depths=())),
-    ("video_swin_tiny", dict(patch=(2, 0, 4))), ("video_swin_tiny", dict(embed_dim=-96)),
-    ("mvit_base_16x4", dict(depth=0)), ("mvit_base_16x4", dict(num_heads=0)), ("mvit_base_16x4", dict(patch_stride=(2, 4, 0))),
-    ("timesformer_divided_8x224", dict(depth=0)), ("timesformer_divided_8x224", dict(patch_size=0)),
-    ("uniformer_small_16", dict(head_dim=0)), ("uniformer_small_16", dict(depths=(3, 4, 0, 3))), ("swin_mini", dict(num_classes=0)),
-])
-def test_sizes_below_one_are_refused_by_name(name, setting):
-    (key, value), = setting.items()
-    with pytest.raises(ValueError, match=re.escape(f"{name} was given {key}={value!r}; it must be at least 1.")):
-        create(name, **setting)
-
-
-def test_what_may_be_zero_is_built():
-    create("swin_mini", drop_path=0, head_dropout=0)
-    create("video_swin_mini", shift=(0, 0, 0), drop_path=0)

@@ -13,11 +13,12 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torchvision.models.video.mvit import MSBlockConfig
+from weights import shake
 
 from vt_course.models import ZOO, create
 from vt_course.models.cost import count_macs, count_parameters
 from vt_course.models.mvit import (MViT, PoolingAttention, config_from_facts, kv_strides, pooled_size, pooling,
-                                   relative_rows, resize_positions)
+                                   relative_rows)
 from vt_course.models.official import from_official, to_official
 
 DEFAULTS = {k: p.default for k, p in inspect.signature(MViT).parameters.items()}
@@ -29,17 +30,6 @@ V2 = TINY | dict(q_stride={0: ONE, 1: TWO, 2: ONE, 3: TWO}, pos_embed="none", re
 PLAIN = TINY | dict(depth=2, num_heads=2, dim_mul={1: 2}, head_mul={}, q_stride={}, kv_stride=None)
 IMAGE = dict(patch_kernel=(7, 7), patch_stride=(4, 4), patch_padding=(3, 3), kernel=(1, 3, 3))
 MAX = dict(pool_mode="max", kernel=None)
-
-
-def shake(model, seed=0):
-    """Random weights, large enough that every part of the network matters to the output."""
-    g = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            noise = torch.randn(p.shape, generator=g)
-            p.copy_(noise if "pos" in name or "token" in name else noise / p[0].numel() ** 0.5 if p.ndim > 1 else
-                    1 + 0.1 * noise if name.endswith("weight") else 0.2 * noise)
-    return model.eval()
 
 
 def random_input(config, B=2):
@@ -504,7 +494,7 @@ def test_positions_are_interpolated_linearly_along_each_axis(pos, cls, T, S, new
     config = PLAIN | dict(pos_embed=pos, class_token=cls, rel_pos="thw" if pos == "none" else "")
     old, new = (MViT(**config | dict(frames=2 * t, img_size=4 * s)).double() for t, s in ((T, S), (new_T, new_S)))
     before = shake(old).state_dict()
-    after = resize_positions(new, before, (T, S, S))
+    after = new.resize_positions(before, (T, S, S))
     t, s = stretch(T, new_T), stretch(S, new_S)
     for key, value in before.items():
         want = value
@@ -525,7 +515,7 @@ def test_positions_are_interpolated_linearly_along_each_axis(pos, cls, T, S, new
 def test_a_source_counts_even_where_it_has_as_many_positions():
     new = MViT(**PLAIN | dict(frames=8, img_size=4, pos_embed="joint", class_token=False))             # 4 x 1 x 1
     old = torch.tensor([1.0, 2, 4, 9]).view(1, 4, 1).expand(1, 4, 8)                                   # 1 x 2 x 2
-    state = resize_positions(new, {"pos_embed": old}, (1, 2, 2))
+    state = new.resize_positions({"pos_embed": old}, (1, 2, 2))
     torch.testing.assert_close(state["pos_embed"], torch.full((1, 4, 8), 4.0))
 
 
@@ -545,7 +535,7 @@ def test_64x3_starts_from_32x3():
     ({}, {"pos_embed_spatial": (1, 50, 8)}, r"50 positions are not a map of \(7, 7\)")])
 def test_positions_that_cannot_be_resized(changes, state, words):
     with pytest.raises(ValueError, match=words):
-        resize_positions(MViT(**TINY | changes), {k: torch.zeros(s) for k, s in state.items()})
+        MViT(**TINY | changes).resize_positions({k: torch.zeros(s) for k, s in state.items()})
 
 
 def facts(eps=1e-6, **changes):

@@ -1,21 +1,14 @@
 """Checkpoint layouts: ours <-> theirs, strictly, for every family and every layout we know."""
+import re
+
 import pytest
 import torch
 import transformers
+from weights import shake
 
 from vt_course.models import create
 from vt_course.models.official import LAYOUTS, from_official, layouts, recognise, resize_bias_table, to_official
 from vt_course.models.swin import SwinTransformer
-
-
-def shake(model, seed=0):
-    """Random weights, large enough to make every layer matter."""
-    g = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(torch.randn(p.shape, generator=g) * (0.3 if p.ndim < 2 else p[0].numel() ** -0.5))
-    return model.eval()
-
 
 MINI = ["swin_mini", "video_swin_mini", "mvit_mini", "mvit_v2_mini", "timesformer_mini", "uniformer_mini"]
 PAIRS = [(name, layout) for name in MINI for layout in layouts(create(name))]
@@ -37,8 +30,9 @@ def test_every_layout_is_listed():
     assert {type(create(name)).__name__ for name in MINI} == set(LAYOUTS)
 
 
+@pytest.mark.parametrize("resize", [False, True])
 @pytest.mark.parametrize("name", MINI)
-def test_what_does_not_fit_is_listed_by_the_names_of_the_file(name):
+def test_what_does_not_fit_is_listed_by_the_names_of_the_file(name, resize):
     model = create(name)
     theirs = to_official(model)
     bias = next(k for k in theirs if k.endswith("norm1.bias"))
@@ -46,9 +40,19 @@ def test_what_does_not_fit_is_listed_by_the_names_of_the_file(name):
     head = [k for k in theirs if k.startswith(("head", "cls_head", "model.head"))][-1]
     theirs[head] = torch.zeros(3)
     with pytest.raises(ValueError) as error:
-        from_official(model, theirs)
+        from_official(model, theirs, resize=resize)
     for part in (f"missing {bias}", "unexpected surplus.weight", f"{head} has shape (3,), wanted (8,)", "3 entries"):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize("resize", [False, True])
+def test_a_third_of_a_projection_in_another_shape(resize):
+    model = create("swin_mini")
+    theirs = to_official(model, layout="transformers")
+    key = next(k for k in theirs if k.endswith("k_proj.weight"))
+    theirs[key] = theirs[key][:, 1:]
+    with pytest.raises(ValueError, match=re.escape(f"1 entries differ: {key} has shape (32, 31), wanted (32, 32)")):
+        from_official(model, theirs, resize=resize)
 
 
 def test_unknown_layout():

@@ -9,31 +9,20 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from weights import shake
 
 from vt_course.models import ZOO, create
 from vt_course.models.cost import count_macs, count_parameters
 from vt_course.models.official import from_official
-from vt_course.models.timesformer import (TimeSformer, group, initialise_from_vit, resize_positions, resize_space,
-                                          resize_time, ungroup)
+from vt_course.models.timesformer import (TimeSformer, group, initialise_from_vit, resize_space, resize_time,
+                                          ungroup)
 
 TINY = dict(img_size=16, patch_size=4, num_frames=4, embed_dim=8, depth=2, num_heads=2, num_classes=5, drop_path=0.0)
 SCHEMES = ["space", "joint", "divided", "local_global", "axial"]
 
 
-def shake(model, seed=0):
-    """Random double-precision weights, large enough that every part of the network matters to the output."""
-    g = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in model.double().named_parameters():
-            noise = torch.randn(p.shape, generator=g, dtype=p.dtype)
-            p.copy_(0.5 * noise if "cls_token" in name or name.endswith(("_embed", "_embeddings")) else
-                    noise / p[0].numel() ** 0.5 if p.ndim > 1 else
-                    1 + 0.3 * noise if "norm" in name and name.endswith("weight") else 0.3 * noise)
-    return model.eval()
-
-
 def tiny(attention, **more):
-    return shake(TimeSformer(**TINY | dict(attention=attention) | more))
+    return shake(TimeSformer(**TINY | dict(attention=attention) | more).double())
 
 
 def clip(*shape, seed=1):
@@ -151,7 +140,7 @@ DEFINED = [({}, (1, 4, 16, 16)), ({}, (2, 2, 8, 24)), ({}, (1, 6, 19, 10)), ({},
 def test_equals_the_definition(attention, more, size):
     """Scores, maps, and the gradients of the input and of all weights."""
     config = TINY | dict(attention=attention) | more
-    model = shake(TimeSformer(**config)).train()                       # no drop path: training changes nothing
+    model = shake(TimeSformer(**config).double()).train()              # no drop path: training changes nothing
     assert (model.pos_embed is None) == (more.get("positions") == "none")
     assert (model.time_embed is None) == ("positions" in more or attention == "space")
     weights = {k: v.detach().clone().requires_grad_() for k, v in model.named_parameters()}
@@ -227,7 +216,7 @@ def test_equals_transformers(attention, shape):
     B, T, H, W = shape
     theirs = shake(transformers.TimesformerForVideoClassification(transformers.TimesformerConfig(
         image_size=32, patch_size=8, num_frames=4, hidden_size=48, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=192, num_labels=7, attention_type=attention + "_space_time")))
+        intermediate_size=192, num_labels=7, attention_type=attention + "_space_time")).double())
     theirs.config.num_frames, theirs.config.image_size = T, W          # its layers sort the tokens by these
     ours = TimeSformer(32, 8, 4, 3, 7, embed_dim=48, depth=2, num_heads=4, attention=attention).double().eval()
     ours.load_state_dict(from_official(ours, theirs.state_dict()), strict=True)
@@ -302,7 +291,7 @@ def test_every_variant_is_checked():
 def test_who_sees_the_order_of_frames(order, seed):
     """`space` never does, `divided` not at first, and with attention over time only when there is a time embedding."""
     torch.manual_seed(seed)
-    x, fresh, model = clip(1, 3, 4, 16, 16, seed=seed), TimeSformer(**TINY), shake(TimeSformer(**TINY), seed)
+    x, fresh, model = clip(1, 3, 4, 16, 16, seed=seed), TimeSformer(**TINY), shake(TimeSformer(**TINY).double(), seed)
     for blind in (fresh.double().eval(), tiny("space")):
         close(blind(x[:, :, order]), blind(x), 1e-12)
     awake = {k: v.clone() for k, v in model.state_dict().items()}
@@ -415,13 +404,13 @@ def test_resized_positions_are_what_running_at_that_size_uses():
     small, x = tiny("divided"), clip(1, 3, 6, 24, 24)
     large = TimeSformer(**TINY | dict(img_size=24, num_frames=6)).double().eval()
     state = small.state_dict()
-    resized = resize_positions(large, state)
+    resized = large.resize_positions(state)
     large.load_state_dict(resized)
     assert torch.equal(large(x), small(x))
     assert all(torch.equal(v, resized[k]) for k, v in from_official(large, state, resize=True).items())
-    assert all(v is state[k] for k, v in resize_positions(small, state).items())
+    assert all(v is state[k] for k, v in small.resize_positions(state).items())
     with pytest.raises(ValueError, match="pos_embed has 16 places; only a square grid"):
-        resize_positions(large, state | dict(pos_embed=torch.zeros(1, 16, 8)))
+        large.resize_positions(state | dict(pos_embed=torch.zeros(1, 16, 8)))
 
 
 VIT = TINY | dict(attention="space", num_frames=1)                     # on one frame that is an image ViT
@@ -430,7 +419,7 @@ VIT = TINY | dict(attention="space", num_frames=1)                     # on one 
 @pytest.mark.parametrize("attention", ["divided", "space"])
 @torch.no_grad()
 def test_a_still_clip_is_seen_as_the_image(attention):
-    state, video, frame = shake(TimeSformer(**VIT), 5).state_dict(), tiny(attention), clip(2, 3, 16, 16)
+    state, video, frame = shake(TimeSformer(**VIT).double(), 5).state_dict(), tiny(attention), clip(2, 3, 16, 16)
     head = {k: state[k] for k in ("head.weight", "head.bias")}
     video.load_state_dict(initialise_from_vit(video, {**state, "pre_logits.fc.weight": torch.zeros(2)}) | head)
     want, _ = Literal(state, **VIT)(frame[:, :, None])
@@ -440,7 +429,7 @@ def test_a_still_clip_is_seen_as_the_image(attention):
 
 @pytest.mark.parametrize("attention", SCHEMES)
 def test_every_attention_starts_as_that_of_the_image(attention):
-    state, video = shake(TimeSformer(**VIT), 5).state_dict(), tiny(attention, img_size=24, num_classes=3)
+    state, video = shake(TimeSformer(**VIT).double(), 5).state_dict(), tiny(attention, img_size=24, num_classes=3)
     got = initialise_from_vit(video, state)
     assert torch.equal(got["head.weight"], video.head.weight) and torch.equal(got["head.bias"], video.head.bias)
     assert torch.equal(got["pos_embed"], resize_space(state["pos_embed"], (6, 6)))
@@ -459,8 +448,8 @@ def test_image_weights_that_do_not_fit():
     state["blocks.1.attn.qkv.bias"] = torch.zeros(3)
     with pytest.raises(ValueError) as error:
         initialise_from_vit(tiny("divided"), state)
-    assert set(str(error.value).removeprefix("the image weights do not fit: ").split("; ")) == {
-        "missing norm.bias", "unexpected extra", "blocks.1.attn.qkv.bias has shape (3,), wanted (24,)",
+    assert set(str(error.value).removeprefix("the weights do not fit TimeSformer, 4 entries differ: ").split("; ")) == {
+        "missing norm.bias (8,)", "unexpected extra (8,)", "blocks.1.attn.qkv.bias has shape (3,), wanted (24,)",
         "blocks.1.temporal_attn.qkv.bias has shape (3,), wanted (24,)"}
 
 

@@ -496,7 +496,8 @@ def test_wrong_input_says_what_came_and_what_was_wanted(dims, x, words):
 @pytest.mark.parametrize("config, words", [
     (dict(dims=4), "dims is 4"), (dict(kinds="LLG"), "each must have 4 stages"), (dict(depths=(1, 1)), "each must have 4 stages"),
     (dict(kinds="LLXG"), "'LLXG' has an unknown letter"), (dict(kinds="LLWG"), "in image models also W or H"),
-    (dict(tube=4), "tube 4 must be odd and at least 3"), (dict(window=0), "window 0 at least 1"), (dict(head_dim=5), "16 channels are not divisible by head_dim 5"),
+    (dict(tube=4), "tube 4 must be odd and at least 3"), (dict(window=0), "window=0; it must be at least 1"),
+    (dict(head_dim=5), "16 channels are not divisible by head_dim 5"),
     (dict(conv_stem=True), "conv_stem needs dims=2"), (dict(dims=2, divided=True), "divided needs dims=3"),
 ])
 def test_wrong_configurations(config, words):

@@ -6,8 +6,6 @@ from torch import nn
 
 from .zoo import ZOO
 
-MAY_BE_ZERO = ("drop_path", "head_dropout", "patch_padding", "shift")
-
 
 def create(name: str, **overrides) -> nn.Module:
     """Build the variant `name` of the zoo with fresh weights.
@@ -24,10 +22,6 @@ def create(name: str, **overrides) -> nn.Module:
     unknown = sorted(set(overrides) - known)
     if unknown:
         raise ValueError(f"{name} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}.")
-    for setting, value in overrides.items():
-        numbers = value if isinstance(value, (tuple, list)) else (value,)
-        if setting not in MAY_BE_ZERO and all(type(n) is int for n in numbers) and min(numbers, default=0) < 1:
-            raise ValueError(f"{name} was given {setting}={value!r}; it must be at least 1.")
     return variant.family(**{**variant.config, **overrides})
 
 

@@ -81,6 +81,38 @@ def rescale_for_narrow(model: nn.Module) -> None:
             nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
 
 
+MAY_BE_ZERO = ("patch_padding", "shift")
+
+
+def check_settings(family: type[nn.Module], settings: dict) -> None:
+    """Raise ValueError that names the first of a model's settings that makes no sense in any family.
+
+    `settings` are the `locals()` of the constructor of `family`; its annotations say what each should be: whole numbers
+    are at least 1 (but for `MAY_BE_ZERO`), rates lie in [0, 1), ratios are positive.
+    """
+    def refuse(name: str, what: str):
+        raise ValueError(f"{family.__name__} was given {name}={settings[name]!r}; it must be {what}.")
+
+    for name, kind in family.__init__.__annotations__.items():
+        value = settings[name]
+        if kind is int and type(value) is not int:
+            refuse(name, "one whole number")
+        if kind is Size and not (isinstance(value, (tuple, list)) and all(isinstance(n, int) for n in value)):
+            refuse(name, "a tuple of whole numbers")
+        if kind is float:
+            if not isinstance(value, (int, float)):
+                refuse(name, "a number")
+            if name.endswith("ratio") and value <= 0:
+                refuse(name, "above 0")
+            if not name.endswith("ratio") and not 0 <= value < 1:
+                refuse(name, "at least 0 and below 1")
+        for size in value.values() if isinstance(value, dict) else [value]:
+            numbers = size if isinstance(size, (tuple, list)) else (size,)
+            if name not in MAY_BE_ZERO and all(type(n) is int for n in numbers) and kind is not float:
+                if min(numbers, default=0) < 1:
+                    refuse(name, "at least 1")
+
+
 def check_input(x: Tensor, layout: str, channels: int) -> None:
     """Raise ValueError, with the shape got and the shape wanted, unless `x` is a floating-point
     tensor laid out as `layout` (for instance "B C T H W") with `channels` channels and no empty axis.

@@ -11,7 +11,7 @@ every block; channels double inside the attention of the first block of a stage,
 
 Tokens are (B, N, C): the class token first, then the map in row-major (t, h, w) order. Read the other way,
 they are a channels-last map, and pooling uses them as such: no head is ever moved in memory. An image is a
-clip of one frame. Sizes are fixed when the model is built; `resize_positions` carries weights to another size.
+clip of one frame. Sizes are fixed when the model is built; `MViT.resize_positions` carries weights to another size.
 
 Parameter names are those of the official checkpoints (facebookresearch/SlowFast, slowfast/models/
 video_model_builder.py and attention.py, with fused qkv).
@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import DropPath, Mlp, Size, check_input, depthwise, drop_path_schedule, rescale_for_narrow
+from .layers import DropPath, Mlp, Size, check_input, check_settings, depthwise, drop_path_schedule, rescale_for_narrow
 
 EPS = 1e-6                               # of every LayerNorm
 
@@ -271,10 +271,17 @@ class MViT(nn.Module):
                  residual_pooling: bool = False, dim_mul_in_att: bool = False, drop_path: float = 0.0,
                  head_dropout: float = 0.5, narrow_init: bool = False):
         super().__init__()
+        check_settings(MViT, locals())
         if pool_mode not in ("conv", "max", "avg"):
             raise ValueError(f"pool_mode {pool_mode!r} is unknown; choose 'conv', 'max' or 'avg'")
         if pos_embed not in ("separate", "joint", "space", "none"):
             raise ValueError(f"pos_embed {pos_embed!r} is unknown; choose 'separate', 'joint', 'space' or 'none'")
+        if rel_pos != "".join(axis for axis in "thw" if axis in rel_pos):
+            raise ValueError(f"rel_pos {rel_pos!r} must name axes in the order of 'thw'")
+        check_blocks(depth, kernel, kv_stride, dim_mul=dim_mul, head_mul=head_mul, q_stride=q_stride)
+        if not len(patch_kernel) == len(patch_stride) == len(patch_padding) in (2, 3):
+            raise ValueError(f"patch_kernel {tuple(patch_kernel)}, patch_stride {tuple(patch_stride)}, patch_padding "
+                             f"{tuple(patch_padding)} must all have two values (images) or three")
         self.in_channels = in_channels
         self.image = len(patch_kernel) == 2
         self.layout = "B C H W" if self.image else "B C T H W"
@@ -308,6 +315,8 @@ class MViT(nn.Module):
         for i, rate in enumerate(drop_path_schedule(drop_path, (depth,))[0]):
             heads = int(heads * head_mul.get(i, 1))
             dim_out = int(dim * dim_mul.get(i if dim_mul_in_att else i + 1, 1))
+            if min(heads, dim_out) < 1:
+                raise ValueError(f"dim_mul and head_mul leave block {i} {dim_out} channels and {heads} heads")
             strides = q_stride.get(i, one), kv[i] or one
             kernels = [(kernel or overlapping(s)) if pooled else one
                        for s, pooled in zip(strides, (i in q_stride, kv[i]))]
@@ -344,7 +353,7 @@ class MViT(nn.Module):
         if tuple(x.shape[2:]) != self.input_size:
             size = f"img_size={x.shape[-1]}" if self.image else f"frames={x.shape[2]}, img_size={x.shape[-1]}"
             raise ValueError(f"input of size {tuple(x.shape[2:])}, but this model was built for {self.input_size}: build "
-                             f"it with {size} (H and W equal) and carry the weights over with mvit.resize_positions.")
+                             f"it with {size} (H and W equal) and carry the weights over with its method resize_positions.")
         x = self.embed(x)
         maps = []
         for block, following in zip(self.blocks, [*self.blocks[1:], None]):
@@ -367,6 +376,52 @@ class MViT(nn.Module):
         x = self.norm(self.stages(x)[-1])                             # (B, cls + N, C)
         return self.head(x[:, 0] if hasattr(self, "cls_token") else x.mean(1))
 
+    def resize_positions(self, state: Mapping[str, Tensor], source: Size | None = None) -> dict[str, Tensor]:
+        """Interpolate the positions in `state`, made for another number of frames or image size, to those of this model.
+
+        Absolute positions are interpolated linearly along each axis, the rule by which MViT-B 64x3 starts from
+        32x3 and by which the official code fits another input; tables of relative positions along their length.
+        Joint positions do not tell T, H and W: give `source`, the (T, H, W) of the tokens they were made for. All
+        other entries are returned as they are. Raises ValueError if the old positions are not a square map.
+        """
+        (T, H, W), wanted = self.size, self.state_dict()
+        state = dict(state)
+        for key, old in state.items():
+            name = key.rsplit(".", 1)[-1]
+            if key not in wanted or not ("pos_embed" in name or "rel_pos" in name):
+                continue
+            if old.shape == wanted[key].shape and (name != "pos_embed" or source in (None, self.size)):
+                continue
+            if "rel_pos" in name:
+                state[key] = resize(old, (len(old),), (len(wanted[key]),))
+            elif name == "pos_embed_temporal":
+                state[key] = resize(old[0], (old.shape[1],), (T,))[None]
+            elif name == "pos_embed_spatial":
+                side = round(old.shape[1] ** 0.5)
+                state[key] = resize(old[0], (side, side), (H, W))[None]
+            elif name == "pos_embed":
+                if source is None:
+                    raise ValueError(f"pos_embed of {old.shape[1]} joint positions does not fit {wanted[key].shape[1]}; give "
+                                     "source=(T, H, W), the tokens it was made for")
+                cls = old.shape[1] - prod(source)
+                state[key] = torch.cat([old[:, :cls], resize(old[0, cls:], source, (T, H, W))[None]], 1)
+        return state
+
+
+def check_blocks(depth: int, kernel: Size | None, kv_stride: Size | dict[int, Size] | None, **by_block: dict) -> None:
+    """Raise ValueError for a setting by block that names a block there is not, and for a stride or kernel not of three."""
+    if isinstance(kv_stride, Mapping):
+        by_block["kv_stride"] = kv_stride
+    for name, value in by_block.items():
+        last = depth if name == "dim_mul" else depth - 1              # channels may grow behind the last block
+        if not isinstance(value, Mapping) or not set(value) <= set(range(last + 1)):
+            raise ValueError(f"{name} {value!r} must be a dictionary by number of block, 0 to {last}")
+    strides = {f"q_stride of block {i}": s for i, s in by_block["q_stride"].items()}
+    strides |= {f"kv_stride of block {i}": s for i, s in by_block.get("kv_stride", {}).items()}
+    for name, size in {"kernel": kernel, "kv_stride": None if isinstance(kv_stride, Mapping) else kv_stride, **strides}.items():
+        if size is not None and not (isinstance(size, (tuple, list)) and len(size) == 3):
+            raise ValueError(f"{name} {size!r} must have three values, for T, H and W")
+
 
 def kv_strides(kv_stride: Size | dict[int, Size] | None, q_stride: dict[int, Size], depth: int) -> list[Size | None]:
     """The stride of the key and value pooling in each block; None where there is none (see `MViT`)."""
@@ -388,38 +443,6 @@ def init_weights(module: nn.Module) -> None:
 
 
 # ---------------------------------------------------------------- other sizes, official configurations
-
-def resize_positions(model: MViT, state: Mapping[str, Tensor], source: Size | None = None) -> dict[str, Tensor]:
-    """Interpolate the positions in `state`, made for another number of frames or image size, to those of `model`.
-
-    Absolute positions are interpolated linearly along each axis, the rule by which MViT-B 64x3 starts from
-    32x3 and by which the official code fits another input; tables of relative positions along their length.
-    Joint positions do not tell T, H and W: give `source`, the (T, H, W) of the tokens they were made for. All
-    other entries are returned as they are. Raises ValueError if the old positions are not a square map.
-    """
-    (T, H, W), wanted = model.size, model.state_dict()
-    state = dict(state)
-    for key, old in state.items():
-        name = key.rsplit(".", 1)[-1]
-        if key not in wanted or not ("pos_embed" in name or "rel_pos" in name):
-            continue
-        if old.shape == wanted[key].shape and (name != "pos_embed" or source in (None, model.size)):
-            continue
-        if "rel_pos" in name:
-            state[key] = resize(old, (len(old),), (len(wanted[key]),))
-        elif name == "pos_embed_temporal":
-            state[key] = resize(old[0], (old.shape[1],), (T,))[None]
-        elif name == "pos_embed_spatial":
-            side = round(old.shape[1] ** 0.5)
-            state[key] = resize(old[0], (side, side), (H, W))[None]
-        elif name == "pos_embed":
-            if source is None:
-                raise ValueError(f"pos_embed of {old.shape[1]} joint positions does not fit {wanted[key].shape[1]}; give "
-                                 "source=(T, H, W), the tokens it was made for")
-            cls = old.shape[1] - prod(source)
-            state[key] = torch.cat([old[:, :cls], resize(old[0, cls:], source, (T, H, W))[None]], 1)
-    return state
-
 
 def resize(rows: Tensor, source: Size, target: Size) -> Tensor:
     """Interpolate a map given as rows, linearly in every axis: (prod(source), C) -> (prod(target), C)."""

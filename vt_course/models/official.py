@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import mvit, timesformer
 from .swin import Backbone, SwinBlock
 
 WRAPPERS = ("state_dict", "model_state", "model")
@@ -30,7 +29,7 @@ class Layout:
 
     rules: tuple = ()
     split_qkv: bool = False       # three tensors q, k, v where ours holds one; `qkv` becomes `q`, `k`, `v` before the rules
-    flat: str = "(?!)"            # our names (a pattern) that they store without the leading axes of length 1
+    flat: tuple = ()              # (pattern, n): our names that they store without the n leading axes, of length 1
 
     def names(self, ours: str) -> list[str]:
         """Their name, or their three names, of our entry `ours`."""
@@ -38,6 +37,10 @@ class Layout:
         for pattern, replacement in self.rules:
             parts = [re.sub(pattern, replacement, name) for name in parts]
         return parts
+
+    def left_out(self, ours: str) -> int:
+        """How many leading axes of our entry `ours` are not in their file."""
+        return next((n for pattern, n in self.flat if re.search(pattern, ours)), 0)
 
 
 # torchvision counts stages and mergings in one list: stage i is features[2i], the merging after it
@@ -100,7 +103,7 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
         "official, separate q k v": Layout(split_qkv=True),              # the same with MVIT.SEPARATE_QKV
         "pytorchvideo": Layout(_PYTORCHVIDEO_MVIT, split_qkv=True),
         "pytorchvideo, fused qkv": Layout(_PYTORCHVIDEO_MVIT),
-        "torchvision": Layout(_TORCHVISION_MVIT, flat=r"^(cls_token|pos_embed_\w+)$"),
+        "torchvision": Layout(_TORCHVISION_MVIT, flat=((r"^(cls_token|pos_embed_class)$", 2), (r"^pos_embed_", 1))),
     },
     "TimeSformer": {
         "official": Layout(((r"^", "model."),)),                         # facebookresearch/TimeSformer
@@ -117,6 +120,11 @@ def layouts(model: nn.Module) -> dict[str, Layout]:
     return {**LAYOUTS[type(model).__name__], "ours": Layout()}
 
 
+def computed(name: str) -> bool:
+    """Whether an entry is a buffer that the model computes by itself."""
+    return name.rsplit(".", 1)[-1] in COMPUTED
+
+
 def unwrap(checkpoint: Mapping) -> dict[str, Tensor]:
     """The tensors of a released file, without its wrapper, `module.` prefix and computed buffers."""
     for wrapper in WRAPPERS:
@@ -124,12 +132,12 @@ def unwrap(checkpoint: Mapping) -> dict[str, Tensor]:
             checkpoint = checkpoint[wrapper]
             break
     return {k.removeprefix("module."): v for k, v in checkpoint.items()
-            if isinstance(v, Tensor) and k.rsplit(".", 1)[-1] not in COMPUTED}
+            if isinstance(v, Tensor) and not computed(k)}
 
 
 def recognise(model: nn.Module, names) -> str:
     """The layout whose names cover most of `names`."""
-    names, keys = set(names), [k for k in model.state_dict() if k.rsplit(".", 1)[-1] not in COMPUTED]
+    names, keys = set(names), [k for k in model.state_dict() if not computed(k)]
     known = layouts(model)
     return max(known, key=lambda layout: sum(n in names for k in keys for n in known[layout].names(k)))
 
@@ -143,26 +151,22 @@ def from_official(model: nn.Module, checkpoint: Mapping, *, resize: bool = False
     that lists every missing, unexpected or misshapen entry by its name in the file.
     """
     theirs = unwrap(checkpoint)
-    layout = layouts(model)[recognise(model, theirs)]
-    want = model.state_dict()
-    state, problems, used = {}, [], set()
-    for ours, value in want.items():
-        names = layout.names(ours)
-        if ours.rsplit(".", 1)[-1] in COMPUTED:
-            state[ours] = value
-        elif missing := [n for n in names if n not in theirs]:
-            problems += [f"missing {n} {tuple(value.shape)}" for n in missing]
-        else:
-            got = torch.cat([theirs[n] for n in names]) if len(names) > 1 else theirs[names[0]]
-            state[ours] = got[(None,) * (value.ndim - got.ndim)] if re.search(layout.flat, ours) else got
-        used.update(names)
-    if resize:
-        state = resize_positions(model, state)
-    problems += [f"unexpected {n} {tuple(v.shape)}" for n, v in theirs.items() if n not in used]
-    problems += [f"{layout.names(k)[0]} has shape {tuple(v.shape)}, wanted {tuple(want[k].shape)}"
-                 for k, v in state.items() if v.shape != want[k].shape]
-    complain(model, problems)
-    return state
+    name = recognise(model, theirs)
+    layout, own = layouts(model)[name], model.state_dict()
+    names = {ours: layout.names(ours) for ours in own if not computed(ours)}
+    want = to_official(model, {ours: own[ours] for ours in names}, name)
+
+    def renamed(ours: str) -> Tensor:
+        parts = [theirs[n] for n in names[ours]]
+        value = torch.cat(parts) if len(parts) > 1 else parts[0]
+        axes = layout.left_out(ours)
+        return value[(None,) * axes] if axes else value
+
+    if resize:                                   # only what is stored whole: no position table is split as q, k, v are
+        whole = {ours: renamed(ours) for ours, (first, *more) in names.items() if first in theirs and not more}
+        theirs |= to_official(model, resize_positions(model, whole), name)
+    check_state(model, theirs, want)
+    return {ours: renamed(ours) if ours in names else own[ours] for ours in own}
 
 
 def to_official(model: nn.Module, state: Mapping[str, Tensor] | None = None, layout: str = "official") -> dict[str, Tensor]:
@@ -178,21 +182,21 @@ def to_official(model: nn.Module, state: Mapping[str, Tensor] | None = None, lay
         names = layout.names(ours)
         parts = value.chunk(len(names)) if len(names) > 1 else [value]
         for name, part in zip(names, parts):
-            out[name] = part.squeeze() if re.search(layout.flat, ours) else part
+            axes = layout.left_out(ours)
+            out[name] = part[(0,) * axes] if axes else part
     return out
 
 
-def check_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Raise ValueError that lists what `state` lacks, has too much of, or has in another shape."""
-    want = model.state_dict()
+def check_state(model: nn.Module, state: Mapping[str, Tensor], want: Mapping[str, Tensor] | None = None) -> None:
+    """Raise ValueError that lists what `state` lacks, has too much of, or has in another shape than `want`.
+
+    `want` is by default the model's own state.
+    """
+    want = model.state_dict() if want is None else want
     problems = [f"missing {k} {tuple(want[k].shape)}" for k in want if k not in state]
     problems += [f"unexpected {k} {tuple(state[k].shape)}" for k in state if k not in want]
     problems += [f"{k} has shape {tuple(state[k].shape)}, wanted {tuple(want[k].shape)}"
                  for k in want if k in state and state[k].shape != want[k].shape]
-    complain(model, problems)
-
-
-def complain(model: nn.Module, problems: list[str]) -> None:
     if problems:
         raise ValueError(f"the weights do not fit {type(model).__name__}, {len(problems)} entries differ: "
                          + "; ".join(problems))
@@ -230,16 +234,13 @@ def resize_bias_table(table: Tensor, window: tuple[int, ...]) -> Tensor:
 def resize_positions(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`state` with every position table or embedding interpolated to the sizes of `model`.
 
-    Swin and Video Swin: `resize_bias_table`. MViT, TimeSformer: their modules' `resize_positions`.
+    Swin and Video Swin: `resize_bias_table`. MViT and TimeSformer: their method `resize_positions`. UniFormer has none.
     """
     if isinstance(model, Backbone):
         windows = {f"{name}.attn.relative_position_bias_table": block.window
                    for name, block in model.named_modules() if isinstance(block, SwinBlock)}
         return {k: resize_bias_table(v, windows[k]) if k in windows else v for k, v in state.items()}
-    for module in (mvit, timesformer):
-        if type(model).__module__ == module.__name__:
-            return module.resize_positions(model, state)
-    return dict(state)
+    return model.resize_positions(state) if hasattr(model, "resize_positions") else dict(state)
 
 
 # ---------------------------------------------------------------- inflation

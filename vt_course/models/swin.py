@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import DropPath, Mlp, Size, check_input, drop_path_schedule, init_weights, rescale_for_narrow
+from .layers import DropPath, Mlp, Size, check_input, check_settings, drop_path_schedule, init_weights, rescale_for_narrow
 
 
 # ---------------------------------------------------------------- windows
@@ -361,8 +361,6 @@ class Backbone(nn.Module):
         super().__init__()
         if len(depths) != len(num_heads):
             raise ValueError(f"depths {tuple(depths)} and num_heads {tuple(num_heads)} name different numbers of stages")
-        if any(w < 1 for window in windows for w in window):
-            raise ValueError(f"window {tuple(windows[0])} has a side smaller than 1")
         self.in_channels = in_channels
         self.patch_embed = patch_embed
         dims = [embed_dim * 2**i for i in range(len(depths))]
@@ -448,6 +446,7 @@ class SwinTransformer(Backbone):
                  embed_dim: int = 96, depths: Size = (2, 2, 6, 2), num_heads: Size = (3, 6, 12, 24),
                  window: int = 7, mlp_ratio: float = 4.0, drop_path: float = 0.0, head_dropout: float = 0.0,
                  shift: bool = True, ape: bool = False, relative_bias: bool = True, narrow_init: bool = False):
+        check_settings(SwinTransformer, locals())
         sizes = [-(-img_size // patch_size // 2**i) for i in range(len(depths))]
         windows = [(min(window, s),) * 2 for s in sizes]
         super().__init__(

@@ -29,7 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import DropPath, Mlp, check_input, drop_path_schedule, init_weights, rescale_for_narrow
+from .layers import DropPath, Mlp, check_input, check_settings, drop_path_schedule, init_weights, rescale_for_narrow
+from .official import check_state
 
 Size = tuple[int, int, int]
 Pattern = tuple[str, str, str]
@@ -200,6 +201,7 @@ class TimeSformer(nn.Module):
                  mlp_ratio: float = 4.0, attention: str = "divided", positions: str = "space-time",
                  drop_path: float = 0.1, narrow_init: bool = False):
         super().__init__()
+        check_settings(TimeSformer, locals())
         if attention not in SCHEMES:
             raise ValueError(f"unknown attention {attention!r}; choose one of {', '.join(SCHEMES)}")
         if positions not in ("space-time", "space", "none"):
@@ -284,6 +286,25 @@ class TimeSformer(nn.Module):
             x = x.unflatten(0, (B, -1)).mean(1)                       # (B, 1+H·W, D): frames are averaged first
         return self.head(self.norm(x)[:, 0])                          # the class token
 
+    def resize_positions(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Fit the position embeddings of `state` to the grid and the number of frames the model was built for.
+
+        The result is what running at that size would use. It differs from the official `load_pretrained`
+        (timesformer/models/helpers.py), which resizes the flattened grid as one line of s·s places and so moves
+        patches between columns; the official forward resizes in 2-D as we do. Raises ValueError for a grid that is
+        not square.
+        """
+        state, want = dict(state), self.state_dict()
+        if "pos_embed" in state and "pos_embed" in want:
+            old, new = (round((n - 1) ** 0.5) for n in (state["pos_embed"].shape[1], want["pos_embed"].shape[1]))
+            if old * old + 1 != state["pos_embed"].shape[1]:
+                raise ValueError(f"pos_embed has {state['pos_embed'].shape[1]} places; "
+                                 "only a square grid and one class token can be resized")
+            state["pos_embed"] = resize_space(state["pos_embed"], (new, new))
+        if "time_embed" in state and "time_embed" in want:
+            state["time_embed"] = resize_time(state["time_embed"], want["time_embed"].shape[1])
+        return state
+
 
 # ---------------------------------------------------------------- other sizes, and image weights
 
@@ -304,26 +325,6 @@ def resize_space(pos: Tensor, grid: tuple[int, int]) -> Tensor:
 def resize_time(time: Tensor, T: int) -> Tensor:
     """Resize a time embedding (1, t, D) to T frames, nearest neighbour: (1, T, D)."""
     return time if time.shape[1] == T else F.interpolate(time.transpose(1, 2), T, mode="nearest").transpose(1, 2)
-
-
-def resize_positions(model: TimeSformer, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Fit the position embeddings of `state` to the grid and the number of frames `model` was built for.
-
-    The result is what running at that size would use. It differs from the official `load_pretrained`
-    (timesformer/models/helpers.py), which resizes the flattened grid as one line of s·s places and so moves
-    patches between columns; the official forward resizes in 2-D as we do. Raises ValueError for a grid that is
-    not square.
-    """
-    state, want = dict(state), model.state_dict()
-    if "pos_embed" in state and "pos_embed" in want:
-        old, new = (round((n - 1) ** 0.5) for n in (state["pos_embed"].shape[1], want["pos_embed"].shape[1]))
-        if old * old + 1 != state["pos_embed"].shape[1]:
-            raise ValueError(f"pos_embed has {state['pos_embed'].shape[1]} places; "
-                             "only a square grid and one class token can be resized")
-        state["pos_embed"] = resize_space(state["pos_embed"], (new, new))
-    if "time_embed" in state and "time_embed" in want:
-        state["time_embed"] = resize_time(state["time_embed"], want["time_embed"].shape[1])
-    return state
 
 
 def initialise_from_vit(model: TimeSformer, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -348,10 +349,6 @@ def initialise_from_vit(model: TimeSformer, state: Mapping[str, Tensor]) -> dict
             state[key] = want[key]
     if "pos_embed" not in want:
         state.pop("pos_embed", None)
-    state = resize_positions(model, state)
-    problems = [f"missing {k}" for k in want if k not in state] + [f"unexpected {k}" for k in state if k not in want]
-    problems += [f"{k} has shape {tuple(state[k].shape)}, wanted {tuple(want[k].shape)}"
-                 for k in want if k in state and state[k].shape != want[k].shape]
-    if problems:
-        raise ValueError("the image weights do not fit: " + "; ".join(problems))
+    state = model.resize_positions(state)
+    check_state(model, state)
     return state

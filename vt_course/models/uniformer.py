@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import (CHANNELS_LAST, DropPath, Mlp, Size, check_input, depthwise, drop_path_schedule, init_weights,
-                     rescale_for_narrow)
+from .layers import (CHANNELS_LAST, DropPath, Mlp, Size, check_input, check_settings, depthwise, drop_path_schedule,
+                     init_weights, rescale_for_narrow)
 from .official import check_state, inflate_patch, unwrap
 from .swin import window_partition, window_reverse
 
@@ -246,14 +246,17 @@ class UniFormer(nn.Module):
                  conv_stem: bool = False, layer_scale: str = "", aux_head: bool = False, drop_path: float = 0.0,
                  narrow_init: bool = False):
         super().__init__()
+        check_settings(UniFormer, locals())
         if dims not in (2, 3):
             raise ValueError(f"dims is {dims}; 2 builds the image model, 3 the video model")
         if not len(depths) == len(embed_dims) == len(kinds) == 4:
             raise ValueError(f"depths {tuple(depths)}, embed_dims {tuple(embed_dims)}, kinds {kinds!r}: each must have 4 stages")
         if not set(kinds) <= set("LGWH" if dims == 2 else "LG"):
             raise ValueError(f"kinds {kinds!r} has an unknown letter; a stage is L or G, in image models also W or H")
-        if tube % 2 == 0 or tube < 3 or window < 1:
-            raise ValueError(f"tube {tube} must be odd and at least 3, window {window} at least 1")
+        if not set(layer_scale) <= set("LG"):
+            raise ValueError(f"layer_scale {layer_scale!r} has an unknown letter; the kinds of blocks are L and G")
+        if tube % 2 == 0 or tube < 3:
+            raise ValueError(f"tube {tube} must be odd and at least 3")
         if dims == 3 and conv_stem or dims == 2 and divided:
             raise ValueError("conv_stem needs dims=2, divided needs dims=3")
         self.dims, self.in_channels, self.conv_stem = dims, in_channels, conv_stem

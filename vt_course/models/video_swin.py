@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import init_weights
+from .layers import check_settings, init_weights
 from .swin import Backbone, Size, SwinBlock, WindowAttention
 
 
@@ -88,8 +88,12 @@ class SwinTransformer3D(Backbone):
                  window: Size = (8, 7, 7), mlp_ratio: float = 4.0, drop_path: float = 0.0,
                  head_dropout: float = 0.0, shift: Size = (True, True, True), design: str = "joint",
                  narrow_init: bool = False):
+        check_settings(SwinTransformer3D, locals())
         if design not in ("joint", "split", "factorized"):
             raise ValueError(f"unknown design {design!r}; choose 'joint', 'split' or 'factorized'")
+        for name, size in (("patch", patch), ("window", window), ("shift", shift)):
+            if len(size) != 3:
+                raise ValueError(f"{name} {tuple(size)} must have three values, for T, H and W")
         P, *M = window
         super().__init__(
             PatchEmbed3D(tuple(patch), in_channels, embed_dim),

@@ -152,8 +152,9 @@ def bench_models(names: list[str] | None = None, *, device: str = "cpu", compile
     both run under bf16 autocast. With `compile`, both are also compiled; those rows compare each compiled model with
     the *eager* peer.
     A row is dict(model, peer, pass, mode, batch, input, max_difference, ours_ms, peer_ms, ratio, clips_per_second,
-    peak_mb, peer_peak_mb, matmul_share): medians of `repeats` turns; `matmul_share` is our MACs a second over those of
-    one large matrix product on this machine. Raises CourseError for an unknown name, a missing library or device.
+    peak_mb, peer_peak_mb, matmul_share): medians of `repeats` turns, `ratio` that of the turns' ratios, since a machine
+    that slows down slows both; `matmul_share` is our MACs a second over those of one large matrix product on this
+    machine. Raises CourseError for an unknown name, a missing library or device.
     """
     installed = [k for k, p in PAIRS.items() if importlib.util.find_spec(p.library)]
     for name in names or []:
@@ -223,9 +224,9 @@ def bench_pair(name: str, pair: Pair, device: torch.device, compile: bool, repea
         for jobs in work.values():
             jobs[kind]()                                               # warm up, compile
         seconds = {who: [] for who in work}
-        for _ in range(repeats):
-            for who, jobs in work.items():
-                seconds[who].append(clock(jobs[kind], device))
+        for turn in range(repeats):
+            for who in list(work)[::(-1) ** turn]:                     # whoever comes first gains nothing from it
+                seconds[who].append(clock(work[who][kind], device))
         median = {who: statistics.median(s) for who, s in seconds.items()}
         peak = {who: peak_bytes(jobs[kind], device) / 1e6 for who, jobs in work.items()}
         for who in work:
@@ -233,7 +234,8 @@ def bench_pair(name: str, pair: Pair, device: torch.device, compile: bool, repea
                 rows.append({
                     "model": name, "peer": pair.library, "pass": kind, "mode": who.replace("ours", "").strip() or "eager",
                     "batch": pair.batch, "input": "x".join(map(str, pair.shape)), "max_difference": difference,
-                    "ours_ms": 1e3 * median[who], "peer_ms": 1e3 * median["peer"], "ratio": median["peer"] / median[who],
+                    "ours_ms": 1e3 * median[who], "peer_ms": 1e3 * median["peer"],
+                    "ratio": statistics.median(b / a for a, b in zip(seconds[who], seconds["peer"])),
                     "clips_per_second": pair.batch / median[who], "peak_mb": peak[who], "peer_peak_mb": peak["peer"],
                     "matmul_share": macs * (1 if kind == "forward" else 3) / median[who] / rate})
     return rows
