@@ -43,10 +43,10 @@ def pairs(monkeypatch):
 def test_a_row_for_each_pass_and_mode(pairs, monkeypatch):
     monkeypatch.setattr(bench, "in_own_process", in_own_process)
     said = []
-    rows = bench_models(["mini"], repeats=1, progress=said.append)
+    rows = bench_models(["mini"], seconds=0, progress=said.append)
     assert [(r["pass"], r["mode"]) for r in rows] == [("forward", "eager"), ("forward+backward", "eager")] and len(said) == 2
     for r in rows:
-        assert r["max_difference"] == 0 and r["ratio"] == pytest.approx(r["peer_ms"] / r["ours_ms"])
+        assert r["max_difference"] == 0 and r["ratio"] > 0 and r["turns"] == 3
         assert r["clips_per_second"] == pytest.approx(2e3 / r["ours_ms"]) and 0 < r["matmul_share"] < 2
         assert r["peak_mb"] == pytest.approx(r["peer_peak_mb"], rel=0.02)         # the same network
     assert rows[1]["ours_ms"] > rows[0]["ours_ms"] and rows[1]["peak_mb"] > rows[0]["peak_mb"]
@@ -58,18 +58,21 @@ def test_the_ratio_is_the_median_of_the_turns_ratios(pairs, monkeypatch):
     clocks = iter([2, 3, 30, 20, 4, 8] + [5] * 6)                     # ours, peer; peer, ours; ours, peer; the other pass
     monkeypatch.setattr(bench, "matmul_rate", lambda *args: 1.0)
     monkeypatch.setattr(bench, "clock", lambda work, device: next(clocks))
-    rows = bench_models(["mini"], repeats=3)
+    rows = bench_models(["mini"], seconds=0)
     assert rows[0]["ratio"] == 1.5 and (rows[0]["ours_ms"], rows[0]["peer_ms"]) == (4000, 8000)
+    assert rows[0]["ratio_error"] == pytest.approx(1.25 * (1 / 12) ** 0.5 / 3**0.5)       # of 1.5, 1.5 and 2
+    clocks = iter([2, 3] * 3 + [1] * 12)
+    assert [row["turns"] for row in bench_models(["mini"], seconds=12)] == [3, 6]     # 15 seconds, 12 seconds
 
 
 def test_a_slow_peer_makes_a_large_ratio_and_a_wrong_one_a_difference(pairs):
     pairs["mini"] = Pair("video_swin_mini", "torchvision", partial(twin, True), (3, 8, 48, 48))
-    row = bench_models(["mini"], repeats=3)[0]
+    row = bench_models(["mini"], seconds=0)[0]
     assert row["ratio"] > 1.5 and row["max_difference"] > 1e-4
 
 
 def test_the_json_says_where_and_how(pairs, capsys):
-    assert main(["bench", "models", "mini", "--repeats", "1", "--json"]) == 0
+    assert main(["bench", "models", "mini", "--seconds", "0", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert {"device", "cores", "threads", "torch", "commit", "command"} <= set(result) and len(result["rows"]) == 2
     assert set(result["geometric_mean"]) == {"eager"}
@@ -81,7 +84,7 @@ def test_what_cannot_be_compared(pairs, monkeypatch, capsys):
     pairs["other"] = Pair("swin_mini", "no_such_library", nn.Identity, (3, 64, 64))
     with pytest.raises(CourseError, match="needs no_such_library, which is not installed"):
         bench_models(["other"])
-    assert {r["model"] for r in bench_models(repeats=1)} == {"mini"}            # what is not installed is left out
+    assert {r["model"] for r in bench_models(seconds=0)} == {"mini"}            # what is not installed is left out
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["bench", "models", "mini", "--device", "cuda"]) == 2
     assert "no CUDA device" in capsys.readouterr().err

@@ -169,15 +169,15 @@ def bench_models(args) -> int:
 
     from vt_course.oracles.bench import bench_models, geometric_mean
     from vt_course.training.fit import machine
-    rows = bench_models(args.names, device=args.device, compile=args.compile, repeats=args.repeats,
+    rows = bench_models(args.names, device=args.device, compile=args.compile, seconds=args.seconds,
                         progress=lambda text: print(text, file=sys.stderr))
     modes = dict.fromkeys(row["mode"] for row in rows)
     means = {mode: geometric_mean([r for r in rows if r["mode"] == mode]) for mode in modes}
     if args.json:
         print_json({**machine(torch.device(args.device)), "geometric_mean": means, "rows": rows})
         return 0
-    print_table(rows, {"model": "model", "peer": "peer", "pass": "pass", "mode": "mode", "batch": "batch", "ours_ms": "ours ms",
-                       "peer_ms": "peer ms", "ratio": "ratio", "clips_per_second": "clips/s", "peak_mb": "peak MB",
+    print_table(rows, {"model": "model", "peer": "peer", "pass": "pass", "mode": "mode", "batch": "batch", "turns": "turns",
+                       "ours_ms": "ours ms", "peer_ms": "peer ms", "ratio": "ratio", "ratio_error": "±", "clips_per_second": "clips/s", "peak_mb": "peak MB",
                        "peer_peak_mb": "peer's", "matmul_share": "of matmul"})
     for mode, mean in means.items():
         print(f"geometric mean of the ratios, {mode}: {mean:.2f}")
@@ -439,11 +439,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--repeats", type=whole(1), default=5, help="medians of this many (default 5)")
 
     p = verb(bench, "models", bench_models, "Compare our models with other libraries' on the same weights, side by side.",
-             "vt-course bench models swin_tiny video_swin_tiny --repeats 3")
+             "vt-course bench models swin_tiny video_swin_tiny --seconds 10")
     p.add_argument("names", nargs="*", help="pairs, for instance video_swin_tiny (default: all whose library is installed)")
     p.add_argument("--device", default="cpu", help="cpu (float32, the default) or cuda (bf16)")
     p.add_argument("--compile", action="store_true", help="add rows for torch.compile")
-    p.add_argument("--repeats", type=whole(1), default=5, help="medians of this many (default 5)")
+    p.add_argument("--seconds", type=whole(0), default=60, help="take turns for so long a pass, at least three times (default 60)")
 
     p = verb(bench, "growth", bench_growth, "How the cost of each family's attention grows with frames and with height and width.",
              "vt-course bench growth --json")

@@ -144,17 +144,18 @@ def passes(call: Callable[[Tensor], Tensor], x: Tensor, autocast: bool, model: n
     return {"forward": forward, "forward+backward": backward}
 
 
-def bench_models(names: list[str] | None = None, *, device: str = "cpu", compile: bool = False, repeats: int = 5,
+def bench_models(names: list[str] | None = None, *, device: str = "cpu", compile: bool = False, seconds: float = 60,
                  progress: Callable[[str], None] = lambda text: None) -> list[dict]:
     """Time our models against their peers; see the module's docstring.
 
     `names` are keys of `PAIRS` (default: all whose library is installed); `progress` gets a line for each row. On a GPU
     both run under bf16 autocast. With `compile`, both are also compiled; those rows compare each compiled model with
     the *eager* peer.
-    A row is dict(model, peer, pass, mode, batch, input, max_difference, ours_ms, peer_ms, ratio, clips_per_second,
-    peak_mb, peer_peak_mb, matmul_share): medians of `repeats` turns, `ratio` that of the turns' ratios, since a machine
-    that slows down slows both; `matmul_share` is our MACs a second over those of one large matrix product on this
-    machine. Raises CourseError for an unknown name, a missing library or device.
+    They take turns for about `seconds` a pass, at least three times. A row is dict(model, peer, pass, mode, batch, input,
+    max_difference, turns, ours_ms, peer_ms, ratio, ratio_error, clips_per_second, peak_mb, peer_peak_mb, matmul_share):
+    medians of the turns, `ratio` that of the turns' ratios, since a machine that slows down slows both, `ratio_error`
+    its standard error; `matmul_share` is our MACs a second over those of one large matrix product on this machine.
+    Raises CourseError for an unknown name, a missing library or device.
     """
     installed = [k for k, p in PAIRS.items() if importlib.util.find_spec(p.library)]
     for name in names or []:
@@ -166,7 +167,7 @@ def bench_models(names: list[str] | None = None, *, device: str = "cpu", compile
         raise CourseError("there is no CUDA device on this machine; use --device cpu")
     rows = []
     for name in names or installed:
-        for row in in_own_process(bench_pair, name, PAIRS[name], torch.device(device), compile, repeats):
+        for row in in_own_process(bench_pair, name, PAIRS[name], torch.device(device), compile, seconds):
             rows.append(row)
             progress(f"{name}, {row['pass']}, {row['mode']}: {row['ratio']:.2f} times as fast as {row['peer']}")
     return rows
@@ -202,7 +203,7 @@ def send_result(sender: Connection, work: Callable, *args) -> None:
     sender.send(result)
 
 
-def bench_pair(name: str, pair: Pair, device: torch.device, compile: bool, repeats: int) -> list[dict]:
+def bench_pair(name: str, pair: Pair, device: torch.device, compile: bool, limit: float) -> list[dict]:
     """The rows of one pair; see `bench_models`."""
     rate = matmul_rate(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     torch.manual_seed(0)
@@ -224,18 +225,20 @@ def bench_pair(name: str, pair: Pair, device: torch.device, compile: bool, repea
         for jobs in work.values():
             jobs[kind]()                                               # warm up, compile
         seconds = {who: [] for who in work}
-        for turn in range(repeats):
-            for who in list(work)[::(-1) ** turn]:                     # whoever comes first gains nothing from it
+        while len(seconds["ours"]) < 3 or sum(map(sum, seconds.values())) < limit:
+            for who in list(work)[::(-1) ** len(seconds["ours"])]:     # whoever comes first gains nothing from it
                 seconds[who].append(clock(work[who][kind], device))
         median = {who: statistics.median(s) for who, s in seconds.items()}
         peak = {who: peak_bytes(jobs[kind], device) / 1e6 for who, jobs in work.items()}
         for who in work:
             if who.startswith("ours") or compile and who == "peer compiled":
+                ratios = [b / a for a, b in zip(seconds[who], seconds["peer"])]
                 rows.append({
                     "model": name, "peer": pair.library, "pass": kind, "mode": who.replace("ours", "").strip() or "eager",
                     "batch": pair.batch, "input": "x".join(map(str, pair.shape)), "max_difference": difference,
-                    "ours_ms": 1e3 * median[who], "peer_ms": 1e3 * median["peer"],
-                    "ratio": statistics.median(b / a for a, b in zip(seconds[who], seconds["peer"])),
+                    "turns": len(ratios), "ours_ms": 1e3 * median[who], "peer_ms": 1e3 * median["peer"],
+                    "ratio": statistics.median(ratios),
+                    "ratio_error": 1.25 * statistics.stdev(ratios) / len(ratios)**0.5,             # of a median
                     "clips_per_second": pair.batch / median[who], "peak_mb": peak[who], "peer_peak_mb": peak["peer"],
                     "matmul_share": macs * (1 if kind == "forward" else 3) / median[who] / rate})
     return rows
