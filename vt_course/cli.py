@@ -443,7 +443,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("names", nargs="*", help="pairs, for instance video_swin_tiny (default: all whose library is installed)")
     p.add_argument("--device", default="cpu", help="cpu (float32, the default) or cuda (bf16)")
     p.add_argument("--compile", action="store_true", help="add rows for torch.compile")
-    p.add_argument("--seconds", type=whole(0), default=60, help="take turns for so long a pass, at least three times (default 60)")
+    p.add_argument("--seconds", type=whole(0), default=60, help="take turns for so long a pass, at least 7 times (default 60)")
 
     p = verb(bench, "growth", bench_growth, "How the cost of each family's attention grows with frames and with height and width.",
              "vt-course bench growth --json")

@@ -152,11 +152,13 @@ class PoolingAttention(nn.Module):
 
     def attend_with_bias(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention with E, as the mask of a fused kernel. All (B, h, tokens, d)."""
-        bias = q.new_zeros(*q.shape[:3], k.shape[2])                  # (B, h, cls + N', cls + Nk)
+        first, *rest = [scores.unflatten(-1, [-1 if a == axis else 1 for a in "thw"])      # (B, h, T, H, W, t, h, w)
+                        for axis, scores in zip(self.rel_pos, self.relative_scores(q))]
+        bias = q.new_empty(*q.shape[:3], k.shape[2])                  # (B, h, cls + N', cls + Nk)
+        bias[:, :, :self.cls] = bias[:, :, :, :self.cls] = 0
         places = bias[:, :, self.cls:, self.cls:].unflatten(3, self.size_kv).unflatten(2, self.size_out)
-        for axis, scores in zip(self.rel_pos, self.relative_scores(q)):
-            others = [-1 if a == axis else 1 for a in "thw"]
-            places += scores.unflatten(-1, others)                    # (B, h, T, H, W, t, h, w)
+        places.copy_(first)
+        places += sum(rest)                                           # the small ones together: this pass is the expensive one
         return F.scaled_dot_product_attention(q, k, v, bias)
 
     def attend_with_places(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -190,7 +190,8 @@ class BiasedAttention(torch.autograd.Function):
                     at = slice(start, min(start + few, first + count))
                     q, k, v = heads_first(qkv[at])                    # 3 x (n·h, N, d)
                     p = softmax_scores(q, k, bias.repeat(at.stop - start, 1, 1, 1))
-                    dbias += attention_gradients(q, k, v, p, out[at], grad[at], dqkv[at]).sum(0)
+                    ds = attention_gradients(q, k, v, p, out[at], grad[at], dqkv[at])
+                    dbias += ds.sum(0) if len(ds) > 1 else ds[0]
                 first += count
         else:
             out, q, k, v, p = ctx.saved_tensors

@@ -78,6 +78,9 @@ PAIRS = {
 }
 
 
+LEAST = 7                                # turns; medians of fewer say little on a machine that others use too
+
+
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """MACs a second of one large matrix product: what the machine can do at best. Median of 7."""
     n = 8192 if device.type == "cuda" else 1536
@@ -151,7 +154,7 @@ def bench_models(names: list[str] | None = None, *, device: str = "cpu", compile
     `names` are keys of `PAIRS` (default: all whose library is installed); `progress` gets a line for each row. On a GPU
     both run under bf16 autocast. With `compile`, both are also compiled; those rows compare each compiled model with
     the *eager* peer.
-    They take turns for about `seconds` a pass, at least three times. A row is dict(model, peer, pass, mode, batch, input,
+    They take turns for about `seconds` a pass, at least `LEAST` times. A row is dict(model, peer, pass, mode, batch, input,
     max_difference, turns, ours_ms, peer_ms, ratio, ratio_error, clips_per_second, peak_mb, peer_peak_mb, matmul_share):
     medians of the turns, `ratio` that of the turns' ratios, since a machine that slows down slows both, `ratio_error`
     its standard error; `matmul_share` is our MACs a second over those of one large matrix product on this machine.
@@ -225,7 +228,7 @@ def bench_pair(name: str, pair: Pair, device: torch.device, compile: bool, limit
         for jobs in work.values():
             jobs[kind]()                                               # warm up, compile
         seconds = {who: [] for who in work}
-        while len(seconds["ours"]) < 3 or sum(map(sum, seconds.values())) < limit:
+        while len(seconds["ours"]) < LEAST or sum(map(sum, seconds.values())) < limit:
             for who in list(work)[::(-1) ** len(seconds["ours"])]:     # whoever comes first gains nothing from it
                 seconds[who].append(clock(work[who][kind], device))
         median = {who: statistics.median(s) for who, s in seconds.items()}
