@@ -43,7 +43,7 @@ from vt_course.lab.report import agree, differ, report, within
 _ = torch.manual_seed(0)
 
 # %% [markdown]
-# `report` prints shapes and counts. `agree` stops the notebook unless two tensors match everywhere, and prints the bound it checked; `differ` is its control; `within` checks that a number lies in an interval.
+# `report` prints shapes and counts. `agree` stops the notebook unless two tensors match everywhere, and prints the bound it checked (times |x| for numbers x above 1); `differ` is its control; `within` checks that a number lies in an interval.
 
 # %% [markdown]
 # ## 1 · The hierarchy in one picture

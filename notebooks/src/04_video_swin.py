@@ -44,7 +44,7 @@ _ = torch.manual_seed(0)
 
 # %% [markdown]
 # Four helpers print what is the same on every machine. `report` prints shapes and counts. `agree` stops the notebook unless two tensors match
-# everywhere, and prints the bound it checked; `differ` is the opposite, its control; `within` checks that a number lies in an interval.
+# everywhere, and prints the bound it checked (times |x| for numbers x above 1); `differ` is the opposite, its control; `within` checks that a number lies in an interval.
 
 # %% [markdown]
 # ## 1 · The whole network in one picture

@@ -53,7 +53,7 @@ from vt_course.training.recipes import recipe_for
 _ = torch.manual_seed(0)
 
 # %% [markdown]
-# Four helpers print what is the same on every machine: `report` prints shapes and counts; `agree` stops the notebook unless two tensors match everywhere, and prints the bound it checked; `differ`
+# Four helpers print what is the same on every machine: `report` prints shapes and counts; `agree` stops the notebook unless two tensors match everywhere, and prints the bound it checked (times |x| for numbers x above 1); `differ`
 # is its control; `within` checks that a number lies in an interval. This notebook needs a fifth, because "nearly" is not enough for it:
 
 # %%
