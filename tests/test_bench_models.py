@@ -112,7 +112,15 @@ def test_every_pair_has_a_process_of_its_own():
         in_own_process(die, "mini")
 
 
-def test_an_interrupt_ends_the_process_of_the_pair(tmp_path):
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as in a terminal: a shell starts what it sends to the background with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_ends_the_process_of_the_pair(tmp_path, interruptible):
     file = tmp_path / "pid"
 
     def interrupt():
