@@ -1,5 +1,4 @@
 """Swin and Video Swin against torchvision, their definition, and the numbers stated about them."""
-import re
 
 import pytest
 import torch

@@ -106,11 +106,12 @@ def check_settings(family: type[nn.Module], settings: dict) -> None:
                 refuse(name, "above 0")
             if not name.endswith("ratio") and not 0 <= value < 1:
                 refuse(name, "at least 0 and below 1")
+        if kind is float or name in MAY_BE_ZERO:
+            continue
         for size in value.values() if isinstance(value, dict) else [value]:
             numbers = size if isinstance(size, (tuple, list)) else (size,)
-            if name not in MAY_BE_ZERO and all(type(n) is int for n in numbers) and kind is not float:
-                if min(numbers, default=0) < 1:
-                    refuse(name, "at least 1")
+            if all(type(n) is int for n in numbers) and min(numbers, default=0) < 1:
+                refuse(name, "at least 1")
 
 
 def check_input(x: Tensor, layout: str, channels: int) -> None:
