@@ -100,7 +100,7 @@ def die(name):
 
 
 def write_pid_and_wait(name, file):
-    Path(file).write_text(str(os.getpid()))
+    Path(file).write_text(str(os.getpid()), encoding="utf-8")
     time.sleep(600)
 
 
@@ -124,7 +124,7 @@ def test_an_interrupt_ends_the_process_of_the_pair(tmp_path, interruptible):
     file = tmp_path / "pid"
 
     def interrupt():
-        while not (file.exists() and file.read_text()):
+        while not (file.exists() and file.read_text(encoding="utf-8")):
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -132,7 +132,7 @@ def test_an_interrupt_ends_the_process_of_the_pair(tmp_path, interruptible):
     with pytest.raises(KeyboardInterrupt):
         in_own_process(write_pid_and_wait, "mini", file)
     with pytest.raises(ProcessLookupError):
-        os.kill(int(file.read_text()), 0)
+        os.kill(int(file.read_text(encoding="utf-8")), 0)
 
 
 def test_peak_memory_is_what_is_held_at_once():

@@ -202,7 +202,7 @@ def test_doctor_of_a_broken_installation(monkeypatch):
 
 def test_train_and_evaluate(trained):
     out, summary = trained
-    assert summary == json.loads((out / "summary.json").read_text())
+    assert summary == json.loads((out / "summary.json").read_text(encoding="utf-8"))
     rows = run_json("evaluate", out, "--order", "normal", "single", "--device", "cpu")
     assert [(row["order"], row["n"]) for row in rows] == [("normal", 8), ("single", 8)]
     code, text, err = run("evaluate", out, "--device", "cpu")
@@ -238,7 +238,7 @@ def toy(tmp_path, monkeypatch):
     """A checkout with one notebook, in step with its source, whose second cell fails."""
     source = tmp_path / "notebooks" / "src" / "05_toy.py"
     source.parent.mkdir(parents=True)
-    source.write_text(TOY)
+    source.write_text(TOY, encoding="utf-8")
     nbformat.write(build.from_source(source), tmp_path / "notebooks" / "05_toy.ipynb")
     monkeypatch.setattr(build, "repo_root", lambda: tmp_path)
     monkeypatch.setattr(course, "repo_root", lambda: tmp_path)
@@ -248,7 +248,7 @@ def toy(tmp_path, monkeypatch):
 def test_build_check(toy):
     assert run_json("build", "--check") == [{"notebook": "05_toy", "status": "in step"}]
     assert run("build", "--check") == (0, "notebook  status\n05_toy    in step\n", "")
-    (toy / "src" / "05_toy.py").write_text(TOY.replace("on purpose", "otherwise"))
+    (toy / "src" / "05_toy.py").write_text(TOY.replace("on purpose", "otherwise"), encoding="utf-8")
     code, out, err = run("build", "--check", "--json")
     assert code == 1 and json.loads(out) == [{"notebook": "05_toy", "status": "drifted"}]
     assert err.startswith("05_toy, cell 2") and ": differs from its source; run `vt-course build 05_toy`." in err
@@ -302,7 +302,7 @@ def test_missing_run(tmp_path):
 
 
 def test_unwritable_out(data, toy, tmp_path):
-    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
     out = tmp_path / "file" / "x"
     assert str(out) in refused("train", "video_swin_mini", "--out", out, *TINY)
     assert str(out) in refused("data", "synthetic", "--out", out, "--clips", "8,8")
@@ -355,7 +355,7 @@ COMMAND = Path(sys.executable).parent / "vt-course"
 
 def start(*argv, **settings):
     bars = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
-    return subprocess.run([COMMAND, *map(str, argv)], env=bars, capture_output=True, text=True,
+    return subprocess.run([COMMAND, *map(str, argv)], env=bars, capture_output=True, encoding="utf-8",
                           timeout=120, **settings)
 
 
@@ -380,7 +380,7 @@ def test_a_reader_that_is_gone(data):
     read, write = os.pipe()
     os.close(read)
     same = ["data", "synthetic", "--clips", "8,8", "--frames", "4", "--size", "32", "--json"]
-    done = subprocess.run([COMMAND, *same], stdout=write, stderr=subprocess.PIPE, text=True,
+    done = subprocess.run([COMMAND, *same], stdout=write, stderr=subprocess.PIPE, encoding="utf-8",
                           timeout=120)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")

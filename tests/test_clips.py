@@ -2,7 +2,6 @@
 import os
 import pickle
 import shutil
-import signal
 import time
 from types import SimpleNamespace
 
@@ -219,7 +218,7 @@ def bad(tmp_path_factory):
     healthy = write_video(at / "healthy.mp4", faststart=True, **large).read_bytes()
     late = write_video(at / "late.mp4", **large).read_bytes()
     (at / "empty.mp4").touch()
-    (at / "text.mp4").write_text("This is not a video.\n" * 99)
+    (at / "text.mp4").write_text("This is not a video.\n" * 99, encoding="utf-8")
     (at / "byte.mp4").write_bytes(b"x")
     (at / "cut_early.mp4").write_bytes(healthy[:len(healthy) // 2])
     (at / "cut_late.mp4").write_bytes(healthy[:-40])
@@ -336,16 +335,21 @@ def test_verify_counts_up_to_a_frame_that_the_codec_marks_as_damaged(monkeypatch
     assert verify._count("any.avi") == (2, True)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")      # 3.12: a fork beside threads
 @pytest.mark.parametrize("act, words", [
-    (lambda: os.kill(os.getpid(), signal.SIGKILL), "crashes the decoder"),
-    (lambda: time.sleep(60), "not decoded within 0.5 s")])
-def test_verify_reports_a_file_that_crashes_or_stalls_its_process(monkeypatch, act, words):
-    monkeypatch.setattr(verify, "check", lambda path: act())
-    start = time.perf_counter()
-    row = verify.check_apart("deadly.mp4", 0.5)
-    assert words in row["error"] and is_one_sentence(row["error"], "deadly.mp4")
-    assert time.perf_counter() - start < 5
+    ("os.abort()", "crashes the decoder"),
+    ("1 / 0", "crashes the decoder"),                          # an error of our own is reported too
+    ("time.sleep(60)", "is not decoded within 1 s")])
+def test_a_file_that_crashes_or_stalls_its_process_costs_no_other(tmp_path, monkeypatch, act, words):
+    (tmp_path / "deadly.py").write_text(
+        "import os, time\nfrom vt_course.data.verify import serve\n"
+        f"serve(lambda path: {act} if path == 'deadly.mp4' else dict(path=path, process=os.getpid()))\n", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    paths = ["a.mp4", "b.mp4", "deadly.mp4", "c.mp4", "d.mp4"]
+    answers = {number: (row, fault) for number, row, fault in verify.in_processes("deadly", paths, 1, 1)}
+    assert answers.pop(2) == (None, words)
+    assert [row["path"] for row, _ in answers.values()] == ["a.mp4", "b.mp4", "c.mp4", "d.mp4"]
+    first, second, third, fourth = (row["process"] for row, _ in answers.values())
+    assert first == second != third == fourth                  # one process, and another after it was lost
 
 
 # ------------------------------------------------------------------------- the data set

@@ -236,7 +236,7 @@ def test_only_http(url, tmp_path):
 
 
 def test_a_folder_that_cannot_be_written(server, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(CourseError, match="cannot write"):
         fetch(server.url, tmp_path / "file" / "a.bin")
 
@@ -280,7 +280,7 @@ FETCH = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_han
 
 
 def start(url, path, before=""):
-    return subprocess.Popen([sys.executable, "-c", before + FETCH, url, str(path)], stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", before + FETCH, url, str(path)], stderr=subprocess.PIPE, encoding="utf-8")
 
 
 def wait_for(condition):
@@ -352,7 +352,7 @@ def test_a_disk_too_small_is_noticed_before_the_body(server, tmp_path):
     disk.mkdir()
     script = 'mount -t tmpfs -o size=500k tmpfs "$1" && "$2" -c "$3" "$4" "$1/a.bin"; code=$?; ls "$1"; exit $code'
     done = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", disk, sys.executable, FETCH, server.url],
-                          capture_output=True, text=True)
+                          capture_output=True, encoding="utf-8")
     if "mount:" in done.stderr:
         pytest.skip("cannot mount")
     assert done.returncode == 1 and "too full" in done.stderr and "1 MB are to come" in done.stderr and done.stdout == ""

@@ -166,9 +166,9 @@ def test_hmdb51(put):
 def something(folder: Path, train, val, labels=None) -> None:
     for name, rows in (("train", train), ("validation", val)):
         (folder / f"something-something-v2-{name}.json").write_text(json.dumps(
-            [dict(id=number, template=template, label="unused", placeholders=[]) for number, template in rows]))
+            [dict(id=number, template=template, label="unused", placeholders=[]) for number, template in rows]), encoding="utf-8")
     if labels:
-        (folder / "something-something-v2-labels.json").write_text(json.dumps(labels))
+        (folder / "something-something-v2-labels.json").write_text(json.dumps(labels), encoding="utf-8")
 
 
 def test_something_something(put):
@@ -255,7 +255,7 @@ def test_a_folder_trains_resumes_and_is_evaluated_with_its_own_classes(put, tmp_
              "--json", "--set", "frames=2", "stride=1", "size=32", "keep=0", "batch_size=2"]
     assert main([*start, "--max-steps", "2"]) == 0
     assert main([*start, "--max-steps", "3"]) == 0                         # the same clips: it goes on
-    assert json.loads((run / "config.json").read_text())["classes"] == ["a", "b", "c"]
+    assert json.loads((run / "config.json").read_text(encoding="utf-8"))["classes"] == ["a", "b", "c"]
     capsys.readouterr()
     assert main(["evaluate", str(run), "--device", "cpu", "--json"]) == 0
     [row] = json.loads(capsys.readouterr().out)

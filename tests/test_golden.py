@@ -28,7 +28,7 @@ def test_case(path):
 
 
 def test_every_family_and_kind_of_check_is_there():
-    facts = [json.loads(p.read_text()) for p in CASES]
+    facts = [json.loads(p.read_text(encoding="utf-8")) for p in CASES]
     assert {f["source"]["repo"] for f in facts} >= {
         "microsoft/Swin-Transformer", "SwinTransformer/Video-Swin-Transformer", "facebookresearch/SlowFast",
         "facebookresearch/TimeSformer", "Sense-X/UniFormer"}
@@ -94,9 +94,9 @@ def test_a_wrong_gradient_is_seen(built):
 
 
 def copy(tmp_path, case, change):
-    facts = json.loads((GOLDEN / f"{case}.json").read_text())
+    facts = json.loads((GOLDEN / f"{case}.json").read_text(encoding="utf-8"))
     change(facts)
-    (tmp_path / f"{case}.json").write_text(json.dumps(facts))
+    (tmp_path / f"{case}.json").write_text(json.dumps(facts), encoding="utf-8")
     shutil.copy(GOLDEN / f"{case}.npz", tmp_path)
     return tmp_path / f"{case}.json"
 
@@ -122,7 +122,7 @@ def test_a_case_that_does_not_fit_says_why(case, change, words, tmp_path):
 
 def test_a_case_of_pytorchvideo_is_built_from_its_blocks():
     """None is recorded here; the network it describes must be the one of SlowFast's facts."""
-    facts = json.loads((GOLDEN / "mvit_mini.json").read_text())
+    facts = json.loads((GOLDEN / "mvit_mini.json").read_text(encoding="utf-8"))
     slowfast = golden.build(facts["config"], facts)
     theirs = to_official(slowfast, layout="pytorchvideo")
     case = {"source": {"repo": "facebookresearch/pytorchvideo", "cls": "mvit"}, "input": facts["input"],
@@ -136,7 +136,7 @@ def test_a_case_of_pytorchvideo_is_built_from_its_blocks():
 
 def test_broken_files_fail_and_the_rest_goes_on(tmp_path, capsys):
     copy(tmp_path, "swin_mini", lambda f: None)
-    (tmp_path / "cut.json").write_text((GOLDEN / "swin_mini.json").read_text()[:500])
+    (tmp_path / "cut.json").write_text((GOLDEN / "swin_mini.json").read_text(encoding="utf-8")[:500], encoding="utf-8")
     shutil.copy(GOLDEN / "swin_mini.json", tmp_path / "lonely.json")
     shutil.copy(GOLDEN / "swin_mini.json", tmp_path / "short.json")
     (tmp_path / "short.npz").write_bytes((GOLDEN / "swin_mini.npz").read_bytes()[:700])

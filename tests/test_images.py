@@ -142,7 +142,7 @@ def test_a_run_on_images_can_be_resumed_and_read_back(few, tmp_path):
     fit.fit(recipe, tmp_path / "parts", **QUIET, max_steps=5)
     parts = fit.fit(recipe, tmp_path / "parts", **QUIET)
     assert whole["steps"] == parts["steps"] == 8 and whole["last"]["val_loss"] == parts["last"]["val_loss"]
-    config = json.loads((tmp_path / "whole" / "config.json").read_text())
+    config = json.loads((tmp_path / "whole" / "config.json").read_text(encoding="utf-8"))
     assert config["manifests"] == {"train": "32 drawn images, version 1", "val": "16 drawn images, version 1"}
     model, used = load_run(tmp_path / "whole", "last")
     assert used == recipe and not any(any(block.attn.shift) for stage in model.layers for block in stage.blocks)
@@ -196,14 +196,14 @@ def test_the_command_writes_the_file(few, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["ablate", "--out", str(tmp_path / "a.json"), "--runs", str(tmp_path / "runs"),
                                      "--seeds", "0", "1"])
     ablate_swin.main()
-    result = json.loads((tmp_path / "a.json").read_text())
+    result = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
     assert list(result["variants"]) == ["base", "still"] and result["seeds"] == [0, 1]
     assert [len(each["runs"]) for each in result["variants"].values()] == [2, 2]
     assert {"commit", "command", "recipe", "held_out", "platform"} <= result.keys()
 
 
 def test_the_recorded_ablation_is_what_its_runs_say():
-    result = json.loads((repo_root() / "results" / "swin_mini_ablation.json").read_text())
+    result = json.loads((repo_root() / "results" / "swin_mini_ablation.json").read_text(encoding="utf-8"))
     runs = {name: each["runs"] for name, each in result["variants"].items()}
     assert result["variants"] == ablate_swin.summarise(runs) and result["note"] == ablate_swin.NOTE
     for name, each in runs.items():
@@ -214,7 +214,7 @@ def test_the_recorded_ablation_is_what_its_runs_say():
 
 
 def test_the_shipped_weights_see_the_shapes():
-    record = json.loads((repo_root() / "results" / "swin_mini_images.json").read_text())
+    record = json.loads((repo_root() / "results" / "swin_mini_images.json").read_text(encoding="utf-8"))
     model, recipe = load_run(mini_weights("swin_mini"))
     assert recipe == recipe_for("swin_mini") == Recipe.from_json(json.dumps(record["recipe"]))
     scores = evaluate(model, Shapes("val", size=recipe.size, count=200), **QUIET)

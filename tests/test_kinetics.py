@@ -139,12 +139,12 @@ def quick(monkeypatch):
 
 
 def rows(out, split):
-    with open(out / f"{split}.csv", newline="") as file:
+    with open(out / f"{split}.csv", newline="", encoding="utf-8") as file:
         return [(row["label"], row["path"]) for row in csv.DictReader(file)]
 
 
 def records(out):
-    return [json.loads(line) for line in (out / "clips.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (out / "clips.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def paths(clips):
@@ -203,7 +203,7 @@ def test_parallel_fetches_the_same(mirror, tmp_path):
     mirror.get(tmp_path / "four", workers=4)
     assert sorted(mirror.parts()[len(alone):]) == sorted(alone)        # and not one archive more
     for name in ("train.csv", "val.csv", "clips.jsonl", "parts.jsonl"):
-        assert (tmp_path / "one" / name).read_text() == (tmp_path / "four" / name).read_text()
+        assert (tmp_path / "one" / name).read_text(encoding="utf-8") == (tmp_path / "four" / name).read_text(encoding="utf-8")
 
 
 def test_parallel_is_parallel(mirror, tmp_path):
@@ -554,7 +554,7 @@ def test_a_small_disk(mirror, tmp_path):
               'mount -o remount,size=10m "$1"; "$2" -c "$3" "$4" "$1/out"; echo second $?; '
               'find "$1/out/train" "$1/out/val" -name "*.mp4"')
     command = ["unshare", "-m", "sh", "-c", script, "sh", tmp_path / "disk", sys.executable, CHECK_HERE + RUN, mirror.server.root]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
     if done.returncode == 77:
         pytest.skip("cannot mount")
     assert "first 1" in done.stdout and "disk is too full" in done.stderr, done.stderr
@@ -564,7 +564,7 @@ def test_a_small_disk(mirror, tmp_path):
 # ---------------------------------------------------------------- kill -9
 
 def start(server, out, before=""):
-    return subprocess.Popen([sys.executable, "-c", before + RUN, server.root, str(out)], stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", before + RUN, server.root, str(out)], stderr=subprocess.PIPE, encoding="utf-8")
 
 
 CHECK_HERE = """
@@ -631,7 +631,7 @@ for step in range(1, 200):
 def kills(mirror, out, clips_per_class, splits):
     """Run the command, killed at its first step, then its second, ..., until it survives; yields after each kill."""
     command = [sys.executable, "-c", CHECK_HERE + DYING, mirror.server.root, str(out), str(clips_per_class), splits]
-    with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, encoding="utf-8", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         for step in process.stdout:
             yield int(step)
             print(file=process.stdin, flush=True)
@@ -649,7 +649,7 @@ def test_killed_again_and_again(mirror, tmp_path):
         assert most <= (most := whole(out, mirror))
     assert step > 10
     for name in ("train.csv", "val.csv", "parts.jsonl"):
-        assert (out / name).read_text() == (tmp_path / "whole" / name).read_text()
+        assert (out / name).read_text(encoding="utf-8") == (tmp_path / "whole" / name).read_text(encoding="utf-8")
     key = lambda line: json.dumps(line, sort_keys=True)
     assert set(map(key, records(out))) == set(map(key, records(tmp_path / "whole")))
     assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in (tmp_path / "whole").iterdir())
@@ -669,7 +669,7 @@ def test_killed_at_any_step(mirror, tmp_path):
 def test_a_torn_line_is_cut_off(mirror, tmp_path):
     mirror.get(tmp_path)
     lines = records(tmp_path)
-    with open(tmp_path / "clips.jsonl", "a") as file:
+    with open(tmp_path / "clips.jsonl", "a", encoding="utf-8") as file:
         file.write('{"name": "half')
     mirror.get(tmp_path, clips_per_class=4)
     assert records(tmp_path)[:12] == lines and len(records(tmp_path)) == 16
@@ -712,7 +712,7 @@ SUBSET = repo_root() / "data" / "kinetics_subset.csv"
 
 
 def read_subset():
-    with open(SUBSET, newline="") as file:
+    with open(SUBSET, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

@@ -539,7 +539,7 @@ def test_positions_that_cannot_be_resized(changes, state, words):
 
 
 def facts(eps=1e-6, **changes):
-    case = json.loads((Path(__file__).parent / "golden" / "mvit_b_16x4.json").read_text())["config"]
+    case = json.loads((Path(__file__).parent / "golden" / "mvit_b_16x4.json").read_text(encoding="utf-8"))["config"]
     return case | dict(layer_norm_eps=eps, MVIT=case["MVIT"] | changes)
 
 

@@ -20,7 +20,7 @@ from vt_course import CourseError
 from vt_course.cli import main
 from vt_course.data import prepare as module
 from vt_course.data.folders import read_folder
-from vt_course.data.prepare import prepare, probe, probe_folder, stats, verify_folder, videos_below
+from vt_course.data.prepare import prepare, probe_folder, stats, verify_folder, videos_below
 from vt_course.data.reader import BadClip, ClipReader
 from vt_course.files import alone
 
@@ -63,13 +63,13 @@ def src(tmp_path_factory) -> Path:
     cut_without_encoding(write_video(at / "x.mp4", frames=60), at / "val/run/copied.mp4", 0.7)
     (at / "x.mp4").unlink()
     (at / "train/run/empty.mp4").touch()
-    (at / "train/run/text.mp4").write_text("no video\n" * 99)
+    (at / "train/run/text.mp4").write_text("no video\n" * 99, encoding="utf-8")
     write_audio(at / "val/run/sound.mp4")
     data = bytearray((at / "train/run/large.mp4").read_bytes())
     (at / "train/run/cut.mp4").write_bytes(data[:-99])
     data[len(data) // 2:len(data) // 2 + 20] = bytes(range(20))
     (at / "train/run/scar.mp4").write_bytes(data)
-    (at / "train/run/README.txt").write_text("not copied")
+    (at / "train/run/README.txt").write_text("not copied", encoding="utf-8")
     return at
 
 
@@ -326,7 +326,7 @@ def test_a_full_disk_stops_the_run_and_is_not_blamed_on_the_clip(tmp_path):
             "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
             f"try: prepare({str(tmp_path / 'src')!r}, {str(tmp_path / 'out')!r}, workers=1)\n"
             "except CourseError as error: print(error); sys.exit(7)")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
     assert done.returncode == 7 and "cannot be written (File too large); free space and run the same" in done.stdout
     assert videos_below(tmp_path / "out", (".mp4", ".part")) == ["a.mp4"]
     assert not (tmp_path / "out/quarantine.csv").exists()
@@ -337,7 +337,7 @@ def test_what_a_killed_run_still_writes_to_is_out_of_the_way(tmp_path):
     (tmp_path / "src").mkdir()
     (tmp_path / "out").mkdir()
     write_video(tmp_path / "src/a.mp4", frames=4)
-    (tmp_path / "out/.0.99999999.part").write_text("half")
+    (tmp_path / "out/.0.99999999.part").write_text("half", encoding="utf-8")
     prepare(tmp_path / "src", tmp_path / "out", workers=1)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mp4", "prepared.csv", "quarantine.csv"]
 
@@ -420,7 +420,7 @@ def test_lists_go_along_and_still_name_their_videos(tmp_path):
     lists.mkdir()
     for name, text in (("classInd.txt", "1 YoYo"), ("trainlist01.txt", "YoYo/v_YoYo_g08_c01.avi 1"),
                        ("testlist01.txt", "YoYo/v_YoYo_g01_c01.avi"), ("diary.txt", "dear")):
-        (lists / name).write_text(text + "\n")
+        (lists / name).write_text(text + "\n", encoding="utf-8")
     prepare(tmp_path / "src", tmp_path / "src/small", workers=1)           # out inside src is no source
     assert prepare(tmp_path / "src", tmp_path / "src/small", workers=1)["clips"] == 2
     listing = read_folder(tmp_path / "src/small")
@@ -449,7 +449,7 @@ def test_verify_reports_what_lists_and_names_promise(src, out, tmp_path):
     (tmp_path / "link.mp4").symlink_to("nowhere.mp4")
     (tmp_path / "manifest.csv").write_text("\n".join([
         "path,label,start,end,frames", "good.mp4,a,0,1.2,24", "good.mp4,a,0.5,,", "brief.mp4,a,,,30", "until.mp4,b,0,3,",
-        "gone.mp4,b,,,", "id_000010_000011.mp4,b,,,", "id_000010_000013.mp4,b,,,"]) + "\n")
+        "gone.mp4,b,,,", "id_000010_000011.mp4,b,,,", "id_000010_000013.mp4,b,,,"]) + "\n", encoding="utf-8")
     rows = verify_folder(tmp_path, report=tmp_path / "elsewhere.csv", workers=2)
     assert {row["path"]: (row["status"], row["reason"].split(" (")[0]) for row in rows} == {
         "good.mp4": ("ok", ""), "unlisted.mp4": ("ok", ""), "brief.mp4": ("short", "24 frames of 30"),
@@ -488,14 +488,15 @@ def test_statistics(src):
     assert jump["mb"] == pytest.approx(sum(p.stat().st_size for p in src.glob("*/ünï jump/*")) / 1e6)
 
 
-def test_a_file_that_stalls_the_headers_does_not_stop_the_others(tmp_path):
+def test_a_file_that_stalls_the_headers_does_not_stop_the_others(tmp_path, monkeypatch):
     for k in range(5):
         (tmp_path / "a").mkdir(exist_ok=True)
         write_video(tmp_path / f"a/{k}.mp4", frames=2)
     os.mkfifo(tmp_path / "a/hangs.mp4")
-    row = module._answer(dict(do="probe", paths=[str(tmp_path / "a/0.mp4"), str(tmp_path / "a/hangs.mp4")]), 1.0)["rows"]
-    assert row[0]["error"] is None and "is not decoded within 1 s" in row[1]["error"]
-    assert probe(str(tmp_path / "a/1.mp4"))["width"] == 64 and json.dumps(row)
+    monkeypatch.setattr(module, "PROBE_SECONDS", 1.0)
+    rows = {Path(row["path"]).name: row for row in probe_folder(tmp_path)}
+    assert rows.pop("hangs.mp4")["error"].endswith("hangs.mp4 is not decoded within 1 s; fetch or encode it again.")
+    assert [(row["width"], row["error"]) for row in rows.values()] == [(64, None)] * 5
 
 
 CLIPS = os.environ.get("VT_COURSE_CLIPS")

@@ -22,7 +22,7 @@ PROJECT = tomllib.loads(PYPROJECT)["project"]
 def tracked() -> list[Path]:
     """The committed files, as paths relative to the root."""
     names = subprocess.run(["git", "-c", "safe.directory=*", "ls-files", "-z"], cwd=ROOT,
-                           check=True, capture_output=True, text=True).stdout
+                           check=True, capture_output=True, encoding="utf-8").stdout
     return [Path(name) for name in names.split("\0") if name and (ROOT / name).is_file()]
 
 
@@ -228,19 +228,73 @@ def test_licence_and_citation():
     assert {"arXiv:2103.14030", "arXiv:2106.13230"} <= arxiv
 
 
+# ---------------------------------------------------------------- every system
+
+def text_without_encoding(source: str) -> list[int]:
+    """Lines that open a text file or a text pipe and do not name its encoding: Windows would take cp1252."""
+    found = []
+    for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+        given = {keyword.arg: keyword.value for keyword in call.keywords}
+        name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+        mode = given.get("mode", call.args[1] if len(call.args) > 1 else ast.Constant("r"))
+        if ("encoding" not in given and None not in given
+                and (name in ("read_text", "write_text") or name == "fdopen" and "b" not in ast.unparse(mode)
+                     or name == "open" and isinstance(call.func, ast.Name) and "b" not in ast.unparse(mode)
+                     or {"text", "universal_newlines"} & given.keys() and {"stdout", "capture_output", "stdin"} & given.keys())):
+            found.append(call.lineno)
+    return found
+
+
+@pytest.mark.parametrize("source, lines", [
+    ("open('a')", [1]), ("open('a', 'rb')", []), ("open('a', mode='w')", [1]), ("open('a', 'w', encoding='utf-8')", []),
+    ("\npath.read_text()", [2]), ("path.write_text(text, encoding='utf-8')", []), ("path.read_bytes()", []),
+    ("run(command, text=True, capture_output=True)", [1]), ("run(command, capture_output=True)", []),
+    ("Popen(command, encoding='utf-8', stdin=PIPE)", []), ("av.open(path)", []), ("os.fdopen(1, 'w')", [1]),
+])
+def test_text_without_encoding_is_recognised(source, lines):
+    assert text_without_encoding(source) == lines
+
+
+def test_every_text_file_names_its_encoding():
+    sources = [path for path in TRACKED if path.suffix == ".py"]
+    assert len(sources) > 100
+    found = {str(path): text_without_encoding((ROOT / path).read_text(encoding="utf-8")) for path in sources}
+    assert {path: lines for path, lines in found.items() if lines} == {}
+
+
+REFUSED = re.compile(r'[<>:"|?*\\]|[. ]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE)
+
+
+@pytest.mark.parametrize("name, refused", [("a:b.mp4", True), ("aux.py", True), ("a.", True), ("Con", True), ("auxiliary.py", False),
+                                           ("counter-clockwise.csv", False), ("00_start.ipynb", False)])
+def test_names_that_windows_refuses_are_recognised(name, refused):
+    assert bool(REFUSED.search(name)) is refused
+
+
+def test_windows_can_check_out_every_file():
+    """Its names, their difference without case, and paths that fit 260 characters below a folder of 150."""
+    assert [str(path) for path in TRACKED for part in path.parts if REFUSED.search(part)] == []
+    assert len({str(path).lower() for path in TRACKED}) == len(TRACKED)
+    assert max(len(str(path)) for path in TRACKED) < 100
+    assert [str(path) for path in TRACKED if path.suffix in (".py", ".sh", ".md", ".toml", ".csv", ".ipynb", "")
+            and b"\r\n" in (ROOT / path).read_bytes()] == []
+    assert "* text=auto eol=lf" in (ROOT / ".gitattributes").read_text(encoding="utf-8").splitlines()
+
+
 # ---------------------------------------------------------------- rooms
 
 # What each room may import of ours besides itself; "" is vt_course/__init__.py.
 MAY_IMPORT = {
     "": set(),
     "models": set(),
+    "machine": set(),
     "download": {""},
-    "data": {"", "download"},
-    "training": {"", "data", "models"},
+    "data": {"", "machine", "download"},
+    "training": {"", "machine", "data", "models"},
     "oracles": {"", "models", "training", "download"},
     "lab": {"", "data", "models", "training"},
-    "publish": {"", "data", "models", "training", "lab"},
-    "doctor": {""},
+    "publish": {"", "machine", "data", "models", "training", "lab"},
+    "doctor": {"", "machine"},
     "cli": {"", "data", "models", "training", "oracles", "lab", "publish", "doctor"},
 }
 
@@ -300,7 +354,7 @@ def test_make_help_lists_every_target():
     phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split()
     targets = re.findall(r"^([\w-]+):(?!=)", makefile, re.MULTILINE)
     assert sorted(phony) == sorted(targets) and len(phony) == len(set(phony))
-    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
     listed = re.findall(r"^  make (\S+) +\S", shown.stdout, re.MULTILINE)
     assert listed == phony or sorted(listed) == sorted(phony)
     assert {"setup", "course", "test", "lab", "help", "data", "build", "lock"} <= set(listed)
@@ -318,7 +372,7 @@ def test_continuous_integration_is_make_test():
 @pytest.mark.parametrize("name", [".ci/setup", ".ci/run", ".ci/nbval"])
 def test_scripts_can_be_run(name):
     mode = subprocess.run(["git", "-c", "safe.directory=*", "ls-files", "-s", name], cwd=ROOT,
-                          check=True, capture_output=True, text=True).stdout
+                          check=True, capture_output=True, encoding="utf-8").stdout
     assert mode.startswith("100755 ")
     shell = (ROOT / name).read_text(encoding="utf-8").splitlines()[0].split()[-1].split("/")[-1]
     subprocess.run([shell, "-n", name], cwd=ROOT, check=True)

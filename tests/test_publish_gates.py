@@ -125,7 +125,7 @@ def clean(tmp_path_factory):
     spec = root / "jupyter" / "kernels" / "python3"
     spec.mkdir(parents=True)
     (spec / "kernel.json").write_text(
-        json.dumps(dict(argv=["/nonexistent"], display_name="no", language="python")))
+        json.dumps(dict(argv=["/nonexistent"], display_name="no", language="python")), encoding="utf-8")
     write_source(root, "01_clean", CLEAN)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_PATH", str(root / "jupyter"))
@@ -200,7 +200,7 @@ def test_nbval_gate(clean, built, tmp_path):
         [tmp_path / ".ci" / "nbval", *sorted((tmp_path / "notebooks").glob("*.ipynb")),
          "--nbval-cell-timeout", "6", "--junitxml", report, "-o", "junit_family=xunit1"],
         env={**env, "PYTHON": sys.executable, "MPLBACKEND": "Agg"},
-        capture_output=True, text=True, timeout=300)
+        capture_output=True, encoding="utf-8", timeout=300)
     assert run.returncode == 1, run.stdout + run.stderr
     cells, red = {}, {}
     for case in ElementTree.parse(report).iter("testcase"):
@@ -252,7 +252,7 @@ def test_course_names_every_failure_and_goes_on(clean, built, tmp_path, monkeypa
 
 
 def test_kernel_that_does_not_start_is_named(clean, tmp_path, monkeypatch):
-    (tmp_path / "ipykernel_launcher.py").write_text("raise SystemExit(1)")
+    (tmp_path / "ipykernel_launcher.py").write_text("raise SystemExit(1)", encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     message = "01_clean, start of the kernel: the kernel did not start: "
     with pytest.raises(NotebookFailed, match=message):
@@ -498,6 +498,6 @@ def test_hygiene_allows_semicolons_that_hide_nothing(built, text):
 
 
 def test_hygiene_of_a_file_that_is_no_notebook(tmp_path):
-    (tmp_path / "01_text.ipynb").write_text("hello")
+    (tmp_path / "01_text.ipynb").write_text("hello", encoding="utf-8")
     text, = hygiene.problems(tmp_path / "01_text.ipynb")
     assert text.startswith("01_text: is not a notebook file")

@@ -12,7 +12,6 @@ import textwrap
 from pathlib import Path
 
 import pytest
-import safetensors.torch
 import torch
 
 from test_training import clips, weights                                  # noqa: F401 (a fixture)
@@ -99,10 +98,10 @@ def free_port() -> int:
 def runs(clips, tmp_path_factory):                                        # noqa: F811
     """All plans, made by one process: name -> (run folder, exit codes of the ranks, what each wrote to stderr)."""
     folder = tmp_path_factory.mktemp("ranks")
-    manifests = {split: (clips / f"{split}.csv").read_text() for split in ("train", "val")}
+    manifests = {split: (clips / f"{split}.csv").read_text(encoding="utf-8") for split in ("train", "val")}
     for split, text in manifests.items():
         whole = re.sub(r"^(?=(train|val)\d)", f"{clips}/", text, flags=re.M)
-        (folder / f"bad_{split}.csv").write_text(whole.replace(f"{clips}/train1.mp4", "gone.mp4"))
+        (folder / f"bad_{split}.csv").write_text(whole.replace(f"{clips}/train1.mp4", "gone.mp4"), encoding="utf-8")
     bad = {"data": f"csv:{folder / 'bad_train.csv'},{folder / 'bad_val.csv'}"}
     other = f"csv:{clips / 'val.csv'},{clips / 'val.csv'}"
     # 12 clips in batches of 5: of the last one, two clips, rank 2 of 3 gets none.
@@ -127,22 +126,22 @@ def runs(clips, tmp_path_factory):                                        # noqa
     jobs = [(str(folder / plan[0]), *plan[1:], free_port()) for plan in plans.values()]
     head = (f"TESTS = {str(Path(__file__).parent)!r}\nRECIPE = {recipe.to_json()!r}\nWARM = {str(folder / 'warm')!r}\n"
             f"PLANS = {jobs!r}\n")
-    done = subprocess.run([sys.executable, "-c", head + DRIVER], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", head + DRIVER], capture_output=True, encoding="utf-8", timeout=300)
     assert "RESULTS" in done.stdout, done.stderr
     codes = json.loads(done.stdout.split("RESULTS")[1])
-    return {name: (Path(job[0]), code, [Path(f"{job[0]}_{number}_{rank}.txt").read_text() for rank in range(job[1])])
+    return {name: (Path(job[0]), code, [Path(f"{job[0]}_{number}_{rank}.txt").read_text(encoding="utf-8") for rank in range(job[1])])
             for number, (name, job, code) in enumerate(zip(plans, jobs, codes))}
 
 
 def seen(out):
     """How often each (epoch, clip) was trained on, and the ranks that saw any."""
-    lines = [re.fullmatch(r"(\d+) (\d+) \[(.*)\]", line).groups() for line in Path(f"{out}_seen.txt").read_text().splitlines()]
+    lines = [re.fullmatch(r"(\d+) (\d+) \[(.*)\]", line).groups() for line in Path(f"{out}_seen.txt").read_text(encoding="utf-8").splitlines()]
     counts = collections.Counter((int(epoch), int(i)) for epoch, _, indices in lines for i in indices.split(",") if i)
     return counts, {int(rank) for _, rank, indices in lines if indices}
 
 
 def metrics(out):
-    with open(out / "metrics.csv", newline="") as file:
+    with open(out / "metrics.csv", newline="", encoding="utf-8") as file:
         return [{name: float(value) for name, value in row.items() if name not in ("seconds", "clips_per_second")}
                 for row in csv.DictReader(file)]
 
@@ -159,7 +158,7 @@ def test_three_ranks_make_the_run_of_one_process(runs):
     assert code == [0] and codes == [0] * 3, said
     assert_nearly_same(one, three)
     assert seen(three) == ({(epoch, i): 1 for epoch in range(3) for i in range(12)}, {0, 1, 2})
-    summaries = [json.loads((out / "summary.json").read_text()) for out in (one, three)]
+    summaries = [json.loads((out / "summary.json").read_text(encoding="utf-8")) for out in (one, three)]
     assert [s["ranks"] for s in summaries] == [1, 3] and summaries[0]["steps"] == summaries[1]["steps"] == 9
 
 
@@ -177,7 +176,7 @@ def test_an_unreadable_clip_of_any_rank_is_told(runs):
     (one, *_), (three, codes, said) = runs["bad clip, one"], runs["bad clip, three"]
     assert codes == [0] * 3, said
     assert_nearly_same(one, three)
-    assert "gone.mp4" in (three / "bad_clips.csv").read_text()
+    assert "gone.mp4" in (three / "bad_clips.csv").read_text(encoding="utf-8")
     assert "gone.mp4" in said[0] and said[1:] == ["", ""]
 
 
@@ -231,17 +230,17 @@ SCRIPT = textwrap.dedent("""
 def test_torchrun_with_three_ranks_and_two_workers_each(clips, tmp_path):     # noqa: F811
     """Stopped within an epoch and started again: each clip comes exactly once an epoch."""
     log, script, out = tmp_path / "log.txt", tmp_path / "script.py", tmp_path / "run"
-    script.write_text(f"LOG = {str(log)!r}\n" + SCRIPT)
+    script.write_text(f"LOG = {str(log)!r}\n" + SCRIPT, encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "3", str(script), "train", "video_swin_mini",
                "--data", f"csv:{clips / 'train.csv'},{clips / 'val.csv'}", "--out", str(out), "--device", "cpu", "--workers", "2",
                "--json", "--set", "frames=8", "stride=1", "size=32", "keep=0", "batch_size=5", "epochs=2"]
     for more in (["--max-steps", "2"], []):
-        done = subprocess.run(command[:-8] + more + command[-8:], capture_output=True, text=True, timeout=300,
+        done = subprocess.run(command[:-8] + more + command[-8:], capture_output=True, encoding="utf-8", timeout=300,
                               env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, done.stderr
         summary = json.loads(done.stdout)                       # printed once
     assert summary["ranks"] == 3 and summary["finished"] and summary["steps"] == 6
-    lines = [line.split() for line in log.read_text().splitlines()]
+    lines = [line.split() for line in log.read_text(encoding="utf-8").splitlines()]
     processes = {rank: {pid for kind, r, pid in (line for line in lines if line[0] == "read") if r == rank} for rank in "012"}
     assert all(len(pids) == 4 for pids in processes.values()), processes        # two loader processes in each of two runs
     trained = collections.Counter((int(line[2]), int(i)) for line in lines if line[0] == "step" for i in line[3:])

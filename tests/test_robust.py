@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from videos import decode, rotate_tag, write_audio, write_video
 from vt_course.data.clips import Rows, VideoFolder, collate
 from vt_course.data.reader import LARGEST, BadClip, ClipReader
-from vt_course.data.verify import check_apart, in_processes, verify
+from vt_course.data.verify import in_processes, verify
 
 MUTANTS = 500                           # mutated files; verifying and loading them takes about 10 s on one core
 
@@ -263,23 +263,18 @@ def test_a_helper_that_is_gone_is_one_sentence():
 
 
 def test_a_killed_caller_leaves_no_process(tmp_path):
-    """A file that blocks for ever: the helper and its fork end although nobody is left to end them."""
+    """A file that blocks for ever: the helper ends although nobody is left to end it."""
     os.mkfifo(tmp_path / "hangs.mp4")
     code = f"from vt_course.data.verify import verify; list(verify([{str(tmp_path / 'hangs.mp4')!r}], timeout=1))"
     caller = subprocess.Popen([sys.executable, "-c", code])
     family = []
     for _ in range(200):
         family = psutil.Process(caller.pid).children(recursive=True)
-        if len(family) == 2:                                   # the helper and its fork
+        if family:
             break
         time.sleep(0.05)
+    time.sleep(0.8)                                            # it has begun with the file
     caller.kill()
     caller.wait()
     _, alive = psutil.wait_procs(family, timeout=20)
-    assert len(family) == 2 and not alive
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")      # 3.12: a fork beside threads
-def test_an_error_of_our_own_is_reported_too(monkeypatch):
-    monkeypatch.setattr("vt_course.data.verify.check", lambda path: 1 / 0)
-    assert "crashes the decoder" in check_apart("x.mp4", 5)["error"]
+    assert len(family) == 1 and not alive

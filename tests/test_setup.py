@@ -1,5 +1,4 @@
 """.ci/setup in a checkout of its own, with stand-ins for uv and Python that only take notes."""
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -39,12 +38,12 @@ class Checkout:
         (self.root / ".ci").mkdir(parents=True)
         self.bin.mkdir()
         shutil.copy(repo_root() / ".ci" / "setup", self.root / ".ci" / "setup")
-        (self.root / "pyproject.toml").write_text('[project]\nname = "toy"\n')
+        (self.root / "pyproject.toml").write_text('[project]\nname = "toy"\n', encoding="utf-8")
         self.lock = self.root / "requirements.lock"
-        self.lock.write_text("toy==1.0\n")
+        self.lock.write_text("toy==1.0\n", encoding="utf-8")
         for tool in (*TOOLS, "cp"):
             (self.bin / tool).symlink_to(shutil.which(tool))
-        self.stand_in.write_text(UV)
+        self.stand_in.write_text(UV, encoding="utf-8")
         self.stand_in.chmod(0o755)
         self.give("uv", UV)
         self.give("python3", PYTHON)
@@ -54,17 +53,17 @@ class Checkout:
         return self.root / ".venv" / ".vt-course-ready"
 
     def give(self, name: str, text: str):
-        (self.bin / name).write_text(text)
+        (self.bin / name).write_text(text, encoding="utf-8")
         (self.bin / name).chmod(0o755)
 
     def run(self, **env):
         """(exit code, stderr, what the stand-ins were asked to do)."""
-        self.notes.write_text("")
+        self.notes.write_text("", encoding="utf-8")
         done = subprocess.run(
-            [self.root / ".ci" / "setup"], cwd=self.root.parent, capture_output=True, text=True,
+            [self.root / ".ci" / "setup"], cwd=self.root.parent, capture_output=True, encoding="utf-8",
             env=dict(PATH=str(self.bin), NOTES=str(self.notes), STAND_IN=str(self.stand_in), **env))
         assert done.stdout == ""
-        return done.returncode, done.stderr, self.notes.read_text().splitlines()
+        return done.returncode, done.stderr, self.notes.read_text(encoding="utf-8").splitlines()
 
 
 @pytest.fixture
@@ -90,7 +89,7 @@ def test_the_second_run_does_nothing(checkout):
 @pytest.mark.parametrize("name", ["requirements.lock", "pyproject.toml", ".ci/setup"])
 def test_a_changed_file_runs_it_again(checkout, name):
     checkout.run()
-    with open(checkout.root / name, "a") as file:
+    with open(checkout.root / name, "a", encoding="utf-8") as file:
         file.write("# changed\n")
     code, _, notes = checkout.run()
     assert code == 0 and any(line.startswith("uv pip sync") for line in notes)
@@ -110,7 +109,7 @@ def test_without_uv_it_is_installed_into_the_checkout(checkout):
     assert [line for line in notes if " -m " in line] == [
         "python3 -m venv .uv", "python3 -m pip install --quiet --disable-pip-version-check uv"]
     assert any(line.startswith("uv pip sync") for line in notes) and checkout.stamp.is_file()
-    checkout.lock.write_text("toy==1.1\n")              # and found there from then on
+    checkout.lock.write_text("toy==1.1\n", encoding="utf-8")              # and found there from then on
     code, _, notes = checkout.run()
     assert code == 0 and notes and "python3 -m venv .uv" not in notes
 
@@ -156,6 +155,6 @@ def test_a_failing_step_leaves_no_stamp(checkout, step):
 def test_a_failing_update_does_not_look_finished(checkout):
     """The old stamp stays, but names the old lock."""
     checkout.run()
-    checkout.lock.write_text("toy==2.0\n")
+    checkout.lock.write_text("toy==2.0\n", encoding="utf-8")
     assert checkout.run(FAIL="pip sync")[0] != 0
     assert any(line.startswith("uv pip sync") for line in checkout.run()[2])

@@ -54,7 +54,7 @@ def src(tmp_path_factory) -> Path:
         video = write_video(at / name.lower(), frames=4 + k, codec="mpeg4" if k % 3 == 2 else "libx264")
         video.rename(at / name)
         lines[split].append([name, label, "0.05" if k == 4 else "", "0.2" if k == 4 else ""])
-    (at / "text.mp4").write_text("no video")
+    (at / "text.mp4").write_text("no video", encoding="utf-8")
     for rows in lines.values():
         rows.sort(key=lambda row: row[1])                                  # as a listing by class is
     lines["train"] += [["text.mp4", "rün", "", ""], ["gone.mp4", "rün", "", ""]]
@@ -127,7 +127,7 @@ def test_shards_are_of_the_size_asked_for_and_mix_the_classes(src, out):
 
 
 def test_the_record_says_what_is_in_each_shard_and_what_is_not(src, out):
-    record = json.loads((out / "shards.json").read_text())
+    record = json.loads((out / "shards.json").read_text(encoding="utf-8"))
     assert record["classes"] == ["jump, high", "rün"] and list(record["shards"]) == sorted(path.name for path in out.glob("*.tar"))
     for name, told in record["shards"].items():
         data = (out / name).read_bytes()
@@ -173,10 +173,10 @@ def in_a_fork(work, tmp_path) -> tuple[int, str]:
         try:
             work()
         except CourseError as error:
-            said.write_text(str(error))
+            said.write_text(str(error), encoding="utf-8")
         finally:
             os._exit(7)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said.read_text() if said.exists() else ""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said.read_text(encoding="utf-8") if said.exists() else ""
 
 
 def test_a_kill_loses_only_the_shard_in_hand(src, out, tmp_path, monkeypatch):
@@ -242,7 +242,7 @@ def test_what_cannot_work_is_refused(src, out, tmp_path, monkeypatch):
 def test_clips_of_which_none_can_be_used(tmp_path):
     for split in ("train", "val"):
         (tmp_path / f"src/{split}/a").mkdir(parents=True)
-        (tmp_path / f"src/{split}/a/1.mp4").write_text("no video")
+        (tmp_path / f"src/{split}/a/1.mp4").write_text("no video", encoding="utf-8")
     refusal(lambda: shard(tmp_path / "src", tmp_path / "out"), "none of the train clips of .* can be used; .*left_out.csv says why")
     assert len(read_csv(tmp_path / "out/left_out.csv")) == 2
 
@@ -330,7 +330,7 @@ def test_a_truncated_tar_is_named_wherever_it_was_cut(foreign, out, tmp_path):
     refusal(lambda: open_spec(f"shards:{copy}"), "train-000001.tar has 5,000 bytes and not")
     (copy / "train-000001.tar").unlink()
     refusal(lambda: open_spec(f"shards:{copy}"), "train-000001.tar has 0 bytes and not")
-    (copy / "shards.json").write_text('{"a": 1}')
+    (copy / "shards.json").write_text('{"a": 1}', encoding="utf-8")
     refusal(lambda: open_spec(f"shards:{copy}"), "is not what `vt-course data shard` writes")
 
 

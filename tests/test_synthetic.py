@@ -80,7 +80,7 @@ def test_summary_and_manifests(tiny):
     assert tiny.summary["bytes"] == sum(sizes) and len(sizes) == 24
     assert json.loads(tiny.files["config.json"])["seed"] == 3
     for name, path in tiny.summary["manifests"].items():
-        with open(path, newline="") as file:
+        with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         assert list(rows[0]) == ["path", "label", "start", "end"]
         assert len(rows) == tiny.summary["clips"][name.split("_")[1]]
@@ -134,8 +134,8 @@ if __name__ == "__main__":
 def start(tmp_path, out):
     """A render of 192 clips with two workers, in a process of its own, once it is under way."""
     script = tmp_path / "script.py"
-    script.write_text(RENDER.format(out=str(out)))
-    process = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, text=True)
+    script.write_text(RENDER.format(out=str(out)), encoding="utf-8")
+    process = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, encoding="utf-8")
     deadline = time.monotonic() + 60
     while len(list(out.glob("clips/*/*.mp4"))) < 10:
         assert process.poll() is None, process.stderr.read()
@@ -208,7 +208,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
     with pytest.raises(CourseError, match="choose another folder"):
         render(tmp_path / "file" / "set", **TINY)
 
@@ -228,7 +228,7 @@ def test_import_is_light():
     """Each worker imports this module; torch would cost seconds, a second FFmpeg may clash."""
     code = ("import sys, vt_course.data.synthetic; "
             "print({'torch', 'decord', 'av'} & set(sys.modules))")
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8",
                              check=True).stdout
     assert printed.strip() == "set()"
 
@@ -252,16 +252,16 @@ def test_open_spec_csv(tmp_path):
     spec = f"csv:{train},{val}"
     with pytest.raises(CourseError, match="no manifest.*train.csv"):
         open_spec(spec)
-    train.write_text("path,label,start,end\na.mp4,dog,,\nb.mp4,cat,0,2\n")
-    val.write_text("path,label,start,end\nc.mp4,dog,,\n")
+    train.write_text("path,label,start,end\na.mp4,dog,,\nb.mp4,cat,0,2\n", encoding="utf-8")
+    val.write_text("path,label,start,end\nc.mp4,dog,,\n", encoding="utf-8")
     assert open_spec(spec).classes == ("cat", "dog") and open_spec(spec).val == val
-    val.write_text("path,label,start,end\nc.mp4,cow,,\n")
+    val.write_text("path,label,start,end\nc.mp4,cow,,\n", encoding="utf-8")
     with pytest.raises(CourseError, match="cow"):
         open_spec(spec)
-    val.write_text("path,label,start,end\n")
+    val.write_text("path,label,start,end\n", encoding="utf-8")
     with pytest.raises(CourseError, match="no clips"):
         open_spec(spec)
-    val.write_text("c.mp4 1\n")
+    val.write_text("c.mp4 1\n", encoding="utf-8")
     with pytest.raises(CourseError, match="no columns"):
         open_spec(spec)
 
@@ -384,7 +384,7 @@ def decoded(tmp_path_factory):
     render(out, **PROBED)
     clips, sizes, motions = [], [], []
     for split in synthetic.SPLITS:
-        with open(out / f"motion_{split}.csv", newline="") as file:
+        with open(out / f"motion_{split}.csv", newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 frames, packet_sizes, _ = read(out / row["path"])
                 clips.append(frames)

@@ -70,7 +70,7 @@ def clips(tmp_path_factory):
         for i in range(count):
             write_clip(folder / f"{split}{i}.mp4", 20 + 80 * (i % 3))
             lines.append(f"{split}{i}.mp4,{CLASSES[i % 3]},,")
-        (folder / f"{split}.csv").write_text("\n".join(lines) + "\n")
+        (folder / f"{split}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
 
 
@@ -95,7 +95,7 @@ def train(recipe, out, **settings):
 
 
 def rows(out, without=("seconds", "clips_per_second")):
-    with open(out / "metrics.csv", newline="") as file:
+    with open(out / "metrics.csv", newline="", encoding="utf-8") as file:
         return [{name: value for name, value in row.items() if name not in without}
                 for row in csv.DictReader(file)]
 
@@ -111,7 +111,7 @@ def assert_same_run(a, b):
         one, two = weights(a, name), weights(b, name)
         assert one.keys() == two.keys()
         assert all(torch.equal(one[key], two[key]) for key in one), name
-    one, two = (json.loads((out / "summary.json").read_text()) for out in (a, b))
+    one, two = (json.loads((out / "summary.json").read_text(encoding="utf-8")) for out in (a, b))
     for row in (one["best"], two["best"]):
         del row["seconds"], row["clips_per_second"]
     assert one["best"] == two["best"] and one["steps"] == two["steps"]
@@ -220,7 +220,7 @@ def test_a_run_leaves_its_files(recipe, tiny, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == [
         "best.safetensors", "config.json", "curves.png", "last.safetensors", "log",
         "metrics.csv", "state.pt", "summary.json"]
-    assert summary == json.loads((out / "summary.json").read_text())
+    assert summary == json.loads((out / "summary.json").read_text(encoding="utf-8"))
     assert summary["finished"] and summary["epochs"] == 3 and summary["steps"] == 9
     model = Tiny(3, 0.0)
     assert summary["parameters"] == sum(p.numel() for p in model.parameters())
@@ -394,7 +394,7 @@ def drive(recipe, plans):
     head = (f"TESTS = {str(Path(__file__).parent)!r}\nRECIPE = {recipe.to_json()!r}\n"
             f"WARM = {str(plans[0][0]) + '_warm'!r}\n"
             f"PLANS = {[(str(out), plan, settings) for out, plan, settings in plans]!r}\n")
-    done = subprocess.run([sys.executable, "-c", head + DRIVER], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, "-c", head + DRIVER], capture_output=True, encoding="utf-8",
                           timeout=300, env={**os.environ, "OMP_WAIT_POLICY": "passive"})
     assert "RESULTS" in done.stdout, done.stderr
     return json.loads(done.stdout.split("RESULTS")[1]), done.stdout + done.stderr
@@ -475,12 +475,12 @@ def test_other_settings_in_the_same_folder_are_refused(recipe, clips, tiny, tmp_
     assert (out / "state.pt").read_bytes() == before
     # the same names, other clips
     for name in ("train.csv", "val.csv"):
-        lines = (clips / name).read_text().replace("train", f"{clips}/train")
-        (tmp_path / name).write_text(lines.replace("val", f"{clips}/val"))
+        lines = (clips / name).read_text(encoding="utf-8").replace("train", f"{clips}/train")
+        (tmp_path / name).write_text(lines.replace("val", f"{clips}/val"), encoding="utf-8")
     recipe = dataclasses.replace(recipe, data=f"csv:{tmp_path}/train.csv,{tmp_path}/val.csv")
     train(recipe, tmp_path / "b", max_steps=1)
-    lines = (tmp_path / "train.csv").read_text().splitlines()
-    (tmp_path / "train.csv").write_text("\n".join(lines[:-1]) + "\n")
+    lines = (tmp_path / "train.csv").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "train.csv").write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
     with pytest.raises(CourseError, match="list other clips"):
         train(recipe, tmp_path / "b")
 
@@ -505,7 +505,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(recipe, tiny, tmp_path, monkeypat
 
 
 def test_a_folder_that_cannot_be_made(recipe, tiny, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(CourseError, match=r"file.*choose another --out"):
         train(recipe, tmp_path / "file" / "run")
 
@@ -562,13 +562,13 @@ def test_nan_gradient_never_reaches_the_weights(recipe, tiny, tmp_path):
 def with_bad_clips(clips, folder, recipe, bad, **settings):
     """The data of `clips` with the training files in `bad` replaced by empty ones."""
     for split in ("train", "val"):
-        lines = (clips / f"{split}.csv").read_text().splitlines()
+        lines = (clips / f"{split}.csv").read_text(encoding="utf-8").splitlines()
         for i, line in enumerate(lines[1:]):
             name = line.split(",")[0]
             if name in bad:
                 (folder / name).write_bytes(b"")
             lines[i + 1] = line.replace(name, str((folder if name in bad else clips) / name))
-        (folder / f"{split}.csv").write_text("\n".join(lines) + "\n")
+        (folder / f"{split}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return dataclasses.replace(recipe, data=f"csv:{folder / 'train.csv'},{folder / 'val.csv'}",
                                **settings)
 
@@ -580,11 +580,11 @@ def test_bad_clips_are_skipped_counted_and_listed(recipe, clips, tiny, tmp_path,
     summary = train(recipe, tmp_path / "run")           # counts survive a resume in the epoch
     assert summary["finished"] and summary["bad_clips"] == {"train": 4, "val": 1}
     assert [row["skipped"] for row in rows(tmp_path / "run")] == ["4", "4"]
-    with open(tmp_path / "run" / "bad_clips.csv", newline="") as file:
+    with open(tmp_path / "run" / "bad_clips.csv", newline="", encoding="utf-8") as file:
         listed = [(row["split"], row["index"]) for row in csv.DictReader(file)]
     assert listed == [("train", "1"), ("train", "2"), ("train", "4"), ("train", "7"),
                       ("val", "5")]
-    assert "train4.mp4" in (tmp_path / "run" / "bad_clips.csv").read_text()
+    assert "train4.mp4" in (tmp_path / "run" / "bad_clips.csv").read_text(encoding="utf-8")
     printed = capsys.readouterr().err                   # stdout belongs to --json
     assert printed.count("4 training and 1 validation clips could not be read") == 2
     assert "and 2 more" in printed and "bad_clips.csv" in printed
@@ -627,7 +627,7 @@ def test_kept_frames_are_the_same_samples_decoded_once(recipe, tiny, monkeypatch
 
 def test_parts_of_videos_are_not_kept(recipe, clips, tmp_path):
     line = f"{clips / 'train0.mp4'},dark,0.1,0.6\n"
-    (tmp_path / "parts.csv").write_text("path,label,start,end\n" + line)
+    (tmp_path / "parts.csv").write_text("path,label,start,end\n" + line, encoding="utf-8")
     data = f"csv:{tmp_path / 'parts.csv'},{tmp_path / 'parts.csv'}"
     with pytest.raises(CourseError, match="keep=0"):
         evaluate.open_data(dataclasses.replace(recipe, data=data, keep=16))
@@ -761,9 +761,9 @@ def test_evaluate_run(recipe, clips, tiny, tmp_path):
     assert (result["n"], result["top1"]) == (6, summary["best"]["val_top1"])
     twelve = f"csv:{clips / 'train.csv'},{clips / 'train.csv'}"
     assert evaluate.evaluate_run(out, data=twelve, order="reversed", **QUIET)["n"] == 12
-    lines = (clips / "train.csv").read_text().replace("dark", "black")
+    lines = (clips / "train.csv").read_text(encoding="utf-8").replace("dark", "black")
     other = tmp_path / "other.csv"
-    other.write_text(lines)
+    other.write_text(lines, encoding="utf-8")
     with pytest.raises(CourseError, match="black, grey, light, but .*trained on dark"):
         evaluate.evaluate_run(out, data=f"csv:{other},{other}", **QUIET)
 

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from vt_course.models import ZOO, create
 from vt_course.models.cost import count_macs, count_parameters
-from vt_course.models.official import inflate_swin
 from vt_course.models.swin import (SwinTransformer, relative_position_index, shift_mask,
                                    shifted_windows, window_partition)
 from vt_course.models.video_swin import FactorizedBlock, SwinTransformer3D

@@ -1,11 +1,11 @@
 """`vt-course doctor`: what a bug report needs, and what is missing with the way to get it."""
 import importlib
 import importlib.metadata
-import os
 import platform
 import shutil
 
 from vt_course import __version__, data_root, repo_root
+from vt_course.machine import cores, memory_limit
 
 PACKAGES = ("torch", "torchvision", "numpy", "einops", "av", "decord", "decord2", "torchcodec", "safetensors",
             "jupyterlab", "papermill", "nbval", "jupytext")
@@ -33,11 +33,6 @@ def torch_threads() -> int:
     return torch.get_num_threads()
 
 
-def memory_gb() -> float:
-    import psutil
-    return round(psutil.virtual_memory().total / 2**30, 1)
-
-
 def gpus() -> list[str]:
     import torch
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -49,8 +44,8 @@ def report() -> dict:
     broken = {name: fault for name in ("torch", "psutil", "av", "decord") if (fault := works(name))}
     facts = {
         "vt_course": __version__, "python": platform.python_version(), "platform": platform.platform(),
-        "cpu_cores": os.cpu_count(), "torch_threads": None if "torch" in broken else torch_threads(),
-        "memory_gb": None if "psutil" in broken else memory_gb(),
+        "cpu_cores": cores(), "torch_threads": None if "torch" in broken else torch_threads(),
+        "memory_gb": None if "psutil" in broken else round(memory_limit() / 2**30, 1),
         "disk_free_gb": round(shutil.disk_usage(repo_root()).free / 2**30, 1),
         "gpu": [] if "torch" in broken else gpus(),
         "packages": {p: version(p) for p in PACKAGES},

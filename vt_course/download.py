@@ -131,7 +131,7 @@ class Download:
     def memory(self) -> dict:
         """What was noted when the part was begun: url, mark, total. Empty where there is no such note."""
         try:
-            return json.loads(self.origin.read_text())
+            return json.loads(self.origin.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
 
@@ -179,7 +179,7 @@ class Download:
             length = response.headers.get("Content-Length", "")
             total = int(length) if length.isdecimal() else None
             self.file.truncate(0)
-            self.origin.write_text(json.dumps({"url": self.url, "mark": mark, "total": total}))
+            self.origin.write_text(json.dumps({"url": self.url, "mark": mark, "total": total}), encoding="utf-8")
         if self.size is not None and total not in (None, self.size):
             self.file.truncate(0)
             raise CourseError(f"{self.url} has {total:,} bytes instead of the {self.size:,} of {self.path.name}: the "

@@ -1,6 +1,6 @@
 """Files that are either the old ones or the new ones, never halves, in folders where one run works at a time."""
 import csv
-import fcntl
+import errno
 import io
 import os
 import sys
@@ -8,7 +8,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from vt_course import CourseError
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)        # what a file system without locks answers
 
 
 def part_of(path: Path) -> Path:
@@ -57,27 +61,25 @@ def alone(lock: Path, progress: bool = False, *, wait: bool = True) -> Iterator[
     Where another process has it: wait until nobody does or, with wait=False, raise `CourseError`.
     A file system that has no locks is taken at its word.
     """
-    while True:
-        file = open(lock, "ab")
-        with suppress(OSError):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                if not wait:
-                    file.close()
-                    raise CourseError(f"another run is at work in {lock.parent}; wait for it or name another "
-                                      "folder.") from error
-                if progress:
-                    print(f"another process is at work on {lock.with_suffix('')}, waiting for it", file=sys.stderr)
-                fcntl.flock(file, fcntl.LOCK_EX)
+    held = FileLock(lock)
+    try:
         try:
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
-                break
-        except FileNotFoundError:
-            pass
-        file.close()                               # whom we waited for has removed this file: lock the new one
+            held.acquire(blocking=False)
+        except Timeout as error:
+            if not wait:
+                raise CourseError(f"another run is at work in {lock.parent}; wait for it or name another "
+                                  "folder.") from error
+            if progress:
+                print(f"another process is at work on {lock.with_suffix('')}, waiting for it", file=sys.stderr)
+            held.acquire()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)
-        file.close()
+        if os.name == "nt":                        # Windows removes no file that is open, nor one that the next run has opened
+            held.release()
+        with suppress(OSError):
+            lock.unlink()                          # who waits for it notices that this file is gone, and locks the new one
+        held.release()

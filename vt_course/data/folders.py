@@ -140,7 +140,7 @@ def split_by_hash(rows: list[dict], notes: list) -> list[dict]:
     if len(small) == len(classes):
         raise CourseError(f"No class has {SHARE} clips ({_names(small)}), too few to split; add clips, or say with "
                           "train/ and val/ which are which.")
-    notes.append(f"No split was given: of each class the fifth of the clips whose file names have the smallest "
+    notes.append("No split was given: of each class the fifth of the clips whose file names have the smallest "
                  "SHA-256 is for validation.")
     if small:
         notes.append(f"Left out, with fewer than {SHARE} clips: {_names(small)}.")

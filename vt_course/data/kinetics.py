@@ -48,6 +48,7 @@ from vt_course import CourseError
 from vt_course.data.verify import verify
 from vt_course.download import AGAIN, fetch, sha256_of
 from vt_course.files import alone, replacing
+from vt_course.machine import cores
 
 BASE = "https://s3.amazonaws.com/kinetics"
 SPLITS = ("train", "val")
@@ -228,7 +229,7 @@ class Folder:
         """Note the version, or refuse a folder that has another or is not ours."""
         note = self.root / "kinetics.json"
         if note.is_file():
-            there = json.loads(note.read_text())["version"]
+            there = json.loads(note.read_text(encoding="utf-8"))["version"]
             if there != version:
                 raise CourseError(f"{self.root} holds Kinetics-{there}, and versions must not be "
                                   f"mixed (the training clips of one are validation clips of "
@@ -318,7 +319,7 @@ class Collector:
         """"train/part_0.tar.gz", ... in the order of their numbers."""
         name = f"{self.version.lists}_{split}_path.txt"
         path = fetch(f"{self.base}/{split}/{name}", self.folder.root / "annotations" / name)
-        names = set(re.findall(r"[\w-]+\.tar\.gz$", path.read_text(), re.MULTILINE))
+        names = set(re.findall(r"[\w-]+\.tar\.gz$", path.read_text(encoding="utf-8"), re.MULTILINE))
         number = lambda name: [int(digits) for digits in re.findall(r"\d+", name)]
         parts = [f"{split}/{name}" for name in sorted(names, key=number)]
         if not parts:
@@ -431,7 +432,7 @@ class Collector:
         before = len(self.folder.good)
         found = sorted(found, key=rank)
         files = [self.incoming / f"{clip.stem}.mp4" for clip in found]
-        decoded = verify(files, workers=os.cpu_count() or 1)
+        decoded = verify(files, workers=cores())
         for clip, file, result in zip(found, files, decoded):
             if enough(clip):
                 file.unlink()

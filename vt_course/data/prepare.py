@@ -23,15 +23,17 @@ import numpy as np
 from tqdm import tqdm
 
 from vt_course import CourseError, need
-from vt_course.data.reader import SUFFIXES, container_fault, scaled_size
-from vt_course.data.verify import apart, check, in_processes, serve, verify
+from vt_course.data.reader import SUFFIXES, container_fault, open_file, scaled_size
+from vt_course.data.verify import check, in_processes, serve, verify
 from vt_course.files import alone, replacing, write_csv
+from vt_course.machine import cores
 
 SOURCES = SUFFIXES + (".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".3gp", ".ogv")
 LISTS = ("manifest.csv", "train.csv", "val.csv", "something-something-v2-*.json", "classInd.txt", "trainlist*.txt",
          "testlist*.txt", "*_test_split*.txt")             # that `folders` reads, in a folder or one below
 RECORD = ("path", "source", "size", "mtime_ns", "settings", "frames", "seconds", "bytes")
 TIMEOUT = 300.0                                            # seconds a file may take
+PROBE_SECONDS = 20.0                                       # the same, for a look at the headers of 32 files
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -77,8 +79,9 @@ def prepare(src, out, short_side: int = 256, fps: float | None = None, seconds: 
         _copy_lists(src, out, lists)
         with _no_parts_left({Path(job["part"]).parent for job in jobs}), \
                 closing(_work(jobs, timeout, workers, progress)) as answers:
-            for job, answer in answers:
+            for job, answer, fault in answers:
                 part = Path(job["part"])
+                answer = answer or dict(error=f"Clip {job['source']} {fault}; fetch or encode it again.")
                 if answer["error"]:
                     part.unlink(missing_ok=True)
                     need(not answer.get("stop"), answer["error"])
@@ -240,7 +243,7 @@ def encode(job: dict) -> dict:
 def _transcode(source: str, part: str, short_side: int, fps: float | None, seconds: float | None, start: float | None,
                end: float | None, leap: bool) -> int:
     """The number of frames written."""
-    with av.open(f"file:{source}", metadata_errors="replace") as old, \
+    with open_file(source) as old, \
             av.open(f"file:{part}", "w", format="mp4", options={"movflags": "faststart"}) as new:
         stream = next(iter(old.streams.video), None)
         if stream is None or stream.codec_context is None:
@@ -354,7 +357,7 @@ def _upright(frame, short_side: int):
 def probe(path: str) -> dict:
     """dict(seconds, width, height, error) from a file's headers, quickly: nothing is decoded."""
     try:
-        with av.open(f"file:{path}", metadata_errors="replace") as container:
+        with open_file(path) as container:
             stream = container.streams.video[0]
             length = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / av.time_base
             return dict(seconds=round(float(length), 3), width=stream.width, height=stream.height, error=None)
@@ -362,22 +365,15 @@ def probe(path: str) -> dict:
         return dict(seconds=None, width=None, height=None, error=f"Clip {path} cannot be opened ({error}); fetch it again.")
 
 
-def _answer(job: dict, timeout: float) -> dict:
-    if job["do"] == "encode":
-        found, fault = apart(encode, job, timeout)
-        return found or dict(error=f"Clip {job['source']} {fault}; fetch or encode it again.")
-    found, fault = apart(lambda job: dict(rows=[probe(path) for path in job["paths"]]), job, timeout)
-    if not found and len(job["paths"]) > 1:                    # one of them is to blame
-        return dict(rows=[_answer(dict(do="probe", paths=[path]), timeout)["rows"][0] for path in job["paths"]])
-    return found or dict(rows=[dict(seconds=None, width=None, height=None, error=f"Clip {job['paths'][0]} {fault}; "
-                                    "fetch or encode it again.")])
+def _answer(job: dict) -> dict:
+    return encode(job) if job["do"] == "encode" else dict(rows=[probe(path) for path in job["paths"]])
 
 
-def _work(jobs: list[dict], timeout: float, workers: int | None, progress: bool) -> Iterator[tuple[dict, dict]]:
-    """(job, answer), as the answers come."""
-    with closing(in_processes("vt_course.data.prepare", jobs, timeout, workers or os.cpu_count() or 1)) as answers:
-        for number, answer in tqdm(answers, total=len(jobs), unit="clip", disable=not progress, leave=False):
-            yield jobs[number], answer
+def _work(jobs: list[dict], timeout: float, workers: int | None, progress: bool) -> Iterator[tuple[dict, dict | None, str]]:
+    """(job, answer, fault), as the answers come; see `in_processes`."""
+    with closing(in_processes("vt_course.data.prepare", jobs, timeout, workers or cores())) as answers:
+        for number, answer, fault in tqdm(answers, total=len(jobs), unit="clip", disable=not progress, leave=False):
+            yield jobs[number], answer, fault
 
 
 # ------------------------------------------------------------------------- verify
@@ -397,7 +393,7 @@ def verify_folder(folder, *, report=None, timeout: float = 60.0, workers: int | 
     promised = _promises(folder, videos_below(folder, SUFFIXES))
     paths = sorted(promised)
     there = [path for path in paths if os.path.exists(folder / path)]
-    checked = verify([folder / path for path in there], timeout, workers or os.cpu_count() or 1)
+    checked = verify([folder / path for path in there], timeout, workers or cores())
     checked = dict(zip(there, tqdm(checked, total=len(there), unit="clip", disable=not progress, leave=False)))
     rows = [_judge(path, checked.get(path), *promised[path]) for path in paths]
     need(rows, f"{folder} has no videos and no list of any; name a folder of videos")
@@ -452,10 +448,16 @@ def probe_folder(folder, *, workers: int | None = None, progress: bool = False) 
     rows = [dict(path=row["path"], label=row["label"], split=split)
             for split in ("train", "val") for row in getattr(found, split)]
     paths = list(dict.fromkeys(row["path"] for row in rows))
-    jobs = [dict(do="probe", paths=paths[k:k + 32]) for k in range(0, len(paths), 32)]     # a fork costs more than a look
-    known = {}
-    for job, answer in _work(jobs, 20.0, workers, progress):
-        known.update(zip(job["paths"], answer["rows"]))
+    known, jobs = {}, [dict(do="probe", paths=paths[k:k + 32]) for k in range(0, len(paths), 32)]
+    while jobs:
+        alone = []                                             # of 32 that came to nothing, one is to blame
+        for job, answer, fault in _work(jobs, PROBE_SECONDS, workers, progress):
+            if not answer and len(job["paths"]) > 1:
+                alone += [dict(do="probe", paths=[path]) for path in job["paths"]]
+                continue
+            known.update(zip(job["paths"], answer["rows"] if answer else [dict(
+                seconds=None, width=None, height=None, error=f"Clip {job['paths'][0]} {fault}; fetch or encode it again.")]))
+        jobs = alone
     return [{**row, **known[row["path"]], "bytes": os.path.getsize(row["path"]) if os.path.exists(row["path"]) else 0}
             for row in rows]
 

@@ -193,11 +193,24 @@ class ClipReader:
         return first, stop
 
 
+def open_file(source):
+    """`av.open` for reading: the one place that opens videos. `source`: a path, or a file in memory.
+
+    Raises av.FFmpegError, OSError or ValueError for what is no video.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        source = f"file:{os.fspath(source)}"           # "a:b.mp4" would be a file b.mp4 by protocol a
+    try:
+        return av.open(source, metadata_errors="replace")      # a title in Latin-1 is no fault
+    except TypeError:                                          # PyAV 19 has no such argument and never fails on a title
+        return av.open(source)
+
+
 def _open(path: Path, span: tuple[int, int] | None):
     """(container, video stream), or `BadClip` with the cause in one sentence."""
     try:
         if span is None:
-            source, fault = f"file:{path}", container_fault(path)            # "a:b.mp4" would be a file b.mp4 by protocol a
+            source, fault = path, container_fault(path)
         else:
             source, fault = _part(path, span)
     except OSError as error:
@@ -206,7 +219,7 @@ def _open(path: Path, span: tuple[int, int] | None):
     if fault:
         raise BadClip(f"Clip {path} {fault}.")
     try:
-        container = av.open(source, metadata_errors="replace")     # a title in Latin-1 is no fault
+        container = open_file(source)
     except (av.FFmpegError, ValueError) as error:
         raise BadClip(f"Clip {path} is damaged and cannot be opened; fetch or render it again.") from error
     stream = next(iter(container.streams.video), None)

@@ -19,7 +19,6 @@ The second label, the appearance, is the shape. One frame shows it.
 from __future__ import annotations
 
 import errno
-import fcntl
 import io
 import json
 import multiprocessing
@@ -34,6 +33,8 @@ import numpy as np
 from tqdm import tqdm
 
 from vt_course import CourseError, data_root
+from vt_course.files import alone
+from vt_course.machine import cores
 
 # Neighbours are each other's time reversal.
 MOTIONS = ("left", "right", "up", "down", "grow", "shrink", "clockwise", "counter-clockwise")
@@ -300,9 +301,7 @@ def render(out: Path | str | None = None, *, clips: tuple[int, int] = (1600, 400
     try:
         for split in SPLITS:
             (out / "clips" / split).mkdir(parents=True, exist_ok=True)
-        with open(out / ".lock", "w") as lock:
-            # One at a time; the second finds the work done. A killed run's lock is freed.
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with alone(out / ".lock", progress):           # the second finds the work done
             rendered = _render_missing(out, settings, workers, progress)
     except OSError as error:
         remedy = ("free some space (the default set takes 100 MB)"
@@ -341,9 +340,9 @@ def _render_missing(out: Path, settings: dict, workers: int | None, progress: bo
     started, finished = out / "rendering.json", out / "config.json"
     config = json.dumps(settings) + "\n"
     for file in (started, finished):
-        if file.exists() and file.read_text() != config:
+        if file.exists() and (there := file.read_text(encoding="utf-8")) != config:
             raise CourseError(f"{out} holds clips rendered with other settings "
-                              f"({file.read_text().strip()}): choose another folder, or delete "
+                              f"({there.strip()}): choose another folder, or delete "
                               "this one to render it anew.")
     jobs, tables = [], {}
     for number, (split, count) in enumerate(zip(SPLITS, settings["clips"])):
@@ -359,7 +358,7 @@ def _render_missing(out: Path, settings: dict, workers: int | None, progress: bo
         _write(started, config.encode())
     for stray in out.glob("clips/*/*.part"):  # of a run that was killed
         stray.unlink()
-    _run(jobs, workers or _cores(), progress)
+    _run(jobs, workers or cores(), progress)
     for name, rows in tables.items():
         lines = ["path,label,start,end", *(f"{path},{label},," for path, label in rows)]
         _write(out / name, ("\n".join(lines) + "\n").encode())
@@ -442,10 +441,3 @@ def _write(file: Path, data: bytes) -> None:
     except OSError:
         part.unlink(missing_ok=True)  # on a full disk, give the space back
         raise
-
-
-def _cores() -> int:
-    """Cores this process may use (a container's share on Linux)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -5,10 +5,9 @@ decode finds a picture that was damaged in the middle (codecs conceal it) or a c
 counts frames it does not have. A decoder may crash on such a file or never come back; a second
 process can be killed.
 """
+import faulthandler
 import json
-import os
 import queue
-import select
 import signal
 import subprocess
 import sys
@@ -20,7 +19,9 @@ from pathlib import Path
 import av
 
 from vt_course import CourseError
-from vt_course.data.reader import BadClip, ClipReader
+from vt_course.data.reader import BadClip, ClipReader, open_file
+
+READY = "ready\n"
 
 
 def verify(paths: Iterable[str | Path], timeout: float = 60.0, workers: int = 1) -> Iterator[dict]:
@@ -28,87 +29,115 @@ def verify(paths: Iterable[str | Path], timeout: float = 60.0, workers: int = 1)
 
     A file that takes longer than `timeout` seconds or crashes its process is reported as that.
     """
-    early, wanted = {}, 0
-    with closing(in_processes("vt_course.data.verify", map(str, paths), timeout, workers)) as answers:
-        for number, row in answers:
-            early[number] = row
+    paths, early, wanted = list(map(str, paths)), {}, 0
+    with closing(in_processes("vt_course.data.verify", paths, timeout, workers)) as answers:
+        for number, row, fault in answers:
+            early[number] = row or dict(path=paths[number], frames=None, seconds=None,
+                                        error=f"Clip {paths[number]} {fault}; fetch or encode it again.")
             while wanted in early:
                 yield early.pop(wanted)
                 wanted += 1
 
 
-def in_processes(module: str, jobs: Iterable, timeout: float, workers: int) -> Iterator[tuple[int, dict]]:
-    """(number of the job, what `serve` in `python -m module` answered), as the answers come.
+def in_processes(module: str, jobs: Iterable, timeout: float, workers: int) -> Iterator[tuple[int, dict | None, str]]:
+    """(number of the job, what `serve` in `python -m module` answered, ""), as the answers come.
 
-    A job is anything that JSON can hold. Each of the `workers` helper processes is started once
-    and forks for each job: it has no threads and has used no decoder, so forking it is safe,
-    which cannot be said of the caller. A helper ends with the caller, whatever ends that.
+    A job is anything that JSON can hold. Where one takes longer than `timeout` seconds or crashes its
+    process: (number, None, what went wrong, for a sentence). Then a new process does the jobs that follow.
     """
     jobs, answers = list(jobs), queue.SimpleQueue()
     todo = iter(enumerate(jobs))                     # shared by the threads
 
     def ask(helper):
-        try:
-            for number, job in todo:
-                print(json.dumps(job), file=helper.stdin, flush=True)
-                answers.put((number, json.loads(helper.stdout.readline())))
-        except (OSError, ValueError):                # the helper is gone
-            with suppress(OSError):                  # closing flushes what it did not take
-                helper.stdin.close()
-            answers.put((number, None))
+        for number, job in todo:
+            answers.put((number, *helper.ask(job)))
 
     with ExitStack() as stack:
         for _ in range(min(workers, len(jobs))):
-            helper = stack.enter_context(subprocess.Popen(
-                [sys.executable, "-m", module, str(timeout)], text=True, stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
+            helper = Helper(module, timeout)
             thread = threading.Thread(target=ask, args=(helper,), daemon=True)
-            stack.callback(thread.join)              # before the pipes of its helper are closed
+            stack.callback(helper.end)
+            stack.callback(thread.join)
+            stack.callback(helper.close)             # before its thread is waited for
             thread.start()
         stack.callback(lambda: list(todo))           # nothing more to do, when the caller breaks off
         for _ in jobs:
-            number, answer = answers.get()
-            if answer is None:
+            number, answer, fault = answers.get()
+            if not (answer or fault):
                 raise CourseError(f"The process that works on {jobs[number]} was ended from outside; run "
                                   "the same command again.")
-            yield number, answer
+            yield number, answer, fault
+
+
+class Helper:
+    """One thread's process of `python -m module`: started when it is needed, and again after it was killed or crashed.
+
+    It is no fork: Windows has none, and forking a process that has threads or decoders open is not safe.
+    """
+
+    def __init__(self, module: str, timeout: float):
+        self.command, self.timeout = [sys.executable, "-m", module, str(timeout)], timeout
+        self.process, self.closed, self.lock = None, False, threading.Lock()
+
+    def ask(self, job) -> tuple[dict | None, str]:
+        """(the answer, ""), (None, what went wrong) or, where no process could be started, (None, "")."""
+        if not self.process and not self._start():
+            return None, ""
+        late = threading.Event()
+        timer = threading.Timer(self.timeout, lambda: (late.set(), self.process.kill()))
+        timer.start()
+        answer = self._say(json.dumps(job))
+        timer.cancel()
+        timer.join()                                 # it may just have begun
+        if late.is_set() or not answer:
+            self.end()
+        if answer:
+            return json.loads(answer), ""
+        return None, f"is not decoded within {self.timeout:g} s" if late.is_set() else "crashes the decoder"
+
+    def _start(self) -> bool:
+        with self.lock:
+            if not self.closed:
+                self.process = subprocess.Popen(self.command, encoding="utf-8", stdin=subprocess.PIPE,
+                                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        if self.closed or self.process.stdout.readline() != READY:     # its imports are not the first job's time
+            self.end()
+            return False
+        return True
+
+    def _say(self, line: str) -> str:
+        try:
+            print(line, file=self.process.stdin, flush=True)
+            return self.process.stdout.readline()
+        except OSError:                              # it is gone
+            return ""
+
+    def end(self) -> None:
+        if self.process:
+            self.process.kill()
+            with suppress(OSError):                  # closing flushes what it did not take
+                self.process.stdin.close()
+            self.process.stdout.close()
+            self.process.wait()
+            self.process = None
+
+    def close(self) -> None:
+        """From another thread: end the process, whatever it does, and start none again."""
+        with self.lock:
+            self.closed = True
+            if process := self.process:
+                process.kill()
 
 
 def serve(answer: Callable) -> None:
-    """The helper's loop: a job a line on stdin, `answer(job, timeout)` a line on stdout."""
+    """The helper's loop: a job a line on stdin, `answer(job)` a line on stdout, in ASCII. It ends with the caller."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)     # Ctrl-C is the caller's, who then ends us
+    print(READY, end="", flush=True)
     for line in sys.stdin:
-        print(json.dumps(answer(json.loads(line), float(sys.argv[1]))), flush=True)
-
-
-def apart(work: Callable, job, timeout: float) -> tuple[dict | None, str]:
-    """(`work(job)`, "") from a fork of this process, or (None, what went wrong, for a sentence).
-
-    The fork is killed after `timeout` seconds. The answer must be less than 64 kB of JSON.
-    """
-    answer, child_answer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            signal.alarm(int(timeout) + 5)           # ends it even if nobody is left to kill it
-            os.write(child_answer, json.dumps(work(job)).encode())
-        finally:
-            os._exit(0)
-    os.close(child_answer)
-    in_time = select.select([answer], [], [], timeout)[0]
-    found = os.read(answer, 1 << 16) if in_time else b""
-    os.close(answer)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    if found:
-        return json.loads(found), ""
-    return None, "crashes the decoder" if in_time else f"is not decoded within {timeout:g} s"
-
-
-def check_apart(path: str, timeout: float) -> dict:
-    """`check(path)` in a fork of this process, killed after `timeout` seconds."""
-    row, fault = apart(check, path, timeout)
-    return row or dict(path=path, frames=None, seconds=None,
-                       error=f"Clip {path} {fault}; fetch or encode it again.")
+        # Ends this process even if it hangs and nobody is left to kill it.
+        faulthandler.dump_traceback_later(float(sys.argv[1]) + 5, exit=True)
+        print(json.dumps(answer(json.loads(line))), flush=True)
+        faulthandler.cancel_dump_traceback_later()
 
 
 def check(path: str) -> dict:
@@ -134,7 +163,7 @@ def _count(path: str) -> tuple[int, bool]:
     """(frames decoded, whether decoding met damage). H.264 shows nearly all, VP8 hardly any."""
     count = 0
     try:
-        with av.open(f"file:{path}", metadata_errors="replace") as container:      # a title in Latin-1 is no fault
+        with open_file(path) as container:
             stream = next(iter(container.streams.video), None)
             if stream is None or stream.codec_context is None:      # of a kind that PyAV cannot decode
                 return 0, True
@@ -150,4 +179,4 @@ def _count(path: str) -> tuple[int, bool]:
 
 
 if __name__ == "__main__":
-    serve(check_apart)
+    serve(check)

@@ -292,7 +292,7 @@ def check_case(path: Path) -> dict:
     """One case: a row with `case`, `source`, `max_abs`, `max_abs_f64`, `passed`, `problem` (a sentence, "" if passed)."""
     row = {"case": path.stem, "source": None, "max_abs": None, "max_abs_f64": None, "passed": False, "problem": ""}
     try:
-        facts = json.loads(path.read_text())
+        facts = json.loads(path.read_text(encoding="utf-8"))
         row["source"] = f"{facts['source']['repo']} {facts['source']['cls'].split()[0]}"
         with np.load(path.with_suffix(".npz")) as arrays:
             (check_inflation if facts.get("kind") == "inflation" else check_logits)(facts, dict(arrays), row)

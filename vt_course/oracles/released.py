@@ -312,7 +312,7 @@ def get(name: str, out: Path | None = None, *, progress: bool = True, keep_origi
 
 def read_record(record: Path) -> dict[str, str]:
     """Checksums by file name, from the lines of `sha256sum`."""
-    lines = record.read_text().splitlines() if record.is_file() else []
+    lines = record.read_text(encoding="utf-8").splitlines() if record.is_file() else []
     return {name: checksum for checksum, _, name in (line.partition("  ") for line in lines)}
 
 

@@ -42,3 +42,15 @@ def save_weights(path: Path, model, metadata: dict) -> None:
     header = {name: value if isinstance(value, str) else json.dumps(value)
               for name, value in metadata.items()}
     atomic_write(path, safetensors.torch.save(weights, header))
+
+
+def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """(weights, metadata) of a safetensors file, copied into memory: a file that stays mapped can be neither replaced
+    nor removed on Windows.
+
+    Raises SafetensorError for what is no safetensors file, OSError for what cannot be read.
+    """
+    data = path.read_bytes()
+    weights = safetensors.torch.load(data)               # checks the header that is read again below
+    size = int.from_bytes(data[:8], "little")
+    return weights, json.loads(data[8:8 + size]).get("__metadata__", {})

@@ -17,15 +17,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from vt_course import CourseError
 from vt_course.data import images, open_spec, transforms
 from vt_course.data.clips import VideoFolder, collate
+from vt_course.machine import cores
 from vt_course.models import create
 from vt_course.models.official import check_state
+from vt_course.training.checkpoint import read_weights
 from vt_course.training.recipes import Recipe
 
 ORDERS = ("normal", "shuffled", "reversed", "single")
@@ -116,7 +118,7 @@ def in_order(dataset, batch_size: int) -> list[list[int]]:
 
 def default_workers() -> int:
     """One decoding process leaves the second core of a small machine to the model; torchrun's processes share the cores."""
-    return min(max((os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1, 1), 8)
+    return min(max(cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1, 1), 8)
 
 
 def takes_images(model) -> bool:
@@ -244,9 +246,7 @@ def read_run(path, which: str = "best") -> tuple[Path, dict, dict]:
                               f"vt-course train MODEL --out {path}")
         path = files[0]
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            weights = {key: file.get_tensor(key) for key in file.keys()}
+        weights, header = read_weights(path)
     except FileNotFoundError as error:
         raise CourseError(f"{path} does not exist; name a run folder or one of its "
                           ".safetensors files") from error

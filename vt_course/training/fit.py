@@ -18,9 +18,7 @@ import io
 import itertools
 import json
 import math
-import os
 import platform
-import resource
 import signal
 import subprocess
 import sys
@@ -39,6 +37,7 @@ from tqdm import tqdm
 from vt_course import CourseError, repo_root
 from vt_course.data import images, open_spec
 from vt_course.files import atomic_write, write_csv
+from vt_course.machine import cores, peak_memory
 from vt_course.models import create
 from vt_course.training import ranks
 from vt_course.training.checkpoint import read_state, save_state, save_weights
@@ -318,7 +317,7 @@ class Run:
         if self.step:
             self.publish()  # a kill may have come between the state and what derives from it
         if self.progress.epoch == self.recipe.epochs and (self.out / "summary.json").is_file():
-            return json.loads((self.out / "summary.json").read_text())
+            return json.loads((self.out / "summary.json").read_text(encoding="utf-8"))
 
     def train_epoch(self, interrupt, max_steps, checkpoint_minutes) -> bool:
         """Train to the end of the epoch; True when stopped before."""
@@ -549,13 +548,12 @@ def peak_memory_mb(device: torch.device) -> float:
     """Peak so far: of the tensors on a GPU, else of this process (its loaders not counted)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    return peak_memory() / 2**20
 
 
 def commit() -> str | None:
     """The checkout's commit, "+changes" appended where files differ from it."""
-    git = functools.partial(subprocess.run, cwd=repo_root(), capture_output=True, text=True)
+    git = functools.partial(subprocess.run, cwd=repo_root(), capture_output=True, encoding="utf-8")
     try:
         head = git(["git", "rev-parse", "HEAD"])
         changes = git(["git", "status", "--porcelain", "--untracked-files=no"])
@@ -571,7 +569,7 @@ def machine(device: torch.device) -> dict:
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "ranks": ranks.world(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
         "python": platform.python_version(),

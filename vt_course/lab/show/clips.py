@@ -107,7 +107,7 @@ def sampling(num_frames: int, schemes: dict, fps: float = 30, segments: dict | N
     `segments`: name -> the edges of the segments of that scheme, in frames. `fps` gives the seconds.
     Raises `CourseError` for a frame that the video does not have.
     """
-    names, longest = list(schemes), max(map(len, schemes))
+    names = list(schemes)
     fig, axes = plt.subplots(figsize=(10, 0.62 * len(names) + 1.1 + 0.35 * bool(title)))
     for row, name in enumerate(names):
         clips = np.atleast_2d(array(schemes[name])).astype(int)                   # (clips, K)

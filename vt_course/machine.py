@@ -1,0 +1,34 @@
+"""What this machine gives a program: cores and memory, of the container where there is one."""
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+
+def cores() -> int:
+    """Cores that this process may use: of a container its share, where the system says so."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_limit() -> int:
+    """Bytes of memory that this process and all beside it may use: the machine's, or its container's where that is less."""
+    import psutil                                                      # not above: `doctor` reports where it is broken
+    limits = [psutil.virtual_memory().total]
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):       # version 2 and 1 of Linux' control groups
+        with suppress(OSError, ValueError):                            # there is none, or it says "max"
+            limits.append(int(Path("/sys/fs/cgroup", limit).read_text(encoding="utf-8")))
+    return min(limits)
+
+
+def peak_memory() -> int:
+    """Bytes: the most that this process had in memory so far. Processes it started are not counted."""
+    try:
+        import resource
+    except ModuleNotFoundError:                                        # Windows
+        import psutil
+        now = psutil.Process().memory_info()
+        return getattr(now, "peak_wset", now.rss)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024           # macOS counts bytes, Linux KiB
