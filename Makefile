@@ -25,7 +25,7 @@ build: data  ## execute notebooks/src/*.py into notebooks/*.ipynb
 	@$(VT) build
 
 lock: setup  ## recompile requirements.lock from pyproject.toml
-	@uv=$$(command -v uv || echo .uv/bin/uv); $$uv pip compile --quiet --universal --generate-hashes --all-extras \
+	@uv=$$(command -v uv || echo .uv/bin/uv); $$uv pip compile --quiet --universal --fork-strategy fewest --generate-hashes --all-extras \
 	  --custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
 
 clean:       ## remove build/ (not .venv, not data/)
