@@ -1,32 +1,35 @@
 VT := .venv/bin/vt-course
-.PHONY: help setup data course test lab build lock clean
+.PHONY: help setup wheelhouse data course test test-quick lab build lock clean
 
 help:        ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-setup:       ## make .venv from requirements.lock (uv is found or bootstrapped)
-	@.ci/setup
+setup:       ## make .venv from requirements.lock (TORCH=cpu: without CUDA; WHEELS=DIR: from a wheelhouse)
+	@TORCH="$(TORCH)" WHEELS="$(WHEELS)" .ci/setup
+
+wheelhouse:  ## download what set-up needs into build/wheelhouse, for machines without a network
+	@TORCH="$(TORCH)" .ci/wheelhouse build/wheelhouse
 
 data: setup  ## render the embedded data set, if absent (about 2 minutes, 100 MB)
 	@$(VT) data synthetic --quiet-if-complete
 
-course: data ## run every notebook in order into build/notebooks/ and print a table
-	@$(VT) course
+course: setup  ## run every notebook in order into build/notebooks/ and print a table
+	@$(VT) course $(NAMES)
 
-test: data   ## run all tests: code, notebooks, gates
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests -n 2 --dist loadfile -q
-	@$(VT) course
-	.ci/nbval -q notebooks/*.ipynb
+test: setup  ## run all tests: rules, code, notebooks
+	@$(VT) test
 
-lab: data    ## open JupyterLab in notebooks/
-	@.venv/bin/jupyter lab --notebook-dir=notebooks $(LAB_ARGS)
+test-quick: setup  ## rules and quick tests, for use while working
+	@$(VT) test --quick
 
-build: data  ## execute notebooks/src/*.py into notebooks/*.ipynb
+lab: setup   ## open JupyterLab in notebooks/
+	@$(VT) lab -- $(LAB_ARGS)
+
+build: setup ## execute notebooks/src/*.py into notebooks/*.ipynb
 	@$(VT) build
 
 lock: setup  ## recompile requirements.lock from pyproject.toml
-	@uv=$$(command -v uv || echo .uv/bin/uv); $$uv pip compile --quiet --universal --fork-strategy fewest --generate-hashes --all-extras \
-	  --custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
+	@.ci/lock
 
 clean:       ## remove build/ (not .venv, not data/)
 	@rm -rf build

@@ -5,6 +5,7 @@ import shutil
 import time
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 from videos import cut_without_encoding, decode, rotate_tag, write_audio, write_video
 from vt_course import CourseError
 from vt_course.data import clips, transforms, verify
+from vt_course.data import reader as reader_module
 from vt_course.data.clips import (VideoFolder, collate, dense_indices, iter_views, mvit_views,
                                   read_manifest, slowfast_segments, timesformer_views,
                                   uniform_indices, uniformer_ssv2_views, video_swin_views)
@@ -316,6 +318,23 @@ def test_verify_finds_what_reading_cannot_and_survives_a_hang(bad, tmp_path):
     assert "is empty" in empty["error"]
     for row in (*scarred, hung, empty):
         assert is_one_sentence(row["error"], row["path"])
+
+
+@pytest.mark.parametrize("major", [18, 19])
+def test_the_decoders_of_two_majors_are_opened_alike(monkeypatch, bad, major):
+    """PyAV 19 has no metadata_errors; before it, a title that is not UTF-8 is an error without it."""
+    asked = []
+
+    def av_open(source, **options):
+        asked.append(options)
+        if major == 19 and "metadata_errors" in options:
+            raise TypeError("open() got an unexpected keyword argument 'metadata_errors'")
+        return real(source, **(options if has_option else {}))
+
+    real, has_option = reader_module.av.open, int(av.__version__.partition(".")[0]) < 19
+    monkeypatch.setattr(reader_module.av, "open", av_open)
+    assert ClipReader(bad / "healthy.mp4").num_frames == 60
+    assert asked == [{"metadata_errors": "replace"}, {}][:1 + (major == 19)]
 
 
 def test_verify_counts_up_to_a_frame_that_the_codec_marks_as_damaged(monkeypatch):

@@ -1,5 +1,7 @@
 """The repository around the code: doors that must stay in step, and rules for what is committed."""
 import ast
+import json
+import os
 import re
 import subprocess
 import tomllib
@@ -12,6 +14,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from vt_course import repo_root
+from vt_course.cli import main
+from vt_course.publish import suite
 
 ROOT = repo_root()
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -365,16 +369,87 @@ def test_make_help_lists_every_target():
     assert {"setup", "course", "test", "lab", "help", "data", "build", "lock"} <= set(listed)
 
 
-def test_continuous_integration_is_make_test():
-    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
-    assert lines[-1] == "make test"
-    assert "set -euo pipefail" in lines
+def test_every_target_is_one_line():
+    """So whoever has no make (Windows) types the verb. What comes before there are verbs is a script of .ci."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    recipe = re.search(r"^test:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)[1]
-    assert "pytest tests" in recipe and ".ci/nbval" in recipe and "||" not in recipe
+    recipes = dict(re.findall(r"^([\w-]+):.*\n((?:\t.*\n)+)", makefile, re.MULTILINE))
+    assert {name: recipe.count("\n") for name, recipe in recipes.items()} == dict.fromkeys(recipes, 1)
+    verbs = {name for name, recipe in recipes.items() if recipe.startswith(f"\t@$(VT) {name.partition('-')[0]}")}
+    scripts = {name for name, recipe in recipes.items() if f".ci/{name}" in recipe}
+    assert verbs == {"data", "course", "test", "test-quick", "lab", "build"} and scripts == {"setup", "wheelhouse", "lock"}
+    assert recipes.keys() - verbs - scripts == {"help", "clean"}
 
 
-@pytest.mark.parametrize("name", [".ci/setup", ".ci/run", ".ci/nbval"])
+def test_continuous_integration_is_make_test_and_more():
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert lines[-2:] == ["make test", ".ci/more"]
+    assert "set -euo pipefail" in lines
+    assert suite.STAGES == ("rules", "tests", "outputs", "unsolved") == tuple(suite.RUN) == tuple(suite.DOES)
+    more = (ROOT / ".ci" / "more").read_text(encoding="utf-8")
+    assert {"stage \"other-os windows\"", "stage \"other-os macos\"", "stage \"fresh $suite\""} <= set(re.findall(r'^stage ".*?"', more, re.MULTILINE))
+    assert not any("||" in line for line in lines)
+    budget = json.loads((ROOT / "tests" / "budget.json").read_text(encoding="utf-8"))
+    assert budget["cpu_seconds"].keys() == set(suite.STAGES)
+
+
+def more(tmp_path, stages: str, **env):
+    """(exit code, last line) of .ci/more with other stages."""
+    text = (ROOT / ".ci" / "more").read_text(encoding="utf-8")
+    start, end = text.index('stage "other-os windows"'), text.index("join() {")
+    (tmp_path / ".ci").mkdir()
+    (tmp_path / ".ci" / "more").write_text(text[:start] + stages + "\n" + text[end:], encoding="utf-8")
+    done = subprocess.run(["bash", tmp_path / ".ci" / "more"], capture_output=True, encoding="utf-8",
+                          env={key: value for key, value in os.environ.items() if key != "CI"} | env)
+    return done.returncode, done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("stages, ci, code, line", [
+    ('stage "a b" true', "", 0, r"== all stages of .ci/more passed; a b \d+ s"),
+    ('stage "a b" true', "true", 0, r"== all stages of .ci/more passed; a b \d+ s"),
+    ('stage a false\nstage b true', "", 1, r"== FAILED: a; a \d+ s, b \d+ s"),
+    ('skip() { return 77; }\nstage a skip\nstage b true', "", 0, r"== all stages .* passed; SKIPPED, not for lack of faults: a; .*"),
+    ('skip() { return 77; }\nstage a skip\nstage b true', "true", 1, r"== FAILED: a \(cannot run here\); .*"),
+])
+def test_what_cannot_run_fails_where_it_must_run(tmp_path, stages, ci, code, line):
+    found = more(tmp_path, stages, CI=ci)
+    assert found[0] == code and re.fullmatch(line, found[1]), found
+
+
+def rows(**cpu):
+    return [dict(stage=stage, passed=seconds is not None, seconds=9.6, cpu_seconds=seconds, budget=100) for stage, seconds in cpu.items()]
+
+
+@pytest.mark.parametrize("stages, line", [
+    (dict(rules=10.0, tests=149.0), "== all stages passed; rules 10 s (10 CPU), tests 10 s (149 CPU)"),
+    (dict(tests=None), "== FAILED: tests; tests 10 s"),
+    (dict(tests=151.0), "== all stages passed; tests 10 s (151 CPU); WARNING: tests took 151 CPU seconds, 1.5 times its budget of 100 "
+                        "(tests/budget.json)"),
+])
+def test_a_stage_that_became_dear_is_a_warning_in_the_last_line(stages, line):
+    assert suite.verdict(rows(**stages)) == line
+
+
+def test_all_stages_run_whatever_fails_and_the_exit_code_says_so(tmp_path, monkeypatch, capsys):
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "budget.json").write_text('{"cpu_seconds": {"rules": 1, "tests": 2, "outputs": 3, "unsolved": 4}}', encoding="utf-8")
+    ran = []
+    for stage in suite.STAGES:
+        monkeypatch.setitem(suite.RUN, stage, lambda root, quick, stage=stage: ran.append((stage, quick)) or stage != "tests")
+    monkeypatch.setattr(suite, "repo_root", lambda: tmp_path)
+    monkeypatch.setattr("vt_course.cli.need_data", lambda: None)
+    assert main(["test"]) == 1 and [stage for stage, _ in ran] == list(suite.STAGES)
+    out = capsys.readouterr().out
+    assert "== stage 2 of 4, tests: the unit tests (about 2 CPU seconds)" in out and out.splitlines()[-1].startswith("== FAILED: tests; ")
+    assert [row["stage"] for row in json.loads((tmp_path / "build/test/seconds.json").read_text(encoding="utf-8"))] == list(suite.STAGES)
+    ran.clear()
+    assert main(["test", "unsolved", "rules"]) == 0 and ran == [("rules", False), ("unsolved", False)]
+    ran.clear()
+    assert main(["test", "--quick"]) == 1 and ran == [("rules", True), ("tests", True)]
+    assert main(["test", "notebook"]) == 2
+    assert capsys.readouterr().err == "vt-course: there is no stage notebook; choose from rules, tests, outputs, unsolved\n"
+
+
+@pytest.mark.parametrize("name", [".ci/setup", ".ci/wheelhouse", ".ci/lock", ".ci/run", ".ci/more", ".ci/fresh", ".ci/other-os"])
 def test_scripts_can_be_run(name):
     mode = subprocess.run(["git", "-c", "safe.directory=*", "ls-files", "-s", name], cwd=ROOT,
                           check=True, capture_output=True, encoding="utf-8").stdout

@@ -16,9 +16,9 @@ import nbformat
 import pytest
 
 from vt_course import CourseError, repo_root
-from vt_course.publish import NotebookFailed, hygiene, kernel
+from vt_course.publish import NotebookFailed, course, hygiene, kernel
 from vt_course.publish.build import build, from_source
-from vt_course.publish.course import PeakMemory, run_course, table
+from vt_course.publish.course import PeakMemory, at_once, run_course, table
 
 CLEAN = '''# %% [markdown]
 # # A toy
@@ -181,11 +181,65 @@ def test_course_runs_the_clean_notebook_and_leaves_it_alone(clean, capfd):
     assert "7/7" in err and "IPKernelApp" not in err    # the bar; but kernels start silently
 
 
+def test_the_course_runs_side_by_side_and_its_rows_keep_their_order(built, tmp_path):
+    """Each of the two waits for the other, with the threads of half of the machine."""
+    meet = ("import os, pathlib, time\n\npathlib.Path('{0}').touch()\nstart = time.time()\nwhile not pathlib.Path('{1}').exists():\n"
+            "    assert time.time() < start + 30\n    time.sleep(0.05)\nassert os.environ['OMP_NUM_THREADS'] == '1'")
+    for stem, cell in (("01_first", meet.format("a", "b")), ("02_second", meet.format("b", "a"))):
+        write_notebook(tmp_path, stem, short(cell))
+    rows = run_course(root=tmp_path, progress=False, workers=2)
+    assert [(row["notebook"], row["status"]) for row in rows] == [("01_first", "ok"), ("02_second", "ok")]
+
+
+@pytest.mark.parametrize("free, limit, cpus, notebooks, wanted", [
+    (64, 64, 8, 11, 8), (64, 64, 2, 11, 2), (64, 64, 8, 3, 3), (5, 64, 8, 11, 2), (64, 7, 8, 11, 3), (1, 1, 8, 11, 1)])
+def test_as_many_at_once_as_cores_and_memory_allow(monkeypatch, free, limit, cpus, notebooks, wanted):
+    monkeypatch.setattr(course, "cores", lambda: cpus)
+    monkeypatch.setattr(course, "memory_limit", lambda: limit * 2**30)
+    monkeypatch.setattr(course.psutil, "virtual_memory", lambda: type("", (), {"available": free * 2**30}))
+    assert at_once(notebooks) == wanted
+
+
+# ---------------------------------------------------------------- the student edition, as it is handed out
+
+HANDED_OUT = CLEAN.replace('"%s" % double(21)', "print(double(21))").replace('print("exercise 1.1: not attempted yet")\n    return f', 'print("○ exercise 1.1 is not attempted yet")\n        return lambda x: 2 * x\n    return f')
+
+
+@pytest.fixture(scope="module")
+def handed_out(tmp_path_factory):
+    """A notebook whose check says what the course's checks say; its student edition runs unsolved."""
+    root = tmp_path_factory.mktemp("unsolved")
+    write_source(root, "01_toy", HANDED_OUT)
+    build(root=root, progress=False)
+    return root / "notebooks" / "01_toy.ipynb"
+
+
+@pytest.mark.parametrize("old, new, message", [
+    ("", "", None),
+    ("○ exercise 1.1 is not attempted yet", "✓ exercise 1.1", "the check of exercise 1.1 printed '✓ exercise 1.1"),
+    ("lambda x: 2 * x", "lambda x: 3 * x", "printed '63.*', the committed notebook '42"),
+    ("return lambda", "import sys; print('!', file=sys.stderr); return lambda", "wrote to stderr: '!'"),
+    ("return lambda x: 2 * x", "return f", "raised NotImplementedError: exercise 1.1"),
+])
+def test_an_unsolved_run_prints_what_the_committed_notebook_shows(handed_out, tmp_path, old, new, message):
+    assert HANDED_OUT.count(old) == 1 or not old
+    write_source(tmp_path, "01_toy", HANDED_OUT.replace(old, new))
+    shutil.copy(handed_out, tmp_path / "notebooks")
+    if message is None:
+        row, = run_course(root=tmp_path, unsolved=True, progress=False)
+        assert (row["passed"], row["checks"], row["status"]) == (0, 1, "ok")
+        assert Path(row["output"]) == tmp_path / "build" / "unsolved" / "01_toy.ipynb"
+        assert "return x + x" not in Path(row["output"]).read_text(encoding="utf-8")
+    else:
+        with pytest.raises(NotebookFailed, match=message):
+            run_course(root=tmp_path, unsolved=True, progress=False)
+
+
 # ---------------------------------------------------------------- nbval
 
 def test_nbval_gate(clean, built, tmp_path):
     """One run, two workers, as in `make test` but for the time a cell may take."""
-    shutil.copytree(repo_root() / ".ci", tmp_path / ".ci")      # see the remark in .ci/nbval
+    shutil.copytree(repo_root() / ".ci", tmp_path / ".ci")      # notebooks must lie in the checkout, see `compare`
     shutil.copy(repo_root() / "pyproject.toml", tmp_path)
     write_notebook(tmp_path, "01_clean", built)
     broken = short("print(1 + 1)", [printed("3\n")])
@@ -196,10 +250,11 @@ def test_nbval_gate(clean, built, tmp_path):
     write_notebook(tmp_path, "04_slow", short(FAULTS["slow"]))
     report = tmp_path / "report.xml"
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+    code = ("import sys\nfrom pathlib import Path\nfrom vt_course.publish.compare import compare\nroot = Path(sys.argv[1])\n"
+            "sys.exit(compare(sorted((root / 'notebooks').glob('*.ipynb')), *sys.argv[2:], root=root))")
     run = subprocess.run(
-        [tmp_path / ".ci" / "nbval", *sorted((tmp_path / "notebooks").glob("*.ipynb")),
-         "--nbval-cell-timeout", "6", "--junitxml", report, "-o", "junit_family=xunit1"],
-        env={**env, "PYTHON": sys.executable, "MPLBACKEND": "Agg"},
+        [sys.executable, "-c", code, tmp_path, "--nbval-cell-timeout", "6", "--junitxml", report, "-o", "junit_family=xunit1"],
+        env={**env, "MPLBACKEND": "Agg"}, cwd=repo_root(),
         capture_output=True, encoding="utf-8", timeout=300)
     assert run.returncode == 1, run.stdout + run.stderr
     cells, red = {}, {}
@@ -288,11 +343,14 @@ def test_unknown_names_are_the_users_mistake(clean, tmp_path):
         run_course(root=tmp_path, progress=False)
 
 
-def test_peak_memory_counts_only_what_was_started_inside():
+def test_peak_memory_counts_only_what_is_watched():
     sleeper = "import sys, time; hold = bytearray(int(sys.argv[1])); time.sleep(1.5)"
     before = subprocess.Popen([sys.executable, "-c", sleeper, str(200_000_000)])
     with PeakMemory() as memory:
-        subprocess.run([sys.executable, "-c", sleeper, str(60_000_000)], check=True)
+        watched = subprocess.Popen([sys.executable, "-c", sleeper, str(60_000_000)])
+        memory.watch(watched.pid)
+        watched.wait()
+        memory.watch(watched.pid)                               # it has ended: nothing to watch
     before.wait()
     assert 60e6 < memory.peak < 150e6
 

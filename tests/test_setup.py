@@ -19,7 +19,7 @@ esac
 PYTHON = '''#!/bin/sh
 echo "python3 $*" >> "$NOTES"
 case "$*" in
-    *"version_info <"*) exit "${TOO_OLD:-0}" ;;
+    *"<= sys.version_info <"*) exit "${TOO_OLD:-0}" ;;
     *version_info*) echo 3.12 ;;
     "-m venv"*) [ -z "${NO_VENV:-}" ] || { mkdir .uv; exit 1; }
                 mkdir -p .uv/bin && cp "$0" .uv/bin/python ;;
@@ -86,6 +86,55 @@ def test_the_second_run_does_nothing(checkout):
     assert checkout.run() == (0, "", [])
 
 
+def test_pytorch_without_cuda_is_asked_for_once(checkout):
+    code, err, notes = checkout.run(TORCH="cpu")
+    assert code == 0 and "about 1 GB" in err
+    assert [line for line in notes if line.startswith("uv pip")] == [
+        "uv pip install --quiet --python .venv/bin/python --torch-backend cpu --no-verify-hashes --constraint requirements.lock"
+        " --editable .[notebooks,test,shards,bench]"]
+    assert checkout.run(TORCH="cpu") == (0, "", []) and checkout.run() == (0, "", [])        # it stays
+    checkout.lock.write_text("toy==1.1\n", encoding="utf-8")
+    assert any(line.startswith("uv pip sync") for line in checkout.run()[2])                 # but for another lock
+    assert any("--torch-backend cpu" in line for line in checkout.run(TORCH="cpu")[2])       # and back
+
+
+def test_an_unknown_torch_is_refused(checkout):
+    code, err, notes = checkout.run(TORCH="gpu")
+    assert (code, notes) == (2, []) and err == "setup: TORCH is 'gpu'; it can be cpu, or nothing.\n"
+
+
+@pytest.mark.parametrize("with_uv", [True, False])
+def test_from_a_wheelhouse_without_a_network(checkout, tmp_path, with_uv):
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    code, err, notes = checkout.run(WHEELS=str(wheels))
+    assert (code, notes) == (2, []) and f"{wheels} is no wheelhouse" in err
+    (wheels / "requirements.txt").write_text("toy==1.0\n", encoding="utf-8")
+    if not with_uv:
+        (checkout.bin / "uv").unlink()
+    code, err, notes = checkout.run(WHEELS=str(wheels))
+    assert code == 0 and f"from {wheels}, without a network" in err
+    fetching = [line for line in notes if " install " in line or " sync " in line]
+    assert len(fetching) == 2 + (not with_uv)
+    assert all(f"--no-index --find-links {wheels}" in line for line in fetching)
+    assert checkout.run() == (0, "", [])
+
+
+def test_a_wheelhouse_needs_a_folder_and_keeps_the_lock(checkout, tmp_path):
+    for name in ("wheelhouse", "lock"):
+        shutil.copy(repo_root() / ".ci" / name, checkout.root / ".ci" / name)
+    for tool in ("ls", "wc", "du", "cut"):
+        (checkout.bin / tool).symlink_to(shutil.which(tool))
+    env = dict(PATH=str(checkout.bin), NOTES=str(checkout.notes))
+    assert subprocess.run([checkout.root / ".ci" / "wheelhouse"], env=env, capture_output=True).returncode != 0
+    out = tmp_path / "wheels"
+    subprocess.run([checkout.root / ".ci" / "wheelhouse", out], env=env, check=True, capture_output=True)
+    assert (out / "requirements.txt").read_text(encoding="utf-8") == "toy==1.0\n"
+    locked, tools = checkout.notes.read_text(encoding="utf-8").splitlines()
+    assert locked.endswith(f"--only-binary :all: --dest {out} --no-deps --require-hashes --requirement {out}/requirements.txt")
+    assert tools.endswith(f"--dest {out} uv hatchling editables")
+
+
 @pytest.mark.parametrize("name", ["requirements.lock", "pyproject.toml", ".ci/setup"])
 def test_a_changed_file_runs_it_again(checkout, name):
     checkout.run()
@@ -99,7 +148,7 @@ def test_a_changed_file_runs_it_again(checkout, name):
 def test_an_old_python_is_left_to_uv(checkout):
     code, _, notes = checkout.run(TOO_OLD="1")
     assert code == 0
-    assert "uv venv --quiet --allow-existing --python >=3.11 .venv" in notes
+    assert "uv venv --quiet --allow-existing --python >=3.11,<3.15 .venv" in notes
 
 
 def test_without_uv_it_is_installed_into_the_checkout(checkout):

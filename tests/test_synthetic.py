@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -141,8 +142,10 @@ def start(tmp_path, out):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline, "no clips after a minute"
         time.sleep(0.01)
-    workers = [child for child in psutil.Process(process.pid).children()
-               if "spawn_main" in " ".join(child.cmdline())]
+    workers = []
+    for child in psutil.Process(process.pid).children():
+        with suppress(psutil.ZombieProcess):                     # another child, which has just ended
+            workers += [child] if "spawn_main" in " ".join(child.cmdline()) else []
     assert len(workers) == 2
     return process, workers
 

@@ -266,8 +266,16 @@ def evaluate(args) -> int:
     return 0
 
 
+def need_data() -> None:
+    """Render the embedded data set where it is not there yet."""
+    if not (vt_course.data_root() / "synthetic" / "config.json").is_file():
+        from vt_course.data.synthetic import render
+        render()
+
+
 def build(args) -> int:
     from vt_course.publish.build import build
+    need_data()
     rows = build(args.names or None, profile=args.profile, check=args.check)
     if args.json:
         print_json(rows)
@@ -278,10 +286,26 @@ def build(args) -> int:
 
 def course(args) -> int:
     from vt_course.publish.course import run_course
-    rows = run_course(args.names or None, profile=args.profile, out=args.out, progress=not args.json)
+    need_data()
+    rows = run_course(args.names or None, profile=args.profile, unsolved=args.unsolved, out=args.out, progress=not args.json,
+                      workers=args.workers)
     if args.json:
         print_json(rows)
     return 0
+
+
+def test(args) -> int:
+    from vt_course.publish.suite import run_suite, verdict
+    need_data()
+    rows = run_suite(args.stages or None, quick=args.quick)
+    print_json(rows) if args.json else print(verdict(rows))
+    return 0 if all(row["passed"] for row in rows) else 1
+
+
+def lab(args) -> int:
+    import subprocess
+    need_data()
+    return subprocess.call([sys.executable, "-m", "jupyterlab", f"--notebook-dir={vt_course.repo_root() / 'notebooks'}", *args.options])
 
 
 def student(args) -> int:
@@ -472,7 +496,7 @@ def parser() -> argparse.ArgumentParser:
                    " (default: the recipe's)")
     p.add_argument("--out", type=Path, required=True, help="run folder")
     p.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="change settings of the recipe")
-    p.add_argument("--device", help="cpu, cuda, mps (default: the GPU if there is one)")
+    p.add_argument("--device", help="cpu, cuda, mps (default: the NVIDIA GPU if there is one, else the CPU)")
     p.add_argument("--workers", type=whole(0), help="loader processes (default: by the number of cores)")
     p.add_argument("--max-steps", type=whole(1), help="stop after this many optimiser steps in total")
     p.add_argument("--no-resume", action="store_true", help="refuse to continue a run that is already there")
@@ -482,7 +506,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("run", type=Path, help="run folder or .safetensors file")
     p.add_argument("--data", help="default: what it was trained on")
     p.add_argument("--order", nargs="+", default=["normal"], choices=["normal", "shuffled", "reversed", "single"])
-    p.add_argument("--device", help="cpu, cuda, mps (default: the GPU if there is one)")
+    p.add_argument("--device", help="cpu, cuda, mps (default: the NVIDIA GPU if there is one, else the CPU)")
 
     for name, run, help, example in (
             ("build", build, "Execute notebooks/src/*.py into notebooks/*.ipynb, with outputs.",
@@ -495,7 +519,17 @@ def parser() -> argparse.ArgumentParser:
         if name == "build":
             p.add_argument("--check", action="store_true", help="only compare; exit 1 if a notebook is not its source")
         else:
-            p.add_argument("--out", type=Path, help="default: build/notebooks")
+            p.add_argument("--unsolved", action="store_true", help="run the student edition; what it prints must be what the notebooks show")
+            p.add_argument("--out", type=Path, help="default: build/notebooks, build/unsolved")
+            p.add_argument("--workers", type=whole(1), help="notebooks at the same time (default: by cores and memory)")
+
+    p = verb(verbs, "test", test, "Run all tests in stages: rules, unit tests, notebooks. Results go to build/test.",
+             "vt-course test --quick")
+    p.add_argument("stages", nargs="*", metavar="STAGE", help="rules, tests, outputs, unsolved (default: all)")
+    p.add_argument("--quick", action="store_true", help="rules and the tests that are not slow: 3 minutes")
+
+    p = verb(verbs, "lab", lab, "Open JupyterLab in notebooks/.", "vt-course lab -- --no-browser")
+    p.add_argument("options", nargs="*", help="options of JupyterLab, after --")
 
     p = verb(verbs, "student", student, "Write the student edition: the notebooks without solutions.",
              "vt-course student 04 --out handout")
@@ -507,6 +541,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):      # a pipe on Windows knows 256 characters; a name need not be valid anywhere
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = args.verb(args)
         sys.stdout.flush()

@@ -24,11 +24,12 @@ def memory_limit() -> int:
 
 def peak_memory() -> int:
     """Bytes: the most that this process had in memory so far. Processes it started are not counted."""
-    try:
-        import resource
-    except ModuleNotFoundError:                                        # Windows
+    if sys.platform == "win32":
         import psutil
         now = psutil.Process().memory_info()
         return getattr(now, "peak_wset", now.rss)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024           # macOS counts bytes, Linux KiB
+    if sys.platform == "linux":                                        # getrusage there begins with what the parent had
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    import resource
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss          # bytes on macOS

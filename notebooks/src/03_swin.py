@@ -1247,7 +1247,8 @@ import json
 
 from vt_course import repo_root
 
-record = json.loads((repo_root() / "results/swin_mini_ablation.json").read_text())
+stored = repo_root() / "results/swin_mini_ablation.json"
+record = json.loads(stored.read_text(encoding="utf-8"))
 if PROFILE != "full":                                         # what was trained once
     runs = {name: v["runs"] for name, v in record["variants"].items()}
 baseline = record["variants"]["shifted windows, relative bias"]["runs"][0]

@@ -96,7 +96,8 @@ show.training_path(
 def write_manifest(path, rows):
     """A CSV of clips, as `--data csv:TRAIN.csv,VAL.csv` reads it."""
     lines = [f"{row['path']},{row['label']},," for row in rows]
-    path.write_text("\n".join(["path,label,start,end", *lines, ""]))
+    text = "\n".join(["path,label,start,end", *lines, ""])
+    path.write_text(text, encoding="utf-8")
 
 
 motion = open_spec("synthetic:motion")
@@ -696,6 +697,7 @@ def train_step(model, moments, step):
 # add in a fixed order, on a CPU, while it is open; `fit` does the same.
 
 # %%
+from vt_course.training.checkpoint import read_weights
 from vt_course.training.fit import deterministic, fit
 
 cpu = torch.device("cpu")
@@ -710,7 +712,7 @@ report(steps=len(losses), tensors=len(model.state_dict()), numbers=mine.numel())
 
 # %%
 summary = fit(recipe, work / "run", device="cpu", workers=0, progress=False)
-theirs = load_file(work / "run" / "last.safetensors")
+theirs, _ = read_weights(work / "run" / "last.safetensors")
 assert summary["steps"] == steps and theirs.keys() == model.state_dict().keys()
 same_bits("your loop = the package, after 9 steps", mine, flat(theirs))
 differ("control: the weights before", flat(start()[0].state_dict()), flat(theirs), 1e-3)
@@ -802,7 +804,7 @@ for name, moments, low, high in (("with", state["moments"], 0.15, 0.35),
 for stop in (7, None):                                # None: to the end
     _ = fit(recipe, work / "stopped", device="cpu", workers=0, progress=False,
             max_steps=stop)
-stopped = load_file(work / "stopped" / "last.safetensors")
+stopped, _ = read_weights(work / "stopped" / "last.safetensors")
 same_bits("fit, stopped after 7 steps = not stopped", flat(stopped), flat(theirs))
 
 # %% [markdown]
@@ -1033,7 +1035,7 @@ report(parameters=summary["parameters"], epochs=whole.epochs,
 # %%
 def loss_curves(folder, title):
     """The losses of the finished epochs of a run."""
-    with open(folder / "metrics.csv") as file:
+    with open(folder / "metrics.csv", encoding="utf-8") as file:
         epochs = list(csv.DictReader(file))
     return show.curves({name: [float(row[name]) for row in epochs]
                         for name in ("train_loss", "val_loss")}, "loss", title)
@@ -1128,7 +1130,7 @@ from vt_course.data.prepare import prepare, probe_folder, stats, verify_folder
 small = home / "prepared"
 done = prepare(videos, small, short_side=64, fps=16)
 report(videos=done["clips"], encoded=done["encoded"], failed=done["failed"])
-with open(small / "quarantine.csv") as file:
+with open(small / "quarantine.csv", encoding="utf-8") as file:
     for row in csv.DictReader(file):
         print(row["reason"].replace(row["path"], Path(row["path"]).name))
 

@@ -12,7 +12,8 @@ from tqdm import tqdm
 from .. import CourseError, repo_root
 from ..files import replacing
 from . import NotebookFailed, hygiene
-from .kernel import CELL_ERRORS, CELL_SECONDS, CourseKernel, explain, kernel_env, select
+from .compare import build_env
+from .kernel import CELL_ERRORS, CELL_SECONDS, CourseKernel, explain, select
 
 METADATA = {
     "kernelspec": dict(name="python3", language="python", display_name="Python 3 (ipykernel)"),
@@ -101,8 +102,7 @@ def execute(nb, folder: Path, name: str, progress: bool = False) -> None:
             record_timing=False, coalesce_streams=True,
             on_cell_start=on_cell_start, on_cell_executed=lambda **_: bar.update())
         try:
-            # As in .ci/nbval, which will compare the outputs.
-            client.execute(env=kernel_env(OMP_NUM_THREADS="1", PYTHONHASHSEED="0"))
+            client.execute(env=build_env())             # as in the comparison of the outputs
         except CELL_ERRORS as error:
             raise NotebookFailed(f"{name}, {where}: {explain(error)}", []) from error
 

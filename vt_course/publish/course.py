@@ -1,6 +1,10 @@
-"""Run the course: every committed notebook, in order, with papermill, into another folder."""
+"""Run the course: every notebook, in order, with papermill, into another folder."""
+import os
+import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -10,19 +14,28 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from .. import CourseError, repo_root
+from ..machine import cores, memory_limit
 from . import NotebookFailed, hygiene
-from .kernel import CELL_ERRORS, CELL_SECONDS, PROFILES, CourseKernel, explain, select
+from .build import write
+from .kernel import CELL_ERRORS, CELL_SECONDS, PROFILES, CourseKernel, explain, kernel_env, select
+from .student import parts, student_edition
+
+HUB = 2 * 2**30                 # bytes of memory: what a small hub gives to one reader, and so the most that a notebook may take
 
 
-def run_course(names: list[str] | None = None, *, profile: str = "smoke",
-               out: Path | None = None, progress: bool = True,
-               root: Path | None = None) -> list[dict]:
-    """Execute the notebooks of `root` (the checkout); results go to `out` (build/notebooks).
+def run_course(names: list[str] | None = None, *, profile: str = "smoke", unsolved: bool = False,
+               out: Path | None = None, progress: bool = True, root: Path | None = None,
+               workers: int | None = None) -> list[dict]:
+    """Execute the notebooks of `root` (the checkout); results go to `out` (build/notebooks, build/unsolved).
 
     names: stems ("04_video_swin") or numbers ("04"); None: all.
     profile: "smoke", "lecture" or "full". progress: show a bar, and the table at the end.
-    Returns a row for each notebook: notebook, cells (code cells), seconds, peak_mb (resident
-    memory of the kernel and all it started), passed and checks (exercises), status, output.
+    unsolved: run the student edition as it is handed out. Then each check must say that its
+    exercise was not attempted, and every other cell print what the committed notebook shows.
+    workers: notebooks that run at the same time (default: as many as cores and memory allow).
+    Returns a row for each notebook: notebook, cells (code cells), seconds, peak_mb (memory of the
+    kernel and all it started, shared pages counted once where the system tells), passed and
+    checks (exercises), status, output.
     Raises NotebookFailed, after all were tried, when a cell fails, hangs or kills the kernel,
     the check of an exercise does not pass, or a notebook has no parameter PROFILE. Raises
     CourseError for an unknown name or profile, and for an `out` inside notebooks/, which is
@@ -33,7 +46,7 @@ def run_course(names: list[str] | None = None, *, profile: str = "smoke",
         raise CourseError(f"There is no profile {profile!r};"
                           f" choose from {', '.join(PROFILES)}.")
     notebooks = select(root / "notebooks", "[0-9][0-9]_*.ipynb", names)
-    out = Path(out or root / "build" / "notebooks").resolve()
+    out = Path(out or root / "build" / ("unsolved" if unsolved else "notebooks")).resolve()
     outputs = [(out / path.name).resolve() for path in notebooks]   # links: their targets
     for output in outputs:
         if output.is_relative_to((root / "notebooks").resolve()):
@@ -41,20 +54,57 @@ def run_course(names: list[str] | None = None, *, profile: str = "smoke",
                               " to; choose another folder.")
     out.mkdir(parents=True, exist_ok=True)
 
-    originals = [nbformat.v4.reads(path.read_text(encoding="utf-8")) for path in notebooks]
-    rows, failures = [], []
-    with tqdm(total=sum(map(_code_cells, originals)), unit="cell", disable=not progress) as bar:
-        for path, original, output in zip(notebooks, originals, outputs):
-            bar.set_description(path.stem)
-            row, done = _run_one(path, original, output, profile, bar)
-            bar.update(row["cells"] - done)             # a failed notebook leaves cells undone
-            failures += row.pop("failures")
-            rows.append(row)
+    committed = [nbformat.v4.reads(path.read_text(encoding="utf-8")) for path in notebooks]
+    originals = [student_edition(root / "notebooks" / "src" / f"{path.stem}.py") for path in notebooks] if unsolved else committed
+    workers = workers or at_once(len(notebooks))
+    env = kernel_env(OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // workers))))
+    with tqdm(total=sum(map(_code_cells, originals)), unit="cell", disable=not progress,
+              desc=f"{len(notebooks)} notebooks, {workers} at a time") as bar, ThreadPoolExecutor(workers) as pool:
+        runs = [pool.submit(_run_one, *job, profile, env, bar)
+                for job in zip([path.stem for path in notebooks], originals, outputs)]
+        rows = [run.result() for run in runs]
+    for row, nb, shown in zip(rows, originals, committed):
+        if unsolved and not row["failures"]:
+            row["failures"] = unlike(nbformat.read(row["output"], as_version=4), shown, row["notebook"])
+        elif not row["failures"]:
+            solved = hygiene.passed(nbformat.read(row["output"], as_version=4))
+            row["failures"] = [f"{row['notebook']}: the check of exercise {exercise} did not pass."
+                               for exercise in sorted(hygiene.exercises(nb).keys() - solved)]
+        row["status"] = "failed" if row["failures"] else "ok"
+    failures = [text for row in rows for text in row.pop("failures")]
     if progress:
         print(table(rows))
     if failures:
         raise NotebookFailed("\n\n".join(failures), rows)
     return rows
+
+
+def at_once(notebooks: int) -> int:
+    """How many notebooks may run side by side: one a core, each with the memory of a hub, and at least one."""
+    room = min(psutil.virtual_memory().available, memory_limit())
+    return max(1, min(notebooks, cores(), room // HUB))
+
+
+def unlike(ran, committed, stem: str) -> list[str]:
+    """How an unsolved run differs from what its reader should see, in sentences."""
+    expected = {cell.id: cell for cell in committed.cells}
+    found = []
+    for index, cell in enumerate(ran.cells):
+        if cell.cell_type != "code" or cell.id not in expected:     # papermill's own
+            continue
+        where, text = f"{stem}, unsolved, {hygiene.label(ran, index)}", _printed(cell)
+        if number := parts(cell).get("check"):
+            if not re.match(rf"○ exercise {re.escape(number)} is not attempted yet", text):
+                found.append(f"{where}: the check of exercise {number} printed {text[:200]!r}, not that it is not attempted yet.")
+        elif text != _printed(expected[cell.id]):
+            found.append(f"{where}: printed {text[:200]!r}, the committed notebook {_printed(expected[cell.id])[:200]!r}.")
+        if noise := _printed(cell, "stderr"):
+            found.append(f"{where}: wrote to stderr: {noise.strip()[:200]!r}.")
+    return found
+
+
+def _printed(cell, stream: str = "stdout") -> str:
+    return "".join(output.text for output in cell.get("outputs", []) if output.get("name") == stream)
 
 
 def table(rows: list[dict]) -> str:
@@ -71,8 +121,8 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def _run_one(path: Path, original, output: Path, profile: str, bar) -> tuple[dict, int]:
-    """Run one notebook; the row, and how many of its code cells came to an end."""
+def _run_one(stem: str, original, output: Path, profile: str, env: dict[str, str], bar) -> dict:
+    """Run one notebook; its row."""
     places = {cell.id: hygiene.label(original, index)
               for index, cell in enumerate(original.cells)}
     finished, where = 0, "start of the kernel"
@@ -88,38 +138,37 @@ def _run_one(path: Path, original, output: Path, profile: str, bar) -> tuple[dic
             bar.update()
 
     failures, start = [], time.perf_counter()
+    write(original, output)
     with PeakMemory() as memory:
-        ran = "PROFILE" in papermill.inspect_notebook(path)
+        class Kernel(CourseKernel):
+            async def start_kernel(self, **kw):
+                await super().start_kernel(**kw | {"env": env})
+                memory.watch(self.provisioner.pid)
+
+        ran = "PROFILE" in papermill.inspect_notebook(output)
         if not ran:                     # papermill would only warn
-            failures.append(f"{path.stem}: has no parameter PROFILE;"
+            failures.append(f"{stem}: has no parameter PROFILE;"
                             " set it in a cell tagged `parameters`.")
         else:
             try:
                 papermill.execute_notebook(
-                    path, output, parameters=dict(PROFILE=profile), cwd=output.parent,
+                    output, output, parameters=dict(PROFILE=profile), cwd=output.parent,
                     progress_bar=False, kernel_name="python3", language="python",
-                    kernel_manager_class=CourseKernel, start_timeout=120,
+                    kernel_manager_class=Kernel, start_timeout=120,
                     execution_timeout=CELL_SECONDS[profile],
                     on_cell_start=on_cell_start, on_cell_executed=on_cell_executed)
             except PapermillExecutionError as error:
-                what = f"{path.stem}, {where}: raised {error.ename}: {error.evalue}"
+                what = f"{stem}, {where}: raised {error.ename}: {error.evalue}"
                 failures.append("\n".join([what, *error.traceback]))
             except CELL_ERRORS as error:
-                failures.append(f"{path.stem}, {where}: {explain(error)}")
+                failures.append(f"{stem}, {where}: {explain(error)}")
     seconds = time.perf_counter() - start
-
-    checks, solved = hygiene.exercises(original).keys(), set()
-    if ran:
-        solved = hygiene.passed(nbformat.read(output, as_version=4))
     if not failures and finished < _code_cells(original):   # to papermill `sys.exit()` is success
-        failures.append(f"{path.stem}, {where}: ended the notebook before its last cell.")
-    if not failures:
-        failures = [f"{path.stem}: the check of exercise {exercise} did not pass."
-                    for exercise in sorted(checks - solved)]
-    row = dict(notebook=path.stem, cells=_code_cells(original), seconds=round(seconds, 1),
-               peak_mb=round(memory.peak / 1e6), passed=len(solved), checks=len(checks),
-               status="failed" if failures else "ok", output=str(output), failures=failures)
-    return row, finished
+        failures.append(f"{stem}, {where}: ended the notebook before its last cell.")
+    bar.update(_code_cells(original) - finished)            # a failed notebook leaves cells undone
+    solved = hygiene.passed(nbformat.read(output, as_version=4)) if ran else ()
+    return dict(notebook=stem, cells=_code_cells(original), seconds=round(seconds, 1), peak_mb=round(memory.peak / 1e6),
+                passed=len(solved), checks=len(hygiene.exercises(original)), output=str(output), failures=failures)
 
 
 def _code_cells(nb) -> int:
@@ -127,11 +176,13 @@ def _code_cells(nb) -> int:
 
 
 class PeakMemory:
-    """Highest resident memory, in bytes, of all processes started inside the `with`."""
+    """Most memory, in bytes, of the processes watched and all they start, inside the `with`.
+
+    Pages that several of them share count once where the system tells (Linux), else in each.
+    """
 
     def __enter__(self):
-        self.peak, self._stop = 0, threading.Event()
-        self._before = {child.pid for child in psutil.Process().children()}
+        self.peak, self._roots, self._stop = 0, [], threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
@@ -140,12 +191,17 @@ class PeakMemory:
         self._stop.set()
         self._thread.join()
 
+    def watch(self, pid: int) -> None:
+        with suppress(psutil.NoSuchProcess):                # it has ended already
+            self._roots.append(psutil.Process(pid))
+
     def _watch(self):
-        while not self._stop.wait(0.2):
+        while not self._stop.wait(0.5):                     # adding up the pages of a large process takes a while
             total = 0
-            for child in psutil.Process().children(recursive=True):
-                try:
-                    total += 0 if child.pid in self._before else child.memory_info().rss
-                except psutil.NoSuchProcess:            # ended between the two calls
-                    continue
+            for root in self._roots:
+                with suppress(psutil.NoSuchProcess):        # ended between two calls
+                    for process in (root, *root.children(recursive=True)):
+                        with suppress(psutil.Error):
+                            memory = process.memory_full_info()
+                            total += getattr(memory, "pss", memory.rss)
             self.peak = max(self.peak, total)

@@ -60,9 +60,7 @@ class KeptFrames(VideoFolder):
 def pick_device(device=None) -> torch.device:
     """The device asked for, else CUDA, else Apple's MPS, else the CPU. Raises `CourseError`."""
     if device is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
         torch.empty(1, device=found)

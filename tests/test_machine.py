@@ -1,0 +1,53 @@
+"""What the machine gives, on systems that tell it in different ways."""
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import psutil
+import pytest
+
+from vt_course import machine
+
+
+def test_cores_are_those_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
+    assert machine.cores() == 3
+    monkeypatch.delattr(machine.os, "sched_getaffinity")                # macOS, Windows
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 6)
+    assert machine.cores() == 6
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: None)
+    assert machine.cores() == 1
+
+
+@pytest.mark.parametrize("files, gib", [
+    ({}, 16), ({"memory.max": "max\n"}, 16), ({"memory.max": f"{3 * 2**30}\n"}, 3), ({"memory.max": f"{64 * 2**30}\n"}, 16),
+    ({"memory/memory.limit_in_bytes": str(2 * 2**30)}, 2), ({"memory/memory.limit_in_bytes": "9223372036854771712"}, 16)])
+def test_the_memory_of_a_container_counts(monkeypatch, files, gib):
+    def read_text(path, encoding):
+        for name, text in files.items():
+            if path == Path("/sys/fs/cgroup", name):
+                return text
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: types.SimpleNamespace(total=16 * 2**30))
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert machine.memory_limit() == gib * 2**30
+
+
+def test_peak_memory_is_in_bytes_and_stays_when_the_memory_is_given_back():
+    code = ("from vt_course.machine import peak_memory\nbefore = peak_memory()\nheld = bytearray(100_000_000)\ndel held\n"
+            "print(before, peak_memory())")
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True).stdout
+    before, after = map(int, out.split())
+    assert 5e6 < before < 100e6 and 90e6 < after - before < 130e6
+
+
+def test_peak_memory_on_other_systems(monkeypatch):
+    monkeypatch.setattr(machine.sys, "platform", "win32")
+    monkeypatch.setattr(psutil.Process, "memory_info", lambda self: types.SimpleNamespace(rss=7, peak_wset=11))
+    assert machine.peak_memory() == 11
+    monkeypatch.setattr(machine.sys, "platform", "darwin")
+    usage = types.SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda who: types.SimpleNamespace(ru_maxrss=13))
+    monkeypatch.setitem(sys.modules, "resource", usage)
+    assert machine.peak_memory() == 13

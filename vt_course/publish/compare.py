@@ -1,0 +1,28 @@
+"""Run committed notebooks again, cell by cell, and compare every output with the committed one (nbval)."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from .. import repo_root
+from .kernel import CELL_SECONDS, kernel_env
+
+
+def compare(paths: list[Path], *more: str, root: Path | None = None, workers: int = 2) -> int:
+    """pytest's exit code: 0 where every output is as committed. `more`: further options of pytest.
+
+    The notebooks must lie in `root` (the checkout): pytest gives files outside its root no name, and xdist then runs
+    the first of them alone and says that all is well. `make test` and the tests of this gate call this function: they
+    cannot differ in an option.
+    """
+    root = root or repo_root()
+    return subprocess.call([
+        sys.executable, "-m", "pytest", "-c", str(root / "pyproject.toml"), "--rootdir", str(root), "-p", "no:cacheprovider",
+        "--nbval", "--nbval-current-env", "--nbval-sanitize-with", str(root / ".ci" / "nbval_sanitize.cfg"),
+        "--nbval-cell-timeout", str(CELL_SECONDS["smoke"]), "--nbval-kernel-startup-timeout", "120",
+        "-n", str(workers), "--dist", "loadfile", "-q", *more, *map(str, paths)], cwd=root, env=build_env())
+
+
+def build_env() -> dict[str, str]:
+    """What outputs may depend on is fixed; the number of threads is one unless OMP_NUM_THREADS says otherwise."""
+    return kernel_env(OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"), PYTHONHASHSEED="0")

@@ -1,0 +1,134 @@
+"""`vt-course test`: all that must hold, in stages, the cheap ones first; CI runs the same.
+
+    rules      committed files, notebooks and their sources obey the rules of the house; nothing is executed
+    tests      the unit tests
+    outputs    every committed notebook is executed again; each output must be as committed. This is the solved run:
+               its solutions must print that their checks passed
+    unsolved   the student edition of every notebook runs from top to bottom as it is handed out, by the code of
+               `vt-course course`, each in the memory of a small hub
+
+What the stages leave is in build/test: JUnit XML, the unsolved notebooks as executed, those whose outputs differ
+(failed/), and seconds.json, which is compared with tests/budget.json.
+"""
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from .. import CourseError, repo_root
+from ..files import atomic_write
+from ..machine import cores
+from . import NotebookFailed
+from .compare import compare
+from .course import HUB, run_course
+
+RULES = ("test_project.py", "test_notebooks.py")
+STAGES = ("rules", "tests", "outputs", "unsolved")
+QUICK = ("rules", "tests")
+SLACK = 1.5                     # times the budget of a stage, in CPU seconds, before it is called too dear
+
+
+def run_suite(stages: list[str] | None = None, *, quick: bool = False, root: Path | None = None) -> list[dict]:
+    """Run the stages (default: all; quick: rules, and the tests that are not marked slow) and print what they do.
+
+    All are run, whatever fails. Returns a row for each: stage, passed, seconds, cpu_seconds (of all processes it
+    started; None where the system does not tell), budget (CPU seconds, or None). Raises CourseError for a stage that
+    does not exist.
+    """
+    root = root or repo_root()
+    if unknown := sorted(set(stages or ()) - set(STAGES)):
+        raise CourseError(f"there is no stage {', '.join(unknown)}; choose from {', '.join(STAGES)}")
+    chosen = [stage for stage in STAGES if stage in (stages or (QUICK if quick else STAGES))]
+    shutil.rmtree(root / "build" / "test", ignore_errors=True)
+    (root / "build" / "test").mkdir(parents=True)
+    budget = json.loads((root / "tests" / "budget.json").read_text(encoding="utf-8"))
+    rows = []
+    for number, stage in enumerate(chosen, start=1):
+        expected = None if quick else budget["cpu_seconds"].get(stage)
+        say(f"stage {number} of {len(chosen)}, {stage}: {DOES[stage]}" + (f" (about {expected:.0f} CPU seconds)" if expected else ""))
+        start, before = time.monotonic(), cpu_seconds()
+        passed = RUN[stage](root, quick)
+        spent = None if before is None else round(cpu_seconds() - before, 1)
+        rows.append(dict(stage=stage, passed=passed, seconds=round(time.monotonic() - start, 1), cpu_seconds=spent, budget=expected))
+        atomic_write(root / "build" / "test" / "seconds.json", json.dumps(rows, indent=1).encode())
+    return rows
+
+
+def say(text: str) -> None:
+    print(f"\n== {text}", flush=True)
+
+
+def verdict(rows: list[dict]) -> str:
+    """The last line: what failed, what took how long, what became too dear."""
+    failed = [row["stage"] for row in rows if not row["passed"]]
+    times = ", ".join(f"{row['stage']} {row['seconds']:.0f} s" + (f" ({row['cpu_seconds']:.0f} CPU)" if row["cpu_seconds"] else "")
+                      for row in rows)
+    dear = [f"{row['stage']} took {row['cpu_seconds']:.0f} CPU seconds, {row['cpu_seconds'] / row['budget']:.1f} times its budget of {row['budget']:.0f}"
+            for row in rows if row["budget"] and row["cpu_seconds"] and row["cpu_seconds"] > SLACK * row["budget"]]
+    return (f"== {'FAILED: ' + ', '.join(failed) if failed else 'all stages passed'}; {times}"
+            + "".join(f"; WARNING: {text} (tests/budget.json)" for text in dear))
+
+
+def cpu_seconds() -> float | None:
+    """Of all processes that this one started and that have ended, and of itself."""
+    try:
+        import resource
+    except ModuleNotFoundError:                          # Windows
+        return None
+    return sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+
+
+def run_pytest(root: Path, stage: str, *options: str) -> bool:
+    """True if all passed. A run without a single test has failed."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={root / 'build' / 'test' / stage}.xml", *options]
+    return subprocess.call(command, cwd=root, env=env) == 0
+
+
+def rules(root: Path, quick: bool) -> bool:
+    return run_pytest(root, "rules", *(f"tests/{name}" for name in RULES))
+
+
+def tests(root: Path, quick: bool) -> bool:
+    others = [f"--ignore=tests/{name}" for name in RULES]
+    return run_pytest(root, "tests", "tests", *others, *(["-m", "not slow"] if quick else []), "-n", str(min(cores(), 4)), "--dist", "loadfile",
+                      "--durations=10", "--durations-min=5")
+
+
+def outputs(root: Path, quick: bool) -> bool:
+    notebooks = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    report = root / "build" / "test" / "outputs.xml"
+    if compare(notebooks, f"--junitxml={report}", "-o", "junit_family=xunit1", root=root, workers=min(cores(), len(notebooks))) == 0:
+        return True
+    # Kept for whoever looks for the reason: the notebooks that differ, as they come out now.
+    cases = ElementTree.parse(report).iter("testcase") if report.is_file() else ()
+    red = sorted({Path(case.get("file")).stem for case in cases if list(case.iter("failure")) or list(case.iter("error"))})
+    if red:
+        try:
+            run_course(red, out=root / "build" / "test" / "failed", progress=False, root=root)
+        except NotebookFailed as error:
+            print(error, file=sys.stderr)
+        print(f"executed again into build/test/failed: {', '.join(red)}")
+    return False
+
+
+def unsolved(root: Path, quick: bool) -> bool:
+    try:
+        rows = run_course(unsolved=True, out=root / "build" / "test" / "unsolved", root=root)
+    except NotebookFailed as error:
+        print(error, file=sys.stderr)
+        return False
+    large = [f"{row['notebook']} took {row['peak_mb']:,} MB of memory, more than the {HUB / 1e6:,.0f} of a small hub" for row in rows
+             if row["peak_mb"] > HUB / 1e6]
+    print(*large, sep="\n", file=sys.stderr)
+    return not large
+
+
+DOES = {"rules": "the rules of the house, nothing is executed", "tests": "the unit tests",
+        "outputs": "committed notebooks, executed again and compared output by output",
+        "unsolved": "the student edition, from top to bottom as it is handed out"}
+RUN = {"rules": rules, "tests": tests, "outputs": outputs, "unsolved": unsolved}
