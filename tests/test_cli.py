@@ -200,6 +200,31 @@ def test_doctor_of_a_broken_installation(monkeypatch):
     assert "MISSING         package torch: make setup\n" in run("doctor")[1]
 
 
+def test_doctor_names_versions_that_nobody_tried(monkeypatch):
+    found = {"torch": "2.99.1+cpu", "av": "18.1.0", "numpy": "1.25.2", "einops": None}
+    monkeypatch.setattr(doctor, "version", lambda package: found.get(package, "0"))
+    monkeypatch.setattr(doctor, "TRIED", {name: doctor.TRIED[name] for name in ("python", *found)})
+    monkeypatch.setattr(doctor.platform, "python_version", lambda: "3.15.0")
+    (low, high), (first, last) = doctor.TRIED["torch"], doctor.TRIED["python"]
+    assert [row["what"] for row in run_json("doctor")["untried"]] == ["python 3.15.0", "torch 2.99.1+cpu", "numpy 1.25.2"]
+    out = run("doctor")[1]
+    assert f"UNTRIED         torch 2.99.1+cpu: {low} to {high} were tried; if something fails, try one of these\n" in out
+    assert f"UNTRIED         python 3.15.0: {first} to {last} were tried" in out
+
+
+@pytest.mark.parametrize("system, machine, macos, root, words", [
+    ("Darwin", "x86_64", "15.1", "/r", ["no wheels for Macs with Intel"]), ("Darwin", "arm64", "13.6", "/r", ["macOS 14"]),
+    ("Darwin", "arm64", "14.0", "/r", []), ("Windows", "AMD64", "", "/" + "r" * 120, ["260 characters"]), ("Windows", "AMD64", "", "/r", []),
+    ("Linux", "x86_64", "", "/" + "r" * 120, [])])
+def test_doctor_says_what_a_system_needs(monkeypatch, system, machine, macos, root, words):
+    monkeypatch.setattr(doctor.platform, "system", lambda: system)
+    monkeypatch.setattr(doctor.platform, "machine", lambda: machine)
+    monkeypatch.setattr(doctor.platform, "mac_ver", lambda: (macos, ("", "", ""), machine))
+    monkeypatch.setattr(doctor, "repo_root", lambda: Path(root))
+    notes = doctor.system_notes()
+    assert len(notes) == len(words) and all(word in note for word, note in zip(words, notes))
+
+
 def test_train_and_evaluate(trained):
     out, summary = trained
     assert summary == json.loads((out / "summary.json").read_text(encoding="utf-8"))

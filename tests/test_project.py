@@ -13,7 +13,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from vt_course import repo_root
+from vt_course import doctor, repo_root
 from vt_course.cli import main
 from vt_course.publish import suite
 
@@ -131,6 +131,19 @@ def lock_problems(pyproject: str, lock: str) -> list[str]:
         if text in lock:
             problems.append(f"the lock holds {text}")
     return problems
+
+
+def test_doctor_knows_what_was_tried():
+    """From the lower bound, which `--resolution lowest-direct` installs, to the lock's version or a newer one."""
+    def minor(version):
+        return [int(number) for number in re.findall(r"\d+", version)[:2]]
+    oldest, end = re.findall(r"3\.\d+", PROJECT["requires-python"])
+    tried = {**doctor.TRIED}
+    assert tried.pop("python") == (oldest, f"3.{int(end[2:]) - 1}")
+    lows = {need.name: next(iter(need.specifier)).version for need in requirements(PYPROJECT)}
+    locked = {pin.name: next(iter(pin.specifier)).version for pin, _, _ in pins(LOCK)}
+    for name, (low, high) in tried.items():
+        assert minor(low) == minor(lows[name]) and minor(high) >= minor(locked[name]), name
 
 
 def test_the_lock_is_in_step():

@@ -2,6 +2,7 @@
 import importlib
 import importlib.metadata
 import platform
+import re
 import shutil
 
 from vt_course import __version__, data_root, repo_root
@@ -9,6 +10,11 @@ from vt_course.machine import cores, memory_limit
 
 PACKAGES = ("torch", "torchvision", "numpy", "einops", "av", "decord", "decord2", "torchcodec", "safetensors",
             "jupyterlab", "papermill", "nbval", "jupytext")
+# The lowest and the newest version of each package with which the unit tests were run; README says on which Pythons.
+TRIED = {
+    "python": ("3.11", "3.14"), "torch": ("2.6", "2.15"), "torchvision": ("0.21", "0.29"), "numpy": ("1.26", "2.5"), "av": ("17.0", "19.0"),
+    "einops": ("0.8", "0.8"), "matplotlib": ("3.9", "3.11"), "safetensors": ("0.4", "0.8"),
+}
 OPTIONAL = {"decord": "decord2", "decord2": "decord", "torchcodec": None}
 
 
@@ -26,6 +32,28 @@ def works(module: str) -> str | None:
     except Exception as error:              # a broken native library raises OSError, RuntimeError or worse
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return None
+
+
+def untried(versions: dict[str, str | None]) -> list[dict]:
+    """Of package versions, those outside of what was tried: dict(what, how). Only major and minor versions count."""
+    def minor(version):
+        return [int(number) for number in re.findall(r"\d+", version)[:2]]
+    return [{"what": f"{name} {versions[name]}", "how": f"{low} to {high} were tried; if something fails, try one of these"}
+            for name, (low, high) in TRIED.items()
+            if versions.get(name) and not minor(low) <= minor(versions[name]) <= minor(high)]
+
+
+def system_notes() -> list[str]:
+    """What this operating system needs to be told, in sentences."""
+    found = []
+    system, machine = platform.system(), platform.machine()
+    if system == "Darwin" and machine == "x86_64":
+        found.append("PyTorch has no wheels for Macs with Intel processors: use a machine with another processor")
+    if system == "Darwin" and int(platform.mac_ver()[0].partition(".")[0] or 14) < 14:
+        found.append("PyAV has wheels for macOS 14 and newer: update macOS")
+    if system == "Windows" and len(str(repo_root())) > 100:
+        found.append("Windows allows paths of 260 characters: move the checkout to a shorter one, or allow long paths")
+    return found
 
 
 def torch_threads() -> int:
@@ -48,7 +76,7 @@ def report() -> dict:
         "memory_gb": None if "psutil" in broken else round(memory_limit() / 2**30, 1),
         "disk_free_gb": round(shutil.disk_usage(repo_root()).free / 2**30, 1),
         "gpu": [] if "torch" in broken else gpus(),
-        "packages": {p: version(p) for p in PACKAGES},
+        "packages": {p: version(p) for p in dict.fromkeys((*PACKAGES, *TRIED)) if p != "python"},
         "decord_imports": broken.get("decord", "yes"),
         "repo": str(repo_root()), "data": str(data_root()),
         "synthetic_data": (data_root() / "synthetic" / "config.json").is_file(),
@@ -64,12 +92,15 @@ def report() -> dict:
     if facts["disk_free_gb"] < 1:
         missing.append({"what": "free disk space (1 GB for data and runs)", "how": "free some, or set VT_COURSE_DATA"})
     facts["missing"] = missing
+    facts["untried"] = untried({"python": facts["python"], **facts["packages"]})
+    facts["notes"] = system_notes()
     return facts
 
 
 def render(facts: dict) -> str:
     lines = [f"{k:16s}{', '.join(v) or 'none' if isinstance(v, list) else v}" for k, v in facts.items()
-             if k not in ("packages", "missing")]
+             if k not in ("packages", "missing", "untried", "notes")]
     lines.insert(3, "packages        " + "  ".join(f"{k} {v}" for k, v in facts["packages"].items() if v))
     lines += [f"MISSING         {m['what']}: {m['how']}" for m in facts["missing"]] or ["nothing is missing"]
+    lines += [f"UNTRIED         {u['what']}: {u['how']}" for u in facts["untried"]] + [f"NOTE            {note}" for note in facts["notes"]]
     return "\n".join(lines)
