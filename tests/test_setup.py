@@ -105,7 +105,7 @@ def test_an_unknown_torch_is_refused(checkout):
 
 @pytest.mark.parametrize("with_uv", [True, False])
 def test_from_a_wheelhouse_without_a_network(checkout, tmp_path, with_uv):
-    wheels = tmp_path / "wheels"
+    wheels = tmp_path / "on a stick"
     wheels.mkdir()
     code, err, notes = checkout.run(WHEELS=str(wheels))
     assert (code, notes) == (2, []) and f"{wheels} is no wheelhouse" in err

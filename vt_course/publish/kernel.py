@@ -21,7 +21,7 @@ def kernel_env(**extra: str) -> dict[str, str]:
     """Environment of a kernel: silent start, no progress bars, static figures, no notes of progress."""
     profile = str(repo_root() / ".ci" / "ipython")
     env = {**os.environ, "IPYTHONDIR": profile, "TQDM_DISABLE": "1", "VT_COURSE_STATIC": "1",
-           "VT_COURSE_PROGRESS": "", **extra}
+           "VT_COURSE_PROGRESS": "", "PYDEVD_DISABLE_FILE_VALIDATION": "1", **extra}     # the last: a debugger's remark at start
     env.pop("MPLBACKEND", None)         # where it is set, inline figures vanish from the output
     return env
 
