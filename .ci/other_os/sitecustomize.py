@@ -40,18 +40,33 @@ class View(types.ModuleType):
     """A module without what the other system lacks; the rest is read from the real one, and set there."""
 
     def __init__(self, real, changed):
-        vars(self).update(__name__=real.__name__, __spec__=real.__spec__, _real=real, _changed=changed, _hidden=hidden(real.__name__))
+        vars(self).update(__name__=real.__name__, __spec__=real.__spec__, _real=real, _changed=changed, _hidden=hidden(real.__name__),
+                          _patched={}, _saved={})
 
     def __getattr__(self, name):
+        for names in (self._patched, self._changed):
+            if name in names:
+                return names[name]
         if name in self._hidden:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r} on {SYSTEM}")
-        return self._changed[name] if name in self._changed else getattr(self._real, name)
+        return getattr(self._real, name)
 
+    # Tests replace attributes for a while. What they set here and delete again is afterwards as it was.
     def __setattr__(self, name, value):
-        setattr(self._real, name, value)
+        if name in self._changed or name in self._hidden:
+            self._patched[name] = value
+        else:
+            if hasattr(self._real, name):
+                self._saved.setdefault(name, getattr(self._real, name))
+            setattr(self._real, name, value)
 
     def __delattr__(self, name):
-        delattr(self._real, name)
+        if name in self._changed or name in self._hidden:
+            self._patched.pop(name, None)
+        elif name in self._saved:
+            setattr(self._real, name, self._saved[name])
+        else:
+            delattr(self._real, name)
 
 
 def view(name: str, made={}):
