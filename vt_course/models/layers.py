@@ -151,6 +151,15 @@ def check_input(x: Tensor, layout: str, channels: int) -> None:
                          "convert and normalise the pixels first.")
 
 
+def own_backward(x: Tensor) -> bool:
+    """Whether our own backward passes, faster on a CPU, are to be used for `x`.
+
+    Not in compiled graphs and inside the transforms of torch.func (grad, vmap, jvp), which see into PyTorch's only.
+    """
+    return (x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+            and not torch._C._are_functorch_transforms_active())
+
+
 # ---------------------------------------------------------------- depthwise convolution
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Size) -> Tensor:
@@ -158,8 +167,12 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Size) -> T
 
     (B, C, *size), (C, 1, *kernel) -> (B, C, *smaller).
     """
-    fast = x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    return (DepthwiseFunction.apply if fast else convolve)(x, weight, bias, stride)
+    if not own_backward(x):
+        return convolve(x, weight, bias, stride)
+    if torch.is_autocast_enabled("cpu"):         # as autocast does to PyTorch's convolutions, so that backward sees one dtype
+        dtype = torch.get_autocast_dtype("cpu")
+        x, weight, bias = x.to(dtype), weight.to(dtype), bias if bias is None else bias.to(dtype)
+    return DepthwiseFunction.apply(x, weight, bias, stride)
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Size) -> Tensor:

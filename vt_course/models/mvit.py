@@ -137,9 +137,9 @@ class PoolingAttention(nn.Module):
             on_map = torch.arange(cls + prod(self.size_out)) >= cls
             self.register_buffer("on_map", on_map.float()[:, None], persistent=False)
 
-    def pooled(self, x: Tensor, name: str, weight: Tensor, bias: Tensor) -> Tensor:
-        """Project the tokens and pool them: (B, cls + N, dim) -> (B, cls + N', h, d)."""
-        x = pool_tokens(F.linear(x, weight, bias), getattr(self, f"pool_{name}"), self.size, self.cls)
+    def pooled(self, x: Tensor, name: str) -> Tensor:
+        """Pool the projected tokens: (B, cls + N, dim_out) -> (B, cls + N', h, d)."""
+        x = pool_tokens(x, getattr(self, f"pool_{name}"), self.size, self.cls)
         x = x.view(*x.shape[:2], self.num_heads, -1)                  # (B, cls + N', h, d)
         norm = getattr(self, f"norm_{name}")
         return x if norm is None else norm(x)                         # the class token is normalised as well
@@ -177,8 +177,8 @@ class PoolingAttention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, scale=d**-0.5)[..., :d]
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = [self.pooled(x, name, weight, bias).transpose(1, 2) for name, weight, bias   # (B, h, cls + N', d)
-                   in zip("qkv", self.qkv.weight.chunk(3), self.qkv.bias.chunk(3))]
+        q, k, v = [self.pooled(part, name).transpose(1, 2)            # 3 x (B, h, cls + N', d)
+                   for name, part in zip("qkv", self.qkv(x).chunk(3, -1))]
         attend = F.scaled_dot_product_attention
         if self.rel_pos:
             attend = self.attend_with_places if torch.is_grad_enabled() else self.attend_with_bias

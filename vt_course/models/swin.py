@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import (DropPath, Mlp, Sides, Size, check_input, check_settings, drop_path_schedule, init_weights, per_axis,
-                     rescale_for_narrow)
+from .layers import (DropPath, Mlp, Sides, Size, check_input, check_settings, drop_path_schedule, init_weights, own_backward,
+                     per_axis, rescale_for_narrow)
 
 
 # ---------------------------------------------------------------- windows
@@ -118,6 +118,13 @@ class Permute(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
         index, inverse = ctx.saved_tensors
         return Permute.apply(grad, inverse, index), None, None
+
+
+def permute(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+    """Rows `index` of x, (n, C) -> (n, C)."""
+    if torch._C._are_functorch_transforms_active():
+        return x.index_select(0, index)
+    return Permute.apply(x, index, inverse)
 
 
 def relative_position_index(window: Size) -> Tensor:
@@ -267,7 +274,7 @@ class WindowAttention(nn.Module):
         qkv = qkv.view(BW, N, 3, h, C3 // 3 // h)                     # (B·nW, N, 3, h, d)
         bias = self.bias(N) if self.relative_position_bias_table is not None else qkv.new_zeros(1, N, N)
         biases = [(bias if mask is None else bias + mask).to(qkv.dtype) for mask in masks]          # (h or 1, N, N)
-        if bias.requires_grad and qkv.device.type == "cpu" and not torch.compiler.is_compiling():
+        if bias.requires_grad and own_backward(qkv):
             out = BiasedAttention.apply(qkv, counts, *biases)         # (B·nW, N, h, d)
         else:
             out = fused_attention(qkv, counts, biases)
@@ -288,9 +295,9 @@ class WindowAttention(nn.Module):
             x = window_reverse(x, window, padded)                     # (B, *padded, C)
         else:
             index, inverse, counts, masks = shifted_windows(B, tuple(padded), window, shift, x.device, x.dtype)
-            x = Permute.apply(x.reshape(-1, C), index, inverse).view(-1, prod(window), C)
+            x = permute(x.reshape(-1, C), index, inverse).view(-1, prod(window), C)
             x = self.proj(self.attend(self.qkv(x), counts, masks))    # (B·nW, N, C)
-            x = Permute.apply(x.view(-1, C), inverse, index).view(B, *padded, C)
+            x = permute(x.view(-1, C), inverse, index).view(B, *padded, C)
         return x[(slice(None), *[slice(s) for s in size])] if any(padding) else x
 
 

@@ -101,10 +101,11 @@ class SwinTransformer3D(Backbone):
             num_heads=num_heads, mlp_ratio=mlp_ratio, drop_path=drop_path, head_dropout=head_dropout,
             narrow_init=narrow_init, block=FactorizedBlock if design == "factorized" else SwinBlock)
         dim = self.norm.normalized_shape[0]
-        self.temporal_layers = nn.ModuleList(
-            SwinBlock(dim, num_heads[-1], (P, 1, 1), (0, 0, 0), mlp_ratio, drop_path)
-            for _ in range(2 * (design == "split")))
-        self.temporal_layers.apply(init_weights)
+        self.temporal_layers = ()
+        if design == "split":
+            self.temporal_layers = nn.ModuleList(
+                SwinBlock(dim, num_heads[-1], (P, 1, 1), (0, 0, 0), mlp_ratio, drop_path) for _ in range(2))
+            self.temporal_layers.apply(init_weights)
 
     def stages(self, x: Tensor) -> list[Tensor]:
         maps = super().stages(x)
