@@ -10,6 +10,7 @@ import torch
 
 from vt_course import CourseError
 from vt_course.cli import main
+from vt_course.models.mvit import MViT
 from vt_course.models.official import from_official, to_official
 from vt_course.oracles import golden
 from vt_course.oracles.golden import check_case, verify
@@ -132,6 +133,52 @@ def test_a_case_of_pytorchvideo_is_built_from_its_blocks():
     x = torch.randn(facts["input"]["shape"])
     with torch.no_grad():
         assert torch.equal(model(x), slowfast(x))
+
+
+ARGUMENTS = dict(spatial_size=[32, 48], temporal_size=4, num_heads=2, embed_dim_mul=[[1, 1.5], [2, 2.0]], atten_head_mul=[[1, 2.0]],
+                 pool_q_stride_size=[[1, 1, 2, 2]], pool_kv_stride_adaptive=[1, 4, 4], pool_kvq_kernel=[3, 3, 3], residual_pool=False,
+                 patch_embed_dim=20, depth=2, layer_norm_eps=1e-6)
+WRITTEN_OUT = dict(frames=4, img_size=(32, 48), num_heads=2, embed_dim=20, depth=2, dim_mul={1: 1.5, 2: 2}, head_mul={1: 2},
+                   q_stride={1: (1, 2, 2)}, kv_stride={0: (1, 4, 4), 1: (1, 2, 2)}, kernel=(3, 3, 3), num_classes=7)
+
+
+@pytest.mark.parametrize("changes, written_out", [
+    ({}, {}), (dict(sep_pos_embed=False), dict(pos_embed="joint")), (dict(pool_kvq_kernel=None), dict(kernel=None)),
+    (dict(cls_embed_on=False, residual_pool=True), dict(class_token=False, residual_pooling=True)),
+    (dict(pooling_mode="max", spatial_size=32), dict(pool_mode="max", img_size=32)),
+    (dict(pool_kv_stride_adaptive=None), dict(kv_stride=None)),
+    (dict(pool_kv_stride_adaptive=None, pool_kv_stride_size=[[1, 1, 2, 1]]), dict(kv_stride={1: (1, 2, 1)}))], ids=str)
+def test_a_case_of_pytorchvideo_is_built_from_its_builders_arguments(changes, written_out, tmp_path):
+    """The recording is made with the settings written out: 20 channels become 32, a multiple of 4 heads, then 64."""
+    want = MViT(**WRITTEN_OUT | written_out).eval()
+    assert [b.mlp.fc2.out_features for b in want.blocks] == [32, 64]
+    keys = [[k, list(v.shape), "scale" if v.ndim == 1 and k.endswith("weight") else "bias" if k.endswith("bias") else
+             "matrix" if k.endswith("weight") else "free"] for k, v in to_official(want, layout="pytorchvideo").items()]
+    filled = {k: golden.fill(k, shape, kind) for k, shape, kind in keys}
+    want.load_state_dict(from_official(want, filled))
+    x = torch.from_numpy(np.random.RandomState(1).standard_normal((2, 3, 4, *want.input_size[1:])).astype(np.float32))
+    with torch.no_grad():
+        logits, tokens, double = want(x).numpy(), want.embed(x), want.double()(x.double()).numpy()
+    facts = {
+        "source": {"repo": "facebookresearch/pytorchvideo", "cls": "create_multiscale_vision_transformers"}, "keys": keys,
+        "weights_abs_sum": sum(v.double().abs().sum().item() for v in filled.values()), "config": ARGUMENTS | changes,
+        "checkpoint": {"wrapper": "{'model_state': state_dict}"}, "param_count": sum(v.numel() for v in filled.values()),
+        "input": {"seed": 1, "shape": list(x.shape), "first4": x.flatten()[:4].tolist(), "sum": x.sum().item()},
+        "stages": [{"name": "cls_positional_encoding", "shape": list(tokens.shape), "layout": "B (1+T*H*W) C"}]}
+    (tmp_path / "case.json").write_text(json.dumps(facts))
+    rows = tokens.flatten(0, 1)
+    np.savez(tmp_path / "case.npz", logits=logits, logits_f64=double, stage_mean=[tokens.mean()], stage_std=[tokens.std(correction=0)],
+             stage_first8=rows[:1, :8], stage_last8=rows[-1:, :8])
+    assert check_case(tmp_path / "case.json")["problem"] == ""
+
+
+def test_arguments_of_the_builder_that_ours_does_not_have_are_named():
+    case = {"source": {"repo": "facebookresearch/pytorchvideo", "cls": "mvit"}, "keys": [
+        ["patch_embed.patch_model.weight", [20, 3, 3, 7, 7], ""], ["blocks.0.mlp.fc1.weight", [80, 20], ""], ["head.proj.weight", [7, 64], ""]]}
+    for change, words in [(dict(pool_first=True), "pool_first=True"), (dict(norm="batchnorm"), "norm='batchnorm'"),
+                          (dict(residual_pool=True), "residual_pool=True and a class token")]:
+        with pytest.raises(golden.Departure, match=words):
+            golden.build(ARGUMENTS | change, case | {"config": {"builder": ARGUMENTS | change}})
 
 
 def test_broken_files_fail_and_the_rest_goes_on(tmp_path, capsys):

@@ -18,7 +18,7 @@ from weights import shake
 from vt_course.models import ZOO, create
 from vt_course.models.cost import count_macs, count_parameters
 from vt_course.models.mvit import (MViT, PoolingAttention, config_from_facts, kv_strides, pooled_size, pooling,
-                                   relative_rows)
+                                   relative_rows, round_width)
 from vt_course.models.official import from_official, to_official
 
 DEFAULTS = {k: p.default for k, p in inspect.signature(MViT).parameters.items()}
@@ -34,7 +34,8 @@ MAX = dict(pool_mode="max", kernel=None)
 
 def random_input(config, B=2):
     c, g = DEFAULTS | config, torch.Generator().manual_seed(1)
-    size = [c["frames"], c["img_size"], c["img_size"]][len(c["patch_kernel"]) == 2:]
+    sides = c["img_size"] if isinstance(c["img_size"], tuple) else (c["img_size"],) * 2
+    size = [c["frames"], *sides][len(c["patch_kernel"]) == 2:]
     return torch.randn(B, c["in_channels"], *size, generator=g, dtype=torch.float64)
 
 
@@ -164,6 +165,7 @@ CONFIGS = {
     "joint": TINY | dict(pos_embed="joint"), "space": TINY | dict(pos_embed="space"), "odd": TINY | dict(img_size=20),
     "fixed kv": TINY | dict(kv_stride={0: (2, 4, 4), 3: (1, 3, 3)}), "no class": TINY | dict(class_token=False),
     "time shrinks": TINY | dict(frames=8, q_stride={1: (2, 2, 2), 3: (1, 2, 1)}, kv_stride=(2, 4, 4)),
+    "oblong": TINY | dict(img_size=(44, 20)), "v2, oblong": V2 | dict(img_size=(20, 44)),
     "plain": PLAIN, "wider": TINY | dict(num_heads=2, mlp_ratio=3, in_channels=2, head_mul={3: 4}),
     "v2": V2, "v2, no class": V2 | dict(class_token=False), "v2, one axis": V2 | dict(rel_pos="t"), "v2, max": V2 | MAX,
     "v2, odd maps": V2 | dict(img_size=28, frames=6), "v2, heads stay": V2 | dict(head_mul={}),
@@ -219,15 +221,20 @@ def twins(v2, frames, size):
     kernels, strides = [[3, 3, 3] if v2 else [], [3, 3, 3]] * 2, [[1, 1, 1] if v2 else [], [1, 2, 2]] * 2
     kv = [1, 4, 4], [1, 2, 2], [1, 2, 2], [1, 1, 1]
     blocks = [MSBlockConfig(h, *c, k, [3, 3, 3], *s) for h, c, k, *s in zip((1, 2, 2, 4), wide, kernels, strides, kv)]
-    theirs = torchvision.models.video.MViT((size, size), frames, blocks, v2, False, v2, v2, num_classes=5)
+    theirs = torchvision.models.video.MViT((size, size) if isinstance(size, int) else size, frames, blocks, v2, False, v2, v2, num_classes=5)
     return shake(theirs).double(), MViT(**(V2 if v2 else TINY) | dict(frames=frames, img_size=size)).double().eval()
 
 
-@pytest.mark.parametrize("frames, size", [(4, 32), (6, 48), (2, 64), (4, 20)])
+@pytest.mark.parametrize("frames, size", [(4, 32), (6, 48), (2, 64), (4, 20), (4, (32, 48)), (2, (64, 32))])
 @pytest.mark.parametrize("v2", [False, True], ids=["v1", "v2"])
 def test_equals_torchvision(v2, frames, size):
-    """At 20 pixels, maps of 5, 3 and 2 meet tables made for 5, 2 and 1."""
+    """At 20 pixels, maps of 5, 3 and 2 meet tables made for 5, 2 and 1. On oblong maps torchvision makes the tables of both
+    axes for the longer one and interpolates while running."""
     theirs, ours = twins(v2, frames, size)
+    if v2 and isinstance(size, tuple):
+        ours.load_state_dict(from_official(ours, theirs.state_dict(), resize=True))
+        x = random_input(dict(frames=frames, img_size=size))
+        return torch.testing.assert_close(ours(x), theirs(x), rtol=1e-9, atol=1e-9)
     ours.load_state_dict(from_official(ours, theirs.state_dict()))
     assert to_official(ours, layout="torchvision").keys() == theirs.state_dict().keys()
     assert_same(ours, theirs, dict(frames=frames, img_size=size),
@@ -517,6 +524,28 @@ def test_a_source_counts_even_where_it_has_as_many_positions():
     old = torch.tensor([1.0, 2, 4, 9]).view(1, 4, 1).expand(1, 4, 8)                                   # 1 x 2 x 2
     state = new.resize_positions({"pos_embed": old}, (1, 2, 2))
     torch.testing.assert_close(state["pos_embed"], torch.full((1, 4, 8), 4.0))
+
+
+@pytest.mark.parametrize("pos", ["separate", "space", "joint"])
+def test_positions_of_an_oblong_map_are_resized_along_each_axis(pos):
+    config = PLAIN | dict(pos_embed=pos)
+    old, new = (MViT(**config | dict(frames=4, img_size=size)).double() for size in ((8, 24), (16, 16)))
+    before = shake(old).state_dict()
+    after = from_official(new, before, resize=True, source=(2, 2, 6))
+    key, cls, T = ("pos_embed", 1, 2) if pos == "joint" else ("pos_embed_spatial", 0, 1)
+    want = torch.einsum("bj,ck,ijkd->ibcd", stretch(2, 4), stretch(6, 4), before[key][0, cls:].view(T, 2, 6, -1))
+    torch.testing.assert_close(after[key][0, cls:], want.flatten(0, 2))
+    new.load_state_dict(after)
+    with pytest.raises(ValueError, match="12 positions are not a map of|24 positions|25 joint positions"):
+        from_official(new, before, resize=True)
+
+
+# (factor, heads) -> channels: facebookresearch/pytorchvideo's and SlowFast's round_width, by hand
+@pytest.mark.parametrize("width, factor, divisor, rounded", [
+    (96, 2, 2, 192), (20, 1.5, 4, 32), (20, 1.5, 3, 30), (1, 1.5, 1, 2), (10, 1.3, 8, 16), (30, 1, 4, 32), (22, 1, 16, 32),
+    (17, 1, 16, 16), (18, 1, 16, 32), (32, 0.01, 1, 1)])
+def test_channels_are_a_multiple_of_the_heads(width, factor, divisor, rounded):
+    assert round_width(width, factor, divisor) == rounded
 
 
 def test_64x3_starts_from_32x3():

@@ -70,7 +70,7 @@ DRIVER = textwrap.dedent("""
             return self
 
     torch.set_num_threads(1)
-    create, fit.create = fit.create, build
+    create, t.evaluate.create = t.evaluate.create, build
     recipe = Recipe.from_json(RECIPE)
     t.train(dataclasses.replace(recipe, epochs=1), WARM)
     results = []

@@ -5,31 +5,35 @@ import pytest
 
 from vt_course.models import ZOO, create
 
-WHOLE, SEVERAL, RATE = "must be one whole number", "must be a tuple of whole numbers", "must be at least 0 and below 1"
+WHOLE, SEVERAL, EACH, RATE = "must be one whole number", "must be a tuple of whole numbers", "must be one whole number, or one for each axis", "must be at least 0 and below 1"
 BAD = {
     "swin_mini": [
-        (dict(window=(7, 7)), WHOLE), (dict(window=2.5), WHOLE), (dict(patch_size=(4, 4)), WHOLE), (dict(img_size=(64, 64)), WHOLE),
+        (dict(window=(7, 7, 7)), "window (7, 7, 7) must have two"), (dict(window=2.5), EACH), (dict(patch_size=(4, 4.0)), "must have two"),
+        (dict(img_size="64"), EACH),
         (dict(embed_dim="96"), WHOLE), (dict(depths=2), SEVERAL), (dict(num_heads=4), SEVERAL), (dict(depths=(2, 2.5, 2)), SEVERAL),
         (dict(mlp_ratio=0.0), "must be above 0"), (dict(mlp_ratio=-1), "must be above 0"), (dict(mlp_ratio="4"), "must be a number"),
         (dict(drop_path=1.5), RATE), (dict(drop_path=-0.1), RATE), (dict(drop_path=1), RATE), (dict(head_dropout=2.0), RATE),
         (dict(depths=(2, 2)), "different numbers of stages"), (dict(embed_dim=25), "dim 25 is not divisible by num_heads 2")],
     "video_swin_mini": [
-        (dict(patch=4), SEVERAL), (dict(window=7), SEVERAL), (dict(shift=True), SEVERAL), (dict(patch=(4, 4)), "patch (4, 4) must have three"),
+        (dict(patch=4.0), EACH), (dict(window="7"), EACH), (dict(shift=None), EACH), (dict(patch=(4, 4)), "patch (4, 4) must have three"),
         (dict(window=(7, 7)), "window (7, 7) must have three"), (dict(shift=(True, True)), "shift (True, True) must have three"),
         (dict(design="x"), "unknown design 'x'")],
     "mvit_mini": [
         (dict(patch_stride=(4, 4)), "patch_stride (4, 4)"), (dict(patch_kernel=(7, 7)), "must all have two values"),
         (dict(patch_kernel=(7,), patch_stride=(4,), patch_padding=(3,)), "must all have two values"),
-        (dict(kernel=(3, 3)), "kernel (3, 3) must have three"), (dict(kernel=3), "kernel 3 must have three"),
+        (dict(kernel=(3, 3)), "kernel (3, 3) must have three"), (dict(kernel=3.5), "kernel 3.5 must have three"),
+        (dict(img_size=(48, 48, 48)), "img_size (48, 48, 48) must have two"), (dict(head_mul={1: 0.0}), "factors above 0"),
+        (dict(dim_mul={1: "2"}), "factors above 0"),
         (dict(kv_stride=(8, 8)), "kv_stride (8, 8) must have three"), (dict(kv_stride={2: (8, 8)}), "kv_stride of block 2 (8, 8)"),
         (dict(q_stride={1: (2, 2)}), "q_stride of block 1 (2, 2) must have three"), (dict(q_stride=[(1, 2, 2)]), "must be a dictionary"),
         (dict(q_stride={4: (1, 2, 2)}), "by number of block, 0 to 3"), (dict(kv_stride={4: (1, 2, 2)}), "by number of block, 0 to 3"),
         (dict(dim_mul={5: 2}), "by number of block, 0 to 4"), (dict(head_mul={-1: 2}), "by number of block, 0 to 3"),
         (dict(rel_pos="x"), "rel_pos 'x' must name axes"), (dict(rel_pos="wht"), "in the order of 'thw'"), (dict(rel_pos="tt"), "'thw'"),
-        (dict(head_mul={1: 0.1}), "block 1 64 channels and 0 heads"), (dict(frames=7), "an input of (7, 48, 48) is not a multiple of patch_stride"),
+        (dict(frames=7), "an input of (7, 48, 48) is not a multiple of patch_stride"),
         (dict(num_heads=5), "not divisible by num_heads 5"), (dict(pool_mode="mean"), "choose 'conv', 'max' or 'avg'")],
     "timesformer_mini": [
-        (dict(img_size=(48, 48)), WHOLE), (dict(patch_size=(4, 4)), WHOLE), (dict(img_size=3), "smaller than patch_size 8"),
+        (dict(img_size=(48,)), "img_size (48,) must have two"), (dict(patch_size=2.0), EACH), (dict(img_size=(48, 7)), "smaller than"),
+        (dict(img_size=3), "smaller than patch_size 8"),
         (dict(attention="divide"), "unknown attention 'divide'"), (dict(drop_path=1.0), RATE), (dict(num_heads=5), "not divisible")],
     "uniformer_mini": [
         (dict(depths=3), SEVERAL), (dict(mlp_ratio=0), "must be above 0"), (dict(kinds="llgg"), "unknown letter"), (dict(tube=4), "must be odd"),

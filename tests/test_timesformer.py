@@ -210,15 +210,16 @@ def test_ungroup_undoes_group(data, B, C):
 # ------------------------------------------------------------ an independent implementation
 
 @pytest.mark.parametrize("attention", ["divided", "joint"])
-@pytest.mark.parametrize("shape", [(2, 4, 32, 32), (1, 6, 32, 32), (2, 3, 24, 32), (1, 5, 48, 40)], ids=str)
-def test_equals_transformers(attention, shape):
+@pytest.mark.parametrize("shape, built", [((2, 4, 32, 32), 32), ((1, 6, 32, 32), 32), ((2, 3, 24, 32), 32), ((1, 5, 48, 40), 32),
+                                          ((2, 4, 24, 40), (24, 40)), ((1, 5, 40, 16), (40, 16))], ids=str)
+def test_equals_transformers(attention, shape, built):
     """Equal logits, gradients of the input and of all parameters, also where positions must be resized."""
     B, T, H, W = shape
     theirs = shake(transformers.TimesformerForVideoClassification(transformers.TimesformerConfig(
-        image_size=32, patch_size=8, num_frames=4, hidden_size=48, num_hidden_layers=2, num_attention_heads=4,
+        image_size=built, patch_size=8, num_frames=4, hidden_size=48, num_hidden_layers=2, num_attention_heads=4,
         intermediate_size=192, num_labels=7, attention_type=attention + "_space_time")).double())
     theirs.config.num_frames, theirs.config.image_size = T, W          # its layers sort the tokens by these
-    ours = TimeSformer(32, 8, 4, 3, 7, embed_dim=48, depth=2, num_heads=4, attention=attention).double().eval()
+    ours = TimeSformer(built, 8, 4, 3, 7, embed_dim=48, depth=2, num_heads=4, attention=attention).double().eval()
     ours.load_state_dict(from_official(ours, theirs.state_dict()), strict=True)
     a, b = (clip(B, 3, T, H, W).requires_grad_() for _ in range(2))
     out, renamed = theirs(pixel_values=b.transpose(1, 2)), from_official(ours, dict(theirs.named_parameters()))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 
 import av
@@ -84,7 +85,6 @@ def recipe(clips):
 def tiny(monkeypatch):
     """`create` builds `Tiny`, or what the test puts in its place."""
     def use(build):
-        monkeypatch.setattr(fit, "create", build)
         monkeypatch.setattr(evaluate, "create", build)
     use(lambda name, **settings: Tiny(**settings))
     return use
@@ -370,7 +370,7 @@ DRIVER = textwrap.dedent("""
 
     # One run here does the slow imports for all children; one thread is safe to fork.
     torch.set_num_threads(1)
-    fit.create = lambda name, **settings: t.Tiny(**settings)
+    t.evaluate.create = lambda name, **settings: t.Tiny(**settings)
     recipe = Recipe.from_json(RECIPE)
     t.train(dataclasses.replace(recipe, epochs=1), WARM)
     results = []
@@ -807,3 +807,50 @@ def test_load_run_of_something_else(make, words, tmp_path):
     make(tmp_path / "thing")
     with pytest.raises(CourseError, match=words):
         evaluate.load_run(tmp_path / "thing")
+
+
+# ---------------------------------------------------------------- a model for the clips that are asked for
+
+@pytest.mark.parametrize("name, changes, built", [
+    ("timesformer_mini", dict(frames=4, size=32), {"time_embed": (1, 4, 96), "pos_embed": (1, 17, 96)}),
+    ("mvit_mini", dict(frames=4, size=32), {"pos_embed_temporal": (1, 2, 32), "pos_embed_spatial": (1, 64, 32)}),
+    ("mvit_v2_mini", dict(frames=16, size=64), {"blocks.0.attn.rel_pos_t": (15, 32), "blocks.0.attn.rel_pos_h": (31, 32)}),
+    ("swin_mini", dict(frames=1, size=32), {"layers.2.blocks.0.attn.relative_position_bias_table": (9, 8)}),
+    ("timesformer_mini", dict(frames=4, size=32, config={"num_frames": 2, "img_size": [32, 48]}),
+     {"time_embed": (1, 2, 96), "pos_embed": (1, 25, 96)})], ids=str)
+def test_a_model_is_built_for_the_frames_and_the_size_of_its_recipe(name, changes, built):
+    """What `config` says has the last word. video_swin_mini and uniformer_mini take any clip and depend on none."""
+    model = evaluate.build_model(dataclasses.replace(RECIPES[name], keep=0, **changes), 3)
+    state = model.state_dict()
+    assert {key: tuple(state[key].shape) for key in built} == built
+    frames = [] if name == "swin_mini" else [changes["frames"]]
+    clip = torch.randn(1, 3, *frames, changes["size"], changes["size"])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        model(clip), model(clip)
+    assert [str(w.message)[:36] for w in said] == ["TimeSformer was built for 2 frames of"[:36]] * ("config" in changes)
+
+
+def test_a_run_tells_neighbouring_frames_apart_and_is_built_the_same_again(clips, tmp_path):
+    """16 frames of a model whose variant has 8: with 8 stretched embeddings, frames swapped in pairs change nothing."""
+    recipe = dataclasses.replace(RECIPES["timesformer_mini"], data=f"csv:{clips / 'train.csv'},{clips / 'val.csv'}", keep=0, frames=16,
+                                 stride=1, size=16, config={"depth": 1}, epochs=1, batch_size=4, warmup_epochs=0)
+    train(recipe, tmp_path / "run", max_steps=1)
+    model, again = evaluate.load_run(tmp_path / "run", "last")
+    assert again == recipe and model.time_embed.shape == (1, 16, 96)
+    torch.nn.init.normal_(model.time_embed)
+    torch.nn.init.normal_(model.blocks[0].temporal_fc.weight, std=0.1)
+    x = torch.randn(1, 3, 16, 16, 16)
+    swapped = x.unflatten(2, (8, 2)).flip(3).flatten(2, 3)
+    with torch.no_grad():
+        assert (model(x) - model(swapped)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("model, changes, words", [
+    ("mvit_mini", dict(frames=7), r"mvit_mini cannot be built for frames=7, size=48 and config={}: an input of \(7, 48, 48\) is not a multiple"),
+    ("timesformer_mini", dict(size=4), "img_size 4 is smaller than patch_size 8"),
+    ("timesformer_mini", dict(config={"in_channels": 1}), "input has 3 channels")])
+def test_clips_that_a_model_cannot_be_built_for(model, changes, words, clips, tmp_path):
+    recipe = dataclasses.replace(RECIPES[model], data=f"csv:{clips / 'train.csv'},{clips / 'val.csv'}", keep=0, **changes)
+    with pytest.raises(CourseError, match=words):
+        train(recipe, tmp_path / "run")

@@ -25,6 +25,15 @@ def create(name: str, **overrides) -> nn.Module:
     return variant.family(**{**variant.config, **overrides})
 
 
+def built_for(name: str, channels: int, frames: int, size: int | tuple[int, int]) -> dict:
+    """The settings that make `create(name, **settings)` a model for clips (B, channels, frames, H, W) with (H, W) = `size`.
+
+    Each family has its own, or none where it depends on nothing: only positions, tables and strides ask for the size.
+    """
+    facts = {"in_channels": channels, "frames": frames, "num_frames": frames, "img_size": size}
+    return {k: v for k, v in facts.items() if k in ZOO[name].family.__init__.__annotations__}
+
+
 def mini_weights(name: str) -> Path:
     """The trained weights (.safetensors) that the package ships for a `*_mini` variant.
 
@@ -37,4 +46,4 @@ def mini_weights(name: str) -> Path:
     return path
 
 
-__all__ = ["ZOO", "create", "mini_weights"]
+__all__ = ["ZOO", "built_for", "create", "mini_weights"]

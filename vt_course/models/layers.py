@@ -8,6 +8,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_weight
 
 Size = tuple[int, ...]
+Sides = int | Size                       # of a setting that has a value for each axis: one number stands for all of them
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
@@ -99,6 +100,8 @@ def check_settings(family: type[nn.Module], settings: dict) -> None:
             refuse(name, "one whole number")
         if kind is Size and not (isinstance(value, (tuple, list)) and all(isinstance(n, int) for n in value)):
             refuse(name, "a tuple of whole numbers")
+        if kind == Sides and not isinstance(value, (int, tuple, list)):
+            refuse(name, "one whole number, or one for each axis")
         if kind is float:
             if not isinstance(value, (int, float)):
                 refuse(name, "a number")
@@ -112,6 +115,20 @@ def check_settings(family: type[nn.Module], settings: dict) -> None:
             numbers = size if isinstance(size, (tuple, list)) else (size,)
             if all(type(n) is int for n in numbers) and min(numbers, default=0) < 1:
                 refuse(name, "at least 1")
+
+
+def per_axis(name: str, value: Sides, axes: str) -> Size:
+    """The setting `name` for each of the `axes` ("HW" or "THW"): one number stands for all of them.
+
+    Raises ValueError, with the name, for anything else than one whole number or one for each axis.
+    """
+    if isinstance(value, int):
+        return (value,) * len(axes)
+    if not isinstance(value, (tuple, list)) or len(value) != len(axes) or not all(isinstance(n, int) for n in value):
+        wanted = {2: "two values, for H and W", 3: "three values, for T, H and W"}[len(axes)]
+        shown = tuple(value) if isinstance(value, list) else value
+        raise ValueError(f"{name} {shown!r} must have {wanted}, or be one whole number for all")
+    return tuple(value)
 
 
 def check_input(x: Tensor, layout: str, channels: int) -> None:
@@ -134,6 +151,15 @@ def check_input(x: Tensor, layout: str, channels: int) -> None:
                          "convert and normalise the pixels first.")
 
 
+def own_backward(x: Tensor) -> bool:
+    """Whether our own backward passes, faster on a CPU, are to be used for `x`.
+
+    Not in compiled graphs and inside the transforms of torch.func (grad, vmap, jvp), which see into PyTorch's only.
+    """
+    return (x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+            and not torch._C._are_functorch_transforms_active())
+
+
 # ---------------------------------------------------------------- depthwise convolution
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Size) -> Tensor:
@@ -141,8 +167,12 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Size) -> T
 
     (B, C, *size), (C, 1, *kernel) -> (B, C, *smaller).
     """
-    fast = x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    return (DepthwiseFunction.apply if fast else convolve)(x, weight, bias, stride)
+    if not own_backward(x):
+        return convolve(x, weight, bias, stride)
+    if torch.is_autocast_enabled("cpu"):         # as autocast does to PyTorch's convolutions, so that backward sees one dtype
+        dtype = torch.get_autocast_dtype("cpu")
+        x, weight, bias = x.to(dtype), weight.to(dtype), bias if bias is None else bias.to(dtype)
+    return DepthwiseFunction.apply(x, weight, bias, stride)
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Size) -> Tensor:

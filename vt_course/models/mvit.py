@@ -24,7 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import DropPath, Mlp, Size, check_input, check_settings, depthwise, drop_path_schedule, rescale_for_narrow
+from .layers import (DropPath, Mlp, Sides, Size, check_input, check_settings, depthwise, drop_path_schedule, per_axis,
+                     rescale_for_narrow)
 
 EPS = 1e-6                               # of every LayerNorm
 
@@ -136,9 +137,9 @@ class PoolingAttention(nn.Module):
             on_map = torch.arange(cls + prod(self.size_out)) >= cls
             self.register_buffer("on_map", on_map.float()[:, None], persistent=False)
 
-    def pooled(self, x: Tensor, name: str, weight: Tensor, bias: Tensor) -> Tensor:
-        """Project the tokens and pool them: (B, cls + N, dim) -> (B, cls + N', h, d)."""
-        x = pool_tokens(F.linear(x, weight, bias), getattr(self, f"pool_{name}"), self.size, self.cls)
+    def pooled(self, x: Tensor, name: str) -> Tensor:
+        """Pool the projected tokens: (B, cls + N, dim_out) -> (B, cls + N', h, d)."""
+        x = pool_tokens(x, getattr(self, f"pool_{name}"), self.size, self.cls)
         x = x.view(*x.shape[:2], self.num_heads, -1)                  # (B, cls + N', h, d)
         norm = getattr(self, f"norm_{name}")
         return x if norm is None else norm(x)                         # the class token is normalised as well
@@ -176,8 +177,8 @@ class PoolingAttention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, scale=d**-0.5)[..., :d]
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = [self.pooled(x, name, weight, bias).transpose(1, 2) for name, weight, bias   # (B, h, cls + N', d)
-                   in zip("qkv", self.qkv.weight.chunk(3), self.qkv.bias.chunk(3))]
+        q, k, v = [self.pooled(part, name).transpose(1, 2)            # 3 x (B, h, cls + N', d)
+                   for name, part in zip("qkv", self.qkv(x).chunk(3, -1))]
         attend = F.scaled_dot_product_attention
         if self.rel_pos:
             attend = self.attend_with_places if torch.is_grad_enabled() else self.attend_with_bias
@@ -246,11 +247,12 @@ class PatchEmbed(nn.Module):
 class MViT(nn.Module):
     """MViT and MViTv2. The defaults are MViT-B 16x4 (MViT, table 3b).
 
-    Input (B, 3, T, H, W) with T = `frames` and H = W = `img_size`, or (B, 3, H, W) if `patch_kernel` has two
-    axes; output (B, num_classes). Everything about single blocks is given by block number, as in the official
+    Input (B, 3, T, H, W) with T = `frames` and (H, W) = `img_size`, or (B, 3, H, W) if the patches have two
+    axes; output (B, num_classes). `img_size`, patches, strides and kernels are one number for all axes, or one for each:
+    T, H and W, in image models H and W. Everything about single blocks is given by block number, as in the official
     configurations:
 
-    - `dim_mul`, `head_mul`: {block: factor} by which channels and heads grow from that block on;
+    - `dim_mul`, `head_mul`: {block: factor} by which channels and heads grow from that block on (see `round_width`);
     - `q_stride`: {block: (t, h, w)}, blocks whose queries are pooled;
     - `kv_stride`: (t, h, w), the stride in block 0, divided by every query stride on the way, so that all blocks but
       the first of a stage, which pools the larger map, see as many keys ("adaptive", MViT, table 14);
@@ -263,12 +265,12 @@ class MViT(nn.Module):
     Raises ValueError for settings that do not fit together, and for an input of any other size.
     """
 
-    def __init__(self, frames: int = 16, img_size: int = 224, in_channels: int = 3, num_classes: int = 400,
-                 patch_kernel: Size = (3, 7, 7), patch_stride: Size = (2, 4, 4), patch_padding: Size = (1, 3, 3),
+    def __init__(self, frames: int = 16, img_size: Sides = 224, in_channels: int = 3, num_classes: int = 400,
+                 patch_kernel: Sides = (3, 7, 7), patch_stride: Sides = (2, 4, 4), patch_padding: Sides = (1, 3, 3),
                  embed_dim: int = 96, num_heads: int = 1, depth: int = 16, mlp_ratio: float = 4.0,
                  dim_mul: dict[int, float] = {1: 2, 3: 2, 14: 2}, head_mul: dict[int, float] = {1: 2, 3: 2, 14: 2},
-                 q_stride: dict[int, Size] = {1: (1, 2, 2), 3: (1, 2, 2), 14: (1, 2, 2)},
-                 kv_stride: Size | dict[int, Size] | None = (1, 8, 8), kernel: Size | None = (3, 3, 3),
+                 q_stride: dict[int, Sides] = {1: (1, 2, 2), 3: (1, 2, 2), 14: (1, 2, 2)},
+                 kv_stride: Sides | dict[int, Sides] | None = (1, 8, 8), kernel: Sides | None = (3, 3, 3),
                  pool_mode: str = "conv", class_token: bool = True, pos_embed: str = "separate", rel_pos: str = "",
                  residual_pooling: bool = False, dim_mul_in_att: bool = False, drop_path: float = 0.0,
                  head_dropout: float = 0.5, narrow_init: bool = False):
@@ -280,14 +282,18 @@ class MViT(nn.Module):
             raise ValueError(f"pos_embed {pos_embed!r} is unknown; choose 'separate', 'joint', 'space' or 'none'")
         if rel_pos != "".join(axis for axis in "thw" if axis in rel_pos):
             raise ValueError(f"rel_pos {rel_pos!r} must name axes in the order of 'thw'")
-        check_blocks(depth, kernel, kv_stride, dim_mul=dim_mul, head_mul=head_mul, q_stride=q_stride)
-        if not len(patch_kernel) == len(patch_stride) == len(patch_padding) in (2, 3):
-            raise ValueError(f"patch_kernel {tuple(patch_kernel)}, patch_stride {tuple(patch_stride)}, patch_padding "
-                             f"{tuple(patch_padding)} must all have two values (images) or three")
+        patches = {"patch_kernel": patch_kernel, "patch_stride": patch_stride, "patch_padding": patch_padding}
+        axes = {len(value) for value in patches.values() if not isinstance(value, int)} or {3}
+        if not axes <= {2, 3} or len(axes) > 1:
+            raise ValueError(", ".join(f"{k} {v if isinstance(v, int) else tuple(v)}" for k, v in patches.items()) +
+                             " must all have two values (images) or three, or be one number for all")
         self.in_channels = in_channels
-        self.image = len(patch_kernel) == 2
+        self.image = axes == {2}
         self.layout = "B C H W" if self.image else "B C T H W"
-        self.input_size = (img_size, img_size) if self.image else (frames, img_size, img_size)
+        patch_kernel, patch_stride, patch_padding = (per_axis(k, v, "HW" if self.image else "THW") for k, v in patches.items())
+        q_stride, kv_stride, kernel = check_blocks(depth, self.image, dim_mul, head_mul, q_stride, kv_stride, kernel)
+        img_size = per_axis("img_size", img_size, "HW")
+        self.input_size = img_size if self.image else (frames, *img_size)
         if any(n % s for n, s in zip(self.input_size, patch_stride)):
             raise ValueError(f"an input of {self.input_size} is not a multiple of patch_stride {tuple(patch_stride)}")
         size = tuple(n // s for n, s in zip(self.input_size, patch_stride))
@@ -315,10 +321,9 @@ class MViT(nn.Module):
         dim, heads = embed_dim, num_heads
         table_size = size                # rounded down from stage to stage where maps are rounded up (official)
         for i, rate in enumerate(drop_path_schedule(drop_path, (depth,))[0]):
-            heads = int(heads * head_mul.get(i, 1))
-            dim_out = int(dim * dim_mul.get(i if dim_mul_in_att else i + 1, 1))
-            if min(heads, dim_out) < 1:
-                raise ValueError(f"dim_mul and head_mul leave block {i} {dim_out} channels and {heads} heads")
+            heads = round_width(heads, head_mul.get(i, 1))
+            at = i if dim_mul_in_att else i + 1                       # the block whose heads share the new channels
+            dim_out = round_width(dim, dim_mul.get(at, 1), round_width(heads, head_mul.get(at, 1)))
             strides = q_stride.get(i, one), kv[i] or one
             kernels = [(kernel or overlapping(s)) if pooled else one
                        for s, pooled in zip(strides, (i in q_stride, kv[i]))]
@@ -353,9 +358,11 @@ class MViT(nn.Module):
         """The tokens at the end of each stage, before the next one shrinks the map: [(B, cls + N_i, C_i), ...]."""
         check_input(x, self.layout, self.in_channels)
         if tuple(x.shape[2:]) != self.input_size:
-            size = f"img_size={x.shape[-1]}" if self.image else f"frames={x.shape[2]}, img_size={x.shape[-1]}"
-            raise ValueError(f"input of size {tuple(x.shape[2:])}, but this model was built for {self.input_size}: build "
-                             f"it with {size} (H and W equal) and carry the weights over with its method resize_positions.")
+            H, W = x.shape[-2:]
+            size = f"img_size={H if H == W else (H, W)}"
+            raise ValueError(f"input of size {tuple(x.shape[2:])}, but this model was built for {self.input_size}: build it "
+                             f"with {size if self.image else f'frames={x.shape[2]}, {size}'} and carry the weights over with "
+                             "its method resize_positions.")
         x = self.embed(x)
         maps = []
         for block, following in zip(self.blocks, [*self.blocks[1:], None]):
@@ -383,8 +390,9 @@ class MViT(nn.Module):
 
         Absolute positions are interpolated linearly along each axis, the rule by which MViT-B 64x3 starts from
         32x3 and by which the official code fits another input; tables of relative positions along their length.
-        Joint positions do not tell T, H and W: give `source`, the (T, H, W) of the tokens they were made for. All
-        other entries are returned as they are. Raises ValueError if the old positions are not a square map.
+        The number of joint positions does not tell T, H and W, and that of a map not H and W, which are taken to be
+        equal: else give `source`, the (T, H, W) of the tokens they were made for. All other entries are returned as
+        they are. Raises ValueError if the old positions are neither a square map nor `source`.
         """
         (T, H, W), wanted = self.size, self.state_dict()
         state = dict(state)
@@ -392,7 +400,7 @@ class MViT(nn.Module):
             name = key.rsplit(".", 1)[-1]
             if key not in wanted or not ("pos_embed" in name or "rel_pos" in name):
                 continue
-            if old.shape == wanted[key].shape and (name != "pos_embed" or source in (None, self.size)):
+            if old.shape == wanted[key].shape and (source in (None, self.size) or name not in ("pos_embed", "pos_embed_spatial")):
                 continue
             if "rel_pos" in name:
                 state[key] = resize(old, (len(old),), (len(wanted[key]),))
@@ -400,7 +408,7 @@ class MViT(nn.Module):
                 state[key] = resize(old[0], (old.shape[1],), (T,))[None]
             elif name == "pos_embed_spatial":
                 side = round(old.shape[1] ** 0.5)
-                state[key] = resize(old[0], (side, side), (H, W))[None]
+                state[key] = resize(old[0], source[-2:] if source else (side, side), (H, W))[None]
             elif name == "pos_embed":
                 if source is None:
                     raise ValueError(f"pos_embed of {old.shape[1]} joint positions does not fit {wanted[key].shape[1]}; give "
@@ -410,19 +418,42 @@ class MViT(nn.Module):
         return state
 
 
-def check_blocks(depth: int, kernel: Size | None, kv_stride: Size | dict[int, Size] | None, **by_block: dict) -> None:
-    """Raise ValueError for a setting by block that names a block there is not, and for a stride or kernel not of three."""
+def check_blocks(depth: int, image: bool, dim_mul: dict, head_mul: dict, q_stride: dict, kv_stride, kernel) -> tuple:
+    """`q_stride`, `kv_stride` and `kernel` with three values each (T is 1 in image models).
+
+    Raises ValueError for a setting by block that names a block there is not, and for what does not fit the axes.
+    """
+    by_block = {"dim_mul": dim_mul, "head_mul": head_mul, "q_stride": q_stride}
     if isinstance(kv_stride, Mapping):
         by_block["kv_stride"] = kv_stride
     for name, value in by_block.items():
         last = depth if name == "dim_mul" else depth - 1              # channels may grow behind the last block
         if not isinstance(value, Mapping) or not set(value) <= set(range(last + 1)):
             raise ValueError(f"{name} {value!r} must be a dictionary by number of block, 0 to {last}")
-    strides = {f"q_stride of block {i}": s for i, s in by_block["q_stride"].items()}
-    strides |= {f"kv_stride of block {i}": s for i, s in by_block.get("kv_stride", {}).items()}
-    for name, size in {"kernel": kernel, "kv_stride": None if isinstance(kv_stride, Mapping) else kv_stride, **strides}.items():
-        if size is not None and not (isinstance(size, (tuple, list)) and len(size) == 3):
-            raise ValueError(f"{name} {size!r} must have three values, for T, H and W")
+    for name in ("dim_mul", "head_mul"):
+        if not all(isinstance(factor, (int, float)) and factor > 0 for factor in by_block[name].values()):
+            raise ValueError(f"{name} {by_block[name]!r} must have factors above 0")
+
+    def three(name, value):
+        if image and (isinstance(value, int) or isinstance(value, (tuple, list)) and len(value) == 2):
+            return 1, *per_axis(name, value, "HW")
+        return None if value is None else per_axis(name, value, "THW")             # None: no pooling, or the paper's kernel
+
+    def blocks(name, value):
+        return {i: three(f"{name} of block {i}", size) for i, size in value.items()}
+
+    kv_stride = blocks("kv_stride", kv_stride) if isinstance(kv_stride, Mapping) else three("kv_stride", kv_stride)
+    return blocks("q_stride", q_stride), kv_stride, three("kernel", kernel)
+
+
+def round_width(width: int, factor: float, divisor: int = 1) -> int:
+    """`width` times `factor`, rounded to a multiple of `divisor`: that of heads or channels after a block.
+
+    The rule of both official builders (facebookresearch/SlowFast, slowfast/models/utils.py; facebookresearch/pytorchvideo,
+    pytorchvideo/layers/utils.py): to the nearest multiple, at least 1, and one more where that loses over a tenth.
+    """
+    near = max(1, divisor * int(width * factor / divisor + 0.5))
+    return near if near >= 0.9 * width * factor else near + divisor
 
 
 def kv_strides(kv_stride: Size | dict[int, Size] | None, q_stride: dict[int, Size], depth: int) -> list[Size | None]:

@@ -9,6 +9,7 @@ is missing, unexpected or misshapen is an error that lists it.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -142,12 +143,14 @@ def recognise(model: nn.Module, names) -> str:
     return max(known, key=lambda layout: sum(n in names for k in keys for n in known[layout].names(k)))
 
 
-def from_official(model: nn.Module, checkpoint: Mapping, *, resize: bool = False) -> dict[str, Tensor]:
+def from_official(model: nn.Module, checkpoint: Mapping, *, resize: bool = False,
+                  source: tuple[int, ...] | None = None) -> dict[str, Tensor]:
     """Turn someone else's checkpoint into a state dict of `model`, strictly.
 
     `checkpoint` is the object in the file, wrapped or not, in any of `layouts(model)`; which one is recognised by
     its names. With `resize`, position tables made for other sizes (bias tables for another window, position
-    embeddings for another grid or number of frames) are interpolated to the model's. Raises ValueError
+    embeddings for another grid or number of frames) are interpolated to the model's, along each axis. Rows do not tell
+    a grid that is not square: then give `source`, its (H, W) or (T, H, W) in patches. Raises ValueError
     that lists every missing, unexpected or misshapen entry by its name in the file.
     """
     theirs = unwrap(checkpoint)
@@ -164,7 +167,7 @@ def from_official(model: nn.Module, checkpoint: Mapping, *, resize: bool = False
 
     if resize:                                   # only what is stored whole: no position table is split as q, k, v are
         whole = {ours: renamed(ours) for ours, (first, *more) in names.items() if first in theirs and not more}
-        theirs |= to_official(model, resize_positions(model, whole), name)
+        theirs |= to_official(model, resize_positions(model, whole, source), name)
     check_state(model, theirs, want)
     return {ours: renamed(ours) if ours in names else own[ours] for ours in own}
 
@@ -209,11 +212,13 @@ def resize_bias_table(table: Tensor, window: tuple[int, ...]) -> Tensor:
 
     (prod(2w-1), h) -> (prod(2w'-1), h): bicubically over height and width (the rule of microsoft/Swin-Transformer, utils.py,
     and of the video code when it loads image weights), linearly over time (ours: nothing is published for that).
-    The rows alone do not tell the old window; it is taken to be square, with P or M as in `window`.
-    Raises ValueError when no such window has that many rows.
+    The rows alone do not tell the old window; where they are not as many as the new one's, it is taken to be square, as
+    all official ones are, with P or M as in `window`. Raises ValueError when no such window has that many rows.
     """
     *time, H, W = [2 * w - 1 for w in window]                         # sides of the new table
     rows, h = table.shape
+    if rows == prod(time) * H * W:
+        return table
     T = time[0] if time else 1
     side = round((rows / T) ** 0.5)
     if T * side * side == rows and side % 2:
@@ -231,16 +236,18 @@ def resize_bias_table(table: Tensor, window: tuple[int, ...]) -> Tensor:
     return grid.permute(0, 2, 3, 1).reshape(-1, h)                    # (prod(2w'-1), h)
 
 
-def resize_positions(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def resize_positions(model: nn.Module, state: Mapping[str, Tensor],
+                     source: tuple[int, ...] | None = None) -> dict[str, Tensor]:
     """`state` with every position table or embedding interpolated to the sizes of `model`.
 
-    Swin and Video Swin: `resize_bias_table`. MViT and TimeSformer: their method `resize_positions`. UniFormer has none.
+    Swin and Video Swin: `resize_bias_table`. MViT and TimeSformer: their method `resize_positions`, which takes `source`,
+    the old grid. UniFormer has none.
     """
     if isinstance(model, Backbone):
         windows = {f"{name}.attn.relative_position_bias_table": block.window
                    for name, block in model.named_modules() if isinstance(block, SwinBlock)}
         return {k: resize_bias_table(v, windows[k]) if k in windows else v for k, v in state.items()}
-    return model.resize_positions(state) if hasattr(model, "resize_positions") else dict(state)
+    return model.resize_positions(state, source) if hasattr(model, "resize_positions") else dict(state)
 
 
 # ---------------------------------------------------------------- inflation

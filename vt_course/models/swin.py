@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import DropPath, Mlp, Size, check_input, check_settings, drop_path_schedule, init_weights, rescale_for_narrow
+from .layers import (DropPath, Mlp, Sides, Size, check_input, check_settings, drop_path_schedule, init_weights, own_backward,
+                     per_axis, rescale_for_narrow)
 
 
 # ---------------------------------------------------------------- windows
@@ -117,6 +118,13 @@ class Permute(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
         index, inverse = ctx.saved_tensors
         return Permute.apply(grad, inverse, index), None, None
+
+
+def permute(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+    """Rows `index` of x, (n, C) -> (n, C)."""
+    if torch._C._are_functorch_transforms_active():
+        return x.index_select(0, index)
+    return Permute.apply(x, index, inverse)
 
 
 def relative_position_index(window: Size) -> Tensor:
@@ -234,6 +242,8 @@ class WindowAttention(nn.Module):
     size: the map is padded at its end to whole windows; as in the official code, padded tokens are not masked.
     """
 
+    still: Size = ()                     # the size of the map on which nothing shifts, if it was fixed when the model was built
+
     def __init__(self, dim: int, window: Size, shift: Size, num_heads: int, relative_bias: bool = True):
         super().__init__()
         if dim % num_heads:
@@ -264,7 +274,7 @@ class WindowAttention(nn.Module):
         qkv = qkv.view(BW, N, 3, h, C3 // 3 // h)                     # (B·nW, N, 3, h, d)
         bias = self.bias(N) if self.relative_position_bias_table is not None else qkv.new_zeros(1, N, N)
         biases = [(bias if mask is None else bias + mask).to(qkv.dtype) for mask in masks]          # (h or 1, N, N)
-        if bias.requires_grad and qkv.device.type == "cpu" and not torch.compiler.is_compiling():
+        if bias.requires_grad and own_backward(qkv):
             out = BiasedAttention.apply(qkv, counts, *biases)         # (B·nW, N, h, d)
         else:
             out = fused_attention(qkv, counts, biases)
@@ -273,6 +283,8 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         size = tuple(x.shape[1:-1])
         window, shift = clamp_window(size, self.window, self.shift)
+        if size == self.still:
+            shift = (0,) * len(size)
         padding = [-s % w for s, w in zip(size, window)]
         if any(padding):
             x = F.pad(x, (0, 0, *[p for after in reversed(padding) for p in (0, after)]))
@@ -283,9 +295,9 @@ class WindowAttention(nn.Module):
             x = window_reverse(x, window, padded)                     # (B, *padded, C)
         else:
             index, inverse, counts, masks = shifted_windows(B, tuple(padded), window, shift, x.device, x.dtype)
-            x = Permute.apply(x.reshape(-1, C), index, inverse).view(-1, prod(window), C)
+            x = permute(x.reshape(-1, C), index, inverse).view(-1, prod(window), C)
             x = self.proj(self.attend(self.qkv(x), counts, masks))    # (B·nW, N, C)
-            x = Permute.apply(x.view(-1, C), inverse, index).view(B, *padded, C)
+            x = permute(x.view(-1, C), inverse, index).view(B, *padded, C)
         return x[(slice(None), *[slice(s) for s in size])] if any(padding) else x
 
 
@@ -412,29 +424,36 @@ class Backbone(nn.Module):
 # ---------------------------------------------------------------- the image model
 
 class PatchEmbed(nn.Module):
-    """Cut the image into P x P patches and project each: (B, C, H, W) -> (B, H/P, W/P, D).
+    """Cut the image into patches of P x P (or Ph x Pw) pixels and project each: (B, C, H, W) -> (B, H/P, W/P, D).
 
     Sizes that are not a multiple of P are padded with zeros at the right and the bottom.
     """
 
-    def __init__(self, patch: int, in_channels: int, dim: int):
+    def __init__(self, patch: Size, in_channels: int, dim: int):
         super().__init__()
         self.proj = nn.Conv2d(in_channels, dim, patch, patch)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        p = self.proj.stride[0]
-        if x.shape[2] % p or x.shape[3] % p:
-            x = F.pad(x, (0, -x.shape[3] % p, 0, -x.shape[2] % p))
+        ph, pw = self.proj.stride
+        if x.shape[2] % ph or x.shape[3] % pw:
+            x = F.pad(x, (0, -x.shape[3] % pw, 0, -x.shape[2] % ph))
         return self.norm(self.proj(x).movedim(1, -1))                 # (B, H/P, W/P, D)
 
 
 class SwinTransformer(Backbone):
     """Swin Transformer for images (arXiv 2103.14030, section 3.3).
 
-    Input (B, 3, H, W), output (B, num_classes). As in the official code, windows are clamped when the
-    model is built for `img_size`: where a stage's map is no larger than the window, its bias table is
-    made for the smaller window and nothing shifts.
+    Input (B, 3, H, W), output (B, num_classes). `img_size`, `patch_size` and `window` are one number, or a pair
+    for height and width.
+
+    Where we follow the official code (microsoft/Swin-Transformer, models/swin_transformer.py): windows are clamped
+    when the model is built for `img_size`. Where a stage's map is no larger than the window along one axis, the
+    window shrinks to the *shorter* side of the map along both, its bias table is made for that window, and nothing
+    shifts on this map. Where we pad instead: that code refuses an image of another size than `img_size`, a map that
+    its window does not divide, and a map of odd sides before a merging, and it leaves out pixels that fill no patch.
+    Here any image goes in. Zeros are appended at the right and the bottom, the masks are made for each map as it
+    comes, and on maps of another size than the built one windows are clamped for each axis alone (`clamp_window`).
 
     The paper's table 4 varies three things: `shift=False` leaves every window where it is, `ape=True` adds a
     learned absolute position embedding (the model then takes images of `img_size` only and raises ValueError
@@ -443,29 +462,35 @@ class SwinTransformer(Backbone):
 
     layout = "B C H W"
 
-    def __init__(self, img_size: int = 224, patch_size: int = 4, in_channels: int = 3, num_classes: int = 1000,
+    def __init__(self, img_size: Sides = 224, patch_size: Sides = 4, in_channels: int = 3, num_classes: int = 1000,
                  embed_dim: int = 96, depths: Size = (2, 2, 6, 2), num_heads: Size = (3, 6, 12, 24),
-                 window: int = 7, mlp_ratio: float = 4.0, drop_path: float = 0.0, head_dropout: float = 0.0,
+                 window: Sides = 7, mlp_ratio: float = 4.0, drop_path: float = 0.0, head_dropout: float = 0.0,
                  shift: bool = True, ape: bool = False, relative_bias: bool = True, narrow_init: bool = False):
         check_settings(SwinTransformer, locals())
-        sizes = [-(-img_size // patch_size // 2**i) for i in range(len(depths))]
-        windows = [(min(window, s),) * 2 for s in sizes]
+        patch, window = per_axis("patch_size", patch_size, "HW"), per_axis("window", window, "HW")
+        grid = [-(-n // p) for n, p in zip(per_axis("img_size", img_size, "HW"), patch)]
+        sizes = [tuple(-(-n // 2**i) for n in grid) for i in range(len(depths))]           # of each stage's map, rounded up
+        covered = [any(n <= w for n, w in zip(size, window)) for size in sizes]
+        windows = [tuple(min(w, *size) for w in window) if small else window for size, small in zip(sizes, covered)]
         super().__init__(
-            PatchEmbed(patch_size, in_channels, embed_dim), windows, (shift, shift), in_channels=in_channels,
+            PatchEmbed(patch, in_channels, embed_dim), windows, (shift, shift), in_channels=in_channels,
             num_classes=num_classes, embed_dim=embed_dim, depths=depths, num_heads=num_heads,
             mlp_ratio=mlp_ratio, drop_path=drop_path, head_dropout=head_dropout, narrow_init=narrow_init,
             relative_bias=relative_bias)
-        self.absolute_pos_embed = None
+        for stage, size, small in zip(self.layers, sizes, covered):
+            for block in stage.blocks:
+                block.attn.still = size if small else ()
+        self.grid, self.absolute_pos_embed = sizes[0], None
         if ape:
-            self.absolute_pos_embed = nn.Parameter(torch.empty(1, sizes[0] ** 2, embed_dim))
+            self.absolute_pos_embed = nn.Parameter(torch.empty(1, prod(self.grid), embed_dim))
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
 
     def embed(self, x: Tensor) -> Tensor:
         x = self.patch_embed(x)                                       # (B, H/P, W/P, D)
         if self.absolute_pos_embed is None:
             return x
-        side = round(self.absolute_pos_embed.shape[1] ** 0.5)
-        if x.shape[1:3] != (side, side):
-            raise ValueError(f"the absolute position embedding is made for {side} x {side} patches, the image has "
+        H, W = self.grid
+        if x.shape[1:3] != (H, W):
+            raise ValueError(f"the absolute position embedding is made for {H} x {W} patches, the image has "
                              f"{x.shape[1]} x {x.shape[2]}; build the model with ape=False or another img_size.")
-        return x + self.absolute_pos_embed.view(1, side, side, -1)
+        return x + self.absolute_pos_embed.view(1, H, W, -1)

@@ -23,13 +23,16 @@ section 3 therefore counts N + F + 2 comparisons a patch; the released code, and
 Parameter names are those of the official checkpoints without their `model.` prefix
 (facebookresearch/TimeSformer, timesformer/models/vit.py).
 """
+import warnings
 from collections.abc import Mapping
+from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import DropPath, Mlp, check_input, check_settings, drop_path_schedule, init_weights, rescale_for_narrow
+from .layers import (DropPath, Mlp, Sides, check_input, check_settings, drop_path_schedule, init_weights, per_axis,
+                     rescale_for_narrow)
 from .official import check_state
 
 Size = tuple[int, int, int]
@@ -94,12 +97,14 @@ def ungroup(x: Tensor, size: Size, pattern: Pattern) -> Tensor:
 # ---------------------------------------------------------------- attention and blocks
 
 class PatchEmbed(nn.Module):
-    """Cut every frame into P x P patches and project each (equation 1): (B, C, T, H, W) -> (B·T, H/P·W/P, D).
+    """Cut every frame into patches of P x P (or Ph x Pw) pixels and project each (equation 1).
+
+    (B, C, T, H, W) -> (B·T, H/P·W/P, D).
 
     As in the official code, pixels at the right and the bottom that do not fill a patch are left out.
     """
 
-    def __init__(self, patch: int, in_channels: int, dim: int):
+    def __init__(self, patch: Sides, in_channels: int, dim: int):
         super().__init__()
         self.proj = nn.Conv2d(in_channels, dim, patch, patch)
 
@@ -185,9 +190,10 @@ class DividedBlock(Block):
 class TimeSformer(nn.Module):
     """TimeSformer with one of the five `attention` schemes (table 1).
 
-    Input (B, 3, T, H, W), output (B, num_classes). `img_size` (a side, in pixels) and `num_frames` say for
-    what the position embeddings are made; for other inputs these are resized while running, to the nearest
-    neighbour as in the official code. `positions` is "space-time", "space" or "none" (table 4); the class
+    Input (B, 3, T, H, W), output (B, num_classes). `img_size` in pixels and `num_frames` say for what the position
+    embeddings are made; for other inputs these are resized while running, to the nearest neighbour as in the
+    official code, and the first time a warning says so. `img_size` and `patch_size` are one number, or a pair for
+    height and width. `positions` is "space-time", "space" or "none" (table 4); the class
     token keeps its own in "space". `space` never has a time embedding.
 
     Raises ValueError, with the shape got and the shape wanted, for frames smaller than a patch, and in
@@ -196,7 +202,7 @@ class TimeSformer(nn.Module):
 
     layout = "B C T H W"
 
-    def __init__(self, img_size: int = 224, patch_size: int = 16, num_frames: int = 8, in_channels: int = 3,
+    def __init__(self, img_size: Sides = 224, patch_size: Sides = 16, num_frames: int = 8, in_channels: int = 3,
                  num_classes: int = 400, embed_dim: int = 768, depth: int = 12, num_heads: int = 12,
                  mlp_ratio: float = 4.0, attention: str = "divided", positions: str = "space-time",
                  drop_path: float = 0.1, narrow_init: bool = False):
@@ -206,14 +212,15 @@ class TimeSformer(nn.Module):
             raise ValueError(f"unknown attention {attention!r}; choose one of {', '.join(SCHEMES)}")
         if positions not in ("space-time", "space", "none"):
             raise ValueError(f"unknown positions {positions!r}; choose 'space-time', 'space' or 'none'")
-        if img_size < patch_size:
+        patch = per_axis("patch_size", patch_size, "HW")
+        self.grid = tuple(n // p for n, p in zip(per_axis("img_size", img_size, "HW"), patch))          # (H, W) in patches
+        if not all(self.grid):
             raise ValueError(f"img_size {img_size} is smaller than patch_size {patch_size}; give at least one patch")
-        self.in_channels, self.patch_size, self.attention = in_channels, patch_size, attention
-        side = img_size // patch_size
-        self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim)
+        self.in_channels, self.patch_size, self.attention, self.warned = in_channels, patch, attention, False
+        self.patch_embed = PatchEmbed(patch, in_channels, embed_dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         has_space, has_time = positions != "none", positions == "space-time" and attention != "space"
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + side * side, embed_dim)) if has_space else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + prod(self.grid), embed_dim)) if has_space else None
         self.time_embed = nn.Parameter(torch.zeros(1, num_frames, embed_dim)) if has_time else None
         rates, = drop_path_schedule(drop_path, (depth,))
         steps = SCHEMES[attention]
@@ -240,17 +247,18 @@ class TimeSformer(nn.Module):
         """
         check_input(x, self.layout, self.in_channels)
         B, _, T, *pixels = x.shape
-        H, W = (n // self.patch_size for n in pixels)
+        H, W = (n // p for n, p in zip(pixels, self.patch_size))
         if not H or not W:
-            raise ValueError(f"input is smaller than one {self.patch_size} x {self.patch_size} patch, "
+            raise ValueError(f"input is smaller than one {self.patch_size[0]} x {self.patch_size[1]} patch, "
                              f"shape {tuple(x.shape)}; resize the frames to at least that")
         if self.attention == "local_global" and (H % 2 or W % 2 or T % 2):
             raise ValueError(f"local_global attention halves all three axes but got {T} frames of {H} x {W} patches, "
                              f"shape {tuple(x.shape)}; give an even number of each")
+        self.warn_if_stretched((H, W), T)
         x = self.patch_embed(x)                                       # (B·T, H·W, D)
         cls = self.cls_token                                          # (1, 1, D)
         if self.pos_embed is not None:
-            place = resize_space(self.pos_embed, (H, W))              # (1, 1+H·W, D)
+            place = resize_space(self.pos_embed, (H, W), self.grid)   # (1, 1+H·W, D)
             cls, x = cls + place[:, :1], x + place[:, 1:]
         if self.attention == "space":
             B, T = B * T, 1
@@ -258,6 +266,17 @@ class TimeSformer(nn.Module):
         if self.time_embed is not None:
             x = x + resize_time(self.time_embed, T)[:, None]          # (1, 1, T, D)
         return torch.cat((cls.expand(B, -1, -1), x.flatten(1, 2)), 1), (H, W, T)
+
+    def warn_if_stretched(self, grid: tuple[int, int], T: int) -> None:
+        """Say once that the embeddings are made for another input: what shares one cannot be told apart by its position."""
+        frames = T if self.time_embed is None else self.time_embed.shape[1]
+        if self.warned or T == frames and (self.pos_embed is None or grid == self.grid) or torch.compiler.is_compiling():
+            return
+        self.warned = True
+        (h, w), (H, W) = self.grid, grid
+        warnings.warn(f"TimeSformer was built for {frames} frames of {h} x {w} patches and its input has {T} of {H} x {W}: position "
+                      "embeddings are stretched to the nearest neighbour as in the official code, so that neighbours may "
+                      "share one; build it with num_frames and img_size of the input to have one for each.", stacklevel=3)
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Maps for dense prediction after each quarter of the blocks, [(B, D, T, H/P, W/P)] * 4.
@@ -286,21 +305,25 @@ class TimeSformer(nn.Module):
             x = x.unflatten(0, (B, -1)).mean(1)                       # (B, 1+H·W, D): frames are averaged first
         return self.head(self.norm(x)[:, 0])                          # the class token
 
-    def resize_positions(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def resize_positions(self, state: Mapping[str, Tensor], source: tuple[int, ...] | None = None) -> dict[str, Tensor]:
         """Fit the position embeddings of `state` to the grid and the number of frames the model was built for.
 
-        The result is what running at that size would use. It differs from the official `load_pretrained`
+        The number of rows does not tell the old grid, which is taken to be square; of another, give its (H, W) in
+        patches as `source`. The result is what running at that size would use. It differs from the official `load_pretrained`
         (timesformer/models/helpers.py), which resizes the flattened grid as one line of s·s places and so moves
         patches between columns; the official forward resizes in 2-D as we do. Raises ValueError for a grid that is
-        not square.
+        neither square nor `source`.
         """
         state, want = dict(state), self.state_dict()
         if "pos_embed" in state and "pos_embed" in want:
-            old, new = (round((n - 1) ** 0.5) for n in (state["pos_embed"].shape[1], want["pos_embed"].shape[1]))
-            if old * old + 1 != state["pos_embed"].shape[1]:
-                raise ValueError(f"pos_embed has {state['pos_embed'].shape[1]} places; "
-                                 "only a square grid and one class token can be resized")
-            state["pos_embed"] = resize_space(state["pos_embed"], (new, new))
+            old, rows = state["pos_embed"], state["pos_embed"].shape[1]
+            grid = source[-2:] if source else (round((rows - 1) ** 0.5),) * 2
+            if rows == want["pos_embed"].shape[1] and not source:
+                grid = self.grid
+            if prod(grid) + 1 != rows:
+                raise ValueError(f"pos_embed has {rows} places; only a square grid and one class token can be resized, or "
+                                 "that of source=(H, W), in patches")
+            state["pos_embed"] = old if grid == self.grid else stretch(old, grid, self.grid)
         if "time_embed" in state and "time_embed" in want:
             state["time_embed"] = resize_time(state["time_embed"], want["time_embed"].shape[1])
         return state
@@ -308,16 +331,19 @@ class TimeSformer(nn.Module):
 
 # ---------------------------------------------------------------- other sizes, and image weights
 
-def resize_space(pos: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Resize a position embedding (1, 1 + s·s, D) to a grid of patches: (1, 1 + H·W, D).
+def resize_space(pos: Tensor, grid: tuple[int, int], source: tuple[int, int] | None = None) -> Tensor:
+    """The position embedding (1, 1 + h·w, D) of a grid `source` = (h, w), by default square, for another: (1, 1 + H·W, D).
 
-    Nearest neighbour; the class token's entry in front stays as it is. As in the official code, a grid of as many
-    patches in another shape (2 x 8 on 4 x 4) takes the table as it is, and so reads it in rows of the wrong length.
+    As in the official code, a grid of as many patches in another shape (2 x 8 on 4 x 4) takes the table as it is, and
+    so reads it in rows of the wrong length.
     """
     side = round((pos.shape[1] - 1) ** 0.5)
-    if grid[0] * grid[1] == side * side:
-        return pos
-    places = pos[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)             # (1, D, s, s)
+    return pos if prod(grid) + 1 == pos.shape[1] else stretch(pos, source or (side, side), grid)
+
+
+def stretch(pos: Tensor, source: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Nearest neighbours along each axis, (1, 1 + h·w, D) -> (1, 1 + H·W, D); the class token's entry in front stays."""
+    places = pos[:, 1:].unflatten(1, source).permute(0, 3, 1, 2)                   # (1, D, h, w)
     places = F.interpolate(places, grid, mode="nearest").flatten(2).transpose(1, 2)
     return torch.cat((pos[:, :1], places), 1)                         # (1, 1+H·W, D)
 
@@ -349,6 +375,8 @@ def initialise_from_vit(model: TimeSformer, state: Mapping[str, Tensor]) -> dict
             state[key] = want[key]
     if "pos_embed" not in want:
         state.pop("pos_embed", None)
-    state = model.resize_positions(state)
+    if "pos_embed" in state:                     # images are square, also where a video has as many patches in another shape
+        side = round((state["pos_embed"].shape[1] - 1) ** 0.5)
+        state = model.resize_positions(state, (side, side))
     check_state(model, state)
     return state

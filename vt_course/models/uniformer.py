@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import (CHANNELS_LAST, DropPath, Mlp, Size, check_input, check_settings, depthwise, drop_path_schedule,
-                     init_weights, rescale_for_narrow)
+from .layers import (CHANNELS_LAST, DropPath, Mlp, Sides, Size, check_input, check_settings, depthwise, drop_path_schedule,
+                     init_weights, per_axis, rescale_for_narrow)
 from .official import check_state, inflate_patch, unwrap
 from .swin import window_partition, window_reverse
 
@@ -67,9 +67,9 @@ class ConvEmbed(nn.Module):
 
 
 class Depthwise(nn.Module):
-    """One filter of odd side `size` for each channel, zero-padded: (B, C, *size) -> (B, C, *size)."""
+    """One filter of odd sides `size` for each channel, zero-padded: (B, C, *size) -> (B, C, *size)."""
 
-    def __init__(self, dims: int, dim: int, size: int):
+    def __init__(self, dims: int, dim: int, size: Sides):
         super().__init__()
         conv = CONV[dims](dim, dim, size, groups=dim)
         self.weight, self.bias = conv.weight, conv.bias
@@ -146,7 +146,7 @@ class LocalBlock(Block):
     widen by 3. The paper does not say where that block's activations sit; GELU after the first two is our choice.
     """
 
-    def __init__(self, dims: int, dim: int, mlp_ratio: float, tube: int, ffn: bool, dpe: bool, layer_scale: bool,
+    def __init__(self, dims: int, dim: int, mlp_ratio: float, tube: Size, ffn: bool, dpe: bool, layer_scale: bool,
                  drop_path: float):
         super().__init__(dims, dim, dpe, (1, dim, *[1] * dims) if layer_scale else None, drop_path)
         wide = dim if ffn else 3 * dim
@@ -171,7 +171,7 @@ class GlobalBlock(Block):
     after the norm, and padded tokens are not masked.
     """
 
-    def __init__(self, dims: int, dim: int, mlp_ratio: float, head_dim: int, window: int | None, dpe: bool,
+    def __init__(self, dims: int, dim: int, mlp_ratio: float, head_dim: int, window: Size | None, dpe: bool,
                  layer_scale: bool, drop_path: float):
         super().__init__(dims, dim, dpe, (dim,) if layer_scale else None, drop_path)
         self.window = window
@@ -181,13 +181,12 @@ class GlobalBlock(Block):
         self.mlp = Mlp(dim, mlp_ratio)
 
     def attend_in_windows(self, x: Tensor, size: Size) -> Tensor:
-        H, W = size
-        window = (self.window, self.window)
+        (H, W), (Mh, Mw) = size, self.window
         x = x.unflatten(1, size)                                      # (B, H, W, C)
-        x = F.pad(x, (0, 0, 0, -W % self.window, 0, -H % self.window))
+        x = F.pad(x, (0, 0, 0, -W % Mw, 0, -H % Mh))
         padded = tuple(x.shape[1:-1])
-        x = self.attn(window_partition(x, window))                    # (B·nW, N, C)
-        return window_reverse(x, window, padded)[:, :H, :W].flatten(1, 2)      # (B, H·W, C)
+        x = self.attn(window_partition(x, self.window))               # (B·nW, N, C)
+        return window_reverse(x, self.window, padded)[:, :H, :W].flatten(1, 2)      # (B, H·W, C)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed_position(x)
@@ -206,7 +205,7 @@ class DividedBlock(GlobalBlock):
     attention: what time contributes passes through spatial attention only.
     """
 
-    def __init__(self, dims: int, dim: int, mlp_ratio: float, head_dim: int, window: int | None, dpe: bool,
+    def __init__(self, dims: int, dim: int, mlp_ratio: float, head_dim: int, window: Size | None, dpe: bool,
                  layer_scale: bool, drop_path: float):
         super().__init__(dims, dim, mlp_ratio, head_dim, window, dpe, layer_scale, drop_path)
         self.t_norm = nn.LayerNorm(dim, eps=1e-6)
@@ -233,7 +232,7 @@ class UniFormer(nn.Module):
     `kinds` has one letter a stage: L local, G global and, for images, W windows or H three window blocks and one
     global in turn. `divided` splits global attention into time and space (video). `dpe`, `local_ffn` and `tube`
     are switched in the ablations of table 4, `conv_stem` is S†'s overlapping patch embedding (images), `layer_scale`
-    names the kinds of blocks that have LayerScale. `aux_head` is the second classifier of models trained with
+    names the kinds of blocks that have LayerScale. `tube` and `window` are one number, or one for each axis. `aux_head` is the second classifier of models trained with
     token labelling: scores are head + max over places of aux_head / 2.
 
     Any T >= 1, and H, W >= 32 (>= 1 with `conv_stem`). Raises ValueError for other inputs and for settings that
@@ -242,7 +241,7 @@ class UniFormer(nn.Module):
 
     def __init__(self, dims: int = 3, in_channels: int = 3, num_classes: int = 400, depths: Size = (3, 4, 8, 3),
                  embed_dims: Size = (64, 128, 320, 512), head_dim: int = 64, mlp_ratio: float = 4.0, kinds: str = "LLGG",
-                 tube: int = 5, window: int = 14, divided: bool = False, dpe: bool = True, local_ffn: bool = True,
+                 tube: Sides = 5, window: Sides = 14, divided: bool = False, dpe: bool = True, local_ffn: bool = True,
                  conv_stem: bool = False, layer_scale: str = "", aux_head: bool = False, drop_path: float = 0.0,
                  narrow_init: bool = False):
         super().__init__()
@@ -255,7 +254,8 @@ class UniFormer(nn.Module):
             raise ValueError(f"kinds {kinds!r} has an unknown letter; a stage is L or G, in image models also W or H")
         if not set(layer_scale) <= set("LG"):
             raise ValueError(f"layer_scale {layer_scale!r} has an unknown letter; the kinds of blocks are L and G")
-        if tube % 2 == 0 or tube < 3:
+        tube, window = per_axis("tube", tube, "HW" if dims == 2 else "THW"), per_axis("window", window, "HW")
+        if any(n % 2 == 0 for n in tube) or max(tube) < 3:
             raise ValueError(f"tube {tube} must be odd and at least 3")
         if dims == 3 and conv_stem or dims == 2 and divided:
             raise ValueError("conv_stem needs dims=2, divided needs dims=3")

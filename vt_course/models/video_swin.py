@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import check_settings, init_weights
+from .layers import Sides, check_settings, init_weights, per_axis
 from .swin import Backbone, Size, SwinBlock, WindowAttention
 
 
@@ -67,7 +67,8 @@ class SwinTransformer3D(Backbone):
 
     Input (B, 3, T, H, W), output (B, num_classes). Any T, H, W >= 1: maps are padded like the official
     code's, and windows are clamped per axis while running (`swin.clamp_window`); the bias tables keep
-    their size. Raises ValueError, with the shape got and the shape wanted, for other inputs.
+    their size. Raises ValueError, with the shape got and the shape wanted, for other inputs. `patch`, `window` and
+    `shift` have a value for T, H and W, or one for all.
 
     `shift` names the axes along which windows shift: (False, True, True) and (False, False, False) are
     the rows of the ablation on 3-D shifts. `design` is the row of the ablation on space-time attention:
@@ -83,29 +84,28 @@ class SwinTransformer3D(Backbone):
 
     layout = "B C T H W"
 
-    def __init__(self, patch: Size = (2, 4, 4), in_channels: int = 3, num_classes: int = 400,
+    def __init__(self, patch: Sides = (2, 4, 4), in_channels: int = 3, num_classes: int = 400,
                  embed_dim: int = 96, depths: Size = (2, 2, 6, 2), num_heads: Size = (3, 6, 12, 24),
-                 window: Size = (8, 7, 7), mlp_ratio: float = 4.0, drop_path: float = 0.0,
-                 head_dropout: float = 0.0, shift: Size = (True, True, True), design: str = "joint",
+                 window: Sides = (8, 7, 7), mlp_ratio: float = 4.0, drop_path: float = 0.0,
+                 head_dropout: float = 0.0, shift: Sides = (True, True, True), design: str = "joint",
                  narrow_init: bool = False):
         check_settings(SwinTransformer3D, locals())
         if design not in ("joint", "split", "factorized"):
             raise ValueError(f"unknown design {design!r}; choose 'joint', 'split' or 'factorized'")
-        for name, size in (("patch", patch), ("window", window), ("shift", shift)):
-            if len(size) != 3:
-                raise ValueError(f"{name} {tuple(size)} must have three values, for T, H and W")
+        patch, window, shift = (per_axis(name, value, "THW") for name, value in
+                                (("patch", patch), ("window", window), ("shift", shift)))
         P, *M = window
         super().__init__(
-            PatchEmbed3D(tuple(patch), in_channels, embed_dim),
-            [(1, *M) if design == "split" else tuple(window)] * len(depths), tuple(shift),
+            PatchEmbed3D(patch, in_channels, embed_dim), [(1, *M) if design == "split" else window] * len(depths), shift,
             in_channels=in_channels, num_classes=num_classes, embed_dim=embed_dim, depths=depths,
             num_heads=num_heads, mlp_ratio=mlp_ratio, drop_path=drop_path, head_dropout=head_dropout,
             narrow_init=narrow_init, block=FactorizedBlock if design == "factorized" else SwinBlock)
         dim = self.norm.normalized_shape[0]
-        self.temporal_layers = nn.ModuleList(
-            SwinBlock(dim, num_heads[-1], (P, 1, 1), (0, 0, 0), mlp_ratio, drop_path)
-            for _ in range(2 * (design == "split")))
-        self.temporal_layers.apply(init_weights)
+        self.temporal_layers = ()
+        if design == "split":
+            self.temporal_layers = nn.ModuleList(
+                SwinBlock(dim, num_heads[-1], (P, 1, 1), (0, 0, 0), mlp_ratio, drop_path) for _ in range(2))
+            self.temporal_layers.apply(init_weights)
 
     def stages(self, x: Tensor) -> list[Tensor]:
         maps = super().stages(x)

@@ -9,6 +9,7 @@ The format, the rule and the tolerances are those of tests/golden/README.md.
 """
 import json
 import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -114,14 +115,69 @@ def uniformer(facts: dict) -> nn.Module:
     return UniFormer(dims=2 if image else 3, **config)
 
 
-def mvit_from_blocks(case: dict) -> nn.Module:
+# Arguments of create_multiscale_vision_transformers that our model does not vary, or that change nothing in eval mode.
+BUILDER_FIXED = {"norm": "layernorm", "enable_patch_embed": True, "enable_patch_embed_norm": False, "qkv_bias": True, "bias_on": True,
+                 "pool_first": False, "depthwise_conv": True, "head_activation": None}
+BUILDER_IDLE = ("use_2d_patch", "dropout_rate_block", "droppath_rate_block", "head", "head_dropout_rate", "separate_qkv")
+
+
+def mvit_from_arguments(facts: dict, shapes: dict[str, list[int]]) -> nn.Module:
+    """pytorchvideo's MViT from the arguments of its builder, `create_multiscale_vision_transformers`.
+
+    What `facts` leave open has the builder's default (facebookresearch/pytorchvideo, pytorchvideo/models/vision_transformers.py)
+    or, where the recorded entries show it, their shape.
+    """
+    patch, blocks = shapes["patch_embed.patch_model.weight"], {int(k.split(".")[1]) for k in shapes if k.startswith("blocks.")}
+    given = {
+        "cls_embed_on": True, "sep_pos_embed": True, "depth": len(blocks), "input_channels": patch[1], "patch_embed_dim": patch[0],
+        "conv_patch_embed_kernel": patch[2:], "conv_patch_embed_stride": (2, 4, 4), "conv_patch_embed_padding": (1, 3, 3),
+        "num_heads": 1, "residual_pool": False, "dim_mul_in_att": False, "mlp_ratio": shapes["blocks.0.mlp.fc1.weight"][0] / patch[0], "pooling_mode": "conv",
+        "embed_dim_mul": None, "atten_head_mul": None, "pool_q_stride_size": None, "pool_kv_stride_size": None,
+        "pool_kv_stride_adaptive": None, "pool_kvq_kernel": None, "head_num_classes": shapes["head.proj.weight"][0]}
+    arguments = {"spatial_size", "temporal_size", *given, *BUILDER_FIXED, *BUILDER_IDLE}
+    given |= {k: v for k, v in facts.items() if k in arguments}          # other facts say nothing about the network
+    for name, value in BUILDER_FIXED.items():
+        if given.get(name, value) != value:
+            raise Departure(f"the configuration has {name}={given[name]!r}; our model has {value!r} built in")
+
+    if given["residual_pool"] and given["cls_embed_on"]:
+        raise Departure("the configuration has residual_pool=True and a class token, to which pytorchvideo adds its query; ours does not")
+
+    def sides(size):
+        return tuple(size) if isinstance(size, list) else size
+
+    def by_block(name):                  # [[block, factor], ..] or [[block, t, h, w], ..]
+        return {int(i): size[0] if len(size) == 1 else tuple(size) for i, *size in given[name] or []}
+
+    adaptive = given["pool_kv_stride_adaptive"]
+    return MViT(
+        frames=given["temporal_size"], img_size=sides(given["spatial_size"]), in_channels=given["input_channels"],
+        num_classes=given["head_num_classes"], patch_kernel=sides(given["conv_patch_embed_kernel"]),
+        patch_stride=sides(given["conv_patch_embed_stride"]), patch_padding=sides(given["conv_patch_embed_padding"]),
+        embed_dim=given["patch_embed_dim"], num_heads=given["num_heads"], depth=given["depth"], mlp_ratio=given["mlp_ratio"],
+        dim_mul=by_block("embed_dim_mul"), head_mul=by_block("atten_head_mul"), q_stride=by_block("pool_q_stride_size"),
+        kv_stride=by_block("pool_kv_stride_size") if adaptive is None else sides(adaptive), kernel=sides(given["pool_kvq_kernel"]),
+        pool_mode=given["pooling_mode"], class_token=given["cls_embed_on"], pos_embed="separate" if given["sep_pos_embed"] else "joint",
+        residual_pooling=given["residual_pool"], dim_mul_in_att=given["dim_mul_in_att"])
+
+
+def pytorchvideo(case: dict) -> nn.Module:
+    """pytorchvideo's MViT, from its builder's arguments, or from what was recorded of its blocks."""
+    config, shapes = case["config"], {k: s for k, s, _ in case["keys"]}
+    for facts in (config, *config.values()):                           # at the top, or under a name of their own
+        if isinstance(facts, dict) and "spatial_size" in facts:
+            return mvit_from_arguments(facts, shapes)
+    return mvit_from_blocks(case, shapes)
+
+
+def mvit_from_blocks(case: dict, shapes: dict[str, list[int]]) -> nn.Module:
     """pytorchvideo's MViT: what its builders fix is read from the recorded blocks, key list and input."""
-    blocks, shapes = case["config"]["blocks"], {k: s for k, s, _ in case["keys"]}
+    blocks = case["config"]["blocks"]
     if "pos_embed" in "".join(shapes) and not any("pos_embed_spatial" in k for k in shapes):
         raise Departure("joint position embeddings under pytorchvideo's names are not known to us")
     if case["config"].get("residual_pool"):
         raise Departure("the configuration has residual_pool=True; pytorchvideo's way of it is not known to us")
-    patch, frames, side = shapes["patch_embed.patch_model.weight"], *case["input"]["shape"][2:4]
+    patch, (frames, *size) = shapes["patch_embed.patch_model.weight"], case["input"]["shape"][2:]
     after = [*blocks[1:], {"dim": blocks[-1]["dim_out"], "heads": blocks[-1]["heads"]}]
     one = {"kernel": (1, 1, 1), "stride": (1, 1, 1)}
     kernels = {tuple((b[name] or one)["kernel"]) for b in blocks for name in ("pool_q", "pool_kv")} - {(1, 1, 1)}
@@ -130,7 +186,7 @@ def mvit_from_blocks(case: dict) -> nn.Module:
     tokens = next(s[1] for k, s in shapes.items() if k.endswith("pos_embed_temporal"))
     stride = (frames // tokens, 4, 4)                                  # every published MViT has patches of stride 4
     return MViT(
-        frames=frames, img_size=side, in_channels=patch[1], num_classes=shapes["head.proj.weight"][0],
+        frames=frames, img_size=tuple(size), in_channels=patch[1], num_classes=shapes["head.proj.weight"][0],
         patch_kernel=tuple(patch[2:]), patch_stride=stride, patch_padding=tuple(k // 2 for k in patch[2:]), embed_dim=patch[0],
         num_heads=blocks[0]["heads"], depth=len(blocks), mlp_ratio=shapes["blocks.0.mlp.fc1.weight"][0] / patch[0],
         dim_mul={i + 1: b["dim_out"] / b["dim"] for i, b in enumerate(blocks) if b["dim_out"] != b["dim"]},
@@ -153,7 +209,7 @@ def build(config: dict, case: dict) -> nn.Module:
     """Our model for the configuration facts `config` of a case, in eval mode."""
     source = case["source"]
     if source["repo"] == "facebookresearch/pytorchvideo":
-        return mvit_from_blocks(case).eval()
+        return pytorchvideo(case).eval()
     if source["repo"] not in BUILD:
         raise Departure(f"no model of ours for {source['repo']} {source['cls']}")
     return BUILD[source["repo"]](config).eval()
@@ -175,13 +231,15 @@ def watch(model: nn.Module, stages: list[dict], layout: official.Layout):
     """A dict that a forward pass inside the context fills: stage name -> (shape, summaries) of our module of that official name."""
     ours = {layout.names(path + ".")[0].rstrip("."): module for path, module in model.named_modules() if path}
     seen, hooks = {}, []
+    module_of = {"cls_positional_encoding": "blocks.0.input"}            # of pytorchvideo; in our model a method
     for stage in stages:
         name, axes = stage["name"], re.findall(r"\([^)]*\)|\S+", stage["layout"])
         channels = stage["shape"][axes.index("C")]
-        module = ours.get(name.removesuffix(".input"))
+        where = module_of.get(name, name)
+        module = ours.get(where.removesuffix(".input"))
         if module is None:
             continue
-        if name.endswith(".input"):
+        if where.endswith(".input"):
             hooks.append(module.register_forward_pre_hook(
                 lambda m, args, name=name, C=channels: seen.__setitem__(name, (args[0].shape, summaries(args[0], C)))))
         else:
@@ -221,7 +279,8 @@ def check_logits(facts: dict, arrays, row: dict) -> None:
 
     name = official.recognise(model, weights)
     want = arrays["logits"]
-    with torch.no_grad(), watch(model, facts["stages"], official.layouts(model)[name]) as seen:
+    with torch.no_grad(), warnings.catch_warnings(), watch(model, facts["stages"], official.layouts(model)[name]) as seen:
+        warnings.simplefilter("ignore", UserWarning)                   # a recorded input may be of another size on purpose
         got = model(x).numpy()
     row["max_abs"] = float(np.abs(got - want).max())
     departure = first_departure(seen, facts["stages"], arrays)

@@ -25,7 +25,7 @@ from vt_course import CourseError
 from vt_course.data import images, open_spec, transforms
 from vt_course.data.clips import VideoFolder, collate
 from vt_course.machine import cores
-from vt_course.models import create
+from vt_course.models import ZOO, built_for, create
 from vt_course.models.official import check_state
 from vt_course.training.checkpoint import read_weights
 from vt_course.training.recipes import Recipe
@@ -223,6 +223,22 @@ def open_data(recipe: Recipe) -> tuple[VideoFolder, VideoFolder] | tuple[images.
     return train, folder(spec.val, train=False, **same)
 
 
+def build_model(recipe: Recipe, classes: int):
+    """The model of a recipe, with fresh weights: built for the clips that the recipe asks for, RGB.
+
+    `recipe.config` has the last word. A run that is loaded again passes here as well, so it builds the same model.
+    Raises `CourseError` for what the model cannot be built with.
+    """
+    settings = dict(num_classes=classes, drop_path=recipe.drop_path, **recipe.config)
+    if recipe.model in ZOO:                                            # else `create` names the closest one
+        settings = built_for(recipe.model, 3, recipe.frames, recipe.size) | settings
+    try:
+        return create(recipe.model, **settings)
+    except ValueError as error:
+        raise CourseError(f"{recipe.model} cannot be built for frames={recipe.frames}, size={recipe.size} and "
+                          f"config={recipe.config}: {error}") from error
+
+
 def load_weights(model, weights: dict, name) -> None:
     """Load a state dict strictly. Raises `CourseError` that lists every difference."""
     try:
@@ -270,7 +286,7 @@ def _restore(path, which: str = "best"):
     """(model, recipe, classes) from one reading of the file."""
     path, weights, header = read_run(path, which)
     recipe, classes = Recipe.from_json(header["recipe"]), tuple(json.loads(header["classes"]))
-    model = create(recipe.model, num_classes=len(classes), drop_path=recipe.drop_path, **recipe.config)
+    model = build_model(recipe, len(classes))
     load_weights(model, weights, path)
     return model.eval(), recipe, classes
 

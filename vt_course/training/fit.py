@@ -38,11 +38,10 @@ from vt_course import CourseError, repo_root
 from vt_course.data import images, open_spec
 from vt_course.files import atomic_write, write_csv
 from vt_course.machine import cores, peak_memory
-from vt_course.models import create
 from vt_course.training import ranks
 from vt_course.training.checkpoint import read_state, save_state, save_weights
 from vt_course.training.curves import curves
-from vt_course.training.evaluate import (class_scores, in_order, make_loader, open_data, pick_device, predict,
+from vt_course.training.evaluate import (build_model, class_scores, in_order, make_loader, open_data, pick_device, predict,
                                          score, takes_images)
 from vt_course.training.recipes import Recipe
 
@@ -249,11 +248,7 @@ class Run:
         self.show = show and self.leads
         self.classes = config["classes"]
         torch.manual_seed(recipe.seed)
-        try:
-            self.model = create(recipe.model, num_classes=len(self.classes),
-                                drop_path=recipe.drop_path, **recipe.config).to(device)
-        except ValueError as error:  # an unknown or impossible setting
-            raise CourseError(f"config={recipe.config} does not fit: {error}") from error
+        self.model = build_model(recipe, len(self.classes)).to(device)
         if takes_images(self.model) and recipe.frames != 1:
             raise CourseError(f"{recipe.model} sees images, not clips of {recipe.frames} frames; train it with frames=1")
         shape = (1, 3, recipe.frames, recipe.size, recipe.size)
