@@ -144,14 +144,17 @@ def test_a_loader_bench_without_files_is_explained():
 
 
 def test_memory_is_flat_over_many_opens(files):
-    """5,000 opens, each with a read, as an epoch does; the first 500 warm the allocators. Files close at once."""
+    """1,000 opens, each with a read, as an epoch does; the first 250 warm the allocators. Files close at once.
+
+    Files that the garbage collector closes cost 8 MB and some handles here; 1.3 MB is less than 1.8 kB an open.
+    """
     import psutil
     from vt_course.data.reader import ClipReader
     process = psutil.Process()
     handles = process.num_fds()
-    for k in range(5000):
-        if k == 500:
+    for k in range(1000):
+        if k == 250:
             before = process.memory_info().rss
         ClipReader(files[k % 2]).read([1, 5])
     assert process.num_fds() == handles
-    assert process.memory_info().rss - before < 8e6
+    assert process.memory_info().rss - before < 1.3e6

@@ -293,8 +293,9 @@ def test_a_second_run_does_only_what_is_new(src, out, tmp_path):
 
 def test_a_kill_loses_only_what_was_in_hand(tmp_path):
     (tmp_path / "src").mkdir()
-    for k in range(8):
-        write_video(tmp_path / f"src/{k:02}.mp4", frames=60, size=(240, 320))
+    first = write_video(tmp_path / "src/00.mp4", frames=60, size=(240, 320))
+    for k in range(1, 8):
+        shutil.copy(first, tmp_path / f"src/{k:02}.mp4")
     code = f"from vt_course.data.prepare import prepare; prepare({str(tmp_path / 'src')!r}, {str(tmp_path / 'out')!r}, workers=2)"
     run = subprocess.Popen([sys.executable, "-c", code])
     record = tmp_path / "out/prepared.csv"

@@ -18,6 +18,7 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
+from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -75,7 +76,7 @@ def clips(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def recipe(clips):
     return Recipe(model="tiny", data=f"csv:{clips / 'train.csv'},{clips / 'val.csv'}", frames=2,
                   stride=2, size=16, batch_size=4, epochs=3, lr=0.01, drop_path=0.0)
@@ -83,7 +84,8 @@ def recipe(clips):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """`create` builds `Tiny`, or what the test puts in its place."""
+    """`create` builds `Tiny`, or what the test puts in its place; the picture of the run is blank: drawing takes longer."""
+    monkeypatch.setattr(fit, "curves", lambda *rows_classes_title: Figure(figsize=(1, 1)))
     def use(build):
         monkeypatch.setattr(evaluate, "create", build)
     use(lambda name, **settings: Tiny(**settings))
@@ -214,7 +216,8 @@ def test_epoch_order_is_a_function_of_seed_and_epoch():
 
 # ---------------------------------------------------------------- a run
 
-def test_a_run_leaves_its_files(recipe, tiny, tmp_path):
+def test_a_run_leaves_its_files(recipe, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(fit, "curves", curves.curves)
     summary = train(recipe, tmp_path / "run")
     out = tmp_path / "run"
     assert sorted(path.name for path in out.iterdir()) == [
@@ -371,6 +374,7 @@ DRIVER = textwrap.dedent("""
     # One run here does the slow imports for all children; one thread is safe to fork.
     torch.set_num_threads(1)
     t.evaluate.create = lambda name, **settings: t.Tiny(**settings)
+    fit.curves = lambda *rows_classes_title: t.Figure(figsize=(1, 1))       # drawing the real one takes longer than the run
     recipe = Recipe.from_json(RECIPE)
     t.train(dataclasses.replace(recipe, epochs=1), WARM)
     results = []
@@ -389,39 +393,51 @@ DRIVER = textwrap.dedent("""
 """)
 
 
-def drive(recipe, plans):
-    """Run the plans one by one; ([[exit code (-signal), [epoch, batch]], ...], output)."""
-    head = (f"TESTS = {str(Path(__file__).parent)!r}\nRECIPE = {recipe.to_json()!r}\n"
-            f"WARM = {str(plans[0][0]) + '_warm'!r}\n"
-            f"PLANS = {[(str(out), plan, settings) for out, plan, settings in plans]!r}\n")
+OFTEN = {"checkpoint_minutes": 0}  # a checkpoint before every step
+PLANS = [                              # run folder, what happens, arguments of `fit`
+    ("whole", ("none",), {}),
+    ("killed", ("state.pt", 2, "half"), OFTEN),           # 0: the state of step 0 is kept
+    ("killed", ("state.pt", 3, "before"), OFTEN),         # 1
+    ("killed", ("state.pt", 2, "after"), OFTEN),          # 2: nothing derived from it yet
+    ("killed", ("best.safetensors", 1, "before"), OFTEN),  # 3: the state's best has no file
+    ("killed", ("metrics.csv", 2, "before"), OFTEN),      # 4
+    ("killed", ("step", 2), {"workers": 1}),              # 5: weights changed, nothing saved
+    ("killed", ("last.safetensors", 2, "half"), OFTEN),   # 6
+    ("killed", ("curves.png", 1, "half"), {}),            # 7
+    ("killed", ("summary.json", 1, "before"), {}),        # 8
+    ("killed", ("none",), {}),
+    ("cut", ("ctrl-c", 2), {"workers": 1}),
+    ("cut", ("disk", 5_000), {}),
+    ("cut", ("ctrl-c", 1), {}),                # the last step of the epoch: before validation
+    ("cut", ("none",), {}),
+]
+
+
+@pytest.fixture(scope="module")
+def driven(recipe, tmp_path_factory):
+    """The plans, run one by one: (folder, {run folder: [[exit code (-signal), [epoch, batch]], ...]}, what was printed)."""
+    folder = tmp_path_factory.mktemp("driven")
+    head = (f"TESTS = {str(Path(__file__).parent)!r}\nRECIPE = {recipe.to_json()!r}\nWARM = {str(folder / 'warm')!r}\n"
+            f"PLANS = {[(str(folder / out), plan, settings) for out, plan, settings in PLANS]!r}\n")
     done = subprocess.run([sys.executable, "-c", head + DRIVER], capture_output=True, encoding="utf-8",
                           timeout=300, env={**os.environ, "OMP_WAIT_POLICY": "passive"})
     assert "RESULTS" in done.stdout, done.stderr
-    return json.loads(done.stdout.split("RESULTS")[1]), done.stdout + done.stderr
+    results = {}
+    for (out, _, _), result in zip(PLANS, json.loads(done.stdout.split("RESULTS")[1]), strict=True):
+        results.setdefault(out, []).append(result)
+    assert results["whole"] == [[0, [3, 0]]], done.stderr
+    return folder, results, done.stdout + done.stderr
 
 
-def test_killed_at_any_moment_and_resumed_equals_uninterrupted(recipe, tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    often = {"checkpoint_minutes": 0}  # a checkpoint before every step
-    results, output = drive(recipe, [
-        (whole, ("none",), {}),
-        (killed, ("state.pt", 2, "half"), often),           # 0: the state of step 0 is kept
-        (killed, ("state.pt", 3, "before"), often),         # 1
-        (killed, ("state.pt", 2, "after"), often),          # 2: nothing derived from it yet
-        (killed, ("best.safetensors", 1, "before"), often),  # 3: the state's best has no file
-        (killed, ("metrics.csv", 2, "before"), often),      # 4
-        (killed, ("step", 2), {"workers": 1}),              # 5: weights changed, nothing saved
-        (killed, ("last.safetensors", 2, "half"), often),   # 6
-        (killed, ("curves.png", 1, "half"), {}),            # 7
-        (killed, ("summary.json", 1, "before"), {}),        # 8
-        (killed, ("none",), {}),
-    ])
-    codes, places = zip(*results)
-    assert codes == (0, *[-signal.SIGKILL] * 9, 0), output
-    assert places[1:4] == ([0, 0], [0, 1], [0, 2]), output  # one step lost at most, here
-    assert places[4] == [1, 0] and places[5] == places[6]   # killed at a step, saved before
-    assert places[8] == places[10] == [3, 0]
-    assert list(places[1:]) == sorted(places[1:])           # never backwards
+def test_killed_at_any_moment_and_resumed_equals_uninterrupted(driven):
+    folder, results, output = driven
+    whole, killed = folder / "whole", folder / "killed"
+    codes, places = zip(*results["killed"])
+    assert codes == (*[-signal.SIGKILL] * 9, 0), output
+    assert places[:3] == ([0, 0], [0, 1], [0, 2]), output   # one step lost at most, here
+    assert places[3] == [1, 0] and places[4] == places[5]   # killed at a step, saved before
+    assert places[7] == places[9] == [3, 0]
+    assert list(places) == sorted(places)                   # never backwards
     assert_same_run(whole, killed)
     # TensorBoard shows each step once, although some were taken twice
     assert [step for step, _ in scalars(killed, "train/loss")] == list(range(1, 10))
@@ -429,20 +445,12 @@ def test_killed_at_any_moment_and_resumed_equals_uninterrupted(recipe, tmp_path)
     assert not list(killed.glob(".*.part")), "a killed write leaves its temporary file behind"
 
 
-def test_ctrl_c_and_a_full_disk(recipe, tmp_path):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    results, output = drive(recipe, [
-        (whole, ("none",), {}),
-        (cut, ("ctrl-c", 2), {"workers": 1}),
-        (cut, ("disk", 5_000), {}),
-        (cut, ("ctrl-c", 1), {}),                # the last step of the epoch: before validation
-        (cut, ("none",), {}),
-    ])
-    assert results == [[0, [3, 0]], [130, [0, 2]], [2, [0, 2]], [130, [0, 3]],
-                       [0, [3, 0]]], output
+def test_ctrl_c_and_a_full_disk(driven):
+    folder, results, output = driven
+    assert results["cut"] == [[130, [0, 2]], [2, [0, 2]], [130, [0, 3]], [0, [3, 0]]], output
     assert "run the same command again" in output and "File too large" in output
     assert "Traceback" not in output
-    assert_same_run(whole, cut)
+    assert_same_run(folder / "whole", folder / "cut")
 
 
 def test_max_steps_stops_and_the_run_goes_on(recipe, tiny, tmp_path):

@@ -1,5 +1,17 @@
 """Weights for tests."""
+from contextlib import contextmanager
+
+import pytest
 import torch
+
+
+@contextmanager
+def unset():
+    """Models are built without drawing their weights, which takes longer than a pass through a large one: set them all."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("trunc_normal_", "normal_", "kaiming_uniform_", "uniform_", "xavier_uniform_"):
+            patch.setattr(torch.nn.init, name, lambda tensor, *args, **kwargs: tensor)
+        yield
 
 
 def shake(model, seed=0):

@@ -165,17 +165,20 @@ def _texture(rng: np.random.Generator, palette: list[np.ndarray]) -> np.ndarray:
     never looks like zooming (a lone spiral would), there is no rotational symmetry, and no zoom
     by less than a whole period leaves the texture alone.
     """
-    ring = 2 * np.pi * np.arange(TEXTURE_RINGS)[:, None] / TEXTURE_RINGS
-    angle = 2 * np.pi * np.arange(TEXTURE_ANGLES)[None] / TEXTURE_ANGLES
+    ring = 2 * np.pi * np.arange(TEXTURE_RINGS)[:, None] / TEXTURE_RINGS       # (R, 1)
+    angle = 2 * np.pi * np.arange(TEXTURE_ANGLES)[None] / TEXTURE_ANGLES       # (1, A)
     waves = ((1, 0, 1.0), (0, 1, 0.8), (1, 2, 0.7), (1, -2, 0.7), (0, 3, 0.6))
     mix = []
     for sharpness, shift in ((3.0, 0.0), (4.0, -0.9)):
-        field = sum(a * np.cos(i * ring + j * angle + rng.uniform(0, 2 * np.pi))
-                    for i, j, a in waves)
+        # A wave along one axis is computed along that axis alone: a cosine is most of the work.
+        places = (i * ring if j == 0 else j * angle if i == 0 else i * ring + j * angle for i, j, _ in waves)
+        field = sum(a * np.cos(place + rng.uniform(0, 2 * np.pi)) for place, (_, _, a) in zip(places, waves))
         mix.append(1 / (1 + np.exp(-sharpness * (field + shift))))
-    first, second = (m[..., None] for m in mix)                                # (R, A, 1) each
-    colour = palette[0] * (1 - first) + palette[1] * first                     # (R, A, 3)
-    return (colour * (1 - second) + palette[2] * second).astype(np.float32)
+    first, second = mix                                                        # (R, A) each
+    texture = np.empty((*first.shape, 3), np.float32)                          # (R, A, 3)
+    for channel, (one, two, three) in enumerate(zip(*palette)):
+        texture[..., channel] = (one * (1 - first) + two * first) * (1 - second) + three * second
+    return texture
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
