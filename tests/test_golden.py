@@ -165,7 +165,7 @@ def test_a_case_of_pytorchvideo_is_built_from_its_builders_arguments(changes, wr
         "checkpoint": {"wrapper": "{'model_state': state_dict}"}, "param_count": sum(v.numel() for v in filled.values()),
         "input": {"seed": 1, "shape": list(x.shape), "first4": x.flatten()[:4].tolist(), "sum": x.sum().item()},
         "stages": [{"name": "cls_positional_encoding", "shape": list(tokens.shape), "layout": "B (1+T*H*W) C"}]}
-    (tmp_path / "case.json").write_text(json.dumps(facts))
+    (tmp_path / "case.json").write_text(json.dumps(facts), encoding="utf-8")
     rows = tokens.flatten(0, 1)
     np.savez(tmp_path / "case.npz", logits=logits, logits_f64=double, stage_mean=[tokens.mean()], stage_std=[tokens.std(correction=0)],
              stage_first8=rows[:1, :8], stage_last8=rows[-1:, :8])

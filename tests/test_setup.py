@@ -76,7 +76,7 @@ def test_setup_makes_the_venv_from_the_lock(checkout):
     assert code == 0 and err.splitlines()[-1] == "setup: done; the command is .venv/bin/vt-course"
     assert [line for line in notes if line.startswith("uv ")] == [
         f"uv venv --quiet --allow-existing --python {checkout.bin / 'python3'} .venv",
-        "uv pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock",
+        "uv pip sync --quiet --python .venv/bin/python --compile-bytecode --require-hashes requirements.lock",
         "uv pip install --quiet --python .venv/bin/python --no-deps --editable ."]
     assert checkout.stamp.is_file() and not (checkout.root / ".uv").exists()
 
@@ -90,7 +90,7 @@ def test_pytorch_without_cuda_is_asked_for_once(checkout):
     code, err, notes = checkout.run(TORCH="cpu")
     assert code == 0 and "about 1 GB" in err
     assert [line for line in notes if line.startswith("uv pip")] == [
-        "uv pip install --quiet --python .venv/bin/python --torch-backend cpu --no-verify-hashes --constraint requirements.lock"
+        "uv pip install --quiet --python .venv/bin/python --compile-bytecode --torch-backend cpu --no-verify-hashes --constraint requirements.lock"
         " --editable .[notebooks,test,shards,bench]"]
     assert checkout.run(TORCH="cpu") == (0, "", []) and checkout.run() == (0, "", [])        # it stays
     checkout.lock.write_text("toy==1.1\n", encoding="utf-8")
