@@ -60,17 +60,37 @@ def test_train_and_val_folders_as_torchvision_has_them(put):
     assert spec.classes == ("archery", "typing") and spec.name == f"folder:{folder}"
     assert found(spec, "train") == [("a.mp4", "typing"), ("b.webm", "typing"), ("c.MP4", "archery")]
     assert found(spec, "val") == [("d.mp4", "typing")]
-    assert spec.notes == (f"Left out, no videos or beside the class folders: 1 files (the first: {folder}/train/typing/"
+    assert spec.notes == (f"Validation is on val; left out of {folder}: test.",
+                          f"Left out, no videos or beside the class folders: 1 files (the first: {folder}/train/typing/"
                           "notes.txt).", "No validation clip of class archery.")
     sample = VideoFolder(spec.val, classes=spec.classes, frames=4, stride=1, size=32, train=False)[0]
     assert sample["label"] == 1 and sample["clip"].shape == (3, 4, 32, 32)
     assert spec.digest("train") != spec.digest("val") and spec.digest("val") == open_spec(spec.name).digest("val")
 
 
-def test_validation_and_test_folders_are_found(put):
-    assert found(read_folder(put("train/a/1.mp4", "validation/a/2.mp4", "test/a/3.mp4")), "val") == [("2.mp4", "a")]
-    shutil.rmtree(put() / "validation")
-    assert found(read_folder(put()), "val") == [("3.mp4", "a")]
+@pytest.mark.parametrize("name", ["valid", "validation", "dev", "eval", "VAL"])
+def test_validation_is_never_on_test_where_there_is_a_split_for_it(put, name):
+    """The same names for folders, manifests and a column split; what is left out is said."""
+    folder = put("train/a/1.mp4", f"{name}/a/2.mp4", "test/a/3.mp4", "extra/a/4.mp4")
+    listing, note = read_folder(folder), f"Validation is on {name}; left out of {folder}: test."
+    assert found(listing, "val") == [("2.mp4", "a")] and found(listing, "train") == [("1.mp4", "a")]
+    assert listing.notes[:2] == (note, f"Left out of {folder}, beside train and {name}: extra.")
+    for split, number in (("train", 1), (name, 2), ("test", 3)):
+        text(folder / f"{split}.csv", "path,label", f"{split}/a/{number}.mp4,a")
+    listing = read_folder(folder)
+    assert listing.layout == "two manifests" and found(listing, "val") == [("2.mp4", "a")] and listing.notes[0] == note
+    text(folder / "manifest.csv", "path,label,split", "test/a/3.mp4,a,test", f"{name}/a/2.mp4,a,{name}", "train/a/1.mp4,a,train")
+    listing = read_folder(folder)
+    assert listing.layout == "manifest" and found(listing, "val") == [("2.mp4", "a")]
+    assert listing.notes == (f"Validation is on {name}; left out of manifest.csv: test.",)
+
+
+def test_a_test_split_validates_only_where_there_is_no_other(put):
+    listing = read_folder(put("Train/a/1.mp4", "Test/a/3.mp4"))
+    assert found(listing, "val") == [("3.mp4", "a")] and found(listing, "train") == [("1.mp4", "a")]
+    assert "has no validation split, so Test is used for it" in listing.notes[0]
+    shutil.rmtree(put() / "Train")
+    assert "has Test/ but no train/" in refusal(put())                     # and Test is no class
 
 
 def test_class_folders_are_split_by_hash_of_the_name(put, tmp_path):

@@ -285,7 +285,10 @@ def foreign(src, tmp_path) -> Path:
 def test_shards_of_others_are_indexed_from_their_headers(src, foreign):
     spec = open_spec(f"shards:{foreign}")
     assert spec.classes == ("jump", "run")
-    assert spec.notes == (f"1 samples in {foreign} have no video and are left out.", "No validation clip of class run.")
+    assert spec.notes == (f"Validation is on validation; left out of {foreign}: test.",
+                          f"1 samples in {foreign} have no video and are left out.", "No validation clip of class run.")
+    (foreign / "validation/0.tar").rename(foreign / "valid_0.tar")
+    assert open_spec(f"shards:{foreign}").notes[0] == f"Validation is on valid; left out of {foreign}: test."
     assert [row["label"] for row in spec.train] == ["run", "jump", "run"] and [row["label"] for row in spec.val] == ["jump"]
     videos = [path.read_bytes() for path in sorted(src.glob("*.mp4"))[:4]]
     for row, video in zip([*spec.train, *spec.val], videos, strict=True):
@@ -307,12 +310,13 @@ def test_classes_that_are_numbers_are_in_their_order(foreign):
     (lambda at: shutil.rmtree(at), "There is no folder"),
     (lambda at: [path.rename(path.with_suffix(".tar.gz")) for path in at.rglob("*.tar")], "has no tar files"),
     (lambda at: [path.unlink() for path in at.rglob("train*.tar")], "do not begin with train and val or test"),
+    (lambda at: (at / "validation/0.tar").rename(at / "../0.tar") and (at / "test-0.tar").unlink(), "do not begin with train and val"),
     (lambda at: write_tar(at / "train-01.tar", {"3.mp4": b"any"}), "Sample 3 in shard .*train-01.tar has no label"),
     (lambda at: write_tar(at / "train-01.tar", {"3.mp4": b"any", "3.json": b"{"}), "3.json in shard .* is not valid JSON"),
     (lambda at: write_tar(at / "validation/0.tar", {"x.mp4": b"any", "x.cls": b"new"}), "class new for validation only"),
     (lambda at: (at / "train-01.tar").write_bytes(b""), "train-01.tar is truncated, damaged or no plain tar"),
     (lambda at: (at / "train-01.tar").write_bytes(b"\x1f\x8b" * 900), "no plain tar"),
-], ids=["no folder", "compressed", "names", "label", "json", "class", "empty", "gzip"])
+], ids=["no folder", "compressed", "names", "no val", "label", "json", "class", "empty", "gzip"])
 def test_shards_of_others_that_cannot_be_read(foreign, change, words):
     change(foreign)
     refusal(lambda: open_spec(f"shards:{foreign}"), words)

@@ -10,6 +10,8 @@
     train/CLASS/*, val/CLASS/*           as torchvision.datasets.Kinetics leaves it
     CLASS/*                              no split: see `split_by_hash`
 
+Splits are called as people call them (`TRAIN_NAMES`, `VAL_NAMES`). Of several names for validation
+the first counts, so `test` validates only where nothing else does; a note names what is left out.
 A list may lie in the folder itself or one level below; videos may carry another ending than
 their list says (`vt-course data prepare` writes .mp4). Nothing is written.
 """
@@ -28,7 +30,8 @@ from vt_course import CourseError
 from vt_course.data.clips import Rows, read_manifest
 from vt_course.data.reader import SUFFIXES
 
-VAL_NAMES = ("val", "validation", "validate", "test")     # of a folder or split; the first counts
+TRAIN_NAMES = ("train", "training")                       # of a folder, a list or a split, in small letters
+VAL_NAMES = ("val", "valid", "validation", "validate", "dev", "eval", "test", "testing")         # the first counts
 SHARE = 5                                                 # one clip in so many is for validation
 
 
@@ -147,6 +150,23 @@ def split_by_hash(rows: list[dict], notes: list) -> list[dict]:
     return [row for row in rows if row["label"] not in small]
 
 
+def split_names(names, where, notes: list) -> dict[str, str]:
+    """{"train": ..., "val": ...}: which of `names` are the training and the validation split, each left away if none is.
+
+    Capitals do not count. Notes say which other splits are left out, and where a test split has to validate.
+    """
+    known = {name.lower(): name for name in sorted(names, reverse=True)}
+    found = {split: next((known[name] for name in order if name in known), None)
+             for split, order in (("train", TRAIN_NAMES), ("val", VAL_NAMES))}
+    if None not in found.values():
+        if other := [name for name in sorted(set(names))
+                     if name.lower() in TRAIN_NAMES + VAL_NAMES and name not in found.values()]:
+            notes.append(f"Validation is on {found['val']}; left out of {where}: {', '.join(other)}.")
+        elif found["val"].lower() in ("test", "testing"):
+            notes.append(f"{where} has no validation split, so {found['val']} is used for it.")
+    return {split: name for split, name in found.items() if name is not None}
+
+
 def name_hash(path) -> str:
     """SHA-256 of a file's name, with accents composed: macOS stores them apart."""
     name = unicodedata.normalize("NFC", os.path.basename(path))
@@ -161,16 +181,23 @@ def manifest(folder: Path, notes):
     rows = _read(folder / "manifest.csv")
     given = {row["split"] for row in rows}
     if given == {""}:
-        return _with_split(rows, {"": ""}), None
-    val = next((name for name in VAL_NAMES if name in given), None)
-    if odd := sorted(given - {"train", *VAL_NAMES}):
+        return rows, None
+    if odd := sorted(name for name in given if name.lower() not in TRAIN_NAMES + VAL_NAMES):
         raise CourseError(f"{folder / 'manifest.csv'} has the split {odd[0]!r}; it is train or val, on every line or "
                           "on none.")
-    return _with_split(rows, {"train": "train", val: "val"}), None
+    splits = split_names(given, "manifest.csv", notes)
+    return [dict(row, split=split) for split, name in splits.items() for row in rows if row["split"] == name], None
 
 
 def two_manifests(folder: Path, notes):
-    return [dict(row, split=name) for name in ("train", "val") for row in _read(folder / f"{name}.csv")], None
+    splits = split_names(manifests_in(folder), folder, notes)
+    return [dict(row, split=split) for split, name in splits.items() for row in _read(folder / f"{name}.csv")], None
+
+
+def manifests_in(folder: Path) -> list[str]:
+    """Names, without ending, of the manifests in a folder that are called as a split is."""
+    stems = [path.stem for path in sorted(folder.glob("*.csv")) if path.stem.lower() in TRAIN_NAMES + VAL_NAMES]
+    return [stem for stem in stems if is_manifest(folder / f"{stem}.csv")]
 
 
 def _read(path: Path) -> list[dict]:
@@ -226,11 +253,17 @@ def hmdb51(folder: Path, notes):
 
 
 def train_and_val(folder: Path, notes):
-    val = next((name for name in VAL_NAMES if (folder / name).is_dir()), None)
-    if val is None:
+    subfolders, _ = _scan(folder)
+    splits = split_names(subfolders, folder, notes)
+    if "train" not in splits:
+        raise CourseError(f"{folder} has {splits['val']}/ but no train/; add it, or move the class folders up for a split by "
+                          "hash.")
+    if "val" not in splits:
         raise CourseError(f"{folder} has train/ but no val/; add it, or move the class folders up for a split by hash.")
-    return [row for name, split in (("train", "train"), (val, "val"))
-            for row in _by_class(folder / name, split, notes)], None
+    if other := [name for name in subfolders if name.lower() not in TRAIN_NAMES + VAL_NAMES]:
+        notes.append(f"Left out of {folder}, beside {' and '.join(splits.values())}: {', '.join(other[:3])}"
+                     f"{f' and {len(other) - 3} more' if len(other) > 3 else ''}.")
+    return [row for split, name in splits.items() for row in _by_class(folder / name, split, notes)], None
 
 
 def by_class(folder: Path, notes):
@@ -259,13 +292,21 @@ def _by_class(folder: Path, split: str, notes) -> list[dict]:
     return rows
 
 
+def is_split_in_two(folder: Path) -> bool:
+    """A folder for training that has class folders, or no folders but those of other splits."""
+    subfolders, _ = _scan(folder)
+    named = [name for name in subfolders if name.lower() in TRAIN_NAMES + VAL_NAMES]
+    return any(name.lower() in TRAIN_NAMES and _scan(folder / name)[0] for name in named) \
+        or named == subfolders and any(name.lower() in VAL_NAMES for name in named)
+
+
 LAYOUTS = (
     ("manifest", lambda f: (f / "manifest.csv").is_file(), manifest),
-    ("two manifests", lambda f: all(is_manifest(f / f"{name}.csv") for name in ("train", "val")), two_manifests),
+    ("two manifests", lambda f: len(split_names(manifests_in(f), f, [])) == 2, two_manifests),
     ("Something-Something", lambda f: _list_folder(f, "something-something-v2-train.json"), something),
     ("UCF101", lambda f: _list_folder(f, "classInd.txt"), ucf101),
     ("HMDB51", lambda f: any(any(at.glob("*_test_split1.txt")) for at in (f, *_below(f))), hmdb51),
-    ("train and val", lambda f: (f / "train").is_dir() and bool(_scan(f / "train")[0]), train_and_val),
+    ("train and val", is_split_in_two, train_and_val),
     ("by class", lambda f: True, by_class),
 )
 
@@ -321,10 +362,6 @@ def is_manifest(path: Path) -> bool:
 
 def _row(path: str, label: str, split: str) -> dict:
     return dict(path=path, label=label, start=None, end=None, split=split)
-
-
-def _with_split(rows, names: dict) -> list[dict]:
-    return [dict(row, split=names[row["split"]]) for row in rows if row["split"] in names]
 
 
 def _lines(path: Path) -> list[str]:

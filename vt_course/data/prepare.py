@@ -29,7 +29,7 @@ from vt_course.files import alone, replacing, write_csv
 from vt_course.machine import cores
 
 SOURCES = SUFFIXES + (".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".3gp", ".ogv")
-LISTS = ("manifest.csv", "train.csv", "val.csv", "something-something-v2-*.json", "classInd.txt", "trainlist*.txt",
+LISTS = ("*.csv", "something-something-v2-*.json", "classInd.txt", "trainlist*.txt",
          "testlist*.txt", "*_test_split*.txt")             # that `folders` reads, in a folder or one below
 RECORD = ("path", "source", "size", "mtime_ns", "settings", "frames", "seconds", "bytes")
 TIMEOUT = 300.0                                            # seconds a file may take

@@ -10,6 +10,7 @@ were a file. Sampling, workers and restarts are therefore the same as for a fold
 import hashlib
 import json
 import os
+import re
 import tarfile
 import time
 from functools import lru_cache
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from vt_course import CourseError, need
 from vt_course.data.clips import Rows
-from vt_course.data.folders import VAL_NAMES, Listing, checked, read_folder, readable
+from vt_course.data.folders import Listing, checked, read_folder, readable, split_names
 from vt_course.data.reader import SUFFIXES, container_fault
 from vt_course.files import alone, atomic_write, replacing, write_csv
 
@@ -181,15 +182,15 @@ def read_shards(folder: Path) -> tuple[Path | Rows, Path | Rows, tuple[str, ...]
 
 def _foreign(folder: Path):
     """Tars that another program wrote; paths that begin with train, and with val or test, tell the split."""
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.tar"))
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.tar"))
     need(names, f"{folder} has no tar files, or compressed ones; name a folder of plain .tar shards")
-    val = next((start for start in VAL_NAMES if any(name.startswith(start) for name in names)), None)
-    need(val and any(name.startswith("train") for name in names),
-         f"The names of the tar files in {folder} do not begin with train and val or test; rename them")
     split, notes, lost = {}, [], 0
-    for which, start in (("train", "train"), ("val", val)):
+    starts = {name: re.match("[A-Za-z]*", name)[0] for name in names}      # "valid" of valid-000.tar and of valid/000.tar
+    splits = split_names(starts.values(), folder, notes)
+    need(len(splits) == 2, f"The names of the tar files in {folder} do not begin with train and val or test; rename them")
+    for which, start in splits.items():
         rows = []
-        for path in (folder / name for name in names if name.startswith(start)):
+        for path in (folder / name for name in names if starts[name] == start):
             stat = path.stat()
             rows += [dict(row, path=str(path), start=None, end=None)       # theirs may be times in the whole film
                      for row in _kept_index(path, stat.st_size, stat.st_mtime_ns)]
