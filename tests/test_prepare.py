@@ -380,6 +380,19 @@ def test_a_file_that_never_ends_is_given_up(tmp_path):
     assert prepare(tmp_path / "src", tmp_path / "out", timeout=2, workers=2)["encoded"] == 1
     [row] = read_csv(tmp_path / "out/quarantine.csv")
     assert "hangs.mp4 is not decoded within 2 s" in row["reason"]
+    assert [(row["path"], row["status"]) for row in verify_folder(tmp_path / "src", timeout=1)] == [
+        ("hangs.mp4", "timeout"), ("ok.mp4", "ok")]
+
+
+def test_large_clips_are_told_what_prepare_would_save(tmp_path):
+    for k, (size, count) in enumerate((((540, 960), 3), ((48, 64), 2))):
+        write_video(tmp_path / f"{k}.mp4", frames=1, size=size)
+        for n in range(count):
+            shutil.copy(tmp_path / f"{k}.mp4", tmp_path / f"{k}{n}.mp4")
+    rows = [dict(path=str(tmp_path / f"{name}.mp4")) for name in ("00", "01", "02", "10", "11", "gone")]
+    [sentence] = module.advice_on(rows)
+    assert "960x540" in sentence and "data prepare FOLDER" in sentence and "4 times fewer pixels" in sentence
+    assert module.advice_on(rows[2:]) == module.advice_on([]) == module.advice_on([dict(rows[0], offset=3)]) == []
 
 
 # ------------------------------------------------------------------------- refusals, lists, links

@@ -135,11 +135,10 @@ def iter_views(reader: ClipReader, indices: np.ndarray, size: int, crops: int = 
     """The test views of one video: for each row of `indices` (clips, T), 1 or 3 crops.
 
     Yields uint8 (T, size, size, 3), crops fastest. The frames are decoded in one go, scaled to
-    the short side `size`, and cut in the centre or at three places along the longer side.
+    the short side `size` a few at a time, and cut in the centre or at three places along the longer side.
     """
-    frames = torch.from_numpy(reader.read(indices.ravel()))        # (clips * T, H, W, C)
-    for clip in frames.unflatten(0, indices.shape):                # (T, H, W, C)
-        small = transforms.resize_short_side(clip, size)
+    frames = reader.read(indices.ravel(), lambda few: transforms.resize_short_side(torch.from_numpy(few), size).numpy())
+    for small in torch.from_numpy(frames).unflatten(0, indices.shape):                    # (T, h, w, C)
         yield from (transforms.three_crops(small, size) if crops == 3
                     else [transforms.centre_crop(small, size)])
 

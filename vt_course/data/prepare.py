@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from vt_course import CourseError, need
 from vt_course.data.reader import SUFFIXES, container_fault, open_file, scaled_size
-from vt_course.data.verify import check, in_processes, serve, verify
+from vt_course.data.verify import check, in_processes, more_time, serve, verify, work
 from vt_course.files import alone, replacing, write_csv
 from vt_course.machine import cores
 
@@ -34,6 +34,7 @@ LISTS = ("*.csv", "something-something-v2-*.json", "classInd.txt", "trainlist*.t
 RECORD = ("path", "source", "size", "mtime_ns", "settings", "frames", "seconds", "bytes")
 TIMEOUT = 300.0                                            # seconds a file may take
 PROBE_SECONDS = 20.0                                       # the same, for a look at the headers of 32 files
+WORTH_IT = 480                                             # pixels of the short side from which on `prepare` is advised
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -249,6 +250,9 @@ def _transcode(source: str, part: str, short_side: int, fps: float | None, secon
         if stream is None or stream.codec_context is None:
             raise CourseError(f"Clip {source} has no video stream that can be decoded; replace it.")
         rate = Fraction(fps).limit_denominator(1001) if fps else stream.average_rate or Fraction(25)
+        length = (old.duration or 0) / av.time_base if end is None else end      # seconds to decode, up to `seconds` after `start`
+        length = min(length, math.inf if seconds is None else (start or 0) + seconds) - (start or 0) * leap
+        more_time(work(int(length * (stream.average_rate or 25)), stream.height, stream.width))
         start = -math.inf if start is None else start
         frames = _shown(source, _decoded(source, old, stream, start, leap), start, end, seconds)
         if fps:
@@ -383,7 +387,8 @@ def verify_folder(folder, *, report=None, timeout: float = 60.0, workers: int | 
     """Decode every clip below `folder`; dict(path, status, frames, seconds, reason) for each.
 
     status: "ok"; "corrupt"; "short", less than was promised, or a single frame; "missing",
-    promised and not there. Promises are made by prepared.csv (see `prepare`), by a list that
+    promised and not there; "timeout", not decoded within `timeout` seconds, of which a long file gets
+    more (see `verify.work`): it may be healthy. Promises are made by prepared.csv (see `prepare`), by a list that
     `folders` reads (a manifest's end time, or a column frames), and by names as Kinetics has
     them (ID_000024_000034.mp4 is 10 s); half a second less is no breach.
     The rows are written to `report`, by default report.csv in the folder.
@@ -407,7 +412,7 @@ def _judge(path: str, row: dict | None, frames: int | None, seconds: float | Non
     length = None if row["seconds"] is None else round(row["seconds"], 3)
     status, reason = "ok", ""
     if row["error"]:
-        status, reason = "corrupt", row["error"]
+        status, reason = "timeout" if row.get("late") else "corrupt", row["error"]
     elif frames and row["frames"] < frames:
         status, reason = "short", f"{row['frames']} frames of {frames}"
     elif seconds and length < seconds - 0.5:
@@ -441,10 +446,12 @@ def _named_seconds(path: str) -> float | None:
 
 # ------------------------------------------------------------------------- statistics
 
-def probe_folder(folder, *, workers: int | None = None, progress: bool = False) -> list[dict]:
-    """dict(path, label, split, seconds, width, height, bytes, error) of each clip `folders` finds."""
+def probe_folder(folder, *, workers: int | None = None, progress: bool = False, notes: list | None = None) -> list[dict]:
+    """dict(path, label, split, seconds, width, height, bytes, error) of each clip `folders` finds; its notes go to `notes`."""
     from vt_course.data.folders import read_folder
     found = read_folder(folder)
+    if notes is not None:
+        notes += found.notes
     rows = [dict(path=row["path"], label=row["label"], split=split)
             for split in ("train", "val") for row in getattr(found, split)]
     paths = list(dict.fromkeys(row["path"] for row in rows))
@@ -478,6 +485,22 @@ def stats(clips: list[dict]) -> list[dict]:
             sizes=len(sizes), usual_size=sizes.most_common(1)[0][0] if sizes else None,
             mb=sum(clip["bytes"] for clip in members) / 1e6))
     return rows
+
+
+def advice(clips: list[dict]) -> list[str]:
+    """[a sentence on what `prepare` would save], from rows of `probe`; [] where that is little or nothing is known."""
+    shown = [(clip["width"], clip["height"]) for clip in clips if not clip["error"]]
+    if not shown or (side := median(min(size) for size in shown)) < WORTH_IT:
+        return []
+    width, height = Counter(shown).most_common(1)[0][0]
+    return [f"Most clips are large ({width}x{height}): `vt-course data prepare FOLDER --out SMALL --short-side 256 --seconds all` "
+            f"makes copies of {(side / 256) ** 2:.0f} times fewer pixels, which are read so much faster."]
+
+
+def advice_on(rows) -> list[str]:
+    """`advice` on rows of a manifest, from the headers of five of them."""
+    files = [row["path"] for row in rows[::-(-len(rows) // 5) or 1] if "offset" not in row and os.path.isfile(row["path"])]
+    return advice([probe(path) for path in files])
 
 
 # ------------------------------------------------------------------------- small things
