@@ -83,6 +83,8 @@ def data_prepare(args) -> int:
               f"{row['encoded']:,} encoded now in {row['seconds']:.0f} s")
         if row["failed"]:
             print(f"{row['failed']:,} failed; {args.out / 'quarantine.csv'} says why")
+        if row["left_out"]:
+            print(f"{row['left_out']:,} files left out, no videos by their names; {args.out / 'left_out.csv'} names them")
     return 0
 
 

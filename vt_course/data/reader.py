@@ -21,6 +21,8 @@ from vt_course import CourseError
 
 LARGEST = 8192 * 4320          # pixels of a picture: 8K, the most that any level of H.264 allows
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")     # of the files that ClipReader opens
+OTHERS = (".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".vob", ".ts", ".mts", ".m2ts", ".m2t", ".wmv", ".asf", ".flv", ".f4v", ".3gp",
+          ".3g2", ".ogv", ".ogm", ".gif", ".divx", ".qt", ".mxf", ".dv", ".rm", ".rmvb")      # that `prepare` makes into such
 PICTURES = {".jpg": "mjpeg", ".jpeg": "mjpeg", ".png": "png", ".bmp": "bmp", ".webp": "webp"}    # and FFmpeg's decoders
 KEEP, LONG = 64 << 20, 600     # bytes, seconds: of a larger or longer file only the packets needed are read, by seeking
 BLOCK = 32 << 20               # bytes of frames that `read` hands to `then` at once
@@ -259,17 +261,19 @@ class ClipReader:
             if codec not in self._codecs:
                 self._codecs[codec] = av.CodecContext.create(codec, "r")
                 self._codecs[codec].thread_count, self._codecs[codec].options = 1, {"max_pixels": str(LARGEST)}
-            data = Path(path).read_bytes()
-            if not data:
-                raise BadClip(f"Picture {path} is empty (0 bytes); fetch or write it again.")
-            [frame] = self._codecs[codec].decode(av.Packet(data))
-        except OSError as error:
-            raise BadClip(f"Picture {path} cannot be read ({error.strerror}); fetch or write it again.") from error
-        except (av.FFmpegError, ValueError) as error:
-            raise BadClip(f"Picture {path} is damaged, or larger than 8192x4320 pixels; fetch or write it again.") from error
+            packet = av.Packet(Path(path).read_bytes())
+            packet.is_keyframe = True                              # else FFmpeg adds a PNG to the one before it
+            [frame] = self._codecs[codec].decode(packet)
+        except (av.FFmpegError, OSError, ValueError) as error:     # ValueError: no picture, or several
+            if isinstance(error, OSError) and not isinstance(error, av.FFmpegError):
+                fault = f"cannot be read ({error.strerror})"
+            else:
+                fault = "is damaged, or larger than 8192x4320 pixels" if os.path.getsize(path) else "is empty (0 bytes)"
+            raise BadClip(f"Picture {path} {fault}; fetch or write it again.") from error
         if number and (frame.height, frame.width) != self.stored:
             raise BadClip(f"Picture {path} has {frame.width}x{frame.height} pixels and the first of its folder "
                           f"{self.stored[1]}x{self.stored[0]}; put the frames of one video into a folder.")
+        frame.pts, frame.time_base, frame.duration = number, Fraction(1, 25), 1
         return frame
 
     def frame_range(self, start: float | None, end: float | None) -> tuple[int, int]:
@@ -339,6 +343,41 @@ def picture_series(names: Iterable[str]) -> dict[str, list[str]]:
         if name.lower().endswith(tuple(PICTURES)) and not name.startswith(".") and (like := re.sub(r"\d+", "#", name)) != name:
             series.setdefault(like, []).append(name)
     return {like: sorted(members, key=lambda name: [int(n) for n in re.findall(r"\d+", name)]) for like, members in series.items()}
+
+
+def clips_below(folder: str | os.PathLike, suffixes: tuple[str, ...], leave_out: Path | None = None) -> tuple[list[str], list[str]]:
+    """(clips, other files) below a folder: relative paths with /, sorted, without hidden ones. Links are followed, but not in circles.
+
+    A clip is a video by its ending, or a folder with nothing in it but numbered pictures (see `pictures_in`). The folder
+    itself is none.
+    """
+    clips, other, barred = [], [], {os.path.realpath(leave_out)} if leave_out else set()
+
+    def walk(at: str, above: set[str]) -> None:
+        real = os.path.realpath(at)
+        if real in above or real in barred:
+            return
+        try:
+            with os.scandir(at) as entries:
+                names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+        except OSError as error:
+            raise CourseError(f"folder {at} cannot be read ({error.strerror}); check its permissions.") from error
+        folders = [name for name in names if os.path.isdir(os.path.join(at, name))]
+        files = sorted(set(names).difference(folders))
+        videos = [name for name in files if name.lower().endswith(suffixes)]
+        if above and not videos and not folders and any(len(series) > 1 for series in picture_series(files).values()):
+            clips.append(below(at))
+            files = [name for name in files if not name.lower().endswith(tuple(PICTURES))]
+        clips.extend(below(at, name) for name in videos)
+        other.extend(below(at, name) for name in files if name not in videos)
+        for name in folders:
+            walk(os.path.join(at, name), above | {real})
+
+    def below(*parts: str) -> str:
+        return Path(os.path.relpath(os.path.join(*parts), folder)).as_posix()
+
+    walk(str(folder), set())
+    return sorted(clips), sorted(other)
 
 
 # ------------------------------------------------------------------------- what a file says of its packets
@@ -594,7 +633,7 @@ def _header_fault(file, size: int) -> str | None:
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
         index = _mp4_index(file, size)
         return truncated if index is None else _mp4_too_large(index)
-    return "is no MP4, MOV, MKV, WebM or AVI file, whatever its name; convert or replace it"
+    return "is no MP4, MOV, MKV, WebM or AVI file, whatever its name; convert it with `vt-course data prepare`, or replace it"
 
 
 def _mp4_index(file, size: int) -> bytes | None:
