@@ -3,6 +3,7 @@ import os
 import pickle
 import shutil
 import time
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from videos import cut_without_encoding, decode, rotate_tag, write_audio, write_video
+from videos import cut_without_encoding, decode, rotate_tag, write_audio, write_interlaced, write_video
 from vt_course import CourseError
 from vt_course.data import clips, transforms, verify
 from vt_course.data import reader as reader_module
@@ -261,6 +262,42 @@ def test_rotation_tags_are_obeyed(folder):
     assert turned.size == (54, 120)
     gap = turned.read([0, 5]).astype(int) - np.rot90(plain[[0, 5]], -1, axes=(1, 2))
     assert abs(gap).mean() < 1.5
+
+
+@pytest.mark.parametrize("ending, aspect, width", [
+    ("mp4", "2/1", 128), ("mkv", "4/3", 85), ("mp4", "16/15", 68), ("avi", "1/2", 32),       # of 64 stored
+    ("mp4", "256/255", 64), ("mp4", "1/1", 64)])                                              # a rounding, and none
+def test_pixels_that_are_not_square_are_shown_as_a_player_shows_them(tmp_path, ending, aspect, width):
+    path = write_video(tmp_path / f"a.{ending}", frames=4, aspect=Fraction(aspect))
+    stored = decode(path)
+    assert ClipReader(path).size == (48, width) and ClipReader(path, 24).size[0 if width > 48 else 1] == 24
+    clip = ClipReader(path).read([3, 0])
+    if width == 64:
+        np.testing.assert_array_equal(clip, stored[[3, 0]])
+    else:
+        near = transforms.resize(torch.from_numpy(stored[[3, 0]]), 48, width).numpy().astype(int)
+        assert clip.shape == near.shape and abs(clip - near).mean() < 8
+
+
+def test_a_turned_picture_with_wide_pixels_is_high(tmp_path):
+    path = rotate_tag(write_video(tmp_path / "a.mp4", frames=2, aspect=Fraction(2)), tmp_path / "b.mp4")
+    assert ClipReader(path).size == (128, 48)
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_interlaced_pictures_have_no_combs(tmp_path, ending):
+    path = write_interlaced(tmp_path / f"a.{ending}")
+
+    def combs(frames):                                          # how much a line differs from both its neighbours
+        lines = frames.astype(int).mean(-1)
+        return abs(2 * lines[:, 2:-2] - lines[:, 1:-3] - lines[:, 3:-1]).mean()
+    woven, reader = decode(path), ClipReader(path)
+    shown = reader.read(range(6))
+    assert combs(woven) > 60 and combs(shown) < 6
+    for t in range(6):                                          # the field that is shown first, at its place
+        bar = np.flatnonzero(shown[t, 32].mean(-1) > 128)
+        assert abs(bar.min() - 32 * t % 96) <= 1 and abs(len(bar) - 32) <= 2
+    np.testing.assert_array_equal(reader.read([4, 2]), shown[[4, 2]])         # whatever was read before
 
 
 def test_fps_and_frame_range_follow_time_stamps(folder):

@@ -13,9 +13,11 @@ import tarfile
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import webdataset
+from PIL import Image
 
 from test_cli import run, run_json
 from test_training import QUIET, assert_same_run, clips, recipe, tiny, train      # noqa: F401 (fixtures)
@@ -24,6 +26,7 @@ from vt_course import CourseError
 from vt_course.data import open_spec
 from vt_course.data import shards as module
 from vt_course.data.clips import Rows, VideoFolder, read_manifest
+from vt_course.data.reader import ClipReader
 from vt_course.data.shards import shard
 from vt_course.files import alone
 from vt_course.training import evaluate, fit
@@ -267,6 +270,30 @@ def write_tar(path, members: dict, **settings) -> Path:
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return path
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+def test_folders_of_frames_are_packed_as_the_pictures_they_are(tmp_path, kind):
+    """A video whose packets are the files: the same pixels, and any program reads it."""
+    rng, src = np.random.default_rng(0), tmp_path / "src"
+    for split in ("train", "val"):
+        (src / split / "a/v").mkdir(parents=True)
+        for k in range(5):
+            noise = rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(src / split / f"a/v/{k}.{kind}", subsampling=0 if split == "val" else 2)
+    assert shard(src, tmp_path / "out")["left_out"] == 0
+    rows, spec = read_csv(tmp_path / "out/train.csv"), open_spec(f"shards:{tmp_path / 'out'}")
+    for split in ("train", "val"):
+        [row] = read_manifest(getattr(spec, split))
+        packed = ClipReader(row["path"], span=(row["offset"], row["bytes"]))
+        wanted = [4, 0, 0, 2]
+        assert packed.num_frames == 5 and packed.fps == 25
+        np.testing.assert_array_equal(packed.read(wanted), ClipReader(src / split / "a/v").read(wanted))
+    data = (tmp_path / "out" / rows[0]["path"]).read_bytes()
+    assert all(path.read_bytes() in data for path in (src / "train/a/v").iterdir())
+    once = (tmp_path / "out/train-000000.tar").read_bytes()
+    shard(src, tmp_path / "again")
+    assert (tmp_path / "again/train-000000.tar").read_bytes() == once
 
 
 @pytest.fixture

@@ -123,12 +123,12 @@ def _plan(src: Path, out: Path) -> tuple[dict[str, tuple], dict[str, list | None
             parts += [row for row in rows if row[1:] != (None, None)]
             whole |= {row[0] for row in rows if row[1:] == (None, None)}
     in_parts = {source for source, _, _ in parts} - whole
-    targets, other = {}, [path for path in other if path not in lists]
+    targets, spare = {}, [path for path in other if path not in lists]
     for row in [(source, None, None) for source in videos if source not in in_parts] + parts:
         path = _name(*row)
         other = targets.setdefault(path, row)[0]
         need(other == row[0], f"{src / other} and {src / row[0]} would both become {out / path}; rename one")
-    return targets, lists, other
+    return targets, lists, spare
 
 
 def _manifest(src: Path, path: Path) -> tuple[list[tuple], list | None]:
