@@ -48,7 +48,8 @@ def prepare(src, out, short_side: int = 256, fps: float | None = None, seconds: 
 
     H.264, no sound, a key frame every 16 frames, the index in front. Pictures are scaled so that
     the short side is `short_side` pixels (smaller ones stay), to even sizes; a rotation tag is
-    applied, pixels become square, interlaced pictures whole. Frames in a folder count as 25 a second. `fps`: that many frames a second, or None for the frames and times of the source.
+    applied, pixels become square, interlaced pictures whole. `fps`: that many frames a second, or
+    None for the frames and times of the source (25 a second where it is a folder of frames).
     `seconds`: only the first so many, or None for all. Lists that `folders` reads are copied.
 
     Where a manifest gives start or end, that part of the video becomes a file of its own,

@@ -50,7 +50,8 @@ class ClipReader:
     RGB, aspect ratio kept (`scaled_size`); None leaves them as stored. `span` (offset, bytes): the
     video lies there inside the file, as in a tar.
     Frames are what a player shows: rotation tags are obeyed, pixels that are not square make
-    pictures wider or narrower (`shown_width`), interlaced pictures are mended (`progressive`).
+    pictures wider or narrower (`shown_width`; not with `square=False`, which is what other readers do),
+    interlaced pictures are mended (`progressive`).
     `num_frames`, `fps`, `height`, `width` describe what `read` returns; `pictures` are the names of a folder's.
     Pictures have no times; 25 a second are taken for them, as FFmpeg does.
 
@@ -60,10 +61,11 @@ class ClipReader:
     to `vt_course.data.verify`.
     """
 
-    def __init__(self, path: str | os.PathLike, short_side: int | None = None, span: tuple[int, int] | None = None):
+    def __init__(self, path: str | os.PathLike, short_side: int | None = None, span: tuple[int, int] | None = None,
+                 square: bool = True):
         if short_side is not None and short_side < 1:
             raise CourseError(f"short_side is {short_side}; it counts pixels: give 1 or more.")
-        self.path, self._span, self._size = Path(path), span, None
+        self.path, self._span, self._size, self._square = Path(path), span, None, square
         self.pictures = pictures_in(path) if span is None else []
         height, width = self._open_pictures() if self.pictures else self._open_video()
         self.stored = height, width
@@ -83,14 +85,14 @@ class ClipReader:
         guessed = self._container.format.name == "avi" and self._stream.codec.name in ("h264", "hevc")
         order = None if guessed or pts.dtype == object else np.argsort(pts)
         if order is not None and (np.diff(pts[order]) > 0).all():
-            self._pts, self._order, self._keys = pts, order, np.flatnonzero(keys)      # of the packets, in the order of decoding
+            self._pts, self._order, self._keys = pts, order, np.flatnonzero(keys)      # of packets, as they are decoded
             self._shown = order[~hidden[order]]                    # the packet of frame 0, 1, ...
             self._times, last = pts[self._shown] * step, durations[self._shown[-1]] * step
         else:                                                      # frames are counted
             self._pts, self._times, last = None, np.arange(self.num_frames) / self.fps, 0
         # How long the last frame is shown is the muxer's guess: as long as the shortest one before it.
         self._end = self._times[-1] + np.diff(self._times).min(initial=last or 1 / self.fps)
-        return self._stream.height, shown_width(self._stream.width, self._stream.sample_aspect_ratio)
+        return self._stream.height, shown_width(self._stream.width, self._square and self._stream.sample_aspect_ratio)
 
     def _open_pictures(self) -> tuple[int, int]:
         self.num_frames, self.fps, self._codecs = len(self.pictures), 25.0, {}
@@ -227,9 +229,11 @@ class ClipReader:
             self._container.seek(int(stamp), stream=self._stream)
             at = None
             for packet in _demux(self.path, self._container):
-                if at is None and packet.pts is not None:          # where did it land?
-                    at = int(self._order[np.searchsorted(self._pts[self._order[:-1]], packet.pts)])
-                if at is None or at >= stop or packet.pts != self._pts[at]:
+                if at is None:                                     # where did it land?
+                    at = int(self._order[np.searchsorted(self._pts[self._order[:-1]], packet.pts or 0)])
+                    if at > first:
+                        raise LookupError
+                if packet.pts != self._pts[at]:
                     raise LookupError
                 if at >= first:
                     yield packet
@@ -340,16 +344,19 @@ def picture_series(names: Iterable[str]) -> dict[str, list[str]]:
     """{"img_#.jpg": ["img_1.jpg", "img_2.jpg", "img_10.jpg"]}: names of pictures with numbers, in the order of these."""
     series = {}
     for name in names:
-        if name.lower().endswith(tuple(PICTURES)) and not name.startswith(".") and (like := re.sub(r"\d+", "#", name)) != name:
+        like = re.sub(r"[0-9]+", "#", name)
+        if name.lower().endswith(tuple(PICTURES)) and like != name and not name.startswith("."):
             series.setdefault(like, []).append(name)
-    return {like: sorted(members, key=lambda name: [int(n) for n in re.findall(r"\d+", name)]) for like, members in series.items()}
+    for members in series.values():
+        members.sort(key=lambda name: [int(n) for n in re.findall(r"[0-9]+", name)])
+    return series
 
 
 def clips_below(folder: str | os.PathLike, suffixes: tuple[str, ...], leave_out: Path | None = None) -> tuple[list[str], list[str]]:
-    """(clips, other files) below a folder: relative paths with /, sorted, without hidden ones. Links are followed, but not in circles.
+    """(clips, other files) below a folder: relative paths with /, sorted, without hidden ones.
 
     A clip is a video by its ending, or a folder with nothing in it but numbered pictures (see `pictures_in`). The folder
-    itself is none.
+    itself is none. Links are followed, but not in circles. Raises `CourseError` for a folder that cannot be read.
     """
     clips, other, barred = [], [], {os.path.realpath(leave_out)} if leave_out else set()
 
@@ -389,7 +396,7 @@ def _table(packets: Iterable) -> tuple[np.ndarray, ...]:
 
 
 def _long_table(container, path: Path, span) -> tuple[np.ndarray, ...]:
-    """`_table` of a long file: by the index of an MP4 or MOV, else from all its packets, of which the last few files are kept."""
+    """`_table` of a long file: by the index of an MP4 or MOV, else from all its packets; the last few of these are kept."""
     stat = path.stat()
     return _indexed_table(container, path, span) or _scanned_table(path, span, stat.st_size, stat.st_mtime_ns)
 
@@ -419,7 +426,7 @@ def _indexed_table(container, path: Path, span) -> tuple[np.ndarray, ...] | None
         return None
     container.seek(int(dts[last]), stream=container.streams.video[0])
     ours, tail = (pts, dts, durations, keys, np.zeros(len(pts), bool)), _table(_demux(path, container))
-    same = [np.array_equal(ours[k][-len(tail[k]):], tail[k]) for k in (0, 1, 3, 4)]                 # durations differ at the end
+    same = [np.array_equal(ours[k][-len(tail[k]):], tail[k]) for k in (0, 1, 3, 4)]      # not durations: FFmpeg shortens the last
     return ours if len(tail[0]) and all(same) and not first.is_discard else None
 
 
