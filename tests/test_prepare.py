@@ -405,7 +405,8 @@ def test_what_a_killed_run_still_writes_to_is_out_of_the_way(tmp_path):
     write_video(tmp_path / "src/a.mp4", frames=4)
     (tmp_path / "out/.0.99999999.part").write_text("half", encoding="utf-8")
     prepare(tmp_path / "src", tmp_path / "out", workers=1)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mp4", "prepared.csv", "quarantine.csv"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "a.mp4", "left_out.csv", "prepared.csv", "quarantine.csv"]
 
 
 @pytest.mark.parametrize("name", ["-v: a %d, 'q' \"é\" 视.mp4", "é" * 125 + ".mp4", os.fsdecode(b"\xff\xfe.mp4")],
