@@ -3,6 +3,7 @@ import os
 import pickle
 import shutil
 import time
+from fractions import Fraction
 from types import SimpleNamespace
 
 import av
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from videos import cut_without_encoding, decode, rotate_tag, write_audio, write_video
+from videos import cut_without_encoding, decode, rotate_tag, write_audio, write_interlaced, write_video
 from vt_course import CourseError
 from vt_course.data import clips, transforms, verify
 from vt_course.data import reader as reader_module
@@ -158,12 +159,83 @@ def test_read_returns_the_order_asked_for(folder, wanted):
     np.testing.assert_array_equal(ClipReader(folder / "intra.mp4").read(wanted), oracle[wanted])
 
 
-def test_a_large_file_is_read_again_rather_than_kept(folder, monkeypatch):
-    oracle = decode(folder / "plain.mp4")
+SOUGHT = {"b frames.mp4": dict(bframes=3), "b frames.mkv": dict(bframes=3), "open.mp4": dict(codec="libx265", bframes=2),
+          "open.mkv": dict(codec="libx265", bframes=2), "old.avi": dict(codec="mpeg4"), "vp9.webm": dict(codec="libvpx-vp9"),
+          "av1.mp4": dict(codec="libsvtav1", size=(64, 64)), "vfr.mp4": dict(times=[k * k for k in range(60)])}
+SCANNED = {"guessed.avi": dict(bframes=2), "mpeg4.avi": dict(codec="mpeg4", bframes=2), "copied.mp4": {}, "edited.mp4": dict(bframes=2)}
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    """Files of five groups of pictures, and a tar that holds one of them."""
+    at = tmp_path_factory.mktemp("long")
+    for name, how in {**SOUGHT, **SCANNED}.items():
+        write_video(at / name, frames=60, **how)
+    write_video(at / "whole.mp4", frames=80, bframes=2)
+    cut_without_encoding(at / "whole.mp4", at / "copied.mp4", 0.7)
+    edited = bytearray((at / "edited.mp4").read_bytes())
+    place = edited.index(b"elst") + 12                          # the edit's duration, halved
+    edited[place:place + 4] = (int.from_bytes(edited[place:place + 4], "big") // 2).to_bytes(4, "big")
+    (at / "edited.mp4").write_bytes(edited)
+    video = (at / "b frames.mp4").read_bytes()
+    (at / "in a tar").write_bytes(b"x" * 512 + video + b"y" * 512)
+    return at, (512, len(video))
+
+
+@pytest.mark.parametrize("name", [*SOUGHT, *SCANNED, "in a tar"])
+def test_a_long_file_is_sought_not_read_and_shows_the_same(long, name, monkeypatch):
+    """What a video of hours takes: seeks for what is wanted, to the same pixels; a scan only where a seek may not be trusted."""
+    at, span = long
+    span, source = (span, "b frames.mp4") if name == "in a tar" else (None, name)
+    oracle, short = decode(at / source), ClipReader(at / source)
     monkeypatch.setattr("vt_course.data.reader.KEEP", 0)
+    if name in SOUGHT:                                          # reading all from the beginning would end here
+        monkeypatch.setattr(ClipReader, "_packets", None)
+    if name.endswith(".mp4") and name in SOUGHT:
+        monkeypatch.setattr("vt_course.data.reader._scanned_table", None)
+    reader = ClipReader(at / name, span=span)
+    assert reader.num_frames == len(oracle) and (reader.seconds, reader.fps) == (short.seconds, short.fps)
+    assert reader.frame_range(0.5, 1) == short.frame_range(0.5, 1)
+    rng, last = np.random.default_rng(0), len(oracle) - 1
+    for wanted in ([last, 3, 3], [0], [1, last - 1], range(12, 30, 3), rng.integers(0, last, 4), range(len(oracle))):
+        np.testing.assert_array_equal(reader.read(wanted), oracle[list(wanted)])
+
+
+@pytest.mark.parametrize("change", ["pts", "keys", "count", "landing"])
+def test_an_index_that_says_something_else_than_the_packets_is_not_believed(long, monkeypatch, change):
+    at, _ = long
+    oracle, tables = decode(at / "b frames.mp4"), reader_module._sample_tables
+
+    def wrong(file):
+        pts, dts, durations, keys = tables(file)
+        if change == "pts":                                     # in the middle, where opening does not look
+            pts[[20, 21]] = pts[[21, 20]]
+        if change == "keys":
+            keys[17] = True
+        return [column[1:] if change == "count" else column for column in (pts, dts, durations, keys)]
+
+    monkeypatch.setattr(reader_module, "KEEP", 0)
+    monkeypatch.setattr(reader_module, "_sample_tables", wrong)
+    reader = ClipReader(at / "b frames.mp4")
+    assert reader.num_frames == 60
+    if change == "landing":                                     # at the key frame after the one that is needed
+        reader._dts = reader._dts + 12 * 512
+    np.testing.assert_array_equal(reader.read([18, 22, 20, 59]), oracle[[18, 22, 20, 59]])
+
+
+def test_many_frames_are_never_all_there_at_full_size(folder, monkeypatch):
+    oracle, sizes = decode(folder / "plain.mp4"), []
+    monkeypatch.setattr(reader_module, "BLOCK", 3 * 48 * 64 * 3 + 5)
+
+    def corner(frames):
+        sizes.append(len(frames))
+        return frames[:, :2, :4]
+    wanted = [39, 0, 5, 5, 17, 18, 30, 31]
+    clip = ClipReader(folder / "plain.mp4").read(wanted, corner)
+    np.testing.assert_array_equal(clip, oracle[wanted, :2, :4])
+    assert sizes == [3, 3, 1]                                  # seven frames, three at a time
     reader = ClipReader(folder / "plain.mp4")
-    for wanted in ([39, 3, 3], [0], range(40)):
-        np.testing.assert_array_equal(reader.read(wanted), oracle[wanted])
+    assert reader.size == (48, 64) and reader.at_most(96).size == (48, 64) and reader.at_most(24).size == (24, 32)
 
 
 def test_read_refuses_frames_that_do_not_exist(folder):
@@ -193,6 +265,42 @@ def test_rotation_tags_are_obeyed(folder):
     assert turned.size == (54, 120)
     gap = turned.read([0, 5]).astype(int) - np.rot90(plain[[0, 5]], -1, axes=(1, 2))
     assert abs(gap).mean() < 1.5
+
+
+@pytest.mark.parametrize("ending, aspect, width", [
+    ("mp4", "2/1", 128), ("mkv", "4/3", 85), ("mp4", "16/15", 68), ("avi", "1/2", 32),       # of 64 stored
+    ("mp4", "256/255", 64), ("mp4", "1/1", 64)])                                              # a rounding, and none
+def test_pixels_that_are_not_square_are_shown_as_a_player_shows_them(tmp_path, ending, aspect, width):
+    path = write_video(tmp_path / f"a.{ending}", frames=4, aspect=Fraction(aspect))
+    stored = decode(path)
+    assert ClipReader(path).size == (48, width) and ClipReader(path, 24).size[0 if width > 48 else 1] == 24
+    clip = ClipReader(path).read([3, 0])
+    if width == 64:
+        np.testing.assert_array_equal(clip, stored[[3, 0]])
+    else:
+        near = transforms.resize(torch.from_numpy(stored[[3, 0]]), 48, width).numpy().astype(int)
+        assert clip.shape == near.shape and abs(clip - near).mean() < 8
+
+
+def test_a_turned_picture_with_wide_pixels_is_high(tmp_path):
+    path = rotate_tag(write_video(tmp_path / "a.mp4", frames=2, aspect=Fraction(2)), tmp_path / "b.mp4")
+    assert ClipReader(path).size == (128, 48)
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_interlaced_pictures_have_no_combs(tmp_path, ending):
+    path = write_interlaced(tmp_path / f"a.{ending}")
+
+    def combs(frames):                                          # how much a line differs from both its neighbours
+        lines = frames.astype(int).mean(-1)
+        return abs(2 * lines[:, 2:-2] - lines[:, 1:-3] - lines[:, 3:-1]).mean()
+    woven, reader = decode(path), ClipReader(path)
+    shown = reader.read(range(6))
+    assert combs(woven) > 60 and combs(shown) < 6
+    for t in range(6):                                          # the field that is shown first, at its place
+        bar = np.flatnonzero(shown[t, 32].mean(-1) > 128)
+        assert abs(bar.min() - 32 * t % 96) <= 1 and abs(len(bar) - 32) <= 2
+    np.testing.assert_array_equal(reader.read([4, 2]), shown[[4, 2]])         # whatever was read before
 
 
 def test_fps_and_frame_range_follow_time_stamps(folder):
@@ -314,7 +422,8 @@ def test_verify_finds_what_reading_cannot_and_survives_a_hang(bad, tmp_path):
     assert good == dict(path=str(paths[0]), frames=60, seconds=pytest.approx(2.5), error=None)
     for row in scarred:
         assert "is damaged after frame" in row["error"] and row["frames"] < 40
-    assert "hangs.mp4 is not decoded within 2 s" in hung["error"]
+    assert "hangs.mp4 is not decoded within 2 s; give it a longer time limit" in hung["error"] and hung["late"]
+    assert not any(row.get("late") for row in (good, *scarred, edited, empty))
     assert "is empty" in empty["error"]
     for row in (*scarred, hung, empty):
         assert is_one_sentence(row["error"], row["path"])
@@ -369,6 +478,18 @@ def test_a_file_that_crashes_or_stalls_its_process_costs_no_other(tmp_path, monk
     assert [row["path"] for row, _ in answers.values()] == ["a.mp4", "b.mp4", "c.mp4", "d.mp4"]
     first, second, third, fourth = (row["process"] for row, _ in answers.values())
     assert first == second != third == fourth                  # one process, and another after it was lost
+
+
+def test_a_long_file_may_take_longer(tmp_path, monkeypatch):
+    assert verify.work(300, 480, 640) == 1                      # ten seconds
+    assert 30 < verify.work(180_000, 240, 320) < 35             # two hours, which took more than the usual minute
+    (tmp_path / "slow.py").write_text(
+        "import time\nfrom vt_course.data.verify import more_time, serve\n"
+        "serve(lambda job: [more_time(job[0]), time.sleep(job[1])] and dict(slept=job[1]))\n", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    answers = {number: (row, fault) for number, row, fault in verify.in_processes("slow", [(1, 0), (20, 1), (2, 60)], 0.5, 1)}
+    assert answers == {0: (dict(slept=0), ""), 1: (dict(slept=1), ""), 2: (None, "is not decoded within 1 s")}
+    verify.more_time(3)                                         # where nobody waits it says nothing
 
 
 # ------------------------------------------------------------------------- the data set

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from videos import write_video
 from vt_course import CourseError
@@ -14,6 +15,9 @@ from vt_course.cli import main
 from vt_course.data import open_spec
 from vt_course.data.clips import VideoFolder
 from vt_course.data.folders import name_hash, read_folder
+from vt_course.data.prepare import verify_folder
+from vt_course.data.reader import BadClip, ClipReader
+from vt_course.data.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -60,17 +64,37 @@ def test_train_and_val_folders_as_torchvision_has_them(put):
     assert spec.classes == ("archery", "typing") and spec.name == f"folder:{folder}"
     assert found(spec, "train") == [("a.mp4", "typing"), ("b.webm", "typing"), ("c.MP4", "archery")]
     assert found(spec, "val") == [("d.mp4", "typing")]
-    assert spec.notes == (f"Left out, no videos or beside the class folders: 1 files (the first: {folder}/train/typing/"
+    assert spec.notes == (f"Validation is on val; left out of {folder}: test.",
+                          f"Left out, no videos or beside the class folders: 1 files (the first: {folder}/train/typing/"
                           "notes.txt).", "No validation clip of class archery.")
     sample = VideoFolder(spec.val, classes=spec.classes, frames=4, stride=1, size=32, train=False)[0]
     assert sample["label"] == 1 and sample["clip"].shape == (3, 4, 32, 32)
     assert spec.digest("train") != spec.digest("val") and spec.digest("val") == open_spec(spec.name).digest("val")
 
 
-def test_validation_and_test_folders_are_found(put):
-    assert found(read_folder(put("train/a/1.mp4", "validation/a/2.mp4", "test/a/3.mp4")), "val") == [("2.mp4", "a")]
-    shutil.rmtree(put() / "validation")
-    assert found(read_folder(put()), "val") == [("3.mp4", "a")]
+@pytest.mark.parametrize("name", ["valid", "validation", "dev", "eval", "VAL"])
+def test_validation_is_never_on_test_where_there_is_a_split_for_it(put, name):
+    """The same names for folders, manifests and a column split; what is left out is said."""
+    folder = put("train/a/1.mp4", f"{name}/a/2.mp4", "test/a/3.mp4", "extra/a/4.mp4")
+    listing, note = read_folder(folder), f"Validation is on {name}; left out of {folder}: test."
+    assert found(listing, "val") == [("2.mp4", "a")] and found(listing, "train") == [("1.mp4", "a")]
+    assert listing.notes[:2] == (note, f"Left out of {folder}, beside train and {name}: extra.")
+    for split, number in (("train", 1), (name, 2), ("test", 3)):
+        text(folder / f"{split}.csv", "path,label", f"{split}/a/{number}.mp4,a")
+    listing = read_folder(folder)
+    assert listing.layout == "two manifests" and found(listing, "val") == [("2.mp4", "a")] and listing.notes[0] == note
+    text(folder / "manifest.csv", "path,label,split", "test/a/3.mp4,a,test", f"{name}/a/2.mp4,a,{name}", "train/a/1.mp4,a,train")
+    listing = read_folder(folder)
+    assert listing.layout == "manifest" and found(listing, "val") == [("2.mp4", "a")]
+    assert listing.notes == (f"Validation is on {name}; left out of manifest.csv: test.",)
+
+
+def test_a_test_split_validates_only_where_there_is_no_other(put):
+    listing = read_folder(put("Train/a/1.mp4", "Test/a/3.mp4"))
+    assert found(listing, "val") == [("3.mp4", "a")] and found(listing, "train") == [("1.mp4", "a")]
+    assert "has no validation split, so Test is used for it" in listing.notes[0]
+    shutil.rmtree(put() / "Train")
+    assert "has Test/ but no train/" in refusal(put())                     # and Test is no class
 
 
 def test_class_folders_are_split_by_hash_of_the_name(put, tmp_path):
@@ -187,6 +211,127 @@ def test_something_something(put):
     assert "is not a list of objects with id and template" in refusal(folder)
 
 
+# ------------------------------------------------------------------------- groups, frames, lists without a header
+
+def test_groups_within_a_class_folder_are_clips_of_the_class_and_stay_together(put):
+    folder = put(*(f"{label}/v_{label}_{g:02}/v_{g}_{k}.mp4" for label in ("run", "sit") for g in range(6) for k in range(3)))
+    listing = read_folder(folder)
+    assert listing.classes == ("run", "sit") and len(listing.train) == 30 and len(listing.val) == 6
+    for label in listing.classes:                                          # one group of six, by the hash of its name
+        groups = {Path(row["path"]).parent.name for row in listing.val if row["label"] == label}
+        assert groups == {min((f"v_{label}_{g:02}" for g in range(6)), key=name_hash)}
+    assert "the fifth of the groups" in listing.notes[0]
+    for g in (2, 3, 4, 5):
+        shutil.rmtree(folder / f"run/v_run_{g:02}")
+    listing = read_folder(folder)                                          # two groups cannot be split in five
+    assert len([row for row in listing.val if row["label"] == "run"]) == 1 and "too few groups" in listing.notes[1]
+    put("train/run/g/1.mp4", "val/run/deeper/g/2.mp4")
+    for label in ("run", "sit"):
+        shutil.rmtree(folder / label)
+    assert found(read_folder(folder), "val") == [("2.mp4", "run")]
+
+
+def put_frames(at: Path, count: int, name="img_{:05}.jpg", first=1) -> None:
+    """Pictures of 40x30 pixels, each of one grey: 10, 20, 30, ..."""
+    at.mkdir(parents=True, exist_ok=True)
+    for k in range(count):
+        Image.new("RGB", (40, 30), (10 + 10 * k,) * 3).save(at / name.format(first + k))
+
+
+def greys(clip) -> list[int]:
+    return [int(frame.mean().round()) for frame in clip.astype(float)]
+
+
+@pytest.mark.parametrize("name", ["img_{:05}.jpg", "{}.png", "frame{}_small.JPEG", "{:03}.bmp", "{:03}.webp"])
+def test_a_folder_of_frames_is_a_clip(tmp_path, name):
+    put_frames(tmp_path / "v", 12, name, first=5)                          # 5 to 16: 5 comes before 10
+    reader = ClipReader(tmp_path / "v")
+    assert (reader.num_frames, reader.size, reader.fps, reader.seconds) == (12, (30, 40), 25, 0.48)
+    shades = greys(reader.read([11, 0, 0, 4]))
+    assert all(abs(shade - wanted) < 3 for shade, wanted in zip(shades, (120, 10, 10, 50)))
+    if name.endswith("png"):
+        assert (reader.read([3]) == 40).all()
+    assert ClipReader(tmp_path / "v", 15).read([1]).shape == (1, 15, 20, 3)
+    [row] = verify([tmp_path / "v"], timeout=30)
+    assert (row["frames"], row["error"]) == (12, None)
+
+
+@pytest.mark.parametrize("damage, words", [
+    (lambda at: (at / "img_00003.jpg").write_bytes(b""), "img_00003.jpg is empty"),
+    (lambda at: (at / "img_00003.jpg").write_bytes(b"no picture"), "img_00003.jpg is damaged"),
+    (lambda at: Image.new("RGB", (8, 8)).save(at / "img_00003.jpg"), "img_00003.jpg has 8x8 pixels and the first of its folder 40x30"),
+    (lambda at: put_frames(at, 4, "other_{}.jpg"), "has pictures of several series (img_#.jpg, other_#.jpg)"),
+    (lambda at: [path.unlink() for path in at.iterdir()], "cannot be read (Is a directory)")])
+def test_frames_that_cannot_be_used_are_one_sentence(tmp_path, damage, words):
+    put_frames(tmp_path / "v", 6)
+    put_frames(tmp_path / "v", 6, "flow_x_{:05}.jpg")                      # of mmaction2, beside the pictures: not meant
+    damage(tmp_path / "v")
+    with pytest.raises(BadClip) as caught:
+        ClipReader(tmp_path / "v").read(range(6))
+    assert words in str(caught.value) and str(caught.value).endswith(".") and "\n" not in str(caught.value)
+    rows = list(verify([tmp_path / "v"], timeout=30))
+    assert words in rows[0]["error"]
+
+
+def test_frames_in_class_folders_in_manifests_and_in_lists(tmp_path):
+    for label in ("run", "sit"):
+        for k in range(5):
+            put_frames(tmp_path / f"d/{label}/v{k}", 3 + k)
+    listing = read_folder(tmp_path / "d")
+    assert len(listing.train) == 8 and len(listing.val) == 2 and listing.classes == ("run", "sit")
+    sample = VideoFolder(listing.val, classes=listing.classes, frames=4, stride=1, size=24, train=False)[1]
+    assert sample["clip"].shape == (3, 4, 24, 24) and sample["label"] == 1
+    put_frames(tmp_path / "m/videos/7", 5)
+    put_frames(tmp_path / "m/videos/8", 6)
+    text(tmp_path / "m/manifest.csv", "path,label,split,start", "videos/7,a,train,", "videos/8,a,val,", "videos/7,a,train,0.1")
+    listing = read_folder(tmp_path / "m")
+    ds = VideoFolder(listing.train, classes=("a",), frames=2, stride=1, size=24, train=False)
+    assert ds[0]["clip"].shape == (3, 2, 24, 24) and "which have no times" in ds[1]["error"]
+    (tmp_path / "m/manifest.csv").unlink()
+    text(tmp_path / "m/annotations/sthv2_train_list_rawframes.txt", "7 5 1", "7 5 0")       # mmaction2: path, frames, label
+    text(tmp_path / "m/annotations/sthv2_val_list_rawframes.txt", "8 7 0")
+    listing = read_folder(tmp_path / "m")
+    assert found(listing, "train") == [("7", "0"), ("7", "1")] and found(listing, "val") == [("8", "0")]
+    status = {row["path"]: (row["status"], row["reason"]) for row in verify_folder(tmp_path / "m")}
+    assert status == {"videos/7": ("ok", ""), "videos/8": ("short", "6 frames of 7")}       # what the list promised
+    something(tmp_path / "m", [("7", "Pushing [something]")], [("8", "Pushing [something]")])
+    assert read_folder(tmp_path / "m").layout == "Something-Something" and not read_folder(tmp_path / "m").notes
+
+
+@pytest.mark.parametrize("line", ["{} {}", "{},{}", "{}\t{}", "{}, {}", "{} 300 {}", "{},300,{}"])
+def test_lists_without_a_header_keep_the_numbers_of_classes(put, line):
+    """Two, ten and three: by their text they would be the classes 10, 2, 3 with the indices 0, 1, 2."""
+    folder = put("videos/a 1.mp4", "videos/b, c.mp4", "videos/d.avi")
+    rows = [line.format(f"videos/{name}", label) for name, label in (("a 1.mp4", 2), ("b, c.mp4", 10), ("d.avi", 3))]
+    for name in ("train", "val"):
+        text(folder / f"{name}.csv", *rows)
+    for spec in (f"csv:{folder / 'train.csv'},{folder / 'val.csv'}", f"folder:{folder}"):
+        opened = open_spec(spec)
+        assert opened.classes == tuple(map(str, range(11))) and "class" in opened.notes[0]
+        ds = VideoFolder(opened.train, classes=opened.classes, frames=2, stride=1, size=32, train=False)
+        assert [ds[k]["label"] for k in range(3)] == [2, 10, 3]
+    (folder / "lists").mkdir()
+    for name, called in (("train", "kinetics400_train_list_videos.txt"), ("val", "kinetics400_val_list_videos.txt")):
+        (folder / f"{name}.csv").rename(folder / "lists" / called)
+    text(folder / "lists/kinetics400_test_list_videos.txt", *rows[:1])
+    listing = read_folder(folder)
+    assert listing.layout == "lists" and [row["label"] for row in listing.val] == ["2", "10", "3"]
+    assert listing.notes[0] == f"Validation is on val; left out of {folder / 'lists'}: test."
+
+
+def test_lists_that_cannot_be_understood_are_refused(put):
+    folder = put("v/1.mp4", "v/2.mp4")
+    text(folder / "val.csv", "v/2.mp4 0")
+    for lines, words in ((["v/1.mp4 0", "v/2.mp4"], "Line 2 of the list"), (["v/1.mp4 1 2 3"], "begins with"),
+                         (["v/1.mp4 100000", "v/2.mp4 0"], "has the label 100000")):
+        text(folder / "train.csv", *lines)
+        with pytest.raises(CourseError, match=words):
+            open_spec(f"csv:{folder / 'train.csv'},{folder / 'val.csv'}")
+    text(folder / "train.csv", "v/1.mp4 playing harp", "v/2.mp4 run")      # names are sorted, as everywhere
+    text(folder / "val.csv", '"v/2.mp4",run')
+    assert open_spec(f"folder:{folder}").classes == ("playing harp", "run")
+
+
 # ------------------------------------------------------------------------- what is missing
 
 def test_what_is_not_there_is_said(put, tmp_path):
@@ -204,6 +349,13 @@ def test_what_is_not_there_is_said(put, tmp_path):
     assert read_folder(tmp_path).classes == ("jump", "run")
     (tmp_path / "train/stand").mkdir()
     assert "train/stand has no videos: it is empty" in refusal(tmp_path)
+    (tmp_path / "train/stand/group").mkdir()
+    assert "train/stand has no videos: there is no file in its folders" in refusal(tmp_path)
+    put_frames(tmp_path / "train/stand", 3)
+    assert "stand has no videos: its 3 pictures lie in it as they are; put the frames of each" in refusal(tmp_path)
+    text(tmp_path / "train/stand/group/1.MPG", "")
+    assert "stand has no videos: its 4 files are of other kinds (.mpg); convert them with `vt-course data prepare" in refusal(tmp_path)
+    shutil.rmtree(tmp_path / "train/stand")
     text(tmp_path / "train/stand/frames.zip", "")
     assert "train/stand has no videos: none of its 1 files is one (videos end in .mp4" in refusal(tmp_path)
 

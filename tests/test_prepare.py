@@ -8,16 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
-from videos import cut_without_encoding, decode, rotate_tag, write_audio, write_video
+from videos import cut_without_encoding, decode, rotate_tag, write_audio, write_interlaced, write_video
 from vt_course import CourseError
 from vt_course.cli import main
+from vt_course.data import open_spec
 from vt_course.data import prepare as module
 from vt_course.data.folders import read_folder
 from vt_course.data.prepare import prepare, probe_folder, stats, verify_folder, videos_below
@@ -84,7 +87,8 @@ GOOD = {"train/run/large.mp4": 30, "train/run/old.mp4": 24, "train/run/full rang
 def out(src, tmp_path_factory) -> Path:
     at = tmp_path_factory.mktemp("prepared") / "new" / "out"
     summary = prepare(src, at, short_side=100, workers=2)
-    assert summary == dict(out=str(at), encoded=len(GOOD), done_before=0, failed=len(BAD), clips=len(GOOD) + len(BAD),
+    assert summary == dict(out=str(at), encoded=len(GOOD), done_before=0, failed=len(BAD), left_out=1,
+                           clips=len(GOOD) + len(BAD),
                            bytes=sum((at / path).stat().st_size for path in GOOD), seconds=summary["seconds"])
     return at
 
@@ -110,6 +114,7 @@ def test_what_fails_is_listed_with_the_reason_and_leaves_nothing(src, out):
     for path, words in BAD.items():
         assert words in rows[path] and path in rows[path] and rows[path].endswith(".") and "\n" not in rows[path]
     assert not [path for path in BAD if (out / path).exists()]
+    assert read_csv(out / "left_out.csv") == [dict(path=str(src / "train/run/README.txt"))]
 
 
 @pytest.mark.parametrize("source, path, size", [
@@ -165,6 +170,67 @@ def test_variable_rates_are_resampled_by_time(tmp_path, seconds, shown):
     write_video(tmp_path / "src/a.mp4", frames=4, times=[0, 6, 24, 30], size=(64, 64), gop=1)    # 0, 0.25, 1, 1.25 s
     prepare(tmp_path / "src", tmp_path / "out", fps=4, seconds=seconds, workers=1)
     assert nearest(tmp_path / "out/a.mp4", all_frames(tmp_path / "src/a.mp4")) == shown
+
+
+OLD = {"a.mpg": "mpeg2video", "b.vob": "mpeg2video", "c.m2ts": "libx264", "d.wmv": "wmv2", "e.asf": "msmpeg4", "f.flv": "flv",
+       "g.gif": "gif", "h.MPEG": "mpeg1video", "i.ogv": "theora"}
+
+
+def test_kinds_of_video_of_old_are_converted_and_others_named(tmp_path):
+    (tmp_path / "src/class/group").mkdir(parents=True)
+    known = [name for name, codec in OLD.items() if codec in av.codecs_available and (codec not in ("theora",))]
+    for name in known:
+        write_video(tmp_path / "src/class/group" / name.lower(), frames=12, fps=25, codec=OLD[name],
+                    pixels="rgb8" if name.endswith("gif") else "yuv420p").rename(tmp_path / "src/class/group" / name)
+    for name in ("class/group/a.xgtf", "class/thumbs.db", "picture.png"):
+        (tmp_path / "src" / name).write_text("no video", encoding="utf-8")
+    summary = prepare(tmp_path / "src", tmp_path / "out", workers=1)
+    assert (summary["encoded"], summary["failed"], summary["left_out"]) == (len(known), 0, 3) and len(known) >= 7
+    assert [os.path.relpath(row["path"], tmp_path / "src") for row in read_csv(tmp_path / "out/left_out.csv")] == [
+        "class/group/a.xgtf", "class/thumbs.db", "picture.png"]
+    for name in known:
+        made = ClipReader(tmp_path / "out/class/group" / f"{name.split('.')[0]}.mp4")
+        assert made.num_frames == 12 and made.seconds == pytest.approx(0.48, abs=0.09), name
+        before, after = decode(tmp_path / "src/class/group" / name), made.read(range(12))
+        assert abs(before.astype(int) - after).mean() < 20, name               # a GIF has 256 colours
+
+
+def test_wide_pixels_and_interlaced_pictures_are_prepared_as_they_are_shown(tmp_path):
+    (tmp_path / "src").mkdir()
+    write_video(tmp_path / "src/wide.mp4", frames=6, aspect=Fraction(2))               # 64x48, shown as 128x48
+    rotate_tag(tmp_path / "src/wide.mp4", tmp_path / "src/turned.mp4")
+    write_interlaced(tmp_path / "src/combs.mkv")
+    prepare(tmp_path / "src", tmp_path / "out", workers=1)
+    for name in ("wide.mp4", "turned.mp4", "combs.mkv"):
+        before, after = ClipReader(tmp_path / "src" / name), ClipReader(tmp_path / "out" / f"{name[:-4]}.mp4")
+        assert after._stream.sample_aspect_ratio in (None, 1) and after.size == before.size
+        assert not next(after.every_frame()).interlaced_frame
+        assert abs(after.read([0, 5]).astype(int) - before.read([0, 5])).mean() < 9
+    assert ClipReader(tmp_path / "out/wide.mp4").size == (48, 128) and ClipReader(tmp_path / "out/turned.mp4").size == (128, 48)
+
+
+def test_folders_of_frames_become_videos_and_lists_stay_lists(tmp_path):
+    """Folders named in a list of numbers, of which one has a point in its name, are prepared and the list names the videos."""
+    for name, count in (("v_1.5", 12), ("7", 4)):
+        (tmp_path / "src/frames" / name).mkdir(parents=True)
+        for k in range(count):
+            Image.new("RGB", (64, 48), (10 + 16 * k,) * 3).save(tmp_path / "src/frames" / name / f"img_{k:05}.jpg")
+    (tmp_path / "src/annotations").mkdir()
+    for split in ("train", "val"):
+        (tmp_path / f"src/annotations/{split}_list.txt").write_text("v_1.5 12 3\n7 4 1\n", encoding="utf-8")
+    summary = prepare(tmp_path / "src", tmp_path / "out", workers=1)
+    assert (summary["encoded"], summary["clips"], summary["left_out"]) == (2, 2, 0)
+    assert videos_below(tmp_path / "out", (".mp4",)) == ["frames/7.mp4", "frames/v_1.5.mp4"]
+    clip = ClipReader(tmp_path / "out/frames/v_1.5.mp4")
+    assert clip.num_frames == 12 and clip.fps == pytest.approx(25)
+    assert abs(clip.read(range(12)).mean((1, 2, 3)) - (10 + 16 * np.arange(12))).max() < 4
+    spec = open_spec(f"folder:{tmp_path / 'out'}")
+    assert spec.classes == ("0", "1", "2", "3") and [row["label"] for row in spec.train] == ["3", "1"]
+    assert [os.path.normpath(row["path"]) for row in spec.val] == [str(tmp_path / "out/frames" / name) for name in ("v_1.5.mp4", "7.mp4")]
+    assert prepare(tmp_path / "src", tmp_path / "out", workers=1)["done_before"] == 2
+    rows = probe_folder(tmp_path / "src")
+    assert {(row["width"], row["height"], row["seconds"]) for row in rows} == {(64, 48, 0.48), (64, 48, 0.16)}
+    assert min(row["bytes"] for row in rows) > 1000
 
 
 # ------------------------------------------------------------------------- parts of videos
@@ -340,7 +406,8 @@ def test_what_a_killed_run_still_writes_to_is_out_of_the_way(tmp_path):
     write_video(tmp_path / "src/a.mp4", frames=4)
     (tmp_path / "out/.0.99999999.part").write_text("half", encoding="utf-8")
     prepare(tmp_path / "src", tmp_path / "out", workers=1)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mp4", "prepared.csv", "quarantine.csv"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "a.mp4", "left_out.csv", "prepared.csv", "quarantine.csv"]
 
 
 @pytest.mark.parametrize("name", ["-v: a %d, 'q' \"é\" 视.mp4", "é" * 125 + ".mp4", os.fsdecode(b"\xff\xfe.mp4")],
@@ -381,6 +448,19 @@ def test_a_file_that_never_ends_is_given_up(tmp_path):
     assert prepare(tmp_path / "src", tmp_path / "out", timeout=2, workers=2)["encoded"] == 1
     [row] = read_csv(tmp_path / "out/quarantine.csv")
     assert "hangs.mp4 is not decoded within 2 s" in row["reason"]
+    assert [(row["path"], row["status"]) for row in verify_folder(tmp_path / "src", timeout=1)] == [
+        ("hangs.mp4", "timeout"), ("ok.mp4", "ok")]
+
+
+def test_large_clips_are_told_what_prepare_would_save(tmp_path):
+    for k, (size, count) in enumerate((((540, 960), 3), ((48, 64), 2))):
+        write_video(tmp_path / f"{k}.mp4", frames=1, size=size)
+        for n in range(count):
+            shutil.copy(tmp_path / f"{k}.mp4", tmp_path / f"{k}{n}.mp4")
+    rows = [dict(path=str(tmp_path / f"{name}.mp4")) for name in ("00", "01", "02", "10", "11", "gone")]
+    [sentence] = module.advice_on(rows)
+    assert "960x540" in sentence and "data prepare FOLDER" in sentence and "4 times fewer pixels" in sentence
+    assert module.advice_on(rows[2:]) == module.advice_on([]) == module.advice_on([dict(rows[0], offset=3)]) == []
 
 
 # ------------------------------------------------------------------------- refusals, lists, links

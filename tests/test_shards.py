@@ -13,9 +13,11 @@ import tarfile
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import webdataset
+from PIL import Image
 
 from test_cli import run, run_json
 from test_training import QUIET, assert_same_run, clips, recipe, tiny, train      # noqa: F401 (fixtures)
@@ -24,6 +26,7 @@ from vt_course import CourseError
 from vt_course.data import open_spec
 from vt_course.data import shards as module
 from vt_course.data.clips import Rows, VideoFolder, read_manifest
+from vt_course.data.reader import ClipReader
 from vt_course.data.shards import shard
 from vt_course.files import alone
 from vt_course.training import evaluate, fit
@@ -269,6 +272,30 @@ def write_tar(path, members: dict, **settings) -> Path:
     return path
 
 
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+def test_folders_of_frames_are_packed_as_the_pictures_they_are(tmp_path, kind):
+    """A video whose packets are the files: the same pixels, and any program reads it."""
+    rng, src = np.random.default_rng(0), tmp_path / "src"
+    for split in ("train", "val"):
+        (src / split / "a/v").mkdir(parents=True)
+        for k in range(5):
+            noise = rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(src / split / f"a/v/{k}.{kind}", subsampling=0 if split == "val" else 2)
+    assert shard(src, tmp_path / "out")["left_out"] == 0
+    rows, spec = read_csv(tmp_path / "out/train.csv"), open_spec(f"shards:{tmp_path / 'out'}")
+    for split in ("train", "val"):
+        [row] = read_manifest(getattr(spec, split))
+        packed = ClipReader(row["path"], span=(row["offset"], row["bytes"]))
+        wanted = [4, 0, 0, 2]
+        assert packed.num_frames == 5 and packed.fps == 25
+        np.testing.assert_array_equal(packed.read(wanted), ClipReader(src / split / "a/v").read(wanted))
+    data = (tmp_path / "out" / rows[0]["path"]).read_bytes()
+    assert all(path.read_bytes() in data for path in (src / "train/a/v").iterdir())
+    once = (tmp_path / "out/train-000000.tar").read_bytes()
+    shard(src, tmp_path / "again")
+    assert (tmp_path / "again/train-000000.tar").read_bytes() == once
+
+
 @pytest.fixture
 def foreign(src, tmp_path) -> Path:
     """As other programs write them: labels in .json, .cls or .txt, folders, long names, sound beside the video."""
@@ -285,7 +312,8 @@ def foreign(src, tmp_path) -> Path:
 def test_shards_of_others_are_indexed_from_their_headers(src, foreign):
     spec = open_spec(f"shards:{foreign}")
     assert spec.classes == ("jump", "run")
-    assert spec.notes == (f"1 samples in {foreign} have no video and are left out.", "No validation clip of class run.")
+    assert spec.notes == (f"Validation is on validation; left out of {foreign}: test.",
+                          f"1 samples in {foreign} have no video and are left out.", "No validation clip of class run.")
     assert [row["label"] for row in spec.train] == ["run", "jump", "run"] and [row["label"] for row in spec.val] == ["jump"]
     videos = [path.read_bytes() for path in sorted(src.glob("*.mp4"))[:4]]
     for row, video in zip([*spec.train, *spec.val], videos, strict=True):
@@ -293,6 +321,8 @@ def test_shards_of_others_are_indexed_from_their_headers(src, foreign):
         assert row["start"] is row["end"] is None                          # of others, who knows what "start" means
     sample = VideoFolder(spec.val, classes=spec.classes, frames=4, stride=1, size=32, train=False)[0]
     assert sample["label"] == 0 and sample["clip"].shape == (3, 4, 32, 32)
+    (foreign / "validation/0.tar").rename(foreign / "valid_0.tar")
+    assert open_spec(f"shards:{foreign}").notes[0] == f"Validation is on valid; left out of {foreign}: test."
 
 
 def test_classes_that_are_numbers_are_in_their_order(foreign):
@@ -307,12 +337,13 @@ def test_classes_that_are_numbers_are_in_their_order(foreign):
     (lambda at: shutil.rmtree(at), "There is no folder"),
     (lambda at: [path.rename(path.with_suffix(".tar.gz")) for path in at.rglob("*.tar")], "has no tar files"),
     (lambda at: [path.unlink() for path in at.rglob("train*.tar")], "do not begin with train and val or test"),
+    (lambda at: (at / "validation/0.tar").rename(at / "../0.tar") and (at / "test-0.tar").unlink(), "do not begin with train and val"),
     (lambda at: write_tar(at / "train-01.tar", {"3.mp4": b"any"}), "Sample 3 in shard .*train-01.tar has no label"),
     (lambda at: write_tar(at / "train-01.tar", {"3.mp4": b"any", "3.json": b"{"}), "3.json in shard .* is not valid JSON"),
     (lambda at: write_tar(at / "validation/0.tar", {"x.mp4": b"any", "x.cls": b"new"}), "class new for validation only"),
     (lambda at: (at / "train-01.tar").write_bytes(b""), "train-01.tar is truncated, damaged or no plain tar"),
     (lambda at: (at / "train-01.tar").write_bytes(b"\x1f\x8b" * 900), "no plain tar"),
-], ids=["no folder", "compressed", "names", "label", "json", "class", "empty", "gzip"])
+], ids=["no folder", "compressed", "names", "no val", "label", "json", "class", "empty", "gzip"])
 def test_shards_of_others_that_cannot_be_read(foreign, change, words):
     change(foreign)
     refusal(lambda: open_spec(f"shards:{foreign}"), words)

@@ -22,7 +22,10 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from videos import write_video
 from vt_course import CourseError
+from vt_course.data import transforms
+from vt_course.data.reader import ClipReader
 from vt_course.models import ZOO, create
 from vt_course.training import checkpoint, curves, evaluate, fit
 from vt_course.training.recipes import RECIPES, Recipe, recipe_for
@@ -626,11 +629,29 @@ def test_kept_frames_are_the_same_samples_decoded_once(recipe, tiny, monkeypatch
     _, val = evaluate.open_data(dataclasses.replace(recipe, sampling="uniform"))
     _, kept_val = evaluate.open_data(dataclasses.replace(recipe, sampling="uniform", keep=16))
     assert torch.equal(kept_val[5]["clip"], val[5]["clip"])
-    assert kept_val.kept[val.rows[5]["path"], None].shape == (6, 16, 16, 3)
+    assert kept_val.kept[val.rows[5]["path"], None].shape == (2, 16, 16, 3)  # the two of its frames that it looks at
     assert evaluate.make_loader(kept, [[0]], 4, torch.device("cpu")).num_workers == 1
     for name, worker in (("kept", 1), ("again", 0)):
         train(dataclasses.replace(recipe, keep=32), tmp_path / name, workers=worker)
     assert_same_run(tmp_path / "kept", tmp_path / "again")
+
+
+def test_frames_without_room_are_decoded_again_to_the_same_pixels(recipe, clips, tmp_path, monkeypatch):
+    write_video(tmp_path / "large.mp4", frames=30, size=(180, 240))
+    (tmp_path / "large.csv").write_text(f"path,label\nlarge.mp4,dark\n{clips / 'train0.mp4'},dark\n", encoding="utf-8")
+    recipe = dataclasses.replace(recipe, data=f"csv:{tmp_path / 'large.csv'},{tmp_path / 'large.csv'}", size=16, keep=16)
+    kept, _ = evaluate.open_data(recipe)
+    monkeypatch.setattr(evaluate, "ROOM", 30 * 16 * 21 * 3 - 1)  # bytes, one too few for the large file
+    monkeypatch.setattr("vt_course.data.reader.BLOCK", 40_000)  # bytes: two frames at once
+    decoded, decoded_val = evaluate.open_data(recipe)
+    for key in [(0, 0), (1, 0), (0, 1), (5, 1)]:
+        assert torch.equal(kept[key]["clip"], decoded[key]["clip"])
+    large = str(tmp_path / "large.mp4")
+    assert [path for path, _ in decoded.kept] == [str(clips / "train0.mp4")] and kept.kept[large, None].shape == (30, 16, 21, 3)
+    whole = torch.from_numpy(ClipReader(large).read(range(30)))
+    gap = transforms.resize(whole, 16, 21).float() - kept.kept[large, None].float()
+    assert gap.abs().mean() < 4  # scaled to 32x43 while it was decoded, then as everything is
+    assert decoded_val[0]["clip"].shape == (3, recipe.frames, 16, 16) and decoded_val.room > 0
 
 
 def test_parts_of_videos_are_not_kept(recipe, clips, tmp_path):

@@ -83,6 +83,8 @@ def data_prepare(args) -> int:
               f"{row['encoded']:,} encoded now in {row['seconds']:.0f} s")
         if row["failed"]:
             print(f"{row['failed']:,} failed; {args.out / 'quarantine.csv'} says why")
+        if row["left_out"]:
+            print(f"{row['left_out']:,} files left out, no videos by their names; {args.out / 'left_out.csv'} names them")
     return 0
 
 
@@ -106,7 +108,7 @@ def data_shard(args) -> int:
 def data_verify(args) -> int:
     from vt_course.data.prepare import verify_folder
     rows = verify_folder(args.folder, report=args.report, timeout=args.timeout, workers=args.workers, progress=not args.json)
-    count = {status: sum(row["status"] == status for row in rows) for status in ("ok", "corrupt", "short", "missing")}
+    count = {status: sum(row["status"] == status for row in rows) for status in ("ok", "corrupt", "short", "missing", "timeout")}
     if args.json:
         print_json(rows)
     else:
@@ -114,12 +116,13 @@ def data_verify(args) -> int:
         if bad:
             print_table(bad[:50], {k: k for k in ("path", "status", "frames", "seconds", "reason")})
         print(", ".join(f"{n:,} {status}" for status, n in count.items()) + f"; {args.report or args.folder / 'report.csv'}")
-    return 2 if count["missing"] else 1 if count["corrupt"] else 0
+    return 2 if count["missing"] else 1 if count["corrupt"] or count["timeout"] else 0
 
 
 def data_stats(args) -> int:
-    from vt_course.data.prepare import probe_folder, stats
-    clips = probe_folder(args.folder, workers=args.workers, progress=not args.json)
+    from vt_course.data.prepare import advice, probe_folder, stats
+    notes = []
+    clips = probe_folder(args.folder, workers=args.workers, progress=not args.json, notes=notes)
     rows = stats(clips)
     if args.figure:
         from vt_course.lab.show.dataset import dataset
@@ -127,6 +130,8 @@ def data_stats(args) -> int:
     if args.json:
         print_json(rows)
     else:
+        for note in notes + advice(clips):
+            print(f"vt-course: {note}", file=sys.stderr)
         print_table(rows, {"label": "class", "train": "train", "val": "val", "unreadable": "unreadable", "shortest": "shortest s",
                            "median": "median s", "longest": "longest s", "minutes": "minutes", "usual_size": "usual size",
                            "sizes": "sizes", "mb": "MB"})
@@ -235,12 +240,16 @@ def weights_get(args) -> int:
 
 def train(args) -> int:
     from vt_course.data import open_spec
+    from vt_course.data.clips import read_manifest
+    from vt_course.data.prepare import advice_on
     from vt_course.training.fit import fit
     from vt_course.training.recipes import recipe_for
     recipe = recipe_for(args.model).override([f"data={args.data}"] * bool(args.data) + args.set)
     recipe_for(recipe.model)                     # `--set model=...` may name one that does not exist
     if leads():
-        for note in open_spec(recipe.data).notes:    # how a folder was split, what was left out
+        spec = open_spec(recipe.data)
+        rows = read_manifest(spec.train) if isinstance(spec.train, Path) else spec.train or []
+        for note in [*spec.notes, *advice_on(rows)]:    # how a folder was split, what was left out, what would be quicker
             print(f"vt-course: {note}", file=sys.stderr)
     summary = fit(recipe, args.out, resume=not args.no_resume, device=args.device, workers=args.workers,
                   max_steps=args.max_steps, progress=not args.json)
@@ -435,7 +444,7 @@ def parser() -> argparse.ArgumentParser:
              "vt-course data verify data/kinetics")
     p.add_argument("folder", type=Path)
     p.add_argument("--report", type=Path, help="CSV file (default: report.csv in the folder)")
-    p.add_argument("--timeout", type=whole(1), default=60, help="seconds a clip may take (default 60)")
+    p.add_argument("--timeout", type=whole(1), default=60, help="seconds a clip may take (default 60); a long one gets more")
     p.add_argument("--workers", type=whole(1), help="processes (default: one a core)")
 
     p = verb(data, "stats", data_stats, "Classes, clips, lengths and sizes of a folder of videos.",

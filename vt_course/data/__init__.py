@@ -40,7 +40,8 @@ def open_spec(spec: str) -> Spec:
 
     `synthetic:motion`, `synthetic:appearance`: the embedded set, two labels for the same clips.
     `images:shapes`: single images, drawn when asked for (see `images`); nothing to render before.
-    `csv:TRAIN.csv,VAL.csv`: your own manifests; the classes are the sorted labels of TRAIN.csv.
+    `csv:TRAIN.csv,VAL.csv`: your own manifests; the classes are the sorted labels of TRAIN.csv. Lists of
+    `PATH LABEL` without a header are read, too; there a label that is a number is the index of its class.
     `folder:PATH`: videos by class, or with the lists of UCF101, HMDB51 or Something-Something
     (see `folders`).
     `shards:PATH`: tar files, written by `vt-course data shard` or another program (see `shards`).
@@ -61,14 +62,20 @@ def open_spec(spec: str) -> Spec:
         from vt_course.data import images
         return Spec(None, None, images.SHAPES, spec)
     if kind == "csv" and rest.count(",") == 1:
-        from vt_course.data.clips import read_manifest
+        from vt_course.data.clips import is_list, numbered_classes, read_manifest
         train, val = (Path(path.strip()) for path in rest.split(","))
         known, asked = ({row["label"] for row in read_manifest(path)} for path in (train, val))
         if asked - known:
             extra = ", ".join(sorted(asked - known))
             raise CourseError(f"{val} has labels that {train} lacks ({extra}): add training "
                               "clips for them or drop them.")
-        return Spec(train, val, tuple(sorted(known)), spec)
+        classes, notes = tuple(sorted(known)), ()
+        if is_list(train):
+            classes = numbered_classes(known) or classes
+            if gaps := [name for name in classes if name not in known]:
+                notes = (f"{train} has no clip of {len(gaps)} of the {len(classes)} classes up to its highest number (the first: "
+                         f"{gaps[0]}).",)
+        return Spec(train, val, classes, spec, notes)
     if kind == "folder" and rest:
         from vt_course.data.folders import read_folder
         found = read_folder(Path(rest).expanduser())

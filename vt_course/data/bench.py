@@ -20,7 +20,7 @@ from vt_course.data.reader import ClipReader, scaled_size
 
 
 def read_ours(path, indices, short_side=None) -> np.ndarray:
-    return ClipReader(path, short_side).read(indices)
+    return ClipReader(path, short_side, square=False).read(indices)          # pixels as stored, as the peers read them
 
 
 def read_decord(path, indices, short_side=None) -> np.ndarray:
@@ -169,7 +169,7 @@ def bench_loader(files, *, frames=(8, 16, 32), span: int = 64, size: int = 224, 
 
 
 def _our_sample(path, indices, seed: int, size: int) -> torch.Tensor:
-    clip = torch.from_numpy(ClipReader(path).read(indices))        # (T, H, W, C)
+    clip = torch.from_numpy(ClipReader(path, square=False).read(indices))         # (T, H, W, C)
     return transforms.normalise(transforms.random_resized_crop(clip, size, np.random.default_rng(seed)))
 
 

@@ -5,6 +5,7 @@ The index rules (pure functions, named after where they come from) say which fra
 """
 import csv
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from vt_course import CourseError
 from vt_course.data import transforms
-from vt_course.data.reader import BadClip, ClipReader
+from vt_course.data.reader import OTHERS, SUFFIXES, BadClip, ClipReader
 
 
 # ------------------------------------------------------------------------- which frames
@@ -135,11 +136,10 @@ def iter_views(reader: ClipReader, indices: np.ndarray, size: int, crops: int = 
     """The test views of one video: for each row of `indices` (clips, T), 1 or 3 crops.
 
     Yields uint8 (T, size, size, 3), crops fastest. The frames are decoded in one go, scaled to
-    the short side `size`, and cut in the centre or at three places along the longer side.
+    the short side `size` a few at a time, and cut in the centre or at three places along the longer side.
     """
-    frames = torch.from_numpy(reader.read(indices.ravel()))        # (clips * T, H, W, C)
-    for clip in frames.unflatten(0, indices.shape):                # (T, H, W, C)
-        small = transforms.resize_short_side(clip, size)
+    frames = reader.read(indices.ravel(), lambda few: transforms.resize_short_side(torch.from_numpy(few), size).numpy())
+    for small in torch.from_numpy(frames).unflatten(0, indices.shape):                    # (T, h, w, C)
         yield from (transforms.three_crops(small, size) if crops == 3
                     else [transforms.centre_crop(small, size)])
 
@@ -163,7 +163,10 @@ def read_manifest(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[d
     Paths are joined to the manifest's folder; start and end are seconds, or None where empty. A
     video inside another file (see `shards`) also has offset and bytes, its place in that file.
     `also`: further columns to keep as text, "" where there is none.
+    A list without such a header is read, too (see `read_list`).
     """
+    if is_list(path):
+        return read_list(path, also)
     folder, rows = Path(path).parent, []
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -196,6 +199,74 @@ def read_manifest(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[d
         raise CourseError(f"Manifest {path} lists no clips; give each one a line "
                           "path,label,start,end.")
     return rows
+
+
+VIDEO = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, SUFFIXES + OTHERS))}))[\s,]+(\S.*)", re.IGNORECASE)
+FRAMES = re.compile(r"(.+?)[\s,]+(?:(\d+)[\s,]+)?(\d+)")          # of a folder of pictures, which has no ending
+
+
+def is_list(path: str | os.PathLike) -> bool:
+    """Whether the first line of a file is one of a list, see `read_list`, rather than a header."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            line = next((line for line in map(str.strip, file) if line), "")
+    except (OSError, UnicodeDecodeError):
+        return False                                               # `read_manifest` says what is wrong
+    first = _list_line(line)
+    return first is not None and bool(first[0].lower().endswith(SUFFIXES + OTHERS) or first[1] or os.path.isdir(_finder(path)(first[0])))
+
+
+def read_list(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[dict]:
+    """Rows, as `read_manifest` has them, of a list of `PATH LABEL` or `PATH FRAMES LABEL` lines without a header.
+
+    SlowFast, TimeSformer, UniFormer, VideoMAE and mmaction2 use such lists, with spaces or commas. A label that is a
+    number stands for the place of its class (see `numbered_classes`). Paths are looked for in the list's folder and the
+    folder above it, and one below each, as the videos often lie beside a folder of lists.
+    """
+    rows, find = [], _finder(path)
+    with open(path, encoding="utf-8-sig") as file:
+        for number, line in enumerate(map(str.strip, file), 1):
+            if line and (found := _list_line(line)) is None:
+                raise CourseError(f"Line {number} of the list {path} is {line[:80]!r}; each line is PATH LABEL or PATH FRAMES "
+                                  "LABEL.")
+            if line:
+                name, frames, label = found
+                rows.append(dict(path=find(name), label=label, start=None, end=None)
+                            | {key: frames if key == "frames" else "" for key in also})
+    return rows
+
+
+def _finder(path):
+    from vt_course.data.folders import Finder, below               # which imports this module
+    folder = Path(os.path.abspath(path)).parent
+    return Finder(folder, *below(folder), folder.parent, *below(folder.parent))
+
+
+def _list_line(line: str) -> tuple[str, str, str] | None:
+    """(path, number of frames or "", label) of a line of a list; None where it is none."""
+    if line.startswith('"') and '"' in line[1:]:                   # a path with commas, as CSV has it
+        name, _, rest = line[1:].partition('"')
+        rest = rest.strip(", \t")
+    elif found := VIDEO.fullmatch(line):
+        name, rest = found[1], found[2].strip()
+    elif found := FRAMES.fullmatch(line):
+        return found[1], found[2] or "", str(int(found[3]))
+    else:
+        return None
+    numbers = re.split(r"[\s,]+", rest)
+    if not all(map(str.isdecimal, numbers)):
+        return (name, "", rest) if rest else None
+    return (name, "".join(numbers[:-1]), str(int(numbers[-1]))) if len(numbers) < 3 else None
+
+
+def numbered_classes(labels) -> tuple[str, ...] | None:
+    """The classes "0", "1", ... of a list whose labels are numbers, so that each keeps its number as index; else None."""
+    if not all(map(str.isdecimal, labels)):
+        return None
+    most = max(map(int, labels))
+    if most >= 100_000:
+        raise CourseError(f"A list has the label {most}, which would make so many classes; number the classes from 0.")
+    return tuple(map(str, range(most + 1)))
 
 
 def _seconds(text: str) -> float:

@@ -3,13 +3,19 @@
 `read_folder` looks at the files that are there and takes the first layout that fits:
 
     manifest.csv                         columns path,label and, if you like, start,end,split
-    train.csv, val.csv                   two manifests, path,label,start,end
+    train.csv, val.csv                   two manifests, path,label,start,end, or lists of PATH LABEL without a header
     something-something-v2-*.json        the labels of Something-Something V2; videos ID.webm
     classInd.txt, trainlist01.txt, ...   UCF101, split 1; videos CLASS/NAME.avi
     CLASS_test_split1.txt                HMDB51, split 1; videos CLASS/NAME.avi
+    ..._train_....txt, ..._val_....txt   lists of PATH LABEL, as mmaction2 calls them
     train/CLASS/*, val/CLASS/*           as torchvision.datasets.Kinetics leaves it
     CLASS/*                              no split: see `split_by_hash`
 
+In a class folder there may be groups (CLASS/GROUP/*, as in UCF11), and instead of a video the folder of its frames
+(CLASS/VIDEO/img_00001.jpg), which a list names without an ending.
+
+Splits are called as people call them (`TRAIN_NAMES`, `VAL_NAMES`). Of several names for validation
+the first counts, so `test` validates only where nothing else does; a note names what is left out.
 A list may lie in the folder itself or one level below; videos may carry another ending than
 their list says (`vt-course data prepare` writes .mp4). Nothing is written.
 """
@@ -25,10 +31,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vt_course import CourseError
-from vt_course.data.clips import Rows, read_manifest
-from vt_course.data.reader import SUFFIXES
+from vt_course.data.clips import Rows, is_list, numbered_classes, read_manifest
+from vt_course.data.reader import OTHERS, PICTURES, SUFFIXES, clips_below
 
-VAL_NAMES = ("val", "validation", "validate", "test")     # of a folder or split; the first counts
+TRAIN_NAMES = ("train", "training")                       # of a folder, a list or a split, in small letters
+VAL_NAMES = ("val", "valid", "validation", "validate", "dev", "eval", "test", "testing")         # the first counts
 SHARE = 5                                                 # one clip in so many is for validation
 
 
@@ -58,7 +65,7 @@ def read_folder(folder) -> Listing:
         rows = split_by_hash(rows, notes)
     split = {name: Rows([{k: row[k] for k in ("path", "label", "start", "end")} for row in rows
                          if row["split"] == name], f"{folder} ({name})") for name in ("train", "val")}
-    classes = checked(folder, classes, split, notes)
+    classes = checked(folder, classes, split, notes, gaps=read in (two_manifests, lists))
     return Listing(layout, tuple(classes), **split, notes=tuple(notes))
 
 
@@ -94,8 +101,11 @@ def readable(folder: Path):
         raise CourseError(f"A list in {folder} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
 
 
-def checked(folder, classes, split: dict[str, Rows], notes: list) -> list[str]:
-    """The classes in order, or `CourseError`; adds notes on listed files that are not there."""
+def checked(folder, classes, split: dict[str, Rows], notes: list, gaps: bool = False) -> list[str]:
+    """The classes in order, or `CourseError`; adds notes on listed files that are not there.
+
+    `gaps`: a class of which no clip is listed at all is no mistake, as where classes are numbers.
+    """
     for name, rows in split.items():
         if not rows:
             raise CourseError(f"{folder} has no {name} clips; add some, or give manifests with csv:TRAIN.csv,VAL.csv.")
@@ -109,7 +119,9 @@ def checked(folder, classes, split: dict[str, Rows], notes: list) -> list[str]:
     here = {name: {row["path"] for row in rows if os.path.lexists(row["path"])} for name, rows in split.items()}
     lost = [row["path"] for name, rows in split.items() for row in rows if row["path"] not in here[name]]
     there = {row["label"] for row in split["train"] if row["path"] in here["train"]}
-    if empty := [name for name in classes if name not in there]:
+    if gaps and (unlisted := [name for name in classes if not count["train"][name]]):
+        notes.append(f"No training clip of {_names(unlisted)}.")
+    if empty := [name for name in classes if name not in there and not (gaps and not count["train"][name])]:
         raise CourseError(f"{folder} has no training clip of {_names(empty)}; fetch the videos or take the "
                           f"{'class' if len(empty) == 1 else 'classes'} out of the list.")
     if lost:
@@ -125,16 +137,23 @@ def split_by_hash(rows: list[dict], notes: list) -> list[dict]:
     """A fifth of each class for validation: the clips whose file names have the smallest SHA-256.
 
     The same names give the same split on every machine, in any folder. A class of fewer than
-    five clips is left out. A name does not tell which clips were cut from one video or show one
+    five clips is left out. Groups (folders within a class folder) are kept whole and counted instead
+    of clips, where every class has five. A name does not tell which clips were cut from one video or show one
     person; where that matters, say it with train/ and val/ or a column split in manifest.csv.
     """
     classes, small = {}, []
     for row in rows:
         classes.setdefault(row["label"], []).append(row)
+    large = [members for members in classes.values() if len(members) >= SHARE]
+    grouped = any(row.get("group") for row in rows)
+    whole = grouped and all(len({row["group"] or row["path"] for row in members}) >= SHARE for members in large)
     for label, members in sorted(classes.items()):
-        members.sort(key=lambda row: (name_hash(row["path"]), row["path"]))
-        for k, row in enumerate(members):
-            row["split"] = "val" if k < len(members) // SHARE else "train"
+        units = {}
+        for row in members:
+            units.setdefault(whole and row["group"] or row["path"], []).append(row)
+        for k, unit in enumerate(sorted(units, key=lambda unit: (name_hash(unit), unit))):
+            for row in units[unit]:
+                row["split"] = "val" if k < len(units) // SHARE else "train"
         if len(members) < SHARE:
             small.append(label)
     if len(small) == len(classes):
@@ -142,9 +161,32 @@ def split_by_hash(rows: list[dict], notes: list) -> list[dict]:
                           "train/ and val/ which are which.")
     notes.append("No split was given: of each class the fifth of the clips whose file names have the smallest "
                  "SHA-256 is for validation.")
+    if whole:
+        notes[-1] = (f"No split was given: of each class the fifth of the groups (folders within {_names(list(classes))}) whose "
+                     "names have the smallest SHA-256 is for validation.")
+    elif grouped:
+        notes.append("There are too few groups to split by them, so clips of one group are on both sides; say with train/ and "
+                     "val/ which are which if they are alike.")
     if small:
         notes.append(f"Left out, with fewer than {SHARE} clips: {_names(small)}.")
     return [row for row in rows if row["label"] not in small]
+
+
+def split_names(names, where, notes: list) -> dict[str, str]:
+    """{"train": ..., "val": ...}: which of `names` are the training and the validation split, each left away if none is.
+
+    Capitals do not count. Notes say which other splits are left out, and where a test split has to validate.
+    """
+    known = {name.lower(): name for name in sorted(names, reverse=True)}
+    found = {split: next((known[name] for name in order if name in known), None)
+             for split, order in (("train", TRAIN_NAMES), ("val", VAL_NAMES))}
+    if None not in found.values():
+        if other := [name for name in sorted(set(names))
+                     if name.lower() in TRAIN_NAMES + VAL_NAMES and name not in found.values()]:
+            notes.append(f"Validation is on {found['val']}; left out of {where}: {', '.join(other)}.")
+        elif found["val"].lower() in ("test", "testing"):
+            notes.append(f"{where} has no validation split, so {found['val']} is used for it.")
+    return {split: name for split, name in found.items() if name is not None}
 
 
 def name_hash(path) -> str:
@@ -161,16 +203,51 @@ def manifest(folder: Path, notes):
     rows = _read(folder / "manifest.csv")
     given = {row["split"] for row in rows}
     if given == {""}:
-        return _with_split(rows, {"": ""}), None
-    val = next((name for name in VAL_NAMES if name in given), None)
-    if odd := sorted(given - {"train", *VAL_NAMES}):
+        return rows, None
+    if odd := sorted(name for name in given if name.lower() not in TRAIN_NAMES + VAL_NAMES):
         raise CourseError(f"{folder / 'manifest.csv'} has the split {odd[0]!r}; it is train or val, on every line or "
                           "on none.")
-    return _with_split(rows, {"train": "train", val: "val"}), None
+    splits = split_names(given, "manifest.csv", notes)
+    return [dict(row, split=split) for split, name in splits.items() for row in rows if row["split"] == name], None
 
 
 def two_manifests(folder: Path, notes):
-    return [dict(row, split=name) for name in ("train", "val") for row in _read(folder / f"{name}.csv")], None
+    return _read_splits(split_files(folder, True)[0], folder, notes)
+
+
+def lists(folder: Path, notes):
+    at = next(at for at in (folder, *below(folder)) if split_files(at, False)[0])
+    files, other = split_files(at, False)
+    if other:
+        notes.append(f"Left out, other lists than {', '.join(sorted(path.name for path in files.values()))}: "
+                     f"{', '.join(other[:3])}{f' and {len(other) - 3} more' if len(other) > 3 else ''}.")
+    return _read_splits(files, at, notes)
+
+
+def _read_splits(files: dict[str, Path], folder: Path, notes):
+    splits = split_names(files, folder, notes)
+    rows = [dict(row, split=split) for split, name in splits.items() for row in _read(files[name])]
+    numbers = all(is_list(files[name]) for name in splits.values())
+    return rows, (numbered_classes({row["label"] for row in rows}) if numbers else None)
+
+
+def split_files(folder: Path, plain: bool) -> tuple[dict[str, Path], list[str]]:
+    """({a split as its file calls it: the file}, names of further lists): manifests or lists that differ in that word only.
+
+    `plain`: train.csv, val.csv, ... Else lists without a header, as kinetics400_train_list_videos.txt.
+    {} where there is none for training or none for validation.
+    """
+    alike = {}
+    for name in _scan(folder)[1]:
+        stem, ending = os.path.splitext(name)
+        parts = re.split(r"([^A-Za-z]+)", stem)
+        at = next((k for k, word in enumerate(parts) if word.lower() in TRAIN_NAMES + VAL_NAMES), None)
+        if at is not None and ending.lower() in (".csv", ".txt", ".list"):
+            like = "".join([*parts[:at], "#", *parts[at + 1:], ending.lower()])
+            if plain and like == "#.csv" and is_manifest(folder / name) or not plain and is_list(folder / name):
+                alike.setdefault(like, {})[parts[at]] = folder / name
+    found = next((files for _, files in sorted(alike.items()) if len(split_names(files, folder, [])) == 2), {})
+    return found, sorted(path.name for files in alike.values() if files is not found for path in files.values())
 
 
 def _read(path: Path) -> list[dict]:
@@ -181,7 +258,7 @@ def _read(path: Path) -> list[dict]:
 def something(folder: Path, notes):
     """The label is the template without its brackets; the order that of the file of labels, if there."""
     at = _list_folder(folder, "something-something-v2-train.json")
-    find, rows = Finder(folder, *_below(folder)), []
+    find, rows = Finder(folder, *below(folder)), []
     for name, split in (("train", "train"), ("validation", "val")):
         path = at / f"something-something-v2-{name}.json"
         try:
@@ -199,7 +276,7 @@ def something(folder: Path, notes):
 
 def ucf101(folder: Path, notes):
     at = _list_folder(folder, "classInd.txt")
-    find, rows = Finder(folder, *_below(folder)), []
+    find, rows = Finder(folder, *below(folder)), []
     classes = [line.split()[-1] for line in _lines(at / "classInd.txt")]
     for name, split in (("trainlist01.txt", "train"), ("testlist01.txt", "val")):
         for line in _lines(at / name):
@@ -212,8 +289,8 @@ def ucf101(folder: Path, notes):
 
 def hmdb51(folder: Path, notes):
     """Lines are NAME.avi and 1 (train), 2 (test) or 0 (neither)."""
-    at = next(path for path in (folder, *_below(folder)) if any(path.glob("*_test_split1.txt")))
-    find, rows = Finder(folder, *_below(folder)), []
+    at = next(path for path in (folder, *below(folder)) if any(path.glob("*_test_split1.txt")))
+    find, rows = Finder(folder, *below(folder)), []
     for path in sorted(at.glob("*_test_split1.txt")):
         label = path.name.removesuffix("_test_split1.txt")
         for line in _lines(path):
@@ -226,11 +303,17 @@ def hmdb51(folder: Path, notes):
 
 
 def train_and_val(folder: Path, notes):
-    val = next((name for name in VAL_NAMES if (folder / name).is_dir()), None)
-    if val is None:
+    subfolders, _ = _scan(folder)
+    splits = split_names(subfolders, folder, notes)
+    if "train" not in splits:
+        raise CourseError(f"{folder} has {splits['val']}/ but no train/; add it, or move the class folders up for a split by "
+                          "hash.")
+    if "val" not in splits:
         raise CourseError(f"{folder} has train/ but no val/; add it, or move the class folders up for a split by hash.")
-    return [row for name, split in (("train", "train"), (val, "val"))
-            for row in _by_class(folder / name, split, notes)], None
+    if other := [name for name in subfolders if name.lower() not in TRAIN_NAMES + VAL_NAMES]:
+        notes.append(f"Left out of {folder}, beside {' and '.join(splits.values())}: {', '.join(other[:3])}"
+                     f"{f' and {len(other) - 3} more' if len(other) > 3 else ''}.")
+    return [row for split, name in splits.items() for row in _by_class(folder / name, split, notes)], None
 
 
 def by_class(folder: Path, notes):
@@ -245,27 +328,50 @@ def _by_class(folder: Path, split: str, notes) -> list[dict]:
                 else "it needs a folder for each class, with its videos in it")
         raise CourseError(f"{folder} has no class folders; {hint}.")
     for name in subfolders:
-        _, inside = _scan(folder / name)
-        videos = [file for file in inside if is_video(file)]
-        if not videos:
-            what = f"none of its {len(inside)} files is one (" if inside else "it is empty ("
-            raise CourseError(f"Class folder {folder / name} has no videos: {what}videos end in {', '.join(SUFFIXES)}); "
-                              "fill it or remove it.")
-        rows += [_row(str(folder / name / file), name, split) for file in videos]
-        other += [folder / name / file for file in inside if not is_video(file)]
-    other += [folder / file for file in files if is_video(file)]
-    if other:
+        clips, inside = clips_below(folder / name, SUFFIXES, leave_out=folder)     # where a link leads back
+        if not clips:
+            raise CourseError(f"Class folder {folder / name} has no videos: {_instead(folder, name, inside)}.")
+        rows += [dict(_row(str(folder / name / clip), name, split), group=str(folder / name / os.path.dirname(clip)) * ("/" in clip))
+                 for clip in clips]
+        other += [folder / name / file for file in inside]
+    other += [folder / file for file in files if is_video(file) or is_other(file)]
+    if unread := [path for path in other if is_other(path.name)]:
+        notes.append(f"Left out: {len(unread):,} videos of kinds that are read only after `vt-course data prepare` (the first: "
+                     f"{unread[0]}).")
+    if other := [path for path in other if not is_other(path.name)]:
         notes.append(f"Left out, no videos or beside the class folders: {len(other):,} files (the first: {other[0]}).")
     return rows
 
 
+def _instead(folder: Path, name: str, files: list[str]) -> str:
+    """What a class folder without videos has, and what to do."""
+    kinds = f"(videos end in {', '.join(SUFFIXES)}); fill it or remove it"
+    if unread := sorted({os.path.splitext(file)[1].lower() for file in files if is_other(file)}):
+        return (f"its {len(files)} files are of other kinds ({', '.join(unread[:3])}); convert them with `vt-course data prepare "
+                f"{folder}`")
+    if any("/" not in file and file.lower().endswith(tuple(PICTURES)) for file in files):
+        return f"its {len(files)} pictures lie in it as they are; put the frames of each video into a folder of its own in it"
+    if files:
+        return f"none of its {len(files)} files is one {kinds}"
+    return f"{'there is no file in its folders' if _scan(folder / name)[0] else 'it is empty'} {kinds}"
+
+
+def is_split_in_two(folder: Path) -> bool:
+    """A folder for training that has class folders, or no folders but those of other splits."""
+    subfolders, _ = _scan(folder)
+    named = [name for name in subfolders if name.lower() in TRAIN_NAMES + VAL_NAMES]
+    return any(name.lower() in TRAIN_NAMES and _scan(folder / name)[0] for name in named) \
+        or named == subfolders and any(name.lower() in VAL_NAMES for name in named)
+
+
 LAYOUTS = (
     ("manifest", lambda f: (f / "manifest.csv").is_file(), manifest),
-    ("two manifests", lambda f: all(is_manifest(f / f"{name}.csv") for name in ("train", "val")), two_manifests),
+    ("two manifests", lambda f: split_files(f, True)[0], two_manifests),
     ("Something-Something", lambda f: _list_folder(f, "something-something-v2-train.json"), something),
     ("UCF101", lambda f: _list_folder(f, "classInd.txt"), ucf101),
-    ("HMDB51", lambda f: any(any(at.glob("*_test_split1.txt")) for at in (f, *_below(f))), hmdb51),
-    ("train and val", lambda f: (f / "train").is_dir() and bool(_scan(f / "train")[0]), train_and_val),
+    ("HMDB51", lambda f: any(any(at.glob("*_test_split1.txt")) for at in (f, *below(f))), hmdb51),
+    ("lists", lambda f: any(split_files(at, False)[0] for at in (f, *below(f))), lists),
+    ("train and val", is_split_in_two, train_and_val),
     ("by class", lambda f: True, by_class),
 )
 
@@ -273,7 +379,7 @@ LAYOUTS = (
 # ------------------------------------------------------------------------- small things
 
 class Finder:
-    """The path of a listed video below one of `roots`; with another ending if it was re-encoded."""
+    """The path of a listed video below one of `roots`; with another ending if it was re-encoded, or a folder of its frames."""
 
     def __init__(self, *roots: Path | str):
         self.roots, self.seen = [str(root) for root in roots], {}
@@ -282,10 +388,11 @@ class Finder:
         for root in self.roots:
             folder, file = os.path.split(os.path.join(root, name))
             if folder not in self.seen:
-                names = sorted(_scan(folder)[1]) if os.path.isdir(folder) else []
-                self.seen[folder] = ({os.path.splitext(n)[0]: n for n in names if is_video(n)}, set(names))
+                folders, names = _scan(folder) if os.path.isdir(folder) else ([], [])
+                stems = {name: name for name in folders} | {os.path.splitext(n)[0]: n for n in names if is_video(n)}
+                self.seen[folder] = stems, {*names, *folders}
             stems, names = self.seen[folder]
-            found = file if file in names else stems.get(os.path.splitext(file)[0])
+            found = file if file in names else stems.get(file) or stems.get(os.path.splitext(file)[0])
             if found:
                 return os.path.join(folder, found)
         return os.path.join(self.roots[0], name)
@@ -295,6 +402,11 @@ def is_video(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
+def is_other(name: str) -> bool:
+    """A video of a kind that `prepare` has to convert."""
+    return name.lower().endswith(OTHERS)
+
+
 def _scan(folder) -> tuple[list[str], list[str]]:
     """(subfolders, other entries), sorted, without hidden ones. A link that leads nowhere is no folder."""
     with os.scandir(folder) as entries:
@@ -302,29 +414,27 @@ def _scan(folder) -> tuple[list[str], list[str]]:
     return [sorted(name for name, is_dir in kinds if is_dir == wanted) for wanted in (True, False)]
 
 
-def _below(folder: Path) -> list[Path]:
+def below(folder: Path) -> list[Path]:
     return [folder / name for name in _scan(folder)[0]]
 
 
 def _list_folder(folder: Path, name: str) -> Path | None:
     """Where a list lies: the folder or one of its subfolders."""
-    return next((at for at in (folder, *_below(folder)) if (at / name).is_file()), None)
+    return next((at for at in (folder, *below(folder)) if (at / name).is_file()), None)
 
 
 def is_manifest(path: Path) -> bool:
     """Kinetics' own train.csv has no column path."""
     if not path.is_file():
         return False
+    if is_list(path):
+        return True
     with open(path, newline="", encoding="utf-8-sig") as file:
         return {"path", "label"} <= set(next(csv.reader(file), ()))
 
 
 def _row(path: str, label: str, split: str) -> dict:
     return dict(path=path, label=label, start=None, end=None, split=split)
-
-
-def _with_split(rows, names: dict) -> list[dict]:
-    return [dict(row, split=names[row["split"]]) for row in rows if row["split"] in names]
 
 
 def _lines(path: Path) -> list[str]:

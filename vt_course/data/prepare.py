@@ -13,7 +13,7 @@ import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
@@ -23,17 +23,20 @@ import numpy as np
 from tqdm import tqdm
 
 from vt_course import CourseError, need
-from vt_course.data.reader import SUFFIXES, container_fault, open_file, scaled_size
-from vt_course.data.verify import check, in_processes, serve, verify
+from vt_course.data.reader import (OTHERS, SUFFIXES, BadClip, ClipReader, clips_below, container_fault, open_file, progressive,
+                                   scaled_size, shown_width)
+from vt_course.data.verify import check, in_processes, more_time, serve, verify, work
 from vt_course.files import alone, replacing, write_csv
 from vt_course.machine import cores
 
-SOURCES = SUFFIXES + (".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".3gp", ".ogv")
-LISTS = ("manifest.csv", "train.csv", "val.csv", "something-something-v2-*.json", "classInd.txt", "trainlist*.txt",
+SOURCES = SUFFIXES + OTHERS
+LISTS = ("*.csv", "*.txt", "*.list", "something-something-v2-*.json", "classInd.txt", "trainlist*.txt",
          "testlist*.txt", "*_test_split*.txt")             # that `folders` reads, in a folder or one below
+OFFICIAL = LISTS[3:]                                       # of these, those that are copied as they are
 RECORD = ("path", "source", "size", "mtime_ns", "settings", "frames", "seconds", "bytes")
 TIMEOUT = 300.0                                            # seconds a file may take
 PROBE_SECONDS = 20.0                                       # the same, for a look at the headers of 32 files
+WORTH_IT = 480                                             # pixels of the short side from which on `prepare` is advised
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -41,11 +44,12 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 def prepare(src, out, short_side: int = 256, fps: float | None = None, seconds: float | None = 10.0,
             workers: int | None = None, *, timeout: float = TIMEOUT, progress: bool = False) -> dict:
-    """Encode every video below `src` again, to the same place below `out` with the ending .mp4.
+    """Encode every video below `src`, or folder of frames, again, to the same place below `out` with the ending .mp4.
 
     H.264, no sound, a key frame every 16 frames, the index in front. Pictures are scaled so that
     the short side is `short_side` pixels (smaller ones stay), to even sizes; a rotation tag is
-    applied. `fps`: that many frames a second, or None for the frames and times of the source.
+    applied, pixels become square, interlaced pictures whole. `fps`: that many frames a second, or
+    None for the frames and times of the source (25 a second where it is a folder of frames).
     `seconds`: only the first so many, or None for all. Lists that `folders` reads are copied.
 
     Where a manifest gives start or end, that part of the video becomes a file of its own,
@@ -54,9 +58,10 @@ def prepare(src, out, short_side: int = 256, fps: float | None = None, seconds: 
 
     Run again, it goes on: a clip is done when out/prepared.csv has its source's size, time and
     these settings. Each is decoded whole before it gets its name, by one rename. What fails is
-    in out/quarantine.csv with the reason, and is tried again by the next run.
+    in out/quarantine.csv with the reason, and is tried again by the next run. out/left_out.csv names the
+    files that are no videos by their names and no lists: they are not looked at.
 
-    Returns dict(out, encoded, done_before, failed, clips, bytes, seconds). Raises `CourseError`
+    Returns dict(out, encoded, done_before, failed, left_out, clips, bytes, seconds). Raises `CourseError`
     for what stops all: no videos, a manifest that cannot be read, a full disk, two sources of one
     name, another run at work.
     """
@@ -65,7 +70,7 @@ def prepare(src, out, short_side: int = 256, fps: float | None = None, seconds: 
     need(fps is None or 0.01 <= fps <= 1000, f"fps is {fps}; give 0.01 to 1000 frames a second, or None to keep the source's")
     need(seconds is None or 0.01 <= seconds < math.inf, f"seconds is {seconds}; give at least 0.01, or None for all")
     need(src.resolve() != out.resolve(), f"{src} cannot be prepared into itself; name another folder for the result")
-    targets, lists = _plan(src, out)
+    targets, lists, left_out = _plan(src, out)
     settings = " ".join(f"{n:g}" if n else "all" for n in (short_side, fps, seconds))
     out.mkdir(parents=True, exist_ok=True)
     failed = []
@@ -95,56 +100,64 @@ def prepare(src, out, short_side: int = 256, fps: float | None = None, seconds: 
                 csv.writer(record, lineterminator="\n").writerow(row.values())
                 record.flush()
         write_csv(out / "quarantine.csv", ("path", "reason"), sorted(failed))
+        write_csv(out / "left_out.csv", ("path",), ([(src / path).as_posix()] for path in left_out))
     encoded = len(jobs) - len(failed)
-    return dict(out=str(out), encoded=encoded, done_before=len(targets) - len(jobs), failed=len(failed), clips=len(targets),
+    return dict(out=str(out), encoded=encoded, done_before=len(targets) - len(jobs), failed=len(failed),
+                left_out=len(left_out), clips=len(targets),
                 bytes=sum(int(rows[path]["bytes"]) for path in targets if path in rows),
                 seconds=round(time.monotonic() - began, 1))
 
 
-def _plan(src: Path, out: Path) -> tuple[dict[str, tuple], dict[str, list | None]]:
-    """({path below out: (path below src, start, end)}, {list below src: its lines for `out`, or None: as it is})."""
+def _plan(src: Path, out: Path) -> tuple[dict[str, tuple], dict[str, list | None], list[str]]:
+    """({path below out: (path below src, start, end)}, {list below src: its lines for `out`, or None: as it is}, other files)."""
     need(src.is_dir(), f"there is no folder {src}; name a folder of videos")
-    videos = videos_below(src, SOURCES, leave_out=out)
-    need(videos, f"{src} has no videos (names that end in {', '.join(SOURCES)}); name a folder of videos")
+    videos, other = clips_below(src, SOURCES, leave_out=out)
+    need(videos, f"{src} has no videos (names that end in {', '.join(SOURCES)}) and no folders of frames; name a folder of videos")
     lists, parts, whole = {}, [], set()
-    for path in (path for pattern in LISTS for path in (*src.glob(pattern), *src.glob(f"*/{pattern}"))):
+    for path in sorted({path for pattern in LISTS for path in (*src.glob(pattern), *src.glob(f"*/{pattern}"))}):
         if path.is_file() and out.resolve() not in path.resolve().parents:
-            rows, lists[str(path.relative_to(src))] = _manifest(src, path) if path.suffix == ".csv" else ([], None)
+            official = any(path.match(pattern) for pattern in OFFICIAL)
+            rows, lines = ([], None) if official else _manifest(src, path)
+            if not official and lines is None:
+                continue
+            lists[path.relative_to(src).as_posix()] = lines
             parts += [row for row in rows if row[1:] != (None, None)]
             whole |= {row[0] for row in rows if row[1:] == (None, None)}
     in_parts = {source for source, _, _ in parts} - whole
-    targets = {}
+    targets, spare = {}, [path for path in other if path not in lists]
     for row in [(source, None, None) for source in videos if source not in in_parts] + parts:
         path = _name(*row)
         other = targets.setdefault(path, row)[0]
         need(other == row[0], f"{src / other} and {src / row[0]} would both become {out / path}; rename one")
-    return targets, lists
+    return targets, lists, spare
 
 
 def _manifest(src: Path, path: Path) -> tuple[list[tuple], list | None]:
     """([(path below src, start, end), ...], the lines for the prepared folder); [] and None where it is no manifest."""
-    from vt_course.data.clips import read_manifest                 # which imports torch
+    from vt_course.data.clips import is_list, read_manifest        # which imports torch
     from vt_course.data.folders import Finder, is_manifest, readable
     with readable(path.parent):
         if not is_manifest(path):
             return [], None
+        bare = is_list(path)                                       # stays one: its numbers are the places of classes
         with open(path, newline="", encoding="utf-8-sig") as file:
-            also = [name for name in next(csv.reader(file)) if name not in ("path", "label", "start", "end")]
-    find, rows, lines = Finder(""), [], [["path", "label", "start", "end", *also]]
+            also = [] if bare else [name for name in next(csv.reader(file)) if name not in ("path", "label", "start", "end")]
+    find, rows, lines = Finder(""), [], [] if bare else [["path", "label", "start", "end", *also]]
     for row in read_manifest(path, also=also):
-        source, times = os.path.relpath(find(row["path"]), src), (row["start"], row["end"])
-        if source.split(os.sep)[0] == os.pardir:                   # of another folder: it stays what and where it is
+        source, times = Path(os.path.relpath(find(row["path"]), src)).as_posix(), (row["start"], row["end"])
+        if source.split("/")[0] == os.pardir:                      # of another folder: it stays what and where it is
             place = os.path.abspath(row["path"]), row["label"], *times
         else:
             rows.append((source, *times))
             place = os.path.relpath(src / _name(source, *times), path.parent), row["label"], None, None
-        lines.append([*place, *(row[name] for name in also)])
+        lines.append([Path(place[0]).as_posix(), *place[1:2 if bare else None], *(row[name] for name in also)])
     return rows, lines
 
 
 def _name(source: str, start: float | None, end: float | None) -> str:
     """a/b.avi becomes a/b.mp4, its part from 10 to 12.5 seconds a/b_000010_000012.5.mp4."""
-    stem = os.path.splitext(source)[0]
+    stem, ending = os.path.splitext(source)
+    stem = stem if ending.lower() in SOURCES else source              # a folder of frames
     if (start, end) == (None, None):
         return f"{stem}.mp4"
     first, last = (f"{time:010.3f}".rstrip("0").rstrip(".") if time is not None else other
@@ -212,9 +225,11 @@ def encode(job: dict) -> dict:
     source, part = job["source"], job["part"]
     how = {key: job[key] for key in ("source", "part", "short_side", "fps", "seconds", "start", "end")}
     try:
-        with open(source, "rb") as file:
-            stat = os.fstat(file.fileno())
-        if (fault := container_fault(Path(source))) and "truncated" in fault:
+        if not (folder := os.path.isdir(source)):
+            with open(source, "rb"):
+                pass
+        stat = os.stat(source)
+        if not folder and (fault := container_fault(Path(source))) and "truncated" in fault:
             return dict(error=f"Clip {source} {fault}.")
     except OSError as error:
         return dict(error=f"Clip {source} cannot be read ({error.strerror}); check the path and its permissions.")
@@ -243,14 +258,23 @@ def encode(job: dict) -> dict:
 def _transcode(source: str, part: str, short_side: int, fps: float | None, seconds: float | None, start: float | None,
                end: float | None, leap: bool) -> int:
     """The number of frames written."""
-    with open_file(source) as old, \
-            av.open(f"file:{part}", "w", format="mp4", options={"movflags": "faststart"}) as new:
-        stream = next(iter(old.streams.video), None)
-        if stream is None or stream.codec_context is None:
-            raise CourseError(f"Clip {source} has no video stream that can be decoded; replace it.")
-        rate = Fraction(fps).limit_denominator(1001) if fps else stream.average_rate or Fraction(25)
-        start = -math.inf if start is None else start
-        frames = _shown(source, _decoded(source, old, stream, start, leap), start, end, seconds)
+    with ExitStack() as stack:
+        if os.path.isdir(source):
+            old, moments = None, ((frame.time, frame) for frame in ClipReader(source).every_frame())
+            usual, square = Fraction(25), 1
+        else:
+            old = stack.enter_context(open_file(source))
+            stream = next(iter(old.streams.video), None)
+            if stream is None or stream.codec_context is None:
+                raise CourseError(f"Clip {source} has no video stream that can be decoded; replace it.")
+            usual, square = stream.average_rate or Fraction(25), stream.sample_aspect_ratio
+            length = (old.duration or 0) / av.time_base if end is None else end      # seconds to decode
+            length = min(length, math.inf if seconds is None else (start or 0) + seconds) - (start or 0) * leap
+            more_time(work(int(length * usual), stream.height, stream.width))
+            moments = _decoded(source, old, stream, -math.inf if start is None else start, leap)
+        new = stack.enter_context(av.open(f"file:{part}", "w", format="mp4", options={"movflags": "faststart"}))
+        rate = Fraction(fps).limit_denominator(1001) if fps else usual
+        frames = _shown(source, moments, -math.inf if start is None else start, end, seconds)
         if fps:
             frames = _at_rate(frames, fps)
         encoder, written, last = None, 0, -1
@@ -258,7 +282,7 @@ def _transcode(source: str, part: str, short_side: int, fps: float | None, secon
             if encoder is None:
                 encoder = new.add_stream("libx264", rate=rate, options={"crf": "23", "g": "16", "threads": "1"})
                 encoder.codec_context.time_base, encoder.pix_fmt = Fraction(1, 90000), "yuv420p"
-            picture = _upright(frame, short_side)
+            picture = _upright(progressive(frame), short_side, square)
             if written == 0:
                 encoder.width, encoder.height = size = picture.width, picture.height
                 if picture.colorspace:                               # 0 is RGB
@@ -340,9 +364,12 @@ def _at_rate(frames, fps: float) -> Iterator:
         k += 1
 
 
-def _upright(frame, short_side: int):
-    """A picture of even size, turned as its rotation tag says, its short side at most `short_side`."""
-    height, width = frame.height, frame.width
+def _upright(frame, short_side: int, aspect=1):
+    """A picture of even size, turned as its rotation tag says, its short side at most `short_side`.
+
+    `aspect`: a pixel of `frame` is so many times as wide as high; those of the picture are square.
+    """
+    height, width = frame.height, shown_width(frame.width, aspect)
     if min(height, width) > short_side:
         height, width = scaled_size(height, width, short_side)
     height, width = (max(n - n % 2, 2) for n in (height, width))
@@ -355,12 +382,18 @@ def _upright(frame, short_side: int):
 
 
 def probe(path: str) -> dict:
-    """dict(seconds, width, height, error) from a file's headers, quickly: nothing is decoded."""
+    """dict(seconds, width, height, error) from a file's headers, quickly: nothing is decoded but a folder's first picture."""
     try:
+        if os.path.isdir(path):
+            reader = ClipReader(path)
+            return dict(seconds=reader.seconds, width=reader.width, height=reader.height, error=None)
         with open_file(path) as container:
             stream = container.streams.video[0]
             length = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / av.time_base
-            return dict(seconds=round(float(length), 3), width=stream.width, height=stream.height, error=None)
+            return dict(seconds=round(float(length), 3), width=shown_width(stream.width, stream.sample_aspect_ratio),
+                        height=stream.height, error=None)
+    except BadClip as error:
+        return dict(seconds=None, width=None, height=None, error=str(error))
     except (av.FFmpegError, OSError, IndexError, AttributeError, ValueError) as error:
         return dict(seconds=None, width=None, height=None, error=f"Clip {path} cannot be opened ({error}); fetch it again.")
 
@@ -383,7 +416,8 @@ def verify_folder(folder, *, report=None, timeout: float = 60.0, workers: int | 
     """Decode every clip below `folder`; dict(path, status, frames, seconds, reason) for each.
 
     status: "ok"; "corrupt"; "short", less than was promised, or a single frame; "missing",
-    promised and not there. Promises are made by prepared.csv (see `prepare`), by a list that
+    promised and not there; "timeout", not decoded within `timeout` seconds, of which a long file gets
+    more (see `verify.work`): it may be healthy. Promises are made by prepared.csv (see `prepare`), by a list that
     `folders` reads (a manifest's end time, or a column frames), and by names as Kinetics has
     them (ID_000024_000034.mp4 is 10 s); half a second less is no breach.
     The rows are written to `report`, by default report.csv in the folder.
@@ -407,7 +441,7 @@ def _judge(path: str, row: dict | None, frames: int | None, seconds: float | Non
     length = None if row["seconds"] is None else round(row["seconds"], 3)
     status, reason = "ok", ""
     if row["error"]:
-        status, reason = "corrupt", row["error"]
+        status, reason = "timeout" if row.get("late") else "corrupt", row["error"]
     elif frames and row["frames"] < frames:
         status, reason = "short", f"{row['frames']} frames of {frames}"
     elif seconds and length < seconds - 0.5:
@@ -422,7 +456,7 @@ def _promises(folder: Path, found: list[str]) -> dict[str, tuple[int | None, flo
     from vt_course.data.folders import listed
     promised = {path: (None, _named_seconds(path)) for path in found}
     for row in listed(folder)[1]:
-        path = os.path.relpath(row["path"], folder)
+        path = Path(os.path.relpath(row["path"], folder)).as_posix()
         frames = int(row["frames"]) if str(row.get("frames", "")).isdecimal() else None
         before = promised.get(path, (None, None))
         promised[path] = frames or before[0], max(row["end"] or 0, before[1] or 0) or _named_seconds(path)
@@ -441,10 +475,12 @@ def _named_seconds(path: str) -> float | None:
 
 # ------------------------------------------------------------------------- statistics
 
-def probe_folder(folder, *, workers: int | None = None, progress: bool = False) -> list[dict]:
-    """dict(path, label, split, seconds, width, height, bytes, error) of each clip `folders` finds."""
+def probe_folder(folder, *, workers: int | None = None, progress: bool = False, notes: list | None = None) -> list[dict]:
+    """dict(path, label, split, seconds, width, height, bytes, error) of each clip `folders` finds; its notes go to `notes`."""
     from vt_course.data.folders import read_folder
     found = read_folder(folder)
+    if notes is not None:
+        notes += found.notes
     rows = [dict(path=row["path"], label=row["label"], split=split)
             for split in ("train", "val") for row in getattr(found, split)]
     paths = list(dict.fromkeys(row["path"] for row in rows))
@@ -458,7 +494,7 @@ def probe_folder(folder, *, workers: int | None = None, progress: bool = False) 
             known.update(zip(job["paths"], answer["rows"] if answer else [dict(
                 seconds=None, width=None, height=None, error=f"Clip {job['paths'][0]} {fault}; fetch or encode it again.")]))
         jobs = alone
-    return [{**row, **known[row["path"]], "bytes": os.path.getsize(row["path"]) if os.path.exists(row["path"]) else 0}
+    return [{**row, **known[row["path"]], "bytes": size_of(row["path"])}
             for row in rows]
 
 
@@ -480,30 +516,38 @@ def stats(clips: list[dict]) -> list[dict]:
     return rows
 
 
+def advice(clips: list[dict]) -> list[str]:
+    """[a sentence on what `prepare` would save], from rows of `probe`; [] where that is little or nothing is known."""
+    shown = [(clip["width"], clip["height"]) for clip in clips if not clip["error"]]
+    if not shown or (side := median(min(size) for size in shown)) < WORTH_IT:
+        return []
+    width, height = Counter(shown).most_common(1)[0][0]
+    return [f"Most clips are large ({width}x{height}): `vt-course data prepare FOLDER --out SMALL --short-side 256 --seconds all` "
+            f"makes copies of {(side / 256) ** 2:.0f} times fewer pixels, which are read so much faster."]
+
+
+def advice_on(rows) -> list[str]:
+    """`advice` on rows of a manifest, from the headers of five of them."""
+    files = [row["path"] for row in rows[::-(-len(rows) // 5) or 1] if "offset" not in row and os.path.isfile(row["path"])]
+    return advice([probe(path) for path in files])
+
+
 # ------------------------------------------------------------------------- small things
 
 def videos_below(folder: Path, suffixes: tuple[str, ...], leave_out: Path | None = None) -> list[str]:
-    """Paths below the folder, sorted, without hidden ones. Links are followed, but not in circles."""
-    found, barred = [], {os.path.realpath(leave_out)} if leave_out else set()
+    """The clips of `reader.clips_below`."""
+    return clips_below(folder, suffixes, leave_out)[0]
 
-    def walk(at: str, above: set[str]) -> None:
-        real = os.path.realpath(at)
-        if real in above or real in barred:
-            return
-        try:
-            with os.scandir(at) as entries:
-                names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
-        except OSError as error:
-            raise CourseError(f"folder {at} cannot be read ({error.strerror}); check its permissions.") from error
-        for name in names:
-            path = os.path.join(at, name)
-            if os.path.isdir(path):
-                walk(path, above | {real})
-            elif name.lower().endswith(suffixes):
-                found.append(os.path.relpath(path, folder))
 
-    walk(str(folder), set())
-    return sorted(found)
+def size_of(path: str | os.PathLike) -> int:
+    """Bytes of a file, or of the pictures in a folder; 0 for what is not there."""
+    try:
+        if os.path.isdir(path):
+            with os.scandir(path) as entries:
+                return sum(entry.stat().st_size for entry in entries if entry.is_file())
+        return os.stat(path).st_size
+    except OSError:
+        return 0
 
 
 if __name__ == "__main__":

@@ -4,11 +4,16 @@ Nothing here needs torch, so that a process which only reads files starts quickl
 """
 import io
 import os
-from collections.abc import Iterator
-from itertools import chain
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from fractions import Fraction
+from functools import lru_cache
+from itertools import chain, compress
 from pathlib import Path
 
 import av
+import av.filter
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
@@ -16,7 +21,11 @@ from vt_course import CourseError
 
 LARGEST = 8192 * 4320          # pixels of a picture: 8K, the most that any level of H.264 allows
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")     # of the files that ClipReader opens
-KEEP = 64 << 20                # bytes: packets of a larger file are read a second time rather than kept
+OTHERS = (".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".vob", ".ts", ".mts", ".m2ts", ".m2t", ".wmv", ".asf", ".flv", ".f4v", ".3gp",
+          ".3g2", ".ogv", ".ogm", ".gif", ".divx", ".qt", ".mxf", ".dv", ".rm", ".rmvb")      # that `prepare` makes into such
+PICTURES = {".jpg": "mjpeg", ".jpeg": "mjpeg", ".png": "png", ".bmp": "bmp", ".webp": "webp"}    # and FFmpeg's decoders
+KEEP, LONG = 64 << 20, 600     # bytes, seconds: of a larger or longer file only the packets needed are read, by seeking
+BLOCK = 32 << 20               # bytes of frames that `read` hands to `then` at once
 
 
 class BadClip(CourseError):
@@ -35,12 +44,16 @@ def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 
 class ClipReader:
-    """A video file (MP4, MOV, MKV, WebM or AVI), opened with PyAV, on one thread.
+    """A video file (MP4, MOV, MKV, WebM or AVI), opened with PyAV, on one thread; or a folder of its frames as pictures.
 
     `short_side` (pixels): frames come out with this short side, scaled as they are converted to
-    RGB, aspect ratio kept (`scaled_size`); None leaves them as stored. Rotation tags are obeyed.
-    `span` (offset, bytes): the video lies there inside the file, as in a tar.
-    `num_frames`, `fps`, `height`, `width` describe what `read` returns.
+    RGB, aspect ratio kept (`scaled_size`); None leaves them as stored. `span` (offset, bytes): the
+    video lies there inside the file, as in a tar.
+    Frames are what a player shows: rotation tags are obeyed, pixels that are not square make
+    pictures wider or narrower (`shown_width`; not with `square=False`, which is what other readers do),
+    interlaced pictures are mended (`progressive`).
+    `num_frames`, `fps`, `height`, `width` describe what `read` returns; `pictures` are the names of a folder's.
+    Pictures have no times; 25 a second are taken for them, as FFmpeg does.
 
     Raises `BadClip` for a file that is missing, empty, truncated, damaged, without video, or with
     pictures of more than `LARGEST` pixels by its headers (a few kB can hold GB of them). What only
@@ -48,36 +61,54 @@ class ClipReader:
     to `vt_course.data.verify`.
     """
 
-    def __init__(self, path: str | os.PathLike, short_side: int | None = None, span: tuple[int, int] | None = None):
+    def __init__(self, path: str | os.PathLike, short_side: int | None = None, span: tuple[int, int] | None = None,
+                 square: bool = True):
         if short_side is not None and short_side < 1:
             raise CourseError(f"short_side is {short_side}; it counts pixels: give 1 or more.")
-        self.path, self._span, self._size = Path(path), span, None
-        self._container, self._stream = _open(self.path, span)
-        packets = self._demux(self._container)
-        self._kept = list(packets) if self._container.size <= KEEP else None
-        table = [(p.pts, p.duration or 0, p.is_keyframe, p.is_discard) for p in self._kept or packets]
-        pts, durations, keys, hidden = (np.array(column) for column in zip(*table)) if table else [np.zeros(0)] * 4
+        self.path, self._span, self._size, self._square = Path(path), span, None, square
+        self.pictures = pictures_in(path) if span is None else []
+        height, width = self._open_pictures() if self.pictures else self._open_video()
+        self.stored = height, width
+        self._scaled = scaled_size(height, width, short_side) if short_side else (height, width)
+
+    def _open_video(self) -> tuple[int, int]:
+        self._container, self._stream = _open(self.path, self._span)
+        self._long = self._container.size > KEEP or (self._container.duration or 0) > LONG * av.time_base
+        self._kept = None if self._long else list(_demux(self.path, self._container))
+        table = _long_table(self._container, self.path, self._span) if self._long else _table(self._kept)
+        pts, self._dts, durations, keys, hidden = table
         self.num_frames = int((hidden == 0).sum())                 # an edit list hides what a cut left before its start
         if not self.num_frames:
-            raise BadClip(f"Clip {path} has a video stream without frames; replace it.")
+            raise BadClip(f"Clip {self.path} has a video stream without frames; replace it.")
         self.fps, step = float(self._stream.average_rate or 25), float(self._stream.time_base)
         # AVI stores no time stamps. What FFmpeg makes up for H.264 and H.265 there is wrong where they have B frames.
         guessed = self._container.format.name == "avi" and self._stream.codec.name in ("h264", "hevc")
-        if pts.dtype != object and len(np.unique(pts)) == len(pts) and not guessed:
-            self._pts, self._keys = pts, np.flatnonzero(keys)      # of the packets, in the order of decoding
-            order = np.argsort(pts)
+        order = None if guessed or pts.dtype == object else np.argsort(pts)
+        if order is not None and (np.diff(pts[order]) > 0).all():
+            self._pts, self._order, self._keys = pts, order, np.flatnonzero(keys)      # of packets, as they are decoded
             self._shown = order[~hidden[order]]                    # the packet of frame 0, 1, ...
             self._times, last = pts[self._shown] * step, durations[self._shown[-1]] * step
         else:                                                      # frames are counted
             self._pts, self._times, last = None, np.arange(self.num_frames) / self.fps, 0
         # How long the last frame is shown is the muxer's guess: as long as the shortest one before it.
         self._end = self._times[-1] + np.diff(self._times).min(initial=last or 1 / self.fps)
-        height, width = self._stream.height, self._stream.width
-        self._scaled = scaled_size(height, width, short_side) if short_side else (height, width)
+        return self._stream.height, shown_width(self._stream.width, self._square and self._stream.sample_aspect_ratio)
+
+    def _open_pictures(self) -> tuple[int, int]:
+        self.num_frames, self.fps, self._codecs = len(self.pictures), 25.0, {}
+        self._times, self._end = np.arange(self.num_frames) / self.fps, self.num_frames / self.fps
+        first = self._picture(0)
+        return first.height, first.width
 
     def __del__(self):
         if hasattr(self, "_container"):        # PyAV's objects hold each other and would wait for the garbage collector
             self._container.close()
+
+    def at_most(self, short_side: int) -> "ClipReader":
+        """This reader, with frames scaled down to this short side where they are stored with a longer one."""
+        if short_side < min(self.stored):
+            self._scaled, self._size = scaled_size(*self.stored, short_side), None
+        return self
 
     @property
     def size(self) -> tuple[int, int]:
@@ -94,53 +125,77 @@ class ClipReader:
     height = property(lambda self: self.size[0])
     width = property(lambda self: self.size[1])
 
-    def read(self, indices) -> np.ndarray:
-        """The frames at `indices`, in that order, repeats allowed: uint8 (T, H, W, 3), RGB."""
+    def read(self, indices, then: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
+        """The frames at `indices`, in that order, repeats allowed: uint8 (T, H, W, 3), RGB.
+
+        `then` makes (k, H, W, 3) into (k, h, w, 3). Frames go through it in blocks of at most
+        `BLOCK` bytes, so that many of them are never in memory at full size.
+        """
         indices = np.asarray(indices, dtype=np.int64)
         if indices.min() < 0 or indices.max() >= self.num_frames:
             raise IndexError(f"Frames {indices.min()} to {indices.max()} were asked of "
                              f"{self.path}, which has frames 0 to {self.num_frames - 1}.")
         wanted = np.unique(indices)
-        frames = None
-        if self._pts is not None:
-            frames = self._collect(self._selected(wanted), self._pts[self._shown[wanted]].tolist())
-        if frames is None:      # no usable time stamps, or a stream that does not start afresh at its key frames
-            frames = self._collect(enumerate(self._every_frame()), wanted.tolist())
-        if frames is None:
-            raise BadClip(f"Clip {self.path} is damaged or ends before its frame {wanted[-1]} of "
-                          f"{self.num_frames}; fetch or render it again.")
-        self._size = frames.shape[1:3]
-        if np.array_equal(wanted, indices):
-            return frames
-        return frames[np.searchsorted(wanted, indices)]            # (T, H, W, C)
+        for frames, names in self._ways(wanted):
+            clip = self._collect(frames, names, then)
+            if clip is not None:
+                return clip if np.array_equal(wanted, indices) else clip[np.searchsorted(wanted, indices)]   # (T, H, W, C)
+        raise BadClip(f"Clip {self.path} is damaged or ends before its frame {wanted[-1]} of "
+                      f"{self.num_frames}; fetch or render it again.")
 
-    def _collect(self, frames: Iterator, names: list) -> np.ndarray | None:
+    def _ways(self, wanted: np.ndarray) -> Iterator[tuple[Iterable, list]]:
+        """(pairs of a name and a frame, the names of those wanted): the quick way first, the surest last."""
+        if self.pictures:
+            yield ((k, self._picture(k)) for k in wanted.tolist()), wanted.tolist()
+            return
+        if self._pts is not None:
+            names = self._pts[self._shown[wanted]].tolist()
+            if self._long:
+                yield self._selected(wanted, seek=True), names
+            yield self._selected(wanted), names
+        # No usable time stamps, or a stream that does not start afresh at its key frames.
+        yield enumerate(self.every_frame()), wanted.tolist()
+
+    def _collect(self, frames: Iterable, names: list, then=None) -> np.ndarray | None:
         """Of `frames`, pairs of a name and a frame, those named, as RGB: (T, H, W, C); None where some do not come."""
         place = {name: k for k, name in enumerate(names)}
-        clip, convert, (height, width) = None, VideoReformatter(), self._scaled
+        clip, block, slots, convert, (height, width) = None, None, [], VideoReformatter(), self._scaled
         try:
             for name, frame in frames:
                 if name in place:
                     if frame.is_corrupt:
                         return None
                     # One thread: the default starts one a core for each picture, which is slower and outlives it.
-                    rgb = convert.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()     # (h, w, C)
+                    rgb = convert.reformat(progressive(frame), width, height, "rgb24", threads=1).to_ndarray()     # (h, w, C)
                     if turns := round(frame.rotation / 90) % 4:
                         rgb = np.rot90(rgb, turns)
                     if clip is None:
-                        clip = np.empty((len(names), *rgb.shape), np.uint8)
-                    clip[place.pop(name)] = rgb
+                        self._size = rgb.shape[:2]
+                        if then is None:
+                            clip = np.empty((len(names), *rgb.shape), np.uint8)
+                        elif block is None:
+                            block = np.empty((min(max(BLOCK // rgb.nbytes, 1), len(names)), *rgb.shape), np.uint8)
+                    if then is None:
+                        clip[place.pop(name)] = rgb
+                    else:
+                        block[len(slots)] = rgb
+                        slots.append(place.pop(name))
+                        if len(slots) == len(block) or not place:
+                            small = then(block[:len(slots)])                                   # (k, h, w, C)
+                            clip = np.empty((len(names), *small.shape[1:]), np.uint8) if clip is None else clip
+                            clip[slots], slots = small, []
                     if not place:
                         return clip
-        except av.FFmpegError:
+        except (av.FFmpegError, LookupError):
             pass
         return None
 
-    def _selected(self, wanted: np.ndarray) -> Iterator:
+    def _selected(self, wanted: np.ndarray, seek: bool = False) -> Iterator:
         """(time stamp, frame): decodes what the frames at `wanted` depend on, and little else.
 
         A frame depends on packets from the last key frame that is shown before it up to its own.
         Of these, frames that no other refers to (most B frames) are skipped where they are not wanted.
+        `seek`: the packets between are not even read.
         """
         needed = np.zeros(len(self._pts), bool)
         for own in self._shown[wanted].tolist():
@@ -149,18 +204,50 @@ class ClipReader:
                 k -= 1
             needed[self._keys[k] if k >= 0 else 0:own + 1] = True
         context, wanted, mode = self._stream.codec_context, set(self._pts[self._shown[wanted]].tolist()), None
+        skips = context.codec.name != "libdav1d"                   # which takes the mode of its first picture for all (AV1)
         context.flush_buffers()
-        for use, packet in zip(needed, self._packets()):
-            if use:
-                if mode != (mode := "DEFAULT" if packet.pts in wanted else "NONREF"):
-                    context.skip_frame = mode
-                for frame in context.decode(packet):
-                    yield frame.pts, frame
+        for packet in self._sought(needed) if seek else compress(self._packets(), needed):
+            if skips and mode != (mode := "DEFAULT" if packet is None or packet.pts in wanted else "NONREF"):
+                context.skip_frame = mode
+            for frame in context.decode(packet):
+                yield frame.pts, frame
         context.skip_frame = "DEFAULT"
         for frame in context.decode(None):
             yield frame.pts, frame
 
-    def _every_frame(self) -> Iterator:
+    def _sought(self, needed: np.ndarray) -> Iterator:
+        """The packets of a long file where `needed`, each run of them from where a seek lands, and None between two runs.
+
+        Every packet must be the one that the table has at its place, so a seek that lands too late, or on other time stamps
+        than reading from the beginning gives, is noticed. Raises LookupError for it.
+        """
+        edges = np.flatnonzero(np.diff(needed, prepend=False, append=False))
+        for number, (first, stop) in enumerate(edges.reshape(-1, 2).tolist()):
+            if number:
+                yield None                                         # what the decoder still holds; the seek makes it forget
+            stamp = self._pts[first] if self._dts[first] is None else self._dts[first]     # Matroska's first have none
+            self._container.seek(int(stamp), stream=self._stream)
+            at = None
+            for packet in _demux(self.path, self._container):
+                if at is None:                                     # where did it land?
+                    at = int(self._order[np.searchsorted(self._pts[self._order[:-1]], packet.pts or 0)])
+                    if at > first:
+                        raise LookupError
+                if packet.pts != self._pts[at]:
+                    raise LookupError
+                if at >= first:
+                    yield packet
+                at += 1
+                if at == stop:
+                    break
+            if at != stop:
+                raise LookupError
+
+    def every_frame(self) -> Iterator:
+        """All frames in order, as they are decoded (av.VideoFrame). Raises av.FFmpegError where one cannot be."""
+        if self.pictures:
+            yield from map(self._picture, range(self.num_frames))
+            return
         context = self._stream.codec_context
         context.flush_buffers()
         context.skip_frame = "DEFAULT"
@@ -168,22 +255,39 @@ class ClipReader:
             yield from context.decode(packet)
 
     def _packets(self) -> Iterator:
-        return self._kept or self._demux(_open(self.path, self._span)[0])
+        return self._kept or _demux(self.path, _open(self.path, self._span)[0])
 
-    def _demux(self, container) -> Iterator:
-        """The video stream's packets, in the order of decoding."""
+    def _picture(self, number: int):
+        """Decode one of a folder's pictures. Raises `BadClip` for one that cannot be, or is not as large as the first."""
+        path = os.path.join(self.path, self.pictures[number])
+        codec = PICTURES[os.path.splitext(path)[1].lower()]
         try:
-            for packet in container.demux(container.streams.video[0]):
-                if packet.size:
-                    yield packet
-        except av.FFmpegError as error:
-            raise BadClip(f"Clip {self.path} is damaged ({error.strerror}); fetch or render it again.") from error
+            if codec not in self._codecs:
+                self._codecs[codec] = av.CodecContext.create(codec, "r")
+                self._codecs[codec].thread_count, self._codecs[codec].options = 1, {"max_pixels": str(LARGEST)}
+            packet = av.Packet(Path(path).read_bytes())
+            packet.is_keyframe = True                              # else FFmpeg adds a PNG to the one before it
+            [frame] = self._codecs[codec].decode(packet)
+        except (av.FFmpegError, OSError, ValueError) as error:     # ValueError: no picture, or several
+            if isinstance(error, OSError) and not isinstance(error, av.FFmpegError):
+                fault = f"cannot be read ({error.strerror})"
+            else:
+                fault = "is damaged, or larger than 8192x4320 pixels" if os.path.getsize(path) else "is empty (0 bytes)"
+            raise BadClip(f"Picture {path} {fault}; fetch or write it again.") from error
+        if number and (frame.height, frame.width) != self.stored:
+            raise BadClip(f"Picture {path} has {frame.width}x{frame.height} pixels and the first of its folder "
+                          f"{self.stored[1]}x{self.stored[0]}; put the frames of one video into a folder.")
+        frame.pts, frame.time_base, frame.duration = number, Fraction(1, 25), 1
+        return frame
 
     def frame_range(self, start: float | None, end: float | None) -> tuple[int, int]:
         """(first, stop): the frames shown from `start` up to `end` seconds; None: no bound.
 
         Each frame's own time stamp decides, so a variable frame rate is no trouble.
         """
+        if self.pictures:
+            raise BadClip(f"Clip {self.path} is a folder of pictures, which have no times; leave its start and end empty in "
+                          "the manifest.")
         first = 0 if start is None else int(np.searchsorted(self._times, start - 1e-3))
         stop = self.num_frames if end is None else int(np.searchsorted(self._times, end - 1e-3))
         if first >= stop:
@@ -192,6 +296,236 @@ class ClipReader:
                           "manifest.")
         return first, stop
 
+
+def shown_width(width: int, aspect) -> int:
+    """The width at which a player shows pictures whose pixels are `aspect` times as wide as high.
+
+    Up to a hundredth more or less is no intention but the rounding of whoever scaled the video: it stays as stored.
+    """
+    return width if not aspect or abs(aspect - 1) <= 0.01 else max(round(width * aspect), 1)
+
+
+def progressive(frame):
+    """A picture without combs: the lines of the second field are made from the first (FFmpeg's `estdif`).
+
+    It looks at no other picture, so that a frame is the same whatever was read before it.
+    """
+    if not frame.interlaced_frame:
+        return frame
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 25))
+    graph.link_nodes(source, graph.add("estdif", "mode=frame:deint=all"), graph.add("buffersink")).configure()
+    frame.pts, stamp = 0, frame.pts
+    graph.push(frame)
+    graph.push(None)
+    mended = graph.pull()
+    frame.pts = mended.pts = stamp
+    return mended
+
+
+def pictures_in(folder: str | os.PathLike) -> list[str]:
+    """The names of the frames that a folder holds, in order: pictures called alike but for numbers, as img_00001.jpg.
+
+    [] where there is none. Of several series those of optical flow (mmaction2's flow_x_00001.jpg) do not count. Raises
+    `BadClip` where it is then not clear which one is meant.
+    """
+    if not os.path.isdir(folder):
+        return []
+    series = picture_series(os.listdir(folder))
+    if len(series) > 1:
+        series = {like: names for like, names in series.items() if not re.match(r"(flow|[xyuv]_)", like)}
+        if len(series) != 1:
+            raise BadClip(f"Folder {folder} has pictures of several series ({', '.join(sorted(series)[:3])}); keep the frames "
+                          "of one video in a folder.")
+    return next(iter(series.values()), [])
+
+
+def picture_series(names: Iterable[str]) -> dict[str, list[str]]:
+    """{"img_#.jpg": ["img_1.jpg", "img_2.jpg", "img_10.jpg"]}: names of pictures with numbers, in the order of these."""
+    series = {}
+    for name in names:
+        like = re.sub(r"[0-9]+", "#", name)
+        if name.lower().endswith(tuple(PICTURES)) and like != name and not name.startswith("."):
+            series.setdefault(like, []).append(name)
+    for members in series.values():
+        members.sort(key=lambda name: [int(n) for n in re.findall(r"[0-9]+", name)])
+    return series
+
+
+def clips_below(folder: str | os.PathLike, suffixes: tuple[str, ...], leave_out: Path | None = None) -> tuple[list[str], list[str]]:
+    """(clips, other files) below a folder: relative paths with /, sorted, without hidden ones.
+
+    A clip is a video by its ending, or a folder with nothing in it but numbered pictures (see `pictures_in`). The folder
+    itself is none. Links are followed, but not in circles. Raises `CourseError` for a folder that cannot be read.
+    """
+    clips, other, barred = [], [], {os.path.realpath(leave_out)} if leave_out else set()
+
+    def walk(at: str, above: set[str]) -> None:
+        real = os.path.realpath(at)
+        if real in above or real in barred:
+            return
+        try:
+            with os.scandir(at) as entries:
+                names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+        except OSError as error:
+            raise CourseError(f"folder {at} cannot be read ({error.strerror}); check its permissions.") from error
+        folders = [name for name in names if os.path.isdir(os.path.join(at, name))]
+        files = sorted(set(names).difference(folders))
+        videos = [name for name in files if name.lower().endswith(suffixes)]
+        if above and not videos and not folders and any(len(series) > 1 for series in picture_series(files).values()):
+            clips.append(below(at))
+            files = [name for name in files if not name.lower().endswith(tuple(PICTURES))]
+        clips.extend(below(at, name) for name in videos)
+        other.extend(below(at, name) for name in files if name not in videos)
+        for name in folders:
+            walk(os.path.join(at, name), above | {real})
+
+    def below(*parts: str) -> str:
+        return Path(os.path.relpath(os.path.join(*parts), folder)).as_posix()
+
+    walk(str(folder), set())
+    return sorted(clips), sorted(other)
+
+
+# ------------------------------------------------------------------------- what a file says of its packets
+
+def _table(packets: Iterable) -> tuple[np.ndarray, ...]:
+    """(time stamps, those of decoding, durations, is key, is hidden) of the packets, in the order of decoding."""
+    table = [(p.pts, p.dts, p.duration or 0, p.is_keyframe, p.is_discard) for p in packets]
+    return tuple(np.array(column) for column in zip(*table)) if table else (np.zeros(0),) * 5
+
+
+def _long_table(container, path: Path, span) -> tuple[np.ndarray, ...]:
+    """`_table` of a long file: by the index of an MP4 or MOV, else from all its packets; the last few of these are kept."""
+    stat = path.stat()
+    return _indexed_table(container, path, span) or _scanned_table(path, span, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _scanned_table(path: Path, span, size: int, mtime_ns: int) -> tuple[np.ndarray, ...]:
+    with closing(_open(path, span)[0]) as container:
+        return _table(_demux(path, container))
+
+
+def _indexed_table(container, path: Path, span) -> tuple[np.ndarray, ...] | None:
+    """`_table` from the index of an MP4 or MOV (ISO/IEC 14496-12, 8.6), or None where that does not tell it all.
+
+    It tells where there is one track of video and no edit list, or one that hides nothing. FFmpeg's own view of the first and
+    the last packets must agree.
+    """
+    if "mp4" not in container.format.name:
+        return None
+    with _source(path, span) as file:
+        found = _sample_tables(file)
+    first = next(_demux(path, container), None)
+    if found is None or first is None or first.pts is None or first.dts is None:
+        return None
+    pts, dts, durations, keys = found
+    pts, dts, last = pts + (first.pts - pts[0]), dts + (first.dts - dts[0]), np.flatnonzero(keys)[-1]      # FFmpeg's shifts
+    if len(pts) - last > 2000:
+        return None
+    container.seek(int(dts[last]), stream=container.streams.video[0])
+    ours, tail = (pts, dts, durations, keys, np.zeros(len(pts), bool)), _table(_demux(path, container))
+    same = [np.array_equal(ours[k][-len(tail[k]):], tail[k]) for k in (0, 1, 3, 4)]      # not durations: FFmpeg shortens the last
+    return ours if len(tail[0]) and all(same) and not first.is_discard else None
+
+
+TABLES = (b"stts", b"ctts", b"stss", b"stsz", b"stsd")     # time steps, shifts to show, key frames, sizes, kinds of coding
+
+
+def _sample_tables(file) -> tuple[np.ndarray, ...] | None:
+    """(pts, dts, durations, is key) of the one video track, in its own time scale and not shifted by its edit list."""
+    size = file.seek(0, os.SEEK_END)
+    movie = _box(file, 0, size, b"moov")
+    if not movie or _box(file, *movie, b"mvex"):                   # fragments follow
+        return None
+    tracks = [track for kind, *track in _boxes(file, *movie) if kind == b"trak"
+              and (handler := _box(file, *track, b"mdia", b"hdlr")) and _payload(file, handler)[8:12] == b"vide"]
+    if len(tracks) != 1:
+        return None
+    media = _box(file, *tracks[0], b"mdia")
+    tables = {kind: np.frombuffer(_payload(file, place), np.uint8) for kind, *place in
+              _boxes(file, *(media and _box(file, *media, b"minf", b"stbl") or (0, 0))) if kind in TABLES}
+    header = _payload(file, _box(file, *media, b"mdhd") or (0, 0))
+    scales = [int.from_bytes(head[at:at + 4], "big") for head in (header, _payload(file, _box(file, *movie, b"mvhd") or (0, 0)))
+              for at in [20 if head[:1] == b"\1" else 12]]
+    entries = {kind: _big_endian(table[8:]) for kind, table in tables.items()}
+    if min(scales) == 0 or b"stts" not in entries or b"stsz" not in entries or len(tables.get(b"stsd", b"")) < 8:
+        return None
+    count, same = len(entries[b"stsz"]) - 1, int.from_bytes(tables[b"stsz"][4:8].tobytes(), "big")
+    deltas = _runs(entries[b"stts"], count)
+    shifts = _runs(entries[b"ctts"], count) if b"ctts" in entries else np.zeros(count, np.int64)
+    numbers = entries.get(b"stss", np.arange(1, count + 1))
+    if (same or count < 1 or entries[b"stsz"][0] != count or deltas is None or shifts is None or deltas.min() <= 0
+            or tables[b"stsd"][4:8].tolist() != [0, 0, 0, 1] or not len(numbers) or numbers.min() < 1 or numbers.max() > count):
+        return None
+    dts = np.cumsum(deltas) - deltas
+    pts, keys = dts + shifts, np.zeros(count, bool)
+    keys[numbers - 1] = True
+    edits = _box(file, *tracks[0], b"edts", b"elst")
+    return (pts, dts, deltas, keys) if not edits or _hides_nothing(_payload(file, edits), pts, scales) else None
+
+
+def _hides_nothing(edits: bytes, pts: np.ndarray, scales: list[int]) -> bool:
+    """Whether an edit list is a single edit that shows all that has these time stamps."""
+    wide = 8 if edits[:1] == b"\1" else 4
+    length, begin, rate = (int.from_bytes(edits[at:at + n], "big", signed=True)
+                           for at, n in ((8, wide), (8 + wide, wide), (8 + 2 * wide, 4)))
+    end = begin + length * scales[0] / scales[1]
+    return edits[4:8] == b"\0\0\0\1" and rate == 1 << 16 and 0 <= begin <= pts.min() and (length == 0 or pts.max() < end)
+
+
+def _runs(entries: np.ndarray, count: int) -> np.ndarray | None:
+    """The values of a table of (how often, value), if they are `count`."""
+    often, values = entries[0::2], entries[1::2]
+    if len(often) != len(values) or often.min(initial=0) < 0 or often.sum() != count:
+        return None
+    return np.repeat(values, often)
+
+
+def _big_endian(data: np.ndarray) -> np.ndarray:
+    return data[:len(data) // 4 * 4].view(">i4").astype(np.int64)
+
+
+def _boxes(file, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, begin, end) of what is in each box of an MP4 or MOV between two places."""
+    while at + 8 <= end:
+        file.seek(at)
+        head = file.read(16)
+        length, skip = int.from_bytes(head[:4], "big"), 8
+        if length == 1:                                            # a 64-bit length follows
+            length, skip = int.from_bytes(head[8:], "big"), 16
+        length = length or end - at                                # 0: up to the end
+        yield head[4:8], at + skip, at + length
+        at += max(length, 8)
+
+
+def _box(file, at: int, end: int, *kinds: bytes) -> tuple[int, int] | None:
+    """(begin, end) of the first box of this kind, in which is one of the next kind, ..."""
+    for kind in kinds:
+        found = next(((begin, stop) for k, begin, stop in _boxes(file, at, end) if k == kind and stop <= end), None)
+        if found is None:
+            return None
+        at, end = found
+    return at, end
+
+
+def _payload(file, place: tuple[int, int]) -> bytes:
+    file.seek(place[0])
+    return file.read(max(min(place[1] - place[0], 256 << 20), 0))
+
+
+def _demux(path: Path, container) -> Iterator:
+    """The video stream's packets, in the order of decoding."""
+    try:
+        for packet in container.demux(container.streams.video[0]):
+            if packet.size:
+                yield packet
+    except av.FFmpegError as error:
+        raise BadClip(f"Clip {path} is damaged ({error.strerror}); fetch or render it again.") from error
+
+
+# ------------------------------------------------------------------------- opening
 
 def open_file(source):
     """`av.open` for reading: the one place that opens videos. `source`: a path, or a file in memory.
@@ -234,13 +568,50 @@ def _open(path: Path, span: tuple[int, int] | None):
     return container, stream
 
 
-def _part(path: Path, span: tuple[int, int]) -> tuple[io.BytesIO, str | None]:
-    """(a video that lies inside a file, its fault), read once."""
-    with open(path, "rb", buffering=0) as file:
-        file.seek(span[0])
-        part = io.BytesIO(file.read(span[1]))
-    if part.getbuffer().nbytes < span[1]:
+class _Part:
+    """A part of a file, for reading, as a file of its own."""
+
+    def __init__(self, path: Path, offset: int, size: int):
+        self.file, self.offset, self.size, self.at = open(path, "rb", buffering=0), offset, size, 0
+        self.there = min(size, os.fstat(self.file.fileno()).st_size - offset)      # less where the file is truncated
+
+    def read(self, size: int = -1) -> bytes:
+        size = max(min(size if size >= 0 else self.size, self.size - self.at), 0)
+        self.file.seek(self.offset + self.at)
+        data = self.file.read(size)
+        self.at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.at = offset + (0, self.at, self.size)[whence]
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
+
+    def close(self) -> None:
+        self.file.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+
+def _source(path: Path, span: tuple[int, int] | None):
+    """The file, or its part, opened for reading."""
+    return open(path, "rb", buffering=0) if span is None else _Part(path, *span)
+
+
+def _part(path: Path, span: tuple[int, int]) -> tuple[io.BytesIO | _Part, str | None]:
+    """(a video that lies inside a file, its fault); a short one is read once."""
+    part = _Part(path, *span)
+    if part.there < span[1]:
         return part, f"is truncated (a clip lies at byte {span[0]:,}, beyond its end); fetch or write it again"
+    if span[1] <= KEEP:
+        with part:
+            part = io.BytesIO(part.read())
     fault = _header_fault(part, span[1])
     part.seek(0)
     return part, fault
@@ -269,7 +640,7 @@ def _header_fault(file, size: int) -> str | None:
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
         index = _mp4_index(file, size)
         return truncated if index is None else _mp4_too_large(index)
-    return "is no MP4, MOV, MKV, WebM or AVI file, whatever its name; convert or replace it"
+    return "is no MP4, MOV, MKV, WebM or AVI file, whatever its name; convert it with `vt-course data prepare`, or replace it"
 
 
 def _mp4_index(file, size: int) -> bytes | None:
@@ -277,21 +648,13 @@ def _mp4_index(file, size: int) -> bytes | None:
 
     None where the index or the data are not all there.
     """
-    index, at = None, 0
-    while at + 8 <= size:
-        file.seek(at)
-        head = file.read(16)
-        length, kind = int.from_bytes(head[:4], "big"), head[4:8]
-        if length == 1:                                            # a 64-bit length follows
-            length = int.from_bytes(head[8:], "big")
-        if length == 0:                                            # up to the end of the file
-            length = size - at
-        if kind in (b"moov", b"mdat") and at + length > size:
+    index = None
+    for kind, begin, end in _boxes(file, 0, size):
+        if kind in (b"moov", b"mdat") and end > size:
             return None
         if kind == b"moov":
-            file.seek(at)
-            index = file.read(min(length, 1 << 20))
-        at += max(length, 8)
+            file.seek(begin)
+            index = file.read(min(end - begin, 1 << 20))
     return index
 
 

@@ -8,19 +8,24 @@ and `val.csv` say where in which tar each video lies, so a clip is opened by its
 were a file. Sampling, workers and restarts are therefore the same as for a folder.
 """
 import hashlib
+import io
 import json
 import os
+import re
 import tarfile
 import time
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
+import av
 from tqdm import tqdm
 
 from vt_course import CourseError, need
 from vt_course.data.clips import Rows
-from vt_course.data.folders import VAL_NAMES, Listing, checked, read_folder, readable
-from vt_course.data.reader import SUFFIXES, container_fault
+from vt_course.data.folders import Listing, checked, read_folder, readable, split_names
+from vt_course.data.prepare import size_of
+from vt_course.data.reader import PICTURES, SUFFIXES, BadClip, ClipReader, container_fault
 from vt_course.files import alone, atomic_write, replacing, write_csv
 
 RECORD = "shards.json"
@@ -79,10 +84,10 @@ def _plan(src: Path, found: Listing, max_bytes: int) -> dict[str, list[dict]]:
     for split in ("train", "val"):
         clips = []
         for row in getattr(found, split):
-            meta = dict(label=row["label"], path=os.path.relpath(row["path"], src),
+            meta = dict(label=row["label"], path=Path(os.path.relpath(row["path"], src)).as_posix(),
                         **{key: row[key] for key in ("start", "end") if row[key] is not None})
             clips.append(dict(source=row["path"], cls=number[row["label"]], json=json.dumps(meta),
-                              bytes=_size(row["path"])))
+                              bytes=size_of(row["path"])))
         clips.sort(key=lambda clip: hashlib.sha256(clip["json"].encode()).digest())
         shards, room = [], 0
         for k, clip in enumerate(clips):
@@ -122,7 +127,7 @@ def _write_shard(path: Path, clips: list[dict]) -> dict:
                     if fault:
                         left_out.append((clip["source"], fault))
                         continue
-                    ending = Path(clip["source"]).suffix.lower()
+                    ending = ".mov" if os.path.isdir(clip["source"]) else Path(clip["source"]).suffix.lower()
                     tar.write({"__key__": clip["key"], "cls": clip["cls"].encode(), "json": clip["json"].encode(),
                                (ending if ending in SUFFIXES else ".mp4")[1:]: video})
             file.flush()
@@ -139,14 +144,38 @@ def _write_shard(path: Path, clips: list[dict]) -> dict:
 def _video(path: str) -> tuple[bytes, str | None]:
     """(the bytes of a file, None), or (b"", what is wrong with it)."""
     try:
+        if os.path.isdir(path):
+            return _from_pictures(path), None
         if not os.path.isfile(path):
             return b"", f"Clip {path} is not there, or is no file; fetch it again."
         fault = container_fault(Path(path))
-        if fault is None and _size(path) >= LARGEST:
+        if fault is None and size_of(path) >= LARGEST:
             fault = "has more than 8 GB, too much for a tar; shorten it with `vt-course data prepare`"
         return (b"", f"Clip {path} {fault}.") if fault else (Path(path).read_bytes(), None)
+    except BadClip as error:
+        return b"", str(error)
     except OSError as error:
         return b"", f"Clip {path} cannot be read ({error.strerror}); fetch it again."
+
+
+def _from_pictures(folder: str) -> bytes:
+    """A folder of frames as one MOV, 25 a second: the bytes of each picture are a packet, so they decode to the same pixels."""
+    reader = ClipReader(folder)
+    kinds = {PICTURES[os.path.splitext(name)[1].lower()] for name in reader.pictures}
+    if not kinds <= {"mjpeg", "png"} or len(kinds) > 1:
+        raise BadClip(f"Clip {folder} has pictures of more than one kind, or neither JPEG nor PNG; make it a video with "
+                      "`vt-course data prepare`.")
+    file, first = io.BytesIO(), next(reader.every_frame())
+    with av.open(file, "w", format="mov", options={"fflags": "+bitexact"}) as new:
+        stream = new.add_stream(kinds.pop(), rate=25)
+        stream.width, stream.height, stream.pix_fmt = first.width, first.height, first.format.name
+        for number, name in enumerate(reader.pictures):
+            packet = av.Packet(Path(folder, name).read_bytes())
+            packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 25), True
+            packet.pts = packet.dts = number
+            packet.duration = 1
+            new.mux(packet)
+    return file.getvalue()
 
 
 def _tar_writer():
@@ -173,7 +202,7 @@ def read_shards(folder: Path) -> tuple[Path | Rows, Path | Rows, tuple[str, ...]
         need(all(path.is_file() for path in listed),
              f"The shards in {folder} are not complete; run the `vt-course data shard` that writes them again")
         for name, told in record["shards"].items():
-            size = _size(folder / name)
+            size = size_of(folder / name)
             need(size == told["bytes"], f"Shard {folder / name} has {size:,} bytes and not {told['bytes']:,}; copy it "
                  "again, or delete it and repeat `vt-course data shard`")
         return *listed, tuple(record["classes"]), ()
@@ -181,15 +210,15 @@ def read_shards(folder: Path) -> tuple[Path | Rows, Path | Rows, tuple[str, ...]
 
 def _foreign(folder: Path):
     """Tars that another program wrote; paths that begin with train, and with val or test, tell the split."""
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.tar"))
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.tar"))
     need(names, f"{folder} has no tar files, or compressed ones; name a folder of plain .tar shards")
-    val = next((start for start in VAL_NAMES if any(name.startswith(start) for name in names)), None)
-    need(val and any(name.startswith("train") for name in names),
-         f"The names of the tar files in {folder} do not begin with train and val or test; rename them")
     split, notes, lost = {}, [], 0
-    for which, start in (("train", "train"), ("val", val)):
+    starts = {name: re.match("[A-Za-z]*", name)[0] for name in names}      # "valid" of valid-000.tar and of valid/000.tar
+    splits = split_names(starts.values(), folder, notes)
+    need(len(splits) == 2, f"The names of the tar files in {folder} do not begin with train and val or test; rename them")
+    for which, start in splits.items():
         rows = []
-        for path in (folder / name for name in names if name.startswith(start)):
+        for path in (folder / name for name in names if starts[name] == start):
             stat = path.stat()
             rows += [dict(row, path=str(path), start=None, end=None)       # theirs may be times in the whole film
                      for row in _kept_index(path, stat.st_size, stat.st_mtime_ns)]
@@ -262,11 +291,3 @@ def _record(out: Path) -> dict:
     except (ValueError, KeyError, TypeError) as error:
         raise CourseError(f"{out / RECORD} is not what `vt-course data shard` writes ({error}); make the shards "
                           "again in another folder.") from error
-
-
-def _size(path) -> int:
-    """0 for a file that is not there."""
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0

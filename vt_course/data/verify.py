@@ -22,18 +22,24 @@ from vt_course import CourseError
 from vt_course.data.reader import BadClip, ClipReader, open_file
 
 READY = "ready\n"
+serving: list[float] = []      # in a helper: the limit of a job in seconds
+LATE = "is not decoded within"
+PIXELS = 500e6          # that may take `timeout` seconds: a minute of 640x480. One core decodes them in 2 to 20 s.
 
 
 def verify(paths: Iterable[str | Path], timeout: float = 60.0, workers: int = 1) -> Iterator[dict]:
     """dict(path, frames, seconds, error) for each file, in order; error is None or one sentence.
 
-    A file that takes longer than `timeout` seconds or crashes its process is reported as that.
+    A file that crashes its process is reported as that; one that takes longer than `timeout` seconds (more
+    for a long one, see `work`) also has late=True: nobody knows yet whether it is healthy.
     """
     paths, early, wanted = list(map(str, paths)), {}, 0
     with closing(in_processes("vt_course.data.verify", paths, timeout, workers)) as answers:
         for number, row, fault in answers:
+            late = {"late": True} if fault.startswith(LATE) else {}
+            remedy = "give it a longer time limit, or fetch or encode it again" if late else "fetch or encode it again"
             early[number] = row or dict(path=paths[number], frames=None, seconds=None,
-                                        error=f"Clip {paths[number]} {fault}; fetch or encode it again.")
+                                        error=f"Clip {paths[number]} {fault}; {remedy}.", **late)
             while wanted in early:
                 yield early.pop(wanted)
                 wanted += 1
@@ -42,8 +48,9 @@ def verify(paths: Iterable[str | Path], timeout: float = 60.0, workers: int = 1)
 def in_processes(module: str, jobs: Iterable, timeout: float, workers: int) -> Iterator[tuple[int, dict | None, str]]:
     """(number of the job, what `serve` in `python -m module` answered, ""), as the answers come.
 
-    A job is anything that JSON can hold. Where one takes longer than `timeout` seconds or crashes its
-    process: (number, None, what went wrong, for a sentence). Then a new process does the jobs that follow.
+    A job is anything that JSON can hold. Where one takes longer than `timeout` seconds, or than it asked for
+    (see `more_time`), or crashes its process: (number, None, what went wrong, for a sentence). Then a new process
+    does the jobs that follow.
     """
     jobs, answers = list(jobs), queue.SimpleQueue()
     todo = iter(enumerate(jobs))                     # shared by the threads
@@ -83,17 +90,20 @@ class Helper:
         """(the answer, ""), (None, what went wrong) or, where no process could be started, (None, "")."""
         if not self.process and not self._start():
             return None, ""
-        late = threading.Event()
-        timer = threading.Timer(self.timeout, lambda: (late.set(), self.process.kill()))
-        timer.start()
-        answer = self._say(json.dumps(job))
-        timer.cancel()
-        timer.join()                                 # it may just have begun
-        if late.is_set() or not answer:
-            self.end()
-        if answer:
-            return json.loads(answer), ""
-        return None, f"is not decoded within {self.timeout:g} s" if late.is_set() else "crashes the decoder"
+        late, limit, line = threading.Event(), self.timeout, json.dumps(job)
+        while True:
+            timer = threading.Timer(limit, lambda: (late.set(), self.process.kill()))
+            timer.start()
+            answer = self._say(line)
+            timer.cancel()
+            timer.join()                             # it may just have begun
+            if late.is_set() or not answer:
+                self.end()
+                return None, f"{LATE} {limit:g} s" if late.is_set() else "crashes the decoder"
+            answer = json.loads(answer)
+            if "more_time" not in answer:
+                return answer, ""
+            limit, line = answer["more_time"] * self.timeout, ""
 
     def _start(self) -> bool:
         with self.lock:
@@ -107,7 +117,8 @@ class Helper:
 
     def _say(self, line: str) -> str:
         try:
-            print(line, file=self.process.stdin, flush=True)
+            if line:
+                print(line, file=self.process.stdin, flush=True)
             return self.process.stdout.readline()
         except OSError:                              # it is gone
             return ""
@@ -133,11 +144,28 @@ def serve(answer: Callable) -> None:
     """The helper's loop: a job a line on stdin, `answer(job)` a line on stdout, in ASCII. It ends with the caller."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)     # Ctrl-C is the caller's, who then ends us
     print(READY, end="", flush=True)
+    serving.append(float(sys.argv[1]))
     for line in sys.stdin:
-        # Ends this process even if it hangs and nobody is left to kill it.
-        faulthandler.dump_traceback_later(float(sys.argv[1]) + 5, exit=True)
+        _end_after(serving[0])
         print(json.dumps(answer(json.loads(line))), flush=True)
         faulthandler.cancel_dump_traceback_later()
+
+
+def more_time(times: float) -> None:
+    """In a helper: from now on the job in hand may take `times` the limit. Anywhere else there is none."""
+    if serving and times > 1:
+        _end_after(times * serving[0])
+        print(json.dumps(dict(more_time=times)), flush=True)
+
+
+def _end_after(seconds: float) -> None:
+    """Ends this process even if it hangs and nobody is left to kill it."""
+    faulthandler.dump_traceback_later(seconds + 5, exit=True)
+
+
+def work(frames: int, height: int, width: int) -> float:
+    """How many times the usual limit the decoding of a file may take: 1, or more for a long or large one."""
+    return max(1.0, frames * (height * width + 10_000) / PIXELS)       # a picture of no size takes time, too
 
 
 def check(path: str) -> dict:
@@ -146,14 +174,18 @@ def check(path: str) -> dict:
     try:
         reader = ClipReader(path)
         seconds = reader.seconds
-        frames, damaged = _count(path)
-        if damaged:
-            error = f"Clip {path} is damaged after frame {frames}; fetch or render it again."
-        elif frames != reader.num_frames:
-            error = (f"Clip {path} claims {reader.num_frames} frames but shows {frames}; "
-                     "encode it again.")
+        more_time(work(reader.num_frames, *reader.stored))
+        if reader.pictures:
+            frames = sum(1 for _ in reader.every_frame())
         else:
-            reader.read([frames - 1])
+            frames, damaged = _count(path)
+            if damaged:
+                error = f"Clip {path} is damaged after frame {frames}; fetch or render it again."
+            elif frames != reader.num_frames:
+                error = (f"Clip {path} claims {reader.num_frames} frames but shows {frames}; "
+                         "encode it again.")
+            else:
+                reader.read([frames - 1])
     except BadClip as bad:
         error = str(bad)
     return dict(path=path, frames=frames, seconds=seconds, error=error)

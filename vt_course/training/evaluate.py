@@ -24,20 +24,25 @@ from tqdm import tqdm
 from vt_course import CourseError
 from vt_course.data import images, open_spec, transforms
 from vt_course.data.clips import VideoFolder, collate
+from vt_course.data.reader import scaled_size
 from vt_course.machine import cores
 from vt_course.models import ZOO, built_for, create
 from vt_course.models.official import check_state
 from vt_course.training.checkpoint import read_weights
 from vt_course.training.recipes import Recipe
 
+ROOM = 512 << 20  # bytes of frames that a data set keeps: all of the embedded one's, 482 MB
 ORDERS = ("normal", "shuffled", "reversed", "single")
 
 
 class KeptFrames(VideoFolder):
-    """A `VideoFolder` that decodes each file once and keeps its frames in memory.
+    """A `VideoFolder` that decodes each file once and keeps its frames in memory, while there is room.
 
-    They are scaled to the short side `keep`, and take frames * H * W * 3 bytes a file in the
-    process that reads. Raises `CourseError` for a manifest with start or end times: a part of a
+    They are scaled to the short side `keep`; files of more than twice that are scaled to twice it
+    while they are decoded. For training all frames of a file are kept, for validation those that it
+    looks at: frames * H * W * 3 bytes, at most `ROOM` bytes in the process that reads. A file that
+    has no room is decoded for each sample, to the same pixels.
+    Raises `CourseError` for a manifest with start or end times: a part of a
     long video would keep all of it.
     """
 
@@ -45,16 +50,28 @@ class KeptFrames(VideoFolder):
         super().__init__(manifest, **settings)
         if any(row["start"] is not None or row["end"] is not None for row in self.rows):
             raise CourseError(f"{manifest} has start or end times: train with keep=0")
-        self.keep, self.kept = keep, {}
+        self.keep, self.kept, self.room = keep, {}, ROOM
 
     def _clip(self, row, rng):
         video = row["path"], row.get("offset")
         if video not in self.kept:
             reader = self._open(row)
-            frames = torch.from_numpy(reader.read(np.arange(reader.num_frames)))  # (F, H, W, C)
-            self.kept[video] = transforms.resize_short_side(frames, self.keep).contiguous()
-        frames = self.kept[video]  # (F, h, w, C)
-        return self._view(frames[torch.from_numpy(self._indices(len(frames), rng))], rng)
+            n, size = reader.num_frames, scaled_size(*reader.size, self.keep)
+            reader.at_most(2 * self.keep)
+            wanted = np.arange(n) if self.train else self._indices(n, rng)
+            if len(wanted) * math.prod(size) * 3 > self.room:
+                return self._view(_read_scaled(reader, self._indices(n, rng), size), rng)
+            self.kept[video] = _read_scaled(reader, wanted, size)  # (F, h, w, C)
+            self.room -= self.kept[video].nbytes
+        frames = self.kept[video]
+        if self.train:
+            frames = frames[torch.from_numpy(self._indices(len(frames), rng))]  # (T, h, w, C)
+        return self._view(frames, rng)
+
+
+def _read_scaled(reader, indices, size: tuple[int, int]):
+    """The frames at `indices`, uint8 (T, h, w, C), (h, w) = size; never more than a few of them larger."""
+    return torch.from_numpy(reader.read(indices, lambda few: transforms.resize(torch.from_numpy(few), *size).numpy()))
 
 
 def pick_device(device=None) -> torch.device:
