@@ -1,7 +1,7 @@
 """Files that are either the old ones or the new ones, never halves, in folders where one run works at a time.
 
 And the one door for parsers: what may be a user's file is parsed by a function below, so that whatever a parser raises
-becomes one sentence. Videos have a door of their own, `data.reader.open_file`, which goes through `parsing`, too.
+becomes one sentence. Videos have a door of their own, `data.reader.open_file`.
 """
 import csv
 import errno
@@ -118,7 +118,7 @@ class Place:
 
 
 @contextmanager
-def parsing(name, fault: str, remedy: str, error: type = Unreadable) -> Iterator[Place]:
+def parsing(name, fault: str, remedy: str) -> Iterator[Place]:
     """Whatever a parser raises in here as one sentence, "`name` is `fault` (why); `remedy`".
 
     Parsers raise anything on what they do not expect: ValueError, OverflowError, RecursionError, MemoryError, their own
@@ -136,7 +136,7 @@ def parsing(name, fault: str, remedy: str, error: type = Unreadable) -> Iterator
             why = str(raised).partition("\n")[0][:120] or type(raised).__name__
             after = f" after line {place.line}" if place.line else ""
             sentence = f"{name} is {fault} ({why}){after}; {remedy}"
-        raise (Unreadable(sentence, why) if error is Unreadable else error(sentence)) from raised
+        raise Unreadable(sentence, why) from raised
 
 
 @contextmanager
@@ -147,7 +147,7 @@ def utf8(name) -> Iterator[None]:
         raise Unreadable(f"{name} is not UTF-8 text; save it as UTF-8.", error.reason) from error
 
 
-def read_text(path, remedy: str, name=None) -> str:
+def read_utf8(path, remedy: str, name=None) -> str:
     """The whole of a UTF-8 file, without the mark at its beginning that some editors write."""
     name = name or path
     with parsing(name, "no text", remedy), utf8(name):
@@ -169,14 +169,19 @@ def parse_json(text: str | bytes, name, remedy: str, kind: type | tuple = object
         return value
 
     with parsing(name, "not valid JSON", remedy):
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         value = json.loads(text, parse_float=finite, parse_constant=finite)
+        if "\\u" in text:                                # neither belongs into a name: NUL, and half of a pair of surrogates
+            json.dumps(value, ensure_ascii=False).encode()
+            if "\\u0000" in text:
+                raise ValueError("it has the character NUL")
         if not isinstance(value, kind):
             raise ValueError(f"it holds a {type(value).__name__}")
     return value
 
 
 def read_json(path, remedy: str, kind: type | tuple = object):
-    return parse_json(read_text(path, remedy), path, remedy, kind)
+    return parse_json(read_utf8(path, remedy), path, remedy, kind)
 
 
 def read_lines(path, remedy: str, name=None, errors: str = "strict") -> Iterator[str]:

@@ -3,7 +3,6 @@
 The index rules (pure functions, named after where they come from) say which frames,
 `reader.ClipReader` decodes them, and `VideoFolder` joins both with `transforms` as a data set.
 """
-import csv
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 from vt_course import CourseError
 from vt_course.data import transforms
 from vt_course.data.reader import BadClip, ClipReader
+from vt_course.files import csv_header, read_csv
 
 
 # ------------------------------------------------------------------------- which frames
@@ -164,34 +164,23 @@ def read_manifest(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[d
     video inside another file (see `shards`) also has offset and bytes, its place in that file.
     `also`: further columns to keep as text, "" where there is none.
     """
-    folder, rows = Path(path).parent, []
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not {"path", "label"} <= set(reader.fieldnames or ()):
-                raise CourseError(f"Manifest {path} has no columns path and label: it begins with {reader.fieldnames}; "
-                                  "its first line must be path,label,start,end.")
-            for row in reader:
-                if not row["path"] or not row["label"]:
-                    raise CourseError(f"Line {reader.line_num} of manifest {path} lacks a path "
-                                      "or a label; it must read path,label,start,end.")
-                start, end = (_seconds(row[key]) if row.get(key) else None for key in ("start", "end"))
-                place = {key: int(row[key]) for key in ("offset", "bytes") if row.get("offset") and row.get("bytes")}
-                rows.append(dict(path=os.path.join(folder, row["path"]), label=row["label"], start=start, end=end)
-                            | place | {key: row.get(key) or "" for key in also})
-    except OSError as error:
-        what = "There is no manifest {}" if isinstance(error, FileNotFoundError) else "Manifest {} cannot be read"
-        raise CourseError(f"{what.format(path)} ({error.strerror}); give a CSV file "
-                          "with the header path,label,start,end.") from error
-    except UnicodeDecodeError as error:
-        raise CourseError(f"Manifest {path} is not UTF-8 text; save it as UTF-8.") from error
-    except csv.Error as error:
-        raise CourseError(f"Manifest {path} is not a CSV file ({error}); save it as CSV with commas.") from error
-    except ValueError as error:
-        if isinstance(error, CourseError):
-            raise
-        raise CourseError(f"Line {reader.line_num} of manifest {path} has a bad start or end, offset or bytes "
-                          f"({error}); give seconds, as in 2.5, and whole bytes, or nothing.") from error
+    folder, rows, name, remedy = Path(path).parent, [], f"Manifest {path}", "give a CSV file with the header path,label,start,end."
+    header = csv_header(path, remedy, name)
+    if not {"path", "label"} <= set(header):
+        raise CourseError(f"Manifest {path} has no columns path and label: it begins with {header!r:.200}; "
+                          "its first line must be path,label,start,end.")
+    for line, row in read_csv(path, remedy, name):
+        if not row["path"] or not row["label"]:
+            raise CourseError(f"Line {line} of manifest {path} lacks a path "
+                              "or a label; it must read path,label,start,end.")
+        try:
+            start, end = (_seconds(row[key]) if row.get(key) else None for key in ("start", "end"))
+            place = {key: _bytes(row[key]) for key in ("offset", "bytes") if row.get("offset") and row.get("bytes")}
+        except ValueError as error:
+            raise CourseError(f"Line {line} of manifest {path} has a bad start or end, offset or bytes "
+                              f"({error!s:.100}); give seconds, as in 2.5, and whole bytes, or nothing.") from error
+        rows.append(dict(path=os.path.join(folder, row["path"]), label=row["label"], start=start, end=end)
+                    | place | {key: row.get(key) or "" for key in also})
     if not rows:
         raise CourseError(f"Manifest {path} lists no clips; give each one a line "
                           "path,label,start,end.")
@@ -200,8 +189,15 @@ def read_manifest(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[d
 
 def _seconds(text: str) -> float:
     value = float(text)
-    if not 0 <= value < np.inf:
+    if not 0 <= value < 1e9:                                       # 30 years; NaN is refused, too
         raise ValueError(f"{text} is no place in a video")
+    return value
+
+
+def _bytes(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 1 << 60:
+        raise ValueError(f"{text} is no place in a file")
     return value
 
 

@@ -13,9 +13,7 @@
 A list may lie in the folder itself or one level below; videos may carry another ending than
 their list says (`vt-course data prepare` writes .mp4). Nothing is written.
 """
-import csv
 import hashlib
-import json
 import os
 import re
 import unicodedata
@@ -27,6 +25,7 @@ from pathlib import Path
 from vt_course import CourseError
 from vt_course.data.clips import Rows, read_manifest
 from vt_course.data.reader import SUFFIXES
+from vt_course.files import csv_header, read_json, read_utf8
 
 VAL_NAMES = ("val", "validation", "validate", "test")     # of a folder or split; the first counts
 SHARE = 5                                                 # one clip in so many is for validation
@@ -90,8 +89,6 @@ def readable(folder: Path):
     except OSError as error:
         raise CourseError(f"{error.filename or folder} cannot be read ({error.strerror}); check the path and its "
                           "permissions.") from error
-    except UnicodeDecodeError as error:
-        raise CourseError(f"A list in {folder} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
 
 
 def checked(folder, classes, split: dict[str, Rows], notes: list) -> list[str]:
@@ -186,12 +183,12 @@ def something(folder: Path, notes):
         path = at / f"something-something-v2-{name}.json"
         try:
             rows += [_row(find(f"{entry['id']}.webm"), re.sub(r"[\[\]]", "", entry["template"]), split)
-                     for entry in _json(path)]
+                     for entry in read_json(path, "fetch it again.", list)]
         except (KeyError, TypeError) as error:
             raise CourseError(f"{path} is not a list of objects with id and template; fetch it again.") from error
     labels = at / "something-something-v2-labels.json"
     try:
-        number = _json(labels) if labels.is_file() else None
+        number = read_json(labels, "fetch it again.", dict) if labels.is_file() else None
         return rows, number and sorted(number, key=lambda label: int(number[label]))
     except (TypeError, ValueError) as error:
         raise CourseError(f"{labels} is not an object of label and number; fetch it again.") from error
@@ -315,8 +312,7 @@ def is_manifest(path: Path) -> bool:
     """Kinetics' own train.csv has no column path."""
     if not path.is_file():
         return False
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        return {"path", "label"} <= set(next(csv.reader(file), ()))
+    return {"path", "label"} <= set(csv_header(path, "save it as CSV with commas."))
 
 
 def _row(path: str, label: str, split: str) -> dict:
@@ -328,14 +324,7 @@ def _with_split(rows, names: dict) -> list[dict]:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-
-
-def _json(path: Path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise CourseError(f"{path} is not valid JSON ({error}); fetch it again.") from error
+    return [line.strip() for line in read_utf8(path, "fetch it again.").splitlines() if line.strip()]
 
 
 def _names(names: list[str]) -> str:

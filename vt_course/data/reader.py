@@ -196,7 +196,7 @@ class ClipReader:
 def open_file(source):
     """`av.open` for reading: the one place that opens videos. `source`: a path, or a file in memory.
 
-    Raises av.FFmpegError, OSError or ValueError for what is no video.
+    Raises av.FFmpegError, OSError, ValueError or anything else for what is no video.
     """
     if isinstance(source, (str, os.PathLike)):
         source = f"file:{os.fspath(source)}"           # "a:b.mp4" would be a file b.mp4 by protocol a
@@ -213,14 +213,14 @@ def _open(path: Path, span: tuple[int, int] | None):
             source, fault = path, container_fault(path)
         else:
             source, fault = _part(path, span)
-    except OSError as error:
-        raise BadClip(f"Clip {path} cannot be read ({error.strerror}); correct its path in the "
+    except (OSError, ValueError) as error:                         # ValueError: a path that no system can have
+        raise BadClip(f"Clip {path} cannot be read ({getattr(error, 'strerror', error)}); correct its path in the "
                       "manifest or fetch the file.") from error
     if fault:
         raise BadClip(f"Clip {path} {fault}.")
     try:
         container = open_file(source)
-    except (av.FFmpegError, ValueError) as error:
+    except Exception as error:                                     # a damaged file can make FFmpeg and PyAV raise anything
         raise BadClip(f"Clip {path} is damaged and cannot be opened; fetch or render it again.") from error
     stream = next(iter(container.streams.video), None)
     if stream is None or stream.codec_context is None:
@@ -237,8 +237,9 @@ def _open(path: Path, span: tuple[int, int] | None):
 def _part(path: Path, span: tuple[int, int]) -> tuple[io.BytesIO, str | None]:
     """(a video that lies inside a file, its fault), read once."""
     with open(path, "rb", buffering=0) as file:
-        file.seek(span[0])
-        part = io.BytesIO(file.read(span[1]))
+        size = os.fstat(file.fileno()).st_size
+        file.seek(min(span[0], size))
+        part = io.BytesIO(file.read(min(span[1], size)))           # a place can claim any number of bytes
     if part.getbuffer().nbytes < span[1]:
         return part, f"is truncated (a clip lies at byte {span[0]:,}, beyond its end); fetch or write it again"
     fault = _header_fault(part, span[1])
