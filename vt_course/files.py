@@ -12,6 +12,7 @@ import math
 import os
 import sys
 import tarfile
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -202,6 +203,7 @@ def read_csv(path, remedy: str, name=None, errors: str = "strict") -> Iterator[t
     """(line, row) of a CSV file of any size; the first line names the columns. See `csv_header` for an empty one."""
     with parsing(name or path, "not a CSV file", remedy) as place:
         rows = csv.DictReader(read_lines(path, remedy, name, errors))
+        place.line = rows.line_num if rows.fieldnames else None
         for row in rows:
             place.line = rows.line_num
             yield rows.line_num, row
@@ -244,12 +246,12 @@ def read_pt(path, remedy: str, fault: str = "no whole PyTorch file", allow: Iter
     """
     import torch
 
-    with parsing(path, fault, remedy), torch.serialization.safe_globals(list(allow)):
+    with parsing(path, fault, remedy), warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(list(allow)):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def read_tar(path, remedy: str, name=None, zipped: bool = False) -> Iterator[tuple]:
-    """(member, its bytes in pieces) of a tar, to the end of the file; the pieces only while it is the member's turn.
+    """(member, its bytes as a file) of a tar, to its end; the bytes can be read only while it is the member's turn.
 
     A member of a plain tar must fit into the file: headers can name any size, below 0 as well. `zipped`: by gzip, whose
     checksum, at the end, is checked.
@@ -262,7 +264,7 @@ def read_tar(path, remedy: str, name=None, zipped: bool = False) -> Iterator[tup
             for member in tar:
                 if member.size < 0 or member.offset_data + member.size > size:
                     raise tarfile.ReadError(f"its member {member.name[:60]} claims {member.size:,} bytes")
-                yield member, _pieces(tar, member, name, fault, remedy)
+                yield member, Member(tar.extractfile(member) if member.isreg() else None, name, fault, remedy)
             if zipped:
                 while file.read(SMALL):
                     pass
@@ -272,8 +274,12 @@ def read_tar(path, remedy: str, name=None, zipped: bool = False) -> Iterator[tup
                     raise tarfile.ReadError("unexpected end of data")
 
 
-def _pieces(tar, member, name, fault: str, remedy: str) -> Iterator[bytes]:
-    with parsing(name, fault, remedy):
-        stream = tar.extractfile(member)
-        while stream and (piece := stream.read(SMALL)):
-            yield piece
+class Member:
+    """The bytes of a member of a tar; what reading raises is said as the door says it."""
+
+    def __init__(self, stream, *said: str):
+        self.stream, self.said = stream, said
+
+    def read(self, size: int = -1) -> bytes:
+        with parsing(*self.said):
+            return self.stream.read(size) if self.stream else b""           # a folder or a link has none

@@ -53,6 +53,8 @@ def read_folder(folder) -> Listing:
     with readable(folder):
         layout, read = layout_of(folder)
         rows, classes = read(folder, notes)
+    if not rows:
+        raise CourseError(f"{folder} lists no clips; add some to its lists.")
     if not any(row["split"] for row in rows):
         rows = split_by_hash(rows, notes)
     split = {name: Rows([{k: row[k] for k in ("path", "label", "start", "end")} for row in rows
@@ -187,8 +189,8 @@ def something(folder: Path, notes):
         except (KeyError, TypeError) as error:
             raise CourseError(f"{path} is not a list of objects with id and template; fetch it again.") from error
     labels = at / "something-something-v2-labels.json"
+    number = read_json(labels, "fetch it again.", dict) if labels.is_file() else None
     try:
-        number = read_json(labels, "fetch it again.", dict) if labels.is_file() else None
         return rows, number and sorted(number, key=lambda label: int(number[label]))
     except (TypeError, ValueError) as error:
         raise CourseError(f"{labels} is not an object of label and number; fetch it again.") from error
@@ -202,7 +204,7 @@ def ucf101(folder: Path, notes):
         for line in _lines(at / name):
             path = re.sub(r"\s+\d+$", "", line)                        # the training list has the number, too
             if "/" not in path:
-                raise CourseError(f"{at / name} has the line {line!r}; each names CLASS/VIDEO.avi.")
+                raise CourseError(f"{at / name} has the line {line!r:.200}; each names CLASS/VIDEO.avi.")
             rows.append(_row(find(path), path.split("/")[0], split))
     return rows, classes
 
@@ -216,7 +218,7 @@ def hmdb51(folder: Path, notes):
         for line in _lines(path):
             name, _, use = line.rpartition(" ")
             if use not in ("0", "1", "2"):
-                raise CourseError(f"{path} has the line {line!r}; each is NAME.avi and 0, 1 or 2.")
+                raise CourseError(f"{path} has the line {line!r:.200}; each is NAME.avi and 0, 1 or 2.")
             if use != "0":
                 rows.append(_row(find(f"{label}/{name.strip()}"), label, ("train", "val")[use == "2"]))
     return rows, None

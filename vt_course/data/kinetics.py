@@ -164,7 +164,7 @@ def read_archive(path: Path, wanted: dict[str, Clip], into: Path) -> tuple[set[s
     with open(path, "rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"          # part_120 was a plain tar named .tar.gz
     try:
-        for member, pieces in read_tar(path, AGAIN, zipped=zipped):
+        for member, stream in read_tar(path, AGAIN, zipped=zipped):
             name = PurePosixPath(member.name)
             if not member.isreg() or name.suffix != ".mp4" or ".." in name.parts or name.is_absolute():
                 continue
@@ -174,9 +174,7 @@ def read_archive(path: Path, wanted: dict[str, Clip], into: Path) -> tuple[set[s
                 if member.size > LARGEST:
                     raise Damaged(f"{name.name} would have {member.size:,} bytes")
                 with open(into / f"{clip.stem}.mp4", "wb") as out:
-                    for piece in pieces:
-                        out.write(piece)
-                    out.flush()
+                    shutil.copyfileobj(stream, out)
                     os.fsync(out.fileno())
                 found.append(clip)
     except Unreadable as error:

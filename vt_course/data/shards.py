@@ -215,7 +215,7 @@ def index(path: Path) -> list[dict]:
     the sample's .json, else the text of its .cls or .txt.
     """
     samples, name, remedy = {}, f"Shard {path}", "copy or make it again."
-    for member, pieces in read_tar(path, remedy, name):
+    for member, stream in read_tar(path, remedy, name):
         folder, file = os.path.split(member.name)
         stem, dot, endings = file.partition(".")                   # KEY is all before the first dot
         ending = endings.rpartition(".")[2].lower()
@@ -228,7 +228,7 @@ def index(path: Path) -> list[dict]:
             need(member.size <= SMALL,
                  f"{name} has a member {member.name:.60} of {member.size:,} bytes, too many for a label; make it again")
             with parsing(name, "truncated, damaged or no plain tar", remedy):
-                sample[ending] = b"".join(pieces).decode()
+                sample[ending] = stream.read().decode()
     return [_row(path, key, sample) for key, sample in samples.items()]
 
 

@@ -342,7 +342,7 @@ def _render_missing(out: Path, settings: dict, workers: int | None, progress: bo
     for file in (started, finished):
         if file.exists() and (there := read_utf8(file, "delete the folder to render it anew.")) != config:
             raise CourseError(f"{out} holds clips rendered with other settings "
-                              f"({there.strip():.300}): choose another folder, or delete "
+                              f"({' '.join(there.split()):.300}): choose another folder, or delete "
                               "this one to render it anew.")
     jobs, tables = [], {}
     for number, (split, count) in enumerate(zip(SPLITS, settings["clips"])):

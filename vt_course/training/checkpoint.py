@@ -29,8 +29,12 @@ def save_state(folder: Path, state: dict) -> None:
     # torch.save writes a zip, which ends in the length of a comment, 0. The checksum is that comment: torch.load,
     # which never looks at the zip's own checksums, still reads the file.
     buffer.seek(-2, os.SEEK_END)
+    if buffer.read() != b"\0\0":
+        raise RuntimeError("torch.save ends its file in another way than it used to; checkpoint.py must learn it")
+    buffer.seek(-2, os.SEEK_END)
     buffer.write((len(SEAL) + 64).to_bytes(2, "little") + SEAL)
-    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+    with buffer.getbuffer() as data:
+        digest = hashlib.sha256(data).hexdigest()
     buffer.write(digest.encode())
     atomic_write(folder / STATE, buffer.getbuffer(), keep=folder / PREVIOUS)
 
