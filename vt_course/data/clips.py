@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vt_course import CourseError
+from vt_course import CourseError, need
 from vt_course.data import transforms
 from vt_course.data.reader import BadClip, ClipReader
 from vt_course.files import csv_header, read_csv
@@ -165,6 +165,7 @@ def read_manifest(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[d
     `also`: further columns to keep as text, "" where there is none.
     """
     folder, rows, name, remedy = Path(path).parent, [], f"Manifest {path}", "give a CSV file with the header path,label,start,end."
+    need(os.path.exists(path), f"There is no manifest {path} (No such file or directory); {remedy}")
     header = csv_header(path, remedy, name)
     if not {"path", "label"} <= set(header):
         raise CourseError(f"Manifest {path} has no columns path and label: it begins with {header!r:.200}; "

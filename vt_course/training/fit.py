@@ -5,7 +5,7 @@ Three rules make a resumed run equal to an uninterrupted one, bit for bit on a C
 * what is random is a pure function of where we are: the order of the clips of (seed, epoch), a
   clip's augmentation of (seed, epoch, index), dropout and drop path of (seed, step);
 * everything else (weights, AdamW's moments, running sums, the best epoch so far) is in one
-  file, `state.pt`, which is replaced by one rename (checkpoint.py);
+  file, `state.pt`, which is replaced by one rename and ends in a checksum (checkpoint.py);
 * every other file of the run folder is derived from that state and can be written again.
 
 Started by torchrun, the same loop runs in several processes (ranks.py). Each takes its part of
