@@ -284,6 +284,70 @@ def test_every_text_file_names_its_encoding():
     assert {path: lines for path, lines in found.items() if lines} == {}
 
 
+# ---------------------------------------------------------------- one door for parsers
+
+PARSERS = {"json.load", "json.loads", "json.JSONDecoder", "csv.reader", "csv.DictReader", "numpy.load", "numpy.loadtxt", "numpy.genfromtxt",
+           "torch.load", "torch.jit.load", "safetensors.safe_open", "safetensors.torch.load", "safetensors.torch.load_file",
+           "safetensors.torch.load_model", "safetensors.deserialize", "tarfile.open", "tarfile.TarFile", "tarfile.TarFile.open",
+           "zipfile.ZipFile", "gzip.open", "gzip.GzipFile", "gzip.decompress", "zlib.decompress", "zlib.decompressobj", "pickle.load",
+           "pickle.loads", "pickle.Unpickler", "yaml.load", "yaml.safe_load", "tomllib.load", "tomllib.loads", "ast.literal_eval",
+           "av.open", "decord.VideoReader", "torchcodec.decoders.VideoDecoder", "PIL.Image.open"}
+
+OUTSIDE = {  # what stands outside vt_course/files.py, and why it may
+    ("data/reader.py", "av.open"): "the decoders' door: every call below it is refused as BadClip",
+    ("data/prepare.py", "av.open"): "writes",
+    ("data/synthetic.py", "av.open"): "writes",
+    ("data/bench.py", "decord.VideoReader"): "a peer, inside `parsing`",
+    ("data/bench.py", "torchcodec.decoders.VideoDecoder"): "a peer, inside `parsing`",
+    ("data/kinetics.py", "tarfile.open"): "the first piece of an archive in memory, where any error means: no telling",
+    ("data/kinetics.py", "zlib.decompressobj"): "the same",
+    ("data/verify.py", "json.loads"): "lines between our own processes, over a pipe",
+    ("training/fit.py", "json.loads"): "what json.dumps has just written",
+    ("lab/show/__main__.py", "PIL.Image.open"): "a picture that matplotlib has just drawn, in memory",
+    ("lab/show/explore.py", "PIL.Image.open"): "the same",
+}
+
+
+def parser_calls(source: str) -> set[str]:
+    """The parsers of `PARSERS` that a module names, under whatever name it has imported them."""
+    names = {}                                      # of the module -> in full
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.asname or alias.name.split(".")[0]: alias.name if alias.asname else alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Attribute, ast.Name)):
+            first, dot, rest = ast.unparse(node).partition(".")
+            found.add(names.get(first, "") + dot + rest)
+    return found & PARSERS
+
+
+@pytest.mark.parametrize("source, calls", [
+    ("import json\njson.loads(text)", {"json.loads"}), ("import json\njson.dumps(value)", set()),
+    ("from json import load as read\nread(file)", {"json.load"}), ("import numpy as np\nnp.load(path)", {"numpy.load"}),
+    ("import safetensors.torch\nsafetensors.torch.load_file(path)", {"safetensors.torch.load_file"}),
+    ("from safetensors import torch as st\nst.load(data)", {"safetensors.torch.load"}),
+    ("def f():\n    import torch\n    return map(torch.load, paths)", {"torch.load"}), ("model.load(path)", set()),
+    ("import tarfile as t\nwith t.open(path) as tar: pass", {"tarfile.open"}), ("from PIL import Image\nImage.open(f)", {"PIL.Image.open"}),
+])
+def test_parser_calls_are_recognised(source, calls):
+    assert parser_calls(source) == calls
+
+
+def test_no_parser_stands_outside_the_door():
+    found = set()
+    for path in (path for path in TRACKED if path.parts[0] == "vt_course" and path.suffix == ".py"):
+        name = path.relative_to("vt_course").as_posix()
+        found |= {(name, call) for call in parser_calls((ROOT / path).read_text(encoding="utf-8")) if name != "files.py"}
+    assert found == set(OUTSIDE)
+    inside = parser_calls((ROOT / "vt_course/files.py").read_text(encoding="utf-8"))
+    assert inside == {"json.loads", "csv.reader", "csv.DictReader", "numpy.load", "torch.load", "safetensors.torch.load", "tarfile.open",
+                      "gzip.open"}
+
+
 REFUSED = re.compile(r'[<>:"|?*\\]|[. ]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE)
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from test_training import clips, weights                                  # noqa: F401 (a fixture)
+from vt_course.files import alone
 from vt_course.training.evaluate import evaluate_run
 from vt_course.training.recipes import Recipe
 
@@ -122,12 +123,15 @@ def runs(clips, tmp_path_factory):                                        # noqa
         "disk": ("disk", 2, ["disk", 5_000], {}, {}),
         "dead": ("dead", 3, ["signal", int(signal.SIGKILL), 1, 4], {}, {}),
         "few": ("few", 6, [None], {}, {}),
+        "held": ("held", 2, [None], {}, {}),                    # by another run, see below
         **{f"{model}, {ranks}": (f"{model}{ranks}", ranks, [None], {}, {**mini, "model": model})
            for model in MINIS for ranks in (1, 2)}}
     jobs = [(str(folder / plan[0]), *plan[1:], free_port()) for plan in plans.values()]
     head = (f"TESTS = {str(Path(__file__).parent)!r}\nRECIPE = {recipe.to_json()!r}\nWARM = {str(folder / 'warm')!r}\n"
             f"PLANS = {jobs!r}\n")
-    done = subprocess.run([sys.executable, "-c", head + DRIVER], capture_output=True, encoding="utf-8", timeout=300)
+    (folder / "held").mkdir()
+    with alone(folder / "held" / ".lock"):
+        done = subprocess.run([sys.executable, "-c", head + DRIVER], capture_output=True, encoding="utf-8", timeout=300)
     assert "RESULTS" in done.stdout, done.stderr
     codes = json.loads(done.stdout.split("RESULTS")[1])
     return {name: (Path(job[0]), code, [Path(f"{job[0]}_{number}_{rank}.txt").read_text(encoding="utf-8") for rank in range(job[1])])
@@ -185,7 +189,8 @@ def test_an_unreadable_clip_of_any_rank_is_told(runs):
     ("data", [2] * 3, "lists other clips for rank 2"),
     ("disk", [2] * 2, "File too large"),
     ("dead", [2, -signal.SIGKILL, 2], "another process of torchrun ended"),
-    ("few", [2] * 6, "batch_size=5 is of all 6 processes")])
+    ("few", [2] * 6, "batch_size=5 is of all 6 processes"),
+    ("held", [2] * 2, "another run is at work in")])
 def test_the_end_is_one_sentence_of_one_rank(name, codes, words, runs):
     out, ended, said = runs[name]
     assert ended == codes, said

@@ -225,7 +225,7 @@ def test_a_run_leaves_its_files(recipe, tiny, tmp_path, monkeypatch):
     out = tmp_path / "run"
     assert sorted(path.name for path in out.iterdir()) == [
         "best.safetensors", "config.json", "curves.png", "last.safetensors", "log",
-        "metrics.csv", "state.pt", "summary.json"]
+        "metrics.csv", "previous.pt", "state.pt", "summary.json"]
     assert summary == json.loads((out / "summary.json").read_text(encoding="utf-8"))
     assert summary["finished"] and summary["epochs"] == 3 and summary["steps"] == 9
     model = Tiny(3, 0.0)
@@ -521,13 +521,6 @@ def test_a_folder_that_cannot_be_made(recipe, tiny, tmp_path):
         train(recipe, tmp_path / "file" / "run")
 
 
-def test_a_damaged_state_is_named(recipe, tiny, tmp_path):
-    train(recipe, tmp_path / "run", max_steps=1)
-    (tmp_path / "run" / "state.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(CourseError, match="state.pt is damaged"):
-        train(recipe, tmp_path / "run")
-
-
 # ---------------------------------------------------------------- numbers that are not finite
 
 class Explodes(Tiny):
@@ -805,6 +798,7 @@ def test_load_run_tells_best_from_last(recipe, tiny, tmp_path):
     changed = {key: tensor + 1 for key, tensor in saved.items()}
     with safetensors.safe_open(out / "last.safetensors", "pt") as file:
         header = file.metadata()
+    del header["checksum"]                             # these are other weights
     safetensors.torch.save_file(changed, out / "best.safetensors", header)
     assert torch.equal(evaluate.load_run(out)[0].head.weight, changed["head.weight"])
     last = evaluate.load_run(out, "last")[0]

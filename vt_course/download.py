@@ -22,7 +22,7 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from vt_course import CourseError, __version__
-from vt_course.files import alone
+from vt_course.files import alone, read_json
 
 BACKOFF = 1.0                                      # seconds before the second attempt; doubles with every further one
 LONGEST_WAIT = 30.0
@@ -129,11 +129,13 @@ class Download:
                 time.sleep(min(max(BACKOFF * 2 ** (failures - 1), error.wait), LONGEST_WAIT))
 
     def memory(self) -> dict:
-        """What was noted when the part was begun: url, mark, total. Empty where there is no such note."""
+        """What was noted when the part was begun: url, mark, total. Empty where there is no such note, or a damaged one."""
         try:
-            return json.loads(self.origin.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            note = read_json(self.origin, "", dict)
+        except CourseError:
             return {}
+        kinds = {"url": str, "mark": (str, type(None)), "total": (int, type(None))}
+        return note if all(isinstance(note.get(name), kind) for name, kind in kinds.items()) else {}
 
     def promised(self) -> int | None:
         return self.memory().get("total")

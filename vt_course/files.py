@@ -1,9 +1,18 @@
-"""Files that are either the old ones or the new ones, never halves, in folders where one run works at a time."""
+"""Files that are either the old ones or the new ones, never halves, in folders where one run works at a time.
+
+And the one door for parsers: what may be a user's file is parsed by a function below, so that whatever a parser raises
+becomes one sentence. Videos have a door of their own, `data.reader.open_file`.
+"""
 import csv
 import errno
+import gzip
 import io
+import json
+import math
 import os
 import sys
+import tarfile
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +21,9 @@ from filelock import FileLock, Timeout
 
 from vt_course import CourseError
 
+LONGEST = 1 << 20              # characters of a line of text
+LARGEST = 1 << 28              # bytes of a text, JSON or NPZ file
+SMALL = 1 << 20                # bytes of a member of a tar that is read whole
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)        # what a file system without locks answers
 
 
@@ -33,16 +45,20 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-def atomic_write(path: Path, data) -> None:
-    """Replace the file `path` by the bytes `data`.
+def atomic_write(path: Path, data, keep: Path | None = None) -> None:
+    """Replace the file `path` by the bytes `data`. `keep`: the name that what was there gets.
 
     Raises `CourseError` when that fails (disk full, no permission); `path` is then as it was.
     """
     try:
-        with replacing(path) as part, open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())                # else a power cut may keep the rename and lose the bytes
+        with replacing(path) as part:
+            with open(part, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())            # else a power cut may keep the rename and lose the bytes
+            if keep:
+                with suppress(FileNotFoundError):
+                    os.replace(path, keep)
     except OSError as error:
         raise CourseError(f"cannot write {path} ({error.strerror}); what was there is untouched: free space or mend "
                           "permissions and run the same command again") from error
@@ -83,3 +99,187 @@ def alone(lock: Path, progress: bool = False, *, wait: bool = True) -> Iterator[
         with suppress(OSError):
             lock.unlink()                          # who waits for it notices that this file is gone, and locks the new one
         held.release()
+
+
+# ------------------------------------------------------------------------- the door for parsers
+# `name` is what a sentence calls the file, by default its path; `remedy` ends the sentence: "...; delete it.".
+
+class Unreadable(CourseError):
+    """A file that its parser does not take. `why`: the parser's word on it."""
+
+    def __init__(self, sentence: str, why: str):
+        super().__init__(sentence)
+        self.why = why
+
+
+class Place:
+    """Where in a file a parser is. `line`: the last one that was read well; None: not told."""
+
+    line = None
+
+
+@contextmanager
+def parsing(name, fault: str, remedy: str) -> Iterator[Place]:
+    """Whatever a parser raises in here as one sentence, "`name` is `fault` (why); `remedy`".
+
+    Parsers raise anything on what they do not expect: ValueError, OverflowError, RecursionError, MemoryError, their own
+    classes. So only the parser's calls belong in here; a mistake of ours would be taken for a fault of the file.
+    """
+    place = Place()
+    try:
+        yield place
+    except CourseError:
+        raise
+    except Exception as raised:
+        if isinstance(raised, OSError) and raised.errno in errno.errorcode:      # the system's; FFmpeg has numbers of its own
+            why, sentence = raised.strerror, f"{name} cannot be read ({raised.strerror}); {remedy}"
+        else:
+            why = str(raised).partition("\n")[0][:120] or type(raised).__name__
+            after = f" after line {place.line}" if place.line else ""
+            sentence = f"{name} is {fault} ({why}){after}; {remedy}"
+        raise Unreadable(sentence, why) from raised
+
+
+@contextmanager
+def utf8(name) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"{name} is not UTF-8 text; save it as UTF-8.", error.reason) from error
+
+
+def read_utf8(path, remedy: str, name=None) -> str:
+    """The whole of a UTF-8 file, without the mark at its beginning that some editors write."""
+    name = name or path
+    with parsing(name, "no text", remedy), utf8(name):
+        if os.path.getsize(path) > LARGEST:
+            raise ValueError(f"it has more than {LARGEST >> 20:,} MB")
+        with open(path, encoding="utf-8-sig") as file:
+            text = file.read()
+        if "\0" in text:
+            raise ValueError("it has NUL bytes, as UTF-16 and damaged files have")
+    return text
+
+
+def parse_json(text: str | bytes, name, remedy: str, kind: type | tuple = object):
+    """The value of a JSON text, of type `kind`. Numbers are finite: NaN, Infinity and 1e400 are refused."""
+    def finite(number: str) -> float:
+        value = float(number)
+        if not math.isfinite(value):
+            raise ValueError(f"it has the number {number[:20]}")
+        return value
+
+    with parsing(name, "not valid JSON", remedy):
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        value = json.loads(text, parse_float=finite, parse_constant=finite)
+        if "\\u" in text:                                # neither belongs into a name: NUL, and half of a pair of surrogates
+            json.dumps(value, ensure_ascii=False).encode()
+            if "\\u0000" in text:
+                raise ValueError("it has the character NUL")
+        if not isinstance(value, kind):
+            raise ValueError(f"it holds a {type(value).__name__}")
+    return value
+
+
+def read_json(path, remedy: str, kind: type | tuple = object):
+    return parse_json(read_utf8(path, remedy), path, remedy, kind)
+
+
+def read_lines(path, remedy: str, name=None, errors: str = "strict") -> Iterator[str]:
+    """The lines of a UTF-8 file of any size, one by one, as they are written."""
+    name = name or path
+    with parsing(name, "no text", remedy) as place, utf8(name), open(path, newline="", encoding="utf-8-sig", errors=errors) as file:
+        place.line = 0
+        while line := file.readline(LONGEST):
+            if "\0" in line:
+                raise ValueError("it has NUL bytes, as UTF-16 and damaged files have")
+            if len(line) == LONGEST:
+                raise ValueError("a line has no end")
+            place.line += 1
+            yield line
+
+
+def read_csv(path, remedy: str, name=None, errors: str = "strict") -> Iterator[tuple[int, dict]]:
+    """(line, row) of a CSV file of any size; the first line names the columns. See `csv_header` for an empty one."""
+    with parsing(name or path, "not a CSV file", remedy) as place:
+        rows = csv.DictReader(read_lines(path, remedy, name, errors))
+        place.line = rows.line_num if rows.fieldnames else None
+        for row in rows:
+            place.line = rows.line_num
+            yield rows.line_num, row
+
+
+def csv_header(path, remedy: str, name=None) -> list[str]:
+    """The names in the first line of a CSV file; none of an empty one."""
+    with parsing(name or path, "not a CSV file", remedy):
+        return next(csv.reader(read_lines(path, remedy, name)), [])
+
+
+def read_npz(path, remedy: str) -> dict:
+    """The arrays of a NumPy file by name; none that would need pickle."""
+    import numpy as np
+
+    with parsing(path, "no whole NPZ file", remedy):
+        if os.path.getsize(path) > LARGEST:
+            raise ValueError(f"it has more than {LARGEST >> 20:,} MB")
+        with np.load(path) as arrays:
+            return dict(arrays)
+
+
+def read_safetensors(path, remedy: str) -> tuple[dict, dict[str, str]]:
+    """(weights, metadata) of a safetensors file, copied into memory: a file that stays mapped can be neither replaced
+    nor removed on Windows."""
+    import safetensors.torch
+
+    with parsing(path, "not a readable safetensors file", remedy):
+        with open(path, "rb") as file:
+            data = file.read()
+        weights = safetensors.torch.load(data)           # checks the header that is read again below
+        size = int.from_bytes(data[:8], "little")
+        return weights, json.loads(data[8:8 + size]).get("__metadata__") or {}
+
+
+def read_pt(path, remedy: str, fault: str = "no whole PyTorch file", allow: Iterable[type] = ()):
+    """The object in a file of `torch.save`, on the CPU: plain values, tensors and the classes `allow`.
+
+    No code that a pickle can contain is run.
+    """
+    import torch
+
+    with parsing(path, fault, remedy), warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(list(allow)):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def read_tar(path, remedy: str, name=None, zipped: bool = False) -> Iterator[tuple]:
+    """(member, its bytes as a file) of a tar, to its end; the bytes can be read only while it is the member's turn.
+
+    A member of a plain tar must fit into the file: headers can name any size, below 0 as well. `zipped`: by gzip, whose
+    checksum, at the end, is checked.
+    """
+    name, fault = name or path, "truncated, damaged or no plain tar"
+    with parsing(name, fault, remedy):
+        size = math.inf if zipped else os.path.getsize(path)
+        with (gzip.open if zipped else open)(path, "rb") as file, \
+                tarfile.open(fileobj=file, mode="r|" if zipped else "r:") as tar:
+            for member in tar:
+                if member.size < 0 or member.offset_data + member.size > size:
+                    raise tarfile.ReadError(f"its member {member.name[:60]} claims {member.size:,} bytes")
+                yield member, Member(tar.extractfile(member) if member.isreg() else None, name, fault, remedy)
+            if zipped:
+                while file.read(SMALL):
+                    pass
+            else:
+                file.seek(tar.offset)                    # tarfile takes a header that is cut off for the end
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError("unexpected end of data")
+
+
+class Member:
+    """The bytes of a member of a tar; what reading raises is said as the door says it."""
+
+    def __init__(self, stream, *said: str):
+        self.stream, self.said = stream, said
+
+    def read(self, size: int = -1) -> bytes:
+        with parsing(*self.said):
+            return self.stream.read(size) if self.stream else b""           # a folder or a link has none

@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 
-import av
 import numpy as np
 import torch
 
 from vt_course import CourseError
 from vt_course.data import transforms
 from vt_course.data.clips import dense_indices
-from vt_course.data.reader import ClipReader, scaled_size
+from vt_course.data.reader import ClipReader, open_file, scaled_size
+from vt_course.files import parsing
 
 
 def read_ours(path, indices, short_side=None) -> np.ndarray:
@@ -39,7 +39,8 @@ def read_decord_loop(path, indices, short_side=None) -> np.ndarray:
 
 def _decord(path, **size):
     import decord                                                  # a peer: nothing else here needs it
-    return decord.VideoReader(str(path), num_threads=1, **size)
+    with parsing(path, "not readable by decord", "leave it out."):
+        return decord.VideoReader(str(path), num_threads=1, **size)
 
 
 def _decord_frames(path, read: Callable[[], np.ndarray]) -> np.ndarray:
@@ -57,7 +58,7 @@ def _decord_frames(path, read: Callable[[], np.ndarray]) -> np.ndarray:
 
 def read_pyav(path, indices, short_side=None) -> np.ndarray:
     """Seek to the key frame before the first index and decode to the last one."""
-    with av.open(str(path)) as container:
+    with parsing(path, "not readable by PyAV alone", "leave it out."), open_file(path) as container:
         stream = container.streams.video[0]
         stream.thread_type, stream.codec_context.thread_count = "NONE", 1
         times = sorted(p.pts for p in container.demux(stream) if p.pts is not None)
@@ -86,8 +87,8 @@ def read_torchvision_style(path, indices, short_side=None) -> np.ndarray:
 def read_torchcodec(path, indices, short_side=None) -> np.ndarray:
     """Exact seek mode; scaled after decoding."""
     from torchcodec.decoders import VideoDecoder
-    decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1)
-    clip = decoder.get_frames_at(indices.tolist()).data
+    with parsing(path, "not readable by torchcodec", "leave it out."):
+        clip = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1).get_frames_at(indices.tolist()).data
     return (transforms.resize_short_side(clip, short_side) if short_side else clip).numpy()
 
 

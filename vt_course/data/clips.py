@@ -3,7 +3,6 @@
 The index rules (pure functions, named after where they come from) say which frames,
 `reader.ClipReader` decodes them, and `VideoFolder` joins both with `transforms` as a data set.
 """
-import csv
 import os
 import re
 from collections.abc import Iterator
@@ -13,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vt_course import CourseError
+from vt_course import CourseError, need
 from vt_course.data import transforms
 from vt_course.data.reader import OTHERS, SUFFIXES, BadClip, ClipReader
+from vt_course.files import csv_header, read_csv, read_lines
 
 
 # ------------------------------------------------------------------------- which frames
@@ -165,36 +165,26 @@ def read_manifest(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[d
     `also`: further columns to keep as text, "" where there is none.
     A list without such a header is read, too (see `read_list`).
     """
+    folder, rows, name, remedy = Path(path).parent, [], f"Manifest {path}", "give a CSV file with the header path,label,start,end."
+    need(os.path.exists(path), f"There is no manifest {path} (No such file or directory); {remedy}")
     if is_list(path):
         return read_list(path, also)
-    folder, rows = Path(path).parent, []
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not {"path", "label"} <= set(reader.fieldnames or ()):
-                raise CourseError(f"Manifest {path} has no columns path and label: it begins with {reader.fieldnames}; "
-                                  "its first line must be path,label,start,end.")
-            for row in reader:
-                if not row["path"] or not row["label"]:
-                    raise CourseError(f"Line {reader.line_num} of manifest {path} lacks a path "
-                                      "or a label; it must read path,label,start,end.")
-                start, end = (_seconds(row[key]) if row.get(key) else None for key in ("start", "end"))
-                place = {key: int(row[key]) for key in ("offset", "bytes") if row.get("offset") and row.get("bytes")}
-                rows.append(dict(path=os.path.join(folder, row["path"]), label=row["label"], start=start, end=end)
-                            | place | {key: row.get(key) or "" for key in also})
-    except OSError as error:
-        what = "There is no manifest {}" if isinstance(error, FileNotFoundError) else "Manifest {} cannot be read"
-        raise CourseError(f"{what.format(path)} ({error.strerror}); give a CSV file "
-                          "with the header path,label,start,end.") from error
-    except UnicodeDecodeError as error:
-        raise CourseError(f"Manifest {path} is not UTF-8 text; save it as UTF-8.") from error
-    except csv.Error as error:
-        raise CourseError(f"Manifest {path} is not a CSV file ({error}); save it as CSV with commas.") from error
-    except ValueError as error:
-        if isinstance(error, CourseError):
-            raise
-        raise CourseError(f"Line {reader.line_num} of manifest {path} has a bad start or end, offset or bytes "
-                          f"({error}); give seconds, as in 2.5, and whole bytes, or nothing.") from error
+    header = csv_header(path, remedy, name)
+    if not {"path", "label"} <= set(header):
+        raise CourseError(f"Manifest {path} has no columns path and label: it begins with {header!r:.200}; "
+                          "its first line must be path,label,start,end.")
+    for line, row in read_csv(path, remedy, name):
+        if not row["path"] or not row["label"]:
+            raise CourseError(f"Line {line} of manifest {path} lacks a path "
+                              "or a label; it must read path,label,start,end.")
+        try:
+            start, end = (_seconds(row[key]) if row.get(key) else None for key in ("start", "end"))
+            place = {key: _bytes(row[key]) for key in ("offset", "bytes") if row.get("offset") and row.get("bytes")}
+        except ValueError as error:
+            raise CourseError(f"Line {line} of manifest {path} has a bad start or end, offset or bytes "
+                              f"({error!s:.100}); give seconds, as in 2.5, and whole bytes, or nothing.") from error
+        rows.append(dict(path=os.path.join(folder, row["path"]), label=row["label"], start=start, end=end)
+                    | place | {key: row.get(key) or "" for key in also})
     if not rows:
         raise CourseError(f"Manifest {path} lists no clips; give each one a line "
                           "path,label,start,end.")
@@ -208,9 +198,8 @@ FRAMES = re.compile(r"(.+?)[\s,]+(?:(\d+)[\s,]+)?(\d+)")          # of a folder 
 def is_list(path: str | os.PathLike) -> bool:
     """Whether the first line of a file is one of a list, see `read_list`, rather than a header."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            line = next((line for line in map(str.strip, file) if line), "")
-    except (OSError, UnicodeDecodeError):
+        line = next((line for line in map(str.strip, read_lines(path, "")) if line), "")
+    except CourseError:
         return False                                               # `read_manifest` says what is wrong
     first = _list_line(line)
     return first is not None and bool(first[0].lower().endswith(SUFFIXES + OTHERS) or first[1] or os.path.isdir(_finder(path)(first[0])))
@@ -224,15 +213,14 @@ def read_list(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[dict]
     folder above it, and one below each, as the videos often lie beside a folder of lists.
     """
     rows, find = [], _finder(path)
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(map(str.strip, file), 1):
-            if line and (found := _list_line(line)) is None:
-                raise CourseError(f"Line {number} of the list {path} is {line[:80]!r}; each line is PATH LABEL or PATH FRAMES "
-                                  "LABEL.")
-            if line:
-                name, frames, label = found
-                rows.append(dict(path=find(name), label=label, start=None, end=None)
-                            | {key: frames if key == "frames" else "" for key in also})
+    for number, line in enumerate(map(str.strip, read_lines(path, "each line is PATH LABEL or PATH FRAMES LABEL.", f"List {path}")), 1):
+        if line and (found := _list_line(line)) is None:
+            raise CourseError(f"Line {number} of the list {path} is {line[:80]!r}; each line is PATH LABEL or PATH FRAMES "
+                              "LABEL.")
+        if line:
+            name, frames, label = found
+            rows.append(dict(path=find(name), label=label, start=None, end=None)
+                        | {key: frames if key == "frames" else "" for key in also})
     return rows
 
 
@@ -271,8 +259,15 @@ def numbered_classes(labels) -> tuple[str, ...] | None:
 
 def _seconds(text: str) -> float:
     value = float(text)
-    if not 0 <= value < np.inf:
+    if not 0 <= value < 1e9:                                       # 30 years; NaN is refused, too
         raise ValueError(f"{text} is no place in a video")
+    return value
+
+
+def _bytes(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 1 << 60:
+        raise ValueError(f"{text} is no place in a file")
     return value
 
 

@@ -19,9 +19,7 @@ the first counts, so `test` validates only where nothing else does; a note names
 A list may lie in the folder itself or one level below; videos may carry another ending than
 their list says (`vt-course data prepare` writes .mp4). Nothing is written.
 """
-import csv
 import hashlib
-import json
 import os
 import re
 import unicodedata
@@ -33,6 +31,7 @@ from pathlib import Path
 from vt_course import CourseError
 from vt_course.data.clips import Rows, is_list, numbered_classes, read_manifest
 from vt_course.data.reader import OTHERS, PICTURES, SUFFIXES, clips_below
+from vt_course.files import csv_header, read_json, read_utf8
 
 TRAIN_NAMES = ("train", "training")                       # of a folder, a list or a split, in small letters
 VAL_NAMES = ("val", "valid", "validation", "validate", "dev", "eval", "test", "testing")         # the first counts
@@ -61,6 +60,8 @@ def read_folder(folder) -> Listing:
     with readable(folder):
         layout, read = layout_of(folder)
         rows, classes = read(folder, notes)
+    if not rows:
+        raise CourseError(f"{folder} lists no clips; add some to its lists.")
     if not any(row["split"] for row in rows):
         rows = split_by_hash(rows, notes)
     split = {name: Rows([{k: row[k] for k in ("path", "label", "start", "end")} for row in rows
@@ -97,8 +98,6 @@ def readable(folder: Path):
     except OSError as error:
         raise CourseError(f"{error.filename or folder} cannot be read ({error.strerror}); check the path and its "
                           "permissions.") from error
-    except UnicodeDecodeError as error:
-        raise CourseError(f"A list in {folder} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
 
 
 def checked(folder, classes, split: dict[str, Rows], notes: list, gaps: bool = False) -> list[str]:
@@ -263,12 +262,12 @@ def something(folder: Path, notes):
         path = at / f"something-something-v2-{name}.json"
         try:
             rows += [_row(find(f"{entry['id']}.webm"), re.sub(r"[\[\]]", "", entry["template"]), split)
-                     for entry in _json(path)]
+                     for entry in read_json(path, "fetch it again.", list)]
         except (KeyError, TypeError) as error:
             raise CourseError(f"{path} is not a list of objects with id and template; fetch it again.") from error
     labels = at / "something-something-v2-labels.json"
+    number = read_json(labels, "fetch it again.", dict) if labels.is_file() else None
     try:
-        number = _json(labels) if labels.is_file() else None
         return rows, number and sorted(number, key=lambda label: int(number[label]))
     except (TypeError, ValueError) as error:
         raise CourseError(f"{labels} is not an object of label and number; fetch it again.") from error
@@ -282,7 +281,7 @@ def ucf101(folder: Path, notes):
         for line in _lines(at / name):
             path = re.sub(r"\s+\d+$", "", line)                        # the training list has the number, too
             if "/" not in path:
-                raise CourseError(f"{at / name} has the line {line!r}; each names CLASS/VIDEO.avi.")
+                raise CourseError(f"{at / name} has the line {line!r:.200}; each names CLASS/VIDEO.avi.")
             rows.append(_row(find(path), path.split("/")[0], split))
     return rows, classes
 
@@ -296,7 +295,7 @@ def hmdb51(folder: Path, notes):
         for line in _lines(path):
             name, _, use = line.rpartition(" ")
             if use not in ("0", "1", "2"):
-                raise CourseError(f"{path} has the line {line!r}; each is NAME.avi and 0, 1 or 2.")
+                raise CourseError(f"{path} has the line {line!r:.200}; each is NAME.avi and 0, 1 or 2.")
             if use != "0":
                 rows.append(_row(find(f"{label}/{name.strip()}"), label, ("train", "val")[use == "2"]))
     return rows, None
@@ -427,10 +426,7 @@ def is_manifest(path: Path) -> bool:
     """Kinetics' own train.csv has no column path."""
     if not path.is_file():
         return False
-    if is_list(path):
-        return True
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        return {"path", "label"} <= set(next(csv.reader(file), ()))
+    return is_list(path) or {"path", "label"} <= set(csv_header(path, "save it as CSV with commas."))
 
 
 def _row(path: str, label: str, split: str) -> dict:
@@ -438,14 +434,7 @@ def _row(path: str, label: str, split: str) -> dict:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-
-
-def _json(path: Path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise CourseError(f"{path} is not valid JSON ({error}); fetch it again.") from error
+    return [line.strip() for line in read_utf8(path, "fetch it again.").splitlines() if line.strip()]
 
 
 def _names(names: list[str]) -> str:

@@ -20,7 +20,6 @@ deleted after its line. So `kill -9` at any moment costs at most the work on one
 was downloaded of the others goes on where it stopped.
 """
 import csv
-import gzip
 import io
 import json
 import math
@@ -37,17 +36,16 @@ from concurrent.futures import Future
 from difflib import get_close_matches
 from errno import EDQUOT, EFBIG, ENOSPC
 from functools import lru_cache
-from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
-from vt_course import CourseError
+from vt_course import CourseError, need
 from vt_course.data.verify import verify
 from vt_course.download import AGAIN, fetch, sha256_of
-from vt_course.files import alone, replacing
+from vt_course.files import LARGEST, Unreadable, alone, parse_json, read_csv, read_json, read_tar, read_utf8, replacing
 from vt_course.machine import cores
 
 BASE = "https://s3.amazonaws.com/kinetics"
@@ -112,20 +110,21 @@ def rank(clip: Clip) -> tuple[bool, str]:
 
 def read_annotations(path: Path, split: str) -> list[Clip]:
     """The official list (label,youtube_id,time_start,time_end,split,is_cc), sorted by `rank`."""
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            clips = [Clip(row["label"].strip(), row["youtube_id"], int(row["time_start"]),
-                          int(row["time_end"]), split, row.get("is_cc") or "")
-                     for row in csv.DictReader(file)]
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise CourseError(f"{path} is not a list of Kinetics (columns label, youtube_id, "
-                          f"time_start, time_end): delete it and {AGAIN}") from error
+    clips = []
+    for line, row in read_csv(path, f"delete it and {AGAIN}"):
+        try:
+            clips.append(Clip(row["label"].strip(), row["youtube_id"], int(row["time_start"]),
+                              int(row["time_end"]), split, row.get("is_cc") or ""))
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise CourseError(f"{path} is not a list of Kinetics (columns label, youtube_id, "
+                              f"time_start, time_end) in line {line}: delete it and {AGAIN}") from error
     if not clips:
         raise CourseError(f"{path} lists no clips: delete it and {AGAIN}")
     for clip in clips:      # these become file names
-        if not re.fullmatch(r"[\w-]{11}", clip.id) or not re.fullmatch(r"[\w '()-]+", clip.label):
-            raise CourseError(f"{path} lists a clip {clip.id!r} of class {clip.label!r}, which no "
-                              f"Kinetics list has: delete it and {AGAIN}")
+        if not re.fullmatch(r"[\w-]{11}", clip.id) or not re.fullmatch(r"[\w '()-]{1,100}", clip.label) \
+                or not 0 <= clip.start <= clip.end < 1_000_000:
+            raise CourseError(f"{path} lists a clip {clip.id!r:.50} of class {clip.label!r:.100} from {clip.start!r:.20} to "
+                              f"{clip.end!r:.20} s, which no Kinetics list has: delete it and {AGAIN}")
     return sorted(set(clips), key=rank)
 
 
@@ -165,29 +164,21 @@ def read_archive(path: Path, wanted: dict[str, Clip], into: Path) -> tuple[set[s
     with open(path, "rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"          # part_120 was a plain tar named .tar.gz
     try:
-        with (gzip.open if zipped else open)(path, "rb") as stream:
-            with tarfile.open(fileobj=stream, mode="r|*") as tar:
-                for member in tar:
-                    name = PurePosixPath(member.name)
-                    if not member.isreg() or name.suffix != ".mp4" or ".." in name.parts \
-                            or name.is_absolute():
-                        continue
-                    stems.add(name.stem)
-                    clip = wanted.get(name.stem)
-                    if clip and clip not in found:
-                        with open(into / f"{clip.stem}.mp4", "wb") as out:
-                            shutil.copyfileobj(tar.extractfile(member), out)
-                            os.fsync(out.fileno())
-                        found.append(clip)
-            while stream.read(1 << 20):               # to the end: only there is gzip's checksum
-                pass
-    except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
-        raise Damaged(str(error)) from error
-    if not zipped:                                    # tarfile takes a cut header for the end
-        with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - 1024))
-            if any(file.read()):
-                raise Damaged("it ends in the middle of a file")
+        for member, stream in read_tar(path, AGAIN, zipped=zipped):
+            name = PurePosixPath(member.name)
+            if not member.isreg() or name.suffix != ".mp4" or ".." in name.parts or name.is_absolute():
+                continue
+            stems.add(name.stem)
+            clip = wanted.get(name.stem)
+            if clip and clip not in found:
+                if member.size > LARGEST:
+                    raise Damaged(f"{name.name} would have {member.size:,} bytes")
+                with open(into / f"{clip.stem}.mp4", "wb") as out:
+                    shutil.copyfileobj(stream, out)
+                    os.fsync(out.fileno())
+                found.append(clip)
+    except Unreadable as error:
+        raise Damaged(error.why) from error
     return stems, found
 
 
@@ -202,7 +193,7 @@ def first_class(url: str) -> str | None:
             for member in tar:
                 if member.name.endswith(".mp4"):
                     return folder_of(PurePosixPath(member.name).parent.name) or None
-    except (OSError, HTTPException, EOFError, zlib.error, tarfile.TarError):
+    except Exception:                      # of the network, or a parser's: it is the first piece of a file
         pass
     return None
 
@@ -215,21 +206,23 @@ class Folder:
     def __init__(self, root: Path, version: str):
         self.root, self.good, self.bad, self.parts = root, {}, {}, {}
         self.claim(version)
-        for line in read_lines(root / "clips.jsonl"):
+        for line in read_notes(root / "clips.jsonl", name=str, label=str, split=str, part=str):
             path = f"{line['split']}/{folder_of(line['label'])}/{line['name']}"
             self.good.pop(path, None), self.bad.pop(path, None)
             if "error" in line:
                 self.bad[path] = line
-            elif size_of(root / path) == line["bytes"]:
+            elif (size := size_of(root / path)) is not None and size == line.get("bytes"):
                 self.good[path] = line
-        for line in read_lines(root / "parts.jsonl"):
-            self.parts[line["part"]] = set(line["stems"])
+        for line in read_notes(root / "parts.jsonl", part=str, stems=list):
+            self.parts[line["part"]] = set(map(str, line["stems"]))
 
     def claim(self, version: str) -> None:
         """Note the version, or refuse a folder that has another or is not ours."""
         note = self.root / "kinetics.json"
         if note.is_file():
-            there = json.loads(note.read_text(encoding="utf-8"))["version"]
+            remedy = f"if the folder holds Kinetics-{version}, delete that file and {AGAIN}; else give another --out"
+            there = read_json(note, remedy, dict).get("version")
+            need(there in VERSIONS, f"{note} does not tell the version; {remedy}")
             if there != version:
                 raise CourseError(f"{self.root} holds Kinetics-{there}, and versions must not be "
                                   f"mixed (the training clips of one are validation clips of "
@@ -289,13 +282,19 @@ def append(path: Path, line: dict) -> None:
         os.fsync(file.fileno())
 
 
-def read_lines(path: Path) -> list[dict]:
-    """The lines that were written to their end; the rest of one that was not is cut off."""
+def read_notes(path: Path, **wanted: type) -> list[dict]:
+    """The lines that were written to their end, each an object with the names `wanted`; the rest of one that was not is cut off."""
     data = path.read_bytes() if path.is_file() else b""
     whole = data[:data.rfind(b"\n") + 1]
     if len(whole) < len(data):
         os.truncate(path, len(whole))
-    return [json.loads(line) for line in whole.splitlines()]
+    remedy, lines = f"delete that line and {AGAIN}", []
+    for number, text in enumerate(whole.splitlines(), 1):
+        line = parse_json(text, f"line {number} of {path}", remedy, dict)
+        need(all(isinstance(line.get(name), kind) for name, kind in wanted.items()),
+             f"line {number} of {path} does not tell {', '.join(wanted)}; {remedy}")
+        lines.append(line)
+    return lines
 
 
 # ---------------------------------------------------------------- the work
@@ -319,7 +318,7 @@ class Collector:
         """"train/part_0.tar.gz", ... in the order of their numbers."""
         name = f"{self.version.lists}_{split}_path.txt"
         path = fetch(f"{self.base}/{split}/{name}", self.folder.root / "annotations" / name)
-        names = set(re.findall(r"[\w-]+\.tar\.gz$", path.read_text(encoding="utf-8"), re.MULTILINE))
+        names = set(re.findall(r"[\w-]+\.tar\.gz$", read_utf8(path, f"delete it and {AGAIN}"), re.MULTILINE))
         number = lambda name: [int(digits) for digits in re.findall(r"\d+", name)]
         parts = [f"{split}/{name}" for name in sorted(names, key=number)]
         if not parts:

@@ -26,7 +26,7 @@ from vt_course import CourseError, need
 from vt_course.data.reader import (OTHERS, SUFFIXES, BadClip, ClipReader, clips_below, container_fault, open_file, progressive,
                                    scaled_size, shown_width)
 from vt_course.data.verify import check, in_processes, more_time, serve, verify, work
-from vt_course.files import alone, replacing, write_csv
+from vt_course.files import alone, csv_header, read_csv, replacing, write_csv
 from vt_course.machine import cores
 
 SOURCES = SUFFIXES + OTHERS
@@ -75,7 +75,7 @@ def prepare(src, out, short_side: int = 256, fps: float | None = None, seconds: 
     out.mkdir(parents=True, exist_ok=True)
     failed = []
     with alone(out / ".lock", wait=False), _open_record(out / "prepared.csv") as record:
-        rows = _read_record(record)
+        rows = _read_record(out / "prepared.csv")
         # Parts are named after this process: that of a run which was killed may still be written to.
         jobs = [dict(do="encode", path=path, source=str(src / source), start=start, end=end, short_side=short_side, fps=fps,
                      seconds=seconds, part=str((out / path).with_name(f".{number}.{os.getpid()}.part")))
@@ -140,8 +140,8 @@ def _manifest(src: Path, path: Path) -> tuple[list[tuple], list | None]:
         if not is_manifest(path):
             return [], None
         bare = is_list(path)                                       # stays one: its numbers are the places of classes
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            also = [] if bare else [name for name in next(csv.reader(file)) if name not in ("path", "label", "start", "end")]
+        header = [] if bare else csv_header(path, "save it as CSV with commas.")
+        also = [name for name in header if name not in ("path", "label", "start", "end")]
     find, rows, lines = Finder(""), [], [] if bare else [["path", "label", "start", "end", *also]]
     for row in read_manifest(path, also=also):
         source, times = Path(os.path.relpath(find(row["path"]), src)).as_posix(), (row["start"], row["end"])
@@ -208,10 +208,11 @@ def _open_record(path: Path):
     return file
 
 
-def _read_record(file) -> dict[str, dict]:
+def _read_record(path: Path) -> dict[str, dict]:
     """Rows of prepared.csv by path, the last one of each. Half a line that a kill left does not count."""
-    file.seek(0)
-    return {row["path"]: row for row in csv.DictReader(file) if all(row.get(key) for key in RECORD)}
+    again = "delete the line, or the file, and run the same command again."
+    return {row["path"]: row for _, row in read_csv(path, again, errors="surrogateescape")
+            if all(row.get(key) for key in RECORD) and all(re.fullmatch(r"\d{1,18}", row[key]) for key in ("frames", "bytes"))}
 
 
 # ------------------------------------------------------------------------- one file, in a process of its own
@@ -394,7 +395,7 @@ def probe(path: str) -> dict:
                         height=stream.height, error=None)
     except BadClip as error:
         return dict(seconds=None, width=None, height=None, error=str(error))
-    except (av.FFmpegError, OSError, IndexError, AttributeError, ValueError) as error:
+    except Exception as error:                                       # a damaged file can make a decoder raise anything
         return dict(seconds=None, width=None, height=None, error=f"Clip {path} cannot be opened ({error}); fetch it again.")
 
 
@@ -457,14 +458,13 @@ def _promises(folder: Path, found: list[str]) -> dict[str, tuple[int | None, flo
     promised = {path: (None, _named_seconds(path)) for path in found}
     for row in listed(folder)[1]:
         path = Path(os.path.relpath(row["path"], folder)).as_posix()
-        frames = int(row["frames"]) if str(row.get("frames", "")).isdecimal() else None
+        frames = int(row["frames"]) if re.fullmatch(r"\d{1,18}", str(row.get("frames", ""))) else None
         before = promised.get(path, (None, None))
         promised[path] = frames or before[0], max(row["end"] or 0, before[1] or 0) or _named_seconds(path)
     record = folder / "prepared.csv"
     if record.is_file():
-        with open(record, newline="", encoding="utf-8", errors="surrogateescape") as file:
-            for path, row in _read_record(file).items():
-                promised[path] = int(row["frames"]), None
+        for path, row in _read_record(record).items():
+            promised[path] = int(row["frames"]), None
     return promised
 
 

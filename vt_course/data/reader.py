@@ -530,7 +530,7 @@ def _demux(path: Path, container) -> Iterator:
 def open_file(source):
     """`av.open` for reading: the one place that opens videos. `source`: a path, or a file in memory.
 
-    Raises av.FFmpegError, OSError or ValueError for what is no video.
+    Raises av.FFmpegError, OSError, ValueError or anything else for what is no video.
     """
     if isinstance(source, (str, os.PathLike)):
         source = f"file:{os.fspath(source)}"           # "a:b.mp4" would be a file b.mp4 by protocol a
@@ -547,14 +547,14 @@ def _open(path: Path, span: tuple[int, int] | None):
             source, fault = path, container_fault(path)
         else:
             source, fault = _part(path, span)
-    except OSError as error:
-        raise BadClip(f"Clip {path} cannot be read ({error.strerror}); correct its path in the "
+    except (OSError, ValueError) as error:                         # ValueError: a path that no system can have
+        raise BadClip(f"Clip {path} cannot be read ({getattr(error, 'strerror', error)}); correct its path in the "
                       "manifest or fetch the file.") from error
     if fault:
         raise BadClip(f"Clip {path} {fault}.")
     try:
         container = open_file(source)
-    except (av.FFmpegError, ValueError) as error:
+    except Exception as error:                                     # a damaged file can make FFmpeg and PyAV raise anything
         raise BadClip(f"Clip {path} is damaged and cannot be opened; fetch or render it again.") from error
     stream = next(iter(container.streams.video), None)
     if stream is None or stream.codec_context is None:

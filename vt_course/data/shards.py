@@ -12,7 +12,6 @@ import io
 import json
 import os
 import re
-import tarfile
 import time
 from fractions import Fraction
 from functools import lru_cache
@@ -26,7 +25,7 @@ from vt_course.data.clips import Rows
 from vt_course.data.folders import Listing, checked, read_folder, readable, split_names
 from vt_course.data.prepare import size_of
 from vt_course.data.reader import PICTURES, SUFFIXES, BadClip, ClipReader, container_fault
-from vt_course.files import alone, atomic_write, replacing, write_csv
+from vt_course.files import SMALL, alone, atomic_write, parse_json, parsing, read_json, read_tar, replacing, write_csv
 
 RECORD = "shards.json"
 COLUMNS = ("path", "label", "start", "end", "offset", "bytes")
@@ -244,40 +243,32 @@ def index(path: Path) -> list[dict]:
     `offset`, `bytes`: the place of its video in the tar; 0, 0 where it has none. The label is that in
     the sample's .json, else the text of its .cls or .txt.
     """
-    samples = {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                folder, name = os.path.split(member.name)
-                stem, dot, endings = name.partition(".")           # KEY is all before the first dot
-                ending = endings.rpartition(".")[2].lower()
-                if not stem or not dot or not member.isreg():
-                    continue
-                sample = samples.setdefault((folder, stem), {})
-                if f".{ending}" in SUFFIXES:
-                    sample["video"] = dict(offset=member.offset_data, bytes=member.size)
-                elif ending in ("json", "cls", "txt"):
-                    sample[ending] = tar.extractfile(member).read().decode()
-            # tarfile takes a header that is cut off for the end; a whole tar ends in a block of zeros.
-            tar.fileobj.seek(tar.offset)
-            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("unexpected end of data")
-    except (tarfile.TarError, UnicodeDecodeError) as error:
-        raise CourseError(f"Shard {path} is truncated, damaged or no plain tar ({error}); copy or make it "
-                          "again.") from error
+    samples, name, remedy = {}, f"Shard {path}", "copy or make it again."
+    for member, stream in read_tar(path, remedy, name):
+        folder, file = os.path.split(member.name)
+        stem, dot, endings = file.partition(".")                   # KEY is all before the first dot
+        ending = endings.rpartition(".")[2].lower()
+        if not stem or not dot or not member.isreg():
+            continue
+        sample = samples.setdefault((folder, stem), {})
+        if f".{ending}" in SUFFIXES:
+            sample["video"] = dict(offset=member.offset_data, bytes=member.size)
+        elif ending in ("json", "cls", "txt"):
+            need(member.size <= SMALL,
+                 f"{name} has a member {member.name:.60} of {member.size:,} bytes, too many for a label; make it again")
+            with parsing(name, "truncated, damaged or no plain tar", remedy):
+                sample[ending] = stream.read().decode()
     return [_row(path, key, sample) for key, sample in samples.items()]
 
 
 def _row(path: Path, key: tuple[str, str], sample: dict) -> dict:
     key = os.path.join(*key)
-    try:
-        meta = json.loads(sample.get("json", "{}"))
-    except ValueError as error:
-        raise CourseError(f"{key}.json in shard {path} is not valid JSON ({error}); make it again.") from error
+    meta = parse_json(sample.get("json", "{}"), f"{key}.json in shard {path}", "make it again.")
     meta = meta if isinstance(meta, dict) else {}
     given = meta.get("label"), sample.get("cls", "").strip(), sample.get("txt", "").strip()
     label = next((str(text) for text in given if text not in (None, "")), None)
-    need(label, f"Sample {key} in shard {path} has no label; give it a .json with \"label\", a .cls or a .txt")
+    need(label and len(label) < 1000,
+         f"Sample {key} in shard {path} has no label; give it a .json with \"label\", a .cls or a .txt")
     return dict(label=label, start=meta.get("start"), end=meta.get("end"),
                 **sample.get("video", dict(offset=0, bytes=0)))
 
@@ -285,9 +276,11 @@ def _row(path: Path, key: tuple[str, str], sample: dict) -> dict:
 # ------------------------------------------------------------------------- small things
 
 def _record(out: Path) -> dict:
-    try:
-        record = json.loads((out / RECORD).read_text(encoding="utf-8"))
-        return {key: record[key] for key in ("classes", "max_bytes", "clips_sha256", "shards")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise CourseError(f"{out / RECORD} is not what `vt-course data shard` writes ({error}); make the shards "
-                          "again in another folder.") from error
+    wrong = f"{out / RECORD} is not what `vt-course data shard` writes; make the shards again in another folder"
+    record = read_json(out / RECORD, "make the shards again in another folder.", dict)
+    need(all(isinstance(record.get(key), kind) for key, kind in (
+        ("classes", list), ("max_bytes", int), ("clips_sha256", str), ("shards", dict))), wrong)
+    need(record["classes"] and all(isinstance(label, str) for label in record["classes"]), wrong)
+    need(all(isinstance(told, dict) and isinstance(told.get("bytes"), int) and isinstance(told.get("left_out"), list)
+             and all(isinstance(pair, list) for pair in told["left_out"]) for told in record["shards"].values()), wrong)
+    return record

@@ -33,7 +33,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vt_course import CourseError, data_root
-from vt_course.files import alone
+from vt_course.files import alone, read_utf8
 from vt_course.machine import cores
 
 # Neighbours are each other's time reversal.
@@ -343,9 +343,9 @@ def _render_missing(out: Path, settings: dict, workers: int | None, progress: bo
     started, finished = out / "rendering.json", out / "config.json"
     config = json.dumps(settings) + "\n"
     for file in (started, finished):
-        if file.exists() and (there := file.read_text(encoding="utf-8")) != config:
+        if file.exists() and (there := read_utf8(file, "delete the folder to render it anew.")) != config:
             raise CourseError(f"{out} holds clips rendered with other settings "
-                              f"({there.strip()}): choose another folder, or delete "
+                              f"({' '.join(there.split()):.300}): choose another folder, or delete "
                               "this one to render it anew.")
     jobs, tables = [], {}
     for number, (split, count) in enumerate(zip(SPLITS, settings["clips"])):

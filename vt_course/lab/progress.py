@@ -1,10 +1,10 @@
 """Which checks passed: one line each in a file of the reader's, nothing sent anywhere."""
-import csv
 import os
 from datetime import datetime
 from pathlib import Path
 
 from vt_course import CourseError, repo_root
+from vt_course.files import csv_header, read_csv
 
 FIELDS = ("exercise", "passed")
 
@@ -34,14 +34,12 @@ def passed(path: Path | None) -> dict[str, str]:
     """Exercise number -> when its check first passed. Raises CourseError for a file that is not ours."""
     if path is None or not path.exists():
         return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file)
-        if tuple(rows.fieldnames or ()) != FIELDS:
-            raise CourseError(f"{path} is not a record of progress (its first line should be {','.join(FIELDS)});"
-                              " move it away, or set VT_COURSE_PROGRESS to another file.")
-        found = {}
-        for row in rows:
-            found.setdefault(row["exercise"], row["passed"])
+    remedy = "move it away, or set VT_COURSE_PROGRESS to another file."
+    if tuple(csv_header(path, remedy)) != FIELDS:
+        raise CourseError(f"{path} is not a record of progress (its first line should be {','.join(FIELDS)}); {remedy}")
+    found = {}
+    for _, row in read_csv(path, remedy):
+        found.setdefault(row["exercise"], row["passed"])
     return found
 
 

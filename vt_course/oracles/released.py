@@ -14,7 +14,6 @@ address, and the path below it stays (the part after `?` is dropped).
 """
 import argparse
 import os
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ import torch
 
 from vt_course import CourseError, data_root
 from vt_course.download import fetch, sha256_of
-from vt_course.files import alone, atomic_write
+from vt_course.files import Unreadable, alone, atomic_write, read_pt, read_utf8
 from vt_course.models import create
 from vt_course.models.cost import count_parameters
 from vt_course.models.official import from_official
@@ -312,7 +311,7 @@ def get(name: str, out: Path | None = None, *, progress: bool = True, keep_origi
 
 def read_record(record: Path) -> dict[str, str]:
     """Checksums by file name, from the lines of `sha256sum`."""
-    lines = record.read_text(encoding="utf-8").splitlines() if record.is_file() else []
+    lines = read_utf8(record, "delete it and run the same command again").splitlines() if record.is_file() else []
     return {name: checksum for checksum, _, name in (line.partition("  ") for line in lines)}
 
 
@@ -338,16 +337,14 @@ def read_checkpoint(path: Path) -> Mapping:
     values only and is let through. Anything else but plain values and tensors is refused.
     """
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:                     # a damaged file can raise anything
-        if isinstance(error, pickle.UnpicklingError) and (found := re.search(r"GLOBAL ([\w.]+)", str(error))):
+        checkpoint = read_pt(path, "delete it and run the same command again", "not a PyTorch checkpoint or is damaged",
+                             allow=[argparse.Namespace])
+    except Unreadable as error:
+        if found := re.search(r"GLOBAL ([\w.]+)", str(error.__cause__)):
             raise CourseError(f"{path} holds a {found[1]} beside its weights, and loading that could run code, so it was "
                               "not loaded; if you trust where it comes from, save its tensors alone with torch.save, put "
                               "that file in its place and run the same command again") from error
-        why = str(error).partition("\n")[0][:100] or type(error).__name__
-        raise CourseError(f"{path} is not a PyTorch checkpoint or is damaged ({why}); delete it and run the same command "
-                          "again") from error
+        raise
     if not isinstance(checkpoint, Mapping):
         raise CourseError(f"{path} holds a {type(checkpoint).__name__} instead of named weights; delete it and run the same "
                           "command again")

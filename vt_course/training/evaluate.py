@@ -6,7 +6,6 @@ mean of the softmax over the views, as in the official test code of the models o
 """
 import dataclasses
 import functools
-import json
 import math
 import os
 import signal
@@ -17,18 +16,18 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from vt_course import CourseError
+from vt_course import CourseError, need
 from vt_course.data import images, open_spec, transforms
 from vt_course.data.clips import VideoFolder, collate
 from vt_course.data.reader import scaled_size
+from vt_course.files import parse_json, parsing
 from vt_course.machine import cores
 from vt_course.models import ZOO, built_for, create
 from vt_course.models.official import check_state
-from vt_course.training.checkpoint import read_weights
+from vt_course.training.checkpoint import check_whole, read_weights
 from vt_course.training.recipes import Recipe
 
 ROOM = 512 << 20  # bytes of frames that a data set keeps: all of the embedded one's, 482 MB
@@ -257,12 +256,21 @@ def build_model(recipe: Recipe, classes: int):
 
 
 def load_weights(model, weights: dict, name) -> None:
-    """Load a state dict strictly. Raises `CourseError` that lists every difference."""
+    """Load a state dict strictly. Raises `CourseError` that lists every difference, and for numbers that are no weights.
+
+    Floats may have another precision than the model's.
+    """
     try:
         check_state(model, weights)
     except ValueError as error:
         raise CourseError(f"cannot load {name}: {error}; load it into the model and settings it "
                           "was saved from") from error
+    for key, own in model.state_dict().items():
+        if weights[key].is_floating_point() != own.is_floating_point() or weights[key].is_complex():
+            raise CourseError(f"cannot load {name}: {key} has numbers of type {weights[key].dtype} and not {own.dtype}; save it as that")
+        if own.is_floating_point() and not weights[key].to(own.dtype).isfinite().all():
+            raise CourseError(f"cannot load {name}: {key} has numbers that are not finite (NaN or infinity); train again, with a "
+                              "lower lr if it was the training that diverged")
     model.load_state_dict(weights)
 
 
@@ -276,13 +284,8 @@ def read_run(path, which: str = "best") -> tuple[Path, dict, dict]:
             raise CourseError(f"{path} holds no checkpoint ({names[0]}); train first with "
                               f"vt-course train MODEL --out {path}")
         path = files[0]
-    try:
-        weights, header = read_weights(path)
-    except FileNotFoundError as error:
-        raise CourseError(f"{path} does not exist; name a run folder or one of its "
-                          ".safetensors files") from error
-    except SafetensorError as error:
-        raise CourseError(f"{path} is not a readable safetensors file ({error})") from error
+    need(path.exists(), f"{path} does not exist; name a run folder or one of its .safetensors files")
+    weights, header = read_weights(path)
     if "recipe" not in header or "classes" not in header:
         raise CourseError(f"{path} has no recipe in its header; name a file that `vt-course "
                           "train` wrote")
@@ -302,9 +305,17 @@ def load_run(path, which: str = "best"):
 def _restore(path, which: str = "best"):
     """(model, recipe, classes) from one reading of the file."""
     path, weights, header = read_run(path, which)
-    recipe, classes = Recipe.from_json(header["recipe"]), tuple(json.loads(header["classes"]))
-    model = build_model(recipe, len(classes))
+    again = "name a file that `vt-course train` wrote"
+    classes = tuple(parse_json(header["classes"], f"the list of classes in {path}", again, list))
+    need(classes and all(isinstance(name, str) for name in classes), f"the list of classes in {path} does not hold names; {again}")
+    try:
+        recipe = Recipe.from_json(header["recipe"])
+    except CourseError as error:
+        raise CourseError(f"the recipe in {path} cannot be used: {error}") from error
+    with parsing(f"the recipe in {path}", "none that a model can be built from", again):
+        model = build_model(recipe, len(classes))
     load_weights(model, weights, path)
+    check_whole(path, weights, header)
     return model.eval(), recipe, classes
 
 

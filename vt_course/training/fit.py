@@ -5,7 +5,7 @@ Three rules make a resumed run equal to an uninterrupted one, bit for bit on a C
 * what is random is a pure function of where we are: the order of the clips of (seed, epoch), a
   clip's augmentation of (seed, epoch, index), dropout and drop path of (seed, step);
 * everything else (weights, AdamW's moments, running sums, the best epoch so far) is in one
-  file, `state.pt`, which is replaced by one rename (checkpoint.py);
+  file, `state.pt`, which is replaced by one rename and ends in a checksum (checkpoint.py);
 * every other file of the run folder is derived from that state and can be written again.
 
 Started by torchrun, the same loop runs in several processes (ranks.py). Each takes its part of
@@ -18,13 +18,14 @@ import io
 import itertools
 import json
 import math
+import os
 import platform
 import signal
 import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,17 +35,20 @@ import torch.nn.functional as F
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from vt_course import CourseError, repo_root
+from vt_course import CourseError, need, repo_root
 from vt_course.data import images, open_spec
-from vt_course.files import atomic_write, write_csv
+from vt_course.files import alone, atomic_write, read_json, write_csv
 from vt_course.machine import cores, peak_memory
 from vt_course.training import ranks
-from vt_course.training.checkpoint import read_state, save_state, save_weights
+from vt_course.training.checkpoint import PREVIOUS, STATE, misfit, read_state, save_state, save_weights, state_path, unusable
 from vt_course.training.curves import curves
 from vt_course.training.evaluate import (build_model, class_scores, in_order, make_loader, open_data, pick_device, predict,
                                          score, takes_images)
 from vt_course.training.recipes import Recipe
 
+# Of an epoch, in metrics.csv.
+COLUMNS = ("epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top1_stderr", "skipped", "seconds",
+           "clips_per_second")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -106,6 +110,35 @@ class Progress:
     bad: dict = field(default_factory=lambda: {"train": {}, "val": {}})  # {index: sentence}
     seconds: float = 0.0  # over all resumes
     peak_memory_mb: float = 0.0
+
+    def fault(self, epochs: int, batches: int) -> str | None:
+        """What cannot be, in a run of so many epochs of so many batches; None: nothing."""
+        for name in ("epoch", "batch", "correct", "clips", "skipped", "loss_sum", "seconds", "peak_memory_mb"):
+            value, whole = getattr(self, name), name not in ("loss_sum", "seconds", "peak_memory_mb")
+            if type(value) not in ((int,) if whole else (int, float)) or not 0 <= value < math.inf:
+                return f"{name} is {value!r}"
+        if self.epoch > epochs or self.batch > (batches if self.epoch < epochs else 0):
+            return f"epoch {self.epoch} of {epochs} is done and batch {self.batch} of {batches} of the next"
+        if self.correct > self.clips:
+            return f"{self.correct} of {self.clips} clips were right"
+        if not isinstance(self.rows, list) or len(self.rows) != self.epoch:
+            return f"the rows are not of {self.epoch} epochs"
+        for number, row in enumerate(self.rows, 1):
+            if not isinstance(row, dict) or tuple(row) != COLUMNS or (row["epoch"], row["step"]) != (number, number * batches) \
+                    or not all(type(value) in (int, float) and math.isfinite(value) for value in row.values()):
+                return f"the row of epoch {number} is damaged"
+        if self.best != max(self.rows, key=quality, default=None):
+            return "the best epoch is not the best of the rows"
+        if not isinstance(self.bad, dict) or sorted(self.bad) != ["train", "val"] or not all(
+                isinstance(found, dict) and all(type(k) is int and isinstance(v, str) for k, v in found.items())
+                for found in self.bad.values()):
+            return "the list of bad clips is damaged"
+        return None
+
+
+def quality(row: dict) -> tuple[float, float]:
+    """Of an epoch, to be compared: the best one has the highest val_top1, then the lowest val_loss."""
+    return row["val_top1"], -row["val_loss"]
 
 
 @contextmanager
@@ -175,14 +208,14 @@ def describe(recipe: Recipe) -> dict:
 
 def check_same(folder: Path, old: dict, new: dict) -> None:
     """Raises `CourseError` naming what differs between the folder's run and what was asked."""
-    old, new = json.loads(json.dumps(old)), json.loads(json.dumps(new))  # tuples become lists
+    old, new = (json.loads(json.dumps(config, default=str)) for config in (old, new))  # tuples become lists
     was, now = old["recipe"], new["recipe"]
-    differ = [f"{name} was {was.get(name)!r} and is now {now.get(name)!r}"
+    differ = [f"{name} was {was.get(name)!r:.200} and is now {now.get(name)!r:.200}"
               for name in {**was, **now} if was.get(name) != now.get(name)]
     if not differ and old != new:
         differ = [f"the manifests of {now['data']} list other clips or classes"]
     if differ:
-        raise CourseError(f"{folder} holds a run with other settings ({'; '.join(differ)}); go "
+        raise CourseError(f"{folder} holds a run with other settings ({'; '.join(differ[:4])}); go "
                           "on with the old settings or choose another --out folder")
 
 
@@ -198,12 +231,14 @@ def fit(recipe: Recipe, out, *, resume=True, device=None, workers=None, max_step
     In the processes of torchrun, `recipe.batch_size` is that of all ranks together, and a run may
     go on with another number of them.
 
-    Raises `CourseError` for what the user can mend: other settings than the folder's, a full
-    disk, a loss that is not finite, no readable clip. The last good checkpoint is kept.
+    Raises `CourseError` for what the user can mend: other settings than the folder's, another run
+    at work in it, a damaged checkpoint, a full disk, a loss that is not finite, no readable clip.
+    The last good checkpoint is kept.
     """
-    with ranks.group(pick_device(device)) as device, deterministic(device), polite_interrupt() as interrupt:
+    with ranks.group(pick_device(device)) as device, deterministic(device), polite_interrupt() as interrupt, \
+            ExitStack() as held:
         config, sets = open_everywhere(recipe)
-        state = ranks.by_leader(functools.partial(open_run, Path(out), config, resume))
+        state = ranks.by_leader(functools.partial(open_run, Path(out), config, resume, held))
         run = Run(recipe, Path(out), config, state, device, sets, workers, progress)
         return run.train(interrupt, max_steps, checkpoint_minutes)
 
@@ -223,10 +258,11 @@ def open_everywhere(recipe: Recipe) -> tuple[dict, list]:
     return each[0], sets
 
 
-def open_run(out: Path, config: dict, resume: bool) -> dict | None:
-    """Make the folder `out`; the state of the run that it holds, or None."""
+def open_run(out: Path, config: dict, resume: bool, held: ExitStack) -> dict | None:
+    """Make the folder `out` and lock it until `held` is closed; the state of the run that it holds, or None."""
     try:
         out.mkdir(parents=True, exist_ok=True)
+        held.enter_context(alone(out / ".lock", wait=False))
     except OSError as error:
         raise CourseError(f"cannot make the folder {out} ({error.strerror}); choose another "
                           "--out folder") from error
@@ -235,7 +271,11 @@ def open_run(out: Path, config: dict, resume: bool) -> dict | None:
         if not resume:
             raise CourseError(f"{out} already holds a run; resume it or choose another --out "
                               "folder")
+        if not isinstance(state["config"].get("recipe"), dict):
+            raise unusable(out, "is damaged: its config has no recipe")
         check_same(out, state["config"], config)
+        if state_path(out).name == PREVIOUS:
+            print(f"{out / STATE} is not there: going on from the checkpoint before it, {out / PREVIOUS}", file=sys.stderr)
     return state
 
 
@@ -261,18 +301,36 @@ class Run:
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, recipe.weight_decay))
         self.autocast, self.scaler = precision(recipe, device)
         self.progress = Progress()
-        if state is not None:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            if state["scaler"] and self.scaler.is_enabled():
-                self.scaler.load_state_dict(state["scaler"])
-            self.progress = Progress(**state["progress"])
         train_set, val_set = sets
         self.batches = EpochBatches(len(train_set), recipe.batch_size, recipe.seed)
+        if state is not None:
+            self.restore(state)
         self.train_loader = make_loader(train_set, self.batches, workers, device)
         val_batches = in_order(val_set, recipe.batch_size)[ranks.rank()::ranks.world()]
         self.val_loader = make_loader(val_set, val_batches, workers, device)
         self.started = time.monotonic() - self.progress.seconds
+
+    def restore(self, state: dict) -> None:
+        """Go on from `state`. Raises `CourseError` where it is not built like ours: what it lacks would be made up, silently."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        own, saved, moments = self.optimizer.state_dict()["param_groups"], state["optimizer"], {}
+        if saved.get("state"):                                           # of AdamW, from the first step on
+            moments = {k: dict(step=torch.zeros(()), exp_avg=p.detach(), exp_avg_sq=p.detach()) for k, p in enumerate(parameters)}
+        fault = (misfit(self.model.state_dict(), state["model"], "model")
+                 or misfit({"state": moments, "param_groups": own}, saved, "optimizer")
+                 or state["scaler"] and self.scaler.is_enabled() and misfit(self.scaler.state_dict(), state["scaler"], "scaler")
+                 or misfit(dict.fromkeys(dataclasses.asdict(self.progress)), dict.fromkeys(state["progress"]), "progress"))
+        if not fault and [dict(group, lr=0) for group in saved["param_groups"]] != [dict(group, lr=0) for group in own]:
+            fault = "optimizer has other settings than the recipe"
+        if not fault:
+            self.progress = Progress(**state["progress"])
+            fault = self.progress.fault(self.recipe.epochs, len(self.batches))
+        if fault:
+            raise unusable(self.out, f"is damaged, or of another version of {self.recipe.model} ({fault})")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(saved)
+        if state["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
 
     @property
     def step(self) -> int:
@@ -311,8 +369,12 @@ class Run:
         atomic_write(self.out / "config.json", json.dumps(self.config, indent=2).encode())
         if self.step:
             self.publish()  # a kill may have come between the state and what derives from it
-        if self.progress.epoch == self.recipe.epochs and (self.out / "summary.json").is_file():
-            return json.loads((self.out / "summary.json").read_text(encoding="utf-8"))
+        path = self.out / "summary.json"
+        if self.progress.epoch == self.recipe.epochs and os.path.lexists(path):
+            anew = "delete it and run the same command again, which writes it anew"
+            summary = read_json(path, anew, dict)
+            need(self.facts().items() <= summary.items(), f"{path} does not tell what {state_path(self.out)} holds; {anew}")
+            return summary
 
     def train_epoch(self, interrupt, max_steps, checkpoint_minutes) -> bool:
         """Train to the end of the epoch; True when stopped before."""
@@ -435,8 +497,7 @@ class Run:
             "clips_per_second": round(self.speed, 2),
         }
         progress.rows.append(row)
-        progress.best = max((row for row in (progress.best, row) if row),
-                            key=lambda row: (row["val_top1"], -row["val_loss"]))
+        progress.best = max(progress.rows, key=quality)
         progress.loss_sum, progress.correct, progress.clips, progress.skipped = 0.0, 0, 0, 0
         if self.leads:
             self.report(row, len(bad))
@@ -509,10 +570,10 @@ class Run:
         if bad:
             write_csv(self.out / "bad_clips.csv", ["split", "index", "reason"], bad)
 
-    def summarise(self) -> dict:
-        """Write summary.json and curves.png."""
+    def facts(self) -> dict:
+        """What summary.json tells of the run, as JSON reads it."""
         progress = self.progress
-        summary = {
+        return json.loads(json.dumps({
             "model": self.recipe.model,
             "data": self.recipe.data,
             "finished": progress.epoch == self.recipe.epochs,
@@ -526,17 +587,20 @@ class Run:
             "peak_memory_mb": round(progress.peak_memory_mb),
             "seed": self.recipe.seed,
             "recipe": dataclasses.asdict(self.recipe),
-            **machine(self.device),
-        }
-        text = json.dumps(summary, indent=2)
+        }))
+
+    def summarise(self) -> dict:
+        """Write summary.json and curves.png."""
+        progress = self.progress
+        summary = {**self.facts(), **machine(self.device)}
         if progress.rows:
             figure = curves(progress.rows, len(self.classes),
                             f"{self.recipe.model} on {self.recipe.data}")
             image = io.BytesIO()
             figure.savefig(image, format="png", dpi=120)
             atomic_write(self.out / "curves.png", image.getbuffer())
-        atomic_write(self.out / "summary.json", text.encode())
-        return json.loads(text)
+        atomic_write(self.out / "summary.json", json.dumps(summary, indent=2).encode())
+        return summary
 
 
 def peak_memory_mb(device: torch.device) -> float:

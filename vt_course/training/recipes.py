@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from vt_course import CourseError
+from vt_course.files import parse_json
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Recipe:
         low, high = self.crop_scale
         self._need(0 < low <= high <= 1, "crop_scale", "low,high with 0 < low <= high <= 1")
         low, high = self.crop_ratio
-        self._need(0 < low <= high, "crop_ratio", "low,high with 0 < low <= high")
+        self._need(0 < low <= high < math.inf, "crop_ratio", "low,high with 0 < low <= high")
         self._need(0 <= self.seed < 2**32, "seed", "in [0, 2**32)")
 
     def _need(self, good: bool, name: str, wanted: str) -> None:
@@ -80,10 +81,7 @@ class Recipe:
 
         Raises `CourseError` for an unknown setting or a value that cannot work.
         """
-        try:
-            settings = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise CourseError(f"the recipe is not valid JSON ({error})") from error
+        settings = parse_json(text, "the recipe", "write it as `vt-course train` does")
         if not isinstance(settings, dict) or "model" not in settings:
             raise CourseError('a recipe is a JSON object with at least "model"')
         return cls(**{name: _convert(name, value) for name, value in settings.items()})
@@ -119,12 +117,12 @@ def _convert(name: str, value):
         if kind in (float, str):
             return kind(value)
         if kind is dict:
-            return dict(json.loads(value) if isinstance(value, str) else value)
+            return dict(parse_json(value, f"{name}={value[:40]}", "write it as a JSON object") if isinstance(value, str) else value)
         low, high = value.split(",") if isinstance(value, str) else value
         return float(low), float(high)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         wanted = f"of type {kind.__name__}" if kind in (bool, int, float, str, dict) else "low,high"
-        raise CourseError(f"recipe setting {name}={value!r} must be {wanted}") from error
+        raise CourseError(f"recipe setting {name}={value!r:.100} must be {wanted}") from error
 
 
 RECIPES = {
