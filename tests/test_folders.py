@@ -327,6 +327,9 @@ def test_lists_that_cannot_be_understood_are_refused(put):
         text(folder / "train.csv", *lines)
         with pytest.raises(CourseError, match=words):
             open_spec(f"csv:{folder / 'train.csv'},{folder / 'val.csv'}")
+    (folder / "train.csv").write_bytes(b"," * 200_000 + b"7")              # costs no time
+    with pytest.raises(CourseError, match="begins with|is not a CSV file"):
+        open_spec(f"csv:{folder / 'train.csv'},{folder / 'val.csv'}")
     text(folder / "train.csv", "v/1.mp4 playing harp", "v/2.mp4 run")      # names are sorted, as everywhere
     text(folder / "val.csv", '"v/2.mp4",run')
     assert open_spec(f"folder:{folder}").classes == ("playing harp", "run")

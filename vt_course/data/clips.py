@@ -202,6 +202,7 @@ def read_manifest(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[d
 
 
 VIDEO = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, SUFFIXES + OTHERS))}))[\s,]+(\S.*)", re.IGNORECASE)
+LONGEST = 4096                                                    # characters of a line, as of a path
 FRAMES = re.compile(r"(.+?)[\s,]+(?:(\d+)[\s,]+)?(\d+)")          # of a folder of pictures, which has no ending
 
 
@@ -209,7 +210,8 @@ def is_list(path: str | os.PathLike) -> bool:
     """Whether the first line of a file is one of a list, see `read_list`, rather than a header."""
     try:
         with open(path, encoding="utf-8-sig") as file:
-            line = next((line for line in map(str.strip, file) if line), "")
+            lines = iter(lambda: file.readline(LONGEST), "")
+            line = next((line for line in map(str.strip, lines) if line), "")
     except (OSError, UnicodeDecodeError):
         return False                                               # `read_manifest` says what is wrong
     first = _list_line(line)
@@ -244,6 +246,8 @@ def _finder(path):
 
 def _list_line(line: str) -> tuple[str, str, str] | None:
     """(path, number of frames or "", label) of a line of a list; None where it is none."""
+    if len(line) >= LONGEST:
+        return None
     if line.startswith('"') and '"' in line[1:]:                   # a path with commas, as CSV has it
         name, _, rest = line[1:].partition('"')
         rest = rest.strip(", \t")
