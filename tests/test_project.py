@@ -297,6 +297,7 @@ OUTSIDE = {  # what stands outside vt_course/files.py, and why it may
     ("data/reader.py", "av.open"): "the decoders' door: every call below it is refused as BadClip",
     ("data/prepare.py", "av.open"): "writes",
     ("data/synthetic.py", "av.open"): "writes",
+    ("data/shards.py", "av.open"): "writes",
     ("data/bench.py", "decord.VideoReader"): "a peer, inside `parsing`",
     ("data/bench.py", "torchcodec.decoders.VideoDecoder"): "a peer, inside `parsing`",
     ("data/kinetics.py", "tarfile.open"): "the first piece of an archive in memory, where any error means: no telling",

@@ -192,6 +192,7 @@ def read_manifest(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[d
 
 
 VIDEO = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, SUFFIXES + OTHERS))}))[\s,]+(\S.*)", re.IGNORECASE)
+LONGEST = 4096                                                    # characters of a line, as of a path
 FRAMES = re.compile(r"(.+?)[\s,]+(?:(\d+)[\s,]+)?(\d+)")          # of a folder of pictures, which has no ending
 
 
@@ -232,6 +233,8 @@ def _finder(path):
 
 def _list_line(line: str) -> tuple[str, str, str] | None:
     """(path, number of frames or "", label) of a line of a list; None where it is none."""
+    if len(line) >= LONGEST:
+        return None
     if line.startswith('"') and '"' in line[1:]:                   # a path with commas, as CSV has it
         name, _, rest = line[1:].partition('"')
         rest = rest.strip(", \t")

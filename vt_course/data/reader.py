@@ -32,6 +32,10 @@ class BadClip(CourseError):
     """A video file that cannot be used: the message names it, the fault and the remedy."""
 
 
+class Astray(Exception):
+    """A seek led elsewhere than the table of packets says."""
+
+
 def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     """(height, width) with the short side at `short_side` and the aspect ratio kept.
 
@@ -186,7 +190,7 @@ class ClipReader:
                             clip[slots], slots = small, []
                     if not place:
                         return clip
-        except (av.FFmpegError, LookupError):
+        except (av.FFmpegError, Astray):
             pass
         return None
 
@@ -219,7 +223,7 @@ class ClipReader:
         """The packets of a long file where `needed`, each run of them from where a seek lands, and None between two runs.
 
         Every packet must be the one that the table has at its place, so a seek that lands too late, or on other time stamps
-        than reading from the beginning gives, is noticed. Raises LookupError for it.
+        than reading from the beginning gives, is noticed. Raises `Astray` for it.
         """
         edges = np.flatnonzero(np.diff(needed, prepend=False, append=False))
         for number, (first, stop) in enumerate(edges.reshape(-1, 2).tolist()):
@@ -232,16 +236,16 @@ class ClipReader:
                 if at is None:                                     # where did it land?
                     at = int(self._order[np.searchsorted(self._pts[self._order[:-1]], packet.pts or 0)])
                     if at > first:
-                        raise LookupError
+                        raise Astray
                 if packet.pts != self._pts[at]:
-                    raise LookupError
+                    raise Astray
                 if at >= first:
                     yield packet
                 at += 1
                 if at == stop:
                     break
             if at != stop:
-                raise LookupError
+                raise Astray
 
     def every_frame(self) -> Iterator:
         """All frames in order, as they are decoded (av.VideoFrame). Raises av.FFmpegError where one cannot be."""
@@ -329,9 +333,10 @@ def pictures_in(folder: str | os.PathLike) -> list[str]:
     [] where there is none. Of several series those of optical flow (mmaction2's flow_x_00001.jpg) do not count. Raises
     `BadClip` where it is then not clear which one is meant.
     """
-    if not os.path.isdir(folder):
-        return []
-    series = picture_series(os.listdir(folder))
+    try:
+        series = picture_series(os.listdir(folder)) if os.path.isdir(folder) else {}
+    except OSError:
+        return []                                                  # whoever opens it as a file says what is wrong
     if len(series) > 1:
         series = {like: names for like, names in series.items() if not re.match(r"(flow|[xyuv]_)", like)}
         if len(series) != 1:

@@ -20,7 +20,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from .. import CourseError, repo_root
-from ..files import atomic_write
+from ..files import atomic_write, read_json
 from ..machine import cores
 from . import NotebookFailed
 from .compare import compare
@@ -45,7 +45,7 @@ def run_suite(stages: list[str] | None = None, *, quick: bool = False, root: Pat
     chosen = [stage for stage in STAGES if stage in (stages or (QUICK if quick else STAGES))]
     shutil.rmtree(root / "build" / "test", ignore_errors=True)
     (root / "build" / "test").mkdir(parents=True)
-    budget = json.loads((root / "tests" / "budget.json").read_text(encoding="utf-8"))
+    budget = read_json(root / "tests" / "budget.json", "restore it with git.", dict)
     rows = []
     for number, stage in enumerate(chosen, start=1):
         expected = None if quick else budget["cpu_seconds"].get(stage)
