@@ -163,16 +163,15 @@ def match(model: nn.Module, names) -> tuple[str, str, str]:
     names, keys = list(names), [k for k in model.state_dict() if not computed(k)]
     before = Counter(".".join(parts[:i]) + "." for parts in (n.split(".") for n in names) for i in range(1, min(len(parts), 5)))
     prefixes = ["", *(p for p, count in before.items() if 2 * count > len(keys))]
-    best, known = (0, "", "", ""), layouts(model)
+    found, known = {}, layouts(model)    # the first of the best counts: most names, then the least to put on and take off
     for layout in known:
         theirs = {n for k in keys for n in known[layout].names(k)}
         first, count = Counter(n.split(".")[0] + "." for n in theirs).most_common(1)[0]
         for prefix in prefixes:
             for base in ("", first) if 2 * count > len(theirs) else ("",):
                 hits = sum(n.startswith(prefix) and base + n[len(prefix):] in theirs for n in names)
-                if hits > best[0] or not best[1]:
-                    best = hits, layout, prefix, base
-    return best[1:]
+                found[layout, prefix, base] = hits, -base.count("."), -prefix.count(".")
+    return max(found, key=found.get)
 
 
 def recognise(model: nn.Module, names) -> str:
