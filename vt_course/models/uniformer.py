@@ -264,8 +264,8 @@ class UniFormer(nn.Module):
             raise ValueError(f"kinds {kinds!r} has an unknown letter; a stage is L or G, in image models also W or H")
         if not set(layer_scale) <= set("LG"):
             raise ValueError(f"layer_scale {layer_scale!r} has an unknown letter; the kinds of blocks are L and G")
-        tube, window = per_axis("tube", tube, "HW" if dims == 2 else "THW"), per_axis("window", window, "HW")
-        if any(n % 2 == 0 for n in tube) or max(tube) < 3:
+        sides, window = per_axis("tube", tube, "HW" if dims == 2 else "THW"), per_axis("window", window, "HW")
+        if any(n % 2 == 0 for n in sides) or max(sides) < 3:
             raise ValueError(f"tube {tube} must be odd and at least 3")
         if dims == 3 and conv_stem or dims == 2 and divided:
             raise ValueError("conv_stem needs dims=2, divided needs dims=3")
@@ -279,7 +279,7 @@ class UniFormer(nn.Module):
             blocks = nn.ModuleList()
             for j, rate in enumerate(rates[i]):
                 if kind == "L":
-                    block = LocalBlock(dims, dim, mlp_ratio, tube, local_ffn, dpe, "L" in layer_scale, rate)
+                    block = LocalBlock(dims, dim, mlp_ratio, sides, local_ffn, dpe, "L" in layer_scale, rate)
                 else:
                     windowed = kind == "W" or kind == "H" and j % 4 != 3
                     block = (DividedBlock if divided else GlobalBlock)(
