@@ -877,3 +877,16 @@ def test_clips_that_a_model_cannot_be_built_for(model, changes, words, clips, tm
     recipe = dataclasses.replace(RECIPES[model], data=f"csv:{clips / 'train.csv'},{clips / 'val.csv'}", keep=0, **changes)
     with pytest.raises(CourseError, match=words):
         train(recipe, tmp_path / "run")
+
+
+@pytest.mark.parametrize("batch_size, refused", [(11, True), (1, True), (5, False)])
+def test_a_last_batch_that_batch_norm_cannot_be_trained_on_is_said_before_the_first_step(batch_size, refused, clips, tmp_path):
+    """Of 12 clips; with frames=1 and size=32 one clip ends as one place."""
+    recipe = dataclasses.replace(RECIPES["uniformer_mini"], data=f"csv:{clips / 'train.csv'},{clips / 'val.csv'}", keep=0, frames=1,
+                                 stride=1, size=32, batch_size=batch_size, epochs=1, warmup_epochs=0, config={"depths": [1, 1, 1, 1]})
+    if not refused:
+        train(recipe, tmp_path / "run", max_steps=1)
+        return
+    with pytest.raises(CourseError, match=rf"\(12 clips, batch_size={batch_size}\) gives a process 1 clip: BatchNorm cannot be trained on one"):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "state.pt").exists()

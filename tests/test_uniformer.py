@@ -503,3 +503,16 @@ def test_wrong_input_says_what_came_and_what_was_wanted(dims, x, words):
 def test_wrong_configurations(config, words):
     with pytest.raises(ValueError, match=words):
         UniFormer(**TINY | config)
+
+
+# ------------------------------------------------------------ BatchNorm and a single clip
+
+@pytest.mark.parametrize("settings, shape", [
+    ({}, (1, 3, 1, 32, 32)), (dict(dims=2), (1, 3, 32, 32)), (dict(kinds="LLLL"), (1, 3, 2, 32, 32)),
+    (dict(dims=2, kinds="LLLL", conv_stem=True), (1, 3, 20, 20))], ids=str)
+def test_one_clip_with_a_map_of_one_place_cannot_be_trained_on(settings, shape):
+    model, x = create("uniformer_mini", **settings), torch.randn(shape)
+    with pytest.raises(ValueError, match=r"BatchNorm cannot be trained on one clip whose map is 1 x 1( x 1)?: it needs two values"):
+        model(x)
+    model(x.repeat(2, *[1] * (x.ndim - 1)))
+    model.eval()(x)

@@ -351,7 +351,7 @@ class MViT(nn.Module):
             token = self.cls_token
             if hasattr(self, "pos_embed_class"):
                 token = token + self.pos_embed_class
-            x = torch.cat([token.expand(len(x), -1, -1), x], 1)       # (B, 1 + N, D)
+            x = torch.cat([token.expand(x.shape[0], -1, -1), x], 1)  # (B, 1 + N, D)
         return x + self.pos_embed if hasattr(self, "pos_embed") else x
 
     def stages(self, x: Tensor) -> list[Tensor]:

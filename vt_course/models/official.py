@@ -7,6 +7,8 @@ renamings from our names to theirs; read backwards, the same list loads their fi
 is missing, unexpected or misshapen is an error that lists it.
 """
 import re
+import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -17,8 +19,13 @@ from torch import Tensor, nn
 
 from .swin import Backbone, SwinBlock
 
-WRAPPERS = ("state_dict", "model_state", "model")
-COMPUTED = ("relative_position_index", "attn_mask", "num_batches_tracked")
+# Where files keep their weights: mmaction2 and Lightning, SlowFast, most others, DeepSpeed; then the averaged ones of timm and mmengine.
+WRAPPERS = ("state_dict", "model_state", "model", "model_state_dict", "module",
+            "model_ema", "state_dict_ema", "ema_state_dict", "ema")
+COMPUTED = ("relative_position_index", "attn_mask", "num_batches_tracked", "n_averaged")
+# Parts of names that (Distributed)DataParallel, torch.compile, FSDP and activation checkpointing put in.
+PUT_IN = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+LISTED = 6                       # so many differences are listed one by one
 
 
 @dataclass(frozen=True)
@@ -127,35 +134,69 @@ def computed(name: str) -> bool:
 
 
 def unwrap(checkpoint: Mapping) -> dict[str, Tensor]:
-    """The tensors of a released file, without its wrapper, `module.` prefix and computed buffers."""
-    for wrapper in WRAPPERS:
-        if isinstance(checkpoint.get(wrapper), Mapping):
-            checkpoint = checkpoint[wrapper]
-            break
-    return {k.removeprefix("module."): v for k, v in checkpoint.items()
-            if isinstance(v, Tensor) and not computed(k)}
+    """The tensors of a released file, without its wrappers, what training tools put into the names, and computed buffers.
+
+    Warns where the file holds several states (weights and their moving average): the first of `WRAPPERS` is taken.
+    Raises ValueError for an object without tensors.
+    """
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f"a checkpoint is a dictionary of tensors by name, not a {type(checkpoint).__name__}")
+    while found := [k for k in WRAPPERS if isinstance(checkpoint.get(k), Mapping)]:
+        taken, *others = found
+        if others:
+            warnings.warn(f"the file holds several states, {', '.join(found)}; {taken!r} is taken: pass its entry "
+                          f"{others[0]!r} alone for that one.", stacklevel=3)
+        checkpoint = checkpoint[taken]
+    state = {".".join(part for part in str(k).split(".") if part not in PUT_IN): v for k, v in checkpoint.items()
+             if isinstance(v, Tensor) and not computed(str(k))}
+    if not state:
+        raise ValueError(f"the checkpoint holds no tensors by name, only {', '.join(map(str, list(checkpoint)[:8])) or 'nothing'}")
+    return state
+
+
+def match(model: nn.Module, names) -> tuple[str, str, str]:
+    """(layout, prefix, base): with `prefix` taken off and `base` put on, most of `names` are names of the layout.
+
+    A prefix stands before the names where the model was a part of another one (Lightning's `model.`). A base is missing
+    where only a part was saved: a headless `TimesformerModel` has no `timesformer.`
+    """
+    names, keys = list(names), [k for k in model.state_dict() if not computed(k)]
+    before = Counter(".".join(parts[:i]) + "." for parts in (n.split(".") for n in names) for i in range(1, min(len(parts), 5)))
+    prefixes = ["", *(p for p, count in before.items() if 2 * count > len(keys))]
+    found, known = {}, layouts(model)    # the first of the best counts: most names, then the least to put on and take off
+    for layout in known:
+        theirs = {n for k in keys for n in known[layout].names(k)}
+        first, count = Counter(n.split(".")[0] + "." for n in theirs).most_common(1)[0]
+        for prefix in prefixes:
+            for base in ("", first) if 2 * count > len(theirs) else ("",):
+                hits = sum(n.startswith(prefix) and base + n[len(prefix):] in theirs for n in names)
+                found[layout, prefix, base] = hits, -base.count("."), -prefix.count(".")
+    return max(found, key=found.get)
 
 
 def recognise(model: nn.Module, names) -> str:
     """The layout whose names cover most of `names`."""
-    names, keys = set(names), [k for k in model.state_dict() if not computed(k)]
-    known = layouts(model)
-    return max(known, key=lambda layout: sum(n in names for k in keys for n in known[layout].names(k)))
+    return match(model, names)[0]
 
 
 def from_official(model: nn.Module, checkpoint: Mapping, *, resize: bool = False,
                   source: tuple[int, ...] | None = None) -> dict[str, Tensor]:
     """Turn someone else's checkpoint into a state dict of `model`, strictly.
 
-    `checkpoint` is the object in the file, wrapped or not, in any of `layouts(model)`; which one is recognised by
-    its names. With `resize`, position tables made for other sizes (bias tables for another window, position
+    `checkpoint` is the object in the file, wrapped or not (see `unwrap`, `match`), in any of `layouts(model)`; which one is
+    recognised by its names. Numbers of another precision become the model's. A warning says what is left out: entries
+    outside the prefix of the model, such as a second state, and a head that the file lacks (the model keeps its own). With `resize`, position tables made for other sizes (bias tables for another window, position
     embeddings for another grid or number of frames) are interpolated to the model's, along each axis. Rows do not tell
     a grid that is not square: then give `source`, its (H, W) or (T, H, W) in patches. Raises ValueError
     that lists every missing, unexpected or misshapen entry by its name in the file.
     """
-    theirs = unwrap(checkpoint)
-    name = recognise(model, theirs)
-    layout, own = layouts(model)[name], model.state_dict()
+    own = model.state_dict()
+    dtype = next(v.dtype for v in own.values() if v.is_floating_point())
+    theirs = {k: v.to(dtype) if v.is_floating_point() else v for k, v in unwrap(checkpoint).items()}
+    name, prefix, base = match(model, theirs)
+    outside = [k for k in theirs if not k.startswith(prefix)]
+    theirs = {base + k[len(prefix):]: v for k, v in theirs.items() if k.startswith(prefix)}
+    layout = layouts(model)[name]
     names = {ours: layout.names(ours) for ours in own if not computed(ours)}
     want = to_official(model, {ours: own[ours] for ours in names}, name)
 
@@ -168,7 +209,15 @@ def from_official(model: nn.Module, checkpoint: Mapping, *, resize: bool = False
     if resize:                                   # only what is stored whole: no position table is split as q, k, v are
         whole = {ours: renamed(ours) for ours, (first, *more) in names.items() if first in theirs and not more}
         theirs |= to_official(model, resize_positions(model, whole, source), name)
-    check_state(model, theirs, want)
+    head = [n for ours in names if ours.startswith("head.") for n in names[ours]]
+    headless = theirs and not any(n in theirs for n in head)
+    check_state(model, theirs | {n: want[n] for n in head} if headless else theirs, want)
+    if headless:
+        theirs |= {n: want[n] for n in head}
+        warnings.warn(f"the file has no head ({head[0]}); the model keeps its own.", stacklevel=2)
+    if outside:
+        warnings.warn(f"of the file, what begins with {prefix!r} is taken; {len(outside)} other entries are left out, the first is "
+                      f"{outside[0]}.", stacklevel=2)
     return {ours: renamed(ours) if ours in names else own[ours] for ours in own}
 
 
@@ -191,18 +240,55 @@ def to_official(model: nn.Module, state: Mapping[str, Tensor] | None = None, lay
 
 
 def check_state(model: nn.Module, state: Mapping[str, Tensor], want: Mapping[str, Tensor] | None = None) -> None:
-    """Raise ValueError that lists what `state` lacks, has too much of, or has in another shape than `want`.
+    """Raise ValueError that lists what `state` lacks, has too much of, or has in another shape or kind than `want`.
 
-    `want` is by default the model's own state.
+    `want` is by default the model's own state. Of a long list the first are named, and what the weights most likely are.
     """
     want = model.state_dict() if want is None else want
     problems = [f"missing {k} {tuple(want[k].shape)}" for k in want if k not in state]
     problems += [f"unexpected {k} {tuple(state[k].shape)}" for k in state if k not in want]
     problems += [f"{k} has shape {tuple(state[k].shape)}, wanted {tuple(want[k].shape)}"
                  for k in want if k in state and state[k].shape != want[k].shape]
+    problems += [f"{k} has numbers of type {state[k].dtype}, wanted {want[k].dtype}" for k in want
+                 if k in state and want[k].is_floating_point() and not state[k].is_floating_point()]
     if problems:
-        raise ValueError(f"the weights do not fit {type(model).__name__}, {len(problems)} entries differ: "
-                         + "; ".join(problems))
+        more = len(problems) - LISTED
+        listed = problems if more <= 0 else [*problems[:LISTED], f"and {more} more. {likely(state)}"]
+        raise ValueError(f"the weights do not fit {type(model).__name__}, {len(problems)} entries differ: {'; '.join(listed)}")
+
+
+def likely(state: Mapping[str, Tensor]) -> str:
+    """A sentence: which published variants have the names and shapes of `state`, or else which family has the names."""
+    from .zoo import ZOO                         # which imports the families, and they this file
+
+    def compared(name: str) -> tuple[float, bool, str]:
+        """The share of the variant's names in `state`, whether all but its head have the right shape, and the prefix."""
+        with torch.device("meta"):
+            model = ZOO[name].family(**ZOO[name].config)
+        layout, prefix, base = match(model, state)
+        theirs = {base + k[len(prefix):]: v.shape for k, v in state.items() if k.startswith(prefix)}
+        want = {k: v.shape for k, v in to_official(model, layout=layout).items() if not computed(k)}
+        body = [k for k in want if not re.search(r"(^|\.)(head|cls_head|classifier)\.", k)]
+        found = sum(k in theirs for k in body) / len(body)
+        return found, found == 1 and all(theirs[k] == want[k] for k in body) and len(theirs) <= len(want), prefix
+
+    share = {variant.family: compared(name)[0] for name, variant in ZOO.items() if name.endswith("_mini")}
+    near = [family for family in share if share[family] >= 0.9 * max(share.values())]
+    if max(share.values()) < 0.5:
+        first = ", ".join(dict.fromkeys(k.split(".")[0] for k in list(state)[:200]))
+        return f"The names belong to no family here; they begin with {first[:200] or 'nothing'}"
+    fits = {}
+    for name, variant in ZOO.items():
+        if variant.family in near:
+            _, same, prefix = compared(name)
+            if same:
+                fits[name] = prefix
+    if fits:
+        names, (prefix, *_) = list(fits), fits.values()
+        return (f"These are weights of {' or '.join(names[:3])}{' or others of the same shapes' * (len(names) > 3)}"
+                + f", under the prefix {prefix!r}" * bool(prefix) + "; pass `create` that name")
+    return (f"The names are those of {' or '.join(family.__name__ for family in near)}, but no published variant has these shapes; pass "
+            "`create` the settings they were trained with")
 
 
 # ---------------------------------------------------------------- other sizes

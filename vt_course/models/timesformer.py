@@ -175,11 +175,11 @@ class DividedBlock(Block):
             norm, attn, fc = (self.get_submodule(f"{name}_{part}") for part in ("norm1", "attn", "fc"))
             y = group(x, size, PATTERNS[name])                        # (B, G, N, C)
             y = fc(self.drop_path(attn(norm(y.flatten(0, 1)))))       # (B·G, N, C)
-            x = x + ungroup(y.unflatten(0, (len(x), -1)), size, PATTERNS[name])
+            x = x + ungroup(y.unflatten(0, (x.shape[0], -1)), size, PATTERNS[name])
         y = group(x, size, PATTERNS[self.last])                       # (B, G, N, C)
         y = torch.cat((cls[:, None].expand(-1, y.shape[1], -1, -1), y), 2)         # (B, G, 1+N, C)
         y = self.drop_path(self.attn(self.norm1(y.flatten(0, 1))))    # (B·G, 1+N, C)
-        to_cls, y = y.unflatten(0, (len(x), -1)).split((1, y.shape[1] - 1), 2)     # (B, G, 1, C), (B, G, N, C)
+        to_cls, y = y.unflatten(0, (x.shape[0], -1)).split((1, y.shape[1] - 1), 2)     # (B, G, 1, C), (B, G, N, C)
         cls = cls + to_cls.mean(1)                                    # (B, 1, C)
         x = x + ungroup(y, size, PATTERNS[self.last])                 # (B, H·W·T, C)
         return torch.cat((cls, x), 1)                                 # (B, 1+H·W·T, C)
@@ -284,7 +284,7 @@ class TimeSformer(nn.Module):
         All have the same resolution, that of the patches; the class token is left out, no norm is applied.
         Quarters end at ceil(depth · i / 4).
         """
-        B = len(x)
+        B = x.shape[0]
         x, (H, W, T) = self.embed(x)
         maps = []
         for block in self.blocks:
@@ -297,7 +297,7 @@ class TimeSformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores before softmax, (B, K)."""
-        B = len(x)
+        B = x.shape[0]
         x, size = self.embed(x)
         for block in self.blocks:
             x = block(x, size)

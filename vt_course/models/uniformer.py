@@ -12,6 +12,7 @@ Parameter names are those of the official checkpoints (Sense-X/UniFormer,
 video_classification/slowfast/models/uniformer.py and image_classification/models/uniformer.py).
 """
 from collections.abc import Mapping
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,13 @@ from .swin import window_partition, window_reverse
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+
+
+def check_batch_norm(module: nn.Module, x: Tensor) -> None:
+    """Raise ValueError where a BatchNorm in training would see one value a channel: its variance is not defined."""
+    if module.training and x.shape[0] * prod(x.shape[2:]) == 1:
+        raise ValueError(f"BatchNorm cannot be trained on one clip whose map is {' x '.join(map(str, x.shape[2:]))}: it needs two values a "
+                         "channel or more; give two clips or more at a time, more frames or larger ones.")
 
 
 # ---------------------------------------------------------------- embeddings
@@ -60,9 +68,10 @@ class ConvEmbed(nn.Module):
         layers = []
         for before, after in zip(widths, widths[1:]):
             layers += [nn.Conv2d(before, after, 3, 2, 1), nn.BatchNorm2d(after), nn.GELU()]
-        self.proj = nn.Sequential(*layers[:-1])                       # no GELU at the end
+        self.patch, self.proj = patch, nn.Sequential(*layers[:-1])    # no GELU at the end
 
     def forward(self, x: Tensor) -> Tensor:
+        check_batch_norm(self, x[:, :, ::self.patch, ::self.patch])   # of the size that comes out
         return self.proj(x)
 
 
@@ -159,6 +168,7 @@ class LocalBlock(Block):
         self.mlp = ConvMlp(dims, dim, mlp_ratio) if ffn else None
 
     def forward(self, x: Tensor) -> Tensor:
+        check_batch_norm(self, x)
         x = self.embed_position(x)
         related = self.act(self.attn(self.act(self.conv1(self.norm1(x)))))
         x = self.add(x, self.conv2(related), self.gamma_1)
@@ -254,8 +264,8 @@ class UniFormer(nn.Module):
             raise ValueError(f"kinds {kinds!r} has an unknown letter; a stage is L or G, in image models also W or H")
         if not set(layer_scale) <= set("LG"):
             raise ValueError(f"layer_scale {layer_scale!r} has an unknown letter; the kinds of blocks are L and G")
-        tube, window = per_axis("tube", tube, "HW" if dims == 2 else "THW"), per_axis("window", window, "HW")
-        if any(n % 2 == 0 for n in tube) or max(tube) < 3:
+        sides, window = per_axis("tube", tube, "HW" if dims == 2 else "THW"), per_axis("window", window, "HW")
+        if any(n % 2 == 0 for n in sides) or max(sides) < 3:
             raise ValueError(f"tube {tube} must be odd and at least 3")
         if dims == 3 and conv_stem or dims == 2 and divided:
             raise ValueError("conv_stem needs dims=2, divided needs dims=3")
@@ -269,7 +279,7 @@ class UniFormer(nn.Module):
             blocks = nn.ModuleList()
             for j, rate in enumerate(rates[i]):
                 if kind == "L":
-                    block = LocalBlock(dims, dim, mlp_ratio, tube, local_ffn, dpe, "L" in layer_scale, rate)
+                    block = LocalBlock(dims, dim, mlp_ratio, sides, local_ffn, dpe, "L" in layer_scale, rate)
                 else:
                     windowed = kind == "W" or kind == "H" and j % 4 != 3
                     block = (DividedBlock if divided else GlobalBlock)(
@@ -307,7 +317,9 @@ class UniFormer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores before softmax, (B, K)."""
-        x = self.norm(self.features(x)[-1]).flatten(2).transpose(1, 2)         # (B, N, C)
+        x = self.features(x)[-1]                                      # (B, C, *size)
+        check_batch_norm(self, x)
+        x = self.norm(x).flatten(2).transpose(1, 2)                   # (B, N, C)
         scores = self.head(x.mean(1))                                 # (B, K)
         return scores if self.aux_head is None else scores + 0.5 * self.aux_head(x).amax(1)
 

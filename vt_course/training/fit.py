@@ -11,6 +11,7 @@ Three rules make a resumed run equal to an uninterrupted one, bit for bit on a C
 Started by torchrun, the same loop runs in several processes (ranks.py). Each takes its part of
 every batch; what is said about the run, written or printed is over all of them, by rank 0.
 """
+import copy
 import dataclasses
 import errno
 import functools
@@ -306,6 +307,7 @@ class Run:
         if state is not None:
             self.restore(state)
         self.train_loader = make_loader(train_set, self.batches, workers, device)
+        self.check_smallest_batch()
         val_batches = in_order(val_set, recipe.batch_size)[ranks.rank()::ranks.world()]
         self.val_loader = make_loader(val_set, val_batches, workers, device)
         self.started = time.monotonic() - self.progress.seconds
@@ -331,6 +333,23 @@ class Run:
         self.optimizer.load_state_dict(saved)
         if state["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
+
+    def check_smallest_batch(self) -> None:
+        """Refuse a last batch that a BatchNorm cannot be trained on, before the first step. Raises `CourseError`.
+
+        The batch is not made larger instead: each clip comes once an epoch, in batches that depend on the recipe only.
+        """
+        recipe, size, clips = self.recipe, self.batches.size, self.batches.clips
+        if not any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in self.model.modules()):
+            return
+        least = min(max(n // ranks.world(), 1) for n in (size, clips % size or size))
+        twin = copy.deepcopy(self.model).to("meta").train()            # shapes only: no running mean is touched
+        try:
+            with torch.no_grad():
+                class_scores(twin, torch.zeros(least, 3, recipe.frames, recipe.size, recipe.size, device="meta"))
+        except ValueError as error:
+            raise CourseError(f"the smallest batch of an epoch ({clips} clips, batch_size={recipe.batch_size}) gives a process {least} clip: "
+                              f"{error} Choose another batch_size, frames={recipe.frames} or size={recipe.size}.") from error
 
     @property
     def step(self) -> int:
@@ -427,7 +446,10 @@ class Run:
         clip = batch["clip"].to(self.device, non_blocking=True)  # (B, C, T, H, W)
         label = batch["label"].to(self.device, non_blocking=True)  # (B,)
         with self.autocast():
-            logits = class_scores(self.parallel, clip)  # (B, K)
+            try:
+                logits = class_scores(self.parallel, clip)  # (B, K)
+            except ValueError as error:  # unreadable clips left too few
+                raise CourseError(f"step {self.step + 1} with {len(clip)} clip: {error}") from error
             loss = F.cross_entropy(logits, label, label_smoothing=recipe.label_smoothing)
         self.optimizer.zero_grad()
         # The ranks' gradients are averaged: with this weight the mean is over all clips, however they are spread.
