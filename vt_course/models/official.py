@@ -185,7 +185,9 @@ def from_official(model: nn.Module, checkpoint: Mapping, *, resize: bool = False
 
     `checkpoint` is the object in the file, wrapped or not (see `unwrap`, `match`), in any of `layouts(model)`; which one is
     recognised by its names. Numbers of another precision become the model's. A warning says what is left out: entries
-    outside the prefix of the model, such as a second state, and a head that the file lacks (the model keeps its own). With `resize`, position tables made for other sizes (bias tables for another window, position
+    outside the prefix of the model, such as a second state, and a head that the file lacks (the model keeps its own).
+
+    With `resize`, position tables made for other sizes (bias tables for another window, position
     embeddings for another grid or number of frames) are interpolated to the model's, along each axis. Rows do not tell
     a grid that is not square: then give `source`, its (H, W) or (T, H, W) in patches. Raises ValueError
     that lists every missing, unexpected or misshapen entry by its name in the file.

@@ -130,7 +130,8 @@ def mvit_from_arguments(facts: dict, shapes: dict[str, list[int]]) -> nn.Module:
     given = {
         "cls_embed_on": True, "sep_pos_embed": True, "depth": len(blocks), "input_channels": patch[1], "patch_embed_dim": patch[0],
         "conv_patch_embed_kernel": patch[2:], "conv_patch_embed_stride": (2, 4, 4), "conv_patch_embed_padding": (1, 3, 3),
-        "num_heads": 1, "residual_pool": False, "dim_mul_in_att": False, "mlp_ratio": shapes["blocks.0.mlp.fc1.weight"][0] / patch[0], "pooling_mode": "conv",
+        "num_heads": 1, "residual_pool": False, "dim_mul_in_att": False, "pooling_mode": "conv",
+        "mlp_ratio": shapes["blocks.0.mlp.fc1.weight"][0] / patch[0],
         "embed_dim_mul": None, "atten_head_mul": None, "pool_q_stride_size": None, "pool_kv_stride_size": None,
         "pool_kv_stride_adaptive": None, "pool_kvq_kernel": None, "head_num_classes": shapes["head.proj.weight"][0]}
     arguments = {"spatial_size", "temporal_size", *given, *BUILDER_FIXED, *BUILDER_IDLE}
@@ -140,7 +141,8 @@ def mvit_from_arguments(facts: dict, shapes: dict[str, list[int]]) -> nn.Module:
             raise Departure(f"the configuration has {name}={given[name]!r}; our model has {value!r} built in")
 
     if given["residual_pool"] and given["cls_embed_on"]:
-        raise Departure("the configuration has residual_pool=True and a class token, to which pytorchvideo adds its query; ours does not")
+        raise Departure("the configuration has residual_pool=True and a class token: pytorchvideo adds its query to it, ours "
+                        "does not")
 
     def sides(size):
         return tuple(size) if isinstance(size, list) else size

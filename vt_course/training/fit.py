@@ -348,8 +348,8 @@ class Run:
             with torch.no_grad():
                 class_scores(twin, torch.zeros(least, 3, recipe.frames, recipe.size, recipe.size, device="meta"))
         except ValueError as error:
-            raise CourseError(f"the smallest batch of an epoch ({clips} clips, batch_size={recipe.batch_size}) gives a process {least} clip: "
-                              f"{error} Choose another batch_size, frames={recipe.frames} or size={recipe.size}.") from error
+            raise CourseError(f"the smallest batch of an epoch ({clips} clips, batch_size={recipe.batch_size}) gives a process "
+                              f"{least} clip: {error} Choose another batch_size, frames={recipe.frames} or size={recipe.size}.") from error
 
     @property
     def step(self) -> int:
