@@ -17,8 +17,7 @@ from vt_course.training import checkpoint, evaluate, fit
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    for module in (fit, evaluate):
-        monkeypatch.setattr(module, "create", lambda name, **settings: Tiny(**settings))
+    monkeypatch.setattr(evaluate, "create", lambda name, **settings: Tiny(**settings))
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +25,7 @@ def runs(clips, tmp_path_factory):                                              
     """A run to its end, and one that was stopped after 4 of 9 steps: its checkpoint before is that of step 3."""
     at = tmp_path_factory.mktemp("checkpoints")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit, "create", lambda name, **settings: Tiny(**settings))
+        patch.setattr(evaluate, "create", lambda name, **settings: Tiny(**settings))
         made = recipe.__wrapped__(clips)
         train(made, at / "whole")
         train(made, at / "cut", max_steps=4)

@@ -67,7 +67,7 @@ def verbs(parser=None, name=()) -> dict:
 def test_the_verbs():
     assert {" ".join(name) for name in verbs()} == {
         "doctor", "data", "data synthetic", "data kinetics", "data prepare", "data shard", "data verify", "data stats", "bench", "bench decode", "bench loader", "bench models", "bench growth", "models", "verify",
-        "weights", "weights list", "weights get", "train", "evaluate", "build", "course", "student", "progress"}
+        "weights", "weights list", "weights get", "train", "evaluate", "build", "course", "test", "lab", "student", "progress"}
 
 
 @pytest.mark.parametrize("name", verbs(), ids=" ".join)

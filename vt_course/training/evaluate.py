@@ -251,6 +251,8 @@ def build_model(recipe: Recipe, classes: int):
     try:
         return create(recipe.model, **settings)
     except ValueError as error:
+        if recipe.model not in ZOO:
+            raise CourseError(str(error)) from error
         raise CourseError(f"{recipe.model} cannot be built for frames={recipe.frames}, size={recipe.size} and "
                           f"config={recipe.config}: {error}") from error
 
@@ -313,7 +315,10 @@ def _restore(path, which: str = "best"):
     except CourseError as error:
         raise CourseError(f"the recipe in {path} cannot be used: {error}") from error
     with parsing(f"the recipe in {path}", "none that a model can be built from", again):
-        model = build_model(recipe, len(classes))
+        try:
+            model = build_model(recipe, len(classes))
+        except CourseError as error:
+            raise ValueError(str(error)) from error
     load_weights(model, weights, path)
     check_whole(path, weights, header)
     return model.eval(), recipe, classes
