@@ -222,7 +222,7 @@ CHANGES = {  # of weights and header, by somebody who knows the format: words of
     "nan": (lambda w, h: w["norm.weight"][3:4].fill_(float("nan")), "norm.weight has numbers that are not finite"),
     "infinity": (lambda w, h: w["head.weight"].fill_(float("inf")), "head.weight has numbers that are not finite"),
     "overflow": (lambda w, h: w.update({"norm.bias": torch.full((8,), 1e300, dtype=torch.float64)}), "norm.bias has numbers that are not"),
-    "integers": (cast(torch.int32), "head.weight has numbers of type torch.int32 and not torch.float32"),
+    "integers": (cast(torch.int32), "head.weight has numbers of type torch.int32, wanted torch.float32"),
     "booleans": (cast(torch.bool), "head.weight has numbers of type torch.bool"),
     "floats": (lambda w, h: w.update(relative_position_index=w["relative_position_index"].float()), "of type torch.float32 and not torch.int64"),
     "another weight": (lambda w, h: w["norm.weight"][3:4].fill_(7), "do not agree with its checksum"),

@@ -252,7 +252,7 @@ def check_state(model: nn.Module, state: Mapping[str, Tensor], want: Mapping[str
     problems += [f"{k} has shape {tuple(state[k].shape)}, wanted {tuple(want[k].shape)}"
                  for k in want if k in state and state[k].shape != want[k].shape]
     problems += [f"{k} has numbers of type {state[k].dtype}, wanted {want[k].dtype}" for k in want
-                 if k in state and want[k].is_floating_point() and not state[k].is_floating_point()]
+                 if k in state and (want[k].is_floating_point() != state[k].is_floating_point() or state[k].is_complex())]
     if problems:
         more = len(problems) - LISTED
         listed = problems if more <= 0 else [*problems[:LISTED], f"and {more} more. {likely(state)}"]

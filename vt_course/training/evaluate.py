@@ -268,8 +268,6 @@ def load_weights(model, weights: dict, name) -> None:
         raise CourseError(f"cannot load {name}: {error}; load it into the model and settings it "
                           "was saved from") from error
     for key, own in model.state_dict().items():
-        if weights[key].is_floating_point() != own.is_floating_point() or weights[key].is_complex():
-            raise CourseError(f"cannot load {name}: {key} has numbers of type {weights[key].dtype} and not {own.dtype}; save it as that")
         if own.is_floating_point() and not weights[key].to(own.dtype).isfinite().all():
             raise CourseError(f"cannot load {name}: {key} has numbers that are not finite (NaN or infinity); train again, with a "
                               "lower lr if it was the training that diverged")
