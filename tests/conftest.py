@@ -24,3 +24,10 @@ def seeded():
     np.random.seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+def pytest_collection_modifyitems(items):
+    """A test of what only POSIX systems have is skipped on Windows, and says what that is."""
+    for item in items if os.name == "nt" else ():
+        if marker := item.get_closest_marker("posix"):
+            item.add_marker(pytest.mark.skip(reason=f"Windows has no such thing: {marker.args[0]}"))

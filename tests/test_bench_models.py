@@ -18,6 +18,8 @@ from vt_course.models.official import to_official
 from vt_course.oracles import bench
 from vt_course.oracles.bench import Pair, attentions, bench_growth, bench_models, geometric_mean, in_own_process, peak_bytes
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

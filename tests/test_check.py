@@ -16,6 +16,8 @@ from vt_course.lab import progress, show
 from vt_course.lab.check import Exercise, check
 from vt_course.lab.exercises import EXERCISES
 
+pytestmark = pytest.mark.slow
+
 CATALOGUE = [(number, name) for number, e in EXERCISES.items() for name, _ in e.mistakes]
 
 

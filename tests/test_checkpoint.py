@@ -224,7 +224,7 @@ CHANGES = {  # of weights and header, by somebody who knows the format: words of
     "overflow": (lambda w, h: w.update({"norm.bias": torch.full((8,), 1e300, dtype=torch.float64)}), "norm.bias has numbers that are not"),
     "integers": (cast(torch.int32), "head.weight has numbers of type torch.int32, wanted torch.float32"),
     "booleans": (cast(torch.bool), "head.weight has numbers of type torch.bool"),
-    "floats": (lambda w, h: w.update(relative_position_index=w["relative_position_index"].float()), "of type torch.float32 and not torch.int64"),
+    "floats": (lambda w, h: w.update(relative_position_index=w["relative_position_index"].float()), "of type torch.float32, wanted torch.int64"),
     "another weight": (lambda w, h: w["norm.weight"][3:4].fill_(7), "do not agree with its checksum"),
     "another order": (lambda w, h: w["relative_position_index"].copy_(w["relative_position_index"].flip(0)), "with its checksum"),
     "another recipe": (lambda w, h: h.update(recipe=h["recipe"].replace('"stride": 2', '"stride": 1')), "with its checksum"),

@@ -404,6 +404,7 @@ def test_no_bad_file_hangs_a_data_set_and_none_is_replaced(bad, tmp_path):
         assert fault in message and is_one_sentence(message, bad / name)
 
 
+@pytest.mark.posix("a named pipe")
 def test_verify_finds_what_reading_cannot_and_survives_a_hang(bad, tmp_path):
     write_video(bad / "healthy.avi", frames=60, size=(120, 160), codec="mpeg4")
     for name, whole in (("scar.mp4", "healthy.mp4"), ("scar.avi", "healthy.avi")):
@@ -648,6 +649,7 @@ def test_collate_keeps_good_samples_and_lists_bad_ones():
     assert nothing["clip"] is None and len(nothing["label"]) == 0 and len(nothing["bad"]) == 1
 
 
+@pytest.mark.posix("fork")
 def test_forked_workers_read_after_the_parent_has_read(manifest, bad):
     ds = video_folder(manifest)
     alone = [ds[3, i]["clip"] for i in range(len(ds))]         # decord is warm in this process

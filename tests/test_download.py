@@ -290,7 +290,8 @@ def wait_for(condition):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+@pytest.mark.posix("kill -9")
+@pytest.mark.parametrize("how", [getattr(signal, "SIGKILL", None), signal.SIGINT], ids=["kill -9", "Ctrl-C"])
 def test_a_killed_download_continues(server, tmp_path, how):
     path, part = tmp_path / "a.bin", tmp_path / "a.bin.part"
     server.faults += [dict(cut=400_000, stall=True)]
@@ -329,6 +330,7 @@ def test_two_processes_fetch_once(server, tmp_path):
     assert (tmp_path / "a.bin").read_bytes() == BODY and names(tmp_path) == ["a.bin"] and len(server.log) == 1
 
 
+@pytest.mark.posix("a limit on the size of files")
 def test_full_disk_keeps_the_part(server, tmp_path):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300000, 300000))\n"
     process = start(server.url, tmp_path / "a.bin", before=limit)
@@ -338,6 +340,7 @@ def test_full_disk_keeps_the_part(server, tmp_path):
     assert fetch(server.url, tmp_path / "a.bin").read_bytes() == BODY and server.log == [None, "bytes=300000-"]
 
 
+@pytest.mark.posix("a limit on the size of files")
 def test_full_disk_keeps_nothing_that_could_not_be_continued(server, tmp_path):
     server.mark = lambda body: ""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300000, 300000))\n"
@@ -345,7 +348,7 @@ def test_full_disk_keeps_nothing_that_could_not_be_continued(server, tmp_path):
     assert "nothing was kept" in process.communicate()[1] and names(tmp_path) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare") or
+@pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0 or not shutil.which("unshare") or
                     subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0, reason="cannot mount")
 def test_a_disk_too_small_is_noticed_before_the_body(server, tmp_path):
     disk = tmp_path / "disk"
@@ -520,6 +523,7 @@ def test_addresses(monkeypatch):
     assert released.address("https://h/x/a.pth") == "http://mirror:8000/w/x/a.pth"
 
 
+@pytest.mark.slow
 def test_the_table_is_sound():
     rows = released.table()
     assert len({r["name"] for r in rows}) == len({r["url"] for r in rows}) == len(rows)
@@ -533,6 +537,7 @@ def test_the_table_is_sound():
     assert all("no commercial" in r["licence"] for r in rows if "timesformer" in r["name"])
 
 
+@pytest.mark.slow
 def test_every_file_has_its_variant():
     with torch.device("meta"):
         for name, release in released.releases().items():

@@ -15,6 +15,8 @@ from vt_course.models.official import from_official, to_official
 from vt_course.oracles import golden
 from vt_course.oracles.golden import check_case, verify
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parent / "golden"
 CASES = sorted(GOLDEN.glob("*.json"))
 

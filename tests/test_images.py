@@ -190,6 +190,7 @@ def test_the_summary_is_over_seeds():
     assert table["b"]["std"] is None and table["b"]["config"] == {"ape": True}
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_file(few, tmp_path, monkeypatch):
     monkeypatch.setattr(ablate_swin, "VARIANTS", {"base": SMALL, "still": SMALL | {"shift": False}})
     monkeypatch.setattr(ablate_swin, "HELD_OUT", 16)

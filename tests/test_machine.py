@@ -54,3 +54,21 @@ def test_peak_memory_on_other_systems(monkeypatch):
     usage = types.SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda who: types.SimpleNamespace(ru_maxrss=13))
     monkeypatch.setitem(sys.modules, "resource", usage)
     assert machine.peak_memory() == 13
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_memory_that_is_held_is_that_of_no_file(tmp_path):
+    """100 MB of a mapped file and 50 MB of its own, half of which a child shares."""
+    (tmp_path / "file").write_bytes(bytes(100_000_000))
+    code = ("import mmap, os, sys, time\nfile = open(sys.argv[1], 'rb')\nmapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)\n"
+            "own = bytearray(50_000_000)\nsum(mapped[::4096]); print(os.fork() or 'child', flush=True); time.sleep(30)")
+    process = subprocess.Popen([sys.executable, "-c", code, tmp_path / "file"], stdout=subprocess.PIPE, encoding="utf-8")
+    lines = {process.stdout.readline().strip(), process.stdout.readline().strip()}
+    child, = (int(line) for line in lines - {"child"})
+    family = [psutil.Process(process.pid), psutil.Process(child)]
+    held = [machine.held_memory(each) for each in family]
+    resident = [each.memory_info().rss for each in family]
+    for each in family:
+        each.kill()
+    process.communicate()
+    assert resident[0] > 140e6 and all(25e6 <= part < 40e6 for part in held) and 50e6 < sum(held) < 75e6

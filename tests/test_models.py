@@ -69,6 +69,7 @@ def test_video_swin_gradients_equal_torchvision(pair, shape):
     assert_same_gradients(ours, theirs, torch.randn(B, 3, T, H, W))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, size", [("tiny", (224, 224)), ("tiny", (228, 268)), ("small", (224, 224)), ("base", (224, 224))])
 def test_swin_equals_torchvision(name, size):                            # every stage map is at least 7 x 7
     with unset():

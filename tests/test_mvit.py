@@ -241,6 +241,7 @@ def test_equals_torchvision(v2, frames, size):
                 lambda: from_official(ours, {k: p.grad for k, p in theirs.named_parameters()}), 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ours, theirs", [("mvit_base_16x4", "mvit_v1_b"), ("mvit_v2_small_16x4", "mvit_v2_s")])
 @torch.no_grad()
 def test_the_published_models_equal_torchvisions(ours, theirs):

@@ -357,6 +357,8 @@ def test_a_second_run_does_only_what_is_new(src, out, tmp_path):
     assert prepare(src, out, short_side=48, workers=2)["encoded"] == len(GOOD) + 1     # other settings, all again
 
 
+@pytest.mark.slow
+@pytest.mark.posix("kill -9")
 def test_a_kill_loses_only_what_was_in_hand(tmp_path):
     (tmp_path / "src").mkdir()
     first = write_video(tmp_path / "src/00.mp4", frames=60, size=(240, 320))
@@ -385,6 +387,7 @@ def test_a_kill_loses_only_what_was_in_hand(tmp_path):
     assert not list((tmp_path / "out").glob(".*"))
 
 
+@pytest.mark.posix("a limit on the size of files")
 def test_a_full_disk_stops_the_run_and_is_not_blamed_on_the_clip(tmp_path):
     (tmp_path / "src").mkdir()
     write_video(tmp_path / "src/a.mp4", frames=8)
@@ -441,6 +444,7 @@ def test_an_odd_short_side_gives_even_pictures(src, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["encoded"] == 1 and ClipReader(tmp_path / "out/large.mp4").size == (74, 100)
 
 
+@pytest.mark.posix("a named pipe")
 def test_a_file_that_never_ends_is_given_up(tmp_path):
     (tmp_path / "src").mkdir()
     os.mkfifo(tmp_path / "src/hangs.mp4")
@@ -509,6 +513,7 @@ def test_lists_go_along_and_still_name_their_videos(tmp_path):
     assert not (tmp_path / "src/small/ucfTrainTestlist/diary.txt").exists()
 
 
+@pytest.mark.posix("symbolic links")
 def test_links_are_followed_but_not_in_circles(tmp_path):
     (tmp_path / "disk/run").mkdir(parents=True)
     (tmp_path / "disk/run/a.mp4").touch()
@@ -522,6 +527,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
 
 # ------------------------------------------------------------------------- verify and stats
 
+@pytest.mark.posix("symbolic links")
 def test_verify_reports_what_lists_and_names_promise(src, out, tmp_path):
     for name in ("good.mp4", "unlisted.mp4", "brief.mp4", "until.mp4", "id_000010_000011.mp4", "id_000010_000013.mp4"):
         shutil.copy(out / "train/run/old.mp4", tmp_path / name)            # 24 frames, 1 s
@@ -569,6 +575,7 @@ def test_statistics(src):
     assert jump["mb"] == pytest.approx(sum(p.stat().st_size for p in src.glob("*/ünï jump/*")) / 1e6)
 
 
+@pytest.mark.posix("a named pipe")
 def test_a_file_that_stalls_the_headers_does_not_stop_the_others(tmp_path, monkeypatch):
     for k in range(5):
         (tmp_path / "a").mkdir(exist_ok=True)

@@ -12,12 +12,17 @@ import textwrap
 from pathlib import Path
 
 import pytest
+
+if not hasattr(os, "fork"):
+    pytest.skip("Windows lacks what this needs: runs of several processes are forked here, and torchrun has no gloo for Windows in its wheels", allow_module_level=True)
 import torch
 
 from test_training import clips, weights                                  # noqa: F401 (a fixture)
 from vt_course.files import alone
 from vt_course.training.evaluate import evaluate_run
 from vt_course.training.recipes import Recipe
+
+pytestmark = pytest.mark.slow
 
 MINIS = ("video_swin_mini", "mvit_mini", "mvit_v2_mini", "timesformer_mini", "uniformer_mini")
 

@@ -141,6 +141,7 @@ def test_a_small_file_with_giant_pictures_is_refused_before_it_takes_memory(tmp_
     assert psutil.Process().memory_info().rss - before < 50e6
 
 
+@pytest.mark.posix("symbolic links")
 def test_a_circle_of_links_is_one_sentence(tmp_path):
     (tmp_path / "a.mp4").symlink_to("b.mp4")
     (tmp_path / "b.mp4").symlink_to("a.mp4")
@@ -151,7 +152,7 @@ def test_a_circle_of_links_is_one_sentence(tmp_path):
     assert ["cannot be read" in row["error"] for row in rows] == [True, True]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(getattr(os, "geteuid", int)() == 0, reason="root may read everything")
 def test_permission_denied_is_one_sentence(odd, tmp_path):
     path = tmp_path / "locked.mp4"
     path.write_bytes((odd / "one frame.mp4").read_bytes())
@@ -217,6 +218,7 @@ def children() -> set[int]:
     return {child.pid for child in psutil.Process().children(recursive=True)}
 
 
+@pytest.mark.posix("fork")
 def test_hundreds_of_damaged_files_crash_nothing_and_leave_no_process(tmp_path):
     paths, before = mutants(tmp_path, MUTANTS), children()
     ds = video_folder(paths, frames=8, train=True)
@@ -262,6 +264,7 @@ def test_a_helper_that_is_gone_is_one_sentence():
         list(in_processes("vt_course.no_such_module", ["a.mp4"], 5, 1))
 
 
+@pytest.mark.posix("a named pipe")
 def test_a_killed_caller_leaves_no_process(tmp_path):
     """A file that blocks for ever: the helper ends although nobody is left to end it."""
     os.mkfifo(tmp_path / "hangs.mp4")

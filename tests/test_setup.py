@@ -1,9 +1,13 @@
 """.ci/setup in a checkout of its own, with stand-ins for uv and Python that only take notes."""
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+if not hasattr(os, "fork"):
+    pytest.skip("Windows lacks what this needs: a shell and symbolic links", allow_module_level=True)
 
 from vt_course import repo_root
 

@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import os
-import resource
 import shutil
 import signal
 import sys
@@ -182,6 +181,7 @@ def in_a_fork(work, tmp_path) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said.read_text(encoding="utf-8") if said.exists() else ""
 
 
+@pytest.mark.posix("kill -9")
 def test_a_kill_loses_only_the_shard_in_hand(src, out, tmp_path, monkeypatch):
     video, seen = module._video, []
 
@@ -205,12 +205,14 @@ def test_a_kill_loses_only_the_shard_in_hand(src, out, tmp_path, monkeypatch):
     assert all((tmp_path / "out" / name).read_bytes() == (out / name).read_bytes() for name in names)
 
 
+@pytest.mark.posix("fork")
 def test_a_full_disk_keeps_the_whole_shards(tmp_path):
     for split, frames in (("train", 4), ("train", 5), ("val", 90)):
         (tmp_path / f"src/{split}/a").mkdir(parents=True, exist_ok=True)
         write_video(tmp_path / f"src/{split}/a/{frames}.mp4", frames=frames, size=(240, 320) if frames > 9 else (48, 64))
 
     def with_small_files():
+        import resource
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
         shard(tmp_path / "src", tmp_path / "out", 1)
 

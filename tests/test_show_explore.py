@@ -12,6 +12,8 @@ from vt_course.lab import show
 from vt_course.lab.show import explore
 from vt_course.models import swin
 
+pytestmark = pytest.mark.slow
+
 
 def pixels(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), int)

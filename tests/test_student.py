@@ -16,6 +16,8 @@ from vt_course.publish import hygiene
 from vt_course.publish.build import from_source
 from vt_course.publish.student import NOTE, parts, student, student_edition, untouched
 
+pytestmark = pytest.mark.slow
+
 FOLDER = repo_root() / "notebooks"
 SOURCES = sorted((FOLDER / "src").glob("[0-9][0-9]_*.py"))
 each_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)

@@ -267,6 +267,7 @@ def test_curves_show_the_rows():
     assert len(styles) == 3
 
 
+@pytest.mark.slow
 def test_video_swin_mini_learns_a_few_clips(recipe, tmp_path):
     recipe = dataclasses.replace(recipe, model="video_swin_mini", epochs=8, lr=2e-3, size=32,
                                  batch_size=6, crop_scale=(1.0, 1.0), label_smoothing=0.0)
@@ -432,6 +433,8 @@ def driven(recipe, tmp_path_factory):
     return folder, results, done.stdout + done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.posix("kill -9")
 def test_killed_at_any_moment_and_resumed_equals_uninterrupted(driven):
     folder, results, output = driven
     whole, killed = folder / "whole", folder / "killed"
@@ -448,6 +451,7 @@ def test_killed_at_any_moment_and_resumed_equals_uninterrupted(driven):
     assert not list(killed.glob(".*.part")), "a killed write leaves its temporary file behind"
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_a_full_disk(driven):
     folder, results, output = driven
     assert results["cut"] == [[130, [0, 2]], [2, [0, 2]], [130, [0, 3]], [0, [3, 0]]], output

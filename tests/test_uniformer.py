@@ -14,6 +14,8 @@ from vt_course.models.layers import DepthwiseFunction, convolve
 from vt_course.models.uniformer import Depthwise, LocalBlock, RelationAggregator, UniFormer, inflate_uniformer
 from weights import shake
 
+pytestmark = pytest.mark.slow
+
 TINY = dict(embed_dims=(8, 12, 16, 24), depths=(1, 2, 4, 1), head_dim=4, num_classes=5)
 
 

@@ -100,6 +100,7 @@ def refused(model, checkpoint):
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_a_failing_load_names_the_likely_variant():
     with torch.device("meta"):
         small, deep = create("swin_small"), create("mvit_base_24_32x3")

