@@ -128,7 +128,7 @@ def test_a_second_run_renders_only_what_is_missing(tiny, tmp_path):
 RENDER = """
 from vt_course.data.synthetic import render
 if __name__ == "__main__":
-    render({out!r}, clips=(320, 32), frames=4, size=32, workers=2, progress=False)
+    render({out!r}, clips=(320, 32), frames=16, size=64, workers=2, progress=False)
 """
 
 
@@ -164,7 +164,7 @@ def test_kill_leaves_whole_clips_and_no_workers(tmp_path):
     assert 10 <= len(finished) < 352 and not (out / "config.json").exists()
     for file in finished:
         assert len(read(file)[0]) == 4, f"{file} is not whole"
-    again = render(out, clips=(320, 32), frames=4, size=32, workers=1, progress=False)
+    again = render(out, clips=(320, 32), frames=16, size=64, workers=1, progress=False)
     assert again["rendered"] == 352 - len(finished)
     assert (out / "config.json").exists() and not list(out.rglob("*.part"))
 

@@ -91,22 +91,26 @@ class Download:
         self.answered = False                      # has the host ever answered us?
 
     def run(self, retries: int) -> None:
-        with open(self.part, "ab", buffering=0) as self.file:      # append: truncating is the only seek we need
-            try:
-                self.receive(retries)
-                os.fsync(self.file.fileno())       # else a power cut may keep the rename and lose the bytes
+        worth_keeping = True
+        try:
+            with open(self.part, "ab", buffering=0) as self.file:  # append: truncating is the only seek we need
                 try:
-                    check(self.part, self.path, f"what {self.url} sent", self.sha256, self.size,
-                          f"it was deleted: {AGAIN}, and if that does not help, the file there has changed")
-                except CourseError:
-                    self.file.truncate(0)
-                    raise
-                os.replace(self.part, self.path)
+                    self.receive(retries)
+                    os.fsync(self.file.fileno())   # else a power cut may keep the rename and lose the bytes
+                    try:
+                        check(self.part, self.path, f"what {self.url} sent", self.sha256, self.size,
+                              f"it was deleted: {AGAIN}, and if that does not help, the file there has changed")
+                    except CourseError:
+                        self.file.truncate(0)
+                        raise
+                finally:
+                    worth_keeping = self.have > 0
+            os.replace(self.part, self.path)       # now that it is closed: Windows neither renames nor removes an open file
+            self.origin.unlink(missing_ok=True)
+        finally:
+            if not worth_keeping:
+                self.part.unlink(missing_ok=True)
                 self.origin.unlink(missing_ok=True)
-            finally:
-                if not self.have:                  # nothing worth keeping
-                    self.part.unlink(missing_ok=True)
-                    self.origin.unlink(missing_ok=True)
 
     @property
     def have(self) -> int:
