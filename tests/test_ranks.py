@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 if not hasattr(os, "fork"):
-    pytest.skip("Windows lacks what this needs: runs of several processes are forked here, and torchrun has no gloo for Windows in its wheels", allow_module_level=True)
+    pytest.skip("Windows lacks what this needs: runs of several processes are forked here", allow_module_level=True)
 import torch
 
 from test_training import clips, weights                                  # noqa: F401 (a fixture)

@@ -21,7 +21,7 @@ from .kernel import CELL_ERRORS, CELL_SECONDS, PROFILES, CourseKernel, explain, 
 from .student import parts, student_edition
 
 # Bytes of memory that no notebook may hold more of (`held_memory`). The largest, 02, holds 2.35 GB: none may grow.
-HUB = int(2.5 * 2**30)
+MEMORY = int(2.5 * 2**30)
 
 
 def run_course(names: list[str] | None = None, *, profile: str = "smoke", unsolved: bool = False,
@@ -80,9 +80,9 @@ def run_course(names: list[str] | None = None, *, profile: str = "smoke", unsolv
 
 
 def at_once(notebooks: int) -> int:
-    """How many notebooks may run side by side: one a core, each with the memory of a hub, and at least one."""
+    """How many notebooks may run side by side: one a core, each with the memory that it may hold, and at least one."""
     room = min(psutil.virtual_memory().available, memory_limit())
-    return max(1, min(notebooks, cores(), room // HUB))
+    return max(1, min(notebooks, cores(), room // MEMORY))
 
 
 def unlike(ran, committed, stem: str) -> list[str]:

@@ -24,7 +24,7 @@ from ..files import atomic_write, read_json
 from ..machine import cores
 from . import NotebookFailed
 from .compare import compare
-from .course import HUB, run_course
+from .course import MEMORY, run_course
 
 RULES = ("test_project.py", "test_notebooks.py")
 STAGES = ("rules", "tests", "outputs", "unsolved")
@@ -122,8 +122,8 @@ def unsolved(root: Path, quick: bool) -> bool:
     except NotebookFailed as error:
         print(error, file=sys.stderr)
         return False
-    large = [f"{row['notebook']} took {row['peak_mb']:,} MB of memory, more than the {HUB / 1e6:,.0f} that a notebook may take" for row in rows
-             if row["peak_mb"] > HUB / 1e6]
+    large = [f"{row['notebook']} took {row['peak_mb']:,} MB of memory, more than the {MEMORY / 1e6:,.0f} that a notebook may take" for row in rows
+             if row["peak_mb"] > MEMORY / 1e6]
     print(*large, sep="\n", file=sys.stderr)
     return not large
 
