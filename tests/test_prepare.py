@@ -374,7 +374,7 @@ def test_a_kill_loses_only_what_was_in_hand(tmp_path):
     run.send_signal(signal.SIGKILL)
     run.wait()
     _, alive = psutil.wait_procs(family, timeout=20)
-    assert not alive
+    assert family and not alive
     kept, whole = read_csv(record), videos_below(tmp_path / "out", (".mp4",))
     assert 2 <= len(kept) <= len(whole) < 8
     assert all(ClipReader(tmp_path / "out" / path).num_frames == 60 for path in whole)
