@@ -7,7 +7,7 @@ import pytest
 
 from videos import rotate_tag, write_video
 from vt_course import CourseError
-from vt_course.data import bench
+from vt_course.claims import bench_data as bench
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_shapes_that_differ_have_no_difference(files, tmp_path):
     turned = rotate_tag(write_video(tmp_path / "x.mp4", frames=4, size=(64, 80)), tmp_path / "turned.mp4")
     rows = bench.bench_decode([turned, files[0]], frames=2, stride=1, repeats=1)
     assert [row["max_difference"] for row in rows[:3:2]] == [0, None]       # ours, pyav
-    assert "shape" in bench.table(rows)
+    assert "shape" in bench.decode_table(rows)
 
 
 def test_every_decoder_reads_the_frames_it_is_asked_for(files):
@@ -83,7 +83,7 @@ def test_decoders_take_turns_and_no_one_is_always_first():
 def test_without_torchcodec_a_row_says_why(files, no_torchcodec):
     rows = bench.bench_decode(files[1:], frames=2, stride=1, repeats=1)
     assert [row["error"] is None for row in rows] == [True, True, True, False] * 2
-    assert "not installed" in rows[3]["error"] and "not installed" in bench.table(rows)
+    assert "not installed" in rows[3]["error"] and "not installed" in bench.decode_table(rows)
 
 
 def test_a_torchcodec_that_does_not_load_says_why(monkeypatch):
@@ -107,7 +107,7 @@ def test_a_torchcodec_that_does_not_load_says_why(monkeypatch):
 
 def test_the_table_has_one_aligned_line_a_row(files, no_torchcodec):
     rows = bench.bench_decode(files[1:], frames=2, stride=1, repeats=1)
-    lines = bench.table(rows).splitlines()
+    lines = bench.decode_table(rows).splitlines()
     assert len(lines) == 9 and lines[0].split()[0] == "access"
     assert lines[2].split()[:2] == ["random", "decord"]
     assert lines[2].split()[-2:] == ["1.00", "0"]

@@ -17,7 +17,7 @@ from vt_course.training import checkpoint, evaluate, fit
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setattr(evaluate, "create", lambda name, **settings: Tiny(**settings))
+    monkeypatch.setattr(checkpoint, "create", lambda name, **settings: Tiny(**settings))
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def runs(clips, tmp_path_factory):                                              
     """A run to its end, and one that was stopped after 4 of 9 steps: its checkpoint before is that of step 3."""
     at = tmp_path_factory.mktemp("checkpoints")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "create", lambda name, **settings: Tiny(**settings))
+        patch.setattr(checkpoint, "create", lambda name, **settings: Tiny(**settings))
         made = recipe.__wrapped__(clips)
         train(made, at / "whole")
         train(made, at / "cut", max_steps=4)
@@ -247,9 +247,9 @@ def test_weights_that_are_none_are_not_evaluated(change, cut):
 
 
 def test_half_precision_is_read_and_needs_no_checksum(cut):
-    before = evaluate.load_run(cut)[0].state_dict()
+    before = checkpoint.load_run(cut)[0].state_dict()
     resave(cut / "best.safetensors", lambda w, h: (h.pop("checksum"), w.update({k: v.half() for k, v in w.items() if v.is_floating_point()})))
-    after = evaluate.load_run(cut)[0].state_dict()
+    after = checkpoint.load_run(cut)[0].state_dict()
     assert all(torch.equal(after[k], v.half().to(v.dtype) if v.is_floating_point() else v) for k, v in before.items())
 
 
@@ -257,11 +257,11 @@ def test_no_damaged_weights_are_evaluated_as_others(cut):
     """Damage anywhere: refused, or the same weights and recipe."""
     path, tried = cut / "last.safetensors", 0
     whole = path.read_bytes()
-    model, used = evaluate.load_run(path)
+    model, used = checkpoint.load_run(path)
     for copy in damaged(whole, 150):
         path.write_bytes(copy)
         try:
-            other, theirs = evaluate.load_run(path)
+            other, theirs = checkpoint.load_run(path)
         except CourseError as error:
             assert "\n" not in str(error)
             tried += 1

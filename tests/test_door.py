@@ -15,15 +15,16 @@ import torch
 
 from videos import write_video
 from vt_course import CourseError, cli, files
-from vt_course.data import kinetics, prepare, shards
+from vt_course.data import prepare, shards
 from vt_course.data.clips import Rows, VideoFolder, read_manifest
 from vt_course.data.folders import listed, read_folder
 from vt_course.data.reader import ClipReader
 from vt_course.data.synthetic import render
-from vt_course.download import Download
+from vt_course.fetch.download import Download
 from vt_course.lab import progress
-from vt_course.oracles import golden, released
-from vt_course.training import checkpoint, evaluate
+from vt_course.claims import golden
+from vt_course.fetch import kinetics, weights
+from vt_course.training import checkpoint
 
 
 def tar(*members, size=None, pax=None) -> bytes:
@@ -130,11 +131,11 @@ READERS = {  # the file's name: what reads it
     "kinetics/clips.jsonl": lambda path: kinetics.Folder(path.parent, "400"),
     "kinetics/parts.jsonl": lambda path: kinetics.Folder(path.parent, "400"),
     "a.bin.part.from": note,
-    "w.sha256": released.read_record,
-    "w.pth": released.read_checkpoint,
+    "w.sha256": weights.read_record,
+    "w.pth": weights.read_checkpoint,
     "case.json": case,
     "other.npz": lambda path: (path.with_suffix(".json").write_text('{"source": {"repo": "a", "cls": "b"}}', encoding="utf-8"), case(path)),
-    "last.safetensors": lambda path: evaluate.load_run(path),
+    "last.safetensors": lambda path: checkpoint.load_run(path),
     "state.pt": lambda path: checkpoint.read_state(path.parent),
     "progress.csv": progress.passed,
     "config.json": lambda path: render(path.parent, clips=(8, 8), frames=2, size=32, workers=0),
@@ -220,7 +221,7 @@ def test_an_archive_that_claims_terabytes_is_damaged(tmp_path):
     for data in (tar((name, b""), size=1 << 42), tar((name, b""), size=-512)):
         for packed in (data, gzip.compress(data)):
             (tmp_path / "part.tar.gz").write_bytes(packed)
-            with pytest.raises(kinetics.Damaged):
+            with pytest.raises(kinetics.DamagedArchive):
                 kinetics.read_archive(tmp_path / "part.tar.gz", {clip.stem: clip}, tmp_path)
     for packed in (data := tar((name, b"clip")), gzip.compress(data)):
         (tmp_path / "part.tar.gz").write_bytes(packed)

@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 
 from server import serving
 from vt_course import CourseError, download
-from vt_course.download import fetch, sha256_of
+from vt_course.fetch.download import fetch, sha256_of
 from vt_course.models import create, mini_weights
 from vt_course.models.official import to_official
-from vt_course.oracles import released
+from vt_course.fetch import weights
 
 BODY = bytes(range(256)) * 4096                                        # 1 MB
 OTHER = BODY[::-1]
@@ -274,7 +274,7 @@ def test_whatever_happens_the_file_is_whole_or_absent(body, faults, checked, tmp
 
 # A shell that puts the tests into the background makes them, and so their children, deaf to Ctrl-C: undone here.
 FETCH = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n" \
-        "from vt_course.download import fetch; from vt_course import CourseError\n" \
+        "from vt_course.fetch.download import fetch; from vt_course import CourseError\n" \
         "try: fetch(sys.argv[1], sys.argv[2])\n" \
         "except CourseError as e: sys.exit(str(e))"
 
@@ -370,7 +370,7 @@ def published(server, tmp_path_factory, monkeypatch):
     """publish(checkpoint): a server that has it as the official file of `video_swin_mini/test`."""
     model = create("video_swin_mini")
     model.load_state_dict(load_file(mini_weights("video_swin_mini")))
-    release = released.Release("video_swin_mini/test", "video_swin_mini", {"num_classes": 8},
+    release = weights.Release("video_swin_mini/test", "video_swin_mini", {"num_classes": 8},
                                "https://host.invalid/v1/mini.pth?dl=0", "MIT", "a test")
 
     monkeypatch.setenv("VT_COURSE_WEIGHTS_URL", server.root + "/mirror/")
@@ -379,7 +379,7 @@ def published(server, tmp_path_factory, monkeypatch):
     def publish(checkpoint, **facts):
         torch.save(checkpoint, path, **facts.pop("save", {}))
         server.files["/mirror/v1/mini.pth"] = path.read_bytes()
-        monkeypatch.setitem(released.releases(), release.name, released.Release(**{**vars(release), **facts}))
+        monkeypatch.setitem(weights.releases(), release.name, weights.Release(**{**vars(release), **facts}))
     publish.model = model
     publish.official = {"meta": {"epoch": 30, "config": "x = 1"}, "state_dict": to_official(model)}
     return publish
@@ -389,7 +389,7 @@ NAME = "video_swin_mini/test"
 
 
 def get(tmp_path, **settings):
-    return released.get(NAME, tmp_path, progress=False, **settings)
+    return weights.get(NAME, tmp_path, progress=False, **settings)
 
 
 def test_official_file_becomes_ours(server, published, tmp_path):
@@ -410,14 +410,14 @@ def test_official_file_becomes_ours(server, published, tmp_path):
 def test_default_folder_is_that_of_the_data(server, published, tmp_path, monkeypatch):
     monkeypatch.setenv("VT_COURSE_DATA", str(tmp_path))
     published(published.official)
-    assert released.get(NAME, progress=False) == tmp_path / "weights" / f"{NAME}.safetensors"
+    assert weights.get(NAME, progress=False) == tmp_path / "weights" / f"{NAME}.safetensors"
 
 
 def test_the_record_is_what_sha256sum_reads(published, tmp_path):
     published(published.official)
     path = get(tmp_path, keep_original=True)
     assert names(path.parent) == ["test.pth", "test.safetensors", "test.sha256"]
-    record = released.read_record(path.with_suffix(".sha256"))
+    record = weights.read_record(path.with_suffix(".sha256"))
     assert record == {p: sha256_of(path.parent / p) for p in ("test.pth", "test.safetensors")}
     if shutil.which("sha256sum"):
         subprocess.run(["sha256sum", "--check", "--strict", "test.sha256"], cwd=path.parent, check=True, capture_output=True)
@@ -509,25 +509,25 @@ def test_two_at_once_get_once(server, published, tmp_path):
 
 def test_unknown_name():
     with pytest.raises(CourseError, match="did you mean.*video_swin_tiny/k400.*weights list"):
-        released.get("video_swin_tny/k400")
+        weights.get("video_swin_tny/k400")
     with pytest.raises(CourseError, match="see `vt-course weights list`"):
-        released.row("zzz")
+        weights.row("zzz")
 
 
 def test_addresses(monkeypatch):
     drive = "https://drive.google.com/file/d/174muWZJcZHieABDZMKiJ0tNeFLoEkJLx/view?usp=sharing"
-    assert released.address(drive) == ("https://drive.usercontent.google.com/download?"
+    assert weights.address(drive) == ("https://drive.usercontent.google.com/download?"
                                        "id=174muWZJcZHieABDZMKiJ0tNeFLoEkJLx&export=download&confirm=t")
-    assert released.address("https://www.dropbox.com/s/x/a.pyth?dl=0") == "https://www.dropbox.com/s/x/a.pyth?dl=1"
-    assert released.address("https://h/a.pth") == "https://h/a.pth"
+    assert weights.address("https://www.dropbox.com/s/x/a.pyth?dl=0") == "https://www.dropbox.com/s/x/a.pyth?dl=1"
+    assert weights.address("https://h/a.pth") == "https://h/a.pth"
     monkeypatch.setenv("VT_COURSE_WEIGHTS_URL", "http://mirror:8000/w/")
-    assert released.address(drive) == "http://mirror:8000/w/file/d/174muWZJcZHieABDZMKiJ0tNeFLoEkJLx/view"
-    assert released.address("https://h/x/a.pth") == "http://mirror:8000/w/x/a.pth"
+    assert weights.address(drive) == "http://mirror:8000/w/file/d/174muWZJcZHieABDZMKiJ0tNeFLoEkJLx/view"
+    assert weights.address("https://h/x/a.pth") == "http://mirror:8000/w/x/a.pth"
 
 
 @pytest.mark.slow
 def test_the_table_is_sound():
-    rows = released.table()
+    rows = weights.table()
     assert len({r["name"] for r in rows}) == len({r["url"] for r in rows}) == len(rows)
     for r in rows:
         assert r["url"].startswith("https://") and "baidu" not in r["url"] and r["source"] and r["licence"], r
@@ -542,7 +542,7 @@ def test_the_table_is_sound():
 @pytest.mark.slow
 def test_every_file_has_its_variant():
     with torch.device("meta"):
-        for name, release in released.releases().items():
+        for name, release in weights.releases().items():
             state = create(release.variant, **release.settings).state_dict()
             heads = [v for k, v in state.items() if k.startswith(("head.", "aux_head.")) and v.ndim == 2]
             assert heads and all(h.shape[0] == release.settings["num_classes"] for h in heads), name

@@ -12,8 +12,8 @@ from vt_course import CourseError
 from vt_course.cli import main
 from vt_course.models.mvit import MViT
 from vt_course.models.official import from_official, to_official
-from vt_course.oracles import golden
-from vt_course.oracles.golden import check_case, verify
+from vt_course.claims import golden
+from vt_course.claims.golden import check_case, check_folder
 
 pytestmark = pytest.mark.slow
 
@@ -189,7 +189,7 @@ def test_broken_files_fail_and_the_rest_goes_on(tmp_path, capsys):
     shutil.copy(GOLDEN / "swin_mini.json", tmp_path / "lonely.json")
     shutil.copy(GOLDEN / "swin_mini.json", tmp_path / "short.json")
     (tmp_path / "short.npz").write_bytes((GOLDEN / "swin_mini.npz").read_bytes()[:700])
-    assert [(r["case"], r["passed"], bool(r["problem"])) for r in verify(tmp_path)] == [
+    assert [(r["case"], r["passed"], bool(r["problem"])) for r in check_folder(tmp_path)] == [
         ("cut", False, True), ("lonely", False, True), ("short", False, True), ("swin_mini", True, False)]
     assert main(["verify", str(tmp_path)]) == 1
     out = capsys.readouterr().out
@@ -205,7 +205,7 @@ def test_verify_json_and_exit_code_0(tmp_path, capsys):
 
 def test_nothing_to_verify(tmp_path):
     with pytest.raises(CourseError, match="no recorded cases"):
-        list(verify(tmp_path))
+        list(check_folder(tmp_path))
     with pytest.raises(CourseError, match="no folder"):
-        list(verify(tmp_path / "absent"))
+        list(check_folder(tmp_path / "absent"))
     assert main(["verify", str(tmp_path)]) == 2

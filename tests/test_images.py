@@ -14,7 +14,8 @@ from vt_course.data.clips import collate
 from vt_course.data.images import SHAPES, Shapes, draw
 from vt_course.models import create, mini_weights
 from vt_course.training import ablate_swin, fit
-from vt_course.training.evaluate import evaluate, evaluate_run, load_run, open_data
+from vt_course.training.checkpoint import load_run
+from vt_course.training.evaluate import evaluate, evaluate_run, open_data
 from vt_course.training.recipes import Recipe, recipe_for
 
 QUIET = dict(device="cpu", workers=0, progress=False)

@@ -19,10 +19,10 @@ import pytest
 from server import serving
 from videos import write_video
 from vt_course import CourseError, download, repo_root
-from vt_course.data import kinetics as module
+from vt_course.fetch import kinetics as module
 from vt_course.data import open_spec, verify
-from vt_course.data.kinetics import Clip, folder_of, kinetics, rank, read_annotations
-from vt_course.download import sha256_of
+from vt_course.fetch.kinetics import Clip, folder_of, kinetics, rank, read_annotations
+from vt_course.fetch.download import sha256_of
 
 CLASSES = ("petting animal (not cat)", "playing harp", "side kick", "yoga")
 ASKED = "playing harp,side kick"
@@ -129,7 +129,7 @@ def quick(monkeypatch):
     """No waiting between attempts, no second process to decode in, and estimates for small clips."""
     def check_here(paths, workers):
         for path in paths:
-            yield verify.check(str(path))
+            yield verify.decode_all(str(path))
     monkeypatch.setattr(module, "verify", check_here)
     monkeypatch.setattr(download, "BACKOFF", 0.01)
     for name, version in module.VERSIONS.items():
@@ -538,7 +538,7 @@ def test_a_disk_that_fills_up(mirror, tmp_path, monkeypatch, where, step):
 RUN = """
 import resource, sys
 from vt_course import CourseError
-from vt_course.data.kinetics import VERSIONS, kinetics
+from vt_course.fetch.kinetics import VERSIONS, kinetics
 VERSIONS["400"] = VERSIONS["400"]._replace(bytes_per_clip=10.0)
 try: kinetics(sys.argv[2], classes="playing harp,side kick", clips_per_class=3, base_url=sys.argv[1], workers=1)
 except CourseError as error: sys.exit(str(error))
@@ -568,8 +568,9 @@ def start(server, out, before=""):
 
 
 CHECK_HERE = """
-from vt_course.data import kinetics, verify
-kinetics.verify = lambda paths, workers: (verify.check(str(path)) for path in paths)
+from vt_course.data import verify
+from vt_course.fetch import kinetics
+kinetics.verify = lambda paths, workers: (verify.decode_all(str(path)) for path in paths)
 """
 
 

@@ -18,7 +18,7 @@ import pytest
 from vt_course import CourseError, repo_root
 from vt_course.publish import NotebookFailed, course, hygiene, kernel
 from vt_course.publish.build import build, from_source
-from vt_course.publish.course import PeakMemory, at_once, run_course, table
+from vt_course.publish.course import PeakMemory, at_once, run_course, course_table
 
 pytestmark = pytest.mark.slow
 
@@ -179,7 +179,7 @@ def test_course_runs_the_clean_notebook_and_leaves_it_alone(clean, capfd):
     assert any('PROFILE = "lecture"' in cell.source for cell in ran.cells)
     assert Path(row["output"]) == clean / "build" / "notebooks" / "01_clean.ipynb"
     out, err = capfd.readouterr()
-    assert out == table([row]) + "\n" and re.search(r"01_clean +7 .* 1/1  ok\n", out)
+    assert out == course_table([row]) + "\n" and re.search(r"01_clean +7 .* 1/1  ok\n", out)
     assert "7/7" in err and "IPKernelApp" not in err    # the bar; but kernels start silently
 
 

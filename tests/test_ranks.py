@@ -76,7 +76,7 @@ DRIVER = textwrap.dedent("""
             return self
 
     torch.set_num_threads(1)
-    create, t.evaluate.create = t.evaluate.create, build
+    create, t.checkpoint.create = t.checkpoint.create, build
     fit.curves = lambda *rows_classes_title: t.Figure(figsize=(1, 1))       # drawing the real one takes longer than a run
     recipe = Recipe.from_json(RECIPE)
     t.train(dataclasses.replace(recipe, epochs=1), WARM)

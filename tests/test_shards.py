@@ -22,13 +22,13 @@ from test_cli import run, run_json
 from test_training import QUIET, assert_same_run, clips, recipe, tiny, train      # noqa: F401 (fixtures)
 from videos import write_video
 from vt_course import CourseError
-from vt_course.data import open_spec
+from vt_course.data import loading, open_spec
 from vt_course.data import shards as module
 from vt_course.data.clips import Rows, VideoFolder, read_manifest
 from vt_course.data.reader import ClipReader
 from vt_course.data.shards import shard
 from vt_course.files import alone
-from vt_course.training import evaluate, fit
+from vt_course.training import evaluate
 from vt_course.training.checkpoint import read_state
 
 
@@ -422,8 +422,8 @@ def test_frames_kept_in_memory_are_each_clips_own(as_shards, recipe):           
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_each_clip_is_read_once_an_epoch(as_shards, recipe, workers):                       # noqa: F811
     dataset, _ = evaluate.open_data(dataclasses.replace(recipe, data=as_shards[0]))
-    batches = fit.EpochBatches(len(dataset), 5, seed=1)                    # 5, 5 and 2
-    loader = evaluate.make_loader(dataset, batches, workers, torch.device("cpu"))
+    batches = loading.EpochBatches(len(dataset), 5, seed=1)                    # 5, 5 and 2
+    loader = loading.make_loader(dataset, batches, workers, torch.device("cpu"))
     orders = []
     for batches.epoch in (0, 1):
         read = list(loader)

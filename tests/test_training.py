@@ -23,8 +23,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from videos import write_video
-from vt_course import CourseError
-from vt_course.data import transforms
+from vt_course import CourseError, machine
+from vt_course.data import loading, transforms
 from vt_course.data.reader import ClipReader
 from vt_course.models import ZOO, create
 from vt_course.training import checkpoint, curves, evaluate, fit
@@ -90,7 +90,7 @@ def tiny(monkeypatch):
     """`create` builds `Tiny`, or what the test puts in its place; the picture of the run is blank: drawing takes longer."""
     monkeypatch.setattr(fit, "curves", lambda *rows_classes_title: Figure(figsize=(1, 1)))
     def use(build):
-        monkeypatch.setattr(evaluate, "create", build)
+        monkeypatch.setattr(checkpoint, "create", build)
     use(lambda name, **settings: Tiny(**settings))
     return use
 
@@ -203,7 +203,7 @@ def test_weight_decay_spares_norms_biases_and_bias_tables():
 
 def test_epoch_order_is_a_function_of_seed_and_epoch():
     def keys(epoch, start=0, seed=0):
-        batches = fit.EpochBatches(11, 4, seed)
+        batches = loading.EpochBatches(11, 4, seed)
         batches.epoch, batches.start = epoch, start
         return list(batches)
     whole = keys(epoch=3)
@@ -214,7 +214,7 @@ def test_epoch_order_is_a_function_of_seed_and_epoch():
     order = [index for _, index in flat]
     assert order != [index for batch in keys(epoch=4) for _, index in batch]
     assert order != [index for batch in keys(epoch=3, seed=1) for _, index in batch]
-    assert [len(batch) for batch in fit.EpochBatches(3, 4, 0)] == [3]  # less than a batch
+    assert [len(batch) for batch in loading.EpochBatches(3, 4, 0)] == [3]  # less than a batch
 
 
 # ---------------------------------------------------------------- a run
@@ -377,7 +377,7 @@ DRIVER = textwrap.dedent("""
 
     # One run here does the slow imports for all children; one thread is safe to fork.
     torch.set_num_threads(1)
-    t.evaluate.create = lambda name, **settings: t.Tiny(**settings)
+    t.checkpoint.create = lambda name, **settings: t.Tiny(**settings)
     fit.curves = lambda *rows_classes_title: t.Figure(figsize=(1, 1))       # drawing the real one takes longer than the run
     recipe = Recipe.from_json(RECIPE)
     t.train(dataclasses.replace(recipe, epochs=1), WARM)
@@ -627,7 +627,7 @@ def test_kept_frames_are_the_same_samples_decoded_once(recipe, tiny, monkeypatch
     _, kept_val = evaluate.open_data(dataclasses.replace(recipe, sampling="uniform", keep=16))
     assert torch.equal(kept_val[5]["clip"], val[5]["clip"])
     assert kept_val.kept[val.rows[5]["path"], None].shape == (2, 16, 16, 3)  # the two of its frames that it looks at
-    assert evaluate.make_loader(kept, [[0]], 4, torch.device("cpu")).num_workers == 1
+    assert loading.make_loader(kept, [[0]], 4, torch.device("cpu")).num_workers == 1
     for name, worker in (("kept", 1), ("again", 0)):
         train(dataclasses.replace(recipe, keep=32), tmp_path / name, workers=worker)
     assert_same_run(tmp_path / "kept", tmp_path / "again")
@@ -638,7 +638,7 @@ def test_frames_without_room_are_decoded_again_to_the_same_pixels(recipe, clips,
     (tmp_path / "large.csv").write_text(f"path,label\nlarge.mp4,dark\n{clips / 'train0.mp4'},dark\n", encoding="utf-8")
     recipe = dataclasses.replace(recipe, data=f"csv:{tmp_path / 'large.csv'},{tmp_path / 'large.csv'}", size=16, keep=16)
     kept, _ = evaluate.open_data(recipe)
-    monkeypatch.setattr(evaluate, "ROOM", 30 * 16 * 21 * 3 - 1)  # bytes, one too few for the large file
+    monkeypatch.setattr(loading, "ROOM", 30 * 16 * 21 * 3 - 1)  # bytes, one too few for the large file
     monkeypatch.setattr("vt_course.data.reader.BLOCK", 40_000)  # bytes: two frames at once
     decoded, decoded_val = evaluate.open_data(recipe)
     for key in [(0, 0), (1, 0), (0, 1), (5, 1)]:
@@ -713,7 +713,7 @@ def test_views_are_averaged_as_probabilities():
     result = evaluate.evaluate(Echo(), data, batch_size=4, **QUIET)
     assert result["confusion"] == [[2, 0, 0], [1, 0, 0], [0, 0, 0]] and result["n"] == 3
     assert "top5" not in result
-    assert evaluate.in_order(data, 4) == [[0, 1], [2]]                  # two views a video
+    assert loading.in_order(data, 4) == [[0, 1], [2]]                  # two views a video
 
 
 def test_nothing_to_evaluate():
@@ -760,7 +760,7 @@ def test_frame_orders_reach_the_model_and_leave_it_as_it_was():
 
 def test_unusable_device():
     with pytest.raises(CourseError, match="device 'tpu9' cannot be used"):
-        evaluate.pick_device("tpu9")
+        machine.pick_device("tpu9")
 
 
 # ---------------------------------------------------------------- loading a run
@@ -770,14 +770,14 @@ def test_load_run_gives_back_model_and_recipe(recipe, tmp_path):
     recipe = dataclasses.replace(recipe, model="video_swin_mini", epochs=1, size=32,
                                  drop_path=0.2)
     summary = train(recipe, out)
-    model, loaded = evaluate.load_run(out)
+    model, loaded = checkpoint.load_run(out)
     assert loaded == recipe and not model.training
     _, val = evaluate.open_data(loaded)
     result = evaluate.evaluate(model, val, **QUIET)
     assert result["top1"] == summary["best"]["val_top1"]
     assert result["loss"] == pytest.approx(summary["best"]["val_loss"], abs=1e-6)
     for path in (out / "last.safetensors", str(out / "best.safetensors")):
-        assert evaluate.load_run(path)[1] == recipe
+        assert checkpoint.load_run(path)[1] == recipe
 
 
 def test_evaluate_run(recipe, clips, tiny, tmp_path):
@@ -798,14 +798,14 @@ def test_load_run_tells_best_from_last(recipe, tiny, tmp_path):
     out = tmp_path / "run"
     train(recipe, out, max_steps=1)
     saved = weights(out)
-    assert torch.equal(evaluate.load_run(out)[0].head.weight, saved["head.weight"])  # no best
+    assert torch.equal(checkpoint.load_run(out)[0].head.weight, saved["head.weight"])  # no best
     changed = {key: tensor + 1 for key, tensor in saved.items()}
     with safetensors.safe_open(out / "last.safetensors", "pt") as file:
         header = file.metadata()
     del header["checksum"]                             # these are other weights
     safetensors.torch.save_file(changed, out / "best.safetensors", header)
-    assert torch.equal(evaluate.load_run(out)[0].head.weight, changed["head.weight"])
-    last = evaluate.load_run(out, "last")[0]
+    assert torch.equal(checkpoint.load_run(out)[0].head.weight, changed["head.weight"])
+    last = checkpoint.load_run(out, "last")[0]
     assert torch.equal(last.head.weight, saved["head.weight"])
 
 
@@ -819,7 +819,7 @@ def test_load_run_lists_what_does_not_fit(recipe, tiny, tmp_path):
     tensors["norm.bias"] = torch.zeros(9)
     safetensors.torch.save_file(tensors, out / "odd.safetensors", header)
     with pytest.raises(CourseError) as error:
-        evaluate.load_run(out / "odd.safetensors")
+        checkpoint.load_run(out / "odd.safetensors")
     assert "missing head.weight" in str(error.value)
     assert "unexpected extra" in str(error.value)
     assert "norm.bias has shape (9,), wanted (8,)" in str(error.value)
@@ -833,7 +833,7 @@ def test_load_run_lists_what_does_not_fit(recipe, tiny, tmp_path):
 def test_load_run_of_something_else(make, words, tmp_path):
     make(tmp_path / "thing")
     with pytest.raises(CourseError, match=words):
-        evaluate.load_run(tmp_path / "thing")
+        checkpoint.load_run(tmp_path / "thing")
 
 
 # ---------------------------------------------------------------- a model for the clips that are asked for
@@ -847,7 +847,7 @@ def test_load_run_of_something_else(make, words, tmp_path):
      {"time_embed": (1, 2, 96), "pos_embed": (1, 25, 96)})], ids=str)
 def test_a_model_is_built_for_the_frames_and_the_size_of_its_recipe(name, changes, built):
     """What `config` says has the last word. video_swin_mini and uniformer_mini take any clip and depend on none."""
-    model = evaluate.build_model(dataclasses.replace(RECIPES[name], keep=0, **changes), 3)
+    model = checkpoint.build_model(dataclasses.replace(RECIPES[name], keep=0, **changes), 3)
     state = model.state_dict()
     assert {key: tuple(state[key].shape) for key in built} == built
     frames = [] if name == "swin_mini" else [changes["frames"]]
@@ -863,7 +863,7 @@ def test_a_run_tells_neighbouring_frames_apart_and_is_built_the_same_again(clips
     recipe = dataclasses.replace(RECIPES["timesformer_mini"], data=f"csv:{clips / 'train.csv'},{clips / 'val.csv'}", keep=0, frames=16,
                                  stride=1, size=16, config={"depth": 1}, epochs=1, batch_size=4, warmup_epochs=0)
     train(recipe, tmp_path / "run", max_steps=1)
-    model, again = evaluate.load_run(tmp_path / "run", "last")
+    model, again = checkpoint.load_run(tmp_path / "run", "last")
     assert again == recipe and model.time_embed.shape == (1, 16, 96)
     torch.nn.init.normal_(model.time_embed)
     torch.nn.init.normal_(model.blocks[0].temporal_fc.weight, std=0.1)

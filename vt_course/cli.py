@@ -56,7 +56,7 @@ def data_synthetic(args) -> int:
 
 
 def data_kinetics(args) -> int:
-    from vt_course.data.kinetics import kinetics
+    from vt_course.fetch.kinetics import kinetics
     args.out = args.out or vt_course.data_root() / "kinetics"
     done = kinetics(args.out, classes=args.classes, preset=args.preset, clips_per_class=args.clips_per_class, splits=args.split,
                     version=args.version, cc_only=args.cc_only, base_url=args.mirror, workers=args.workers,
@@ -139,7 +139,7 @@ def data_stats(args) -> int:
 
 
 def bench_decode(args) -> int:
-    from vt_course.data.bench import bench_decode, table
+    from vt_course.claims.bench_data import bench_decode, table
     rows = bench_decode(args.files, frames=args.frames, stride=args.stride, short_side=args.short_side,
                         repeats=args.repeats)
     print_json(rows) if args.json else print(table(rows))
@@ -147,7 +147,7 @@ def bench_decode(args) -> int:
 
 
 def bench_loader(args) -> int:
-    from vt_course.data.bench import bench_loader
+    from vt_course.claims.bench_data import bench_loader
     rows = bench_loader(args.files, frames=args.frames, span=args.span, size=args.size, repeats=args.repeats)
     if args.json:
         print_json(rows)
@@ -172,7 +172,7 @@ def models(args) -> int:
 def bench_models(args) -> int:
     import torch
 
-    from vt_course.oracles.bench import bench_models, geometric_mean
+    from vt_course.claims.bench_models import bench_models, geometric_mean
     from vt_course.training.fit import machine
     rows = bench_models(args.names, device=args.device, compile=args.compile, seconds=args.seconds,
                         progress=lambda text: print(text, file=sys.stderr))
@@ -192,7 +192,7 @@ def bench_models(args) -> int:
 def bench_growth(args) -> int:
     import torch
 
-    from vt_course.oracles.bench import bench_growth
+    from vt_course.claims.bench_models import bench_growth
     from vt_course.training.fit import machine
     rows = bench_growth(args.device, args.repeats)
     if args.json:
@@ -203,7 +203,7 @@ def bench_growth(args) -> int:
 
 
 def verify(args) -> int:
-    from vt_course.oracles.golden import verify
+    from vt_course.claims.golden import verify
     rows = []
     for row in verify(args.folder):
         rows.append(row)
@@ -219,7 +219,7 @@ def verify(args) -> int:
 
 
 def weights_list(args) -> int:
-    from vt_course.oracles import released
+    from vt_course.fetch import weights as released
     rows = released.table()
     if args.json:
         print_json(rows)
@@ -229,7 +229,7 @@ def weights_list(args) -> int:
 
 
 def weights_get(args) -> int:
-    from vt_course.oracles import released
+    from vt_course.fetch import weights as released
     row = released.row(args.name)
     if not args.json:
         print(f"{args.name}: {row['url']}\nlicence of the weights: {row['licence']}; {row['weights_mb']:,.0f} MB of weights", file=sys.stderr)

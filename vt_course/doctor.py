@@ -1,12 +1,11 @@
 """`vt-course doctor`: what a bug report needs, and what is missing with the way to get it."""
 import importlib
-import importlib.metadata
 import platform
 import re
 import shutil
 
 from vt_course import __version__, data_root, repo_root
-from vt_course.machine import cores, memory_limit
+from vt_course.machine import cores, gpus, memory_limit, threads, version
 
 PACKAGES = ("torch", "torchvision", "numpy", "einops", "av", "decord", "decord2", "torchcodec", "safetensors",
             "jupyterlab", "papermill", "nbval", "jupytext")
@@ -17,13 +16,6 @@ TRIED = {
     "einops": ("0.8", "0.8"), "matplotlib": ("3.9", "3.11"), "safetensors": ("0.4", "0.8"),
 }
 OPTIONAL = {"decord": "decord2", "decord2": "decord", "torchcodec": None}
-
-
-def version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def works(module: str) -> str | None:
@@ -57,23 +49,12 @@ def system_notes() -> list[str]:
     return found
 
 
-def torch_threads() -> int:
-    import torch
-    return torch.get_num_threads()
-
-
-def gpus() -> list[str]:
-    import torch
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return names or (["Apple MPS"] if torch.backends.mps.is_available() else [])
-
-
-def report() -> dict:
+def facts_of_machine() -> dict:
     """Facts about this installation: versions, hardware, decoder, data, and `missing` (what, how to get it)."""
     broken = {name: fault for name in ("torch", "psutil", "av", "decord") if (fault := works(name))}
     facts = {
         "vt_course": __version__, "python": platform.python_version(), "platform": platform.platform(),
-        "cpu_cores": cores(), "torch_threads": None if "torch" in broken else torch_threads(),
+        "cpu_cores": cores(), "torch_threads": None if "torch" in broken else threads(),
         "memory_gb": None if "psutil" in broken else round(memory_limit() / 2**30, 1),
         "disk_free_gb": round(shutil.disk_usage(repo_root()).free / 2**30, 1),
         "gpu": [] if "torch" in broken else gpus(),
@@ -98,7 +79,7 @@ def report() -> dict:
     return facts
 
 
-def render(facts: dict) -> str:
+def as_text(facts: dict) -> str:
     lines = [f"{k:16s}{', '.join(v) or 'none' if isinstance(v, list) else v}" for k, v in facts.items()
              if k not in ("packages", "missing", "untried", "notes")]
     lines.insert(3, "packages        " + "  ".join(f"{k} {v}" for k, v in facts["packages"].items() if v))

@@ -551,7 +551,8 @@ show.film_strip([clip, bgr], n=8, rows=["RGB", "BGR"])
 
 # %%
 from vt_course.models import mini_weights
-from vt_course.training.evaluate import load_run, open_data
+from vt_course.training.checkpoint import load_run
+from vt_course.training.evaluate import open_data
 
 model, recipe = load_run(mini_weights("video_swin_mini"), "last")
 _ = model.eval()

@@ -781,7 +781,7 @@ for name, stated in stated_tera.items():
 # - **windows**: 7 × 7, also the package's.
 
 # %%
-from vt_course.oracles.bench import clock, peak_bytes
+from vt_course.claims.bench_models import clock, peak_bytes
 
 sides = [7, 14, 28, 42] + [56, 70] * (PROFILE == "full")       # True is 1: only in full
 cpu = torch.device("cpu")
@@ -1028,7 +1028,7 @@ def family_macs(T, H, W, C=192):
 # The points are counted on the package's layers, the lines are the formulas; an assertion compares every number.
 
 # %%
-from vt_course.oracles.bench import attentions
+from vt_course.claims.bench_models import attentions
 
 def counted_macs(size):
     with torch.device("meta"):

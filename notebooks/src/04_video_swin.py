@@ -1056,7 +1056,8 @@ report(model=summary["model"], parameters=summary["parameters"])
 # epoch, not the best one: picking by held-out accuracy would flatter it.
 
 # %%
-from vt_course.training.evaluate import evaluate, load_run, open_data
+from vt_course.training.checkpoint import load_run
+from vt_course.training.evaluate import evaluate, open_data
 
 source = run if PROFILE == "full" else mini_weights("video_swin_mini")
 trained, _ = load_run(source, "last")

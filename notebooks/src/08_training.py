@@ -280,7 +280,7 @@ batch_at = check("8.1", batch_at, solution=True)
 # The package's `EpochBatches` does the same for torch's `DataLoader`. All steps of our three epochs:
 
 # %%
-from vt_course.training.fit import EpochBatches
+from vt_course.data.loading import EpochBatches
 
 batches = EpochBatches(len(rows), recipe.batch_size, recipe.seed)
 theirs = []
@@ -698,8 +698,9 @@ def train_step(model, moments, step):
 # add in a fixed order, on a CPU, while it is open; `fit` does the same.
 
 # %%
+from vt_course.machine import deterministic
 from vt_course.training.checkpoint import read_weights
-from vt_course.training.fit import deterministic, fit
+from vt_course.training.fit import fit
 
 cpu = torch.device("cpu")
 model, moments = start()
@@ -1189,7 +1190,7 @@ show.accuracies({"your model": (result["top1"], result["n"])}, 1 / len(own_val.c
 # %%
 from vt_course.data.clips import dense_indices
 from vt_course.data.transforms import centre_crop, resize_short_side
-from vt_course.training.evaluate import load_run
+from vt_course.training.checkpoint import load_run
 
 
 @torch.no_grad()

@@ -5,7 +5,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vt_course.training.fit import EpochBatches, lr_at
+from vt_course.data.loading import EpochBatches
+from vt_course.training.fit import lr_at
 
 from .common import likely, overwrite
 

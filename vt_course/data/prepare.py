@@ -25,7 +25,7 @@ from tqdm import tqdm
 from vt_course import CourseError, need
 from vt_course.data.reader import (OTHERS, SUFFIXES, BadClip, ClipReader, clips_below, container_fault, open_file, progressive,
                                    scaled_size, shown_width)
-from vt_course.data.verify import check, in_processes, more_time, serve, verify, work
+from vt_course.data.verify import decode_all, in_processes, more_time, serve, verify, work
 from vt_course.files import alone, csv_header, read_csv, replacing, write_csv
 from vt_course.machine import cores
 
@@ -217,7 +217,7 @@ def _read_record(path: Path) -> dict[str, dict]:
 
 # ------------------------------------------------------------------------- one file, in a process of its own
 
-class Damaged(CourseError):
+class DamagedVideo(CourseError):
     """Frames cannot be decoded."""
 
 
@@ -238,7 +238,7 @@ def encode(job: dict) -> dict:
     try:
         try:
             written = _transcode(**how, leap=leap)
-        except Damaged:
+        except DamagedVideo:
             if not leap:
                 raise
             written = _transcode(**how, leap=False)                  # in case that decoding cannot begin in the middle
@@ -250,7 +250,7 @@ def encode(job: dict) -> dict:
                                          "command again.")
         return dict(error=f"Clip {source} is damaged or of a kind that cannot be decoded ({error.strerror}); fetch it "
                           "again.")
-    row = check(part)
+    row = decode_all(part)
     if row["error"] or row["frames"] != written:
         return dict(error=f"Clip {source} came out damaged ({row['error'] or 'frames are missing'}); look at it.")
     return dict(error=None, frames=row["frames"], seconds=row["seconds"], size=stat.st_size, mtime_ns=stat.st_mtime_ns)
@@ -320,15 +320,15 @@ def _decoded(source: str, container, stream, start: float, leap: bool) -> Iterat
                 if frame.time is not None:
                     time = frame.time - origin
                 if leap and count == 0 and time >= start:
-                    raise Damaged(f"Clip {source} has no key frame before {start:g} s; encode it again.")
+                    raise DamagedVideo(f"Clip {source} has no key frame before {start:g} s; encode it again.")
                 if frame.is_corrupt and time >= start - 1e-3:
-                    raise Damaged(f"Clip {source} is damaged after frame {count}; fetch it again.")
+                    raise DamagedVideo(f"Clip {source} is damaged after frame {count}; fetch it again.")
                 yield time, frame
                 count += 1
     except av.FFmpegError as error:
-        raise Damaged(f"Clip {source} is damaged after frame {count} ({error.strerror}); fetch it again.") from error
+        raise DamagedVideo(f"Clip {source} is damaged after frame {count} ({error.strerror}); fetch it again.") from error
     if leap and not count:
-        raise Damaged(f"Clip {source} shows no frame; fetch it again.")
+        raise DamagedVideo(f"Clip {source} shows no frame; fetch it again.")
 
 
 def _shown(source: str, frames, start: float, end: float | None, seconds: float | None) -> Iterator:

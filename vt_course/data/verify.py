@@ -168,7 +168,7 @@ def work(frames: int, height: int, width: int) -> float:
     return max(1.0, frames * (height * width + 10_000) / PIXELS)       # a picture of no size takes time, too
 
 
-def check(path: str) -> dict:
+def decode_all(path: str) -> dict:
     """Decode one file here and now: all of it, and its last frame as a data set reads it."""
     frames, seconds, error = None, None, None
     try:
@@ -211,4 +211,4 @@ def _count(path: str) -> tuple[int, bool]:
 
 
 if __name__ == "__main__":
-    serve(check)
+    serve(decode_all)

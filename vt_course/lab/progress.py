@@ -43,7 +43,7 @@ def passed(path: Path | None) -> dict[str, str]:
     return found
 
 
-def table() -> list[dict]:
+def progress_table() -> list[dict]:
     """A row for each exercise of the course, in order: exercise, title, passed (when; None: not yet)."""
     from .exercises import EXERCISES
     done = passed(progress_file())

@@ -73,7 +73,7 @@ def run_course(names: list[str] | None = None, *, profile: str = "smoke", unsolv
         row["status"] = "failed" if row["failures"] else "ok"
     failures = [text for row in rows for text in row.pop("failures")]
     if progress:
-        print(table(rows))
+        print(course_table(rows))
     if failures:
         raise NotebookFailed("\n\n".join(failures), rows)
     return rows
@@ -107,7 +107,7 @@ def _printed(cell, stream: str = "stdout") -> str:
     return "".join(output.text for output in cell.get("outputs", []) if output.get("name") == stream)
 
 
-def table(rows: list[dict]) -> str:
+def course_table(rows: list[dict]) -> str:
     """The rows as text, with a line of totals."""
     total = {key: sum(row[key] for row in rows)
              for key in ("cells", "seconds", "passed", "checks")}

@@ -18,8 +18,10 @@ from pathlib import Path
 
 from vt_course.data.images import Shapes
 from vt_course.files import atomic_write
-from vt_course.training.evaluate import evaluate, load_run
-from vt_course.training.fit import fit, machine, pick_device
+from vt_course.machine import pick_device, provenance
+from vt_course.training.checkpoint import load_run
+from vt_course.training.evaluate import evaluate
+from vt_course.training.fit import fit
 from vt_course.training.recipes import Recipe, recipe_for
 
 # Name: entries of swin_mini's configuration to replace. The first is the baseline.
@@ -87,7 +89,7 @@ def main() -> None:
     args = parser.parse_args()
     variants = dict(list(VARIANTS.items())[:args.variants])
     command = ["python", "-m", "vt_course.training.ablate_swin", *sys.argv[1:]]
-    facts = machine(pick_device("cpu")) | {"command": command}
+    facts = provenance(pick_device("cpu")) | {"command": command}
     runs = {name: [] for name in variants}
     for seed in args.seeds:
         for number, (name, config) in enumerate(variants.items()):

@@ -14,8 +14,11 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from vt_course import CourseError
-from vt_course.files import atomic_write, parsing, read_pt, read_safetensors
+from vt_course import CourseError, need
+from vt_course.files import atomic_write, parse_json, parsing, read_pt, read_safetensors
+from vt_course.models import ZOO, built_for, create
+from vt_course.models.official import check_state
+from vt_course.training.recipes import Recipe
 
 STATE, PREVIOUS = "state.pt", "previous.pt"
 PARTS = ("config", "model", "optimizer", "scaler", "progress")       # of a state, a dict each
@@ -142,3 +145,88 @@ def checksum(weights: dict[str, torch.Tensor], header: dict[str, str]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+# ---------------------------------------------------------------- from a run to its model
+
+def build_model(recipe: Recipe, classes: int):
+    """The model of a recipe, with fresh weights: built for the clips that the recipe asks for, RGB.
+
+    `recipe.config` has the last word. A run that is loaded again passes here as well, so it builds the same model.
+    Raises `CourseError` for what the model cannot be built with.
+    """
+    settings = dict(num_classes=classes, drop_path=recipe.drop_path, **recipe.config)
+    if recipe.model in ZOO:                                            # else `create` names the closest one
+        settings = built_for(recipe.model, 3, recipe.frames, recipe.size) | settings
+    try:
+        return create(recipe.model, **settings)
+    except ValueError as error:
+        if recipe.model not in ZOO:
+            raise CourseError(str(error)) from error
+        raise CourseError(f"{recipe.model} cannot be built for frames={recipe.frames}, size={recipe.size} and "
+                          f"config={recipe.config}: {error}") from error
+
+
+def load_weights(model, weights: dict, name) -> None:
+    """Load a state dict strictly. Raises `CourseError` that lists every difference, and for numbers that are no weights.
+
+    Floats may have another precision than the model's.
+    """
+    try:
+        check_state(model, weights)
+    except ValueError as error:
+        raise CourseError(f"cannot load {name}: {error}; load it into the model and settings it "
+                          "was saved from") from error
+    for key, own in model.state_dict().items():
+        if own.is_floating_point() and not weights[key].to(own.dtype).isfinite().all():
+            raise CourseError(f"cannot load {name}: {key} has numbers that are not finite (NaN or infinity); train again, with a "
+                              "lower lr if it was the training that diverged")
+    model.load_state_dict(weights)
+
+
+def read_run(path, which: str = "best") -> tuple[Path, dict, dict]:
+    """(file, weights, header) of a run folder or `.safetensors` file; see `load_run`."""
+    path = Path(path)
+    if path.is_dir():
+        names = [f"{which}.safetensors", "last.safetensors"]
+        files = [path / name for name in names if (path / name).is_file()]
+        if not files:
+            raise CourseError(f"{path} holds no checkpoint ({names[0]}); train first with "
+                              f"vt-course train MODEL --out {path}")
+        path = files[0]
+    need(path.exists(), f"{path} does not exist; name a run folder or one of its .safetensors files")
+    weights, header = read_weights(path)
+    if "recipe" not in header or "classes" not in header:
+        raise CourseError(f"{path} has no recipe in its header; name a file that `vt-course "
+                          "train` wrote")
+    return path, weights, header
+
+
+def load_run(path, which: str = "best"):
+    """(model, recipe) of a run folder or `.safetensors` file, the model in eval mode.
+
+    Of a folder, `which` ("best" or "last") says which checkpoint; a run without a best one yet
+    gives the last. Raises `CourseError` when there is none or when it does not fit.
+    """
+    model, recipe, _ = restore(path, which)
+    return model, recipe
+
+
+def restore(path, which: str = "best"):
+    """(model, recipe, classes) from one reading of the file."""
+    path, weights, header = read_run(path, which)
+    again = "name a file that `vt-course train` wrote"
+    classes = tuple(parse_json(header["classes"], f"the list of classes in {path}", again, list))
+    need(classes and all(isinstance(name, str) for name in classes), f"the list of classes in {path} does not hold names; {again}")
+    try:
+        recipe = Recipe.from_json(header["recipe"])
+    except CourseError as error:
+        raise CourseError(f"the recipe in {path} cannot be used: {error}") from error
+    with parsing(f"the recipe in {path}", "none that a model can be built from", again):
+        try:
+            model = build_model(recipe, len(classes))
+        except CourseError as error:
+            raise ValueError(str(error)) from error
+    load_weights(model, weights, path)
+    check_whole(path, weights, header)
+    return model.eval(), recipe, classes

@@ -20,9 +20,7 @@ import itertools
 import json
 import math
 import os
-import platform
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -30,21 +28,22 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from vt_course import CourseError, need, repo_root
-from vt_course.data import images, open_spec
+from vt_course import CourseError, need
+from vt_course.data import Spec, images, open_spec
+from vt_course.data.loading import EpochBatches, in_order, make_loader
+from vt_course.data.prepare import advice_on
 from vt_course.files import alone, atomic_write, read_json, write_csv
-from vt_course.machine import cores, peak_memory
+from vt_course.machine import deterministic, peak_memory_mb, pick_device, precision, provenance
 from vt_course.training import ranks
-from vt_course.training.checkpoint import PREVIOUS, STATE, misfit, read_state, save_state, save_weights, state_path, unusable
+from vt_course.training.checkpoint import (PREVIOUS, STATE, build_model, misfit, read_state, save_state, save_weights,
+                                           state_path, unusable)
 from vt_course.training.curves import curves
-from vt_course.training.evaluate import (build_model, class_scores, in_order, make_loader, open_data, pick_device, predict,
-                                         score, takes_images)
+from vt_course.training.evaluate import class_scores, open_data, predict, score, takes_images
 from vt_course.training.recipes import Recipe
 
 # Of an epoch, in metrics.csv.
@@ -72,28 +71,6 @@ def parameter_groups(model, weight_decay: float) -> list[dict]:
             (keep if plain else decay).append(parameter)
     return [{"params": decay, "weight_decay": weight_decay},
             {"params": keep, "weight_decay": 0.0}]
-
-
-class EpochBatches:
-    """Batches of keys (epoch, index): a permutation that depends on (seed, epoch) only.
-
-    `start` skips batches at the front, which is how a run goes on in the middle of an epoch.
-    Each index comes exactly once an epoch: the last batch may be smaller. Of each batch, rank r
-    of W takes every W-th key from the r-th on, which may be none of a small one.
-    """
-
-    def __init__(self, clips: int, batch_size: int, seed: int):
-        self.clips, self.size, self.seed = clips, min(batch_size, clips), seed
-        self.epoch = self.start = 0
-
-    def __len__(self):
-        return -(-self.clips // self.size)                       # rounded up
-
-    def __iter__(self):
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.clips).tolist()
-        for batch in range(self.start, len(self)):
-            whole = order[batch * self.size:(batch + 1) * self.size]
-            yield [(self.epoch, i) for i in whole[ranks.rank()::ranks.world()]]
 
 
 @dataclass
@@ -143,26 +120,6 @@ def quality(row: dict) -> tuple[float, float]:
 
 
 @contextmanager
-def deterministic(device: torch.device):
-    """On a CPU, add up in a fixed order.
-
-    The gradient of `relative_position_bias_table[relative_position_index]` is otherwise summed
-    by several threads with atomic adds, and two equal runs differ in the last bits.
-    """
-    before = torch.are_deterministic_algorithms_enabled()
-    warn = torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
-    if device.type == "cpu":
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # only costs time
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn)
-        torch.utils.deterministic.fill_uninitialized_memory = fill
-
-
-@contextmanager
 def polite_interrupt():
     """Yields a list that the first Ctrl-C appends to; the second interrupts as usual.
 
@@ -185,22 +142,8 @@ def polite_interrupt():
         signal.signal(signal.SIGINT, before)
 
 
-def precision(recipe: Recipe, device: torch.device):
-    """(autocast, scaler): bfloat16 where a CUDA device has it, else float16 with loss scaling.
-
-    Other devices train in float32: autocast does nothing there.
-    """
-    dtype = None
-    if recipe.amp and device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        dtype = torch.bfloat16 if native else torch.float16
-    autocast = functools.partial(torch.autocast, device.type, dtype, enabled=dtype is not None)
-    return autocast, torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-
-
-def describe(recipe: Recipe) -> dict:
+def describe(recipe: Recipe, spec: Spec) -> dict:
     """What a run folder belongs to: the recipe and the very clips. Written to config.json."""
-    spec = open_spec(recipe.data)
     digests = {split: spec.digest(split) if spec.train else f"{images.COUNTS[split]} drawn images, version {images.VERSION}"
                for split in ("train", "val")}
     return {"recipe": dataclasses.asdict(recipe), "classes": list(spec.classes),
@@ -245,17 +188,29 @@ def fit(recipe: Recipe, out, *, resume=True, device=None, workers=None, max_step
 
 
 def open_everywhere(recipe: Recipe) -> tuple[dict, list]:
-    """`describe` and `open_data` on all ranks, which must see the same clips."""
+    """What `describe` tells of the data and its two sets, opened on all ranks, which must see the same clips.
+
+    Rank 0 says what the user should know of how the clips were found, and what would make them quicker to read.
+    """
     if recipe.batch_size < ranks.world():
         raise CourseError(f"batch_size={recipe.batch_size} is of all {ranks.world()} processes together: raise it or "
                           "start fewer")
-    each = ranks.together(functools.partial(describe, recipe))
+    spec, sets = None, []
+
+    def open_here() -> dict:
+        nonlocal spec
+        spec = open_spec(recipe.data)
+        sets.extend(open_data(recipe, spec))
+        return describe(recipe, spec)
+
+    each = ranks.together(open_here)
     for rank, config in enumerate(each):
         if config != each[0]:
             raise CourseError(f"{recipe.data} lists other clips for rank {rank} than for rank 0: give every machine the "
                               "same data and the same command")
-    sets = []
-    ranks.together(lambda: sets.extend(open_data(recipe)))
+    if ranks.rank() == 0:
+        for note in [*spec.notes, *advice_on(sets[0].rows if spec.train else [])]:
+            print(f"vt-course: {note}", file=sys.stderr)
     return each[0], sets
 
 
@@ -300,10 +255,10 @@ class Run:
             raise CourseError(f"frames={recipe.frames} and size={recipe.size} do not fit {recipe.model}: {error}") from error
         self.parallel = ranks.parallel(self.model, device)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, recipe.weight_decay))
-        self.autocast, self.scaler = precision(recipe, device)
+        self.autocast, self.scaler = precision(recipe.amp, device)
         self.progress = Progress()
         train_set, val_set = sets
-        self.batches = EpochBatches(len(train_set), recipe.batch_size, recipe.seed)
+        self.batches = EpochBatches(len(train_set), recipe.batch_size, recipe.seed, ranks.rank(), ranks.world())
         if state is not None:
             self.restore(state)
         self.train_loader = make_loader(train_set, self.batches, workers, device)
@@ -614,7 +569,7 @@ class Run:
     def summarise(self) -> dict:
         """Write summary.json and curves.png."""
         progress = self.progress
-        summary = {**self.facts(), **machine(self.device)}
+        summary = {**self.facts(), **provenance(self.device, ranks.world())}
         if progress.rows:
             figure = curves(progress.rows, len(self.classes),
                             f"{self.recipe.model} on {self.recipe.data}")
@@ -623,38 +578,3 @@ class Run:
             atomic_write(self.out / "curves.png", image.getbuffer())
         atomic_write(self.out / "summary.json", json.dumps(summary, indent=2).encode())
         return summary
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Peak so far: of the tensors on a GPU, else of this process (its loaders not counted)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return peak_memory() / 2**20
-
-
-def commit() -> str | None:
-    """The checkout's commit, "+changes" appended where files differ from it."""
-    git = functools.partial(subprocess.run, cwd=repo_root(), capture_output=True, encoding="utf-8")
-    try:
-        head = git(["git", "rev-parse", "HEAD"])
-        changes = git(["git", "status", "--porcelain", "--untracked-files=no"])
-    except FileNotFoundError:  # no git on this machine
-        return None
-    if head.returncode:
-        return None
-    return head.stdout.strip() + ("+changes" if changes.stdout else "")
-
-
-def machine(device: torch.device) -> dict:
-    """Where and with what a run was made."""
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "ranks": ranks.world(),
-        "cores": cores(),
-        "threads": torch.get_num_threads(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": commit(),
-        "command": sys.argv,
-    }

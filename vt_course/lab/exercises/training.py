@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vt_course.data.loading import EpochBatches
+
 from ..check import Exercise
 
 EXERCISES: dict[str, Exercise] = {}
@@ -27,7 +29,6 @@ def batch_literal(step, clips, batch_size, seed):
 
 def batch_of(step, clips, batch_size, seed):
     """The same with the batches of the package."""
-    from vt_course.training.fit import EpochBatches          # here: TensorBoard takes seconds to import
     batches = EpochBatches(clips, batch_size, seed)
     batches.epoch, batches.start = divmod(step, len(batches))
     return torch.tensor([index for _, index in next(iter(batches))])
@@ -128,7 +129,7 @@ def lr_literal(step, steps, warmup, peak):
 
 def lr_of(step, steps, warmup, peak):
     """The package's; in float64, the precision of Python's numbers."""
-    from vt_course.training.fit import lr_at
+    from vt_course.training.fit import lr_at                 # here: TensorBoard takes seconds to import
     return torch.tensor(lr_at(step, steps, warmup, peak), dtype=torch.float64)
 
 

@@ -12,7 +12,7 @@ from .variant import Variant
 ZOO: dict[str, Variant] = {**swin.VARIANTS, **mvit.VARIANTS, **timesformer.VARIANTS, **uniformer.VARIANTS}
 
 
-def table() -> list[dict]:
+def model_table() -> list[dict]:
     """One row a variant: our own parameters (M) and GMACs, the stated ones, their relative difference in %."""
     rows = []
     for name, variant in ZOO.items():

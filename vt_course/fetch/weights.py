@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 import torch
 
 from vt_course import CourseError, data_root
-from vt_course.download import fetch, sha256_of
+from vt_course.fetch.download import fetch, sha256_of
 from vt_course.files import Unreadable, alone, atomic_write, read_pt, read_utf8
 from vt_course.models import create
 from vt_course.models.cost import count_parameters
@@ -236,7 +236,7 @@ def releases() -> dict[str, Release]:
     return {release.name: release for release in [*OFFICIAL, *theirs]}
 
 
-def table() -> list[dict]:
+def release_table() -> list[dict]:
     """One row a published file, with the fields of `Release`; `sha256` and `size` are None where nobody states them.
 
     `weights_mb` is the size of the weights alone in float32, counted on our model: what `get` leaves on disk. The

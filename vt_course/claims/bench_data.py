@@ -231,7 +231,7 @@ def _version(decoder: str) -> str:
     return "unknown"
 
 
-def table(rows: list[dict]) -> str:
+def decode_table(rows: list[dict]) -> str:
     """The rows of `bench_decode` as aligned text."""
     lines = [f"{'access':<11}{'decoder':<20}{'frames/s':>10}{'x decord':>10}{'max diff':>10}"]
     for row in rows:

@@ -44,7 +44,7 @@ from urllib.request import Request, urlopen
 
 from vt_course import CourseError, need
 from vt_course.data.verify import verify
-from vt_course.download import AGAIN, fetch, sha256_of
+from vt_course.fetch.download import AGAIN, fetch, sha256_of
 from vt_course.files import LARGEST, Unreadable, alone, parse_json, read_csv, read_json, read_tar, read_utf8, replacing
 from vt_course.machine import cores
 
@@ -90,7 +90,7 @@ class Clip(NamedTuple):
         return f"{self.split}/{folder_of(self.label)}/{self.stem}.mp4"
 
 
-class Damaged(Exception):
+class DamagedArchive(Exception):
     """An archive ends too early or does not agree with its own checksum."""
 
 
@@ -158,7 +158,7 @@ def class_names(asked: Iterable[str], known: Iterable[str], source: str) -> list
 def read_archive(path: Path, wanted: dict[str, Clip], into: Path) -> tuple[set[str], list[Clip]]:
     """(stems of all videos in a tar, gzipped or not; the wanted ones, now files `into`/STEM.mp4).
 
-    Only regular files are looked at, and of their names only the last part. Raises Damaged.
+    Only regular files are looked at, and of their names only the last part. Raises DamagedArchive.
     """
     stems, found = set(), []
     with open(path, "rb") as file:
@@ -172,13 +172,13 @@ def read_archive(path: Path, wanted: dict[str, Clip], into: Path) -> tuple[set[s
             clip = wanted.get(name.stem)
             if clip and clip not in found:
                 if member.size > LARGEST:
-                    raise Damaged(f"{name.name} would have {member.size:,} bytes")
+                    raise DamagedArchive(f"{name.name} would have {member.size:,} bytes")
                 with open(into / f"{clip.stem}.mp4", "wb") as out:
                     shutil.copyfileobj(stream, out)
                     os.fsync(out.fileno())
                 found.append(clip)
     except Unreadable as error:
-        raise Damaged(error.why) from error
+        raise DamagedArchive(error.why) from error
     return stems, found
 
 
@@ -419,10 +419,10 @@ class Collector:
             archive = download.result()
             try:
                 stems, found = read_archive(archive, wanted, self.incoming)
-            except Damaged:                           # on the way, perhaps: once more
+            except DamagedArchive:                           # on the way, perhaps: once more
                 archive.unlink()
                 stems, found = read_archive(archive := self.download(part), wanted, self.incoming)
-        except Damaged as error:
+        except DamagedArchive as error:
             archive.unlink()
             raise self.failed(part, f"{self.address(part)} came damaged twice ({error}); try "
                                     "later with the same command") from error
@@ -510,7 +510,7 @@ def kinetics(out: str | os.PathLike, *, classes: Iterable[str] | None = None,
             folder = Folder(out, version)
             collector = Collector(folder, VERSIONS[version], base_url, workers, keep_archives, skip,
                                   progress)
-            return collect(collector, classes, preset, count, splits, cc_only, dry_run)
+            return fetch_chosen(collector, classes, preset, count, splits, cc_only, dry_run)
     except OSError as error:
         full = error.errno in (ENOSPC, EDQUOT, EFBIG)
         raise CourseError(f"{'the disk is too full for' if full else 'cannot write to'} {out} "
@@ -518,7 +518,7 @@ def kinetics(out: str | os.PathLike, *, classes: Iterable[str] | None = None,
                           f"{'free space' if full else 'mend permissions'} and {AGAIN}") from error
 
 
-def collect(collector: Collector, classes, preset, count: dict[str, int], splits, cc_only: bool,
+def fetch_chosen(collector: Collector, classes, preset, count: dict[str, int], splits, cc_only: bool,
             dry_run: bool) -> dict:
     """`kinetics`, with everything opened and checked."""
     folder, name = collector.folder, collector.version.name

@@ -365,7 +365,7 @@ def check_case(path: Path) -> dict:
     return row
 
 
-def verify(folder: Path):
+def check_folder(folder: Path):
     """Check every case (`NAME.json` beside `NAME.npz`) in `folder`, in order of their names; yields rows of `check_case`.
 
     Raises CourseError when there is no such folder or no case in it.

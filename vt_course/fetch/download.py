@@ -57,7 +57,7 @@ def fetch(url: str, path: Path, *, sha256: str | None = None, size: int | None =
         path.parent.mkdir(parents=True, exist_ok=True)
         with alone(path.with_name(path.name + ".lock"), progress):
             if path.is_file():
-                check(path, path, f"{path} is there already but", sha256, size, "delete it to download it again")
+                check_file(path, path, f"{path} is there already but", sha256, size, "delete it to download it again")
                 return path
             Download(url, path, sha256, size, progress, timeout).run(retries)
     except OSError as error:                       # the network's are dealt with below, so this one is the disk's
@@ -71,7 +71,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check(file: Path, path: Path, subject: str, sha256: str | None, size: int | None, remedy: str) -> None:
+def check_file(file: Path, path: Path, subject: str, sha256: str | None, size: int | None, remedy: str) -> None:
     """Raise CourseError, "`subject` has ...; `remedy`", where `file` is not what was asked for as `path`."""
     if size is not None and (got := file.stat().st_size) != size:
         raise CourseError(f"{subject} has {got:,} bytes instead of the {size:,} of {path.name}; {remedy}")
@@ -98,7 +98,7 @@ class Download:
                     self.receive(retries)
                     os.fsync(self.file.fileno())   # else a power cut may keep the rename and lose the bytes
                     try:
-                        check(self.part, self.path, f"what {self.url} sent", self.sha256, self.size,
+                        check_file(self.part, self.path, f"what {self.url} sent", self.sha256, self.size,
                               f"it was deleted: {AGAIN}, and if that does not help, the file there has changed")
                     except CourseError:
                         self.file.truncate(0)
