@@ -13,7 +13,8 @@ from solutions import RIGHT, WRONG
 from solutions.video_swin import glue_view, partition, view_after_permute
 
 from vt_course.lab import progress, show
-from vt_course.lab.check import Exercise, check
+from vt_course.lab.check import check
+from vt_course.lab.exercise import Exercise
 from vt_course.lab.exercises import EXERCISES
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,7 @@ from vt_course.data.clips import VideoFolder
 from vt_course.data.folders import name_hash, read_folder
 from vt_course.data.prepare import verify_folder
 from vt_course.data.reader import BadClip, ClipReader
-from vt_course.data.verify import check
+from vt_course.data.verify import decode_all
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +252,7 @@ def test_a_folder_of_frames_is_a_clip(tmp_path, name):
     if name.endswith("png"):
         assert (reader.read([3]) == 40).all()
     assert ClipReader(tmp_path / "v", 15).read([1]).shape == (1, 15, 20, 3)
-    row = check(str(tmp_path / "v"))
+    row = decode_all(str(tmp_path / "v"))
     assert (row["frames"], row["error"]) == (12, None)
 
 
@@ -269,7 +269,7 @@ def test_frames_that_cannot_be_used_are_one_sentence(tmp_path, damage, words):
     with pytest.raises(BadClip) as caught:
         ClipReader(tmp_path / "v").read(range(6))
     assert words in str(caught.value) and str(caught.value).endswith(".") and "\n" not in str(caught.value)
-    assert words in check(str(tmp_path / "v"))["error"]
+    assert words in decode_all(str(tmp_path / "v"))["error"]
 
 
 def test_frames_in_class_folders_in_manifests_and_in_lists(tmp_path):

@@ -514,7 +514,7 @@ def test_all_stages_run_whatever_fails_and_the_exit_code_says_so(tmp_path, monke
     for stage in suite.STAGES:
         monkeypatch.setitem(suite.RUN, stage, lambda root, quick, stage=stage: ran.append((stage, quick)) or stage != "tests")
     monkeypatch.setattr(suite, "repo_root", lambda: tmp_path)
-    monkeypatch.setattr("vt_course.cli.need_data", lambda: None)
+    monkeypatch.setattr("vt_course.cli.course.need_data", lambda: None)
     assert main(["test"]) == 1 and [stage for stage, _ in ran] == list(suite.STAGES)
     out = capsys.readouterr().out
     assert "== stage 2 of 4, tests: the unit tests (about 2 CPU seconds)" in out and out.splitlines()[-1].startswith("== FAILED: tests; ")

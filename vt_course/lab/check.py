@@ -10,33 +10,14 @@ check knows. "✓ exercise" lines are what `vt-course course` counts.
 """
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import permutations
 
 import torch
 from torch import Tensor
 
 from . import progress
-
-
-@dataclass(frozen=True)
-class Exercise:
-    """What a check needs to know.
-
-    title: a few words. definition: the literal, slow solution; it gets clones of a case's arguments and
-    returns a tensor. cases: argument tuples, made anew after `torch.manual_seed(0)`. shape: from a case's
-    arguments, the expected shape as a formula with the numbers put in. mistakes: (what is wrong, as a
-    sentence to the reader; a wrong version of the definition). piece: the package's function, for the cells
-    below an unsolved exercise. gradient: compare the gradients of all floating-point arguments as well.
-    """
-
-    title: str
-    definition: Callable[..., Tensor]
-    cases: Callable[[], list[tuple]]
-    shape: Callable[..., str]
-    mistakes: tuple[tuple[str, Callable[..., Tensor]], ...]
-    piece: Callable[..., Tensor]
-    gradient: bool = False
+from .exercise import Exercise
+from .exercises import EXERCISES
 
 
 def check(number: str, function: Callable, solution: bool = False) -> Callable:
@@ -46,7 +27,6 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
     stub. A pass is noted for `vt-course progress`, except that of the course's own `solution`. Raises
     nothing for a wrong solution, KeyError for a number that does not exist.
     """
-    from .exercises import EXERCISES
     exercise = EXERCISES[number]
     torch.manual_seed(0)
     cases = exercise.cases()

@@ -7,7 +7,7 @@ from einops import rearrange
 
 from vt_course.data import clips, transforms
 
-from ..check import Exercise
+from ..exercise import Exercise
 
 EXERCISES: dict[str, Exercise] = {}
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from vt_course.models import swin
 
-from ..check import Exercise
+from ..exercise import Exercise
 
 EXERCISES: dict[str, Exercise] = {}
 

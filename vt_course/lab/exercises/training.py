@@ -8,7 +8,7 @@ from torch import nn
 
 from vt_course.data.loading import EpochBatches
 
-from ..check import Exercise
+from ..exercise import Exercise
 
 EXERCISES: dict[str, Exercise] = {}
 

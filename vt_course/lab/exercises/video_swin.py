@@ -6,7 +6,7 @@ import torch
 
 from vt_course.models import official, swin
 
-from ..check import Exercise
+from ..exercise import Exercise
 
 EXERCISES: dict[str, Exercise] = {}
 

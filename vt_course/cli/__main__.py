@@ -1,0 +1,7 @@
+"""`python -m vt_course.cli`, which torchrun starts."""
+import sys
+
+from . import main
+
+if __name__ == "__main__":
+    sys.exit(main())

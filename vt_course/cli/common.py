@@ -1,0 +1,102 @@
+"""What all groups of verbs share: how a verb is declared, how results are printed, the types of arguments."""
+import argparse
+import json
+import math
+import os
+
+import vt_course
+
+VERBS = {}          # "data synthetic": (function, help, example, options)
+
+
+def verb(words: str, help: str, example: str, *options):
+    """Make a function of the parsed arguments the verb `words`, of one word or of a group and a word. It returns the exit code."""
+    def register(run):
+        VERBS[words] = run, help, example, options
+        return run
+    return register
+
+
+def option(*names: str, **settings):
+    """An option or argument of a verb, as `ArgumentParser.add_argument` takes it."""
+    return lambda parser: parser.add_argument(*names, **settings)
+
+
+def choice(*options):
+    """Exactly one of these options must be there."""
+    def add(parser):
+        group = parser.add_mutually_exclusive_group(required=True)
+        for one in options:
+            one(group)
+    return add
+
+
+def print_json(value) -> None:
+    print(json.dumps(value, indent=2, default=str))
+
+
+def print_table(rows: list[dict], columns: dict[str, str]) -> None:
+    """`columns` maps a key of the rows to its heading. Numbers are aligned right."""
+    def text(value):
+        return "" if value is None else f"{value:,.2f}" if isinstance(value, float) else str(value)
+    cells = [list(columns.values())] + [[text(row.get(k)) for k in columns] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    right = [any(isinstance(row.get(k), (int, float)) for row in rows) for k in columns]
+    for line in cells:
+        print("  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right)).rstrip())
+
+
+def leads() -> bool:
+    """Whether this process speaks for the run: of those that torchrun starts, the first (training/ranks.py)."""
+    return "LOCAL_RANK" not in os.environ or os.environ["RANK"] == "0"
+
+
+def need_data() -> None:
+    """Render the embedded data set where it is not there yet."""
+    if not (vt_course.data_root() / "synthetic" / "config.json").is_file():
+        from vt_course.data.synthetic import render
+        render()
+
+
+# ---------------------------------------------------------------- types of arguments
+
+def pair(text: str) -> tuple[int, int]:
+    try:
+        train, val = (int(n) for n in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not TRAIN,VAL, for instance 1600,400") from None
+    return train, val
+
+
+def whole(least: int):
+    """The argparse type of a whole number that is at least `least`."""
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+        return int(text)
+    return parse
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """The argparse type of N for every split, or N,M for train and val."""
+    numbers = text.split(",")
+    if len(numbers) > 2 or not all(n.strip().isdecimal() and int(n) > 0 for n in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} is not N or N,M, for instance 50 or 50,20")
+    return (int(numbers[0]), int(numbers[-1]))
+
+
+def words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def number_or(word: str, least: float, most: float):
+    """The argparse type of a number from `least` to `most`, or of `word`, which is None."""
+    def parse(text: str) -> float | None:
+        try:
+            value = least if text == word else float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is neither {word} nor a number from {least:g} to {most:g}")
+        return None if text == word else value
+    return parse
