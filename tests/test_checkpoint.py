@@ -12,7 +12,7 @@ import torch
 from test_training import QUIET, Tiny, assert_same_run, clips, recipe, train                # noqa: F401 (fixtures)
 from vt_course import CourseError
 from vt_course.files import alone
-from vt_course.training import checkpoint, evaluate, fit
+from vt_course.training import checkpoint, evaluate, fit, folder
 
 
 @pytest.fixture(autouse=True)
@@ -58,8 +58,9 @@ def test_a_run_has_its_folder_for_itself_from_the_first_write_to_the_last(recipe
             return write(*args, **settings)
         return watch
 
-    for name in ("atomic_write", "write_csv", "save_state", "save_weights", "SummaryWriter"):
-        monkeypatch.setattr(fit, name, watched(getattr(fit, name)))
+    for module, names in ((fit, ("save_state", "SummaryWriter")), (folder, ("atomic_write", "write_csv", "save_weights"))):
+        for name in names:
+            monkeypatch.setattr(module, name, watched(getattr(module, name)))
     train(dataclasses.replace(recipe, epochs=1), out)
     assert writes[0] == writes[-1] == "atomic_write" and set(writes) == {
         "atomic_write", "write_csv", "save_state", "save_weights", "SummaryWriter"}          # config.json first, summary.json last

@@ -18,7 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from server import serving
-from vt_course import CourseError, download
+from vt_course import CourseError
+from vt_course.fetch import download
 from vt_course.fetch.download import fetch, sha256_of
 from vt_course.models import create, mini_weights
 from vt_course.models.official import to_official

@@ -18,7 +18,8 @@ from types import SimpleNamespace
 import pytest
 from server import serving
 from videos import write_video
-from vt_course import CourseError, download, repo_root
+from vt_course import CourseError, repo_root
+from vt_course.fetch import download
 from vt_course.fetch import kinetics as module
 from vt_course.data import open_spec, verify
 from vt_course.fetch.kinetics import Clip, folder_of, kinetics, rank, read_annotations

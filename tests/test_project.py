@@ -303,7 +303,7 @@ OUTSIDE = {  # what stands outside vt_course/files.py, and why it may
     ("fetch/kinetics.py", "tarfile.open"): "the first piece of an archive in memory, where any error means: no telling",
     ("fetch/kinetics.py", "zlib.decompressobj"): "the same",
     ("data/verify.py", "json.loads"): "lines between our own processes, over a pipe",
-    ("training/fit.py", "json.loads"): "what json.dumps has just written",
+    ("training/folder.py", "json.loads"): "what json.dumps has just written",
     ("lab/show/__main__.py", "PIL.Image.open"): "a picture that matplotlib has just drawn, in memory",
     ("lab/show/explore.py", "PIL.Image.open"): "the same",
 }

@@ -33,7 +33,7 @@ DRIVER = textwrap.dedent("""
     import torch
     import test_training as t
     from vt_course import CourseError, cli
-    from vt_course.training import fit
+    from vt_course.training import fit, folder
     from vt_course.training.recipes import Recipe
 
     def build(name, **settings):
@@ -77,7 +77,7 @@ DRIVER = textwrap.dedent("""
 
     torch.set_num_threads(1)
     create, t.checkpoint.create = t.checkpoint.create, build
-    fit.curves = lambda *rows_classes_title: t.Figure(figsize=(1, 1))       # drawing the real one takes longer than a run
+    folder.curves = lambda *rows_classes_title: t.Figure(figsize=(1, 1))       # drawing the real one takes longer than a run
     recipe = Recipe.from_json(RECIPE)
     t.train(dataclasses.replace(recipe, epochs=1), WARM)
     results = []

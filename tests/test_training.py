@@ -27,7 +27,7 @@ from vt_course import CourseError, machine
 from vt_course.data import loading, transforms
 from vt_course.data.reader import ClipReader
 from vt_course.models import ZOO, create
-from vt_course.training import checkpoint, curves, evaluate, fit
+from vt_course.training import checkpoint, curves, evaluate, fit, folder
 from vt_course.training.recipes import RECIPES, Recipe, recipe_for
 
 CLASSES = ("dark", "grey", "light")
@@ -88,7 +88,7 @@ def recipe(clips):
 @pytest.fixture
 def tiny(monkeypatch):
     """`create` builds `Tiny`, or what the test puts in its place; the picture of the run is blank: drawing takes longer."""
-    monkeypatch.setattr(fit, "curves", lambda *rows_classes_title: Figure(figsize=(1, 1)))
+    monkeypatch.setattr(folder, "curves", lambda *rows_classes_title: Figure(figsize=(1, 1)))
     def use(build):
         monkeypatch.setattr(checkpoint, "create", build)
     use(lambda name, **settings: Tiny(**settings))
@@ -220,7 +220,7 @@ def test_epoch_order_is_a_function_of_seed_and_epoch():
 # ---------------------------------------------------------------- a run
 
 def test_a_run_leaves_its_files(recipe, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(fit, "curves", curves.curves)
+    monkeypatch.setattr(folder, "curves", curves.curves)
     summary = train(recipe, tmp_path / "run")
     out = tmp_path / "run"
     assert sorted(path.name for path in out.iterdir()) == [
@@ -318,7 +318,7 @@ DRIVER = textwrap.dedent("""
     import torch
     import test_training as t
     from vt_course import CourseError
-    from vt_course.training import checkpoint, fit
+    from vt_course.training import checkpoint, fit, folder
     from vt_course.training.recipes import Recipe
 
     def die():
@@ -378,7 +378,7 @@ DRIVER = textwrap.dedent("""
     # One run here does the slow imports for all children; one thread is safe to fork.
     torch.set_num_threads(1)
     t.checkpoint.create = lambda name, **settings: t.Tiny(**settings)
-    fit.curves = lambda *rows_classes_title: t.Figure(figsize=(1, 1))       # drawing the real one takes longer than the run
+    folder.curves = lambda *rows_classes_title: t.Figure(figsize=(1, 1))       # drawing the real one takes longer than the run
     recipe = Recipe.from_json(RECIPE)
     t.train(dataclasses.replace(recipe, epochs=1), WARM)
     results = []

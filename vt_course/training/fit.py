@@ -15,17 +15,13 @@ import copy
 import dataclasses
 import errno
 import functools
-import io
 import itertools
-import json
 import math
-import os
 import signal
 import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -33,22 +29,17 @@ import torch.nn.functional as F
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from vt_course import CourseError, need
-from vt_course.data import Spec, images, open_spec
+from vt_course import CourseError
+from vt_course.data import open_spec
 from vt_course.data.loading import EpochBatches, in_order, make_loader
 from vt_course.data.prepare import advice_on
-from vt_course.files import alone, atomic_write, read_json, write_csv
-from vt_course.machine import deterministic, peak_memory_mb, pick_device, precision, provenance
+from vt_course.machine import deterministic, peak_memory_mb, pick_device, precision
 from vt_course.training import ranks
-from vt_course.training.checkpoint import (PREVIOUS, STATE, build_model, misfit, read_state, save_state, save_weights,
-                                           state_path, unusable)
-from vt_course.training.curves import curves
+from vt_course.training.checkpoint import (build_model, misfit, save_state, unusable)
 from vt_course.training.evaluate import class_scores, open_data, predict, score, takes_images
+from vt_course.training.folder import Progress, begin, describe, open_run, publish, quality, summarise
 from vt_course.training.recipes import Recipe
 
-# Of an epoch, in metrics.csv.
-COLUMNS = ("epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top1_stderr", "skipped", "seconds",
-           "clips_per_second")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -73,52 +64,6 @@ def parameter_groups(model, weight_decay: float) -> list[dict]:
             {"params": keep, "weight_decay": 0.0}]
 
 
-@dataclass
-class Progress:
-    """Where a run is. Sums are over the part of the current epoch that is done."""
-
-    epoch: int = 0  # epochs completed
-    batch: int = 0  # batches done in the current epoch
-    loss_sum: float = 0.0
-    correct: int = 0
-    clips: int = 0
-    skipped: int = 0
-    rows: list = field(default_factory=list)  # one dict per completed epoch: metrics.csv
-    best: dict | None = None  # the row with the highest val_top1, then the lowest val_loss
-    bad: dict = field(default_factory=lambda: {"train": {}, "val": {}})  # {index: sentence}
-    seconds: float = 0.0  # over all resumes
-    peak_memory_mb: float = 0.0
-
-    def fault(self, epochs: int, batches: int) -> str | None:
-        """What cannot be, in a run of so many epochs of so many batches; None: nothing."""
-        for name in ("epoch", "batch", "correct", "clips", "skipped", "loss_sum", "seconds", "peak_memory_mb"):
-            value, whole = getattr(self, name), name not in ("loss_sum", "seconds", "peak_memory_mb")
-            if type(value) not in ((int,) if whole else (int, float)) or not 0 <= value < math.inf:
-                return f"{name} is {value!r}"
-        if self.epoch > epochs or self.batch > (batches if self.epoch < epochs else 0):
-            return f"epoch {self.epoch} of {epochs} is done and batch {self.batch} of {batches} of the next"
-        if self.correct > self.clips:
-            return f"{self.correct} of {self.clips} clips were right"
-        if not isinstance(self.rows, list) or len(self.rows) != self.epoch:
-            return f"the rows are not of {self.epoch} epochs"
-        for number, row in enumerate(self.rows, 1):
-            if not isinstance(row, dict) or tuple(row) != COLUMNS or (row["epoch"], row["step"]) != (number, number * batches) \
-                    or not all(type(value) in (int, float) and math.isfinite(value) for value in row.values()):
-                return f"the row of epoch {number} is damaged"
-        if self.best != max(self.rows, key=quality, default=None):
-            return "the best epoch is not the best of the rows"
-        if not isinstance(self.bad, dict) or sorted(self.bad) != ["train", "val"] or not all(
-                isinstance(found, dict) and all(type(k) is int and isinstance(v, str) for k, v in found.items())
-                for found in self.bad.values()):
-            return "the list of bad clips is damaged"
-        return None
-
-
-def quality(row: dict) -> tuple[float, float]:
-    """Of an epoch, to be compared: the best one has the highest val_top1, then the lowest val_loss."""
-    return row["val_top1"], -row["val_loss"]
-
-
 @contextmanager
 def polite_interrupt():
     """Yields a list that the first Ctrl-C appends to; the second interrupts as usual.
@@ -140,27 +85,6 @@ def polite_interrupt():
         yield pressed
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def describe(recipe: Recipe, spec: Spec) -> dict:
-    """What a run folder belongs to: the recipe and the very clips. Written to config.json."""
-    digests = {split: spec.digest(split) if spec.train else f"{images.COUNTS[split]} drawn images, version {images.VERSION}"
-               for split in ("train", "val")}
-    return {"recipe": dataclasses.asdict(recipe), "classes": list(spec.classes),
-            "manifests": digests}
-
-
-def check_same(folder: Path, old: dict, new: dict) -> None:
-    """Raises `CourseError` naming what differs between the folder's run and what was asked."""
-    old, new = (json.loads(json.dumps(config, default=str)) for config in (old, new))  # tuples become lists
-    was, now = old["recipe"], new["recipe"]
-    differ = [f"{name} was {was.get(name)!r:.200} and is now {now.get(name)!r:.200}"
-              for name in {**was, **now} if was.get(name) != now.get(name)]
-    if not differ and old != new:
-        differ = [f"the manifests of {now['data']} list other clips or classes"]
-    if differ:
-        raise CourseError(f"{folder} holds a run with other settings ({'; '.join(differ[:4])}); go "
-                          "on with the old settings or choose another --out folder")
 
 
 def fit(recipe: Recipe, out, *, resume=True, device=None, workers=None, max_steps=None,
@@ -212,27 +136,6 @@ def open_everywhere(recipe: Recipe) -> tuple[dict, list]:
         for note in [*spec.notes, *advice_on(sets[0].rows if spec.train else [])]:
             print(f"vt-course: {note}", file=sys.stderr)
     return each[0], sets
-
-
-def open_run(out: Path, config: dict, resume: bool, held: ExitStack) -> dict | None:
-    """Make the folder `out` and lock it until `held` is closed; the state of the run that it holds, or None."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        held.enter_context(alone(out / ".lock", wait=False))
-    except OSError as error:
-        raise CourseError(f"cannot make the folder {out} ({error.strerror}); choose another "
-                          "--out folder") from error
-    state = read_state(out)
-    if state is not None:
-        if not resume:
-            raise CourseError(f"{out} already holds a run; resume it or choose another --out "
-                              "folder")
-        if not isinstance(state["config"].get("recipe"), dict):
-            raise unusable(out, "is damaged: its config has no recipe")
-        check_same(out, state["config"], config)
-        if state_path(out).name == PREVIOUS:
-            print(f"{out / STATE} is not there: going on from the checkpoint before it, {out / PREVIOUS}", file=sys.stderr)
-    return state
 
 
 class Run:
@@ -313,7 +216,7 @@ class Run:
 
     def train(self, interrupt, max_steps, checkpoint_minutes) -> dict:
         recipe, progress = self.recipe, self.progress
-        finished = ranks.by_leader(self.begin)
+        finished = ranks.by_leader(functools.partial(begin, self))
         if finished:
             return finished
         try:
@@ -336,19 +239,7 @@ class Run:
                       f"{recipe.epochs}; run the same command again to go on from there",
                       file=sys.stderr)
             raise KeyboardInterrupt
-        return ranks.by_leader(self.summarise)
-
-    def begin(self) -> dict | None:
-        """Bring the folder's files in step with the state; the summary of a run that is finished."""
-        atomic_write(self.out / "config.json", json.dumps(self.config, indent=2).encode())
-        if self.step:
-            self.publish()  # a kill may have come between the state and what derives from it
-        path = self.out / "summary.json"
-        if self.progress.epoch == self.recipe.epochs and os.path.lexists(path):
-            anew = "delete it and run the same command again, which writes it anew"
-            summary = read_json(path, anew, dict)
-            need(self.facts().items() <= summary.items(), f"{path} does not tell what {state_path(self.out)} holds; {anew}")
-            return summary
+        return ranks.by_leader(functools.partial(summarise, self))
 
     def train_epoch(self, interrupt, max_steps, checkpoint_minutes) -> bool:
         """Train to the end of the epoch; True when stopped before."""
@@ -524,57 +415,4 @@ class Run:
             "scaler": self.scaler.state_dict(),
             "progress": dataclasses.asdict(progress),
         })
-        self.publish()
-
-    def publish(self) -> None:
-        """Write every file that is derived from the state."""
-        progress = self.progress
-        header = {"format": "pt", "model": self.recipe.model, "recipe": self.recipe.to_json(),
-                  "classes": self.classes, "epoch": progress.epoch, "step": self.step}
-        row = progress.rows[-1] if progress.rows else None
-        at_epoch_end = row is not None and progress.batch == 0
-        if at_epoch_end:
-            header["metric"] = {name: row[name] for name in ("val_top1", "val_loss")}
-        save_weights(self.out / "last.safetensors", self.model, header)
-        # The model's weights are the best ones only in the state written at the end of the best
-        # epoch; in later states the file is there already.
-        if at_epoch_end and progress.best["epoch"] == progress.epoch:
-            save_weights(self.out / "best.safetensors", self.model, header)
-        if row:
-            write_csv(self.out / "metrics.csv", row, [r.values() for r in progress.rows])
-        bad = [(split, index, sentence) for split, found in progress.bad.items()
-               for index, sentence in sorted(found.items())]
-        if bad:
-            write_csv(self.out / "bad_clips.csv", ["split", "index", "reason"], bad)
-
-    def facts(self) -> dict:
-        """What summary.json tells of the run, as JSON reads it."""
-        progress = self.progress
-        return json.loads(json.dumps({
-            "model": self.recipe.model,
-            "data": self.recipe.data,
-            "finished": progress.epoch == self.recipe.epochs,
-            "epochs": progress.epoch,
-            "steps": self.step,
-            "best": progress.best,
-            "last": progress.rows[-1] if progress.rows else None,
-            "bad_clips": {split: len(found) for split, found in progress.bad.items()},
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "seconds": round(progress.seconds, 1),
-            "peak_memory_mb": round(progress.peak_memory_mb),
-            "seed": self.recipe.seed,
-            "recipe": dataclasses.asdict(self.recipe),
-        }))
-
-    def summarise(self) -> dict:
-        """Write summary.json and curves.png."""
-        progress = self.progress
-        summary = {**self.facts(), **provenance(self.device, ranks.world())}
-        if progress.rows:
-            figure = curves(progress.rows, len(self.classes),
-                            f"{self.recipe.model} on {self.recipe.data}")
-            image = io.BytesIO()
-            figure.savefig(image, format="png", dpi=120)
-            atomic_write(self.out / "curves.png", image.getbuffer())
-        atomic_write(self.out / "summary.json", json.dumps(summary, indent=2).encode())
-        return summary
+        publish(self)

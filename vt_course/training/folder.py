@@ -1,0 +1,183 @@
+"""The folder of a run: whose it is, where the run is, and every file that is derived from that.
+
+`state.pt` (checkpoint.py) alone decides where a run is; `publish` writes all other files from it and can do so again.
+"""
+import dataclasses
+import io
+import json
+import math
+import os
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vt_course import CourseError, need
+from vt_course.data import Spec, images
+from vt_course.files import alone, atomic_write, read_json, write_csv
+from vt_course.machine import provenance
+from vt_course.training import ranks
+from vt_course.training.checkpoint import PREVIOUS, STATE, read_state, save_weights, state_path, unusable
+from vt_course.training.curves import curves
+from vt_course.training.recipes import Recipe
+
+# Of an epoch, in metrics.csv.
+COLUMNS = ("epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top1_stderr", "skipped", "seconds",
+           "clips_per_second")
+
+
+@dataclass
+class Progress:
+    """Where a run is. Sums are over the part of the current epoch that is done."""
+
+    epoch: int = 0  # epochs completed
+    batch: int = 0  # batches done in the current epoch
+    loss_sum: float = 0.0
+    correct: int = 0
+    clips: int = 0
+    skipped: int = 0
+    rows: list = field(default_factory=list)  # one dict per completed epoch: metrics.csv
+    best: dict | None = None  # the row with the highest val_top1, then the lowest val_loss
+    bad: dict = field(default_factory=lambda: {"train": {}, "val": {}})  # {index: sentence}
+    seconds: float = 0.0  # over all resumes
+    peak_memory_mb: float = 0.0
+
+    def fault(self, epochs: int, batches: int) -> str | None:
+        """What cannot be, in a run of so many epochs of so many batches; None: nothing."""
+        for name in ("epoch", "batch", "correct", "clips", "skipped", "loss_sum", "seconds", "peak_memory_mb"):
+            value, whole = getattr(self, name), name not in ("loss_sum", "seconds", "peak_memory_mb")
+            if type(value) not in ((int,) if whole else (int, float)) or not 0 <= value < math.inf:
+                return f"{name} is {value!r}"
+        if self.epoch > epochs or self.batch > (batches if self.epoch < epochs else 0):
+            return f"epoch {self.epoch} of {epochs} is done and batch {self.batch} of {batches} of the next"
+        if self.correct > self.clips:
+            return f"{self.correct} of {self.clips} clips were right"
+        if not isinstance(self.rows, list) or len(self.rows) != self.epoch:
+            return f"the rows are not of {self.epoch} epochs"
+        for number, row in enumerate(self.rows, 1):
+            if not isinstance(row, dict) or tuple(row) != COLUMNS or (row["epoch"], row["step"]) != (number, number * batches) \
+                    or not all(type(value) in (int, float) and math.isfinite(value) for value in row.values()):
+                return f"the row of epoch {number} is damaged"
+        if self.best != max(self.rows, key=quality, default=None):
+            return "the best epoch is not the best of the rows"
+        if not isinstance(self.bad, dict) or sorted(self.bad) != ["train", "val"] or not all(
+                isinstance(found, dict) and all(type(k) is int and isinstance(v, str) for k, v in found.items())
+                for found in self.bad.values()):
+            return "the list of bad clips is damaged"
+        return None
+
+
+def quality(row: dict) -> tuple[float, float]:
+    """Of an epoch, to be compared: the best one has the highest val_top1, then the lowest val_loss."""
+    return row["val_top1"], -row["val_loss"]
+
+
+def describe(recipe: Recipe, spec: Spec) -> dict:
+    """What a run folder belongs to: the recipe and the very clips. Written to config.json."""
+    digests = {split: spec.digest(split) if spec.train else f"{images.COUNTS[split]} drawn images, version {images.VERSION}"
+               for split in ("train", "val")}
+    return {"recipe": dataclasses.asdict(recipe), "classes": list(spec.classes),
+            "manifests": digests}
+
+
+def check_same(folder: Path, old: dict, new: dict) -> None:
+    """Raises `CourseError` naming what differs between the folder's run and what was asked."""
+    old, new = (json.loads(json.dumps(config, default=str)) for config in (old, new))  # tuples become lists
+    was, now = old["recipe"], new["recipe"]
+    differ = [f"{name} was {was.get(name)!r:.200} and is now {now.get(name)!r:.200}"
+              for name in {**was, **now} if was.get(name) != now.get(name)]
+    if not differ and old != new:
+        differ = [f"the manifests of {now['data']} list other clips or classes"]
+    if differ:
+        raise CourseError(f"{folder} holds a run with other settings ({'; '.join(differ[:4])}); go "
+                          "on with the old settings or choose another --out folder")
+
+
+def open_run(out: Path, config: dict, resume: bool, held: ExitStack) -> dict | None:
+    """Make the folder `out` and lock it until `held` is closed; the state of the run that it holds, or None."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        held.enter_context(alone(out / ".lock", wait=False))
+    except OSError as error:
+        raise CourseError(f"cannot make the folder {out} ({error.strerror}); choose another "
+                          "--out folder") from error
+    state = read_state(out)
+    if state is not None:
+        if not resume:
+            raise CourseError(f"{out} already holds a run; resume it or choose another --out "
+                              "folder")
+        if not isinstance(state["config"].get("recipe"), dict):
+            raise unusable(out, "is damaged: its config has no recipe")
+        check_same(out, state["config"], config)
+        if state_path(out).name == PREVIOUS:
+            print(f"{out / STATE} is not there: going on from the checkpoint before it, {out / PREVIOUS}", file=sys.stderr)
+    return state
+
+
+def begin(run) -> dict | None:
+    """Bring the folder's files in step with the state; the summary of a run that is finished."""
+    atomic_write(run.out / "config.json", json.dumps(run.config, indent=2).encode())
+    if run.step:
+        publish(run)  # a kill may have come between the state and what derives from it
+    path = run.out / "summary.json"
+    if run.progress.epoch == run.recipe.epochs and os.path.lexists(path):
+        anew = "delete it and run the same command again, which writes it anew"
+        summary = read_json(path, anew, dict)
+        need(facts(run).items() <= summary.items(), f"{path} does not tell what {state_path(run.out)} holds; {anew}")
+        return summary
+
+
+def publish(run) -> None:
+    """Write every file that is derived from the state."""
+    progress = run.progress
+    header = {"format": "pt", "model": run.recipe.model, "recipe": run.recipe.to_json(),
+              "classes": run.classes, "epoch": progress.epoch, "step": run.step}
+    row = progress.rows[-1] if progress.rows else None
+    at_epoch_end = row is not None and progress.batch == 0
+    if at_epoch_end:
+        header["metric"] = {name: row[name] for name in ("val_top1", "val_loss")}
+    save_weights(run.out / "last.safetensors", run.model, header)
+    # The model's weights are the best ones only in the state written at the end of the best
+    # epoch; in later states the file is there already.
+    if at_epoch_end and progress.best["epoch"] == progress.epoch:
+        save_weights(run.out / "best.safetensors", run.model, header)
+    if row:
+        write_csv(run.out / "metrics.csv", row, [r.values() for r in progress.rows])
+    bad = [(split, index, sentence) for split, found in progress.bad.items()
+           for index, sentence in sorted(found.items())]
+    if bad:
+        write_csv(run.out / "bad_clips.csv", ["split", "index", "reason"], bad)
+
+
+def facts(run) -> dict:
+    """What summary.json tells of the run, as JSON reads it."""
+    progress = run.progress
+    return json.loads(json.dumps({
+        "model": run.recipe.model,
+        "data": run.recipe.data,
+        "finished": progress.epoch == run.recipe.epochs,
+        "epochs": progress.epoch,
+        "steps": run.step,
+        "best": progress.best,
+        "last": progress.rows[-1] if progress.rows else None,
+        "bad_clips": {split: len(found) for split, found in progress.bad.items()},
+        "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
+        "seconds": round(progress.seconds, 1),
+        "peak_memory_mb": round(progress.peak_memory_mb),
+        "seed": run.recipe.seed,
+        "recipe": dataclasses.asdict(run.recipe),
+    }))
+
+
+def summarise(run) -> dict:
+    """Write summary.json and curves.png."""
+    progress = run.progress
+    summary = {**facts(run), **provenance(run.device, ranks.world())}
+    if progress.rows:
+        figure = curves(progress.rows, len(run.classes),
+                        f"{run.recipe.model} on {run.recipe.data}")
+        image = io.BytesIO()
+        figure.savefig(image, format="png", dpi=120)
+        atomic_write(run.out / "curves.png", image.getbuffer())
+    atomic_write(run.out / "summary.json", json.dumps(summary, indent=2).encode())
+    return summary
