@@ -75,7 +75,7 @@ def alone(lock: Path, progress: bool = False, *, wait: bool = True) -> Iterator[
     """Hold the file `lock`; the system lets go of it when the process dies.
 
     Where another process has it: wait until nobody does or, with wait=False, raise `CourseError`.
-    A file system that has no locks is taken at its word.
+    If the file system has no locks, we continue without one.
     """
     held = FileLock(lock)
     try:

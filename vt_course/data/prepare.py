@@ -420,7 +420,7 @@ def verify_folder(folder, *, report=None, timeout: float = 60.0, workers: int | 
     promised and not there; "timeout", not decoded within `timeout` seconds, of which a long file gets
     more (see `verify.work`): it may be healthy. Promises are made by prepared.csv (see `prepare`), by a list that
     `folders` reads (a manifest's end time, or a column frames), and by names as Kinetics has
-    them (ID_000024_000034.mp4 is 10 s); half a second less is no breach.
+    them (ID_000024_000034.mp4 is 10 s). A clip up to half a second shorter than promised still counts as ok.
     The rows are written to `report`, by default report.csv in the folder.
     """
     folder = Path(folder)

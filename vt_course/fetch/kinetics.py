@@ -462,7 +462,7 @@ def ahead(parts: Iterator[str], start: Callable[[str], Future], workers: int,
           likely: int) -> Iterator[tuple[str, Future]]:
     """(part, its download) in order, with up to `workers` under way.
 
-    After the `likely` first ones one at a time: another may be one too many.
+    The first `likely` ones may run side by side. After that, one at a time: the next archive may already be enough.
     """
     waiting = deque()
     for number, part in enumerate(parts):

@@ -18,7 +18,10 @@ def progress_file() -> Path | None:
 
 
 def record(number: str) -> None:
-    """Note that the check of exercise `number` passed now. A file that cannot be written costs the note, not the cell."""
+    """Note that the check of exercise `number` passed now.
+
+    If the file cannot be written, the pass is not recorded, but the cell still succeeds.
+    """
     path = progress_file()
     try:
         if path is None or number in passed(path):

@@ -8,8 +8,8 @@ Three rules make a resumed run equal to an uninterrupted one, bit for bit on a C
   file, `state.pt`, which is replaced by one rename and ends in a checksum (checkpoint.py);
 * every other file of the run folder is derived from that state and can be written again.
 
-Started by torchrun, the same loop runs in several processes (ranks.py). Each takes its part of
-every batch; what is said about the run, written or printed is over all of them, by rank 0.
+Started by torchrun, the same loop runs in several processes (ranks.py). Each process takes its share of
+every batch. Only rank 0 prints and writes; its numbers cover all processes.
 """
 import copy
 import dataclasses
@@ -288,7 +288,7 @@ class Run:
             group["lr"] = lr
         if not good:  # the ranks step together: one without a clip sees an empty one that has no weight
             batch = {"clip": torch.zeros(1, 3, recipe.frames, recipe.size, recipe.size), "label": torch.zeros(1).long()}
-        self.parallel.train(good > 0)  # an empty clip is not for the running means of a BatchNorm
+        self.parallel.train(good > 0)  # eval mode, so that the placeholder clip does not change BatchNorm's statistics
         clip = batch["clip"].to(self.device, non_blocking=True)  # (B, C, T, H, W)
         label = batch["label"].to(self.device, non_blocking=True)  # (B,)
         with self.autocast():
