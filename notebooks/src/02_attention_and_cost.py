@@ -848,8 +848,8 @@ report(slope_of_MSA=f"{fitted_slope(areas, global_macs):.2f}",
 # How many sets of logits, (h, N, N), does the literal layer hold at once? **Predict** for a forward pass and for forward and backward. When the map is large and the layer narrow, nothing else counts:
 
 # %%
-narrow, x = MSA(16, 4), torch.randn(1, 1024, 16)
-matrix = 4 * 1024**2 * 4                                      # heads · N² · bytes
+narrow, x = MSA(16, 4), torch.randn(1, 512, 16)
+matrix = 4 * 512**2 * 4                                      # heads · N² · bytes
 
 
 def forward_only():
@@ -882,10 +882,10 @@ def saved_matrices(layer, x, N):
     return kept, out
 
 
-kept, _ = saved_matrices(narrow, x, 1024)
+kept, _ = saved_matrices(narrow, x, 512)
 report(sets_kept=len(kept), their_bytes=sum(kept.values()), h_N_N_4_bytes=matrix)
 narrow = nn.Sequential(*[MSA(16, 4) for _ in range(12)])
-kept, _ = saved_matrices(narrow, x, 1024)
+kept, _ = saved_matrices(narrow, x, 512)
 report(sets_kept_by_12_layers=len(kept))
 peak = peak_bytes(forward_and_backward, cpu) / matrix
 within("12 layers, forward and backward", peak, 13.8, 15)
