@@ -231,13 +231,13 @@ def test_progress_notes_what_passed_once(notes, capsys):
     right = RIGHT["4.1"]["einops"]
     check("4.1", right, solution=True)                      # the course's own solution is not the reader's
     check("4.1", nothing)
-    assert not notes.exists() and all(row["passed"] is None for row in progress.table())
+    assert not notes.exists() and all(row["passed"] is None for row in progress.progress_table())
     check("4.1", right)
     check("4.1", right)
     check("4.3", RIGHT["4.3"]["roll"])
     head, first, second = notes.read_text(encoding="utf-8").splitlines()
     assert head == "exercise,passed" and re.fullmatch(r"4\.1,\d{4}-\d\d-\d\d \d\d:\d\d", first)
-    done = {row["exercise"]: row["passed"] for row in progress.table()}
+    done = {row["exercise"]: row["passed"] for row in progress.progress_table()}
     assert list(done) == list(EXERCISES) and {n for n, when in done.items() if when} == {"4.1", "4.3"}
     assert done["4.1"] == first.split(",")[1]
 

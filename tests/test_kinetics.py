@@ -601,7 +601,7 @@ def test_kill_in_the_middle_of_a_download(mirror, tmp_path):
 DYING = """
 import os, signal, sys
 from pathlib import Path
-from vt_course import download
+from vt_course.fetch import download
 
 def mortal(owner, name):
     real = getattr(owner, name)
