@@ -61,14 +61,16 @@ def test_memory_that_is_held_is_that_of_no_file(tmp_path):
     """100 MB of a mapped file and 50 MB of its own, half of which a child shares."""
     (tmp_path / "file").write_bytes(bytes(100_000_000))
     code = ("import mmap, os, sys, time\nfile = open(sys.argv[1], 'rb')\nmapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)\n"
-            "own = bytearray(50_000_000)\nsum(mapped[::4096]); print(os.fork() or 'child', flush=True); time.sleep(30)")
+            "own = bytearray(50_000_000)\nsum(mapped[::4096]); os.write(1, b'%d\\n' % os.fork()); time.sleep(30)")
     process = subprocess.Popen([sys.executable, "-c", code, tmp_path / "file"], stdout=subprocess.PIPE, encoding="utf-8")
-    lines = {process.stdout.readline().strip(), process.stdout.readline().strip()}
-    child, = (int(line) for line in lines - {"child"})
+    child = max(int(process.stdout.readline()) for _ in range(2))              # in the child it is 0
     family = [psutil.Process(process.pid), psutil.Process(child)]
-    held = [machine.held_memory(each) for each in family]
+    held, together = [machine.held_memory([each]) for each in family], machine.held_memory(family)
+    quick = machine.held_memory(family, above=150_000_000)                     # shared pages count in both
     resident = [each.memory_info().rss for each in family]
     for each in family:
         each.kill()
     process.communicate()
     assert resident[0] > 140e6 and all(25e6 <= part < 40e6 for part in held) and 50e6 < sum(held) < 75e6
+    assert abs(together - sum(held)) < 1e6 and 100e6 < quick < 120e6
+    assert machine.held_memory(family) == 0                                    # they have ended

@@ -194,7 +194,7 @@ def test_the_course_runs_side_by_side_and_its_rows_keep_their_order(built, tmp_p
 
 
 @pytest.mark.parametrize("free, limit, cpus, notebooks, wanted", [
-    (64, 64, 8, 11, 8), (64, 64, 2, 11, 2), (64, 64, 8, 3, 3), (5, 64, 8, 11, 2), (64, 8, 8, 11, 3), (1, 1, 8, 11, 1)])
+    (64, 64, 8, 11, 8), (64, 64, 2, 11, 2), (64, 64, 8, 3, 3), (5, 64, 8, 11, 2), (64, 8, 8, 11, 4), (1, 1, 8, 11, 1)])
 def test_as_many_at_once_as_cores_and_memory_allow(monkeypatch, free, limit, cpus, notebooks, wanted):
     monkeypatch.setattr(course, "cores", lambda: cpus)
     monkeypatch.setattr(course, "memory_limit", lambda: limit * 2**30)
@@ -305,6 +305,8 @@ def test_course_names_every_failure_and_goes_on(clean, built, tmp_path, monkeypa
     assert "unsolved: the check of exercise 1.1 did not pass" in text
     assert "unaware: has no parameter PROFILE" in text
     assert rows["dead"]["seconds"] < rows["slow"]["seconds"]      # not only when its time is up
+    for name in ("dead", "slow", "error"):                        # what ran is kept, for whoever looks for the reason
+        assert "one\n" in Path(rows[name]["output"]).read_text(encoding="utf-8").replace("\\n", "\n")
     assert "fine" not in text
 
 

@@ -50,16 +50,27 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss          # bytes on macOS
 
 
-def held_memory(process) -> int:
-    """Bytes that a psutil.Process holds and the system cannot take back: pages of files, which can be read again, do not count.
+def held_memory(processes, above: int = 0) -> int:
+    """Bytes that psutil.Processes hold and the system cannot take back: pages of files, which can be read again, do not count.
 
     A page that several processes share counts in each for its part, on Linux; elsewhere all that is resident counts.
+    A process that has ended holds nothing. On Linux adding up takes long for a large process, so it is done only where
+    a quick sum, in which shared pages count fully, is `above` so many bytes; else the quick sum is returned.
     """
+    quick = sum(_from_proc(each, "status", ("RssAnon:", "RssShmem:")) for each in processes)
+    return quick if quick <= above else sum(_from_proc(each, "smaps_rollup", ("Pss_Anon:", "Pss_Shmem:")) for each in processes)
+
+
+def _from_proc(process, name: str, wanted: tuple[str, ...]) -> int:
+    """The sum of some lines of /proc/PID/name, which are in kB, in bytes; where there is no such file, what is resident."""
     try:
-        rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="utf-8")
-        return sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith(("Pss_Anon:", "Pss_Shmem:"))) * 1024
+        lines = Path(f"/proc/{process.pid}/{name}").read_text(encoding="utf-8").splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith(wanted)) * 1024
     except OSError:
-        return process.memory_info().rss
+        import psutil
+        with suppress(psutil.Error):
+            return process.memory_info().rss
+    return 0
 
 
 def peak_memory_mb(device) -> float:

@@ -1062,7 +1062,8 @@ from vt_course.training.evaluate import evaluate, open_data
 source = run if PROFILE == "full" else mini_weights("video_swin_mini")
 trained, _ = load_run(source, "last")
 _, held_out = open_data(recipe)
-results = {order: evaluate(trained, held_out, order=order, progress=False)
+kept = dict(workers=0, progress=False)       # here, where decoded clips stay
+results = {order: evaluate(trained, held_out, order=order, **kept)
            for order in ("normal", "shuffled", "single", "reversed")}
 normal = results["normal"]
 within("held-out top-1, frames in order", 100 * normal["top1"], 88, 100, " %")
@@ -1121,7 +1122,7 @@ report(**{f"bias at Δt = {dt:+d}, same place": f"{same_place[dt + P - 1]:+.2f}"
 # %%
 without = {n: v * ("bias_table" not in n) for n, v in trained.state_dict().items()}
 _ = trained.load_state_dict(without)
-zeroed = evaluate(trained, held_out, progress=False)["top1"]
+zeroed = evaluate(trained, held_out, **kept)["top1"]
 change = 100 * abs(zeroed - normal["top1"])
 within("change of top-1 without any bias table", change, 0, 4, " points")
 

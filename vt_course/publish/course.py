@@ -20,8 +20,7 @@ from .build import write
 from .kernel import CELL_ERRORS, CELL_SECONDS, PROFILES, CourseKernel, explain, kernel_env, select
 from .student import parts, student_edition
 
-# Bytes of memory that no notebook may hold more of (`held_memory`). The largest, 02, holds 2.35 GB: none may grow.
-MEMORY = int(2.5 * 2**30)
+MEMORY = 2 * 2**30           # bytes of memory that no notebook may hold more of (`held_memory`): what a hub gives
 
 
 def run_course(names: list[str] | None = None, *, profile: str = "smoke", unsolved: bool = False,
@@ -125,7 +124,7 @@ def _run_one(stem: str, original, output: Path, profile: str, env: dict[str, str
     """Run one notebook; its row."""
     places = {cell.id: hygiene.label(original, index)
               for index, cell in enumerate(original.cells)}
-    finished, where = 0, "start of the kernel"
+    finished, where, executed = 0, "start of the kernel", {}
 
     def on_cell_start(cell, cell_index):
         nonlocal where
@@ -133,6 +132,7 @@ def _run_one(stem: str, original, output: Path, profile: str, env: dict[str, str
 
     def on_cell_executed(cell, cell_index, execute_reply):
         nonlocal finished
+        executed[cell.id] = cell
         if cell.id in places:           # papermill's own cell is not the notebook's
             finished += 1
             bar.update()
@@ -154,6 +154,7 @@ def _run_one(stem: str, original, output: Path, profile: str, env: dict[str, str
                 papermill.execute_notebook(
                     output, output, parameters=dict(PROFILE=profile), cwd=output.parent,
                     progress_bar=False, kernel_name="python3", language="python",
+                    request_save_on_cell_execute=False,         # else the file is written twice a cell, a third of all CPU time
                     kernel_manager_class=Kernel, start_timeout=120,
                     execution_timeout=CELL_SECONDS[profile],
                     on_cell_start=on_cell_start, on_cell_executed=on_cell_executed)
@@ -162,6 +163,9 @@ def _run_one(stem: str, original, output: Path, profile: str, env: dict[str, str
                 failures.append("\n".join([what, *error.traceback]))
             except CELL_ERRORS as error:
                 failures.append(f"{stem}, {where}: {explain(error)}")
+                unfinished = nbformat.read(output, as_version=4)         # for whoever looks for the reason
+                unfinished.cells = [executed.get(cell.id, cell) for cell in unfinished.cells]
+                write(unfinished, output)
     seconds = time.perf_counter() - start
     if not failures and finished < _code_cells(original):   # to papermill `sys.exit()` is success
         failures.append(f"{stem}, {where}: ended the notebook before its last cell.")
@@ -193,11 +197,9 @@ class PeakMemory:
             self._roots.append(psutil.Process(pid))
 
     def _watch(self):
-        while not self._stop.wait(0.5):                     # adding up the pages of a large process takes a while
-            total = 0
+        while not self._stop.wait(0.5):
+            processes = []
             for root in self._roots:
                 with suppress(psutil.NoSuchProcess):        # ended between two calls
-                    for process in (root, *root.children(recursive=True)):
-                        with suppress(psutil.Error):
-                            total += held_memory(process)
-            self.peak = max(self.peak, total)
+                    processes += root, *root.children(recursive=True)
+            self.peak = max(self.peak, held_memory(processes, above=self.peak))
