@@ -355,7 +355,7 @@ EXERCISES["8.5"] = Exercise(
 
 
 def combine_literal(gradients, sizes):
-    """A rank's gradient is a mean over its clips: turn it into a sum, add all ranks, divide by the number of all clips."""
+    """A rank's gradient is a mean over its clips: make it a sum, add all ranks, divide by the number of all clips."""
     total = torch.zeros_like(gradients[0])
     for gradient, n in zip(gradients, sizes.tolist()):
         total = total + n * gradient
