@@ -2,8 +2,8 @@
 
 Python loads a module of this name whenever it starts, so this also works in helper processes and kernels.
 
-Windows: there are no fcntl, resource, fork, POSIX signals and symbolic links. A file that this process has open or mapped
-cannot be replaced or removed. macOS: there is no sched_getaffinity, nor other calls that only Linux has. On both,
+Windows: there are no fcntl, resource, fork, POSIX signals and symbolic links. A file that this process has open or
+mapped cannot be replaced or removed. macOS: there is no sched_getaffinity, nor other calls of Linux only. On both,
 sys.platform and os.name are those of the other system, worker processes are spawned, and there is no /proc and no /sys.
 """
 import builtins
@@ -39,7 +39,7 @@ def hidden(module: str) -> set[str]:
 
 
 class View(types.ModuleType):
-    """A module without the names that the other system lacks. All other names are read from the real module, and set in it."""
+    """A module without the names that the other system lacks. Others are read from the real module, and set in it."""
 
     def __init__(self, real, changed):
         vars(self).update(__name__=real.__name__, __spec__=real.__spec__, _real=real, _changed=changed, _hidden=hidden(real.__name__),
