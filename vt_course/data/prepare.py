@@ -222,7 +222,7 @@ def _read_record(path: Path) -> dict[str, dict]:
 # ------------------------------------------------------------------------- one file, in a process of its own
 
 class DamagedVideo(CourseError):
-    """Frames cannot be decoded."""
+    """A video with frames that cannot be decoded."""
 
 
 def encode(job: dict) -> dict:

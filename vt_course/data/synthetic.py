@@ -444,5 +444,5 @@ def _write(file: Path, data: bytes) -> None:
         part.write_bytes(data)
         os.replace(part, file)
     except OSError:
-        part.unlink(missing_ok=True)  # on a full disk, give the space back
+        part.unlink(missing_ok=True)  # if the disk was full, this frees the space
         raise

@@ -1,4 +1,4 @@
-"""Decode whole files in a process of their own, with a time limit: the thorough check of clips.
+"""The thorough check of clips: decode whole files in another process, with a time limit.
 
 Reading (`reader.ClipReader`) finds the faults that headers and single frames show. Only a full decode finds a
 picture that was damaged in the middle (codecs conceal it), or a container that counts frames which it does

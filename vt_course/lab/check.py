@@ -1,4 +1,4 @@
-"""Exercise checks that name the error.
+"""Exercise checks that name the likely mistake.
 
     window_partition = check("4.1", window_partition)
 

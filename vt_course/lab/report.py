@@ -40,7 +40,7 @@ def agree(name: str, got: Tensor, want: Tensor, tol: float = 1e-5) -> None:
 
 
 def differ(name: str, got: Tensor, want: Tensor, at_least: float = 1e-2) -> None:
-    """Assert that two tensors of one shape differ by at least `at_least` somewhere: the control of `agree`."""
+    """Assert that two tensors of one shape differ by at least `at_least` somewhere: the control for `agree`."""
     if got.shape != want.shape:
         raise AssertionError(f"{name}: shape {text(tuple(got.shape))}, wanted {text(tuple(want.shape))}")
     gap = (got.double() - want.double()).abs().max().item()

@@ -50,7 +50,7 @@ def batch_of_order(step, clips, batch_size, seed, order):
 
 
 def order_in_turn(clips, seed, epoch):
-    """One generator draws the orders of all epochs up to this one."""
+    """The order if one generator draws the orders of all epochs, one after the other, up to this one."""
     rng = np.random.default_rng(seed)
     return [rng.permutation(clips) for _ in range(epoch + 1)][-1]
 
@@ -181,7 +181,7 @@ EXERCISES["8.2"] = Exercise(
 # ---------------------------------------------------------------- AdamW
 
 def adamw_literal(w, g, m, v, t, lr, decay):
-    """One number at a time."""
+    """One entry of the tensors at a time: AdamW's update written out."""
     out = torch.empty(3, *w.shape)
     for i in np.ndindex(*w.shape):
         new_m, new_v = 0.9 * m[i] + 0.1 * g[i], 0.999 * v[i] + 0.001 * g[i] ** 2

@@ -50,7 +50,7 @@ def film_strip(clip, n: int = 8, title: str | None = None,
         raise CourseError(f"{len(rows)} row names for {len(clips)} clips: give one each")
     picks = [np.unique(np.linspace(0, len(c) - 1, n).round().astype(int)) for c in clips]
     columns = max(map(len, picks))
-    margin = 0.1 * max(map(len, rows or [""]))              # inches, for the row names
+    margin = 0.1 * max(map(len, rows or [""]))              # in inches, for the names of the rows
     heights = [(10 - margin) / columns * c.shape[1] / c.shape[2] for c in clips]
     height = sum(heights) + 0.06 * len(clips) + 0.4 + 0.3 * bool(title)
     fig, grid = plt.subplots(len(clips), columns, squeeze=False, height_ratios=heights,

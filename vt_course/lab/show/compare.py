@@ -1,4 +1,4 @@
-"""The figure under a failed check: expected, got, and where they differ."""
+"""The figure below a failed check: what was expected, what the reader got, and where they differ."""
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap

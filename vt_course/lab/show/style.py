@@ -1,4 +1,4 @@
-"""One visual language for every figure: colours, sizes, and the decorator that applies them."""
+"""The common style of all figures: colours, sizes, and the decorator that applies them."""
 from functools import wraps
 from textwrap import fill
 
