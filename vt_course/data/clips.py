@@ -368,7 +368,7 @@ class VideoFolder(torch.utils.data.Dataset):
         return self._floats(transforms.horizontal_flip(clip) if flipped else clip)
 
     def _indices(self, num_frames: int, rng) -> np.ndarray:
-        """The frame numbers of a sample: (T,), or (clips, T) if it has several views."""
+        """The frame numbers of a sample: (T,), or (clips, T) if `views` was given and sampling is dense."""
         if self.sampling in SEGMENT_RULES:
             rule = SEGMENT_RULES[self.sampling]
             return rule(num_frames, self.frames, rng if self.train else None)

@@ -101,5 +101,5 @@ def in_order(dataset, batch_size: int) -> list[list[int]]:
 
 
 def default_workers() -> int:
-    """The number of decoding processes. On two cores one, to leave the other to the model; ranks share the cores."""
+    """The number of decoding processes, 1 to 8: all cores but one, which is for the model. Ranks share the cores."""
     return min(max(cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1, 1), 8)

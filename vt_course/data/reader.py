@@ -433,7 +433,7 @@ def _indexed_table(container, path: Path, span) -> tuple[np.ndarray, ...] | None
         return None
     container.seek(int(dts[last]), stream=container.streams.video[0])
     ours, tail = (pts, dts, durations, keys, np.zeros(len(pts), bool)), _table(_demux(path, container))
-    same = [np.array_equal(ours[k][-len(tail[k]):], tail[k]) for k in (0, 1, 3, 4)]      # FFmpeg shortens the last duration
+    same = [np.array_equal(ours[k][-len(tail[k]):], tail[k]) for k in (0, 1, 3, 4)]  # not durations: the last differs
     return ours if len(tail[0]) and all(same) and not first.is_discard else None
 
 
