@@ -1,4 +1,4 @@
-"""`vt-course doctor`: what a bug report needs, and what is missing with the way to get it."""
+"""`vt-course doctor`: the facts that a bug report needs, and what is missing, with the way to get it."""
 import importlib
 import platform
 import re
@@ -9,8 +9,8 @@ from vt_course.machine import cores, gpus, memory_limit, threads, version
 
 PACKAGES = ("torch", "torchvision", "numpy", "einops", "av", "decord", "decord2", "torchcodec", "safetensors",
             "jupyterlab", "papermill", "nbval", "jupytext")
-# Of each package the lower bound, with which about half of the unit tests were run, and the newest with which all were.
-# README says on which Pythons.
+# For each package: the lower bound, with which about half of the unit tests were run, and the newest version, with
+# which all were run. README says on which versions of Python.
 TRIED = {
     "python": ("3.11", "3.14"), "torch": ("2.6", "2.15"), "torchvision": ("0.21", "0.29"), "numpy": ("1.26", "2.4"), "av": ("17.0", "18.1"),
     "einops": ("0.8", "0.8"), "matplotlib": ("3.9", "3.11"), "safetensors": ("0.4", "0.8"),
@@ -19,7 +19,7 @@ OPTIONAL = {"decord": "decord2", "decord2": "decord", "torchcodec": None}
 
 
 def works(module: str) -> str | None:
-    """None when the module imports, else the first line of what went wrong."""
+    """None if the module can be imported, else the first line of the error."""
     try:
         importlib.import_module(module)
     except Exception as error:              # a broken native library raises OSError, RuntimeError or worse
@@ -28,7 +28,7 @@ def works(module: str) -> str | None:
 
 
 def untried(versions: dict[str, str | None]) -> list[dict]:
-    """Of package versions, those outside of what was tried: dict(what, how). Only major and minor versions count."""
+    """dict(what, how) for each package with a version outside the range that was tried. Patch versions do not count."""
     def minor(version):
         return [int(number) for number in re.findall(r"\d+", version)[:2]]
     return [{"what": f"{name} {versions[name]}", "how": f"{low} to {high} were tried; if something fails, try one of these"}
@@ -37,7 +37,7 @@ def untried(versions: dict[str, str | None]) -> list[dict]:
 
 
 def system_notes() -> list[str]:
-    """What this operating system needs to be told, in sentences."""
+    """Sentences that a user of this operating system should know."""
     found = []
     system, machine = platform.system(), platform.machine()
     if system == "Darwin" and machine == "x86_64":
@@ -50,7 +50,7 @@ def system_notes() -> list[str]:
 
 
 def facts_of_machine() -> dict:
-    """Facts about this installation: versions, hardware, decoder, data, and `missing` (what, how to get it)."""
+    """The facts of this installation: versions, hardware, decoder, data, and `missing` (what, and how to get it)."""
     broken = {name: fault for name in ("torch", "psutil", "av", "decord") if (fault := works(name))}
     facts = {
         "vt_course": __version__, "python": platform.python_version(), "platform": platform.platform(),

@@ -1,7 +1,10 @@
-"""Files that are either the old ones or the new ones, never halves, in folders where one run works at a time.
+"""Writing files whole, locking folders, and parsing files.
 
-And the one door for parsers: what may be a user's file is parsed by a function below, so that whatever a parser raises
-becomes one sentence. Videos have a door of their own, `data.reader.open_file`.
+A file that is written here is at any moment either the old one or the new one, never a part of one. A lock lets
+only one run work in a folder at a time.
+
+Every file that a user may have made is parsed by a function below, so that any error of a parser
+becomes one sentence. Videos are opened by `data.reader.open_file`.
 """
 import csv
 import errno
@@ -23,18 +26,18 @@ from vt_course import CourseError
 
 LONGEST = 1 << 20              # characters of a line of text
 LARGEST = 1 << 28              # bytes of a text, JSON or NPZ file
-SMALL = 1 << 20                # bytes of a member of a tar that is read whole
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)        # what a file system without locks answers
+SMALL = 1 << 20                # bytes of a member of a tar that is read at once
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)        # errors of a file system without locks
 
 
 def part_of(path: Path) -> Path:
-    """Where a file is written until it is whole: beside `path`, hidden."""
+    """The temporary file, hidden and beside `path`, to which a file is written until it is complete."""
     return path.with_name(f".{path.name}.part")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """`part_of(path)`, which becomes `path` when the block ends, by one rename. After an error it is gone."""
+    """Yields `part_of(path)`. When the block ends it becomes `path`, by one rename. After an error it is deleted."""
     part = part_of(path)
     try:
         yield part
@@ -46,16 +49,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def atomic_write(path: Path, data, keep: Path | None = None) -> None:
-    """Replace the file `path` by the bytes `data`. `keep`: the name that what was there gets.
+    """Replace the file `path` by the bytes `data`. `keep`: a path to which the old file is renamed.
 
-    Raises `CourseError` when that fails (disk full, no permission); `path` is then as it was.
+    Raises `CourseError` if that fails (disk full, no permission). Then the old file is unchanged.
     """
     try:
         with replacing(path) as part:
             with open(part, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())            # else a power cut may keep the rename and lose the bytes
+                os.fsync(file.fileno())            # else a power failure may keep the rename but lose the bytes
             if keep:
                 with suppress(FileNotFoundError):
                     os.replace(path, keep)
@@ -67,14 +70,14 @@ def atomic_write(path: Path, data, keep: Path | None = None) -> None:
 def write_csv(path: Path, header: Iterable, rows: Iterable[Iterable]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    atomic_write(path, text.getvalue().encode("utf-8", "surrogateescape"))       # paths need not be UTF-8
+    atomic_write(path, text.getvalue().encode("utf-8", "surrogateescape"))       # a path need not be UTF-8
 
 
 @contextmanager
 def alone(lock: Path, progress: bool = False, *, wait: bool = True) -> Iterator[None]:
-    """Hold the file `lock`; the system lets go of it when the process dies.
+    """Hold a lock on the file `lock`. The system releases it if the process dies.
 
-    Where another process has it: wait until nobody does or, with wait=False, raise `CourseError`.
+    If another process holds the lock: wait for its release or, with wait=False, raise `CourseError`.
     If the file system has no locks, we continue without one.
     """
     held = FileLock(lock)
@@ -94,18 +97,18 @@ def alone(lock: Path, progress: bool = False, *, wait: bool = True) -> Iterator[
     try:
         yield
     finally:
-        if os.name == "nt":                        # Windows removes no file that is open, nor one that the next run has opened
+        if os.name == "nt":                        # Windows cannot remove a file that any process has open
             held.release()
         with suppress(OSError):
-            lock.unlink()                          # who waits for it notices that this file is gone, and locks the new one
+            lock.unlink()                          # a process that waits notices this, and locks a new file
         held.release()
 
 
-# ------------------------------------------------------------------------- the door for parsers
-# `name` is what a sentence calls the file, by default its path; `remedy` ends the sentence: "...; delete it.".
+# ------------------------------------------------------------------------- parsing
+# `name`: how an error message calls the file (default: its path). `remedy`: the end of the message, "...; delete it.".
 
 class Unreadable(CourseError):
-    """A file that its parser does not take. `why`: the parser's word on it."""
+    """A file that cannot be parsed. `why`: the reason that the parser gives."""
 
     def __init__(self, sentence: str, why: str):
         super().__init__(sentence)
@@ -113,17 +116,18 @@ class Unreadable(CourseError):
 
 
 class Place:
-    """Where in a file a parser is. `line`: the last one that was read well; None: not told."""
+    """The place of a parser in a file. `line`: the last line that was read without an error; None if not known."""
 
     line = None
 
 
 @contextmanager
 def parsing(name, fault: str, remedy: str) -> Iterator[Place]:
-    """Whatever a parser raises in here as one sentence, "`name` is `fault` (why); `remedy`".
+    """Turn any error that a parser raises in this context into one sentence, "`name` is `fault` (why); `remedy`".
 
-    Parsers raise anything on what they do not expect: ValueError, OverflowError, RecursionError, MemoryError, their own
-    classes. So only the parser's calls belong in here; a mistake of ours would be taken for a fault of the file.
+    On unexpected input, parsers raise any kind of error: ValueError, OverflowError, RecursionError, MemoryError, their
+    own classes. So put only calls of the parser into the context. A bug of our own in it would look like a fault of the
+    file. Raises `Unreadable`; a `CourseError` passes unchanged.
     """
     place = Place()
     try:
@@ -131,7 +135,7 @@ def parsing(name, fault: str, remedy: str) -> Iterator[Place]:
     except CourseError:
         raise
     except Exception as raised:
-        if isinstance(raised, OSError) and raised.errno in errno.errorcode:      # the system's; FFmpeg has numbers of its own
+        if isinstance(raised, OSError) and raised.errno in errno.errorcode:      # FFmpeg has numbers of its own
             why, sentence = raised.strerror, f"{name} cannot be read ({raised.strerror}); {remedy}"
         else:
             why = str(raised).partition("\n")[0][:120] or type(raised).__name__
@@ -149,7 +153,7 @@ def utf8(name) -> Iterator[None]:
 
 
 def read_utf8(path, remedy: str, name=None) -> str:
-    """The whole of a UTF-8 file, without the mark at its beginning that some editors write."""
+    """The text of a UTF-8 file, without the byte order mark that some editors write at its beginning."""
     name = name or path
     with parsing(name, "no text", remedy), utf8(name):
         if os.path.getsize(path) > LARGEST:
@@ -162,7 +166,7 @@ def read_utf8(path, remedy: str, name=None) -> str:
 
 
 def parse_json(text: str | bytes, name, remedy: str, kind: type | tuple = object):
-    """The value of a JSON text, of type `kind`. Numbers are finite: NaN, Infinity and 1e400 are refused."""
+    """The value of a JSON text. Raises `Unreadable` unless it is of type `kind`, and for NaN, Infinity and 1e400."""
     def finite(number: str) -> float:
         value = float(number)
         if not math.isfinite(value):
@@ -172,7 +176,7 @@ def parse_json(text: str | bytes, name, remedy: str, kind: type | tuple = object
     with parsing(name, "not valid JSON", remedy):
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         value = json.loads(text, parse_float=finite, parse_constant=finite)
-        if "\\u" in text:                                # neither belongs into a name: NUL, and half of a pair of surrogates
+        if "\\u" in text:                                # refuse NUL and unpaired surrogates: no name may have them
             json.dumps(value, ensure_ascii=False).encode()
             if "\\u0000" in text:
                 raise ValueError("it has the character NUL")
@@ -186,7 +190,7 @@ def read_json(path, remedy: str, kind: type | tuple = object):
 
 
 def read_lines(path, remedy: str, name=None, errors: str = "strict") -> Iterator[str]:
-    """The lines of a UTF-8 file of any size, one by one, as they are written."""
+    """The lines of a UTF-8 file of any size, one by one, with their line ends."""
     name = name or path
     with parsing(name, "no text", remedy) as place, utf8(name), open(path, newline="", encoding="utf-8-sig", errors=errors) as file:
         place.line = 0
@@ -200,7 +204,7 @@ def read_lines(path, remedy: str, name=None, errors: str = "strict") -> Iterator
 
 
 def read_csv(path, remedy: str, name=None, errors: str = "strict") -> Iterator[tuple[int, dict]]:
-    """(line, row) of a CSV file of any size; the first line names the columns. See `csv_header` for an empty one."""
+    """(line number, row as a dict) of a CSV file of any size, whose first line names the columns."""
     with parsing(name or path, "not a CSV file", remedy) as place:
         rows = csv.DictReader(read_lines(path, remedy, name, errors))
         place.line = rows.line_num if rows.fieldnames else None
@@ -210,13 +214,13 @@ def read_csv(path, remedy: str, name=None, errors: str = "strict") -> Iterator[t
 
 
 def csv_header(path, remedy: str, name=None) -> list[str]:
-    """The names in the first line of a CSV file; none of an empty one."""
+    """The names in the first line of a CSV file; [] for an empty file."""
     with parsing(name or path, "not a CSV file", remedy):
         return next(csv.reader(read_lines(path, remedy, name)), [])
 
 
 def read_npz(path, remedy: str) -> dict:
-    """The arrays of a NumPy file by name; none that would need pickle."""
+    """name -> array of an .npz file of NumPy. Raises `Unreadable` for arrays that need pickle."""
     import numpy as np
 
     with parsing(path, "no whole NPZ file", remedy):
@@ -227,22 +231,22 @@ def read_npz(path, remedy: str) -> dict:
 
 
 def read_safetensors(path, remedy: str) -> tuple[dict, dict[str, str]]:
-    """(weights, metadata) of a safetensors file, copied into memory: a file that stays mapped can be neither replaced
-    nor removed on Windows."""
+    """(weights, metadata) of a safetensors file, copied into memory. On Windows, a file that stays mapped cannot be
+    replaced or removed."""
     import safetensors.torch
 
     with parsing(path, "not a readable safetensors file", remedy):
         with open(path, "rb") as file:
             data = file.read()
-        weights = safetensors.torch.load(data)           # checks the header that is read again below
+        weights = safetensors.torch.load(data)           # this also checks the header, which is read again below
         size = int.from_bytes(data[:8], "little")
         return weights, json.loads(data[8:8 + size]).get("__metadata__") or {}
 
 
 def read_pt(path, remedy: str, fault: str = "no whole PyTorch file", allow: Iterable[type] = ()):
-    """The object in a file of `torch.save`, on the CPU: plain values, tensors and the classes `allow`.
+    """The object in a file of `torch.save`, on the CPU. It may hold plain values, tensors and the classes `allow`.
 
-    No code that a pickle can contain is run.
+    No code that a pickle can contain is run. Raises `Unreadable` for everything else.
     """
     import torch
 
@@ -251,10 +255,10 @@ def read_pt(path, remedy: str, fault: str = "no whole PyTorch file", allow: Iter
 
 
 def read_tar(path, remedy: str, name=None, zipped: bool = False) -> Iterator[tuple]:
-    """(member, its bytes as a file) of a tar, to its end; the bytes can be read only while it is the member's turn.
+    """(member, its bytes as a file) for all members of a tar. Read a member's bytes before asking for the next one.
 
-    A member of a plain tar must fit into the file: headers can name any size, below 0 as well. `zipped`: by gzip, whose
-    checksum, at the end, is checked.
+    A member of a plain tar must fit into the file, because a header can name any size, also a negative one. `zipped`:
+    the tar is compressed by gzip, whose checksum at the end is checked.
     """
     name, fault = name or path, "truncated, damaged or no plain tar"
     with parsing(name, fault, remedy):
@@ -269,17 +273,17 @@ def read_tar(path, remedy: str, name=None, zipped: bool = False) -> Iterator[tup
                 while file.read(SMALL):
                     pass
             else:
-                file.seek(tar.offset)                    # tarfile takes a header that is cut off for the end
+                file.seek(tar.offset)                    # for tarfile, a truncated header is the end of the file
                 if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                     raise tarfile.ReadError("unexpected end of data")
 
 
 class Member:
-    """The bytes of a member of a tar; what reading raises is said as the door says it."""
+    """The bytes of a member of a tar. Errors while reading become sentences, as in `parsing`."""
 
     def __init__(self, stream, *said: str):
         self.stream, self.said = stream, said
 
     def read(self, size: int = -1) -> bytes:
         with parsing(*self.said):
-            return self.stream.read(size) if self.stream else b""           # a folder or a link has none
+            return self.stream.read(size) if self.stream else b""           # a folder or a link has no bytes

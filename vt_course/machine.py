@@ -1,6 +1,6 @@
-"""What this machine gives a program, and how it computes: cores, memory, device, precision; and the facts that tell where a result was made.
+"""The machine: cores, memory, device, precision, and the facts that say where a result was computed.
 
-torch is imported where it is needed: who only reads files starts without it.
+torch is imported inside the functions that need it, so that a process which only reads files starts without it.
 """
 import functools
 import importlib.metadata
@@ -15,47 +15,49 @@ from vt_course import CourseError, repo_root
 
 
 def cores() -> int:
-    """Cores that this process may use: of a container its share, where the system says so."""
+    """The number of cores that this process may use. In a container it is the container's share, if known."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def threads() -> int:
-    """Threads that torch computes with in this process."""
+    """The number of threads with which torch computes in this process."""
     import torch
     return torch.get_num_threads()
 
 
 def memory_limit() -> int:
-    """Bytes of memory that this process and all beside it may use: the machine's, or its container's where that is less."""
-    import psutil                                                      # not above: `doctor` reports where it is broken
+    """Bytes of memory that all processes together may use: the machine's, or its container's if that is less."""
+    import psutil                                                      # here: `doctor` reports a broken one
     limits = [psutil.virtual_memory().total]
-    for limit in ("memory.max", "memory/memory.limit_in_bytes"):       # version 2 and 1 of Linux' control groups
-        with suppress(OSError, ValueError):                            # there is none, or it says "max"
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):       # Linux control groups, version 2 and version 1
+        with suppress(OSError, ValueError):                            # the file does not exist, or it says "max"
             limits.append(int(Path("/sys/fs/cgroup", limit).read_text(encoding="utf-8")))
     return min(limits)
 
 
 def peak_memory() -> int:
-    """Bytes: the most that this process had in memory so far. Processes it started are not counted."""
+    """The peak memory of this process so far, in bytes, without its child processes."""
     if sys.platform == "win32":
         import psutil
         now = psutil.Process().memory_info()
         return getattr(now, "peak_wset", now.rss)
-    if sys.platform == "linux":                                        # getrusage there begins with what the parent had
+    if sys.platform == "linux":                                        # getrusage begins with the parent's peak
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
     import resource
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss          # bytes on macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss          # in bytes on macOS
 
 
 def held_memory(processes, above: int = 0) -> int:
-    """Bytes that psutil.Processes hold and the system cannot take back: pages of files, which can be read again, do not count.
+    """Bytes of memory of some psutil.Processes that the system cannot take back. A process that has ended holds none.
 
-    A page that several processes share counts in each for its part, on Linux; elsewhere all that is resident counts.
-    A process that has ended holds nothing. On Linux adding up takes long for a large process, so it is done only where
-    a quick sum, in which shared pages count fully, is `above` so many bytes; else the quick sum is returned.
+    Pages of files do not count, because they can be read again. On Linux, a page that several processes share counts in
+    each of them for its part. On other systems, all resident memory counts.
+
+    The exact sum takes long for a large process. It is computed only if a quick sum, in which shared pages count
+    fully, is greater than `above`. Else the quick sum is returned.
     """
     quick = sum(_from_proc(each, "status", ("RssAnon:", "RssShmem:")) for each in processes)
     return quick if quick <= above else sum(_from_proc(each, "smaps_rollup", ("Pss_Anon:", "Pss_Shmem:")) for each in processes)
@@ -74,7 +76,7 @@ def _from_proc(process, name: str, wanted: tuple[str, ...]) -> int:
 
 
 def peak_memory_mb(device) -> float:
-    """The most so far, in MiB: of the tensors on a GPU, else of this process (its loaders not counted)."""
+    """The peak memory so far, in MiB: of the tensors if `device` is a GPU, else of this process without its loaders."""
     if device.type == "cuda":
         import torch
         return torch.cuda.max_memory_allocated(device) / 2**20
@@ -84,9 +86,10 @@ def peak_memory_mb(device) -> float:
 # ---------------------------------------------------------------- the device
 
 def pick_device(device=None):
-    """The torch.device asked for, else CUDA, else the CPU. Raises `CourseError` for one that cannot be used.
+    """The torch.device that is asked for, else CUDA if there is a GPU, else the CPU.
 
-    Apple's MPS is used only where it is asked for: it has no float64, which the equalities of the notebooks need.
+    Apple's MPS is used only if it is asked for, because it has no float64, which the comparisons of the notebooks need.
+    Raises `CourseError` for a device that cannot be used.
     """
     import torch
     if device is None:
@@ -109,9 +112,10 @@ def gpus() -> list[str]:
 
 
 def precision(mixed: bool, device):
-    """(autocast, scaler) for training: with `mixed`, bfloat16 where a CUDA device has it, else float16 with loss scaling.
+    """(autocast, scaler) for training in mixed precision if `mixed` is True and the device is CUDA.
 
-    Other devices train in float32: autocast does nothing there.
+    The type is bfloat16 if the GPU has it, else float16 with loss scaling. In all other cases training is in float32,
+    and both do nothing.
     """
     import torch
     dtype = None
@@ -124,10 +128,10 @@ def precision(mixed: bool, device):
 
 @contextmanager
 def deterministic(device):
-    """On a CPU, add up in a fixed order.
+    """A context in which torch adds numbers in a fixed order on a CPU.
 
-    The gradient of `relative_position_bias_table[relative_position_index]` is otherwise summed
-    by several threads with atomic adds, and two equal runs differ in the last bits.
+    Without it, several threads sum the gradient of `relative_position_bias_table[relative_position_index]`
+    with atomic additions, and two equal runs differ in the last bits.
     """
     import torch
     before = torch.are_deterministic_algorithms_enabled()
@@ -135,7 +139,7 @@ def deterministic(device):
     fill = torch.utils.deterministic.fill_uninitialized_memory
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # filling only costs time
+        torch.utils.deterministic.fill_uninitialized_memory = False  # filling would only take time
     try:
         yield
     finally:
@@ -143,7 +147,7 @@ def deterministic(device):
         torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
-# ---------------------------------------------------------------- where a result was made
+# ---------------------------------------------------------------- where a result was computed
 
 def version(package: str) -> str | None:
     """The installed version of a package, or None."""
@@ -154,12 +158,12 @@ def version(package: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The checkout's commit, "+changes" appended where files differ from it."""
+    """The commit of the checkout, with "+changes" if files differ from it; None if it is unknown."""
     git = functools.partial(subprocess.run, cwd=repo_root(), capture_output=True, encoding="utf-8")
     try:
         head = git(["git", "rev-parse", "HEAD"])
         changes = git(["git", "status", "--porcelain", "--untracked-files=no"])
-    except FileNotFoundError:  # no git on this machine
+    except FileNotFoundError:  # git is not installed
         return None
     if head.returncode:
         return None
@@ -167,7 +171,7 @@ def commit() -> str | None:
 
 
 def provenance(device, ranks: int = 1) -> dict:
-    """Where, by `ranks` processes, and with what a result was made."""
+    """The facts on where and with which versions a result was computed, by `ranks` processes."""
     import torch
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

@@ -1,8 +1,10 @@
-"""What `.ci/other-os` takes away. Python loads a module of this name at every start, so helpers and kernels see it too.
+"""The imitation of another system for `.ci/other-os`: what that system lacks is hidden from our code.
 
-Windows: no fcntl, resource, fork and POSIX signals, no symbolic links; a file that this process holds open or mapped can be
-neither replaced nor removed. macOS: no sched_getaffinity and other calls of Linux alone. Both: sys.platform and os.name
-say so, worker processes are spawned, there is no /proc and no /sys.
+Python loads a module of this name whenever it starts, so this also works in helper processes and kernels.
+
+Windows: there are no fcntl, resource, fork, POSIX signals and symbolic links. A file that this process has open or
+mapped cannot be replaced or removed. macOS: there is no sched_getaffinity, nor other calls of Linux only. On both,
+sys.platform and os.name are those of the other system, worker processes are spawned, and there is no /proc and no /sys.
 """
 import builtins
 import errno
@@ -37,7 +39,7 @@ def hidden(module: str) -> set[str]:
 
 
 class View(types.ModuleType):
-    """A module without what the other system lacks; the rest is read from the real one, and set there."""
+    """A module without the names that the other system lacks. Others are read from the real module, and set in it."""
 
     def __init__(self, real, changed):
         vars(self).update(__name__=real.__name__, __spec__=real.__spec__, _real=real, _changed=changed, _hidden=hidden(real.__name__),
@@ -51,7 +53,7 @@ class View(types.ModuleType):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r} on {SYSTEM}")
         return getattr(self._real, name)
 
-    # Tests replace attributes for a while. What they set here and delete again is afterwards as it was.
+    # Tests replace attributes for some time. When they delete such an attribute, its old value comes back.
     def __setattr__(self, name, value):
         if name in self._changed or name in self._hidden:
             self._patched[name] = value
@@ -115,7 +117,7 @@ def open_as_there(file, *args, **kwargs):
 
 
 def held(path) -> bool:
-    """Does this process hold the file open or mapped?"""
+    """Whether this process has the file open or mapped."""
     wanted = os.path.realpath(path)
     try:
         for fd in os.listdir("/proc/self/fd"):

@@ -1,1 +1,2 @@
-"""Measuring and proving: recorded outputs of the official code (`golden`), the speed of models and of reading beside other libraries."""
+"""Proofs and measurements: comparison with recorded outputs of the official code (`golden`), and benchmarks of models
+and of reading against other libraries."""

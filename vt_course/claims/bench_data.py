@@ -1,8 +1,8 @@
-"""Readers side by side: the same frames of the same files, in one process, taking turns.
+"""Readers of video files compared: the same frames of the same files, in one process, taking turns.
 
-Each opens the file, reads and closes, on one thread, as a data loader worker does. `bench_decode`
-stops at the pixels: "random" is one training clip at a random place, "sequential" every frame of
-the file. `bench_loader` goes on to what a model is fed.
+Each reader opens the file, reads and closes, on one thread, as a worker of a data loader does. `bench_decode`
+measures decoding to pixels: "random" reads one training clip at a random place, "sequential" reads every frame of
+the file. `bench_loader` also measures the steps up to the input of a model.
 """
 import statistics
 import time
@@ -20,7 +20,7 @@ from vt_course.files import parsing
 
 
 def read_ours(path, indices, short_side=None) -> np.ndarray:
-    return ClipReader(path, short_side, square=False).read(indices)          # pixels as stored, as the peers read them
+    return ClipReader(path, short_side, square=False).read(indices)          # pixels as stored, like the peers
 
 
 def read_decord(path, indices, short_side=None) -> np.ndarray:
@@ -32,19 +32,19 @@ def read_decord(path, indices, short_side=None) -> np.ndarray:
 
 
 def read_decord_loop(path, indices, short_side=None) -> np.ndarray:
-    """The loop found in many repositories: one frame at a time."""
+    """The loop that many repositories use: decord reads one frame at a time."""
     reader = _decord(path)
     return _decord_frames(path, lambda: np.stack([reader[int(i)].asnumpy() for i in indices]))
 
 
 def _decord(path, **size):
-    import decord                                                  # a peer: nothing else here needs it
+    import decord                                                  # here: only this peer needs it
     with parsing(path, "not readable by decord", "leave it out."):
         return decord.VideoReader(str(path), num_threads=1, **size)
 
 
 def _decord_frames(path, read: Callable[[], np.ndarray]) -> np.ndarray:
-    """`read()`, decord's faults as one sentence. At a few widths it takes the padding of rows for channels."""
+    """`read()`, with decord's errors as one sentence. At a few widths decord takes the padding of rows for channels."""
     import decord
     try:
         clip = read()
@@ -77,15 +77,15 @@ def read_pyav(path, indices, short_side=None) -> np.ndarray:
 
 
 def read_torchvision_style(path, indices, short_side=None) -> np.ndarray:
-    """Decode and convert everything from the first frame wanted to the last, then pick.
+    """Decode and convert all frames from the first to the last one wanted, then pick those wanted.
 
-    What `torchvision.io.read_video` did (it is gone since torchvision 0.26), with PyAV.
+    This is what `torchvision.io.read_video` did, with PyAV, until torchvision 0.26 removed it.
     """
     return read_pyav(path, np.arange(indices[0], indices[-1] + 1), short_side)[indices - indices[0]]
 
 
 def read_torchcodec(path, indices, short_side=None) -> np.ndarray:
-    """Exact seek mode; scaled after decoding."""
+    """torchcodec in its exact seek mode; frames are scaled after decoding."""
     from torchcodec.decoders import VideoDecoder
     with parsing(path, "not readable by torchcodec", "leave it out."):
         clip = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1).get_frames_at(indices.tolist()).data
@@ -96,10 +96,10 @@ def bench_decode(files, *, frames: int = 16, stride: int = 2, short_side: int | 
                  repeats: int = 5, seed: int = 0) -> list[dict]:
     """One row for each access ("random", "sequential") and decoder, ours (`ClipReader`) first.
 
-    A row is dict(access, decoder, version, frames_per_second, ratio, max_difference, error):
-    frames delivered in the median pass over all files; that rate over decord's; the largest
-    difference of any channel of any pixel from ours, None where the shapes differ (PyAV alone
-    does not obey rotation tags); error: None or why there are no numbers.
+    A row is dict(access, decoder, version, frames_per_second, ratio, max_difference, error).
+    frames_per_second: in the median pass over all files. ratio: that rate divided by decord's. max_difference: the
+    largest difference from ours of any channel of any pixel, or None if the shapes differ (only PyAV
+    does not obey rotation tags). error: None, or the reason why there are no numbers.
     """
     files = list(files)
     if not files:
@@ -133,14 +133,15 @@ PEERS = {"decord, frame by frame": read_decord_loop, "decord, get_batch": read_d
 
 
 def bench_loader(files, *, frames=(8, 16, 32), span: int = 64, size: int = 224, repeats: int = 5, seed: int = 0) -> list[dict]:
-    """Training samples a second on one core, ours beside loaders built on each peer; a row a peer and number of frames.
+    """Training samples per second on one core, of our loader and of loaders built on each peer.
 
-    A sample is opened, decoded, cut (one random box, the same in all), scaled to `size` and
-    normalised to float32 (3, T, size, size). Its T frames are span // T apart. Ours is what
-    `VideoFolder` does; the peers hand their frames to torchvision's functions.
-    A row is dict(frames, stride, peer, clips_per_second, peer_clips_per_second, ratio,
-    max_difference): medians over `repeats` passes over all files, ratio above 1: ours is faster;
-    the largest difference of a pixel, in units of 1 / 255. Raises `CourseError` without files.
+    To make a sample, a file is opened and decoded, cropped to one random box (the same for all), scaled to `size` and
+    normalised to float32 (3, T, size, size). The T frames are span // T apart. Our loader does the same as
+    `VideoFolder`. The loaders of the peers pass their frames to torchvision's functions.
+    There is a row for each peer and number of frames: dict(frames, stride, peer, clips_per_second,
+    peer_clips_per_second, ratio, max_difference). Rates are medians over `repeats` passes over all files. A ratio
+    above 1 means that ours is faster. max_difference: the largest difference of a pixel, in units of 1 / 255. Raises
+    `CourseError` if there are no files.
     """
     files = list(files)
     if not files:
@@ -184,7 +185,7 @@ def _peer_sample(read: Callable, path, indices, seed: int, size: int) -> torch.T
 
 
 def _take_turns(readers: dict, jobs: list, short_side, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each pass over all files; on a file the decoders alternate, in turn first."""
+    """Seconds of each pass over all files. On each file the decoders take turns, and which one is first changes."""
     seconds = {name: [0.0] * repeats for name in readers}
     for repeat in range(repeats):
         for number, (path, indices) in enumerate(jobs):
@@ -211,7 +212,7 @@ def _differences(readers: dict, jobs: list, short_side) -> dict[str, int | None]
 
 
 def _torchcodec_fault() -> str | None:
-    """Why torchcodec cannot be measured here, in one sentence, or None."""
+    """The reason why torchcodec cannot be measured here, as one sentence, or None."""
     try:
         import torchcodec.decoders  # noqa: F401
     except ModuleNotFoundError:

@@ -1,6 +1,6 @@
-"""Our models beside other people's: the same weights, the same input, in one process, taking turns.
+"""The speed of our models compared with that of other libraries: same weights, same input, one process, taking turns.
 
-Each pair has a process of its own, because the memory that earlier pairs leave behind changes how fast later ones run.
+Each pair has a process of its own, because memory that earlier pairs leave behind changes the speed of later ones.
 `bench_models` gives one row for each pair of models, pass (forward, or forward and backward) and execution (eager,
 or through torch.compile). A ratio above 1 means that ours is faster. Both models are in eval mode with drop path
 and dropout off, so that a backward pass is the same arithmetic in both.
@@ -35,12 +35,12 @@ from vt_course.models.uniformer import Depthwise
 
 @dataclass(frozen=True)
 class Pair:
-    """One of our variants and its peer. It is sent to another process, so `peer` must be a function that can be pickled."""
+    """One of our variants and its peer. It is sent to another process, so `peer` must be a function that pickles."""
 
     ours: str
     library: str
     peer: Callable[[], nn.Module]
-    shape: tuple[int, ...]              # one sample; our layout (C, H, W) or (C, T, H, W)
+    shape: tuple[int, ...]              # of one sample in our layout: (C, H, W) or (C, T, H, W)
     batch: int = 1
 
 
@@ -55,7 +55,7 @@ def timm(name: str) -> nn.Module:
 
 
 class Timesformer(nn.Module):
-    """transformers' model behind our call: (B, C, T, H, W) -> logits."""
+    """The model of transformers, called like ours: (B, C, T, H, W) -> logits (B, K)."""
 
     def __init__(self):
         super().__init__()
@@ -78,11 +78,11 @@ PAIRS = {
 }
 
 
-LEAST = 7                                # turns; medians of fewer say little on a machine that others use too
+LEAST = 7                                # turns; with fewer, medians say little on a machine that others also use
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """MACs a second of one large matrix product: what the machine can do at best. Median of 7."""
+    """MACs per second of one large matrix product, the most that the machine can reach. Median of 7."""
     n = 8192 if device.type == "cuda" else 1536
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in "ab")
     return n**3 / statistics.median(clock(lambda: a @ b, device) for _ in range(7))
@@ -101,7 +101,7 @@ def clock(work: Callable[[], object], device: torch.device) -> float:
 
 @contextmanager
 def quiet():
-    """Keep the profiler's own messages, which it writes past Python, off stderr."""
+    """Hide the messages of the profiler, which it writes to stderr directly, not through Python."""
     kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(null, 2)
@@ -113,7 +113,7 @@ def quiet():
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
-    """Most memory allocated at once while `work` runs, above what was allocated before."""
+    """The peak of allocated memory while `work` runs, in bytes, minus what was allocated before."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -131,7 +131,7 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
 
 
 def passes(call: Callable[[Tensor], Tensor], x: Tensor, autocast: bool, model: nn.Module) -> dict[str, Callable[[], object]]:
-    """The two things that are timed, for `call`, which runs `model`."""
+    """The two passes that are timed, by name: forward, and forward with backward. `call` runs `model`."""
     def logits():
         with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
             return call(x)
@@ -151,14 +151,15 @@ def bench_models(names: list[str] | None = None, *, device: str = "cpu", compile
                  progress: Callable[[str], None] = lambda text: None) -> list[dict]:
     """Time our models against their peers; see the module's docstring.
 
-    `names` are keys of `PAIRS` (default: all whose library is installed); `progress` gets a line for each row. On a GPU
-    both run under bf16 autocast. With `compile`, both are also compiled; those rows compare each compiled model with
-    the *eager* peer.
-    They take turns for about `seconds` a pass, at least `LEAST` times. A row is dict(model, peer, pass, mode, batch, input,
-    max_difference, turns, ours_ms, peer_ms, ratio, ratio_error, clips_per_second, peak_mb, peer_peak_mb, matmul_share):
-    medians of the turns, `ratio` that of the turns' ratios, since a machine that slows down slows both, `ratio_error`
-    its standard error; `matmul_share` is our MACs a second over those of one large matrix product on this machine.
-    Raises CourseError for an unknown name, a missing library or device.
+    `names` are keys of `PAIRS` (default: all whose library is installed). `progress` gets a line for each row. On a GPU
+    both models run under bf16 autocast. With `compile`, there are also rows for compiled models, which are compared
+    with the *eager* peer.
+    The two models take turns for about `seconds` in each pass, but at least `LEAST` times. A row is dict(model, peer,
+    pass, mode, batch, input, max_difference, turns, ours_ms, peer_ms, ratio, ratio_error, clips_per_second, peak_mb,
+    peer_peak_mb, matmul_share). Times are medians over the turns. `ratio` is the median of the ratios of the turns,
+    because a machine that becomes slower slows both models down. `ratio_error` is its standard error. `matmul_share` is
+    our MACs per second, divided by those of one large matrix product on this machine.
+    Raises CourseError for an unknown name, and for a missing library or device.
     """
     installed = [k for k, p in PAIRS.items() if importlib.util.find_spec(p.library)]
     for name in names or []:
@@ -177,12 +178,12 @@ def bench_models(names: list[str] | None = None, *, device: str = "cpu", compile
 
 
 def in_own_process(work: Callable, name: str, *args):
-    """`work(name, *args)` in a fresh process, which ends when this call does. A CourseError there is raised here."""
+    """The result of `work(name, *args)` in a new process, which ends with this call. Its CourseError is raised here."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=send_result, args=(sender, work, name, *args))
     process.start()
-    sender.close()                                                     # the child now holds the only end to write to
+    sender.close()                                                     # now only the child holds this end
     try:
         result = receiver.recv()
     except EOFError:
@@ -198,7 +199,7 @@ def in_own_process(work: Callable, name: str, *args):
 
 
 def send_result(sender: Connection, work: Callable, *args) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)                       # Ctrl-C is the parent's, and ends this process too
+    signal.signal(signal.SIGINT, signal.SIG_IGN)                       # the parent gets Ctrl-C, and ends this process
     try:
         result = work(*args)
     except CourseError as error:
@@ -229,7 +230,7 @@ def bench_pair(name: str, pair: Pair, device: torch.device, compile: bool, limit
             jobs[kind]()                                               # warm up, compile
         seconds = {who: [] for who in work}
         while len(seconds["ours"]) < LEAST or sum(map(sum, seconds.values())) < limit:
-            for who in list(work)[::(-1) ** len(seconds["ours"])]:     # whoever comes first gains nothing from it
+            for who in list(work)[::(-1) ** len(seconds["ours"])]:     # the order alternates
                 seconds[who].append(clock(work[who][kind], device))
         median = {who: statistics.median(s) for who, s in seconds.items()}
         peak = {who: peak_bytes(jobs[kind], device) / 1e6 for who, jobs in work.items()}
@@ -251,13 +252,13 @@ def geometric_mean(rows: list[dict]) -> float:
     return prod(row["ratio"] for row in rows) ** (1 / len(rows))
 
 
-# ---------------------------------------------------------------- how cost grows
+# ---------------------------------------------------------------- how the cost grows
 
 GROWTH = {"frames": [(T, 14, 14) for T in (2, 4, 8, 16, 32)], "side": [(8, n, n) for n in (7, 14, 28, 56)]}
 
 
 def attentions(size: tuple[int, int, int], dim: int = 192, heads: int = 3) -> dict[str, tuple[nn.Module, Callable]]:
-    """The attention of each family alone, for a map of `size` (T, H, W): name -> (module, call on (B, T, H, W, C))."""
+    """The attention layer of each family, for a map of `size` (T, H, W): name -> (module, call on (B, T, H, W, C))."""
     one, T, H, W = (1, 1, 1), *size
 
     def tokens(x):                                                     # (B, T, H, W, C) -> (B, N, C)
@@ -276,10 +277,11 @@ def attentions(size: tuple[int, int, int], dim: int = 192, heads: int = 3) -> di
 
 
 def bench_growth(device: str = "cpu", repeats: int = 3) -> list[dict]:
-    """MACs, milliseconds and peak memory of each family's attention as frames, or height and width, grow.
+    """MACs, milliseconds and peak memory of each family's attention, as the frames, or height and width, grow.
 
-    One layer of 192 channels and 3 heads, one clip, forward and backward. A row is dict(grows, T, H, W, tokens, attention, gmacs, ms,
-    peak_mb); GMACs are of the forward pass. The peak is that of fused attention, which never holds a whole N x N matrix.
+    One layer with 192 channels and 3 heads runs forward and backward on one clip. A row is dict(grows, T, H, W, tokens,
+    attention, gmacs, ms, peak_mb). GMACs are those of the forward pass. The peak memory is that of fused attention,
+    which never stores a whole N x N matrix.
     """
     where = torch.device(device)
     rows = []

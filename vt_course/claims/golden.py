@@ -1,11 +1,13 @@
 """Our models against recorded outputs of the official code: `vt-course verify DIR`.
 
-A case is two files. `NAME.json` holds repository, commit and class, the configuration facts, the official key
-list, stage summaries and gradient norms; `NAME.npz` the complete logits. No weights are stored: every parameter
-is a function of its official name and shape (`fill`). The case's model is built from its facts by *our* classes,
-the official layout is filled, goes through `official.from_official`, and what comes out must agree: in float32
-within rounding, and in float64 within 1e-9, which also sees a LayerNorm epsilon that is 1e-6 instead of 1e-5.
-The format, the rule and the tolerances are those of tests/golden/README.md.
+A case is two files. `NAME.json` holds repository, commit and class, the facts of the configuration, the official list
+of keys, summaries of the stages, and norms of gradients. `NAME.npz` holds the complete logits. No weights are stored,
+because every parameter is a function of its official name and shape (`fill`).
+
+For each case, *our* classes build the model from the facts. The weights are filled in the official layout and
+converted by `official.from_official`. The outputs must then agree: in float32 within rounding, and in float64 within
+1e-9. The latter also finds a LayerNorm epsilon of 1e-6 instead of 1e-5. The format, the rule and the tolerances are
+those of tests/golden/README.md.
 """
 import re
 import warnings
@@ -31,13 +33,16 @@ from vt_course.models.video_swin import SwinTransformer3D
 
 
 class Departure(Exception):
-    """What the case says and what our model does are not the same; the message says where."""
+    """Our model does not do what the case says. The message says where."""
 
 
 # ---------------------------------------------------------------- the rule
 
 def fill(key: str, shape: list[int], kind: str) -> Tensor | None:
-    """The value of the official entry `key`: seeded by the CRC-32 of its name, computed in float64, rounded once."""
+    """The value of the official entry `key`, float32; None for a buffer.
+
+    Its random numbers have the CRC-32 of the name as seed. It is computed in float64 and rounded once.
+    """
     z = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(tuple(shape))
     values = {"scale": lambda: 1 + 0.1 * z, "gamma": lambda: 1 + 0.1 * z, "bias": lambda: 0.05 * z,
               "running_mean": lambda: 0.1 * z, "running_var": lambda: 1 + 0.1 * np.abs(z),
@@ -49,7 +54,7 @@ def fill(key: str, shape: list[int], kind: str) -> Tensor | None:
 
 
 def fill_all(keys: list, total: float) -> dict[str, Tensor]:
-    """The official state dict of a case; `total` is the recorded sum of absolute values."""
+    """The official state dict of a case. Raises Departure unless its absolute values sum to `total`, as recorded."""
     state = {k: v for k, shape, kind in keys if (v := fill(k, shape, kind)) is not None}
     got = sum(v.double().abs().sum().item() for v in state.values())
     if not np.isclose(got, total, rtol=1e-8):
@@ -67,7 +72,10 @@ def case_input(facts: dict) -> Tensor:
 # ---------------------------------------------------------------- configuration facts -> our models
 
 def take(facts: dict, renamed: dict[str, str], fixed: dict) -> dict:
-    """Constructor arguments from facts: `renamed` maps their name to ours, `fixed` lists what our model does not vary."""
+    """Constructor arguments from facts. `renamed`: their name -> ours. `fixed`: values that our model has built in.
+
+    Raises Departure for an unknown fact, or for another value than a fixed one.
+    """
     rest = dict(facts)
     for name, value in fixed.items():
         if rest.pop(name, value) != value:
@@ -103,18 +111,18 @@ def timesformer(facts: dict) -> nn.Module:
 
 
 def uniformer(facts: dict) -> nn.Module:
-    image = "img_size" in facts            # a size the image model does not depend on
+    image = "img_size" in facts            # the image model does not depend on the size
     names = {"depth": "depths", "embed_dim": "embed_dims", "head_dim": "head_dim", "mlp_ratio": "mlp_ratio", "num_classes": "num_classes",
              "in_chans": "in_channels", "split": "divided", "conv_stem": "conv_stem", "layer_scale": "layer_scale"}
     fixed = {"img_size": facts.get("img_size"), "qkv_bias": True, "std": False, "attention_layer_norm_eps": 1e-6,
              "patch_embed_layer_norm_eps": 1e-5, "batch_norm_eps": 1e-5}
     config = take(facts, names, fixed)
     if "layer_scale" in config:
-        config["layer_scale"] = "G" if config["layer_scale"] else ""     # the official switch concerns the global blocks
+        config["layer_scale"] = "G" if config["layer_scale"] else ""     # the official switch is for the global blocks
     return UniFormer(dims=2 if image else 3, **config)
 
 
-# Arguments of create_multiscale_vision_transformers that our model does not vary, or that change nothing in eval mode.
+# Arguments of create_multiscale_vision_transformers that are fixed in our model, or have no effect in eval mode.
 BUILDER_FIXED = {"norm": "layernorm", "enable_patch_embed": True, "enable_patch_embed_norm": False, "qkv_bias": True, "bias_on": True,
                  "pool_first": False, "depthwise_conv": True, "head_activation": None}
 BUILDER_IDLE = ("use_2d_patch", "dropout_rate_block", "droppath_rate_block", "head", "head_dropout_rate", "separate_qkv")
@@ -123,8 +131,8 @@ BUILDER_IDLE = ("use_2d_patch", "dropout_rate_block", "droppath_rate_block", "he
 def mvit_from_arguments(facts: dict, shapes: dict[str, list[int]]) -> nn.Module:
     """pytorchvideo's MViT from the arguments of its builder, `create_multiscale_vision_transformers`.
 
-    What `facts` leave open has the builder's default (facebookresearch/pytorchvideo, pytorchvideo/models/vision_transformers.py)
-    or, where the recorded entries show it, their shape.
+    An argument that `facts` do not give has the value that the shapes of the recorded entries show, or else the
+    builder's default (facebookresearch/pytorchvideo, pytorchvideo/models/vision_transformers.py).
     """
     patch, blocks = shapes["patch_embed.patch_model.weight"], {int(k.split(".")[1]) for k in shapes if k.startswith("blocks.")}
     given = {
@@ -135,7 +143,7 @@ def mvit_from_arguments(facts: dict, shapes: dict[str, list[int]]) -> nn.Module:
         "embed_dim_mul": None, "atten_head_mul": None, "pool_q_stride_size": None, "pool_kv_stride_size": None,
         "pool_kv_stride_adaptive": None, "pool_kvq_kernel": None, "head_num_classes": shapes["head.proj.weight"][0]}
     arguments = {"spatial_size", "temporal_size", *given, *BUILDER_FIXED, *BUILDER_IDLE}
-    given |= {k: v for k, v in facts.items() if k in arguments}          # other facts say nothing about the network
+    given |= {k: v for k, v in facts.items() if k in arguments}          # other facts do not describe the network
     for name, value in BUILDER_FIXED.items():
         if given.get(name, value) != value:
             raise Departure(f"the configuration has {name}={given[name]!r}; our model has {value!r} built in")
@@ -163,16 +171,16 @@ def mvit_from_arguments(facts: dict, shapes: dict[str, list[int]]) -> nn.Module:
 
 
 def pytorchvideo(case: dict) -> nn.Module:
-    """pytorchvideo's MViT, from its builder's arguments, or from what was recorded of its blocks."""
+    """pytorchvideo's MViT, from the arguments of its builder, or from the facts that were recorded for its blocks."""
     config, shapes = case["config"], {k: s for k, s, _ in case["keys"]}
-    for facts in (config, *config.values()):                           # at the top, or under a name of their own
+    for facts in (config, *config.values()):                           # at the top level, or one level below
         if isinstance(facts, dict) and "spatial_size" in facts:
             return mvit_from_arguments(facts, shapes)
     return mvit_from_blocks(case, shapes)
 
 
 def mvit_from_blocks(case: dict, shapes: dict[str, list[int]]) -> nn.Module:
-    """pytorchvideo's MViT: what its builders fix is read from the recorded blocks, key list and input."""
+    """pytorchvideo's MViT, whose arguments are read from the recorded blocks, the list of keys and the input."""
     blocks = case["config"]["blocks"]
     if "pos_embed" in "".join(shapes) and not any("pos_embed_spatial" in k for k in shapes):
         raise Departure("joint position embeddings under pytorchvideo's names are not known to us")
@@ -198,7 +206,7 @@ def mvit_from_blocks(case: dict, shapes: dict[str, list[int]]) -> nn.Module:
         class_token=any(k.endswith("cls_token") for k in shapes))
 
 
-# By class in the official repositories.
+# Class name in the official repository -> builder of our model.
 BUILD: dict[str, Callable[[dict], nn.Module]] = {
     "microsoft/Swin-Transformer": swin, "SwinTransformer/Video-Swin-Transformer": video_swin,
     "facebookresearch/SlowFast": lambda facts: MViT(**mvit_config(facts)),
@@ -219,9 +227,9 @@ def build(config: dict, case: dict) -> nn.Module:
 # ---------------------------------------------------------------- comparing
 
 def summaries(t: Tensor, channels: int) -> list[np.ndarray]:
-    """Mean, standard deviation, the first 8 channels of the first and of the last position of a stage's output.
+    """Mean, standard deviation, and the first 8 channels at the first and at the last position of a stage's output.
 
-    Ours may be channels last where theirs is channels second; where sizes do not decide, both readings are returned.
+    Channels may be the last axis or the second. If the sizes allow both, both results are returned.
     """
     found = [t.movedim(axis, -1).flatten(0, -2) for axis in dict.fromkeys((-1, 1)) if t.shape[axis] == channels]
     return [torch.cat([r.mean()[None], r.std(correction=0)[None], r[0, :8], r[-1, :8]]).numpy() for r in found]
@@ -229,10 +237,10 @@ def summaries(t: Tensor, channels: int) -> list[np.ndarray]:
 
 @contextmanager
 def watch(model: nn.Module, stages: list[dict], layout: official.Layout):
-    """A dict that a forward pass inside the context fills: stage name -> (shape, summaries) of our module of that official name."""
+    """Yields a dict that a forward pass inside the context fills: official stage name -> (shape, summaries) of ours."""
     ours = {layout.names(path + ".")[0].rstrip("."): module for path, module in model.named_modules() if path}
     seen, hooks = {}, []
-    module_of = {"cls_positional_encoding": "blocks.0.input"}            # of pytorchvideo; in our model a method
+    module_of = {"cls_positional_encoding": "blocks.0.input"}            # of pytorchvideo; ours is a method
     for stage in stages:
         name, axes = stage["name"], re.findall(r"\([^)]*\)|\S+", stage["layout"])
         channels = stage["shape"][axes.index("C")]
@@ -252,7 +260,7 @@ def watch(model: nn.Module, stages: list[dict], layout: official.Layout):
 
 
 def first_departure(seen: dict[str, tuple], stages: list[dict], arrays) -> str:
-    """The first stage, in forward order, whose summary departs, in words; "" if none does."""
+    """A text that names the first stage, in forward order, whose summary differs; "" if none does."""
     for i, stage in enumerate(stages):
         name, tolerance = stage["name"], 3e-5 * max(1.0, float(arrays["stage_std"][i]))
         want = np.concatenate([[arrays["stage_mean"][i], arrays["stage_std"][i]],
@@ -269,7 +277,10 @@ def first_departure(seen: dict[str, tuple], stages: list[dict], arrays) -> str:
 
 
 def check_logits(facts: dict, arrays, row: dict) -> None:
-    """Build, fill, load, run: logits in float32 and float64, stages, gradient norms."""
+    """Build, fill, load and run the model. Compare logits in float32 and float64, stages, and norms of gradients.
+
+    Fills max_abs and max_abs_f64 of `row`. Raises Departure if something differs.
+    """
     weights = fill_all(facts["keys"], facts["weights_abs_sum"])
     x = case_input(facts["input"])
     model = build(facts["config"], facts)
@@ -281,7 +292,7 @@ def check_logits(facts: dict, arrays, row: dict) -> None:
     name = official.recognise(model, weights)
     want = arrays["logits"]
     with torch.no_grad(), warnings.catch_warnings(), watch(model, facts["stages"], official.layouts(model)[name]) as seen:
-        warnings.simplefilter("ignore", UserWarning)                   # a recorded input may be of another size on purpose
+        warnings.simplefilter("ignore", UserWarning)                   # some inputs have another size on purpose
         got = model(x).numpy()
     row["max_abs"] = float(np.abs(got - want).max())
     departure = first_departure(seen, facts["stages"], arrays)
@@ -303,7 +314,7 @@ def check_logits(facts: dict, arrays, row: dict) -> None:
 
 
 def check_gradients(model: nn.Module, x: Tensor, facts: dict, layout: str, rtol: float, atol: float) -> None:
-    """The recorded loss, and the norms of its gradients: every parameter's and the input's."""
+    """Compare the loss, and the norms of its gradients with respect to every parameter and the input."""
     x = x.clone().requires_grad_()
     logits = model(x)
     w = np.random.RandomState(facts.get("loss_weight_seed", 7)).standard_normal(tuple(logits.shape)).astype(np.float32)
@@ -325,7 +336,7 @@ def check_gradients(model: nn.Module, x: Tensor, facts: dict, layout: str, rtol:
 
 
 def check_inflation(facts: dict, arrays, row: dict) -> None:
-    """Fill the image layout, inflate it with our code, compare tensors, then the video model's output."""
+    """Fill the image model's weights, inflate them with our code, compare tensors, then the video model's output."""
     model = build(facts["config_3d"], facts)
     inflate = inflate_uniformer if isinstance(model, UniFormer) else official.inflate_swin
     weights = fill_all(facts["keys_2d"], facts["weights_abs_sum"])
@@ -340,7 +351,7 @@ def check_inflation(facts: dict, arrays, row: dict) -> None:
             raise Departure(f"{name} is not inflated as in the official code")
     x = case_input(facts["input"])
     output = "features" if "features" in facts else "logits"
-    with torch.no_grad():      # features: the global average of the normalised last map
+    with torch.no_grad():      # features are the global average of the normalised last map
         got = model(x) if output == "logits" else model.norm(model.stages(x)[-1]).flatten(1, -2).mean(1)
     want = arrays[output]
     row["max_abs"] = float(np.abs(got.numpy() - want).max())
@@ -349,7 +360,7 @@ def check_inflation(facts: dict, arrays, row: dict) -> None:
 
 
 def check_case(path: Path) -> dict:
-    """One case: a row with `case`, `source`, `max_abs`, `max_abs_f64`, `passed`, `problem` (a sentence, "" if passed)."""
+    """Check one case: dict(case, source, max_abs, max_abs_f64, passed, problem). problem: a sentence, "" if passed."""
     row = {"case": path.stem, "source": None, "max_abs": None, "max_abs_f64": None, "passed": False, "problem": ""}
     try:
         facts = read_json(path, "record the case again", dict)
@@ -359,7 +370,7 @@ def check_case(path: Path) -> dict:
         row["passed"] = True
     except Departure as error:
         row["problem"] = str(error)
-    except Exception as error:                                       # facts that are wrong can make a model raise anything
+    except Exception as error:                                       # wrong facts may make a model raise any error
         text = str(error).split("\n")[0] or type(error).__name__
         row["problem"] = f"no entry {text} in the case" if isinstance(error, KeyError) else text
     return row
@@ -368,7 +379,7 @@ def check_case(path: Path) -> dict:
 def check_folder(folder: Path):
     """Check every case (`NAME.json` beside `NAME.npz`) in `folder`, in order of their names; yields rows of `check_case`.
 
-    Raises CourseError when there is no such folder or no case in it.
+    Raises CourseError if there is no such folder, or no case in it.
     """
     cases = sorted(Path(folder).glob("*.json"))
     if not cases:

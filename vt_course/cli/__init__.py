@@ -1,9 +1,10 @@
-"""`vt-course VERB`: the one command-line entry. Verbs parse, call and print; the work is done elsewhere.
+"""`vt-course VERB`: the only command of the course. A verb parses arguments, calls a function and prints the result.
 
-Each group of verbs is a file, and each verb stands there with its options. Nothing here imports torch before a verb needs it.
+Each group of verbs is a file, in which each verb stands together with its options. torch is imported only when a verb
+needs it, so that `--help` is quick.
 
-Exit codes: 0 done, 1 something that was checked is wrong (a failing notebook), 2 input that the user can mend
-(one sentence on stderr), 130 interrupted, 141 whoever read our output is gone (as in `| head`).
+Exit codes: 0 done; 1 something that was checked is wrong (such as a failing notebook); 2 a mistake that the user can
+mend (one sentence on stderr); 130 interrupted; 141 the reader of our output has ended (as in `| head`).
 """
 import argparse
 import os
@@ -13,14 +14,14 @@ import vt_course
 from vt_course import CourseError, __version__
 from vt_course.publish import NotebookFailed
 
-from . import claims, course, data, training          # noqa: F401 (their verbs register themselves)
+from . import claims, course, data, training          # noqa: F401 (importing them registers their verbs)
 from .common import VERBS, leads, print_json
 
-# Before torch starts its threads: let them sleep while they wait, or training with a loader beside it loses
-# most of a small machine to spinning.
+# This must be set before torch starts its threads. They then sleep while they wait. Without it they spin, and on a
+# small machine take most of the CPU from the processes of the data loader.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-GROUPS = {          # word: help, example
+GROUPS = {          # name of a group: (help, example)
     "data": ("Make, fetch, prepare and check data.", "vt-course data synthetic"),
     "bench": ("Measure.", "vt-course bench decode clip.mp4"),
     "weights": ("Official weights.", "vt-course weights list"),
@@ -48,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):      # a pipe on Windows knows 256 characters; a name need not be valid anywhere
+    for stream in (sys.stdout, sys.stderr):      # so that printing never fails: a pipe on Windows has 256 characters
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -64,8 +65,8 @@ def main(argv: list[str] | None = None) -> int:
         if leads():
             print(f"vt-course: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:                      # an OSError: must come before it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())        # for the flush at exit
+    except BrokenPipeError:                      # before OSError, of which it is a subclass
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())        # because Python flushes stdout at exit
         return 141
     except OSError as error:
         name = f" {error.filename}" if error.filename else ""

@@ -1,4 +1,4 @@
-"""Verbs that measure and prove, and the official weights."""
+"""Verbs for proofs and measurements, and for the official weights."""
 import sys
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What all groups of verbs share: how a verb is declared, how results are printed, the types of arguments."""
+"""Shared by all groups of verbs: how a verb is declared, how results are printed, and the types of arguments."""
 import argparse
 import json
 import math
@@ -10,7 +10,10 @@ VERBS = {}          # "data synthetic": (function, help, example, options)
 
 
 def verb(words: str, help: str, example: str, *options):
-    """Make a function of the parsed arguments the verb `words`, of one word or of a group and a word. It returns the exit code."""
+    """Decorator: register a function as the verb `words`, which is one word, or a group and a word ("data stats").
+
+    The function takes the parsed arguments and returns the exit code.
+    """
     def register(run):
         VERBS[words] = run, help, example, options
         return run
@@ -23,7 +26,7 @@ def option(*names: str, **settings):
 
 
 def choice(*options):
-    """Exactly one of these options must be there."""
+    """A group of options of which exactly one must be given."""
     def add(parser):
         group = parser.add_mutually_exclusive_group(required=True)
         for one in options:
@@ -36,7 +39,7 @@ def print_json(value) -> None:
 
 
 def print_table(rows: list[dict], columns: dict[str, str]) -> None:
-    """`columns` maps a key of the rows to its heading. Numbers are aligned right."""
+    """Print rows as a table. `columns` maps each key of the rows to its heading. Numbers are aligned to the right."""
     def text(value):
         return "" if value is None else f"{value:,.2f}" if isinstance(value, float) else str(value)
     cells = [list(columns.values())] + [[text(row.get(k)) for k in columns] for row in rows]
@@ -47,12 +50,12 @@ def print_table(rows: list[dict], columns: dict[str, str]) -> None:
 
 
 def leads() -> bool:
-    """Whether this process speaks for the run: of those that torchrun starts, the first (training/ranks.py)."""
+    """Whether this process prints for the whole run: under torchrun, only rank 0 does (training/ranks.py)."""
     return "LOCAL_RANK" not in os.environ or os.environ["RANK"] == "0"
 
 
 def need_data() -> None:
-    """Render the embedded data set where it is not there yet."""
+    """Render the embedded data set if it is not there yet."""
     if not (vt_course.data_root() / "synthetic" / "config.json").is_file():
         from vt_course.data.synthetic import render
         render()
@@ -78,7 +81,7 @@ def whole(least: int):
 
 
 def counts(text: str) -> tuple[int, ...]:
-    """The argparse type of N for every split, or N,M for train and val."""
+    """The argparse type of numbers of clips: N for every split, or N,M for train and val."""
     numbers = text.split(",")
     if len(numbers) > 2 or not all(n.strip().isdecimal() and int(n) > 0 for n in numbers):
         raise argparse.ArgumentTypeError(f"{text!r} is not N or N,M, for instance 50 or 50,20")
@@ -90,7 +93,7 @@ def words(text: str) -> list[str]:
 
 
 def number_or(word: str, least: float, most: float):
-    """The argparse type of a number from `least` to `most`, or of `word`, which is None."""
+    """The argparse type of a number from `least` to `most`. `word` is also allowed, and becomes None."""
     def parse(text: str) -> float | None:
         try:
             value = least if text == word else float(text)

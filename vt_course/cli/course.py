@@ -1,4 +1,4 @@
-"""Verbs of the course itself: its notebooks, its tests, this installation."""
+"""Verbs for the course itself: its notebooks, its tests, the installation."""
 import subprocess
 import sys
 from pathlib import Path

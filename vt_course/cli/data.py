@@ -52,7 +52,7 @@ def kinetics(args) -> int:
                     keep_archives=args.keep_archives, skip=args.skip, dry_run=args.dry_run, progress=not args.json)
     if args.json:
         print_json(done)
-    elif not args.dry_run:                       # the estimate was printed to stderr already
+    elif not args.dry_run:                       # with it, only the estimate was wanted, and it is printed already
         for split, n in done["clips"].items():
             print(f"{args.out / split}.csv: {n:,} clips")
         for split, classes in done["short"].items():
@@ -97,7 +97,7 @@ def shard(args) -> int:
     if args.json:
         print_json(row)
     else:
-        for note in row["notes"]:                # how a folder was split, what is missing
+        for note in row["notes"]:                # how the folder was split, and what is missing
             print(f"vt-course: {note}", file=sys.stderr)
         print(f"{row['out']}: {row['clips']:,} clips in {row['shards']:,} shards, {row['bytes'] / 1e6:.0f} MB, "
               f"{row['written']:,} written now in {row['seconds']:.0f} s")

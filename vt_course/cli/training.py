@@ -1,4 +1,4 @@
-"""Verbs that train a model and measure it."""
+"""Verbs that train and evaluate a model."""
 from pathlib import Path
 
 from .common import leads, option, print_json, print_table, verb, whole
@@ -19,7 +19,7 @@ def train(args) -> int:
     from vt_course.training.fit import fit
     from vt_course.training.recipes import recipe_for
     recipe = recipe_for(args.model).override([f"data={args.data}"] * bool(args.data) + args.set)
-    recipe_for(recipe.model)                     # `--set model=...` may name one that does not exist
+    recipe_for(recipe.model)                     # raises if `--set model=...` names an unknown model
     summary = fit(recipe, args.out, resume=not args.no_resume, device=args.device, workers=args.workers,
                   max_steps=args.max_steps, progress=not args.json)
     if args.json and leads():

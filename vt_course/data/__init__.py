@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 from vt_course import CourseError, data_root
 from vt_course.data import synthetic
 
-if TYPE_CHECKING:                      # clips and images need torch; who only reads files does not
+if TYPE_CHECKING:                      # clips and images import torch; a process that only reads files needs none
     from vt_course.data.clips import Rows
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A data set: two manifests (CSV: path,label,start,end) and its classes, in label order.
+    """A data set: two manifests (CSV: path,label,start,end) and its classes, in the order of the label numbers.
 
-    A folder of videos has no manifest files: `train` and `val` are `clips.Rows`. Drawn images
-    (`images:shapes`) have no clips: `train` and `val` are None. `notes`: what the user should
-    know of how the clips were found, in sentences.
+    A folder of videos has no manifest files: there, `train` and `val` are `clips.Rows`. Drawn images
+    (`images:shapes`) have no clips: there, `train` and `val` are None. `notes`: sentences that tell the
+    user how the clips were found.
     """
     train: Path | Rows | None
     val: Path | Rows | None
@@ -29,7 +29,7 @@ class Spec:
     notes: tuple[str, ...] = ()
 
     def digest(self, split: str) -> str:
-        """SHA-256 of the list of a split's clips (of the list, not of the videos)."""
+        """SHA-256 of the list of clips of a split. The contents of the videos are not included."""
         listed = getattr(self, split)
         text = listed.read_bytes() if isinstance(listed, Path) else json.dumps(listed).encode()
         return hashlib.sha256(text).hexdigest()
@@ -39,12 +39,12 @@ def open_spec(spec: str) -> Spec:
     """The data set that a spec names.
 
     `synthetic:motion`, `synthetic:appearance`: the embedded set, two labels for the same clips.
-    `images:shapes`: single images, drawn when asked for (see `images`); nothing to render before.
-    `csv:TRAIN.csv,VAL.csv`: your own manifests; the classes are the sorted labels of TRAIN.csv. Lists of
-    `PATH LABEL` without a header are read, too; there a label that is a number is the index of its class.
-    `folder:PATH`: videos by class, or with the lists of UCF101, HMDB51 or Something-Something
+    `images:shapes`: single images. Each is drawn when it is needed (see `images`), so nothing is rendered before.
+    `csv:TRAIN.csv,VAL.csv`: your own manifests. The classes are the sorted labels of TRAIN.csv. Lists of
+    `PATH LABEL` without a header are read, too. If all their labels are numbers, each is the index of its class.
+    `folder:PATH`: videos in class folders, or with the lists of UCF101, HMDB51 or Something-Something
     (see `folders`).
-    `shards:PATH`: tar files, written by `vt-course data shard` or another program (see `shards`).
+    `shards:PATH`: tar files that `vt-course data shard` or another program wrote (see `shards`).
 
     Raises `CourseError` for an unknown spec, a data set that is not rendered, a manifest that
     is missing or has no clips, and a validation label that does not occur in training.

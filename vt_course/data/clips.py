@@ -1,7 +1,7 @@
-"""From a video file to a clip: which frames, decoded how, and what to do when the file is bad.
+"""From a video file to a clip: which frames to take, how to decode them, and what to do if the file is bad.
 
-The index rules (pure functions, named after where they come from) say which frames,
-`reader.ClipReader` decodes them, and `VideoFolder` joins both with `transforms` as a data set.
+The index rules are pure functions that say which frames to take; their names say where they come from.
+`reader.ClipReader` decodes the frames. `VideoFolder` is a data set that uses both, and `transforms`.
 """
 import os
 import re
@@ -21,16 +21,16 @@ from vt_course.files import csv_header, read_csv, read_lines
 # ------------------------------------------------------------------------- which frames
 
 def loop(indices: np.ndarray, num_frames: int) -> np.ndarray:
-    """Past its last frame a video starts again (mmaction2, `out_of_bound_opt="loop"`)."""
+    """Indices past the last frame continue at frame 0 (mmaction2, `out_of_bound_opt="loop"`)."""
     return np.mod(indices, num_frames)
 
 
 def dense_indices(num_frames: int, frames: int, stride: int, position: str = "centre",
                   rng=None) -> np.ndarray:
-    """`frames` indices, `stride` apart, at one place: "start", "centre" or "random".
+    """`frames` indices, `stride` apart, (frames,). `position`: "start", "centre" or "random".
 
-    They span (frames - 1) * stride + 1 frames. A video shorter than that is looped from its
-    frame 0. "random" is uniform over every start that fits, and needs `rng`.
+    They span (frames - 1) * stride + 1 frames. A shorter video is looped, beginning at its frame 0.
+    "random" is uniform over all starts that fit, and needs `rng`.
     """
     room = max(num_frames - ((frames - 1) * stride + 1), 0)        # starts 0 .. room fit
     if position == "random":
@@ -41,13 +41,13 @@ def dense_indices(num_frames: int, frames: int, stride: int, position: str = "ce
 
 
 def uniform_indices(num_frames: int, frames: int, rng=None) -> np.ndarray:
-    """One frame of each of `frames` equal segments: a random one with `rng`, else the middle.
+    """One frame of each of `frames` equal segments: a random one if `rng` is given, else the middle one. (frames,)
 
-    Middle: floor((i + 1/2) * num_frames / frames), the plain rule, that of
-    `SampleFrames(clip_len=1, num_clips=frames)` in the mmaction that Video Swin is built on.
+    The middle of segment i is floor((i + 1/2) * num_frames / frames). This is the rule of
+    `SampleFrames(clip_len=1, num_clips=frames)` in the mmaction on which Video Swin is built.
     (Video Swin's own SSv2 configuration has `frame_uniform=True`, which is `slowfast_segments`.)
-    With fewer frames than segments frames are repeated in place rather than looped, which
-    keeps the order of time.
+    If there are fewer frames than segments, a frame is taken several times in a row. Looping would
+    break the order of time.
     """
     if rng is None:
         return (2 * np.arange(frames, dtype=np.int64) + 1) * num_frames // (2 * frames)
@@ -59,7 +59,8 @@ def slowfast_segments(num_frames: int, frames: int, rng=None) -> np.ndarray:
     """The SSv2 rule of SlowFast, MViT and TimeSformer (`datasets/ssv2.py`, get_seq_frames).
 
     Segment i runs from round(i * s) to round((i + 1) * s), both included, where s is
-    (num_frames - 1) / frames: a random frame of it with `rng`, else the middle, rounded down.
+    (num_frames - 1) / frames. One frame of it is taken: a random one if `rng` is given, else the middle
+    one, rounded down. (frames,)
     """
     edges = np.round(np.arange(frames + 1) * ((num_frames - 1) / frames)).astype(np.int64)
     if rng is None:
@@ -68,10 +69,10 @@ def slowfast_segments(num_frames: int, frames: int, rng=None) -> np.ndarray:
 
 
 def video_swin_views(num_frames: int, frames: int, stride: int, clips: int) -> np.ndarray:
-    """Centres of `clips` equal parts: start_i = floor(i * avg + avg / 2); (clips, frames).
+    """The starts are the centres of `clips` equal parts: start_i = floor(i * avg + avg / 2); (clips, frames).
 
-    avg = (num_frames - frames * stride + 1) / clips. `SampleFrames` in test mode in the
-    mmaction that Video Swin is built on; frames out of bounds loop. (mmaction2 1.x has
+    avg = (num_frames - frames * stride + 1) / clips. This is `SampleFrames` in test mode, in the
+    mmaction on which Video Swin is built. Indices past the end loop. (mmaction2 1.x has
     another rule: it spreads the starts from the first to the last one that fits.)
     """
     room = max(num_frames - frames * stride + 1, 0)
@@ -81,10 +82,10 @@ def video_swin_views(num_frames: int, frames: int, stride: int, clips: int) -> n
 
 
 def mvit_views(num_frames: int, frames: int, stride: int, clips: int) -> np.ndarray:
-    """start_i = i * floor(delta / (clips - 1)), one clip: floor(delta / 2); (clips, frames).
+    """start_i = i * floor(delta / (clips - 1)), or floor(delta / 2) if clips = 1; (clips, frames).
 
-    delta = max(num_frames - frames * stride, 0). SlowFast's `datasets/decoder.py` with
-    `USE_OFFSET_SAMPLING: True`, as the Kinetics configurations of MViT and UniFormer set it.
+    delta = max(num_frames - frames * stride, 0). This is SlowFast's `datasets/decoder.py` with
+    `USE_OFFSET_SAMPLING: True`, which the Kinetics configurations of MViT and UniFormer set.
     """
     delta = max(num_frames - frames * stride, 0)
     starts = [i * (delta // (clips - 1)) for i in range(clips)] if clips > 1 else [delta // 2]
@@ -94,8 +95,8 @@ def mvit_views(num_frames: int, frames: int, stride: int, clips: int) -> np.ndar
 def timesformer_views(num_frames: int, frames: int, stride: int, clips: int) -> np.ndarray:
     """start_i = delta * i / clips, so that a single view begins at frame 0; (clips, frames).
 
-    The released code (`timesformer/datasets/decoder.py`). The paper speaks of a clip from the
-    middle of the video: that is `mvit_views` with clips=1.
+    delta is that of `mvit_views`. This is the rule of the released code (`timesformer/datasets/decoder.py`). The
+    paper speaks of a clip from the middle of the video: that is `mvit_views` with clips=1.
     """
     delta = max(num_frames - frames * stride, 0)
     starts = [delta * i / clips for i in range(clips)]
@@ -103,10 +104,10 @@ def timesformer_views(num_frames: int, frames: int, stride: int, clips: int) -> 
 
 
 def _slowfast_span(starts, num_frames: int, frames: int, stride: int) -> np.ndarray:
-    """SlowFast's `temporal_sampling`: `frames` points on [start, start + frames * stride - 1].
+    """SlowFast's `temporal_sampling`: `frames` points on [start, start + frames * stride - 1]; (clips, frames).
 
-    Neighbours are (frames * stride - 1) / (frames - 1) apart, a little more than `stride`;
-    points past the end are clamped to the last frame (these repositories do not loop).
+    Neighbours are (frames * stride - 1) / (frames - 1) apart, a little more than `stride`.
+    Points past the end are clamped to the last frame (these repositories do not loop).
     """
     points = [torch.linspace(s, s + frames * stride - 1, frames) for s in starts]
     return torch.stack(points).clamp(0, num_frames - 1).long().numpy()  # (clips, frames)
@@ -116,7 +117,7 @@ def uniformer_ssv2_views(num_frames: int, frames: int, stride: int, clips: int) 
     """UniFormer's test rule for Something-Something (`datasets/sth.py`); (clips, frames).
 
     Clip c takes frame round(i * s) + floor(s * (c + 1) / (clips + 1)) of segment i, where s is
-    (num_frames - 1) / frames. It has no stride: the argument is there for the common form.
+    (num_frames - 1) / frames. `stride` is not used; it is there so that all rules have the same arguments.
     """
     s = (num_frames - 1) / frames
     firsts = np.round(np.arange(frames) * s).astype(np.int64)
@@ -135,8 +136,9 @@ def iter_views(reader: ClipReader, indices: np.ndarray, size: int, crops: int = 
                ) -> Iterator[Tensor]:
     """The test views of one video: for each row of `indices` (clips, T), 1 or 3 crops.
 
-    Yields uint8 (T, size, size, 3), crops fastest. The frames are decoded in one go, scaled to
-    the short side `size` a few at a time, and cut in the centre or at three places along the longer side.
+    Yields uint8 (T, size, size, 3): first all crops of the first clip, then those of the second, and so on. The
+    frames are decoded together, and scaled to the short side `size` a few at a time. They are then cropped in the
+    centre (1 crop) or at three places along the longer side.
     """
     frames = reader.read(indices.ravel(), lambda few: transforms.resize_short_side(torch.from_numpy(few), size).numpy())
     for small in torch.from_numpy(frames).unflatten(0, indices.shape):                    # (T, h, w, C)
@@ -147,7 +149,7 @@ def iter_views(reader: ClipReader, indices: np.ndarray, size: int, crops: int = 
 # ------------------------------------------------------------------------- a data set
 
 class Rows(list):
-    """Clips that no manifest file lists: dicts as `read_manifest` returns; `name` is for messages."""
+    """Clips that were not read from a manifest file: dicts as `read_manifest` returns. `name` stands in messages."""
 
     def __init__(self, rows, name: str):
         super().__init__(rows)
@@ -158,12 +160,12 @@ class Rows(list):
 
 
 def read_manifest(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[dict]:
-    """Rows of a `path,label,start,end` CSV as dict(path: str, label: str, start, end).
+    """The rows of a `path,label,start,end` CSV as dict(path: str, label: str, start, end).
 
-    Paths are joined to the manifest's folder; start and end are seconds, or None where empty. A
-    video inside another file (see `shards`) also has offset and bytes, its place in that file.
-    `also`: further columns to keep as text, "" where there is none.
-    A list without such a header is read, too (see `read_list`).
+    Paths are joined to the manifest's folder. Start and end are seconds, or None if empty. If a
+    video lies inside another file (see `shards`), its row also has offset and bytes, its place in that file.
+    `also`: further columns to keep, as text; a row without such a column gets "".
+    A list without a header is read, too (see `read_list`).
     """
     folder, rows, name, remedy = Path(path).parent, [], f"Manifest {path}", "give a CSV file with the header path,label,start,end."
     need(os.path.exists(path), f"There is no manifest {path} (No such file or directory); {remedy}")
@@ -192,26 +194,27 @@ def read_manifest(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[d
 
 
 VIDEO = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, SUFFIXES + OTHERS))}))[\s,]+(\S.*)", re.IGNORECASE)
-LONGEST = 4096                                                    # characters of a line, as of a path
-FRAMES = re.compile(r"(.+?)[\s,]+(?:(\d+)[\s,]+)?(\d+)")          # of a folder of pictures, which has no ending
+LONGEST = 4096                                                    # characters of a line, as of a path in Linux
+FRAMES = re.compile(r"(.+?)[\s,]+(?:(\d+)[\s,]+)?(\d+)")          # for a folder of pictures: no ending
 
 
 def is_list(path: str | os.PathLike) -> bool:
-    """Whether the first line of a file is one of a list, see `read_list`, rather than a header."""
+    """Whether the first line of a file is a line of a list (see `read_list`), not a header."""
     try:
         line = next((line for line in map(str.strip, read_lines(path, "")) if line), "")
     except CourseError:
-        return False                                               # `read_manifest` says what is wrong
+        return False                                               # `read_manifest` will raise the error with its cause
     first = _list_line(line)
     return first is not None and bool(first[0].lower().endswith(SUFFIXES + OTHERS) or first[1] or os.path.isdir(_finder(path)(first[0])))
 
 
 def read_list(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[dict]:
-    """Rows, as `read_manifest` has them, of a list of `PATH LABEL` or `PATH FRAMES LABEL` lines without a header.
+    """The rows, as `read_manifest` returns them, of a list without a header: lines `PATH LABEL` or `PATH FRAMES LABEL`.
 
-    SlowFast, TimeSformer, UniFormer, VideoMAE and mmaction2 use such lists, with spaces or commas. A label that is a
-    number stands for the place of its class (see `numbered_classes`). Paths are looked for in the list's folder and the
-    folder above it, and one below each, as the videos often lie beside a folder of lists.
+    SlowFast, TimeSformer, UniFormer, VideoMAE and mmaction2 use such lists, with spaces or commas. If all labels are
+    numbers, each is the index of its class (see `numbered_classes`). A path is searched for in the list's folder, in
+    the folder above it, and in the direct subfolders of both, because the videos often lie beside a folder of lists.
+    Raises `CourseError` for a line of another form.
     """
     rows, find = [], _finder(path)
     for number, line in enumerate(map(str.strip, read_lines(path, "each line is PATH LABEL or PATH FRAMES LABEL.", f"List {path}")), 1):
@@ -226,16 +229,16 @@ def read_list(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[dict]
 
 
 def _finder(path):
-    from vt_course.data.folders import Finder, below               # which imports this module
+    from vt_course.data.folders import Finder, below               # here: `folders` imports this module
     folder = Path(os.path.abspath(path)).parent
     return Finder(folder, *below(folder), folder.parent, *below(folder.parent))
 
 
 def _list_line(line: str) -> tuple[str, str, str] | None:
-    """(path, number of frames or "", label) of a line of a list; None where it is none."""
+    """(path, number of frames or "", label) of a line of a list; None if it is not such a line."""
     if len(line) >= LONGEST:
         return None
-    if line.startswith('"') and '"' in line[1:]:                   # a path with commas, as CSV has it
+    if line.startswith('"') and '"' in line[1:]:                   # a quoted path, which may hold commas (CSV)
         name, _, rest = line[1:].partition('"')
         rest = rest.strip(", \t")
     elif found := VIDEO.fullmatch(line):
@@ -251,7 +254,7 @@ def _list_line(line: str) -> tuple[str, str, str] | None:
 
 
 def numbered_classes(labels) -> tuple[str, ...] | None:
-    """The classes "0", "1", ... of a list whose labels are numbers, so that each keeps its number as index; else None."""
+    """If all labels are numbers: the classes "0", "1", ..., so that each label is the index of its class. Else None."""
     if not all(map(str.isdecimal, labels)):
         return None
     most = max(map(int, labels))
@@ -262,7 +265,7 @@ def numbered_classes(labels) -> tuple[str, ...] | None:
 
 def _seconds(text: str) -> float:
     value = float(text)
-    if not 0 <= value < 1e9:                                       # 30 years; NaN is refused, too
+    if not 0 <= value < 1e9:                                       # 1e9 s: 30 years; NaN fails, too
         raise ValueError(f"{text} is no place in a video")
     return value
 
@@ -277,23 +280,23 @@ def _bytes(text: str) -> int:
 class VideoFolder(torch.utils.data.Dataset):
     """The clips of a manifest (a CSV file, or `Rows`) as samples for a model.
 
-    `ds[index]` or `ds[epoch, index]` is dict(clip, label, index): clip float32 (C, T, size,
-    size), normalised; label the place of the class name in `classes`. All that is random is a
+    `ds[index]` or `ds[epoch, index]` is dict(clip, label, index). clip is float32 (C, T, size,
+    size), normalised; label is the place of the class name in `classes`. Every random choice is a
     pure function of (seed, epoch, index), so a resumed run sees the same clips.
-    A file that cannot be used gives dict(index, error) instead, never another clip's frames.
+    A file that cannot be used gives dict(index, error) instead, never the frames of another clip.
 
-    train=True:  a random place in time (or a random frame of each segment), a random resized
-                 crop, a horizontal flip with probability `flip` (0: never, as it must be where
-                 left and right are classes).
-    train=False: the centre (or the middle frames), short side scaled to `size`, centre crop.
+    train=True:  a random start (or a random frame of each segment), a random resized crop, and a
+                 horizontal flip with probability `flip` (it must be 0 if left and right are classes).
+    train=False: the centre of the video (or the middle frame of each segment), short side scaled to
+                 `size`, centre crop.
     views=(clips, crops), with train=False: clip is (clips * crops, C, T, size, size), see
-                 `iter_views`; the clips by `view_rule`, a key of VIEW_RULES.
+                 `iter_views`. `view_rule`, a key of VIEW_RULES, says where the clips are.
 
-    `sampling`: "dense" (`frames` frames, `stride` apart) or a key of SEGMENT_RULES, which has
-    no use for `stride`. `short_side`: scale while decoding (see ClipReader); None, as stored,
-    is quicker for sources that are small already. `scale`, `ratio`: area and aspect of the
-    random crop (the published Kinetics recipes have scale (0.08, 1)). Files are opened by the
-    process that asks for the sample, so DataLoader workers are safe, forked ones too.
+    `sampling`: "dense" (`frames` frames, `stride` apart) or a key of SEGMENT_RULES, which ignores
+    `stride`. `short_side`: scale while decoding (see ClipReader); None decodes at the size of the file, which
+    is faster for files that are small already. `scale`, `ratio`: area and aspect ratio of the
+    random crop (the published Kinetics recipes have scale (0.08, 1)). The process that asks for a
+    sample opens the file, so DataLoader workers are safe, also forked ones.
     """
 
     def __init__(self, manifest, *, classes, frames: int, stride: int, size: int, train: bool,
@@ -356,7 +359,7 @@ class VideoFolder(torch.utils.data.Dataset):
         return self._view(torch.from_numpy(reader.read(indices)), rng)
 
     def _view(self, clip: Tensor, rng) -> Tensor:
-        """One square view of uint8 (T, H, W, C): random in training, else the centre."""
+        """One square view of a clip uint8 (T, H, W, C): a random one in training, else the centre."""
         if not self.train:
             clip = transforms.resize_short_side(clip, self.size)
             return self._floats(transforms.centre_crop(clip, self.size))
@@ -365,7 +368,7 @@ class VideoFolder(torch.utils.data.Dataset):
         return self._floats(transforms.horizontal_flip(clip) if flipped else clip)
 
     def _indices(self, num_frames: int, rng) -> np.ndarray:
-        """(T,), or (clips, T) for the views of dense sampling."""
+        """The frame numbers of a sample: (T,), or (clips, T) if `views` was given and sampling is dense."""
         if self.sampling in SEGMENT_RULES:
             rule = SEGMENT_RULES[self.sampling]
             return rule(num_frames, self.frames, rng if self.train else None)
@@ -380,9 +383,9 @@ class VideoFolder(torch.utils.data.Dataset):
 
 
 def collate(samples: list[dict]) -> dict:
-    """dict(clip (B, C, T, H, W), label (B,), index (B,), bad=[(index, sentence), ...]).
+    """Samples -> dict(clip (B, C, T, H, W), label (B,), index (B,), bad=[(index, sentence), ...]).
 
-    B counts the good samples only; when there are none, clip is None.
+    B counts the good samples only. If there are none, clip is None.
     """
     good = [sample for sample in samples if "error" not in sample]
     return dict(clip=torch.stack([sample["clip"] for sample in good]) if good else None,

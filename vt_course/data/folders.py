@@ -1,8 +1,8 @@
-"""What people already have: folders of videos by class, or with the official lists of a data set.
+"""Data sets that people already have: class folders of videos, or videos with the official lists of a data set.
 
-`read_folder` looks at the files that are there and takes the first layout that fits:
+`read_folder` looks at the files in the folder and takes the first layout that fits:
 
-    manifest.csv                         columns path,label and, if you like, start,end,split
+    manifest.csv                         columns path,label and optionally start,end,split
     train.csv, val.csv                   two manifests, path,label,start,end, or lists of PATH LABEL without a header
     something-something-v2-*.json        the labels of Something-Something V2; videos ID.webm
     classInd.txt, trainlist01.txt, ...   UCF101, split 1; videos CLASS/NAME.avi
@@ -11,12 +11,12 @@
     train/CLASS/*, val/CLASS/*           as torchvision.datasets.Kinetics leaves it
     CLASS/*                              no split: see `split_by_hash`
 
-In a class folder there may be groups (CLASS/GROUP/*, as in UCF11), and instead of a video the folder of its frames
+A class folder may contain groups (CLASS/GROUP/*, as in UCF11). Instead of a video there may be a folder of its frames
 (CLASS/VIDEO/img_00001.jpg), which a list names without an ending.
 
-Splits are called as people call them (`TRAIN_NAMES`, `VAL_NAMES`). Of several names for validation
-the first counts, so `test` validates only where nothing else does; a note names what is left out.
-A list may lie in the folder itself or one level below; videos may carry another ending than
+The usual names of splits are recognised (`TRAIN_NAMES`, `VAL_NAMES`). If there are several splits for validation, the
+first in `VAL_NAMES` is used, so `test` is used only if there is no other. A note names what is left out.
+A list may lie in the folder itself or one level below. Videos may have another ending than
 their list says (`vt-course data prepare` writes .mp4). Nothing is written.
 """
 import hashlib
@@ -33,14 +33,14 @@ from vt_course.data.clips import Rows, is_list, numbered_classes, read_manifest
 from vt_course.data.reader import OTHERS, PICTURES, SUFFIXES, clips_below
 from vt_course.files import csv_header, read_json, read_utf8
 
-TRAIN_NAMES = ("train", "training")                       # of a folder, a list or a split, in small letters
-VAL_NAMES = ("val", "valid", "validation", "validate", "dev", "eval", "test", "testing")         # the first counts
-SHARE = 5                                                 # one clip in so many is for validation
+TRAIN_NAMES = ("train", "training")                       # names of a folder, a list or a split, in small letters
+VAL_NAMES = ("val", "valid", "validation", "validate", "dev", "eval", "test", "testing")         # the first is used
+SHARE = 5                                                 # one clip of every 5 is for validation
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The clips of a folder. `notes`: sentences on what was decided or left out."""
+    """The clips of a folder. `notes`: sentences that say what was decided and what was left out."""
     layout: str
     classes: tuple[str, ...]
     train: Rows
@@ -49,12 +49,12 @@ class Listing:
 
 
 def read_folder(folder) -> Listing:
-    """The clips that a folder holds, by the layout that its files show (see above).
+    """The clips of a folder, whose layout is recognised by its files (see the top of this module).
 
-    Classes are in the order of the official list where there is one, else sorted. Raises
+    Classes are in the order of the official list if there is one, else sorted. Raises
     `CourseError` for a folder without a known layout or without clips, a class without videos
     or without training clips, and for a list that cannot be read. A single listed file that is
-    missing stays in: whoever reads it gets a sentence that names it.
+    missing stays in the list: reading it raises an error that names it.
     """
     folder, notes = Path(folder), []
     with readable(folder):
@@ -71,9 +71,9 @@ def read_folder(folder) -> Listing:
 
 
 def listed(folder) -> tuple[str, list[dict]]:
-    """(layout, rows) of the lists that a folder holds: what they promise, whether it is there or not.
+    """(layout, rows) of the lists in a folder. All listed clips are returned, also those whose files are missing.
 
-    No rows where there is no list, only videos. A manifest's column frames is kept.
+    If there is no list, only videos, there are no rows. The column frames of a manifest is kept.
     """
     folder = Path(folder)
     with readable(folder):
@@ -90,7 +90,7 @@ def layout_of(folder: Path):
 
 @contextmanager
 def readable(folder: Path):
-    """What goes wrong while reading lists and folders, as one sentence."""
+    """Turn errors while reading lists and folders into `CourseError`s of one sentence."""
     try:
         if not folder.is_dir():
             raise CourseError(f"There is no folder {folder}; give the path of a folder of videos.")
@@ -101,9 +101,9 @@ def readable(folder: Path):
 
 
 def checked(folder, classes, split: dict[str, Rows], notes: list, gaps: bool = False) -> list[str]:
-    """The classes in order, or `CourseError`; adds notes on listed files that are not there.
+    """The classes in order. Adds notes on listed files that are missing, and raises `CourseError` for other mistakes.
 
-    `gaps`: a class of which no clip is listed at all is no mistake, as where classes are numbers.
+    `gaps`: a class without any listed clip is allowed, as it is if the labels are numbers.
     """
     for name, rows in split.items():
         if not rows:
@@ -133,12 +133,13 @@ def checked(folder, classes, split: dict[str, Rows], notes: list, gaps: bool = F
 
 
 def split_by_hash(rows: list[dict], notes: list) -> list[dict]:
-    """A fifth of each class for validation: the clips whose file names have the smallest SHA-256.
+    """Take one fifth of each class for validation: the clips whose file names have the smallest SHA-256.
 
-    The same names give the same split on every machine, in any folder. A class of fewer than
-    five clips is left out. Groups (folders within a class folder) are kept whole and counted instead
-    of clips, where every class has five. A name does not tell which clips were cut from one video or show one
-    person; where that matters, say it with train/ and val/ or a column split in manifest.csv.
+    The same names give the same split on every machine, in any folder. A class with fewer than
+    five clips is left out. If every other class has at least five groups (folders within the class folder), groups
+    are split instead of clips, so that each group stays whole. File names do not tell which clips were cut from one
+    video or show the same person. If that matters, give the split with train/ and val/, or with a column split
+    in manifest.csv.
     """
     classes, small = {}, []
     for row in rows:
@@ -172,9 +173,10 @@ def split_by_hash(rows: list[dict], notes: list) -> list[dict]:
 
 
 def split_names(names, where, notes: list) -> dict[str, str]:
-    """{"train": ..., "val": ...}: which of `names` are the training and the validation split, each left away if none is.
+    """{"train": ..., "val": ...}: which of `names` is the training and which the validation split.
 
-    Capitals do not count. Notes say which other splits are left out, and where a test split has to validate.
+    A key is absent if there is no such split. Capital and small letters are equal. Notes say which other splits are
+    left out, and whether a test split is used for validation.
     """
     known = {name.lower(): name for name in sorted(names, reverse=True)}
     found = {split: next((known[name] for name in order if name in known), None)
@@ -189,14 +191,14 @@ def split_names(names, where, notes: list) -> dict[str, str]:
 
 
 def name_hash(path) -> str:
-    """SHA-256 of a file's name, with accents composed: macOS stores them apart."""
+    """SHA-256 of a file's name. Accents are composed with their letters first (NFC): macOS stores them separately."""
     name = unicodedata.normalize("NFC", os.path.basename(path))
     return hashlib.sha256(os.fsencode(name)).hexdigest()
 
 
 # ------------------------------------------------------------------------- layouts
-# Each takes the folder and a list for notes and returns (rows, classes in order or None);
-# a row is dict(path, label, start, end, split), split "train", "val" or "" where none is given.
+# Each function takes the folder and a list to which it adds notes. It returns (rows, classes in order or None).
+# A row is dict(path, label, start, end, split); split is "train", "val", or "" if none is given.
 
 def manifest(folder: Path, notes):
     rows = _read(folder / "manifest.csv")
@@ -231,10 +233,10 @@ def _read_splits(files: dict[str, Path], folder: Path, notes):
 
 
 def split_files(folder: Path, plain: bool) -> tuple[dict[str, Path], list[str]]:
-    """({a split as its file calls it: the file}, names of further lists): manifests or lists that differ in that word only.
+    """({name of a split: its file}, names of further lists). The files' names differ only in the name of the split.
 
-    `plain`: train.csv, val.csv, ... Else lists without a header, as kinetics400_train_list_videos.txt.
-    {} where there is none for training or none for validation.
+    plain=True: manifests train.csv, val.csv, ... plain=False: lists without a header, such as
+    kinetics400_train_list_videos.txt. {} if there is no file for training or none for validation.
     """
     alike = {}
     for name in _scan(folder)[1]:
@@ -255,7 +257,7 @@ def _read(path: Path) -> list[dict]:
 
 
 def something(folder: Path, notes):
-    """The label is the template without its brackets; the order that of the file of labels, if there."""
+    """The label is the template without its brackets. Classes have the order of the file of labels, if there is one."""
     at = _list_folder(folder, "something-something-v2-train.json")
     find, rows = Finder(folder, *below(folder)), []
     for name, split in (("train", "train"), ("validation", "val")):
@@ -279,7 +281,7 @@ def ucf101(folder: Path, notes):
     classes = [line.split()[-1] for line in _lines(at / "classInd.txt")]
     for name, split in (("trainlist01.txt", "train"), ("testlist01.txt", "val")):
         for line in _lines(at / name):
-            path = re.sub(r"\s+\d+$", "", line)                        # the training list has the number, too
+            path = re.sub(r"\s+\d+$", "", line)                        # the training list has class numbers, too
             if "/" not in path:
                 raise CourseError(f"{at / name} has the line {line!r:.200}; each names CLASS/VIDEO.avi.")
             rows.append(_row(find(path), path.split("/")[0], split))
@@ -287,7 +289,7 @@ def ucf101(folder: Path, notes):
 
 
 def hmdb51(folder: Path, notes):
-    """Lines are NAME.avi and 1 (train), 2 (test) or 0 (neither)."""
+    """Each line is NAME.avi and a number: 1 (train), 2 (test) or 0 (neither)."""
     at = next(path for path in (folder, *below(folder)) if any(path.glob("*_test_split1.txt")))
     find, rows = Finder(folder, *below(folder)), []
     for path in sorted(at.glob("*_test_split1.txt")):
@@ -327,7 +329,7 @@ def _by_class(folder: Path, split: str, notes) -> list[dict]:
                 else "it needs a folder for each class, with its videos in it")
         raise CourseError(f"{folder} has no class folders; {hint}.")
     for name in subfolders:
-        clips, inside = clips_below(folder / name, SUFFIXES, leave_out=folder)     # where a link leads back
+        clips, inside = clips_below(folder / name, SUFFIXES, leave_out=folder)     # a link may lead back to it
         if not clips:
             raise CourseError(f"Class folder {folder / name} has no videos: {_instead(folder, name, inside)}.")
         rows += [dict(_row(str(folder / name / clip), name, split), group=str(folder / name / os.path.dirname(clip)) * ("/" in clip))
@@ -343,7 +345,7 @@ def _by_class(folder: Path, split: str, notes) -> list[dict]:
 
 
 def _instead(folder: Path, name: str, files: list[str]) -> str:
-    """What a class folder without videos has, and what to do."""
+    """For a message: what a class folder without videos contains, and what to do."""
     kinds = f"(videos end in {', '.join(SUFFIXES)}); fill it or remove it"
     if unread := sorted({os.path.splitext(file)[1].lower() for file in files if is_other(file)}):
         return (f"its {len(files)} files are of other kinds ({', '.join(unread[:3])}); convert them with `vt-course data prepare "
@@ -356,7 +358,7 @@ def _instead(folder: Path, name: str, files: list[str]) -> str:
 
 
 def is_split_in_two(folder: Path) -> bool:
-    """A folder for training that has class folders, or no folders but those of other splits."""
+    """Whether the folder is split: it has a training folder with class folders, or only folders named as splits."""
     subfolders, _ = _scan(folder)
     named = [name for name in subfolders if name.lower() in TRAIN_NAMES + VAL_NAMES]
     return any(name.lower() in TRAIN_NAMES and _scan(folder / name)[0] for name in named) \
@@ -378,7 +380,10 @@ LAYOUTS = (
 # ------------------------------------------------------------------------- small things
 
 class Finder:
-    """The path of a listed video below one of `roots`; with another ending if it was re-encoded, or a folder of its frames."""
+    """Finds a listed video below one of `roots`: itself, with another ending (re-encoded), or the folder of its frames.
+
+    Calling it with a listed name returns the path; a name that is not found gives its path below the first root.
+    """
 
     def __init__(self, *roots: Path | str):
         self.roots, self.seen = [str(root) for root in roots], {}
@@ -402,12 +407,12 @@ def is_video(name: str) -> bool:
 
 
 def is_other(name: str) -> bool:
-    """A video of a kind that `prepare` has to convert."""
+    """Whether a file is a video of a format that `prepare` must convert first."""
     return name.lower().endswith(OTHERS)
 
 
 def _scan(folder) -> tuple[list[str], list[str]]:
-    """(subfolders, other entries), sorted, without hidden ones. A link that leads nowhere is no folder."""
+    """(subfolders, other entries), sorted, without hidden ones. A broken link is not a folder."""
     with os.scandir(folder) as entries:
         kinds = [(entry.name, os.path.isdir(entry.path)) for entry in entries if not entry.name.startswith(".")]
     return [sorted(name for name, is_dir in kinds if is_dir == wanted) for wanted in (True, False)]
@@ -418,12 +423,12 @@ def below(folder: Path) -> list[Path]:
 
 
 def _list_folder(folder: Path, name: str) -> Path | None:
-    """Where a list lies: the folder or one of its subfolders."""
+    """The folder in which a list lies: `folder` or one of its subfolders; None if there is none."""
     return next((at for at in (folder, *below(folder)) if (at / name).is_file()), None)
 
 
 def is_manifest(path: Path) -> bool:
-    """Kinetics' own train.csv has no column path."""
+    """Whether a file is a manifest or a list. Kinetics' own train.csv is not: it has no column path."""
     if not path.is_file():
         return False
     return is_list(path) or {"path", "label"} <= set(csv_header(path, "save it as CSV with commas."))

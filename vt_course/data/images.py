@@ -1,16 +1,16 @@
-"""Single images for the image models: one bright shape on a dark background, drawn when asked for.
+"""Single images for the image models: one bright shape on a dark background, drawn when it is needed.
 
-The 1,600 clips of the embedded set hold 1,600 outlines, too few for an image model to learn the
-eight shapes from: it memorises them. Here a scene costs about a millisecond, so training sees a
-new one each time and none twice.
+The 1,600 training clips of the embedded set show 1,600 outlines. These are too few for an image model to learn
+the eight shapes: it memorises them. Here an image is drawn in about a millisecond, so training sees a
+new image each time.
 
-The task is easier than the clips' `appearance` on purpose, to be learned in minutes on one core.
+The task is easier than the clips' `appearance` on purpose, so that it can be learned in minutes on one core.
 The shape has one colour (no texture, rim or hub), fills much of the image, lies wholly inside it
-and is brighter than what is behind it. Random are its place, its size (the disc of the same area
+and is brighter than the background. Random are its place, its size (the disc of the same area
 has a radius of 0.22 to 0.30 of the image's side), its rotation, both colours, the background and
-some noise. Harder settings that were tried, a run each: with any colour on any, `swin_mini` was
-still at chance after 8,000 images (at twice the learning rate); with smaller bright shapes, of
-radius 0.16 to 0.28, it was at 31 %; with these, at 57 %.
+some noise. Harder settings were tried with one run each. With any colour on any background, `swin_mini` was
+still at chance after 8,000 images (at twice the learning rate). With smaller bright shapes (radius
+0.16 to 0.28), it was at 31 %. With the present settings, it was at 57 %.
 """
 import functools
 
@@ -23,7 +23,7 @@ from vt_course.data import transforms
 from vt_course.data.synthetic import ANGLES, APPEARANCES, SPLITS, _background, _outline, _rgb
 
 SHAPES = APPEARANCES
-VERSION = 1  # of the drawing: raise it when the same key gives other pixels
+VERSION = 1  # version of the drawing; raise it if the same key gives other pixels
 COUNTS = {"train": 4000, "val": 1000}  # images an epoch, held-out images
 
 outline = functools.cache(_outline)  # (ANGLES,) distance from centre to outline; the area is pi
@@ -53,12 +53,12 @@ class Shapes(torch.utils.data.Dataset):
     """Images as samples for a model: dict(clip, label, index), as `VideoFolder` gives them.
 
     clip is float32 (3, 1, size, size), normalised: a clip of one frame. label is the place of
-    the shape in `SHAPES`; every eight neighbours hold each shape once. `ds[epoch, index]` of the
-    "train" split is another scene in each epoch and for each `seed`. The "val" split is the same
-    images for every seed and epoch, and none of them can be drawn in training: the split is part
+    the shape in `SHAPES`. Of each eight neighbouring images, every shape occurs once. `ds[epoch, index]` of the
+    "train" split is another image in each epoch and for each `seed`. The "val" split has the same
+    images for every seed and epoch. None of them is drawn in training, because the split is part
     of the key of the random numbers.
 
-    Raises `CourseError` for an unknown split, a size that is odd or below 32, and for fewer than 8 images.
+    Raises `CourseError` for an unknown split, for a size that is odd or below 32, and for fewer than 8 images.
     """
 
     classes, views = SHAPES, None
@@ -74,7 +74,7 @@ class Shapes(torch.utils.data.Dataset):
         return self.count
 
     def image(self, index: int, epoch: int = 0) -> np.ndarray:
-        """Image `index` as bytes, uint8 (size, size, 3)."""
+        """Image number `index` of an epoch, uint8 (size, size, 3)."""
         key = (self.seed, 0, epoch, index) if self.split == "train" else (0, 1, 0, index)
         return draw(SHAPES[index % len(SHAPES)], self.size, key)
 

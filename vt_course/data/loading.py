@@ -1,4 +1,4 @@
-"""From a data set to batches: which clips make one, what is kept in memory, how many processes decode."""
+"""From a data set to batches: which clips form a batch, which frames are kept in memory, how many processes decode."""
 import math
 import os
 import signal
@@ -13,18 +13,18 @@ from vt_course.data.clips import VideoFolder, collate
 from vt_course.data.reader import scaled_size
 from vt_course.machine import cores
 
-ROOM = 512 << 20  # bytes of frames that a data set keeps: all of the embedded one's, 482 MB
+ROOM = 512 << 20  # bytes of frames that a data set keeps; the embedded data set has 482 MB
 
 
 class KeptFrames(VideoFolder):
     """A `VideoFolder` that decodes each file once and keeps its frames in memory, while there is room.
 
-    They are scaled to the short side `keep`; files of more than twice that are scaled to twice it
-    while they are decoded. For training all frames of a file are kept, for validation those that it
-    looks at: frames * H * W * 3 bytes, at most `ROOM` bytes in the process that reads. A file that
-    has no room is decoded for each sample, to the same pixels.
-    Raises `CourseError` for a manifest with start or end times: a part of a
-    long video would keep all of it.
+    Frames are kept with the short side `keep`. If a file has more than twice `keep`, its frames are first scaled to
+    twice `keep`, while they are decoded. For training, all frames of a file are kept; for validation, only those
+    that are used. They take frames * H * W * 3 bytes, and at most `ROOM` bytes in the process that reads. A file for
+    which there is no room is decoded again for each sample, to the same pixels.
+    Raises `CourseError` for a manifest with start or end times, because the whole of a long video would be kept
+    for a part of it.
     """
 
     def __init__(self, manifest, *, keep: int, **settings):
@@ -51,16 +51,17 @@ class KeptFrames(VideoFolder):
 
 
 def _read_scaled(reader, indices, size: tuple[int, int]):
-    """The frames at `indices`, uint8 (T, h, w, C), (h, w) = size; never more than a few of them larger."""
+    """The frames at `indices`, uint8 (T, h, w, C), (h, w) = size. Only a few at a time are in memory at full size."""
     return torch.from_numpy(reader.read(indices, lambda few: transforms.resize(torch.from_numpy(few), *size).numpy()))
 
 
 class EpochBatches:
-    """Batches of keys (epoch, index): a permutation that depends on (seed, epoch) only.
+    """Batches of keys (epoch, index), in an order that depends on (seed, epoch) only.
 
-    `start` skips batches at the front, which is how a run goes on in the middle of an epoch.
-    Each index comes exactly once an epoch: the last batch may be smaller. Of each batch, process
-    `rank` of `world` takes every `world`-th key from its own on, which may be none of a small one.
+    `start` skips this many batches at the front, so that a run can go on in the middle of an epoch.
+    Each index comes exactly once in an epoch, so the last batch may be smaller. Of each batch, process number
+    `rank` of `world` processes takes every `world`-th key, beginning with key number `rank`. In a small batch
+    this may be no key at all.
     """
 
     def __init__(self, clips: int, batch_size: int, seed: int, rank: int = 0, world: int = 1):
@@ -79,26 +80,26 @@ class EpochBatches:
 
 
 def ignore_interrupt(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; only the main one may answer it."""
+    """Start of a worker: ignore Ctrl-C. It reaches every process of a terminal, but only the main one may react."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def make_loader(dataset, batches, workers: int | None, device: torch.device) -> DataLoader:
-    """A loader over `batches`, an iterable of lists of data set keys."""
+    """A DataLoader over `batches`, an iterable of lists of data set keys. `workers`: None for the default."""
     workers = default_workers() if workers is None else workers
     if isinstance(dataset, KeptFrames):
-        workers = min(workers, 1)  # each process would keep its own copy
+        workers = min(workers, 1)  # because each process would keep its own copy of the frames
     return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate,
                       worker_init_fn=ignore_interrupt, persistent_workers=workers > 0,
                       pin_memory=device.type == "cuda")
 
 
 def in_order(dataset, batch_size: int) -> list[list[int]]:
-    """Batches of consecutive indices that hold about `batch_size` clips, all views counted."""
+    """Batches of consecutive indices that hold about `batch_size` clips, where each view counts as one."""
     n, videos = len(dataset), max(batch_size // math.prod(dataset.views or (1,)), 1)
     return [list(range(i, min(i + videos, n))) for i in range(0, n, videos)]
 
 
 def default_workers() -> int:
-    """One decoding process leaves the second core of a small machine to the model; torchrun's processes share the cores."""
+    """The number of decoding processes, 1 to 8: all cores but one, which is for the model. Ranks share the cores."""
     return min(max(cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1, 1), 8)

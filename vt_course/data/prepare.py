@@ -1,8 +1,8 @@
-"""A folder of videos made ready for training: encoded again and small, checked, counted.
+"""Make a folder of videos ready for training: encode them again at a small size, check them, count them.
 
-A video that opens quickly, decodes cheaply and has honest time stamps is worth one encoding:
-`prepare` does it, `verify_folder` decodes every clip, `probe_folder` reads headers. Files are
-touched in processes of their own with a time limit (see `verify`), so none stops the others.
+Encoding once is worth the time if videos then open quickly, decode cheaply and have correct time stamps.
+`prepare` encodes, `verify_folder` decodes every clip, `probe_folder` reads headers. Other processes with a
+time limit open the files (see `verify`), so a bad file cannot stop the work on the others.
 """
 import csv
 import errno
@@ -31,12 +31,12 @@ from vt_course.machine import cores
 
 SOURCES = SUFFIXES + OTHERS
 LISTS = ("*.csv", "*.txt", "*.list", "something-something-v2-*.json", "classInd.txt", "trainlist*.txt",
-         "testlist*.txt", "*_test_split*.txt")             # that `folders` reads, in a folder or one below
-OFFICIAL = LISTS[3:]                                       # of these, those that are copied as they are
+         "testlist*.txt", "*_test_split*.txt")             # lists that `folders` reads, in a folder or a subfolder
+OFFICIAL = LISTS[3:]                                       # of these, those that are copied without changes
 RECORD = ("path", "source", "size", "mtime_ns", "settings", "frames", "seconds", "bytes")
 TIMEOUT = 300.0                                            # seconds a file may take
-PROBE_SECONDS = 20.0                                       # the same, for a look at the headers of 32 files
-WORTH_IT = 480                                             # pixels of the short side from which on `prepare` is advised
+PROBE_SECONDS = 20.0                                       # seconds that the headers of 32 files may take
+WORTH_IT = 480                                             # pixels of the short side from which `prepare` is advised
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -44,26 +44,26 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 def prepare(src, out, short_side: int = 256, fps: float | None = None, seconds: float | None = 10.0,
             workers: int | None = None, *, timeout: float = TIMEOUT, progress: bool = False) -> dict:
-    """Encode every video below `src`, or folder of frames, again, to the same place below `out` with the ending .mp4.
+    """Encode every video (or folder of frames) below `src` again, to the same place below `out`, with the ending .mp4.
 
-    H.264, no sound, a key frame every 16 frames, the index in front. Pictures are scaled so that
-    the short side is `short_side` pixels (smaller ones stay), to even sizes; a rotation tag is
-    applied, pixels become square, interlaced pictures whole. `fps`: that many frames a second, or
-    None for the frames and times of the source (25 a second where it is a folder of frames).
-    `seconds`: only the first so many, or None for all. Lists that `folders` reads are copied.
+    The result is H.264 without sound, with a key frame every 16 frames and the index at the front. Pictures are
+    scaled to the short side `short_side` in pixels (smaller ones are not enlarged), to even sizes. A rotation tag is
+    applied, pixels become square, and interlaced pictures are completed. `fps`: that many frames a second, or
+    None for the frames and times of the source (25 a second for a folder of frames).
+    `seconds`: encode only the first so many seconds, or None for all. Lists that `folders` reads are copied.
 
-    Where a manifest gives start or end, that part of the video becomes a file of its own,
-    NAME_START_END.mp4 (NAME_000010_000020.mp4), and the copy of the manifest has its name, start
-    and end empty. A video that manifests name only in parts is not encoded as a whole.
+    If a manifest gives start or end, that part of the video becomes a file of its own,
+    NAME_START_END.mp4 (NAME_000010_000020.mp4). The copy of the manifest has the name of this file, with start
+    and end empty. If manifests name only parts of a video, the whole video is not encoded.
 
-    Run again, it goes on: a clip is done when out/prepared.csv has its source's size, time and
-    these settings. Each is decoded whole before it gets its name, by one rename. What fails is
-    in out/quarantine.csv with the reason, and is tried again by the next run. out/left_out.csv names the
-    files that are no videos by their names and no lists: they are not looked at.
+    A second call goes on where the first was stopped: a clip is done if out/prepared.csv has the size and time of
+    its source and these settings. Each clip is decoded completely before one rename gives it its name. Clips that fail
+    are listed in out/quarantine.csv with the reason, and the next call tries them again. out/left_out.csv names the
+    files whose names are neither those of videos nor of lists. Such files are not opened.
 
     Returns dict(out, encoded, done_before, failed, left_out, clips, bytes, seconds). Raises `CourseError`
-    for what stops all: no videos, a manifest that cannot be read, a full disk, two sources of one
-    name, another run at work.
+    if nothing can be done: no videos, a manifest that cannot be read, a full disk, two sources of one
+    name, another process at work on `out`.
     """
     src, out, began = Path(src), Path(out), time.monotonic()
     need(short_side >= 16, f"short_side is {short_side}; give at least 16 pixels")
@@ -76,7 +76,7 @@ def prepare(src, out, short_side: int = 256, fps: float | None = None, seconds: 
     failed = []
     with alone(out / ".lock", wait=False), _open_record(out / "prepared.csv") as record:
         rows = _read_record(out / "prepared.csv")
-        # Parts are named after this process: that of a run which was killed may still be written to.
+        # A part (an unfinished file) is named after this process, because a helper of a killed run may still write.
         jobs = [dict(do="encode", path=path, source=str(src / source), start=start, end=end, short_side=short_side, fps=fps,
                      seconds=seconds, part=str((out / path).with_name(f".{number}.{os.getpid()}.part")))
                 for number, (path, (source, start, end)) in enumerate(targets.items())
@@ -109,7 +109,11 @@ def prepare(src, out, short_side: int = 256, fps: float | None = None, seconds: 
 
 
 def _plan(src: Path, out: Path) -> tuple[dict[str, tuple], dict[str, list | None], list[str]]:
-    """({path below out: (path below src, start, end)}, {list below src: its lines for `out`, or None: as it is}, other files)."""
+    """(targets, lists, other files below `src`).
+
+    targets: {path below `out`: (path below `src`, start, end)}.
+    lists: {list below `src`: its new lines, or None to copy it}.
+    """
     need(src.is_dir(), f"there is no folder {src}; name a folder of videos")
     videos, other = clips_below(src, SOURCES, leave_out=out)
     need(videos, f"{src} has no videos (names that end in {', '.join(SOURCES)}) and no folders of frames; name a folder of videos")
@@ -133,19 +137,19 @@ def _plan(src: Path, out: Path) -> tuple[dict[str, tuple], dict[str, list | None
 
 
 def _manifest(src: Path, path: Path) -> tuple[list[tuple], list | None]:
-    """([(path below src, start, end), ...], the lines for the prepared folder); [] and None where it is no manifest."""
-    from vt_course.data.clips import is_list, read_manifest        # which imports torch
+    """([(path below src, start, end), ...], the lines for the prepared folder); ([], None) if it is not a manifest."""
+    from vt_course.data.clips import is_list, read_manifest        # here: it imports torch
     from vt_course.data.folders import Finder, is_manifest, readable
     with readable(path.parent):
         if not is_manifest(path):
             return [], None
-        bare = is_list(path)                                       # stays one: its numbers are the places of classes
+        bare = is_list(path)                                       # stays a list: its numbers are class indices
         header = [] if bare else csv_header(path, "save it as CSV with commas.")
         also = [name for name in header if name not in ("path", "label", "start", "end")]
     find, rows, lines = Finder(""), [], [] if bare else [["path", "label", "start", "end", *also]]
     for row in read_manifest(path, also=also):
         source, times = Path(os.path.relpath(find(row["path"]), src)).as_posix(), (row["start"], row["end"])
-        if source.split("/")[0] == os.pardir:                      # of another folder: it stays what and where it is
+        if source.split("/")[0] == os.pardir:                      # outside `src`: the line keeps file and times
             place = os.path.abspath(row["path"]), row["label"], *times
         else:
             rows.append((source, *times))
@@ -155,9 +159,9 @@ def _manifest(src: Path, path: Path) -> tuple[list[tuple], list | None]:
 
 
 def _name(source: str, start: float | None, end: float | None) -> str:
-    """a/b.avi becomes a/b.mp4, its part from 10 to 12.5 seconds a/b_000010_000012.5.mp4."""
+    """The path of the result: a/b.mp4 for a/b.avi, or a/b_000010_000012.5.mp4 for its part from 10 to 12.5 seconds."""
     stem, ending = os.path.splitext(source)
-    stem = stem if ending.lower() in SOURCES else source              # a folder of frames
+    stem = stem if ending.lower() in SOURCES else source              # else a folder of frames, which has no ending
     if (start, end) == (None, None):
         return f"{stem}.mp4"
     first, last = (f"{time:010.3f}".rstrip("0").rstrip(".") if time is not None else other
@@ -167,7 +171,7 @@ def _name(source: str, start: float | None, end: float | None) -> str:
 
 @contextmanager
 def _no_parts_left(folders: set[Path]):
-    """Make the folders; at the end, whatever ends us, no part is there, nor one of a run that was killed."""
+    """Make the folders. At the end, also after an error, remove all parts, including those of runs that were killed."""
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -197,7 +201,7 @@ def _copy_lists(src: Path, out: Path, lists: dict[str, list | None]) -> None:
 
 
 def _open_record(path: Path):
-    """prepared.csv, to be read and added to."""
+    """Open prepared.csv, to read it and to add lines."""
     file = open(path, "a+", newline="", encoding="utf-8", errors="surrogateescape")
     text = path.read_bytes()
     if not text:
@@ -209,7 +213,7 @@ def _open_record(path: Path):
 
 
 def _read_record(path: Path) -> dict[str, dict]:
-    """Rows of prepared.csv by path, the last one of each. Half a line that a kill left does not count."""
+    """The last row of prepared.csv for each path. An incomplete line, which a kill leaves, is ignored."""
     again = "delete the line, or the file, and run the same command again."
     return {row["path"]: row for _, row in read_csv(path, again, errors="surrogateescape")
             if all(row.get(key) for key in RECORD) and all(re.fullmatch(r"\d{1,18}", row[key]) for key in ("frames", "bytes"))}
@@ -218,11 +222,11 @@ def _read_record(path: Path) -> dict[str, dict]:
 # ------------------------------------------------------------------------- one file, in a process of its own
 
 class DamagedVideo(CourseError):
-    """Frames cannot be decoded."""
+    """A video with frames that cannot be decoded."""
 
 
 def encode(job: dict) -> dict:
-    """Write job["part"]; dict(error, frames, seconds, size, mtime_ns). `stop`: no other file would fare better."""
+    """Write job["part"]; dict(error, frames, seconds, size, mtime_ns). stop=True: other files would fail, too."""
     source, part = job["source"], job["part"]
     how = {key: job[key] for key in ("source", "part", "short_side", "fps", "seconds", "start", "end")}
     try:
@@ -241,10 +245,10 @@ def encode(job: dict) -> dict:
         except DamagedVideo:
             if not leap:
                 raise
-            written = _transcode(**how, leap=False)                  # in case that decoding cannot begin in the middle
+            written = _transcode(**how, leap=False)                  # decoding may have to begin at the start
     except CourseError as error:
         return dict(error=str(error))
-    except (OSError, av.FFmpegError) as error:                       # PyAV's are OSErrors only where the system gave one
+    except (OSError, av.FFmpegError) as error:                       # not every error of PyAV is an OSError
         if error.errno in NO_ROOM or not isinstance(error, av.FFmpegError):
             return dict(stop=True, error=f"{part} cannot be written ({error.strerror}); free space and run the same "
                                          "command again.")
@@ -258,7 +262,7 @@ def encode(job: dict) -> dict:
 
 def _transcode(source: str, part: str, short_side: int, fps: float | None, seconds: float | None, start: float | None,
                end: float | None, leap: bool) -> int:
-    """The number of frames written."""
+    """Write the new video; return the number of frames written. For `leap` see `_decoded`."""
     with ExitStack() as stack:
         if os.path.isdir(source):
             old, moments = None, ((frame.time, frame) for frame in ClipReader(source).every_frame())
@@ -289,9 +293,9 @@ def _transcode(source: str, part: str, short_side: int, fps: float | None, secon
                 if picture.colorspace:                               # 0 is RGB
                     encoder.codec_context.colorspace = picture.colorspace
             elif (picture.width, picture.height) != size:
-                picture = picture.reformat(*size)                    # some streams change it half-way
+                picture = picture.reformat(*size)                    # in some streams the size changes
             pts = round(moment * 90000)
-            if pts > last:                                           # else it is shown for no time
+            if pts > last:                                           # else the frame would be shown for no time
                 picture.pts, picture.time_base, picture.pict_type = pts, Fraction(1, 90000), 0
                 new.mux(encoder.encode(picture))
                 written, last = written + 1, pts
@@ -300,9 +304,9 @@ def _transcode(source: str, part: str, short_side: int, fps: float | None, secon
 
 
 def _decoded(source: str, container, stream, start: float, leap: bool) -> Iterator:
-    """(time in seconds, frame), from `start` on or from before it; damage is raised, not concealed.
+    """(time in seconds, frame) for all frames from `start` on, and for some before. Raises `DamagedVideo` for damage.
 
-    `leap`: only from a key frame on that lies a second or more before `start`.
+    leap=False: decode from the beginning. leap=True: seek, and decode from a key frame a second or more before `start`.
     """
     stream.codec_context.options = {"err_detect": "explode"}
     stream.thread_type = "NONE"
@@ -315,7 +319,7 @@ def _decoded(source: str, container, stream, start: float, leap: bool) -> Iterat
             if packet.size:
                 stamps.append(packet.dts)
             for frame in packet.decode():
-                if stamps and container.format.name == "avi":        # without time stamps; those guessed are wrong for H.264
+                if stamps and container.format.name == "avi":        # has none; guessed ones are wrong for H.264
                     frame.pts = stamps.popleft()
                 if frame.time is not None:
                     time = frame.time - origin
@@ -332,7 +336,10 @@ def _decoded(source: str, container, stream, start: float, leap: bool) -> Iterat
 
 
 def _shown(source: str, frames, start: float, end: float | None, seconds: float | None) -> Iterator:
-    """(seconds since the first frame at or after `start`, frame), before `end` and within `seconds`."""
+    """(time, frame) for the frames from `start` on, before `end`, and within `seconds` after the first of them.
+
+    Times count in seconds from that first frame. Raises `CourseError` if there is none.
+    """
     stop, time, first = math.inf if end is None else end, None, None
     for time, frame in frames:
         if time < start - 1e-3:
@@ -352,7 +359,7 @@ def _shown(source: str, frames, start: float, end: float | None, seconds: float 
 
 
 def _at_rate(frames, fps: float) -> Iterator:
-    """The frame on show at 0, 1 / fps, 2 / fps, ... until the last one has been shown."""
+    """(time, the frame that is shown at this time) for times 0, 1 / fps, 2 / fps, ... to the end of the last frame."""
     shown, begin, k = None, 0.0, 0
     for moment, frame in frames:
         while shown is not None and k / fps < moment - 1e-6:
@@ -368,7 +375,7 @@ def _at_rate(frames, fps: float) -> Iterator:
 def _upright(frame, short_side: int, aspect=1):
     """A picture of even size, turned as its rotation tag says, its short side at most `short_side`.
 
-    `aspect`: a pixel of `frame` is so many times as wide as high; those of the picture are square.
+    `aspect`: width / height of a pixel of `frame`. The pixels of the picture are square.
     """
     height, width = frame.height, shown_width(frame.width, aspect)
     if min(height, width) > short_side:
@@ -383,7 +390,7 @@ def _upright(frame, short_side: int, aspect=1):
 
 
 def probe(path: str) -> dict:
-    """dict(seconds, width, height, error) from a file's headers, quickly: nothing is decoded but a folder's first picture."""
+    """dict(seconds, width, height, error) from a file's headers. Only a folder's first picture is decoded."""
     try:
         if os.path.isdir(path):
             reader = ClipReader(path)
@@ -395,7 +402,7 @@ def probe(path: str) -> dict:
                         height=stream.height, error=None)
     except BadClip as error:
         return dict(seconds=None, width=None, height=None, error=str(error))
-    except Exception as error:                                       # a damaged file can make a decoder raise anything
+    except Exception as error:                                       # a damaged file can raise any kind of error
         return dict(seconds=None, width=None, height=None, error=f"Clip {path} cannot be opened ({error}); fetch it again.")
 
 
@@ -404,7 +411,7 @@ def _answer(job: dict) -> dict:
 
 
 def _work(jobs: list[dict], timeout: float, workers: int | None, progress: bool) -> Iterator[tuple[dict, dict | None, str]]:
-    """(job, answer, fault), as the answers come; see `in_processes`."""
+    """(job, answer, fault) in the order in which the answers come; see `in_processes`."""
     with closing(in_processes("vt_course.data.prepare", jobs, timeout, workers or cores())) as answers:
         for number, answer, fault in tqdm(answers, total=len(jobs), unit="clip", disable=not progress, leave=False):
             yield jobs[number], answer, fault
@@ -416,12 +423,15 @@ def verify_folder(folder, *, report=None, timeout: float = 60.0, workers: int | 
                   progress: bool = False) -> list[dict]:
     """Decode every clip below `folder`; dict(path, status, frames, seconds, reason) for each.
 
-    status: "ok"; "corrupt"; "short", less than was promised, or a single frame; "missing",
-    promised and not there; "timeout", not decoded within `timeout` seconds, of which a long file gets
-    more (see `verify.work`): it may be healthy. Promises are made by prepared.csv (see `prepare`), by a list that
-    `folders` reads (a manifest's end time, or a column frames), and by names as Kinetics has
-    them (ID_000024_000034.mp4 is 10 s). A clip up to half a second shorter than promised still counts as ok.
-    The rows are written to `report`, by default report.csv in the folder.
+    status is one of:
+    "ok"; "corrupt"; "short": shorter than promised, or a single frame; "missing": promised, but not there;
+    "timeout": not decoded within `timeout` seconds (long files get more, see `verify.work`), so it may be healthy.
+
+    What is promised stands in prepared.csv (see `prepare`), in a list that `folders` reads (the end time in a
+    manifest, or a column frames), or in a name as in Kinetics (ID_000024_000034.mp4 promises 10 s). A clip up to
+    half a second shorter than promised still counts as ok.
+    The rows are written to `report`, by default report.csv in the folder. Raises `CourseError` for a folder that
+    cannot be read.
     """
     folder = Path(folder)
     need(folder.is_dir(), f"there is no folder {folder}; name a folder of videos")
@@ -453,7 +463,7 @@ def _judge(path: str, row: dict | None, frames: int | None, seconds: float | Non
 
 
 def _promises(folder: Path, found: list[str]) -> dict[str, tuple[int | None, float | None]]:
-    """{path below the folder: (frames, seconds)} of every clip found or listed; None: not said."""
+    """{path below the folder: promised (frames, seconds)} of every clip found or listed; None: not promised."""
     from vt_course.data.folders import listed
     promised = {path: (None, _named_seconds(path)) for path in found}
     for row in listed(folder)[1]:
@@ -476,7 +486,10 @@ def _named_seconds(path: str) -> float | None:
 # ------------------------------------------------------------------------- statistics
 
 def probe_folder(folder, *, workers: int | None = None, progress: bool = False, notes: list | None = None) -> list[dict]:
-    """dict(path, label, split, seconds, width, height, bytes, error) of each clip `folders` finds; its notes go to `notes`."""
+    """dict(path, label, split, seconds, width, height, bytes, error) of each clip that `folders` finds.
+
+    Its notes are added to `notes`.
+    """
     from vt_course.data.folders import read_folder
     found = read_folder(folder)
     if notes is not None:
@@ -486,7 +499,7 @@ def probe_folder(folder, *, workers: int | None = None, progress: bool = False, 
     paths = list(dict.fromkeys(row["path"] for row in rows))
     known, jobs = {}, [dict(do="probe", paths=paths[k:k + 32]) for k in range(0, len(paths), 32)]
     while jobs:
-        alone = []                                             # of 32 that came to nothing, one is to blame
+        alone = []                                             # when 32 files fail together, each is tried alone
         for job, answer, fault in _work(jobs, PROBE_SECONDS, workers, progress):
             if not answer and len(job["paths"]) > 1:
                 alone += [dict(do="probe", paths=[path]) for path in job["paths"]]
@@ -499,7 +512,7 @@ def probe_folder(folder, *, workers: int | None = None, progress: bool = False, 
 
 
 def stats(clips: list[dict]) -> list[dict]:
-    """A row a class, from the rows of `probe_folder`: clips of each split, lengths, sizes, bytes."""
+    """One row for each class, from the rows of `probe_folder`: clips of each split, lengths, sizes, bytes."""
     classes, rows = {}, []
     for clip in clips:
         classes.setdefault(clip["label"], []).append(clip)
@@ -517,7 +530,7 @@ def stats(clips: list[dict]) -> list[dict]:
 
 
 def advice(clips: list[dict]) -> list[str]:
-    """[a sentence on what `prepare` would save], from rows of `probe`; [] where that is little or nothing is known."""
+    """[a sentence on what `prepare` would save], from rows of `probe`; [] if it would save little, or if unknown."""
     shown = [(clip["width"], clip["height"]) for clip in clips if not clip["error"]]
     if not shown or (side := median(min(size) for size in shown)) < WORTH_IT:
         return []
@@ -527,7 +540,7 @@ def advice(clips: list[dict]) -> list[str]:
 
 
 def advice_on(rows) -> list[str]:
-    """`advice` on rows of a manifest, from the headers of five of them."""
+    """`advice` on the rows of a manifest, from the headers of five of its files."""
     files = [row["path"] for row in rows[::-(-len(rows) // 5) or 1] if "offset" not in row and os.path.isfile(row["path"])]
     return advice([probe(path) for path in files])
 
@@ -535,12 +548,12 @@ def advice_on(rows) -> list[str]:
 # ------------------------------------------------------------------------- small things
 
 def videos_below(folder: Path, suffixes: tuple[str, ...], leave_out: Path | None = None) -> list[str]:
-    """The clips of `reader.clips_below`."""
+    """The first result of `reader.clips_below`: the clips."""
     return clips_below(folder, suffixes, leave_out)[0]
 
 
 def size_of(path: str | os.PathLike) -> int:
-    """Bytes of a file, or of the pictures in a folder; 0 for what is not there."""
+    """Bytes of a file, or of the pictures in a folder; 0 if it is not there."""
     try:
         if os.path.isdir(path):
             with os.scandir(path) as entries:

@@ -1,6 +1,6 @@
 """One video file: open it, read frames, and say what is wrong with it.
 
-Nothing here needs torch, so that a process which only reads files starts quickly.
+Nothing here imports torch, so that a process which only reads files starts quickly.
 """
 import io
 import os
@@ -20,12 +20,12 @@ from av.video.reformatter import VideoReformatter
 from vt_course import CourseError
 
 LARGEST = 8192 * 4320          # pixels of a picture: 8K, the most that any level of H.264 allows
-SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")     # of the files that ClipReader opens
+SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")     # files that ClipReader opens
 OTHERS = (".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".vob", ".ts", ".mts", ".m2ts", ".m2t", ".wmv", ".asf", ".flv", ".f4v", ".3gp",
-          ".3g2", ".ogv", ".ogm", ".gif", ".divx", ".qt", ".mxf", ".dv", ".rm", ".rmvb")      # that `prepare` makes into such
-PICTURES = {".jpg": "mjpeg", ".jpeg": "mjpeg", ".png": "png", ".bmp": "bmp", ".webp": "webp"}    # and FFmpeg's decoders
-KEEP, LONG = 64 << 20, 600     # bytes, seconds: of a larger or longer file only the packets needed are read, by seeking
-BLOCK = 32 << 20               # bytes of frames that `read` hands to `then` at once
+          ".3g2", ".ogv", ".ogm", ".gif", ".divx", ".qt", ".mxf", ".dv", ".rm", ".rmvb")      # `prepare` converts these
+PICTURES = {".jpg": "mjpeg", ".jpeg": "mjpeg", ".png": "png", ".bmp": "bmp", ".webp": "webp"}    # and their decoders
+KEEP, LONG = 64 << 20, 600     # bytes, seconds; a larger or longer file is not read as a whole, but by seeking
+BLOCK = 32 << 20               # bytes of frames that `read` passes to `then` in one call
 
 
 class BadClip(CourseError):
@@ -33,13 +33,13 @@ class BadClip(CourseError):
 
 
 class Astray(Exception):
-    """A seek led elsewhere than the table of packets says."""
+    """After a seek, the packets are not those of the table of packets."""
 
 
 def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """(height, width) with the short side at `short_side` and the aspect ratio kept.
+    """(height, width) after scaling so that the short side is `short_side`; the aspect ratio is kept.
 
-    The long side is rounded half up, as `mmcv.rescale_size` does: 340x256 at 128 is 170x128.
+    The long side is rounded (half up), as in `mmcv.rescale_size`: 340x256 becomes 170x128 for short side 128.
     """
     scale = short_side / min(height, width)
     if height <= width:
@@ -48,21 +48,20 @@ def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 
 class ClipReader:
-    """A video file (MP4, MOV, MKV, WebM or AVI), opened with PyAV, on one thread; or a folder of its frames as pictures.
+    """A video file (MP4, MOV, MKV, WebM or AVI), opened with PyAV on one thread; or a folder of its frames as pictures.
 
-    `short_side` (pixels): frames come out with this short side, scaled as they are converted to
-    RGB, aspect ratio kept (`scaled_size`); None leaves them as stored. `span` (offset, bytes): the
-    video lies there inside the file, as in a tar.
-    Frames are what a player shows: rotation tags are obeyed, pixels that are not square make
-    pictures wider or narrower (`shown_width`; not with `square=False`, which is what other readers do),
-    interlaced pictures are mended (`progressive`).
-    `num_frames`, `fps`, `height`, `width` describe what `read` returns; `pictures` are the names of a folder's.
-    Pictures have no times; 25 a second are taken for them, as FFmpeg does.
+    `short_side` (pixels): frames are scaled to this short side while they are converted to
+    RGB, with the aspect ratio kept (`scaled_size`). None leaves the size of the file. `span` (offset, bytes): the
+    place of the video inside a larger file, such as a tar.
+    Frames look as a player shows them. Rotation tags are obeyed. If pixels are not square, pictures are made
+    wider or narrower (`shown_width`); with `square=False` they are not, as in other readers.
+    Interlaced pictures are completed (`progressive`).
+    `num_frames`, `fps`, `height`, `width` describe what `read` returns. `pictures`: the names of a folder's pictures.
+    Pictures have no times; they count as 25 a second, as in FFmpeg.
 
-    Raises `BadClip` for a file that is missing, empty, truncated, damaged, without video, or with
-    pictures of more than `LARGEST` pixels by its headers (a few kB can hold GB of them). What only
-    a full decode can find (damage in frames that nobody asked for, a wrong frame count) is left
-    to `vt_course.data.verify`.
+    Raises `BadClip` for a file that is missing, empty, truncated, damaged or without video, and for one whose headers
+    give pictures of more than `LARGEST` pixels (a file of a few kB can decode to GBs). Some faults are found only
+    by a full decode (damage in frames that nobody asked for, a wrong frame count); `vt_course.data.verify` does that.
     """
 
     def __init__(self, path: str | os.PathLike, short_side: int | None = None, span: tuple[int, int] | None = None,
@@ -81,20 +80,20 @@ class ClipReader:
         self._kept = None if self._long else list(_demux(self.path, self._container))
         table = _long_table(self._container, self.path, self._span) if self._long else _table(self._kept)
         pts, self._dts, durations, keys, hidden = table
-        self.num_frames = int((hidden == 0).sum())                 # an edit list hides what a cut left before its start
+        self.num_frames = int((hidden == 0).sum())                 # an edit list hides frames before the start of a cut
         if not self.num_frames:
             raise BadClip(f"Clip {self.path} has a video stream without frames; replace it.")
         self.fps, step = float(self._stream.average_rate or 25), float(self._stream.time_base)
-        # AVI stores no time stamps. What FFmpeg makes up for H.264 and H.265 there is wrong where they have B frames.
+        # AVI stores no time stamps. FFmpeg guesses them, and for H.264 and H.265 with B frames it guesses wrong.
         guessed = self._container.format.name == "avi" and self._stream.codec.name in ("h264", "hevc")
         order = None if guessed or pts.dtype == object else np.argsort(pts)
         if order is not None and (np.diff(pts[order]) > 0).all():
-            self._pts, self._order, self._keys = pts, order, np.flatnonzero(keys)      # of packets, as they are decoded
-            self._shown = order[~hidden[order]]                    # the packet of frame 0, 1, ...
+            self._pts, self._order, self._keys = pts, order, np.flatnonzero(keys)      # of packets, in decoding order
+            self._shown = order[~hidden[order]]                    # the packets of frames 0, 1, ...
             self._times, last = pts[self._shown] * step, durations[self._shown[-1]] * step
-        else:                                                      # frames are counted
+        else:                                                      # no usable time stamps: frames are counted
             self._pts, self._times, last = None, np.arange(self.num_frames) / self.fps, 0
-        # How long the last frame is shown is the muxer's guess: as long as the shortest one before it.
+        # The duration of the last frame is only a guess of the muxer. We take that of the shortest frame before it.
         self._end = self._times[-1] + np.diff(self._times).min(initial=last or 1 / self.fps)
         return self._stream.height, shown_width(self._stream.width, self._square and self._stream.sample_aspect_ratio)
 
@@ -105,25 +104,25 @@ class ClipReader:
         return first.height, first.width
 
     def __del__(self):
-        if hasattr(self, "_container"):        # PyAV's objects hold each other and would wait for the garbage collector
+        if hasattr(self, "_container"):        # PyAV's objects are in a cycle and would wait for the garbage collector
             self._container.close()
 
     def at_most(self, short_side: int) -> "ClipReader":
-        """This reader, with frames scaled down to this short side where they are stored with a longer one."""
+        """This reader, set to scale frames to this short side if the file has a longer one."""
         if short_side < min(self.stored):
             self._scaled, self._size = scaled_size(*self.stored, short_side), None
         return self
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels. A rotation tag shows only on a frame, so it is read late."""
+        """(height, width) of the frames in pixels. Only a decoded frame shows its rotation tag, so it is read here."""
         if self._size is None:
             self.read([0])
         return self._size
 
     @property
     def seconds(self) -> float:
-        """From the first frame's beginning to the last one's end, by their time stamps."""
+        """The time from the beginning of the first frame to the end of the last one, by their time stamps."""
         return float(self._end - self._times[0])
 
     height = property(lambda self: self.size[0])
@@ -132,8 +131,9 @@ class ClipReader:
     def read(self, indices, then: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
         """The frames at `indices`, in that order, repeats allowed: uint8 (T, H, W, 3), RGB.
 
-        `then` makes (k, H, W, 3) into (k, h, w, 3). Frames go through it in blocks of at most
-        `BLOCK` bytes, so that many of them are never in memory at full size.
+        `then` is a function from (k, H, W, 3) to (k, h, w, 3). Frames go through it in blocks of at most
+        `BLOCK` bytes, so that only one block is in memory at full size. Raises `BadClip` for damage and `IndexError`
+        for an index that the video does not have.
         """
         indices = np.asarray(indices, dtype=np.int64)
         if indices.min() < 0 or indices.max() >= self.num_frames:
@@ -148,7 +148,7 @@ class ClipReader:
                       f"{self.num_frames}; fetch or render it again.")
 
     def _ways(self, wanted: np.ndarray) -> Iterator[tuple[Iterable, list]]:
-        """(pairs of a name and a frame, the names of those wanted): the quick way first, the surest last."""
+        """The ways to get the wanted frames, quickest first, each as (pairs of a name and a frame, names wanted)."""
         if self.pictures:
             yield ((k, self._picture(k)) for k in wanted.tolist()), wanted.tolist()
             return
@@ -157,11 +157,11 @@ class ClipReader:
             if self._long:
                 yield self._selected(wanted, seek=True), names
             yield self._selected(wanted), names
-        # No usable time stamps, or a stream that does not start afresh at its key frames.
+        # The surest way, for files without usable time stamps and streams that cannot be decoded from a key frame on.
         yield enumerate(self.every_frame()), wanted.tolist()
 
     def _collect(self, frames: Iterable, names: list, then=None) -> np.ndarray | None:
-        """Of `frames`, pairs of a name and a frame, those named, as RGB: (T, H, W, C); None where some do not come."""
+        """Of `frames`, pairs of a name and a frame, those in `names`, as RGB (T, H, W, C); None if some are missing."""
         place = {name: k for k, name in enumerate(names)}
         clip, block, slots, convert, (height, width) = None, None, [], VideoReformatter(), self._scaled
         try:
@@ -169,7 +169,7 @@ class ClipReader:
                 if name in place:
                     if frame.is_corrupt:
                         return None
-                    # One thread: the default starts one a core for each picture, which is slower and outlives it.
+                    # One thread: the default starts one per core for each picture. That is slower, and they stay alive.
                     rgb = convert.reformat(progressive(frame), width, height, "rgb24", threads=1).to_ndarray()     # (h, w, C)
                     if turns := round(frame.rotation / 90) % 4:
                         rgb = np.rot90(rgb, turns)
@@ -195,11 +195,11 @@ class ClipReader:
         return None
 
     def _selected(self, wanted: np.ndarray, seek: bool = False) -> Iterator:
-        """(time stamp, frame): decodes what the frames at `wanted` depend on, and little else.
+        """(time stamp, frame) of the frames at `wanted` and of some others; decodes little more than they depend on.
 
-        A frame depends on packets from the last key frame that is shown before it up to its own.
-        Of these, frames that no other refers to (most B frames) are skipped where they are not wanted.
-        `seek`: the packets between are not even read.
+        A frame depends on the packets from the last key frame that is shown before it, up to its own.
+        Among these, frames to which no other frame refers (most B frames) are skipped unless they are wanted.
+        `seek`: seek over the other packets instead of reading them.
         """
         needed = np.zeros(len(self._pts), bool)
         for own in self._shown[wanted].tolist():
@@ -208,7 +208,7 @@ class ClipReader:
                 k -= 1
             needed[self._keys[k] if k >= 0 else 0:own + 1] = True
         context, wanted, mode = self._stream.codec_context, set(self._pts[self._shown[wanted]].tolist()), None
-        skips = context.codec.name != "libdav1d"                   # which takes the mode of its first picture for all (AV1)
+        skips = context.codec.name != "libdav1d"                   # AV1's decoder keeps the first mode
         context.flush_buffers()
         for packet in self._sought(needed) if seek else compress(self._packets(), needed):
             if skips and mode != (mode := "DEFAULT" if packet is None or packet.pts in wanted else "NONREF"):
@@ -220,20 +220,20 @@ class ClipReader:
             yield frame.pts, frame
 
     def _sought(self, needed: np.ndarray) -> Iterator:
-        """The packets of a long file where `needed`, each run of them from where a seek lands, and None between two runs.
+        """The `needed` packets of a long file, after one seek for each run of them, with None between two runs.
 
-        Every packet must be the one that the table has at its place, so a seek that lands too late, or on other time stamps
-        than reading from the beginning gives, is noticed. Raises `Astray` for it.
+        Every packet must be the one that the table has at its place. So it is noticed if a seek lands too late, or if
+        the time stamps after a seek differ from those of reading from the beginning. Raises `Astray` in both cases.
         """
         edges = np.flatnonzero(np.diff(needed, prepend=False, append=False))
         for number, (first, stop) in enumerate(edges.reshape(-1, 2).tolist()):
             if number:
-                yield None                                         # what the decoder still holds; the seek makes it forget
-            stamp = self._pts[first] if self._dts[first] is None else self._dts[first]     # Matroska's first have none
+                yield None                                         # take the frames left in the decoder before the seek
+            stamp = self._pts[first] if self._dts[first] is None else self._dts[first]     # Matroska's first: no dts
             self._container.seek(int(stamp), stream=self._stream)
             at = None
             for packet in _demux(self.path, self._container):
-                if at is None:                                     # where did it land?
+                if at is None:                                     # find where the seek landed
                     at = int(self._order[np.searchsorted(self._pts[self._order[:-1]], packet.pts or 0)])
                     if at > first:
                         raise Astray
@@ -248,7 +248,7 @@ class ClipReader:
                 raise Astray
 
     def every_frame(self) -> Iterator:
-        """All frames in order, as they are decoded (av.VideoFrame). Raises av.FFmpegError where one cannot be."""
+        """All frames in order, as they are decoded (av.VideoFrame). Raises av.FFmpegError if one cannot be decoded."""
         if self.pictures:
             yield from map(self._picture, range(self.num_frames))
             return
@@ -262,7 +262,7 @@ class ClipReader:
         return self._kept or _demux(self.path, _open(self.path, self._span)[0])
 
     def _picture(self, number: int):
-        """Decode one of a folder's pictures. Raises `BadClip` for one that cannot be, or is not as large as the first."""
+        """Decode one of a folder's pictures. Raises `BadClip` if it cannot be, or is not as large as the first."""
         path = os.path.join(self.path, self.pictures[number])
         codec = PICTURES[os.path.splitext(path)[1].lower()]
         try:
@@ -272,7 +272,7 @@ class ClipReader:
             packet = av.Packet(Path(path).read_bytes())
             packet.is_keyframe = True                              # else FFmpeg adds a PNG to the one before it
             [frame] = self._codecs[codec].decode(packet)
-        except (av.FFmpegError, OSError, ValueError) as error:     # ValueError: no picture, or several
+        except (av.FFmpegError, OSError, ValueError) as error:     # ValueError: no picture in the file, or several
             if isinstance(error, OSError) and not isinstance(error, av.FFmpegError):
                 fault = f"cannot be read ({error.strerror})"
             else:
@@ -285,9 +285,9 @@ class ClipReader:
         return frame
 
     def frame_range(self, start: float | None, end: float | None) -> tuple[int, int]:
-        """(first, stop): the frames shown from `start` up to `end` seconds; None: no bound.
+        """(first, stop): the range of frames that are shown from `start` up to `end` seconds. None means no bound.
 
-        Each frame's own time stamp decides, so a variable frame rate is no trouble.
+        The time stamp of each frame decides, so this works with a variable frame rate, too.
         """
         if self.pictures:
             raise BadClip(f"Clip {self.path} is a folder of pictures, which have no times; leave its start and end empty in "
@@ -304,15 +304,16 @@ class ClipReader:
 def shown_width(width: int, aspect) -> int:
     """The width at which a player shows pictures whose pixels are `aspect` times as wide as high.
 
-    Up to a hundredth more or less is no intention but the rounding of whoever scaled the video: it stays as stored.
+    A change of up to 1 % is ignored, because it comes from rounding when the video was scaled, not from an intention.
     """
     return width if not aspect or abs(aspect - 1) <= 0.01 else max(round(width * aspect), 1)
 
 
 def progressive(frame):
-    """A picture without combs: the lines of the second field are made from the first (FFmpeg's `estdif`).
+    """A frame without the combs of interlacing: the lines of its second field are computed from the first (`estdif`).
 
-    It looks at no other picture, so that a frame is the same whatever was read before it.
+    This filter of FFmpeg uses no other picture, so a frame is the same, whatever was read before it. Frames that are
+    not interlaced are returned unchanged.
     """
     if not frame.interlaced_frame:
         return frame
@@ -328,15 +329,15 @@ def progressive(frame):
 
 
 def pictures_in(folder: str | os.PathLike) -> list[str]:
-    """The names of the frames that a folder holds, in order: pictures called alike but for numbers, as img_00001.jpg.
+    """The names of the frames in a folder, in order: pictures whose names differ only in a number, as img_00001.jpg.
 
-    [] where there is none. Of several series those of optical flow (mmaction2's flow_x_00001.jpg) do not count. Raises
-    `BadClip` where it is then not clear which one is meant.
+    [] if there is none. If there are several series, those of optical flow (mmaction2's flow_x_00001.jpg) are ignored.
+    Raises `BadClip` if not exactly one of the several is left.
     """
     try:
         series = picture_series(os.listdir(folder)) if os.path.isdir(folder) else {}
     except OSError:
-        return []                                                  # whoever opens it as a file says what is wrong
+        return []                                                  # opening it as a file will say what is wrong
     if len(series) > 1:
         series = {like: names for like, names in series.items() if not re.match(r"(flow|[xyuv]_)", like)}
         if len(series) != 1:
@@ -346,7 +347,7 @@ def pictures_in(folder: str | os.PathLike) -> list[str]:
 
 
 def picture_series(names: Iterable[str]) -> dict[str, list[str]]:
-    """{"img_#.jpg": ["img_1.jpg", "img_2.jpg", "img_10.jpg"]}: names of pictures with numbers, in the order of these."""
+    """{"img_#.jpg": ["img_1.jpg", "img_2.jpg", "img_10.jpg"]}: names of pictures, in the order of their numbers."""
     series = {}
     for name in names:
         like = re.sub(r"[0-9]+", "#", name)
@@ -360,8 +361,9 @@ def picture_series(names: Iterable[str]) -> dict[str, list[str]]:
 def clips_below(folder: str | os.PathLike, suffixes: tuple[str, ...], leave_out: Path | None = None) -> tuple[list[str], list[str]]:
     """(clips, other files) below a folder: relative paths with /, sorted, without hidden ones.
 
-    A clip is a video by its ending, or a folder with nothing in it but numbered pictures (see `pictures_in`). The folder
-    itself is none. Links are followed, but not in circles. Raises `CourseError` for a folder that cannot be read.
+    A clip is a file with the ending of a video, or a folder that holds only numbered pictures (see `pictures_in`). The
+    folder itself is never a clip. Links are followed, but not in circles. Raises `CourseError` for a folder that cannot
+    be read.
     """
     clips, other, barred = [], [], {os.path.realpath(leave_out)} if leave_out else set()
 
@@ -392,16 +394,16 @@ def clips_below(folder: str | os.PathLike, suffixes: tuple[str, ...], leave_out:
     return sorted(clips), sorted(other)
 
 
-# ------------------------------------------------------------------------- what a file says of its packets
+# ------------------------------------------------------------------------- the table of a file's packets
 
 def _table(packets: Iterable) -> tuple[np.ndarray, ...]:
-    """(time stamps, those of decoding, durations, is key, is hidden) of the packets, in the order of decoding."""
+    """Arrays over the packets, in decoding order: (pts, dts, durations, is key frame, is hidden)."""
     table = [(p.pts, p.dts, p.duration or 0, p.is_keyframe, p.is_discard) for p in packets]
     return tuple(np.array(column) for column in zip(*table)) if table else (np.zeros(0),) * 5
 
 
 def _long_table(container, path: Path, span) -> tuple[np.ndarray, ...]:
-    """`_table` of a long file: by the index of an MP4 or MOV, else from all its packets; the last few of these are kept."""
+    """`_table` of a long file: from the index of an MP4 or MOV, else from all its packets (the last 16 are cached)."""
     stat = path.stat()
     return _indexed_table(container, path, span) or _scanned_table(path, span, stat.st_size, stat.st_mtime_ns)
 
@@ -413,10 +415,10 @@ def _scanned_table(path: Path, span, size: int, mtime_ns: int) -> tuple[np.ndarr
 
 
 def _indexed_table(container, path: Path, span) -> tuple[np.ndarray, ...] | None:
-    """`_table` from the index of an MP4 or MOV (ISO/IEC 14496-12, 8.6), or None where that does not tell it all.
+    """`_table` from the index of an MP4 or MOV (ISO/IEC 14496-12, 8.6), or None if the index is not sufficient.
 
-    It tells where there is one track of video and no edit list, or one that hides nothing. FFmpeg's own view of the first and
-    the last packets must agree.
+    It is sufficient if there is one video track, and no edit list or one that hides nothing. The first and the last
+    packets must also be as FFmpeg reads them.
     """
     if "mp4" not in container.format.name:
         return None
@@ -431,18 +433,18 @@ def _indexed_table(container, path: Path, span) -> tuple[np.ndarray, ...] | None
         return None
     container.seek(int(dts[last]), stream=container.streams.video[0])
     ours, tail = (pts, dts, durations, keys, np.zeros(len(pts), bool)), _table(_demux(path, container))
-    same = [np.array_equal(ours[k][-len(tail[k]):], tail[k]) for k in (0, 1, 3, 4)]      # not durations: FFmpeg shortens the last
+    same = [np.array_equal(ours[k][-len(tail[k]):], tail[k]) for k in (0, 1, 3, 4)]  # not durations: the last differs
     return ours if len(tail[0]) and all(same) and not first.is_discard else None
 
 
-TABLES = (b"stts", b"ctts", b"stss", b"stsz", b"stsd")     # time steps, shifts to show, key frames, sizes, kinds of coding
+TABLES = (b"stts", b"ctts", b"stss", b"stsz", b"stsd")     # time steps, pts - dts, key frames, sizes, codecs
 
 
 def _sample_tables(file) -> tuple[np.ndarray, ...] | None:
-    """(pts, dts, durations, is key) of the one video track, in its own time scale and not shifted by its edit list."""
+    """(pts, dts, durations, is key frame) of the only video track, in its time scale, not shifted by its edit list."""
     size = file.seek(0, os.SEEK_END)
     movie = _box(file, 0, size, b"moov")
-    if not movie or _box(file, *movie, b"mvex"):                   # fragments follow
+    if not movie or _box(file, *movie, b"mvex"):                   # fragments follow, so the index is not complete
         return None
     tracks = [track for kind, *track in _boxes(file, *movie) if kind == b"trak"
               and (handler := _box(file, *track, b"mdia", b"hdlr")) and _payload(file, handler)[8:12] == b"vide"]
@@ -472,7 +474,7 @@ def _sample_tables(file) -> tuple[np.ndarray, ...] | None:
 
 
 def _hides_nothing(edits: bytes, pts: np.ndarray, scales: list[int]) -> bool:
-    """Whether an edit list is a single edit that shows all that has these time stamps."""
+    """Whether an edit list is a single edit that shows all frames with these time stamps."""
     wide = 8 if edits[:1] == b"\1" else 4
     length, begin, rate = (int.from_bytes(edits[at:at + n], "big", signed=True)
                            for at, n in ((8, wide), (8 + wide, wide), (8 + 2 * wide, 4)))
@@ -481,7 +483,7 @@ def _hides_nothing(edits: bytes, pts: np.ndarray, scales: list[int]) -> bool:
 
 
 def _runs(entries: np.ndarray, count: int) -> np.ndarray | None:
-    """The values of a table of (how often, value), if they are `count`."""
+    """The values of a run-length table of (how often, value); None unless there are `count` of them."""
     often, values = entries[0::2], entries[1::2]
     if len(often) != len(values) or often.min(initial=0) < 0 or often.sum() != count:
         return None
@@ -493,7 +495,7 @@ def _big_endian(data: np.ndarray) -> np.ndarray:
 
 
 def _boxes(file, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, begin, end) of what is in each box of an MP4 or MOV between two places."""
+    """(kind, begin, end) of the content of each box of an MP4 or MOV, between the places `at` and `end`."""
     while at + 8 <= end:
         file.seek(at)
         head = file.read(16)
@@ -506,7 +508,7 @@ def _boxes(file, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _box(file, at: int, end: int, *kinds: bytes) -> tuple[int, int] | None:
-    """(begin, end) of the first box of this kind, in which is one of the next kind, ..."""
+    """(begin, end) of a nested box: the first of kinds[0], in it the first of kinds[1], and so on; None if absent."""
     for kind in kinds:
         found = next(((begin, stop) for k, begin, stop in _boxes(file, at, end) if k == kind and stop <= end), None)
         if found is None:
@@ -521,7 +523,7 @@ def _payload(file, place: tuple[int, int]) -> bytes:
 
 
 def _demux(path: Path, container) -> Iterator:
-    """The video stream's packets, in the order of decoding."""
+    """The packets of the video stream, in decoding order."""
     try:
         for packet in container.demux(container.streams.video[0]):
             if packet.size:
@@ -535,31 +537,31 @@ def _demux(path: Path, container) -> Iterator:
 def open_file(source):
     """`av.open` for reading: the one place that opens videos. `source`: a path, or a file in memory.
 
-    Raises av.FFmpegError, OSError, ValueError or anything else for what is no video.
+    Raises av.FFmpegError, OSError, ValueError or any other error for a file that is not a video.
     """
     if isinstance(source, (str, os.PathLike)):
-        source = f"file:{os.fspath(source)}"           # "a:b.mp4" would be a file b.mp4 by protocol a
+        source = f"file:{os.fspath(source)}"           # else FFmpeg takes "a:b.mp4" for b.mp4 by protocol a
     try:
-        return av.open(source, metadata_errors="replace")      # a title in Latin-1 is no fault
-    except TypeError:                                          # PyAV 19 has no such argument and never fails on a title
+        return av.open(source, metadata_errors="replace")      # a title in Latin-1 is not an error
+    except TypeError:                                          # PyAV 19 has no such argument and ignores such titles
         return av.open(source)
 
 
 def _open(path: Path, span: tuple[int, int] | None):
-    """(container, video stream), or `BadClip` with the cause in one sentence."""
+    """(container, video stream). Raises `BadClip`, which says the cause in one sentence."""
     try:
         if span is None:
             source, fault = path, container_fault(path)
         else:
             source, fault = _part(path, span)
-    except (OSError, ValueError) as error:                         # ValueError: a path that no system can have
+    except (OSError, ValueError) as error:                         # ValueError: a path that cannot exist
         raise BadClip(f"Clip {path} cannot be read ({getattr(error, 'strerror', error)}); correct its path in the "
                       "manifest or fetch the file.") from error
     if fault:
         raise BadClip(f"Clip {path} {fault}.")
     try:
         container = open_file(source)
-    except Exception as error:                                     # a damaged file can make FFmpeg and PyAV raise anything
+    except Exception as error:                                     # a damaged file may raise any error
         raise BadClip(f"Clip {path} is damaged and cannot be opened; fetch or render it again.") from error
     stream = next(iter(container.streams.video), None)
     if stream is None or stream.codec_context is None:
@@ -574,11 +576,11 @@ def _open(path: Path, span: tuple[int, int] | None):
 
 
 class _Part:
-    """A part of a file, for reading, as a file of its own."""
+    """A file object for reading that shows a part of a file as a file of its own."""
 
     def __init__(self, path: Path, offset: int, size: int):
         self.file, self.offset, self.size, self.at = open(path, "rb", buffering=0), offset, size, 0
-        self.there = min(size, os.fstat(self.file.fileno()).st_size - offset)      # less where the file is truncated
+        self.there = min(size, os.fstat(self.file.fileno()).st_size - offset)      # less if the file is truncated
 
     def read(self, size: int = -1) -> bytes:
         size = max(min(size if size >= 0 else self.size, self.size - self.at), 0)
@@ -610,7 +612,7 @@ def _source(path: Path, span: tuple[int, int] | None):
 
 
 def _part(path: Path, span: tuple[int, int]) -> tuple[io.BytesIO | _Part, str | None]:
-    """(a video that lies inside a file, its fault); a short one is read once."""
+    """(a video inside a larger file, its fault or None). A short video is read into memory at once."""
     part = _Part(path, *span)
     if part.there < span[1]:
         return part, f"is truncated (a clip lies at byte {span[0]:,}, beyond its end); fetch or write it again"
@@ -623,10 +625,10 @@ def _part(path: Path, span: tuple[int, int]) -> tuple[io.BytesIO | _Part, str | 
 
 
 def container_fault(path: Path) -> str | None:
-    """What a file's headers, read in microseconds, say is wrong with it; None if nothing.
+    """What is wrong with a file, by its headers alone (which takes microseconds); None if nothing is.
 
-    It finds a truncated file even where the frames asked for are all there, and lets only formats
-    pass whose frames can be told apart without decoding.
+    It finds a truncated file even if all frames that are asked for are there. It accepts only formats
+    whose frames can be told apart without decoding.
     """
     with open(path, "rb", buffering=0) as file:
         return _header_fault(file, os.fstat(file.fileno()).st_size)
@@ -640,7 +642,7 @@ def _header_fault(file, size: int) -> str | None:
     if head.startswith(b"\x1a\x45\xdf\xa3"):                       # Matroska, WebM
         return truncated if _matroska_end(head) > size else None
     if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
-        width, height = (int.from_bytes(head[at:at + 4], "little") for at in (64, 68))         # in avih
+        width, height = (int.from_bytes(head[at:at + 4], "little") for at in (64, 68))         # in the header avih
         return truncated if int.from_bytes(head[4:8], "little") + 8 > size else _too_large(width, height)
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
         index = _mp4_index(file, size)
@@ -649,9 +651,9 @@ def _header_fault(file, size: int) -> str | None:
 
 
 def _mp4_index(file, size: int) -> bytes | None:
-    """Walk the top-level boxes of an MP4 or MOV: its index (the box moov; at most 1 MB of it).
+    """The index of an MP4 or MOV (the box moov, at most 1 MB of it), found by going through the top-level boxes.
 
-    None where the index or the data are not all there.
+    None if the index or the data are not complete.
     """
     index = None
     for kind, begin, end in _boxes(file, 0, size):
@@ -664,7 +666,7 @@ def _mp4_index(file, size: int) -> bytes | None:
 
 
 def _mp4_too_large(index: bytes) -> str | None:
-    """The track headers end in width and height, in pixels with 16 bits behind the point."""
+    """The fault of too large pictures, or None. A track header ends in width and height (16.16 fixed point)."""
     at = index.find(b"tkhd")
     while at >= 0:
         end = at - 4 + int.from_bytes(index[at - 4:at], "big")
@@ -681,9 +683,9 @@ def _too_large(width: int, height: int) -> str | None:
 
 
 def _matroska_end(head: bytes) -> int:
-    """Where the segment of a Matroska or WebM file says it ends; 0 where it does not say."""
-    at = head.find(b"\x18\x53\x80\x67") + 4                        # behind the segment's id
-    digits = 9 - head[at].bit_length()                             # zeros in front tell it
+    """The end of the segment of a Matroska or WebM file, as the file itself says; 0 if it does not say."""
+    at = head.find(b"\x18\x53\x80\x67") + 4                        # the place after the segment's id
+    digits = 9 - head[at].bit_length()                             # bytes of the length: the leading zeros tell it
     length = int.from_bytes(head[at:at + digits], "big") & ((1 << 7 * digits) - 1)
-    unknown = length == (1 << 7 * digits) - 1                      # a live stream: all bits set
+    unknown = length == (1 << 7 * digits) - 1                      # all bits set: a live stream
     return 0 if at < 4 or unknown else at + digits + length

@@ -1,11 +1,11 @@
 """Many clips in few files: tar files in the layout of the WebDataset library ("shards").
 
-A file system of many machines serves a few large files well and a million small ones badly. Here
-each clip is three members of a tar: KEY.mp4 (the video, bytes unchanged), KEY.cls (the number of
-its class) and KEY.json (label, path and, where given, start and end in seconds). `shard` writes
-them; any program with the library reads them as a stream. Training does not stream: `train.csv`
-and `val.csv` say where in which tar each video lies, so a clip is opened by its place, as if it
-were a file. Sampling, workers and restarts are therefore the same as for a folder.
+A file system that many machines share is fast with a few large files and slow with a million small ones. In a
+shard, each clip is three members of a tar: KEY.mp4 (the video, bytes unchanged), KEY.cls (the number of
+its class) and KEY.json (label, path and, if given, start and end in seconds). `shard` writes the
+tars. Any program that uses the library can read them as a stream. Our training does not stream: `train.csv`
+and `val.csv` say in which tar and where each video lies, and a clip is opened at that place, as if it
+were a file. So sampling, workers and restarts are the same as for a folder.
 """
 import hashlib
 import io
@@ -29,7 +29,7 @@ from vt_course.files import SMALL, alone, atomic_write, parse_json, parsing, rea
 
 RECORD = "shards.json"
 COLUMNS = ("path", "label", "start", "end", "offset", "bytes")
-LARGEST = 8 << 30              # bytes: the size of a member has 11 octal digits
+LARGEST = 8 << 30              # bytes of a member, because its size has 11 octal digits
 
 
 # ------------------------------------------------------------------------- writing
@@ -37,15 +37,15 @@ LARGEST = 8 << 30              # bytes: the size of a member has 11 octal digits
 def shard(src, out, max_bytes: int = 1_000_000_000, *, progress: bool = False) -> dict:
     """Pack the clips of `src`, any folder that `folders` reads, into tars of about `max_bytes`.
 
-    out/train-000000.tar ..., out/val-000000.tar ...; the same clips give the same bytes, on any
-    machine. Classes are mixed: clips are in the order of a hash. A shard gets its name when it is
-    whole, and out/shards.json then has its clips, bytes and SHA-256. Run again, it goes on with
-    the shards that are not there. The index, train.csv and val.csv, comes last.
-    A clip that is missing or that its headers show to be unusable is left out; left_out.csv says why.
+    Writes out/train-000000.tar ..., out/val-000000.tar ... The same clips give the same bytes on any
+    machine. Clips are in the order of a hash, so classes are mixed. A shard gets its name when it is
+    complete; then its clips, bytes and SHA-256 are added to out/shards.json. A second call goes on with
+    the shards that are missing. The index (train.csv and val.csv) is written last.
+    A clip that is missing, or whose headers show that it cannot be used, is left out. left_out.csv says why.
 
     Returns dict(out, shards, written, done_before, clips, left_out, bytes, seconds, notes). Raises
-    `CourseError` for what stops all: no clips, a full disk, `out` with shards of other clips or
-    settings, another run at work there, no webdataset library.
+    `CourseError` if nothing can be written: no clips, a full disk, an `out` with shards of other clips or
+    settings, another process that writes there, no webdataset library.
     """
     src, out, began = Path(src), Path(out), time.monotonic()
     need(max_bytes > 0, f"max_bytes is {max_bytes}; give the size of a shard, 1 or more")
@@ -100,7 +100,7 @@ def _plan(src: Path, found: Listing, max_bytes: int) -> dict[str, list[dict]]:
 
 
 def _begin(out: Path, found: Listing, plan: dict, max_bytes: int) -> dict:
-    """What shards.json holds: of the run that goes on, or that of a new one."""
+    """The contents of shards.json: those that an interrupted call left, or those of a new one."""
     listing = [(name, clip["json"], clip["bytes"]) for name, clips in plan.items() for clip in clips]
     new = dict(classes=list(found.classes), max_bytes=max_bytes,
                clips_sha256=hashlib.sha256(json.dumps(listing).encode()).hexdigest())
@@ -116,7 +116,7 @@ def _begin(out: Path, found: Listing, plan: dict, max_bytes: int) -> dict:
 
 
 def _write_shard(path: Path, clips: list[dict]) -> dict:
-    """Write one tar, by part and rename; dict(clips, bytes, sha256, left_out=[(path, reason), ...])."""
+    """Write one tar, first under a temporary name; dict(clips, bytes, sha256, left_out=[(path, reason), ...])."""
     left_out = []
     try:
         with replacing(path) as part, open(part, "w+b") as file:
@@ -141,7 +141,7 @@ def _write_shard(path: Path, clips: list[dict]) -> dict:
 
 
 def _video(path: str) -> tuple[bytes, str | None]:
-    """(the bytes of a file, None), or (b"", what is wrong with it)."""
+    """(the bytes of a video file, None), or (b"", what is wrong with the file)."""
     try:
         if os.path.isdir(path):
             return _from_pictures(path), None
@@ -158,7 +158,7 @@ def _video(path: str) -> tuple[bytes, str | None]:
 
 
 def _from_pictures(folder: str) -> bytes:
-    """A folder of frames as one MOV, 25 a second: the bytes of each picture are a packet, so they decode to the same pixels."""
+    """A folder of frames as one MOV, 25 a second. Each picture becomes a packet, unchanged, so its pixels stay."""
     reader = ClipReader(folder)
     kinds = {PICTURES[os.path.splitext(name)[1].lower()] for name in reader.pictures}
     if not kinds <= {"mjpeg", "png"} or len(kinds) > 1:
@@ -189,9 +189,9 @@ def _tar_writer():
 # ------------------------------------------------------------------------- reading
 
 def read_shards(folder: Path) -> tuple[Path | Rows, Path | Rows, tuple[str, ...], tuple[str, ...]]:
-    """(train, val, classes, notes) of a folder of shards: the indices that `shard` wrote, else what the tars tell.
+    """(train, val, classes, notes) of a folder of shards, from the index that `shard` wrote, or else from the tars.
 
-    Raises `CourseError` for a folder that is not complete, a shard whose size has changed, and tars
+    Raises `CourseError` for a folder that is not complete, for a shard whose size has changed, and for tars
     without an index that cannot be understood (see `_foreign`).
     """
     with readable(folder):
@@ -208,18 +208,18 @@ def read_shards(folder: Path) -> tuple[Path | Rows, Path | Rows, tuple[str, ...]
 
 
 def _foreign(folder: Path):
-    """Tars that another program wrote; paths that begin with train, and with val or test, tell the split."""
+    """Tars that another program wrote. The beginnings of their paths, such as train, val or test, tell the split."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.tar"))
     need(names, f"{folder} has no tar files, or compressed ones; name a folder of plain .tar shards")
     split, notes, lost = {}, [], 0
-    starts = {name: re.match("[A-Za-z]*", name)[0] for name in names}      # "valid" of valid-000.tar and of valid/000.tar
+    starts = {name: re.match("[A-Za-z]*", name)[0] for name in names}      # "valid" of valid-000.tar, valid/000.tar
     splits = split_names(starts.values(), folder, notes)
     need(len(splits) == 2, f"The names of the tar files in {folder} do not begin with train and val or test; rename them")
     for which, start in splits.items():
         rows = []
         for path in (folder / name for name in names if starts[name] == start):
             stat = path.stat()
-            rows += [dict(row, path=str(path), start=None, end=None)       # theirs may be times in the whole film
+            rows += [dict(row, path=str(path), start=None, end=None)       # their times may be of the uncut film
                      for row in _kept_index(path, stat.st_size, stat.st_mtime_ns)]
         split[which] = Rows([row for row in rows if row["bytes"]], f"{folder} ({which})")
         lost += len(rows) - len(split[which])
@@ -233,20 +233,20 @@ def _foreign(folder: Path):
 
 @lru_cache(maxsize=None)
 def _kept_index(path: Path, size: int, mtime_ns: int) -> list[dict]:
-    """A data set is opened several times in one run; its tars are walked once."""
+    """`index`, remembered: a data set may be opened several times in one process, but its tars are read once."""
     return index(path)
 
 
 def index(path: Path) -> list[dict]:
     """dict(label, start, end, offset, bytes) of each sample of a tar, from its headers and small members.
 
-    `offset`, `bytes`: the place of its video in the tar; 0, 0 where it has none. The label is that in
+    `offset`, `bytes`: the place of the video in the tar, or 0, 0 if the sample has no video. The label is that in
     the sample's .json, else the text of its .cls or .txt.
     """
     samples, name, remedy = {}, f"Shard {path}", "copy or make it again."
     for member, stream in read_tar(path, remedy, name):
         folder, file = os.path.split(member.name)
-        stem, dot, endings = file.partition(".")                   # KEY is all before the first dot
+        stem, dot, endings = file.partition(".")                   # KEY is everything before the first dot
         ending = endings.rpartition(".")[2].lower()
         if not stem or not dot or not member.isreg():
             continue

@@ -1,20 +1,22 @@
-"""The embedded data set: small clips whose label is a motion that only frame order can tell.
+"""The embedded data set: small clips whose label is a motion that only the order of frames can tell.
 
 One shape stands on a smooth background and shows a texture. It has a pose of four numbers, each
 periodic with period 1:
 
-    x, y    where it is; it leaves at one border and comes back at the other
+    x, y    its place; it leaves the picture at one border and comes back at the other
     turn    its rotation
     zoom    the phase of an endless zoom: the texture repeats when it has grown by `ZOOM_PERIOD`
 
-A motion class moves exactly one of them at constant speed and leaves the other three alone. The
-pose of the middle frame is uniform, hence the pose of *every* frame is uniform, whatever the
-class: one frame says nothing of the motion (ceiling 1/8). A clip of a class, played backwards,
-is as probable as a clip of its partner: a set of frames without their order says no more than
-the pair (ceiling 1/2). Both ceilings are exact, not estimates, because each frame is painted
-from its own pose and its own independent noise, and encoded by itself (`encode`).
+A motion class changes exactly one of these numbers, at constant speed, and does not change the other three.
 
-The second label, the appearance, is the shape. One frame shows it.
+One frame: the pose of the middle frame is uniformly distributed, so the pose of *every* frame is uniformly
+distributed, whatever the class. One frame says nothing about the motion (ceiling 1/8).
+
+Frames without order: a clip of a class, played backwards, is exactly as probable as a clip of its partner
+class. A set of frames without their order tells at most the pair (ceiling 1/2).
+
+Both ceilings are exact, not estimates, because each frame is painted from its own pose and its own independent
+noise, and is encoded by itself (`encode`). The second label, the appearance, is the shape. One frame shows it.
 """
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ from vt_course import CourseError, data_root
 from vt_course.files import alone, read_utf8
 from vt_course.machine import cores
 
-# Neighbours are each other's time reversal.
+# Four pairs of neighbours; in a pair, each motion is the time reversal of the other.
 MOTIONS = ("left", "right", "up", "down", "grow", "shrink", "clockwise", "counter-clockwise")
 APPEARANCES = ("circle", "ellipse", "triangle", "square", "star", "cross", "flower", "heart")
 SPLITS = ("train", "val")
@@ -48,7 +50,7 @@ SIGN = {"left": -1, "right": 1, "up": -1, "down": 1, "grow": 1, "shrink": -1,
         "clockwise": 1, "counter-clockwise": -1}  # image axes: y points down
 
 ZOOM_PERIOD = 3.0  # the texture is the same again after growing by this factor
-SPEEDS = {  # slowest and fastest, in periods a frame
+SPEEDS = {  # slowest and fastest, in periods per frame
     X: (1.5 / 112, 3.0 / 112),
     Y: (1.5 / 112, 3.0 / 112),
     TURN: (5 / 360, 9 / 360),
@@ -56,36 +58,36 @@ SPEEDS = {  # slowest and fastest, in periods a frame
 }
 
 FPS = 16
-VERSION = 1  # of the rendering: raise it when the same seed gives other pixels
-ANGLES, TEXTURE_ANGLES, TEXTURE_RINGS = 4096, 512, 128  # resolution of the look-up tables
+VERSION = 1  # version of the rendering; raise it if the same seed gives other pixels
+ANGLES, TEXTURE_ANGLES, TEXTURE_RINGS = 4096, 512, 128  # sizes of the look-up tables
 
 
 # ---------------------------------------------------------------- what a clip is made of
 
 @dataclass(frozen=True)
 class Scene:
-    """What stays the same during a clip. Colours are RGB in 0..1, lengths are in pixels."""
+    """Everything that is the same in all frames of a clip. Colours are RGB in 0..1, lengths are in pixels."""
     log_outline: np.ndarray  # (ANGLES,) log of the distance from the centre to the outline
-    texture: np.ndarray      # (TEXTURE_RINGS, TEXTURE_ANGLES, 3) periodic both ways
+    texture: np.ndarray      # (TEXTURE_RINGS, TEXTURE_ANGLES, 3) periodic in both axes
     rim: np.ndarray          # (3,) colour of the outline and of the hub
-    background: np.ndarray   # (S, S, 3) periodic both ways
+    background: np.ndarray   # (S, S, 3) periodic in both axes
 
 
 @dataclass(frozen=True)
 class Shake:
-    """What is drawn anew, independently, for each frame of a clip."""
+    """Everything that is drawn independently for each frame of a clip."""
     offset: np.ndarray  # (T, 2) integer shift of the background, pixels
     gain: np.ndarray    # (T,) brightness factor
     noise: np.ndarray   # (T, S, S) added brightness, 0..1 scale
 
 
 def _rng(key: tuple[int, ...], stream: int) -> np.random.Generator:
-    """One independent stream per purpose, so that a motion never changes a clip's colours."""
+    """A generator with an independent stream for each purpose, so that the motion never changes a clip's colours."""
     return np.random.default_rng((*key, stream))
 
 
 def draw_path(motion: str, frames: int, key: tuple[int, ...]) -> np.ndarray:
-    """Poses (T, 4) in [0, 1): x, y, turn, zoom. Uniform at the middle, hence at every frame.
+    """Poses (T, 4) in [0, 1): x, y, turn, zoom. Uniformly distributed at the middle frame, and so at every frame.
 
     With the same key, the path of a motion is its partner's path read backwards.
     """
@@ -99,9 +101,9 @@ def draw_path(motion: str, frames: int, key: tuple[int, ...]) -> np.ndarray:
 
 
 def draw_scene(appearance: str, size: int, key: tuple[int, ...]) -> Scene:
-    """Shape size, texture, colours and background; none depends on the motion."""
+    """Size of the shape, texture, colours and background. None of them depends on the motion."""
     rng = _rng(key, 1)
-    radius = rng.uniform(24, 32) * size / 112  # of the disc with the same area
+    radius = rng.uniform(24, 32) * size / 112  # radius of the disc with the same area
     hue = rng.random()
     tones = ((0, 0.75, 0.95), (0.45, 0.9, 0.35), (0.2, 0.5, 1.0))  # hue, saturation, value
     palette = [_rgb(hue + shift + rng.uniform(-0.06, 0.06), saturation, value)
@@ -124,13 +126,13 @@ def draw_shake(frames: int, size: int, key: tuple[int, ...]) -> Shake:
 
 
 def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
-    """HSV to RGB, all in 0..1; hue wraps."""
+    """HSV to RGB, all in 0..1; the hue is periodic."""
     wheel = np.clip(np.abs((hue + np.array([0, 2, 1]) / 3) % 1 * 6 - 3) - 1, 0, 1)
     return (value * (1 - saturation + saturation * wheel)).astype(np.float32)
 
 
 def _outline(appearance: str) -> np.ndarray:
-    """Distance from centre to outline at ANGLES angles from -pi to pi; the area is pi."""
+    """(ANGLES,) distance from centre to outline, at angles from -pi to pi; the area of the shape is pi."""
     t = np.linspace(0, 2 * np.pi, 721)
     ring = np.exp(1j * t)
     if appearance == "circle":
@@ -159,18 +161,18 @@ def _outline(appearance: str) -> np.ndarray:
 
 
 def _texture(rng: np.random.Generator, palette: list[np.ndarray]) -> np.ndarray:
-    """Three colours mixed by two random fields over (ring, angle), periodic both ways.
+    """Three colours, mixed by two random fields over (ring, angle), which are periodic in both axes.
 
-    Each field holds a ring wave, a once-around wave and waves that wind either way. So turning
-    never looks like zooming (a lone spiral would), there is no rotational symmetry, and no zoom
-    by less than a whole period leaves the texture alone.
+    Each field is a sum of a wave over the rings, a wave with one period around the centre, and spiral waves in
+    both directions. So turning never looks like zooming (with a single spiral it would), the texture has no
+    rotational symmetry, and no zoom by less than a whole period leaves it unchanged.
     """
     ring = 2 * np.pi * np.arange(TEXTURE_RINGS)[:, None] / TEXTURE_RINGS       # (R, 1)
     angle = 2 * np.pi * np.arange(TEXTURE_ANGLES)[None] / TEXTURE_ANGLES       # (1, A)
     waves = ((1, 0, 1.0), (0, 1, 0.8), (1, 2, 0.7), (1, -2, 0.7), (0, 3, 0.6))
     mix = []
     for sharpness, shift in ((3.0, 0.0), (4.0, -0.9)):
-        # A wave along one axis is computed along that axis alone: a cosine is most of the work.
+        # A wave along one axis is computed along that axis only, because the cosine is most of the work.
         places = (i * ring if j == 0 else j * angle if i == 0 else i * ring + j * angle for i, j, _ in waves)
         field = sum(a * np.cos(place + rng.uniform(0, 2 * np.pi)) for place, (_, _, a) in zip(places, waves))
         mix.append(1 / (1 + np.exp(-sharpness * (field + shift))))
@@ -182,7 +184,7 @@ def _texture(rng: np.random.Generator, palette: list[np.ndarray]) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A smooth cloud around a muted colour, periodic both ways: (S, S, 3)."""
+    """A smooth random pattern around a muted colour, periodic in both axes: (S, S, 3)."""
     k = np.fft.fftfreq(size, 1 / size)
     low = np.exp(-(k[:, None] ** 2 + k[None, : size // 2 + 1] ** 2) / (2 * 2.5 ** 2))
     low[0, 0] = 0
@@ -198,12 +200,12 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
 # ---------------------------------------------------------------- painting and encoding
 
 def paint(scene: Scene, path: np.ndarray, shake: Shake) -> np.ndarray:
-    """Frames, uint8 (T, S, S, 3). Frame t depends on the scene, path[t] and shake[t] alone."""
+    """Frames, uint8 (T, S, S, 3). Frame t depends only on the scene, path[t] and the values of `shake` at t."""
     size, frames = len(scene.background), len(path)
     canvas = np.stack([np.roll(scene.background, tuple(o), (0, 1)) for o in shake.offset])
     pixels = canvas.reshape(-1, 3)                                             # (T*S*S, 3) view
 
-    # Pixel positions seen from the centre of the shape, the short way round the torus.
+    # Positions of the pixels relative to the centre of the shape, by the shorter way (the picture is periodic).
     grid = (np.arange(size) + 0.5) / size
     dx, dy = (((grid - path[:, i, None] + 0.5) % 1 - 0.5) * size for i in (X, Y))
     dx, dy = dx.astype(np.float32), dy.astype(np.float32)                      # (T, S) each
@@ -212,7 +214,7 @@ def paint(scene: Scene, path: np.ndarray, shake: Shake) -> np.ndarray:
     near = np.flatnonzero(square < reach ** 2)                                 # (n,)
     t, row, column = np.unravel_index(near, (frames, size, size))
 
-    # Polar coordinates in the shape's own frame; radius 1 is the outline whatever the angle.
+    # Polar coordinates that turn with the shape; radius 1 is the outline at every angle.
     angle = np.arctan2(dy[t, row], dx[t, column]) / np.float32(2 * np.pi) + np.float32(0.5)
     angle -= path[:, TURN].astype(np.float32)[t]
     step = np.floor(angle * ANGLES).astype(np.int32) % ANGLES
@@ -220,12 +222,12 @@ def paint(scene: Scene, path: np.ndarray, shake: Shake) -> np.ndarray:
     log_radius = 0.5 * np.log(square.ravel()[near] + np.float32(1e-6)) - outline
     radius = np.exp(log_radius)
 
-    # The endless zoom: log radius, moved by the zoom phase, picks the ring of the texture.
+    # The endless zoom: the logarithm of the radius, shifted by the phase of the zoom, selects the ring of the texture.
     ring = log_radius / np.float32(np.log(ZOOM_PERIOD)) - path[:, ZOOM].astype(np.float32)[t]
     ring = np.floor(ring * TEXTURE_RINGS).astype(np.int32) % TEXTURE_RINGS
     colour = scene.texture[ring, step // (ANGLES // TEXTURE_ANGLES)]           # (n, 3)
 
-    # Hub and rim hide the centre, where the rings get finer than pixels, and mark the outline.
+    # The hub hides the centre, where rings are finer than pixels. The rim marks the outline.
     thickness = np.exp(outline)  # pixels per unit of radius
     plain = np.clip((0.17 - radius) * thickness + 0.5, 0, 1)
     plain += np.clip((radius - 0.92) * thickness + 0.5, 0, 1)
@@ -249,13 +251,13 @@ def clip_array(motion: str, appearance: str, *, frames: int = 32, size: int = 11
 
 
 def encode(clip: np.ndarray) -> bytes:
-    """H.264 in MP4 of a uint8 clip (T, S, S, 3), each frame coded by itself.
+    """The bytes of an MP4 file (H.264) of a uint8 clip (T, S, S, 3). Each frame is coded by itself.
 
-    Key frames only, a constant quantiser and nothing that looks at neighbouring frames (no
-    lookahead, macroblock tree, B frames, adaptive quantisation, frame threads): a frame comes
-    back as the same pixels whatever its neighbours, so compression carries no arrow of time.
+    There are only key frames, with a constant quantiser. Everything that uses neighbouring frames is off: lookahead,
+    macroblock tree, B frames, adaptive quantisation, frame threads. So a frame decodes to the same pixels,
+    whatever its neighbours are, and compression gives no information about the direction of time.
     """
-    import av  # here: who only asks for the classes needs no decoder
+    import av  # here: nobody needs it who only asks for the classes
 
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
@@ -277,7 +279,7 @@ def encode(clip: np.ndarray) -> bytes:
 def labels(count: int, split: int, seed: int) -> list[tuple[str, str]]:
     """(motion, appearance) of each clip of a split: balanced, independent, in random order.
 
-    Any 8 neighbours before shuffling hold each motion and each appearance once, any 64 each
+    Before shuffling, each 8 neighbours have each motion and each appearance once, and each 64 neighbours have each
     combination once.
     """
     pairs = [(MOTIONS[i % 8], APPEARANCES[(i // 8 + i) % 8]) for i in range(count)]
@@ -289,13 +291,13 @@ def render(out: Path | str | None = None, *, clips: tuple[int, int] = (1600, 400
            progress: bool = True) -> dict:
     """Render the data set into `out` (default: `synthetic` in the data folder).
 
-    Leaves `clips/{train,val}/NNNNN.mp4`, manifests `{motion,appearance}_{train,val}.csv` and,
-    last, `config.json`. Clips that are there already are kept: after an interruption, run it
-    again. The files depend on the settings only, not on `workers` or on what ran before.
+    Writes `clips/{train,val}/NNNNN.mp4`, the manifests `{motion,appearance}_{train,val}.csv` and,
+    last, `config.json`. Clips that are there already are kept: after an interruption, call it
+    again. The files depend on the settings only, not on `workers` or on earlier calls.
 
     Returns a summary: `out`, `clips` (train, val), `rendered` (by this call), `bytes`,
-    `seconds`, `manifests`. Raises `CourseError` for settings that make no sense, for a folder
-    that holds a data set with other settings, and when the disk is full or the folder cannot be
+    `seconds`, `manifests`. Raises `CourseError` for settings that are not possible, for a folder
+    that holds a data set with other settings, and if the disk is full or the folder cannot be
     written.
     """
     start = time.perf_counter()
@@ -304,7 +306,7 @@ def render(out: Path | str | None = None, *, clips: tuple[int, int] = (1600, 400
     try:
         for split in SPLITS:
             (out / "clips" / split).mkdir(parents=True, exist_ok=True)
-        with alone(out / ".lock", progress):           # the second finds the work done
+        with alone(out / ".lock", progress):           # a second process waits, and then finds the work done
             rendered = _render_missing(out, settings, workers, progress)
     except OSError as error:
         remedy = ("free some space (the default set takes 100 MB)"
@@ -339,7 +341,7 @@ def _settings(clips: tuple[int, int], frames: int, size: int, seed: int) -> dict
 
 
 def _render_missing(out: Path, settings: dict, workers: int | None, progress: bool) -> int:
-    """Render what `out` lacks and return the number of clips rendered."""
+    """Render the clips that `out` does not have yet, and return how many."""
     started, finished = out / "rendering.json", out / "config.json"
     config = json.dumps(settings) + "\n"
     for file in (started, finished):
@@ -359,7 +361,7 @@ def _render_missing(out: Path, settings: dict, workers: int | None, progress: bo
                              settings["size"], key))
     if not finished.exists():
         _write(started, config.encode())
-    for stray in out.glob("clips/*/*.part"):  # of a run that was killed
+    for stray in out.glob("clips/*/*.part"):  # left by a run that was killed
         stray.unlink()
     _run(jobs, workers or cores(), progress)
     for name, rows in tables.items():
@@ -373,11 +375,11 @@ def _render_missing(out: Path, settings: dict, workers: int | None, progress: bo
 def _run(jobs: list[tuple], workers: int, progress: bool) -> None:
     """Do the jobs in up to `workers` processes, with a progress bar.
 
-    Processes are spawned, not forked: torch may be loaded here, with threads. Each
-    worker takes every n-th job and reports over a pipe of its own, so a worker that dies is
-    noticed, and workers end by themselves when this process is killed.
+    Processes are spawned, not forked, because torch may be loaded here, with threads. Each
+    worker takes every n-th job and reports through a pipe of its own. So it is noticed if a worker dies,
+    and workers end by themselves if this process is killed.
     """
-    workers = min(workers, len(jobs) // 16)  # starting a process costs as much as a few clips
+    workers = min(workers, len(jobs) // 16)  # starting a process takes as long as a few clips
     with tqdm(total=len(jobs), desc="rendering clips", unit="clip", mininterval=0.5,
               disable=not progress or not jobs) as bar:
         if workers < 2:
@@ -394,7 +396,7 @@ def _run(jobs: list[tuple], workers: int, progress: bool) -> None:
                                           daemon=True)
                 process.start()
                 processes.append(process)
-                send.close()  # the worker holds the only other end: its death closes the pipe
+                send.close()  # now only the worker holds this end, so its death closes the pipe
                 pipes.append(receive)
             while pipes:
                 for pipe in wait(pipes):
@@ -417,14 +419,14 @@ def _run(jobs: list[tuple], workers: int, progress: bool) -> None:
 
 
 def _work(jobs: list[tuple], report) -> None:
-    """What a worker process does: one message a clip, None or the error that ended its work."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the main process ends us
+    """The work of a worker process. It sends one message for each clip: None, or the error that ended its work."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # after Ctrl-C the main process ends this one
     try:
         for job in jobs:
             _render_clip(*job)
             report.send(None)
     except BrokenPipeError:
-        return  # the main process is gone, nobody needs the rest
+        return  # the main process is gone, so nobody needs the rest
     except OSError as error:
         report.send(error)
 
@@ -436,11 +438,11 @@ def _render_clip(file: str, motion: str, appearance: str, frames: int, size: int
 
 
 def _write(file: Path, data: bytes) -> None:
-    """Write all or nothing: a kill leaves a `.part` file, never a short file of that name."""
+    """Write the whole file or none: a kill leaves a `.part` file, never an incomplete file of that name."""
     part = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
         part.write_bytes(data)
         os.replace(part, file)
     except OSError:
-        part.unlink(missing_ok=True)  # on a full disk, give the space back
+        part.unlink(missing_ok=True)  # if the disk was full, this frees the space
         raise

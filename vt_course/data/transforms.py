@@ -1,7 +1,7 @@
 """Spatial views of a clip: resize, crops, flip, and the step from bytes to normalised floats.
 
-A clip stays uint8 `(T, H, W, 3)` until its last step, `normalise`: cropping before converting
-keeps the floats few. Everything random takes a `numpy.random.Generator`, so a view is a pure
+A clip stays uint8 `(T, H, W, 3)` until the last step, `normalise`. It is cropped first, so that fewer numbers
+must be converted to floats. Random functions take a `numpy.random.Generator`, so a view is a pure
 function of its seed.
 """
 import math
@@ -17,7 +17,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def resize(clip: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear with antialiasing, as PIL does it, computed on bytes: uint8 (T, H, W, 3)."""
+    """Bilinear resizing with antialiasing, as in PIL, on bytes: uint8 (T, H, W, 3) -> (T, height, width, 3)."""
     if clip.shape[1:3] == (height, width):
         return clip
     x = clip.permute(0, 3, 1, 2)                                   # (T, C, H, W), channels last
@@ -26,7 +26,7 @@ def resize(clip: Tensor, height: int, width: int) -> Tensor:
 
 
 def resize_short_side(clip: Tensor, size: int) -> Tensor:
-    """Scale so that the short side is `size`; the aspect ratio stays (see `scaled_size`)."""
+    """Scale so that the short side is `size`. The aspect ratio is kept (see `scaled_size`)."""
     return resize(clip, *scaled_size(*clip.shape[1:3], size))
 
 
@@ -35,7 +35,7 @@ def crop(clip: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
 
 
 def centre_crop(clip: Tensor, size: int) -> Tensor:
-    """The size x size square in the middle; the odd pixel of a margin is right and below."""
+    """The size x size square in the middle. If a margin is odd, the extra pixel is on the right or at the bottom."""
     top, left = _margins(clip, size)
     return crop(clip, top // 2, left // 2, size, size)
 
@@ -53,7 +53,7 @@ def three_crops(clip: Tensor, size: int) -> list[Tensor]:
 
 
 def _margins(clip: Tensor, size: int) -> tuple[int, int]:
-    """Rows and columns that a crop of `size` leaves over."""
+    """The numbers of rows and columns outside a crop of `size`. Raises CourseError if the clip is smaller."""
     height, width = clip.shape[1:3]
     if size < 1 or size > min(height, width):
         raise CourseError(f"A crop of {size}x{size} does not fit into frames of "
@@ -63,10 +63,10 @@ def _margins(clip: Tensor, size: int) -> tuple[int, int]:
 
 def random_box(height: int, width: int, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)
                ) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of the Inception crop.
+    """(top, left, height, width) of the random box of the Inception crop.
 
-    A share of the area from `scale`, uniform; width / height from `ratio`, log-uniform. After
-    ten boxes that do not fit, the largest central box of an allowed ratio, as in
+    Its share of the area is uniform in `scale`; width / height is log-uniform in `ratio`. If ten boxes in a row
+    do not fit, the largest central box with an allowed ratio is taken, as in
     `torchvision.transforms.RandomResizedCrop`.
     """
     for _ in range(10):
@@ -87,7 +87,7 @@ def random_resized_crop(clip: Tensor, size: int, rng, scale=(0.08, 1.0),
 
 
 def horizontal_flip(clip: Tensor) -> Tensor:
-    """Mirror left and right. Never for classes that are told apart by direction."""
+    """Mirror left and right. Do not use it if classes differ in their direction."""
     return clip.flip(2)                                            # (T, H, W, C)
 
 

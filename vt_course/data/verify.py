@@ -1,9 +1,8 @@
-"""Decode whole files in a process of their own, with a time limit: the thorough check of clips.
+"""The thorough check of clips: decode whole files in another process, with a time limit.
 
-Reading (`reader.ClipReader`) guards against what headers and single frames betray. Only a full
-decode finds a picture that was damaged in the middle (codecs conceal it) or a container that
-counts frames it does not have. A decoder may crash on such a file or never come back; a second
-process can be killed.
+Reading (`reader.ClipReader`) finds the faults that headers and single frames show. Only a full decode finds a
+picture that was damaged in the middle (codecs conceal it), or a container that counts frames which it does
+not have. On such a file, a decoder may crash or never return. It runs in another process, which can be killed.
 """
 import faulthandler
 import json
@@ -22,16 +21,16 @@ from vt_course import CourseError
 from vt_course.data.reader import BadClip, ClipReader, open_file
 
 READY = "ready\n"
-serving: list[float] = []      # in a helper: the limit of a job in seconds
+serving: list[float] = []      # filled in a helper process: the limit of a job in seconds
 LATE = "is not decoded within"
-PIXELS = 500e6          # that may take `timeout` seconds: a minute of 640x480. One core decodes them in 2 to 20 s.
+PIXELS = 500e6          # may take `timeout` seconds: a minute of 640x480. One core decodes it in 2 to 20 s.
 
 
 def verify(paths: Iterable[str | Path], timeout: float = 60.0, workers: int = 1) -> Iterator[dict]:
     """dict(path, frames, seconds, error) for each file, in order; error is None or one sentence.
 
-    A file that crashes its process is reported as that; one that takes longer than `timeout` seconds (more
-    for a long one, see `work`) also has late=True: nobody knows yet whether it is healthy.
+    The error says whether a file crashed its process. If a file takes longer than `timeout` seconds (more
+    for a long one, see `work`), its dict also has late=True, because it may still be healthy.
     """
     paths, early, wanted = list(map(str, paths)), {}, 0
     with closing(in_processes("vt_course.data.verify", paths, timeout, workers)) as answers:
@@ -46,14 +45,14 @@ def verify(paths: Iterable[str | Path], timeout: float = 60.0, workers: int = 1)
 
 
 def in_processes(module: str, jobs: Iterable, timeout: float, workers: int) -> Iterator[tuple[int, dict | None, str]]:
-    """(number of the job, what `serve` in `python -m module` answered, ""), as the answers come.
+    """(number of the job, the answer of `serve` in `python -m module`, ""), in the order in which the answers come.
 
-    A job is anything that JSON can hold. Where one takes longer than `timeout` seconds, or than it asked for
-    (see `more_time`), or crashes its process: (number, None, what went wrong, for a sentence). Then a new process
-    does the jobs that follow.
+    A job is any value that JSON can hold. If a job crashes its process, or takes longer than `timeout` seconds or than
+    it asked for (see `more_time`): (number, None, what went wrong, as part of a sentence). Then a new process does
+    the next jobs. Raises `CourseError` if a process is ended from outside.
     """
     jobs, answers = list(jobs), queue.SimpleQueue()
-    todo = iter(enumerate(jobs))                     # shared by the threads
+    todo = iter(enumerate(jobs))                     # all threads take jobs from it
 
     def ask(helper):
         for number, job in todo:
@@ -65,9 +64,9 @@ def in_processes(module: str, jobs: Iterable, timeout: float, workers: int) -> I
             thread = threading.Thread(target=ask, args=(helper,), daemon=True)
             stack.callback(helper.end)
             stack.callback(thread.join)
-            stack.callback(helper.close)             # before its thread is waited for
+            stack.callback(helper.close)             # runs before the join: callbacks run in reverse order
             thread.start()
-        stack.callback(lambda: list(todo))           # nothing more to do, when the caller breaks off
+        stack.callback(lambda: list(todo))           # if the caller stops early, no job is left
         for _ in jobs:
             number, answer, fault = answers.get()
             if not (answer or fault):
@@ -77,9 +76,9 @@ def in_processes(module: str, jobs: Iterable, timeout: float, workers: int) -> I
 
 
 class Helper:
-    """One thread's process of `python -m module`: started when it is needed, and again after it was killed or crashed.
+    """A process of `python -m module`, for one thread. It is started when needed, and again after a crash or a kill.
 
-    It is no fork: Windows has none, and forking a process that has threads or decoders open is not safe.
+    It is not forked, because Windows has no fork, and because forking is not safe with threads or open decoders.
     """
 
     def __init__(self, module: str, timeout: float):
@@ -87,7 +86,7 @@ class Helper:
         self.process, self.closed, self.lock = None, False, threading.Lock()
 
     def ask(self, job) -> tuple[dict | None, str]:
-        """(the answer, ""), (None, what went wrong) or, where no process could be started, (None, "")."""
+        """(the answer, ""), or (None, what went wrong), or (None, "") if no process could be started."""
         if not self.process and not self._start():
             return None, ""
         late, limit, line = threading.Event(), self.timeout, json.dumps(job)
@@ -96,7 +95,7 @@ class Helper:
             timer.start()
             answer = self._say(line)
             timer.cancel()
-            timer.join()                             # it may just have begun
+            timer.join()                             # its function may be running at this moment
             if late.is_set() or not answer:
                 self.end()
                 return None, f"{LATE} {limit:g} s" if late.is_set() else "crashes the decoder"
@@ -110,7 +109,7 @@ class Helper:
             if not self.closed:
                 self.process = subprocess.Popen(self.command, encoding="utf-8", stdin=subprocess.PIPE,
                                                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        if self.closed or self.process.stdout.readline() != READY:     # its imports are not the first job's time
+        if self.closed or self.process.stdout.readline() != READY:     # so imports do not count as time of a job
             self.end()
             return False
         return True
@@ -120,20 +119,20 @@ class Helper:
             if line:
                 print(line, file=self.process.stdin, flush=True)
             return self.process.stdout.readline()
-        except OSError:                              # it is gone
+        except OSError:                              # the process is gone
             return ""
 
     def end(self) -> None:
         if self.process:
             self.process.kill()
-            with suppress(OSError):                  # closing flushes what it did not take
+            with suppress(OSError):                  # closing flushes, and nobody reads any more
                 self.process.stdin.close()
             self.process.stdout.close()
             self.process.wait()
             self.process = None
 
     def close(self) -> None:
-        """From another thread: end the process, whatever it does, and start none again."""
+        """Called from another thread: end the process, whatever it is doing, and never start one again."""
         with self.lock:
             self.closed = True
             if process := self.process:
@@ -141,8 +140,11 @@ class Helper:
 
 
 def serve(answer: Callable) -> None:
-    """The helper's loop: a job a line on stdin, `answer(job)` a line on stdout, in ASCII. It ends with the caller."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)     # Ctrl-C is the caller's, who then ends us
+    """The loop of a helper process: each line of stdin is a job, and `answer(job)` is written as a line to stdout.
+
+    Lines are JSON in ASCII. The loop ends when the caller ends.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)     # the caller gets Ctrl-C, and then ends this process
     print(READY, end="", flush=True)
     serving.append(float(sys.argv[1]))
     for line in sys.stdin:
@@ -152,24 +154,27 @@ def serve(answer: Callable) -> None:
 
 
 def more_time(times: float) -> None:
-    """In a helper: from now on the job in hand may take `times` the limit. Anywhere else there is none."""
+    """In a helper: from now on the present job may take `times` the limit. Elsewhere this does nothing."""
     if serving and times > 1:
         _end_after(times * serving[0])
         print(json.dumps(dict(more_time=times)), flush=True)
 
 
 def _end_after(seconds: float) -> None:
-    """Ends this process even if it hangs and nobody is left to kill it."""
+    """End this process after `seconds` and a little more, even if it hangs and its caller is gone."""
     faulthandler.dump_traceback_later(seconds + 5, exit=True)
 
 
 def work(frames: int, height: int, width: int) -> float:
     """How many times the usual limit the decoding of a file may take: 1, or more for a long or large one."""
-    return max(1.0, frames * (height * width + 10_000) / PIXELS)       # a picture of no size takes time, too
+    return max(1.0, frames * (height * width + 10_000) / PIXELS)       # an empty picture takes time, too
 
 
 def decode_all(path: str) -> dict:
-    """Decode one file here and now: all of it, and its last frame as a data set reads it."""
+    """Decode one file in this process: all frames, and then the last one in the way in which a data set reads it.
+
+    Returns dict(path, frames, seconds, error).
+    """
     frames, seconds, error = None, None, None
     try:
         reader = ClipReader(path)
@@ -192,15 +197,15 @@ def decode_all(path: str) -> dict:
 
 
 def _count(path: str) -> tuple[int, bool]:
-    """(frames decoded, whether decoding met damage). H.264 shows nearly all, VP8 hardly any."""
+    """(frames decoded, whether damage was found). In H.264 nearly all damage is found, in VP8 hardly any."""
     count = 0
     try:
         with open_file(path) as container:
             stream = next(iter(container.streams.video), None)
-            if stream is None or stream.codec_context is None:      # of a kind that PyAV cannot decode
+            if stream is None or stream.codec_context is None:      # PyAV cannot decode this codec
                 return 0, True
-            stream.codec_context.options = {"err_detect": "explode"}    # conceal nothing;
-            stream.thread_type = "NONE"                                 # threads would, still
+            stream.codec_context.options = {"err_detect": "explode"}    # conceal no damage;
+            stream.thread_type = "NONE"                                 # with threads it would be concealed
             for frame in container.decode(stream):
                 if frame.is_corrupt:
                     return count, True

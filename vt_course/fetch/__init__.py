@@ -1,1 +1,1 @@
-"""From elsewhere to here: files that others publish, fetched so that an interruption loses nothing."""
+"""Downloads of files that others publish: Kinetics and official weights. An interrupted download can be continued."""

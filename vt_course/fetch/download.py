@@ -1,9 +1,9 @@
-"""Downloads over bad networks: a file is complete and checked, or it is not there.
+"""Downloads over unreliable networks: a file is either complete and checked, or it is not there.
 
-`fetch` writes `NAME.part` and renames it once every byte has arrived and passed its checks. Whatever interrupts
-it (a dropped connection, Ctrl-C, kill -9, a full disk) leaves the part, and the next call asks the server for the
-rest. `NAME.part.from` remembers what the part is a part of, so that a file that changed meanwhile is not
-spliced onto an old beginning.
+`fetch` writes `NAME.part` and renames it when every byte has arrived and the checks have passed. An
+interruption (a lost connection, Ctrl-C, kill -9, a full disk) leaves the part, and the next call asks the server for
+the rest. `NAME.part.from` records which version of which file the part belongs to. So, if the file on the server has
+changed in the meantime, its rest is not appended to the beginning of the old version.
 """
 import hashlib
 import json
@@ -24,14 +24,14 @@ from tqdm import tqdm
 from vt_course import CourseError, __version__
 from vt_course.files import alone, read_json
 
-BACKOFF = 1.0                                      # seconds before the second attempt; doubles with every further one
+BACKOFF = 1.0                                      # seconds before the second attempt; doubled for each further one
 LONGEST_WAIT = 30.0
-PASSING = {408, 425, 429, 500, 502, 503, 504}      # answers that another attempt may mend
+PASSING = {408, 425, 429, 500, 502, 503, 504}      # HTTP errors after which another attempt may succeed
 AGAIN = "run the same command again"
 
 
 class Broken(Exception):
-    """This attempt failed, another may not. `wait` is what the server asked for, in seconds."""
+    """This attempt failed, but another may succeed. `wait`: the seconds for which the server asked to wait."""
 
     def __init__(self, why: str, wait: float = 0.0):
         super().__init__(why)
@@ -40,15 +40,15 @@ class Broken(Exception):
 
 def fetch(url: str, path: Path, *, sha256: str | None = None, size: int | None = None, progress: bool = False,
           retries: int = 5, timeout: float = 30.0) -> Path:
-    """Download `url` to the file `path` and return `path`; a file that is there already is only checked.
+    """Download `url` to the file `path` and return `path`. If the file is there already, it is only checked.
 
-    sha256: all 64 hex digits, or the first ones where the publisher states no more. size: in bytes. `retries` counts
-    attempts that bring nothing new; `timeout` is the longest silence in seconds. Two processes that fetch the same
-    file do so one after the other, and the second finds it done. Without `size`, `sha256` and a length from the server,
-    a cut file cannot be told from a complete one.
+    sha256: all 64 hex digits, or the first ones if the publisher states no more. size: in bytes. `retries`: the number
+    of further attempts in a row that may bring no new byte. `timeout`: the seconds without any byte after which an
+    attempt has failed. If two processes fetch the same file, the second waits for the first, and then finds the file. A
+    truncated file is noticed only if `size`, `sha256` or a length from the server is known.
 
-    Raises `CourseError`, one sentence with the remedy: unreachable host, refused or missing file, wrong size or
-    checksum (the part is deleted), full disk (the part is kept if it can be continued).
+    Raises `CourseError` for an unreachable host, a refused or missing file, a wrong size or
+    checksum (the part is deleted), and a full disk (the part is kept if it can be continued).
     """
     path = Path(path)
     if urlsplit(url).scheme not in ("http", "https"):
@@ -60,7 +60,7 @@ def fetch(url: str, path: Path, *, sha256: str | None = None, size: int | None =
                 check_file(path, path, f"{path} is there already but", sha256, size, "delete it to download it again")
                 return path
             Download(url, path, sha256, size, progress, timeout).run(retries)
-    except OSError as error:                       # the network's are dealt with below, so this one is the disk's
+    except OSError as error:                       # from the disk: errors of the network are handled in `Download`
         raise CourseError(f"cannot write {path} ({error.strerror or error}); free space or mend permissions and "
                           f"{AGAIN}") from error
     return path
@@ -72,7 +72,7 @@ def sha256_of(path: Path) -> str:
 
 
 def check_file(file: Path, path: Path, subject: str, sha256: str | None, size: int | None, remedy: str) -> None:
-    """Raise CourseError, "`subject` has ...; `remedy`", where `file` is not what was asked for as `path`."""
+    """Raise CourseError, "`subject` has ...; `remedy`", if `file` has not the size or checksum wanted for `path`."""
     if size is not None and (got := file.stat().st_size) != size:
         raise CourseError(f"{subject} has {got:,} bytes instead of the {size:,} of {path.name}; {remedy}")
     if sha256 is not None and not (got := sha256_of(file)).startswith(sha256.lower()):
@@ -80,7 +80,7 @@ def check_file(file: Path, path: Path, subject: str, sha256: str | None, size: i
 
 
 class Download:
-    """One file on its way. Everything known about it is on disk, in the part and in `origin`."""
+    """The download of one file. Everything that must survive an interruption is on disk: the part, and `origin`."""
 
     def __init__(self, url, path, sha256, size, progress, timeout):
         self.url, self.path, self.sha256, self.size = url, path, sha256, size
@@ -88,15 +88,15 @@ class Download:
         self.part = path.with_name(path.name + ".part")
         self.origin = path.with_name(path.name + ".part.from")
         self.by_hand = f"download {url} by hand, put it at {path} and {AGAIN}"
-        self.answered = False                      # has the host ever answered us?
+        self.answered = False                      # whether the host has ever answered
 
     def run(self, retries: int) -> None:
         worth_keeping = True
         try:
-            with open(self.part, "ab", buffering=0) as self.file:  # append: truncating is the only seek we need
+            with open(self.part, "ab", buffering=0) as self.file:  # in append mode nothing but truncating is needed
                 try:
                     self.receive(retries)
-                    os.fsync(self.file.fileno())   # else a power cut may keep the rename and lose the bytes
+                    os.fsync(self.file.fileno())   # else a power failure may keep the rename but lose the bytes
                     try:
                         check_file(self.part, self.path, f"what {self.url} sent", self.sha256, self.size,
                               f"it was deleted: {AGAIN}, and if that does not help, the file there has changed")
@@ -105,7 +105,7 @@ class Download:
                         raise
                 finally:
                     worth_keeping = self.have > 0
-            os.replace(self.part, self.path)       # now that it is closed: Windows neither renames nor removes an open file
+            os.replace(self.part, self.path)       # after closing it: Windows cannot rename or remove an open file
             self.origin.unlink(missing_ok=True)
         finally:
             if not worth_keeping:
@@ -117,7 +117,7 @@ class Download:
         return os.fstat(self.file.fileno()).st_size
 
     def receive(self, retries: int) -> None:
-        """Attempt until the part is complete, at most `retries` further times without getting any further."""
+        """Try until the part is complete. At most `retries` further attempts in a row may bring no new byte."""
         furthest, failures = self.have, 0
         while True:
             try:
@@ -133,7 +133,7 @@ class Download:
                 time.sleep(min(max(BACKOFF * 2 ** (failures - 1), error.wait), LONGEST_WAIT))
 
     def memory(self) -> dict:
-        """What was noted when the part was begun: url, mark, total. Empty where there is no such note, or a damaged one."""
+        """The note that was written when the part was begun: url, mark, total. Empty if it is missing or damaged."""
         try:
             note = read_json(self.origin, "", dict)
         except CourseError:
@@ -145,9 +145,10 @@ class Download:
         return self.memory().get("total")
 
     def resumable(self) -> dict:
-        """The header lines that ask for the rest of this very file, or none where nothing could tell it from another.
+        """The header lines that ask for the rest of the file; {} if the part may belong to another version of the file.
 
-        A splice is noticed by the server's own version mark (strong ETag or date) or, in the end, by our checksum.
+        The server's mark of the version (strong ETag or date) tells whether the version is the same, or, at the end,
+        our checksum does. If there is neither, the download begins again.
         """
         origin = self.memory()
         if origin.get("url") != self.url or not (origin.get("mark") or self.sha256):
@@ -155,7 +156,7 @@ class Download:
         return {"Range": f"bytes={self.have}-"} | ({"If-Range": origin["mark"]} if origin.get("mark") else {})
 
     def attempt(self) -> None:
-        """Ask once and write what comes. Raises Broken where another attempt is worthwhile."""
+        """Send one request and write what arrives. Raises Broken if another attempt may succeed, else CourseError."""
         rest = self.resumable() if self.have else {}
         headers = {"User-Agent": f"vt-course/{__version__}", "Accept-Encoding": "identity"} | rest
         try:
@@ -173,12 +174,12 @@ class Download:
         mark = version_mark(response.headers)
         if response.status == 206:
             start, total = content_range(response.headers)
-            # Some servers send the range without honouring If-Range.
+            # Some servers ignore If-Range and send the range of a file that has changed.
             marks = (None, response.headers.get("ETag"), response.headers.get("Last-Modified"))
             if start != self.have or total not in (None, self.promised()) or mark and rest.get("If-Range") not in marks:
                 self.file.truncate(0)
                 raise Broken("the file there changed during the download")
-        else:                                      # from the start: no range was asked for, or none is given
+        else:                                      # the whole file: no range was asked for, or the server sends none
             if response.headers.get_content_type() == "text/html" and self.path.suffix not in (".html", ".htm"):
                 raise CourseError(f"{self.url} answered with a web page instead of {self.path.name} (a log-in, a quota or "
                                   f"a moved file); open it in a browser, {self.by_hand}")
@@ -202,14 +203,14 @@ class Download:
 
     def read(self, response) -> bytes:
         try:
-            return response.read1(1 << 18)         # what has come by now, so that a stall loses nothing
+            return response.read1(1 << 18)         # only what has arrived, so a stall loses nothing
         except (HTTPException, OSError) as error:
             self.broke(error)
 
     def write(self, chunk: bytes) -> None:
         rest = memoryview(chunk)
         try:
-            while rest:                            # a disk that is almost full takes a piece of it
+            while rest:                            # an almost full disk may write only a part of it
                 rest = rest[self.file.write(rest):]
         except OSError as error:
             if error.errno in (ENOSPC, EDQUOT, EFBIG):
@@ -223,7 +224,7 @@ class Download:
         return CourseError(f"the disk is too full for {self.path} ({why}); {kept}: free space and {AGAIN}")
 
     def refused(self, error: HTTPError, rest: dict) -> None:
-        """Raise what an answer of 4xx or 5xx means, or return where it means that the part is complete."""
+        """Raise the error for an HTTP status 4xx or 5xx. Return if the status means that the part is complete."""
         if error.code == 416 and rest:
             if content_range(error.headers)[1] == self.have and self.promised() in (None, self.have):
                 return
@@ -235,7 +236,7 @@ class Download:
         raise CourseError(f"{self.url} answered {error.code} {error.reason}; if the file has moved, {self.by_hand}")
 
     def broke(self, reason) -> None:
-        """Raise what a failure of the network means: Broken, or CourseError where no further attempt can help."""
+        """Raise the error for a failure of the network: Broken, or CourseError if no further attempt can help."""
         host = urlsplit(self.url).netloc
         if isinstance(reason, ssl.SSLCertVerificationError):
             raise CourseError(f"the certificate of {host} is not valid here ({reason.verify_message}); mend the clock or "
@@ -251,13 +252,13 @@ class Download:
 
 
 def version_mark(headers) -> str | None:
-    """What identifies this version of a file for If-Range: a strong ETag, else the date of its last change."""
+    """The mark of this version of a file, for If-Range: a strong ETag, else the date of its last change, else None."""
     etag = headers.get("ETag")
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified")
 
 
 def content_range(headers) -> tuple[int | None, int | None]:
-    """First byte and total length of `bytes 5-9/10` or `bytes */10`; None for what is not said."""
+    """(first byte, total length) of `bytes 5-9/10` or `bytes */10`; None for a number that is not given."""
     span, _, total = headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
     start = span.partition("-")[0]
     return int(start) if start.isdecimal() else None, int(total) if total.isdecimal() else None

@@ -1,23 +1,23 @@
-"""Kinetics from the CVDF mirror: the clips of a few classes, without the 450 GB around them.
+"""Kinetics from the CVDF mirror: the clips of a few classes, without downloading all 450 GB.
 
-The mirror has no single clips, only archives. Those of Kinetics-400 mix all classes, but each holds
-a stretch of the list in the order of the YouTube ids (its issue #21 shows two: part_10 from 1sces
-to 267SB, part_120 from UYF8s on), so clips that come first in that order lie together in the first
-archives. Those of Kinetics-700-2020 hold one class each. Hence the rule by which every reader gets
-the same clips: of each class the first N by `rank`. It needs nothing but the official list, prefers
-nothing, as ids are random, and takes a tenth of the download of a random choice of as many clips.
+The mirror has no single clips, only archives. An archive of Kinetics-400 mixes all classes, but it holds
+a range of the list in the order of the YouTube ids (issue #21 of the mirror shows two: part_10 from 1sces
+to 267SB, part_120 from UYF8s on). So clips that come first in that order lie together in the first
+archives. An archive of Kinetics-700-2020 holds one class. This leads to a rule by which everybody gets
+the same clips: of each class the first N by `rank`. The rule needs nothing but the official list. It is a
+random choice, because ids are random. And it takes a tenth of the download of another random choice of as many clips.
 
-    OUT/kinetics.json            the version; another version never gets into the same folder
-    OUT/train/LABEL/ID_S_E.mp4   whole, decoded to the last frame: the layout of torchvision
-    OUT/train.csv, val.csv       the clips asked for last, for `--data csv:train.csv,val.csv`
-    OUT/clips.jsonl              a line per clip: name, label, split, part, bytes, sha256, frames
-    OUT/parts.jsonl              a line per archive that was read to its end: what it holds
+    OUT/kinetics.json            the version; clips of another version are never stored in the same folder
+    OUT/train/LABEL/ID_S_E.mp4   complete, decoded to the last frame; the layout of torchvision
+    OUT/train.csv, val.csv       the clips of the last call, for `--data csv:train.csv,val.csv`
+    OUT/clips.jsonl              one line for each clip: name, label, split, part, bytes, sha256, frames
+    OUT/parts.jsonl              one line for each archive that was read to its end: its contents
     OUT/annotations/             the official lists, from the mirror
-    OUT/archives/, incoming/     on their way; gone when all is done
+    OUT/archives/, incoming/     unfinished work; removed at the end
 
-A clip is moved into place when it has been decoded and gets its line after that; an archive is
-deleted after its line. So `kill -9` at any moment costs at most the work on one archive, and what
-was downloaded of the others goes on where it stopped.
+A clip is first decoded, then moved into place, and then gets its line. An archive first gets its line and then is
+deleted. So `kill -9` at any moment loses at most the work on one archive. Downloads of the other archives
+go on where they stopped.
 """
 import csv
 import io
@@ -50,21 +50,21 @@ from vt_course.machine import cores
 
 BASE = "https://s3.amazonaws.com/kinetics"
 SPLITS = ("train", "val")
-TINY10 = {                  # in data/kinetics_subset.csv; the motions share their mats and halls
+TINY10 = {                  # those of data/kinetics_subset.csv; the motion classes show similar mats and halls
     "motion": ("breakdancing", "capoeira", "gymnastics tumbling", "side kick", "somersaulting"),
     "appearance": ("archery", "bowling", "feeding birds", "jetskiing", "playing harp")}
 MINI = 200                  # classes of mini200
-PRESETS = {"tiny10": (50, 20), "mini200": (400, 25)}     # clips of a class for training, validation
+PRESETS = {"tiny10": (50, 20), "mini200": (400, 25)}     # clips of each class for training and for validation
 
 
 class Version(NamedTuple):
     name: str
-    folder: str             # below the address of the mirror
+    folder: str             # folder below the address of the mirror
     lists: str              # FOLDER/SPLIT/LISTS_SPLIT_path.txt names the archives
-    by_class: bool          # an archive holds one class
+    by_class: bool          # whether an archive holds one class
     bytes_per_clip: float   # github.com/cvdfoundation/kinetics-dataset/issues/15: 443 GB of 299,758
-    replacement: str | None = None      # an archive of training clips that were corrupt
-    replacements: int = 0               # how many it has
+    replacement: str | None = None      # archive that replaces corrupt training clips
+    replacements: int = 0               # the number of clips in it
 
 
 VERSIONS = {"400": Version("Kinetics-400", "400", "k400", False, 1.48e6,
@@ -74,11 +74,11 @@ VERSIONS = {"400": Version("Kinetics-400", "400", "k400", False, 1.48e6,
 
 class Clip(NamedTuple):
     label: str
-    id: str                 # of the YouTube video
-    start: int              # seconds of that video; the file holds only what lies between
+    id: str                 # id of the YouTube video
+    start: int              # start and end in that video, in seconds; the file holds only this part
     end: int
     split: str
-    cc: str                 # "1": Creative Commons; "" where the list does not say
+    cc: str                 # "1": Creative Commons; "" if the list does not say
 
     @property
     def stem(self) -> str:
@@ -86,24 +86,24 @@ class Clip(NamedTuple):
 
     @property
     def path(self) -> str:
-        """Below the folder, as torchvision.datasets.Kinetics expects it."""
+        """The path below the folder, in the layout of torchvision.datasets.Kinetics."""
         return f"{self.split}/{folder_of(self.label)}/{self.stem}.mp4"
 
 
 class DamagedArchive(Exception):
-    """An archive ends too early or does not agree with its own checksum."""
+    """An archive that ends too early or does not agree with its own checksum."""
 
 
 @lru_cache(None)
 def folder_of(label: str) -> str:
-    """"petting animal (not cat)" -> "petting_animal_not_cat", as torchvision does it."""
+    """The name of a class's folder, as in torchvision: "petting animal (not cat)" -> "petting_animal_not_cat"."""
     return re.sub(r"['()]", "", label.replace(" ", "_"))
 
 
 def rank(clip: Clip) -> tuple[bool, str]:
-    """The order of choice: that of the ids, bytewise; ids with a "-" in front come last.
+    """The key of the order in which clips are chosen: by id, bytewise; ids that begin with "-" come last.
 
-    (Their files look like options to every command that gets them as an argument.)
+    (The names of their files look like options to every command that gets them as an argument.)
     """
     return clip.id.startswith("-"), clip.id
 
@@ -120,7 +120,7 @@ def read_annotations(path: Path, split: str) -> list[Clip]:
                               f"time_start, time_end) in line {line}: delete it and {AGAIN}") from error
     if not clips:
         raise CourseError(f"{path} lists no clips: delete it and {AGAIN}")
-    for clip in clips:      # these become file names
+    for clip in clips:      # ids and labels become file names
         if not re.fullmatch(r"[\w-]{11}", clip.id) or not re.fullmatch(r"[\w '()-]{1,100}", clip.label) \
                 or not 0 <= clip.start <= clip.end < 1_000_000:
             raise CourseError(f"{path} lists a clip {clip.id!r:.50} of class {clip.label!r:.100} from {clip.start!r:.20} to "
@@ -129,9 +129,9 @@ def read_annotations(path: Path, split: str) -> list[Clip]:
 
 
 def choose(clips: list[Clip], labels: Iterable[str], count: int) -> dict[str, list[Clip]]:
-    """label -> its clips in the order of choice: `count`, and spares behind them.
+    """label -> its clips in the order in which they are chosen: `count` clips, and some spares after them.
 
-    The mirror lacks 2.5 % of the training clips of Kinetics-400 and half a percent is corrupt.
+    Spares are needed because, of the training clips of Kinetics-400, the mirror lacks 2.5 %, and 0.5 % are corrupt.
     """
     chosen = {label: [] for label in labels}
     for clip in clips:
@@ -141,7 +141,7 @@ def choose(clips: list[Clip], labels: Iterable[str], count: int) -> dict[str, li
 
 
 def class_names(asked: Iterable[str], known: Iterable[str], source: str) -> list[str]:
-    """`asked` as the list spells it; underscores and other capitals are understood."""
+    """The names `asked`, spelled as in the list. Underscores and other capital letters are accepted."""
     spelling, names = {folder_of(label).casefold(): label for label in known}, []
     for name in asked:
         key = folder_of(name.strip()).casefold()
@@ -156,13 +156,13 @@ def class_names(asked: Iterable[str], known: Iterable[str], source: str) -> list
 # ---------------------------------------------------------------- one archive
 
 def read_archive(path: Path, wanted: dict[str, Clip], into: Path) -> tuple[set[str], list[Clip]]:
-    """(stems of all videos in a tar, gzipped or not; the wanted ones, now files `into`/STEM.mp4).
+    """Read a tar, gzipped or not: (stems of all videos in it; the wanted clips, which are now files `into`/STEM.mp4).
 
-    Only regular files are looked at, and of their names only the last part. Raises DamagedArchive.
+    Only regular files count, and only the last part of their paths. Raises DamagedArchive.
     """
     stems, found = set(), []
     with open(path, "rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"          # part_120 was a plain tar named .tar.gz
+        zipped = file.read(2) == b"\x1f\x8b"          # because part_120 was a plain tar named .tar.gz
     try:
         for member, stream in read_tar(path, AGAIN, zipped=zipped):
             name = PurePosixPath(member.name)
@@ -183,7 +183,7 @@ def read_archive(path: Path, wanted: dict[str, Clip], into: Path) -> tuple[set[s
 
 
 def first_class(url: str) -> str | None:
-    """The folder of the first video in an archive, from its first 64 kB; None: no telling."""
+    """The folder of the first video in an archive, from its first 64 kB; None if it cannot be found."""
     try:
         with urlopen(Request(url, headers={"Range": "bytes=0-65535"}), timeout=30) as response:
             start = response.read(1 << 16)
@@ -193,7 +193,7 @@ def first_class(url: str) -> str | None:
             for member in tar:
                 if member.name.endswith(".mp4"):
                     return folder_of(PurePosixPath(member.name).parent.name) or None
-    except Exception:                      # of the network, or a parser's: it is the first piece of a file
+    except Exception:                      # from the network or from a parser, because the file is cut
         pass
     return None
 
@@ -201,7 +201,7 @@ def first_class(url: str) -> str | None:
 # ---------------------------------------------------------------- the folder
 
 class Folder:
-    """What is in OUT: `good` and `bad` clips by path, the stems in `parts`, the archives read."""
+    """What is in OUT: `good` and `bad` clips by path, and in `parts` the stems of each archive that was read."""
 
     def __init__(self, root: Path, version: str):
         self.root, self.good, self.bad, self.parts = root, {}, {}, {}
@@ -217,7 +217,7 @@ class Folder:
             self.parts[line["part"]] = set(map(str, line["stems"]))
 
     def claim(self, version: str) -> None:
-        """Note the version, or refuse a folder that has another or is not ours."""
+        """Record the version. Raises CourseError for a folder with another version, or with other files."""
         note = self.root / "kinetics.json"
         if note.is_file():
             remedy = f"if the folder holds Kinetics-{version}, delete that file and {AGAIN}; else give another --out"
@@ -234,7 +234,7 @@ class Folder:
             write(note, json.dumps({"version": version}))
 
     def add(self, clip: Clip, part: str, file: Path, frames: int | None, error: str | None) -> None:
-        """Move a decoded clip into place and write its line; of a bad one only the line stays."""
+        """Move a decoded clip into place and write its line. A bad clip is deleted, and only its line is kept."""
         path = clip.path
         line = dict(name=f"{clip.stem}.mp4", label=clip.label, split=clip.split, part=part)
         if error:
@@ -254,10 +254,10 @@ class Folder:
 
     def write_manifest(self, split: str, chosen: dict[str, list[Clip]],
                        count: int) -> dict[str, int]:
-        """SPLIT.csv with the first `count` good clips of each class; returns how many those are."""
+        """Write SPLIT.csv with the first `count` good clips of each class. Returns label -> number of clips."""
         text, numbers = io.StringIO(), {}
         rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(["path", "label", "start", "end"])      # the files are cut to start and end
+        rows.writerow(["path", "label", "start", "end"])      # start and end stay empty: the files are already cut
         for label, clips in chosen.items():
             good = [clip for clip in clips if clip.path in self.good][:count]
             rows.writerows([clip.path, label, "", ""] for clip in good)
@@ -283,7 +283,10 @@ def append(path: Path, line: dict) -> None:
 
 
 def read_notes(path: Path, **wanted: type) -> list[dict]:
-    """The lines that were written to their end, each an object with the names `wanted`; the rest of one that was not is cut off."""
+    """The lines of a file, each a JSON object with the names `wanted`. An unfinished last line is cut off.
+
+    Raises CourseError for a line of another kind.
+    """
     data = path.read_bytes() if path.is_file() else b""
     whole = data[:data.rfind(b"\n") + 1]
     if len(whole) < len(data):
@@ -300,7 +303,7 @@ def read_notes(path: Path, **wanted: type) -> list[dict]:
 # ---------------------------------------------------------------- the work
 
 class Collector:
-    """Fetches archives until the folder has what is asked for."""
+    """Fetches archives until the folder has all clips that are asked for."""
 
     def __init__(self, folder: Folder, version: Version, base: str, workers: int, keep: bool,
                  skip: Iterable[str], progress: bool):
@@ -315,7 +318,7 @@ class Collector:
         return read_annotations(path, split)
 
     def parts_of(self, split: str) -> list[str]:
-        """"train/part_0.tar.gz", ... in the order of their numbers."""
+        """The archives of a split: "train/part_0.tar.gz", ..., in the order of their numbers."""
         name = f"{self.version.lists}_{split}_path.txt"
         path = fetch(f"{self.base}/{split}/{name}", self.folder.root / "annotations" / name)
         names = set(re.findall(r"[\w-]+\.tar\.gz$", read_utf8(path, f"delete it and {AGAIN}"), re.MULTILINE))
@@ -328,22 +331,23 @@ class Collector:
     # ------------------------------------------------ what is still to do
 
     def sought(self, chosen: dict[str, list[Clip]], count: int) -> list[Clip]:
-        """The clips, not yet met, of the classes that lack some."""
+        """The clips to look for: of classes with fewer than `count` good clips, those that are neither good nor bad."""
         good, bad = self.folder.good, self.folder.bad
         return [clip for clips in chosen.values()
                 if sum(clip.path in good for clip in clips) < count
                 for clip in clips if clip.path not in good and clip.path not in bad]
 
     def needed(self, part: str, sought: list[Clip]) -> bool:
-        """May an archive have one of them? Of one that was read before we know."""
+        """Whether an archive may hold one of the clips `sought`. If it was read before, its contents are known."""
         stems = self.folder.parts.get(part)
         return part not in self.skip and bool(sought) and (
             stems is None or any(c.stem in stems or c.id in stems for c in sought))
 
     def estimate(self, clips: list[Clip], parts: list[str], chosen: dict, count: int) -> dict:
-        """What is to come for one split: dict(clips, parts, download, kept, held), bytes roughly.
+        """What is still to be fetched for one split: dict(clips, parts, download, kept, held).
 
-        kept: of the clips; held: of the archives that are on the disk at a time.
+        clips and parts are numbers of clips and archives. The others are estimated bytes: download of all archives,
+        kept of the clips, held of the archives that are on the disk at the same time.
         """
         each, first = self.version.bytes_per_clip, {c for of in chosen.values() for c in of[:count]}
         left = [clip for clip in self.sought(chosen, count) if clip in first]
@@ -364,7 +368,7 @@ class Collector:
                     held=held)
 
     def queue(self, parts: list[str], chosen: dict, count: int, labels: list[str]) -> Iterator[str]:
-        """The archives to fetch, one by one, as long as something is sought."""
+        """Yields the archives to fetch, one by one, as long as clips are still sought."""
         if not self.version.by_class:
             yield from (part for part in parts if self.needed(part, self.sought(chosen, count)))
             return
@@ -375,7 +379,7 @@ class Collector:
                     yield part
 
     def locate(self, label: str, parts: list[str], labels: list[str]) -> str:
-        """The archive of a class. They are in alphabetical order; if one is missing, look near."""
+        """The archive of a class. They are in alphabetical order; as some may be missing, neighbours are tried, too."""
         guess = labels.index(label)
         for place in sorted(range(len(parts)), key=lambda place: abs(place - guess)):
             if first_class(self.address(parts[place])) in (None, folder_of(label)):
@@ -389,15 +393,15 @@ class Collector:
     # ------------------------------------------------ doing it
 
     def collect(self, queue: Iterator[str], likely: int, chosen: dict, count: int) -> None:
-        """Read the archives of a queue, in its order, while the next ones are being fetched."""
+        """Read the archives of a queue, in its order, while the next ones are downloaded."""
         for part, download in ahead(queue, self.start, self.workers, likely):
             sought = self.sought(chosen, count)
-            if self.needed(part, sought):             # may have been filled since it was started
+            if self.needed(part, sought):             # may be false now: other archives were read meanwhile
                 enough = lambda clip: not self.sought({clip.label: chosen[clip.label]}, count)
                 self.harvest(part, download, sought, enough)
 
     def start(self, part: str) -> Future:
-        """Fetch an archive in a thread that does not keep the process alive."""
+        """Download an archive in a thread that does not keep the process alive."""
         done = Future()
 
         def work():
@@ -413,13 +417,13 @@ class Collector:
 
     def harvest(self, part: str, download: Future, sought: list[Clip],
                 enough: Callable[[Clip], bool]) -> None:
-        """Take the sought clips out of an archive, decode each, keep the whole ones."""
+        """Take the clips `sought` out of an archive, decode each, and keep those that decode completely."""
         wanted = {clip.id: clip for clip in sought} | {clip.stem: clip for clip in sought}
         try:
             archive = download.result()
             try:
                 stems, found = read_archive(archive, wanted, self.incoming)
-            except DamagedArchive:                           # on the way, perhaps: once more
+            except DamagedArchive:                           # perhaps by the download: try once more
                 archive.unlink()
                 stems, found = read_archive(archive := self.download(part), wanted, self.incoming)
         except DamagedArchive as error:
@@ -450,7 +454,7 @@ class Collector:
         return CourseError(f"{why}; the {len(self.folder.good):,} clips fetched so far stay{skip}")
 
     def repair(self, chosen: dict[str, list[Clip]], count: int) -> None:
-        """Training clips that turned out corrupt, from the archive of replacements."""
+        """Take corrupt training clips again, from the archive of replacements."""
         part, bad = self.version.replacement, self.folder.bad
         corrupt = [clip for clips in chosen.values() for clip in clips[:count]
                    if clip.path in bad and bad[clip.path]["part"] != part]
@@ -460,9 +464,9 @@ class Collector:
 
 def ahead(parts: Iterator[str], start: Callable[[str], Future], workers: int,
           likely: int) -> Iterator[tuple[str, Future]]:
-    """(part, its download) in order, with up to `workers` under way.
+    """(part, its download) in order. Up to `workers` downloads run at the same time.
 
-    The first `likely` ones may run side by side. After that, one at a time: the next archive may already be enough.
+    This holds for the first `likely` ones. After that, one at a time: the next archive may already be enough.
     """
     waiting = deque()
     for number, part in enumerate(parts):
@@ -479,18 +483,19 @@ def kinetics(out: str | os.PathLike, *, classes: Iterable[str] | None = None,
              skip: Iterable[str] = (), dry_run: bool = False, progress: bool = False) -> dict:
     """Fetch the first clips of some classes of Kinetics into the folder `out`.
 
-    classes, or preset: "tiny10" (TINY10, 50 + 20 clips a class) or "mini200" (the 200 classes with
-    the most training clips, 400 + 25: how Mini-Kinetics-200 was defined). clips_per_class: one
-    number for all splits or (train, val); (50, 20) without a preset. version: "400" or "700-2020".
-    cc_only: only clips whose videos are under Creative Commons (Kinetics-400 tells; 2.6 %).
-    workers: archives that are fetched at a time, 1.5 GB each. skip: archives to leave out, as in
-    "train/part_7.tar.gz". dry_run: fetch only the lists (20 MB) and return the estimate.
+    Give either classes or preset. preset: "tiny10" (TINY10, 50 + 20 clips a class) or "mini200" (the 200 classes with
+    the most training clips, 400 + 25 clips each, which is the definition of Mini-Kinetics-200). clips_per_class: one
+    number for all splits, or (train, val); (50, 20) without a preset. version: "400" or "700-2020".
+    cc_only: only clips whose videos are under Creative Commons (known for Kinetics-400 only; 2.6 %).
+    workers: the number of archives that are downloaded at the same time, 1.5 GB each. skip: archives to leave out,
+    such as "train/part_7.tar.gz". dry_run: fetch only the lists (20 MB) and return the estimate.
 
-    Returns dict(out, version, clips, short, parts, bytes, estimate): clips a split; `short` the
-    classes that got fewer than asked for, by split; the archives read now; bytes of all clips.
-    Run again after any interruption, with the same or with other wishes: what is there is kept.
+    Returns dict(out, version, clips, short, parts, bytes, estimate). clips: the number for each split. short: for
+    each split, the classes that got fewer clips than asked for. parts: the archives that this call read. bytes: of
+    all clips.
+    After an interruption, call it again, with the same or with other arguments: clips that are there are kept.
 
-    Raises `CourseError`, one sentence with the remedy.
+    Raises `CourseError` for arguments that do not fit, and for downloads that fail.
     """
     out, splits = Path(out), tuple(dict.fromkeys(splits))
     if version not in VERSIONS:
@@ -520,7 +525,7 @@ def kinetics(out: str | os.PathLike, *, classes: Iterable[str] | None = None,
 
 def fetch_chosen(collector: Collector, classes, preset, count: dict[str, int], splits, cc_only: bool,
             dry_run: bool) -> dict:
-    """`kinetics`, with everything opened and checked."""
+    """The work of `kinetics`, after everything has been opened and checked."""
     folder, name = collector.folder, collector.version.name
     lists = {split: collector.list_of(split) for split in dict.fromkeys((*splits, "train"))}
     labels = sorted({clip.label for clip in lists["train"]})

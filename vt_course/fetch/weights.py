@@ -1,16 +1,17 @@
-"""The official weights: where their authors published them, and `get`, which turns them into ours.
+"""The official weights: where their authors published them, and `get`, which converts them to our names.
 
-Every address below was read in the repository file named as its `source`; nothing here was published by us. A name is
-`variant/data`: the variant of the zoo, then what it was trained on, last first (`k400_in22k` is Kinetics-400
-after ImageNet-22K), then what else tells two files apart. `get(name)` leaves
+Every address below was read in the repository file that is named as its `source`. We published none of them. A name is
+`variant/data`: first the variant of the zoo, then the data sets of its training, the last one first (`k400_in22k` means
+Kinetics-400 after ImageNet-22K), and then what else distinguishes two files. Below `data_root()/weights`, `get(name)`
+writes
 
-    NAME.safetensors   the weights under our names, with address, licence and checksum of the original inside
-    NAME.sha256        the checksums of both files, as `sha256sum` writes them
+    NAME.safetensors   the weights under our names; its header has address, licence and checksum of the original
+    NAME.sha256        the checksums of both files, in the format of `sha256sum`
 
-below `data_root()/weights`. No publisher but torchvision states a checksum, so that of the first download is kept, and
-a later download that differs is refused. Without a network: put the original at NAME.pth and call `get` as ever. With a
-mirror: where the environment variable VT_COURSE_WEIGHTS_URL is set, it takes the place of `https://host` in every
-address, and the path below it stays (the part after `?` is dropped).
+Of the publishers, only torchvision states checksums. So the checksum of the first download is stored, and
+a later download with another one is refused. Without a network: put the original at NAME.pth and call `get`. With a
+mirror: set the environment variable VT_COURSE_WEIGHTS_URL. It replaces `https://host` in every
+address; the path after it stays, and the part after `?` is dropped.
 """
 import argparse
 import os
@@ -43,13 +44,13 @@ class Release:
     """One published file."""
 
     name: str
-    variant: str                 # of the zoo
-    settings: dict               # what `create(variant, **settings)` needs besides
-    url: str                     # as published; `address` makes it one that answers with the file
+    variant: str                 # name of a variant of the zoo
+    settings: dict               # further arguments: `create(variant, **settings)`
+    url: str                     # as published; `address` turns it into the address of the file itself
     licence: str
     source: str                  # repository and file in which the address was read
-    sha256: str | None = None    # whole, or the first digits where the publisher states no more
-    size: int | None = None      # bytes, where the publisher states them
+    sha256: str | None = None    # all digits, or the first ones if the publisher states no more
+    size: int | None = None      # bytes, if the publisher states them
     note: str = ""
 
 
@@ -220,7 +221,7 @@ TORCHVISION = {"swin_t": "swin_tiny", "swin_s": "swin_small", "swin_b": "swin_ba
 
 @cache
 def releases() -> dict[str, Release]:
-    """Every published file by name: `OFFICIAL`, and torchvision's for the same networks, whose addresses it knows itself."""
+    """name -> published file: `OFFICIAL`, and torchvision's files for the same networks, as torchvision lists them."""
     from torchvision.models import get_model_weights
 
     theirs = []
@@ -230,17 +231,17 @@ def releases() -> dict[str, Release]:
                 f"torchvision/{network}" + "_22k" * ("IMAGENET22K" in weights.name), variant,
                 {"num_classes": len(weights.meta["categories"])}, weights.url, "BSD-3-Clause",
                 f"torchvision.models.get_model_weights({network!r}).{weights.name}",
-                # torch.hub documents the convention: the file's name ends in the first digits of its sha256
+                # By a convention that torch.hub documents, the file's name ends in the first digits of its sha256.
                 sha256=re.search(r"-([0-9a-f]{8,})\.pth$", weights.url)[1],
                 note=f"recipe: {weights.meta['recipe']}"))
     return {release.name: release for release in [*OFFICIAL, *theirs]}
 
 
 def release_table() -> list[dict]:
-    """One row a published file, with the fields of `Release`; `sha256` and `size` are None where nobody states them.
+    """One row for each published file, with the fields of `Release`. `sha256` and `size` are None if not stated.
 
-    `weights_mb` is the size of the weights alone in float32, counted on our model: what `get` leaves on disk. The
-    published file is about as large, or three times that where it holds the optimiser's state as well.
+    `weights_mb` is the size of the weights in float32, in MB, counted on our model. This is what `get` leaves on disk.
+    The published file is about as large, or three times as large if it also holds the optimiser's state.
     """
     return [row(name) for name in releases()]
 
@@ -252,7 +253,7 @@ def weights_mb(variant: str) -> float:
 
 
 def row(name: str) -> dict:
-    """The row of `name`, for instance to show its licence. Raises CourseError for an unknown name, with close ones."""
+    """The row of one published file. Raises CourseError for an unknown name; the message names similar ones."""
     release = find(name)
     return asdict(release) | {"weights_mb": weights_mb(release.variant)}
 
@@ -266,11 +267,11 @@ def find(name: str) -> Release:
 
 
 def address(url: str) -> str:
-    """The address that answers with the file: on a mirror, or what Google Drive and Dropbox call a direct download."""
+    """The address of the file itself: on the mirror, or the address for direct download of Google Drive and Dropbox."""
     parts = urlsplit(url)
     if mirror := os.environ.get("VT_COURSE_WEIGHTS_URL"):
         return mirror.rstrip("/") + parts.path
-    if parts.netloc == "drive.google.com":         # /file/d/ID/view is a page; `confirm` skips the one about virus scans
+    if parts.netloc == "drive.google.com":         # /file/d/ID/view is a page; `confirm` skips one on virus scans
         return f"https://drive.usercontent.google.com/download?id={parts.path.split('/')[3]}&export=download&confirm=t"
     if parts.netloc == "www.dropbox.com":
         return url.replace("dl=0", "dl=1")
@@ -280,9 +281,9 @@ def address(url: str) -> str:
 def get(name: str, out: Path | None = None, *, progress: bool = True, keep_original: bool = False) -> Path:
     """Download the weights `name` into the folder `out`, convert them, and return the path of the safetensors file.
 
-    Weights that are there are checked and returned at once. The original is deleted when all is done, unless
-    `keep_original`. Raises `CourseError`: unknown name, everything that `fetch` raises, a file that holds more than weights, a
-    file that does not fit the variant, a file that is not the one downloaded first.
+    If the weights are there already, they are only checked. The original is deleted after the conversion, unless
+    `keep_original`. Raises `CourseError` for an unknown name, a failed download (see `fetch`), a file that holds more
+    than weights, a file that does not fit the variant, and a file that differs from the first download.
     """
     release = find(name)
     final = Path(out or data_root() / "weights") / f"{name}.safetensors"
@@ -310,13 +311,13 @@ def get(name: str, out: Path | None = None, *, progress: bool = True, keep_origi
 
 
 def read_record(record: Path) -> dict[str, str]:
-    """Checksums by file name, from the lines of `sha256sum`."""
+    """file name -> checksum, from a file in the format of `sha256sum`; {} if there is none."""
     lines = read_utf8(record, "delete it and run the same command again").splitlines() if record.is_file() else []
     return {name: checksum for checksum, _, name in (line.partition("  ") for line in lines)}
 
 
 def convert(release: Release, original: Path, final: Path, checksum: str) -> None:
-    """Write the weights in the published file `original` as `final`, under our names; they fit strictly or not at all."""
+    """Write the weights of the published file `original` to `final`, under our names; CourseError unless all fit."""
     try:
         model = create(release.variant, **release.settings)
         model.load_state_dict(from_official(model, read_checkpoint(original)), strict=True)
@@ -331,10 +332,11 @@ def convert(release: Release, original: Path, final: Path, checksum: str) -> Non
 
 
 def read_checkpoint(path: Path) -> Mapping:
-    """The object in a published file, read without running any code that a pickle can contain.
+    """The object in a published file. It is read without running any code that a pickle can contain.
 
-    Sense-X/UniFormer image_classification/main.py stores its command line beside the weights; such a Namespace holds
-    values only and is let through. Anything else but plain values and tensors is refused.
+    Sense-X/UniFormer image_classification/main.py stores its command line together with the weights, as an
+    argparse.Namespace. This class only holds values, so it is allowed. Everything else except plain values and tensors
+    raises CourseError.
     """
     try:
         checkpoint = read_pt(path, "delete it and run the same command again", "not a PyTorch checkpoint or is damaged",

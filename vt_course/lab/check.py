@@ -1,12 +1,12 @@
-"""Exercise checks that name the error.
+"""Exercise checks that name the likely mistake.
 
     window_partition = check("4.1", window_partition)
 
-runs the reader's function against the literal definition on several cases. Success prints one constant
-line. Failure raises nothing: it says what is wrong and where, and tries a catalogue of known mistakes on
-the reader's own output to name the likely one. The returned function is the one that the cells below use:
-the reader's, or, while the stub is untouched, the package's. `vt_course/lab/exercises` holds what each
-check knows. "✓ exercise" lines are what `vt-course course` counts.
+compares the reader's function with the literal definition on several cases. A correct function prints one
+line, always the same. A wrong one raises nothing: the check prints what is wrong and where. It then compares the
+reader's output with a catalogue of known mistakes, to name the likely one. The cells below use the returned
+function: the reader's, or the package's while the stub is untouched. `vt_course/lab/exercises` holds the
+definition, the cases and the mistakes of each exercise. `vt-course course` counts the lines "✓ exercise".
 """
 import inspect
 from collections.abc import Callable
@@ -21,11 +21,11 @@ from .exercises import EXERCISES
 
 
 def check(number: str, function: Callable, solution: bool = False) -> Callable:
-    """Check the reader's `function` for exercise `number`, print the verdict.
+    """Check the reader's `function` for exercise `number` and print the verdict.
 
-    Returns what the cells below should use: `function`, or the package's piece if `function` is still the
-    stub. A pass is noted for `vt-course progress`, except that of the course's own `solution`. Raises
-    nothing for a wrong solution, KeyError for a number that does not exist.
+    Returns the function that the cells below should use: `function`, or the package's piece if `function` is
+    still the stub. A pass is recorded for `vt-course progress`, but not if `solution` is True (the course's own
+    solution). A wrong function raises nothing. Raises KeyError for a number that does not exist.
     """
     exercise = EXERCISES[number]
     torch.manual_seed(0)
@@ -37,10 +37,10 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
         except NotImplementedError:
             print(f"○ exercise {number} is not attempted yet; until it is, the cells below use the course's own {name_of(function)}")
             return exercise.piece
-        except Exception as error:               # whatever the reader's code raises is the finding
+        except Exception as error:               # any error of the reader's code is a result of the check
             raised = (f"your function raised {type(error).__name__} on {describe(exercise, args)}: {error}", error_hint(error))
             break
-    for args, used, got in zip(cases, given, outputs):       # a case before the error may be wrong, and say more
+    for args, used, got in zip(cases, given, outputs):       # a wrong result before the error may tell more
         want = exercise.definition(*clone(args))
         problem = compare(exercise, args, got, want)
         if problem:
@@ -123,11 +123,11 @@ def diagnose(exercise: Exercise, cases: list[tuple], outputs: list) -> str | Non
 
 
 def permutation_hint(exercise: Exercise, cases: list[tuple], outputs: list) -> str | None:
-    """Is the output, in every case, the right one with its axes in another order?"""
+    """A hint if, in every case, the output is the right one with its axes in another order; else None."""
     wants = [exercise.definition(*clone(args)) for args in cases]
     for axes in permutations(range(wants[0].ndim)) if len({want.ndim for want in wants}) == 1 else ():
         if all(same_tensor(want.permute(axes), got) for want, got in zip(wants, outputs)):
-            if list(axes) == sorted(axes):       # comes first: only the dtype is wrong
+            if list(axes) == sorted(axes):       # the identity comes first: only the dtype is wrong
                 return None
             return f"your axes are in another order: the right result, permuted by {axes}"
     return None
@@ -158,7 +158,7 @@ def attempt(function: Callable, args: tuple):
     try:
         return function(*clone(args))
     except (RuntimeError, IndexError, ValueError):
-        return None                              # this mistake is impossible for this case
+        return None                              # this mistake cannot be made in this case
 
 
 def differing(got: Tensor, want: Tensor) -> Tensor:
@@ -166,13 +166,16 @@ def differing(got: Tensor, want: Tensor) -> Tensor:
 
 
 def same_tensor(a, b) -> bool:
-    """The same numbers, in whatever dtype: a boolean mask holds ones. A mistake may make NaN, and so the reader's."""
+    """Whether two tensors have the same numbers, whatever their dtypes (True equals 1).
+
+    NaN equals NaN, because a known mistake may produce NaN, and then so does the reader's function.
+    """
     return (isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape
             and torch.allclose(a.double(), b.double(), rtol=1e-5, atol=1e-6, equal_nan=True))
 
 
 def as_tensor(value):
-    """A plain number as a tensor without axes; everything else as it is."""
+    """A plain number as a tensor without axes; any other value unchanged."""
     return torch.tensor(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
@@ -185,7 +188,7 @@ def clone(args: tuple) -> tuple:
 
 
 def describe(exercise: Exercise, args: tuple) -> str:
-    """The arguments of a case by name."""
+    """The arguments of a case in words: names, and shapes or values."""
     names = inspect.signature(exercise.definition).parameters
     return ", ".join(f"{name} of shape {tuple(a.shape)}" if isinstance(a, Tensor) else f"{name}={a}"
                      for name, a in zip(names, args))
@@ -196,7 +199,7 @@ def name_of(function: Callable) -> str:
 
 
 def got_wanted(got: Tensor, want: Tensor) -> str:
-    """Both numbers, with as many digits as it takes to see that they differ."""
+    """Both numbers as text, with enough digits to see that they differ."""
     for digits in (4, 7, 17):
         got_text, want_text = number_text(got, digits), number_text(want, digits)
         if got_text != want_text:

@@ -1,4 +1,4 @@
-"""What a check knows of one exercise."""
+"""One exercise: what its check compares with."""
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,11 +9,13 @@ from torch import Tensor
 class Exercise:
     """What a check needs to know.
 
-    title: a few words. definition: the literal, slow solution; it gets clones of a case's arguments and
-    returns a tensor. cases: argument tuples, made anew after `torch.manual_seed(0)`. shape: from a case's
-    arguments, the expected shape as a formula with the numbers put in. mistakes: (what is wrong, as a
-    sentence to the reader; a wrong version of the definition). piece: the package's function, for the cells
-    below an unsolved exercise. gradient: compare the gradients of all floating-point arguments as well.
+    title: a few words.
+    definition: the literal, slow solution. It is called with clones of a case's arguments and returns a tensor.
+    cases: returns the argument tuples; called after `torch.manual_seed(0)`, so they are the same each time.
+    shape: maps a case's arguments to the expected shape, as a formula in which numbers are put in.
+    mistakes: pairs of a sentence to the reader that says what is wrong, and a wrong version of the definition.
+    piece: the package's function, which the cells below use while the exercise is unsolved.
+    gradient: whether the gradients of all floating-point arguments are compared as well.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""Which checks passed: one line each in a file of the reader's, nothing sent anywhere."""
+"""Which checks passed: one line for each, in a file on the reader's machine. Nothing is sent anywhere."""
 import os
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +10,7 @@ FIELDS = ("exercise", "passed")
 
 
 def progress_file() -> Path | None:
-    """`$VT_COURSE_PROGRESS`, else progress.csv in the checkout. None, nothing is kept, if it is set but empty."""
+    """`$VT_COURSE_PROGRESS`, else progress.csv in the checkout. An empty variable gives None: nothing is recorded."""
     where = os.environ.get("VT_COURSE_PROGRESS")
     if where == "":
         return None
@@ -27,14 +27,14 @@ def record(number: str) -> None:
         if path is None or number in passed(path):
             return
         new = not path.exists()
-        with path.open("a", encoding="utf-8", newline="") as file:      # a line is appended whole, or not at all
+        with path.open("a", encoding="utf-8", newline="") as file:      # one write appends the whole line
             file.write((",".join(FIELDS) + "\n" if new else "") + f"{number},{datetime.now().isoformat(' ', 'minutes')}\n")
     except (OSError, CourseError) as error:
         print(f"  (`vt-course progress` will not know: {error})")
 
 
 def passed(path: Path | None) -> dict[str, str]:
-    """Exercise number -> when its check first passed. Raises CourseError for a file that is not ours."""
+    """Exercise number -> when its check first passed. Raises CourseError for a file of another kind."""
     if path is None or not path.exists():
         return {}
     remedy = "move it away, or set VT_COURSE_PROGRESS to another file."
@@ -47,7 +47,7 @@ def passed(path: Path | None) -> dict[str, str]:
 
 
 def progress_table() -> list[dict]:
-    """A row for each exercise of the course, in order: exercise, title, passed (when; None: not yet)."""
+    """A row for each exercise of the course, in order: exercise, title, passed (when, or None: not yet)."""
     from .exercises import EXERCISES
     done = passed(progress_file())
     return [dict(exercise=number, title=exercise.title, passed=done.get(number)) for number, exercise in EXERCISES.items()]

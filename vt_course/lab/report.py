@@ -1,7 +1,7 @@
 """Printed lines that are the same on every machine.
 
-Notebooks are compared output by output, so a printed line holds only what does not depend on the
-processor: shapes, counts, and numbers cut to steps so coarse that rounding noise cannot move them.
+The tests compare each output of a notebook with the committed one. So a printed line holds only what does not
+depend on the processor: shapes, counts, and numbers rounded so coarsely that rounding noise cannot change them.
 """
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ def text(value) -> str:
 
 
 def report(**facts) -> None:
-    """One line a fact, names aligned; underscores in a name become spaces."""
+    """Print one line for each fact, with aligned names; underscores in a name become spaces."""
     width = max(len(name) for name in facts)
     for name, value in facts.items():
         print(f"{name.replace('_', ' '):{width}}  {text(value)}")
@@ -28,19 +28,19 @@ def report(**facts) -> None:
 def agree(name: str, got: Tensor, want: Tensor, tol: float = 1e-5) -> None:
     """Assert that two tensors have the same shape and differ by at most `tol` × max(1, |want|) everywhere.
 
-    Prints the bound that was checked, not the difference that was found: that one varies between machines.
-    Raises AssertionError that says where and by how much they differ.
+    Prints the bound that was checked, not the difference that was found, because that varies between machines.
+    Raises an AssertionError that says where and by how much they differ.
     """
     if got.shape != want.shape:
         raise AssertionError(f"{name}: shape {text(tuple(got.shape))}, wanted {text(tuple(want.shape))}")
     scale = want.abs().clamp(min=1)
     torch.testing.assert_close(got / scale.to(got.dtype), want / scale, rtol=0, atol=tol, msg=lambda m: f"{name}: {m}")
-    relative = " · max(1, |x|)" if (scale > 1.01).any() else ""        # a rounding above 1 is 1
+    relative = " · max(1, |x|)" if (scale > 1.01).any() else ""        # above 1 by rounding only counts as 1
     print(f"✓ {name}: {got.numel():,} numbers, |Δ| ≤ {tol:.0e}{relative}")
 
 
 def differ(name: str, got: Tensor, want: Tensor, at_least: float = 1e-2) -> None:
-    """Assert that two tensors of one shape differ by at least `at_least` somewhere: the control of `agree`."""
+    """Assert that two tensors of one shape differ by at least `at_least` somewhere: the control for `agree`."""
     if got.shape != want.shape:
         raise AssertionError(f"{name}: shape {text(tuple(got.shape))}, wanted {text(tuple(want.shape))}")
     gap = (got.double() - want.double()).abs().max().item()

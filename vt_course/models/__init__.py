@@ -11,7 +11,7 @@ def create(name: str, **overrides) -> nn.Module:
     """Build the variant `name` of the zoo with fresh weights.
 
     `overrides` replace entries of its configuration, for instance `num_classes=10` or `drop_path=0.2`.
-    Raises ValueError for an unknown name (with the closest known ones), an unknown override, or a size below 1.
+    Raises ValueError for an unknown name (the message names the closest ones), an unknown override, or a size below 1.
     """
     if name not in ZOO:
         close = get_close_matches(name, ZOO, n=3, cutoff=0.4)
@@ -28,17 +28,18 @@ def create(name: str, **overrides) -> nn.Module:
 def built_for(name: str, channels: int, frames: int, size: int | tuple[int, int]) -> dict:
     """The settings that make `create(name, **settings)` a model for clips (B, channels, frames, H, W) with (H, W) = `size`.
 
-    Each family has its own, or none where it depends on nothing: only positions, tables and strides ask for the size.
+    The settings differ between the families. A family whose positions, tables and strides do not depend on the size
+    has none.
     """
     facts = {"in_channels": channels, "frames": frames, "num_frames": frames, "img_size": size}
     return {k: v for k, v in facts.items() if k in ZOO[name].family.__init__.__annotations__}
 
 
 def mini_weights(name: str) -> Path:
-    """The trained weights (.safetensors) that the package ships for a `*_mini` variant.
+    """The file of trained weights (.safetensors) that the package contains for a `*_mini` variant.
 
-    Trained on the embedded `motion` clips (swin_mini on `images:shapes`); the file's metadata hold the recipe. Raises ValueError for a
-    variant without shipped weights.
+    They were trained on the embedded `motion` clips (those of swin_mini on `images:shapes`). The metadata of the file
+    hold the recipe. Raises ValueError for a variant without such a file.
     """
     path = Path(__file__).parent / "weights" / f"{name}.safetensors"
     if not path.is_file():

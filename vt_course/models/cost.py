@@ -1,8 +1,8 @@
-"""What a model costs: parameters and multiply-accumulates (MACs).
+"""The cost of a model: its parameters and its multiply-accumulates (MACs).
 
-"GFLOPs" in all five papers are multiply-accumulates, one multiplication and one addition counted as one.
-Matrix products (linear layers, convolutions, attention scores and their weighted sums) are counted;
-norms, softmax, GELU and additions are not, as in the tools the papers used.
+All five papers call 10^9 multiply-accumulates one GFLOP: one multiplication and one addition count as one. Matrix
+products are counted (linear layers, convolutions, attention scores and their weighted sums). Norms, softmax,
+GELU and additions are not counted, as in the tools that the papers used.
 """
 import torch
 from torch import nn
@@ -10,15 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of learnable values; buffers do not count."""
+    """The number of learnable values. Buffers do not count."""
     return sum(p.numel() for p in model.parameters())
 
 
 def count_macs(model: nn.Module, shape: tuple[int, ...]) -> int:
-    """MACs of one forward pass on an input of `shape` (batch axis included).
+    """The MACs of one forward pass on an input of `shape` (with the batch axis).
 
-    Give a model built under `torch.device("meta")` to count without memory or arithmetic; a model on any
-    other device is run once on zeros.
+    If the model was built under `torch.device("meta")`, counting needs no memory and no arithmetic. A model on
+    another device is run once on zeros.
     """
     parameter = next(model.parameters())
     x = torch.zeros(shape, device=parameter.device, dtype=parameter.dtype)
@@ -28,4 +28,4 @@ def count_macs(model: nn.Module, shape: tuple[int, ...]) -> int:
     with torch.no_grad(), counter:
         model(x)
     model.train(training)
-    return counter.get_total_flops() // 2        # the counter counts both halves of a MAC
+    return counter.get_total_flops() // 2        # the counter counts a MAC as two operations

@@ -1,8 +1,8 @@
-"""Notebooks: from py:percent source to executed, checked and run as a course."""
+"""Notebooks: build them from their sources (py:percent text), execute them, check them, and run them as a course."""
 
 
 class NotebookFailed(Exception):
-    """Notebooks failed: the message says which, where and why; `rows` holds what did get done.
+    """Notebooks failed. The message says which, where and why. `rows`: the results of those that were run.
 
     The command line prints the message and exits with code 1.
     """

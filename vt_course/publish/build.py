@@ -1,4 +1,4 @@
-"""notebooks/src/NN_name.py (py:percent) -> notebooks/NN_name.ipynb, executed. One way only."""
+"""notebooks/src/NN_name.py (py:percent) -> notebooks/NN_name.ipynb, executed. The source is never written back."""
 import hashlib
 import time
 from collections import Counter
@@ -23,14 +23,14 @@ METADATA = {
 
 def build(names: list[str] | None = None, *, profile: str = "smoke", check: bool = False,
           root: Path | None = None, progress: bool = True) -> list[dict]:
-    """Execute the sources and write the notebooks; with `check`, only compare the two.
+    """Execute the sources and write the notebooks. With `check`, only compare notebooks with their sources.
 
     names: stems ("04_video_swin") or numbers ("04"); None: all, in order. root: the checkout.
-    Returns a row for each notebook: notebook, status ("built" or "in step"); built ones also
-    cells (code cells) and seconds.
-    Raises NotebookFailed, after all were tried, when a source breaks a rule of `hygiene`, a
-    cell fails, or (check) a notebook has drifted; the old .ipynb is then still there. Raises
-    CourseError for an unknown name, and for a profile other than what committed notebooks show.
+    Returns a row for each notebook: notebook, and status ("built" or "in step"). Built ones also have
+    cells (the number of code cells) and seconds.
+    All notebooks are tried. Then NotebookFailed is raised if a source breaks a rule of `hygiene`, if a
+    cell failed, or (check) if a notebook differs from its source; in these cases the old .ipynb is kept. Raises
+    CourseError for an unknown name, and for another profile than that of committed notebooks.
     """
     if profile != "smoke":
         raise CourseError(f"Committed notebooks show the profile smoke, not {profile!r};"
@@ -54,14 +54,14 @@ def build(names: list[str] | None = None, *, profile: str = "smoke", check: bool
 
 
 def from_source(source: Path):
-    """The notebook of a py:percent file, not executed; cell ids come from content alone."""
+    """The notebook of a py:percent file, not executed. The ids of cells depend only on their content."""
     percent = {"extension": ".py", "format_name": "percent", "comment_magics": False}
     nb = jupytext.read(source, fmt=percent)
     nb.metadata = nbformat.from_dict(METADATA)
     nb.nbformat, nb.nbformat_minor = 4, 5
     seen = Counter()
     for cell in nb.cells:
-        cell.metadata.pop("lines_to_next_cell", None)   # jupytext's own memory of blank lines
+        cell.metadata.pop("lines_to_next_cell", None)   # jupytext's note on blank lines
         seen[cell.cell_type, cell.source] += 1
         key = f"{cell.cell_type}\0{cell.source}\0{seen[cell.cell_type, cell.source]}"
         cell.id = hashlib.sha256(key.encode()).hexdigest()[:12]
@@ -69,7 +69,7 @@ def from_source(source: Path):
 
 
 def drift(source: Path, path: Path) -> list[str]:
-    """How a committed notebook differs from its source: cell types, text, tags; not outputs."""
+    """The differences between a committed notebook and its source, in cell types, text and tags (not in outputs)."""
     remedy = f"run `vt-course build {source.stem}`"
     if not path.is_file():
         return [f"{source.stem}: was never built; {remedy}."]
@@ -102,7 +102,7 @@ def execute(nb, folder: Path, name: str, progress: bool = False) -> None:
             record_timing=False, coalesce_streams=True,
             on_cell_start=on_cell_start, on_cell_executed=lambda **_: bar.update())
         try:
-            client.execute(env=build_env())             # as in the comparison of the outputs
+            client.execute(env=build_env())             # the same as for the comparison of outputs
         except CELL_ERRORS as error:
             raise NotebookFailed(f"{name}, {where}: {explain(error)}", []) from error
 
@@ -122,7 +122,7 @@ def _build_one(source: Path, path: Path, progress: bool) -> dict:
         except NotebookFailed as error:
             wrong = [str(error)]
     if not wrong:
-        nb.metadata = nbformat.from_dict(METADATA)      # nbclient adds the exact Python version
+        nb.metadata = nbformat.from_dict(METADATA)      # else nbclient adds the exact Python version
         write(nb, path)
     return dict(notebook=source.stem, cells=_code_cells(nb),
                 seconds=round(time.perf_counter() - start, 1),
@@ -130,7 +130,7 @@ def _build_one(source: Path, path: Path, progress: bool) -> dict:
 
 
 def write(nb, path: Path) -> None:
-    """All or nothing: readers and a failed run never meet half a file."""
+    """Write the notebook whole or not at all, so that nobody ever reads a part of a file."""
     nbformat.validate(nb)
     with replacing(path) as part:
         nbformat.write(nb, part)

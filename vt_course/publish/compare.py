@@ -9,10 +9,10 @@ from .kernel import CELL_SECONDS, kernel_env
 
 
 def compare(paths: list[Path], *more: str, root: Path | None = None, workers: int = 2) -> int:
-    """pytest's exit code: 0 where every output is as committed. `more`: further options of pytest.
+    """pytest's exit code: 0 if every output is as committed. `more`: further options of pytest.
 
-    The notebooks must lie in `root` (the checkout): pytest gives files outside its root no name, and xdist then runs
-    the first of them alone and says that all is well. `make test` and the tests of this gate call this function: they
+    The notebooks must lie in `root` (the checkout), because pytest gives no names to files outside its root. xdist then
+    runs only the first of them and reports success. `make test` and the tests of this function both call it, so they
     cannot differ in an option.
     """
     root = root or repo_root()
@@ -24,5 +24,8 @@ def compare(paths: list[Path], *more: str, root: Path | None = None, workers: in
 
 
 def build_env() -> dict[str, str]:
-    """What outputs may depend on is fixed; the number of threads is one unless OMP_NUM_THREADS says otherwise."""
+    """An environment with fixed values for everything on which outputs may depend.
+
+    The number of threads is one, unless OMP_NUM_THREADS gives another.
+    """
     return kernel_env(OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"), PYTHONHASHSEED="0")

@@ -1,4 +1,4 @@
-"""Run the course: every notebook, in order, with papermill, into another folder."""
+"""Run the course: execute every notebook, in order, with papermill, and write the results to another folder."""
 import os
 import re
 import threading
@@ -20,7 +20,8 @@ from .build import write
 from .kernel import CELL_ERRORS, CELL_SECONDS, PROFILES, CourseKernel, explain, kernel_env, select
 from .student import parts, student_edition
 
-MEMORY = 2 * 2**30           # bytes of memory that no notebook may hold more of (`held_memory`): what a hub gives
+# The most memory, in bytes, that a notebook may hold (`held_memory`): what many hubs give.
+MEMORY = 2 * 2**30
 
 
 def run_course(names: list[str] | None = None, *, profile: str = "smoke", unsolved: bool = False,
@@ -29,15 +30,15 @@ def run_course(names: list[str] | None = None, *, profile: str = "smoke", unsolv
     """Execute the notebooks of `root` (the checkout); results go to `out` (build/notebooks, build/unsolved).
 
     names: stems ("04_video_swin") or numbers ("04"); None: all.
-    profile: "smoke", "lecture" or "full". progress: show a bar, and the table at the end.
-    unsolved: run the student edition as it is handed out. Then each check must say that its
-    exercise was not attempted, and every other cell print what the committed notebook shows.
-    workers: notebooks that run at the same time (default: as many as cores and memory allow).
-    Returns a row for each notebook: notebook, cells (code cells), seconds, peak_mb (memory that the
-    kernel and all it started held, see `held_memory`), passed and checks (exercises), status, output.
-    Raises NotebookFailed, after all were tried, when a cell fails, hangs or kills the kernel,
-    the check of an exercise does not pass, or a notebook has no parameter PROFILE. Raises
-    CourseError for an unknown name or profile, and for an `out` inside notebooks/, which is
+    profile: "smoke", "lecture" or "full". progress: show a bar, and a table at the end.
+    unsolved: run the student edition as it is handed out. Then each check must print that its
+    exercise was not attempted, and every other cell must print what the committed notebook shows.
+    workers: the number of notebooks that run at the same time (default: as many as cores and memory allow).
+    Returns a row for each notebook: notebook, cells (the number of code cells), seconds, peak_mb (the memory that the
+    kernel and its child processes held, see `held_memory`), passed and checks (of exercises), status, output.
+    All notebooks are tried. Then NotebookFailed is raised if a cell failed, hung or killed the kernel, if
+    the check of an exercise did not pass, or if a notebook has no parameter PROFILE. Raises
+    CourseError for an unknown name or profile, and for an `out` inside notebooks/, because that folder is
     never written to.
     """
     root = root or repo_root()
@@ -46,7 +47,7 @@ def run_course(names: list[str] | None = None, *, profile: str = "smoke", unsolv
                           f" choose from {', '.join(PROFILES)}.")
     notebooks = select(root / "notebooks", "[0-9][0-9]_*.ipynb", names)
     out = Path(out or root / "build" / ("unsolved" if unsolved else "notebooks")).resolve()
-    outputs = [(out / path.name).resolve() for path in notebooks]   # links: their targets
+    outputs = [(out / path.name).resolve() for path in notebooks]   # links are replaced by their targets
     for output in outputs:
         if output.is_relative_to((root / "notebooks").resolve()):
             raise CourseError(f"{output} lies inside notebooks/, which the course never writes"
@@ -79,17 +80,17 @@ def run_course(names: list[str] | None = None, *, profile: str = "smoke", unsolv
 
 
 def at_once(notebooks: int) -> int:
-    """How many notebooks may run side by side: one a core, each with the memory that it may hold, and at least one."""
+    """How many notebooks may run at the same time: one per core if memory allows (`MEMORY` each), and at least one."""
     room = min(psutil.virtual_memory().available, memory_limit())
     return max(1, min(notebooks, cores(), room // MEMORY))
 
 
 def unlike(ran, committed, stem: str) -> list[str]:
-    """How an unsolved run differs from what its reader should see, in sentences."""
+    """Sentences on how the run of an unsolved notebook differs from what its reader should see."""
     expected = {cell.id: cell for cell in committed.cells}
     found = []
     for index, cell in enumerate(ran.cells):
-        if cell.cell_type != "code" or cell.id not in expected:     # papermill's own
+        if cell.cell_type != "code" or cell.id not in expected:     # a cell that papermill added
             continue
         where, text = f"{stem}, unsolved, {hygiene.label(ran, index)}", _printed(cell)
         if number := parts(cell).get("check"):
@@ -121,7 +122,7 @@ def course_table(rows: list[dict]) -> str:
 
 
 def _run_one(stem: str, original, output: Path, profile: str, env: dict[str, str], bar) -> dict:
-    """Run one notebook; its row."""
+    """Run one notebook and return its row."""
     places = {cell.id: hygiene.label(original, index)
               for index, cell in enumerate(original.cells)}
     finished, where, executed = 0, "start of the kernel", {}
@@ -133,7 +134,7 @@ def _run_one(stem: str, original, output: Path, profile: str, env: dict[str, str
     def on_cell_executed(cell, cell_index, execute_reply):
         nonlocal finished
         executed[cell.id] = cell
-        if cell.id in places:           # papermill's own cell is not the notebook's
+        if cell.id in places:           # not the cell that papermill added
             finished += 1
             bar.update()
 
@@ -146,7 +147,7 @@ def _run_one(stem: str, original, output: Path, profile: str, env: dict[str, str
                 memory.watch(self.provisioner.pid)
 
         ran = "PROFILE" in papermill.inspect_notebook(output)
-        if not ran:                     # papermill would only warn
+        if not ran:                     # no parameter PROFILE: papermill only warns
             failures.append(f"{stem}: has no parameter PROFILE;"
                             " set it in a cell tagged `parameters`.")
         else:
@@ -167,9 +168,9 @@ def _run_one(stem: str, original, output: Path, profile: str, env: dict[str, str
                 unfinished.cells = [executed.get(cell.id, cell) for cell in unfinished.cells]
                 write(unfinished, output)
     seconds = time.perf_counter() - start
-    if not failures and finished < _code_cells(original):   # to papermill `sys.exit()` is success
+    if not failures and finished < _code_cells(original):   # for papermill, `sys.exit()` is success
         failures.append(f"{stem}, {where}: ended the notebook before its last cell.")
-    bar.update(_code_cells(original) - finished)            # a failed notebook leaves cells undone
+    bar.update(_code_cells(original) - finished)            # the cells that a failed notebook did not run
     solved = hygiene.passed(nbformat.read(output, as_version=4)) if ran else ()
     return dict(notebook=stem, cells=_code_cells(original), seconds=round(seconds, 1), peak_mb=round(memory.peak / 1e6),
                 passed=len(solved), checks=len(hygiene.exercises(original)), output=str(output), failures=failures)
@@ -180,7 +181,7 @@ def _code_cells(nb) -> int:
 
 
 class PeakMemory:
-    """Most memory, in bytes, that the processes watched and all they start hold inside the `with` (see `held_memory`)."""
+    """The peak memory, in bytes, of the watched processes and their children inside the `with` (see `held_memory`)."""
 
     def __enter__(self):
         self.peak, self._roots, self._stop = 0, [], threading.Event()
@@ -193,7 +194,7 @@ class PeakMemory:
         self._thread.join()
 
     def watch(self, pid: int) -> None:
-        with suppress(psutil.NoSuchProcess):                # it has ended already
+        with suppress(psutil.NoSuchProcess):                # the process has ended already
             self._roots.append(psutil.Process(pid))
 
     def _watch(self):

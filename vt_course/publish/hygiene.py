@@ -1,7 +1,7 @@
-"""What a notebook must satisfy before it is published: rules that execution alone cannot see.
+"""Rules that a notebook must satisfy before it is published, and that execution cannot check.
 
-A notebook that was never run passes nbval (nothing is compared), a stray `!false` passes
-everything, a trailing `;` prints differently in JupyterLab and in nbval. So these rules are
+Three examples: a notebook that was never run passes nbval, because nothing is compared; a forgotten `!false` passes
+every test; a trailing `;` prints differently in JupyterLab and in nbval. So these rules are
 checked on the file itself.
 """
 import ast
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import nbformat
 
-LONGEST_CELL, MEDIAN_CELL = 30, 8       # non-blank lines
+LONGEST_CELL, MEDIAN_CELL = 30, 8       # lines that are not blank
 WIDTH = 88                              # characters
 SIZE_MB = 1.5
 # The cells of an exercise, in this order.
@@ -21,14 +21,14 @@ PARTS = {"exercise": "code", "check": "code", "hints": "markdown", "solution": "
 TAG = re.compile(r"parameters|definition|fast|oracle|figure"
                  r"|(exercise|check|hints|solution|claim):[\w.-]+")
 MACHINE_PATH = re.compile(r"(?<![\w./:-])/(?:home|Users|root|tmp|work|private|var/folders)/\w")
-SUCCESS = "✓ "          # a line that begins so is what a passed check prints
+SUCCESS = "✓ "          # the line that a passed check prints begins so
 
 
 def problems(path: Path) -> list[str]:
-    """What is wrong with a built notebook: sentences with notebook, cell number and rule."""
+    """What is wrong with a built notebook: one sentence for each problem, with notebook, cell number and rule."""
     path = Path(path)
     try:
-        nb = nbformat.v4.reads(path.read_text(encoding="utf-8"))    # nbformat.read repairs ids
+        nb = nbformat.v4.reads(path.read_text(encoding="utf-8"))    # nbformat.read would repair ids
     except ValueError as error:
         return [f"{path.stem}: is not a notebook file ({error})."]
     found = source_problems(nb, path.stem) + run_problems(nb, path.stem)
@@ -40,7 +40,7 @@ def problems(path: Path) -> list[str]:
 
 
 def source_problems(nb, name: str) -> list[str]:
-    """Rules on cells, tags and metadata, before anything is executed."""
+    """Check the rules on cells, tags and metadata, which hold before execution."""
     found = []
     for index, cell in enumerate(nb.cells):
         found += [f"{name}, {label(nb, index)}: {text}" for text in _cell_problems(cell)]
@@ -53,7 +53,7 @@ def source_problems(nb, name: str) -> list[str]:
 
 
 def run_problems(nb, name: str) -> list[str]:
-    """Rules on what execution left behind: it ran, once, top to bottom, without complaint."""
+    """Check the rules on outputs: every cell ran once, from top to bottom, without errors or warnings."""
     found = []
     code = [(index, cell) for index, cell in enumerate(nb.cells) if cell.cell_type == "code"]
     for count, (index, cell) in enumerate(code, start=1):
@@ -98,7 +98,7 @@ def passed(nb) -> set[str]:
 
 
 def label(nb, index: int) -> str:
-    """How people find a cell: its place, and for code the number that JupyterLab shows."""
+    """The name of a cell in messages: its place and, for code, the number that JupyterLab shows."""
     cell = nb.cells[index]
     if cell.cell_type != "code":
         return f"cell {index + 1}"
@@ -131,7 +131,7 @@ def _code_problems(source: str) -> list[str]:
         found.append("a comment switches nbval off; make the output comparable instead.")
     try:
         tree = ast.parse(source)
-    except SyntaxError as error:        # IPython's own syntax (!, %, ?) is no Python
+    except SyntaxError as error:        # IPython's own syntax (!, %, ?) is not Python
         line = (error.text or "").strip()
         return found + [f"is not plain Python (a magic or `!` command?): {line!r}."]
     if any(isinstance(node, ast.Name) and node.id == "get_ipython" for node in ast.walk(tree)):
@@ -186,12 +186,12 @@ def _exercise_problems(nb) -> list[str]:
 
 
 def _stub_problems(exercise: str, cells: dict[str, str]) -> list[str]:
-    """The stub must be the solution without its body, and both be handed to the check."""
+    """Check that the stub is the solution without its body, and that both are passed to the check."""
     try:
         stub, check, solution = (ast.parse(cells[part]).body
                                  for part in ("exercise", "check", "solution"))
     except SyntaxError:
-        return []                       # `_code_problems` says it
+        return []                       # `_code_problems` reports it
     name = stub[-1].name if isinstance(stub[-1], (ast.FunctionDef, ast.ClassDef)) else "f"
     found = []
     for part, last, more in (("check", check[-1], ""), ("solution", solution[-1], ", solution=True")):
@@ -205,7 +205,7 @@ def _stub_problems(exercise: str, cells: dict[str, str]) -> list[str]:
 
 
 def skeleton(statements: list[ast.stmt]) -> str:
-    """Source of a cell in which each function keeps only its signature and docstring."""
+    """The source of a cell in which each function has only its signature and docstring left."""
     lines = []
     for node in statements:
         if isinstance(node, ast.ClassDef):

@@ -10,24 +10,24 @@ from traitlets import default
 from .. import CourseError, repo_root
 
 PROFILES = ("smoke", "lecture", "full")
-# How long one cell may take, in seconds; None: for ever.
+# The seconds that one cell may take; None means no limit.
 CELL_SECONDS = {"smoke": 180, "lecture": 1800, "full": None}
 
-# RuntimeError: the kernel died (DeadKernelError), or never started (jupyter_client).
+# RuntimeError: the kernel died (DeadKernelError) or did not start (jupyter_client).
 CELL_ERRORS = (CellExecutionError, CellTimeoutError, RuntimeError)
 
 
 def kernel_env(**extra: str) -> dict[str, str]:
-    """Environment of a kernel: silent start, no progress bars, static figures, no notes of progress."""
+    """The environment of a kernel: no messages at start, no progress bars, static figures, no record of progress."""
     profile = str(repo_root() / ".ci" / "ipython")
     env = {**os.environ, "IPYTHONDIR": profile, "TQDM_DISABLE": "1", "VT_COURSE_STATIC": "1",
-           "VT_COURSE_PROGRESS": "", "PYDEVD_DISABLE_FILE_VALIDATION": "1", **extra}     # the last: a debugger's remark at start
-    env.pop("MPLBACKEND", None)         # where it is set, inline figures vanish from the output
+           "VT_COURSE_PROGRESS": "", "PYDEVD_DISABLE_FILE_VALIDATION": "1", **extra}     # the last: debugger's warning
+    env.pop("MPLBACKEND", None)         # if it is set, inline figures are missing in the output
     return env
 
 
 class CourseKernel(AsyncKernelManager):
-    """`python3` means this interpreter, whatever kernelspecs the machine has (or lacks)."""
+    """A kernel manager for which `python3` is this interpreter, whatever kernelspecs the machine has."""
 
     @default("kernel_spec_manager")
     def _only_this_interpreter(self):
@@ -39,7 +39,7 @@ class CourseKernel(AsyncKernelManager):
 
 
 def explain(error: Exception) -> str:
-    """What happened in the cell, after "notebook, cell: "."""
+    """What happened in a cell, as text that follows "notebook, cell: "."""
     if isinstance(error, DeadKernelError):
         return "the kernel died (out of memory, or the process was ended)."
     if isinstance(error, CellTimeoutError):
@@ -53,7 +53,7 @@ def select(folder: Path, pattern: str, names: list[str] | None) -> list[Path]:
     """The notebooks (or sources) in `folder`, in course order.
 
     names: stems ("04_video_swin") or their numbers ("04"); None: all.
-    Raises CourseError for a name that is not there, and for an empty folder.
+    Raises CourseError for a name that does not exist, and for an empty folder.
     """
     found = sorted(folder.glob(pattern))
     if not found:

@@ -1,4 +1,4 @@
-"""notebooks/src/NN_name.py -> the student edition: the same notebook without the solutions, not executed."""
+"""notebooks/src/NN_name.py -> the student edition: the same notebook, not executed, without the solutions."""
 import hashlib
 from pathlib import Path
 
@@ -18,9 +18,9 @@ def student(names: list[str] | None = None, *, out: Path | None = None, root: Pa
     """Write the student edition of the notebooks of `root` (the checkout) to `out` (build/student).
 
     names: stems ("04_video_swin") or numbers ("04"); None: all, in order.
-    Returns a row for each notebook: notebook, exercises (how many), output.
+    Returns a row for each notebook: notebook, exercises (their number), output.
     Raises CourseError for an unknown name, for an `out` inside notebooks/, and, before anything is written,
-    for a notebook that is already there and that somebody has worked in.
+    if a notebook is there already and somebody has changed or run it.
     """
     root = root or repo_root()
     sources = select(root / "notebooks" / "src", "[0-9][0-9]_*.py", names)
@@ -41,7 +41,7 @@ def student(names: list[str] | None = None, *, out: Path | None = None, root: Pa
 
 
 def student_edition(source: Path):
-    """The notebook of a source without its solution cells; a note follows the title."""
+    """The notebook of a source, without its solution cells and with a note after the title."""
     nb = from_source(source)
     nb.cells = [cell for cell in nb.cells if "solution" not in parts(cell)]
     nb.cells.insert(1, nbformat.v4.new_markdown_cell(NOTE, id="student-edition"))
@@ -50,7 +50,7 @@ def student_edition(source: Path):
 
 
 def parts(cell) -> dict[str, str]:
-    """What a cell is of which exercise: {"solution": "4.1"}."""
+    """Which part of which exercise a cell is, such as {"solution": "4.1"}; {} for other cells."""
     tags = [tag.partition(":") for tag in cell.metadata.get("tags", [])]
     return {part: exercise for part, _, exercise in tags if part in hygiene.PARTS}
 
@@ -60,7 +60,7 @@ def digest(nb) -> str:
 
 
 def untouched(path: Path) -> bool:
-    """Is this a student edition as it was written: no word changed, nothing run?"""
+    """Whether a file is a student edition as it was written: nothing changed, nothing run."""
     try:
         nb = nbformat.v4.reads(path.read_text(encoding="utf-8"))
     except ValueError:

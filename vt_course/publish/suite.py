@@ -1,14 +1,14 @@
-"""`vt-course test`: all that must hold, in stages, the cheap ones first; CI runs the same.
+"""`vt-course test`: all tests, in stages, the quickest first. CI runs the same stages.
 
-    rules      committed files, notebooks and their sources obey the rules of the house; nothing is executed
-    tests      the unit tests
-    outputs    every committed notebook is executed again; each output must be as committed. This is the solved run:
-               its solutions must print that their checks passed
-    unsolved   the student edition of every notebook runs from top to bottom as it is handed out, by the code of
-               `vt-course course`, each within the memory that a notebook may take
+    rules      checks that committed files, notebooks and their sources obey the rules; no notebook is executed
+    tests      runs the unit tests
+    outputs    executes every committed notebook again and compares each output with the committed one. The committed
+               notebooks contain the solutions, so the solutions must print that their checks passed
+    unsolved   runs the student edition of every notebook from top to bottom, as it is handed out, with the code of
+               `vt-course course`. Each notebook must stay within the memory that a notebook may take
 
-What the stages leave is in build/test: JUnit XML, the unsolved notebooks as executed, those whose outputs differ
-(failed/), and seconds.json, which is compared with tests/budget.json.
+The results are in build/test: JUnit XML, the executed unsolved notebooks, the notebooks whose outputs differ
+(failed/), and seconds.json, whose times are compared with tests/budget.json.
 """
 import json
 import os
@@ -29,15 +29,15 @@ from .course import MEMORY, run_course
 RULES = ("test_project.py", "test_notebooks.py")
 STAGES = ("rules", "tests", "outputs", "unsolved")
 QUICK = ("rules", "tests")
-SLACK = 1.5                     # times the budget of a stage, in CPU seconds, before it is called too dear
+SLACK = 1.5                     # a stage that takes more than 1.5 times its budget of CPU seconds gives a warning
 
 
 def run_suite(stages: list[str] | None = None, *, quick: bool = False, root: Path | None = None) -> list[dict]:
-    """Run the stages (default: all; quick: rules, and the tests that are not marked slow) and print what they do.
+    """Run the stages and print what they do. Default: all; quick: rules, and the tests that are not marked slow.
 
-    All are run, whatever fails. Returns a row for each: stage, passed, seconds, cpu_seconds (of all processes it
-    started; None where the system does not tell), budget (CPU seconds, or None). Raises CourseError for a stage that
-    does not exist.
+    All chosen stages are run, also after a failure. Returns a row for each: stage, passed, seconds, cpu_seconds (of all
+    processes that it started; None if the system does not tell), budget (CPU seconds, or None). Raises CourseError for
+    a stage that does not exist.
     """
     root = root or repo_root()
     if unknown := sorted(set(stages or ()) - set(STAGES)):
@@ -63,7 +63,7 @@ def say(text: str) -> None:
 
 
 def verdict(rows: list[dict]) -> str:
-    """The last line: what failed, what took how long, what became too dear."""
+    """The last line of output: which stages failed, how long each took, and which exceeded their budget."""
     failed = [row["stage"] for row in rows if not row["passed"]]
     times = ", ".join(f"{row['stage']} {row['seconds']:.0f} s" + (f" ({row['cpu_seconds']:.0f} CPU)" if row["cpu_seconds"] else "")
                       for row in rows)
@@ -74,16 +74,16 @@ def verdict(rows: list[dict]) -> str:
 
 
 def cpu_seconds() -> float | None:
-    """Of all processes that this one started and that have ended, and of itself."""
+    """CPU seconds of this process and of all its child processes that have ended; None on Windows."""
     try:
         import resource
-    except ModuleNotFoundError:                          # Windows
+    except ModuleNotFoundError:                          # on Windows
         return None
     return sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
 
 
 def run_pytest(root: Path, stage: str, *options: str) -> bool:
-    """True if all passed. A run without a single test has failed."""
+    """Whether all tests passed. A run without any test counts as failed."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={root / 'build' / 'test' / stage}.xml", *options]
     return subprocess.call(command, cwd=root, env=env) == 0
@@ -104,7 +104,7 @@ def outputs(root: Path, quick: bool) -> bool:
     report = root / "build" / "test" / "outputs.xml"
     if compare(notebooks, f"--junitxml={report}", "-o", "junit_family=xunit1", root=root, workers=min(cores(), len(notebooks))) == 0:
         return True
-    # Kept for whoever looks for the reason: the notebooks that differ, as they come out now.
+    # The notebooks that differ are executed again and kept, to help to find the reason.
     cases = ElementTree.parse(report).iter("testcase") if report.is_file() else ()
     red = sorted({Path(case.get("file")).stem for case in cases if list(case.iter("failure")) or list(case.iter("error"))})
     if red:

@@ -24,7 +24,7 @@ from vt_course.training.evaluate import evaluate
 from vt_course.training.fit import fit
 from vt_course.training.recipes import Recipe, recipe_for
 
-# Name: entries of swin_mini's configuration to replace. The first is the baseline.
+# Name -> the entries of swin_mini's configuration that it replaces. The first variant is the baseline.
 VARIANTS = {
     "shifted windows, relative bias": {},
     "windows never shift": {"shift": False},
@@ -35,12 +35,12 @@ NOTE = """\
 Task and recipe were fixed on the baseline alone; its run of seed 0 was seen before the others began, and is one of its \
 runs. Then each variant was trained once per seed and is reported as it came out. 12,000 images are early in training: \
 the whole recipe sees 40,000. The times are of a machine with other work on it."""
-EPOCHS = 3  # of 4,000 images
+EPOCHS = 3  # 4,000 images each
 HELD_OUT = 1000  # images
 
 
 def recipe(config: dict, seed: int) -> Recipe:
-    """swin_mini's recipe, shortened to `EPOCHS`, for a variant."""
+    """The recipe of a variant: that of swin_mini, shortened to `EPOCHS`."""
     return dataclasses.replace(recipe_for("swin_mini"), config=config, seed=seed, epochs=EPOCHS)
 
 
@@ -51,10 +51,10 @@ def train_variant(config: dict, seed: int, *, max_steps: int | None = None, held
     `config`, for instance `{"shift": False}`, replaces entries of swin_mini's configuration.
     `max_steps` stops early; `out` is the run's folder (None: a temporary one).
 
-    Returns dict(config, seed, steps, images, parameters, train_loss, top1, stderr, seconds):
-    images is how many training images were seen, train_loss the mean over the last epoch (None
-    after an early stop), top1 and its binomial stderr are shares in [0, 1], seconds the time of
-    training with its validation. Raises `CourseError` for an unknown entry of `config`.
+    Returns dict(config, seed, steps, images, parameters, train_loss, top1, stderr, seconds).
+    images is the number of training images that were seen. train_loss is the mean over the last epoch (None
+    after an early stop). top1 and its binomial standard error stderr are fractions from 0 to 1. seconds is the time
+    of training, including its validation. Raises `CourseError` for an unknown entry of `config`.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(out) if out is not None else Path(scratch)
@@ -68,7 +68,7 @@ def train_variant(config: dict, seed: int, *, max_steps: int | None = None, held
 
 
 def summarise(runs: dict[str, list[dict]]) -> dict[str, dict]:
-    """For each variant: config, runs, and over its seeds mean and standard deviation (n - 1) of top1.
+    """For each variant: its config, its runs, and the mean and the standard deviation (n - 1) of top1 over its seeds.
 
     The standard deviation of a single run is None.
     """

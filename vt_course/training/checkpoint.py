@@ -1,9 +1,9 @@
-"""Checkpoints: files that are either the old ones or the new ones, never halves, and whole or refused.
+"""Checkpoints. A file is either the old one or the new one, never a part of one, and a damaged file is refused.
 
-`state.pt` alone holds all that a resumed run needs and is switched by one rename, so a kill at
-any moment leaves the previous state or the next. It ends in a checksum of all its bytes; the one
-before it stays as `previous.pt`. `last.safetensors` and `best.safetensors` are copies of the
-weights for everyone else, with the recipe, the metric and a checksum in their headers.
+`state.pt` alone holds everything that a resumed run needs. It is replaced by one rename, so a kill at
+any moment leaves either the previous state or the new one. It ends in a checksum of all its bytes. The state
+before it is kept as `previous.pt`. `last.safetensors` and `best.safetensors` are copies of the
+weights for all other uses, with the recipe, the metric and a checksum in their headers.
 """
 import hashlib
 import io
@@ -21,16 +21,16 @@ from vt_course.models.official import check_state
 from vt_course.training.recipes import Recipe
 
 STATE, PREVIOUS = "state.pt", "previous.pt"
-PARTS = ("config", "model", "optimizer", "scaler", "progress")       # of a state, a dict each
+PARTS = ("config", "model", "optimizer", "scaler", "progress")       # the parts of a state, each a dict
 SEAL = b"sha256 of what stands before: "
 
 
 def save_state(folder: Path, state: dict) -> None:
-    """Write `state` as state.pt; what was there becomes previous.pt."""
+    """Write `state` as state.pt. The old state.pt becomes previous.pt."""
     buffer = io.BytesIO()  # torch.save into a file turns a full disk into a RuntimeError
     torch.save(state, buffer)
-    # torch.save writes a zip, which ends in the length of a comment, 0. The checksum is that comment: torch.load,
-    # which never looks at the zip's own checksums, still reads the file.
+    # torch.save writes a zip file, which ends in the length of a comment, 0. We write our checksum as this comment,
+    # because torch.load never checks the checksums of the zip itself. It still reads the file.
     buffer.seek(-2, os.SEEK_END)
     if buffer.read() != b"\0\0":
         raise RuntimeError("torch.save ends its file in another way than it used to; checkpoint.py must learn it")
@@ -43,11 +43,11 @@ def save_state(folder: Path, state: dict) -> None:
 
 
 def read_state(folder: Path) -> dict | None:
-    """The state of a run folder, or None where no checkpoint was written yet.
+    """The state of a run folder, or None if no checkpoint was written yet.
 
-    Without state.pt (deleted, as the sentence about a damaged one says, or killed between the two
-    renames of `save_state`) it is that of previous.pt. Raises `CourseError` for one that is not
-    byte for byte what was written.
+    If there is no state.pt, it is read from previous.pt. This happens if the user deleted a damaged state.pt, as the
+    error message says, or if the run was killed between the two renames of `save_state`. Raises `CourseError` for
+    a file whose bytes are not exactly those that were written.
     """
     path = state_path(folder)
     if path is None:
@@ -61,12 +61,12 @@ def read_state(folder: Path) -> dict | None:
 
 
 def state_path(folder: Path) -> Path | None:
-    """The checkpoint that a run in this folder goes on from."""
+    """The checkpoint from which a run in this folder goes on, or None."""
     return next((path for path in (folder / STATE, folder / PREVIOUS) if os.path.lexists(path)), None)
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with the bytes of a checkpoint, for a sentence that begins with its name; None: nothing."""
+    """What is wrong with the bytes of a checkpoint, as the rest of a sentence that begins with its name; else None."""
     with parsing(path, "damaged", "look at it"), open(path, "rb") as file:
         size, length = file.seek(0, os.SEEK_END), len(SEAL) + 64
         if size == 0:
@@ -85,7 +85,7 @@ def damage(path: Path) -> str | None:
 
 
 def unusable(folder: Path, fault: str) -> CourseError:
-    """What is wrong with the checkpoint that a run would go on from, and what to do."""
+    """The error for a checkpoint from which a run cannot go on: what is wrong, and what to do."""
     return CourseError(f"{state_path(folder)} {fault}; {remedy(folder)}")
 
 
@@ -97,8 +97,8 @@ def remedy(folder: Path) -> str:
 
 
 def misfit(want, got, at: str) -> str | None:
-    """The first place where `got` is not built like `want`: names, lengths, types; shapes and numbers of tensors."""
-    kind = next((kind for kind in (torch.Tensor, dict) if isinstance(want, kind)), type(want))     # a dict may be ordered
+    """The first place where `got` differs from `want` in names, lengths, types or shapes, or is not finite, or None."""
+    kind = next((kind for kind in (torch.Tensor, dict) if isinstance(want, kind)), type(want))     # or a subclass
     if not isinstance(got, kind) or isinstance(got, bool) and kind is int:
         return f"{at} is a {type(got).__name__} and not a {kind.__name__}"
     if isinstance(want, torch.Tensor):
@@ -117,7 +117,7 @@ def misfit(want, got, at: str) -> str | None:
 
 
 def save_weights(path: Path, model, metadata: dict) -> None:
-    """The model's weights as safetensors; `metadata` values become JSON in the header."""
+    """Write the model's weights as safetensors. The values of `metadata` are written as JSON into the header."""
     weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
     header = {name: value if isinstance(value, str) else json.dumps(value)
               for name, value in metadata.items()}
@@ -126,19 +126,19 @@ def save_weights(path: Path, model, metadata: dict) -> None:
 
 
 def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """(weights, metadata) of a safetensors file; see `check_whole`. Raises `CourseError` for what is none."""
+    """(weights, metadata) of a safetensors file; see `check_whole`. Raises `CourseError` for another kind of file."""
     return read_safetensors(path, "name a run folder or one of its .safetensors files")
 
 
 def check_whole(path: Path, weights: dict[str, torch.Tensor], header: dict[str, str]) -> None:
-    """Raise `CourseError` where these are not what `save_weights` wrote. A file without a checksum passes."""
+    """Raise `CourseError` if these are not what `save_weights` wrote. A file without a checksum passes."""
     if header.get("checksum") not in (None, checksum(weights, header)):
         raise CourseError(f"{path} is damaged or was changed: its weights and header do not agree with its checksum; train or fetch it "
                           "again, or take the checksum out of its header if you changed it on purpose")
 
 
 def checksum(weights: dict[str, torch.Tensor], header: dict[str, str]) -> str:
-    """SHA-256 of a header and of the names, types, shapes and bytes of tensors."""
+    """SHA-256 over a header and over the names, types, shapes and bytes of the tensors."""
     told = sorted(item for item in header.items() if item[0] != "checksum")
     digest = hashlib.sha256(json.dumps(told).encode())
     for name, tensor in sorted(weights.items()):
@@ -150,13 +150,13 @@ def checksum(weights: dict[str, torch.Tensor], header: dict[str, str]) -> str:
 # ---------------------------------------------------------------- from a run to its model
 
 def build_model(recipe: Recipe, classes: int):
-    """The model of a recipe, with fresh weights: built for the clips that the recipe asks for, RGB.
+    """The model of a recipe, with fresh weights, built for RGB clips of the recipe's frames and size.
 
-    `recipe.config` has the last word. A run that is loaded again passes here as well, so it builds the same model.
-    Raises `CourseError` for what the model cannot be built with.
+    `recipe.config` overrides everything else. Training and loading a run both call this function, so they build the
+    same model. Raises `CourseError` for settings with which the model cannot be built.
     """
     settings = dict(num_classes=classes, drop_path=recipe.drop_path, **recipe.config)
-    if recipe.model in ZOO:                                            # else `create` names the closest one
+    if recipe.model in ZOO:                                            # else `create` raises, and names the closest
         settings = built_for(recipe.model, 3, recipe.frames, recipe.size) | settings
     try:
         return create(recipe.model, **settings)
@@ -168,9 +168,9 @@ def build_model(recipe: Recipe, classes: int):
 
 
 def load_weights(model, weights: dict, name) -> None:
-    """Load a state dict strictly. Raises `CourseError` that lists every difference, and for numbers that are no weights.
+    """Load a state dict strictly. The precision of floats may differ from the model's.
 
-    Floats may have another precision than the model's.
+    Raises `CourseError` for differences of keys or shapes (the message lists them) and for numbers that are not finite.
     """
     try:
         check_state(model, weights)
@@ -205,15 +205,15 @@ def read_run(path, which: str = "best") -> tuple[Path, dict, dict]:
 def load_run(path, which: str = "best"):
     """(model, recipe) of a run folder or `.safetensors` file, the model in eval mode.
 
-    Of a folder, `which` ("best" or "last") says which checkpoint; a run without a best one yet
-    gives the last. Raises `CourseError` when there is none or when it does not fit.
+    `which` ("best" or "last") says which checkpoint of a folder is loaded. If there is no best one yet, the
+    last is loaded. Raises `CourseError` if there is none, or if it does not fit.
     """
     model, recipe, _ = restore(path, which)
     return model, recipe
 
 
 def restore(path, which: str = "best"):
-    """(model, recipe, classes) from one reading of the file."""
+    """(model, recipe, classes) as in `load_run`; the file is read only once."""
     path, weights, header = read_run(path, which)
     again = "name a file that `vt-course train` wrote"
     classes = tuple(parse_json(header["classes"], f"the list of classes in {path}", again, list))

@@ -1,13 +1,13 @@
-"""The picture of a run: loss and accuracy against epoch."""
+"""The figure of a run: loss and accuracy over the epochs."""
 from matplotlib.figure import Figure
 
-# Okabe and Ito's blue and vermilion differ for every kind of colour vision; markers differ too.
+# Okabe and Ito's blue and vermilion look different with every kind of colour vision. The markers differ, too.
 TRAIN = dict(color="#0072B2", marker="o", linestyle="--", markersize=4, label="train")
 VAL = dict(color="#D55E00", marker="s", linestyle="-", markersize=4, label="validation")
 
 
 def curves(rows: list[dict], classes: int, title: str) -> Figure:
-    """The rows of metrics.csv, drawn; chance is 1/`classes`."""
+    """Draw the rows of metrics.csv. The accuracy of guessing is 1 / `classes`."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]

@@ -1,8 +1,8 @@
-"""Evaluation: accuracy and its standard error, confusion, and what frame order is worth.
+"""Evaluation: accuracy and its standard error, confusion, and the effect of the order of frames.
 
-A video may be seen through several views (clips in time, crops in space). Its prediction is the
+A video may have several views (clips in time, crops in space). Its prediction is the
 mean of the softmax over the views, as in the official test code of the models of this course.
-`order` breaks the order of the frames on purpose: a model blind to time does not notice.
+`order` changes the order of the frames on purpose. The result of a model that does not use time stays the same.
 """
 import dataclasses
 import functools
@@ -27,11 +27,11 @@ ORDERS = ("normal", "shuffled", "reversed", "single")
 
 
 def reorder_frames(clip, index: Iterable[int], order: str, seed: int = 0):
-    """Clips (B, ..., C, T, H, W) with their frames in another order.
+    """Clips (B, ..., C, T, H, W) with their frames in another order, one of `ORDERS`.
 
-    "shuffled" draws a permutation for each video, "single" repeats one random frame over the
-    whole clip; both are pure functions of (seed, index of the video), so every model sees the
-    same frames.
+    "shuffled" draws a permutation for each video. "single" repeats one random frame over the
+    whole clip. Both are pure functions of (seed, index of the video), so every model sees the
+    same frames. Raises `CourseError` for an unknown order.
     """
     if order not in ORDERS:
         raise CourseError(f"unknown frame order {order!r}: choose one of {', '.join(ORDERS)}")
@@ -49,13 +49,13 @@ def reorder_frames(clip, index: Iterable[int], order: str, seed: int = 0):
 
 
 def takes_images(model) -> bool:
-    """Whether a model of this course takes (B, C, H, W); every other module is taken to see clips."""
-    model = getattr(model, "module", model)                          # what DistributedDataParallel wraps
+    """Whether a model takes images (B, C, H, W). A module that is not of this course is assumed to take clips."""
+    model = getattr(model, "module", model)                          # the model inside DistributedDataParallel
     return "T" not in getattr(model, "layout", "B C T H W")
 
 
 def class_scores(model, clip):
-    """The model's logits (B, K) for clips (B, C, T, H, W); an image model gets the one frame of each."""
+    """The model's logits (B, K) for clips (B, C, T, H, W). An image model gets the only frame of each clip."""
     return model(clip.squeeze(2) if takes_images(model) else clip)
 
 
@@ -63,8 +63,8 @@ def class_scores(model, clip):
 def predict(model, loader, device, *, order="normal", seed=0, autocast=None):
     """Run the model over a loader.
 
-    Returns (log_probs, label, bad): log of the mean softmax over a video's views, float64
-    (N, K); true classes (N,); and [(index, sentence)] for the videos that could not be read.
+    Returns (log_probs, label, bad). log_probs: the logarithm of the mean softmax over the views of each video, float64
+    (N, K). label: the true classes (N,). bad: [(index, sentence)] of the videos that could not be read.
     """
     was_training = model.training
     model.eval()
@@ -78,7 +78,7 @@ def predict(model, loader, device, *, order="normal", seed=0, autocast=None):
         with autocast() if autocast else nullcontext():
             logits = class_scores(model, clip.flatten(0, -5))  # (B * V, K)
         views = logits.cpu().double().log_softmax(-1).unflatten(0, (len(clip), -1))  # (B, V, K)
-        # The mean over views, kept in logs so that no probability underflows.
+        # The mean over the views, computed with logarithms so that no probability underflows.
         log_probs.append(views.logsumexp(1) - math.log(views.shape[1]))  # (B, K)
         labels.append(batch["label"])
     model.train(was_training)
@@ -88,7 +88,7 @@ def predict(model, loader, device, *, order="normal", seed=0, autocast=None):
 
 
 def score(log_probs, label, classes: Iterable[str]) -> dict:
-    """Metrics of predictions, log-probabilities (N, K), against true classes (N,)."""
+    """The metrics of `evaluate` from log-probabilities (N, K) and true classes (N,)."""
     classes = list(classes)
     n, K = log_probs.shape
     best = log_probs.argmax(-1)  # (N,)
@@ -115,18 +115,18 @@ def evaluate(model, dataset, *, device=None, batch_size=32, order="normal", seed
              workers=None, progress=True) -> dict:
     """Accuracy of `model` on `dataset` (a `VideoFolder` with `train=False`).
 
-    `order` is one of `ORDERS`; `seed` fixes the random ones. `batch_size` counts views.
+    `order` is one of `ORDERS`; `seed` fixes the random ones. `batch_size` counts views, not videos.
 
     Returns a dict:
     n            videos evaluated
     loss         mean of -log(probability of the true class), in nats
-    top1, top5   shares in [0, 1]; top5 only where there are at least five classes
+    top1, top5   fractions from 0 to 1; top5 only if there are at least five classes
     stderr       binomial standard error of top1, sqrt(top1 * (1 - top1) / n)
     per_class    class name: accuracy, None for a class without videos
     confusion    counts, [true class][predicted class], in the order of `classes`
     bad          videos that could not be read, [(index, sentence)]
 
-    Raises `CourseError` when no video can be read.
+    Raises `CourseError` if no video can be read.
     """
     device = pick_device(device)
     loader = make_loader(dataset, in_order(dataset, batch_size), workers, device)
@@ -138,7 +138,10 @@ def evaluate(model, dataset, *, device=None, batch_size=32, order="normal", seed
 
 
 def open_data(recipe: Recipe, spec: Spec | None = None) -> tuple[VideoFolder, VideoFolder] | tuple[images.Shapes, images.Shapes]:
-    """The training and the validation set of a recipe. `spec` is its data, where they are open already."""
+    """The training set and the validation set of a recipe. `spec`: `open_spec(recipe.data)`, if it is open already.
+
+    Raises `CourseError` for data that do not fit the recipe.
+    """
     spec = spec or open_spec(recipe.data)
     if spec.train is None:
         if recipe.frames != 1:
@@ -153,10 +156,10 @@ def open_data(recipe: Recipe, spec: Spec | None = None) -> tuple[VideoFolder, Vi
 
 
 def evaluate_run(path, *, data=None, **settings) -> dict:
-    """`evaluate` a run's best model on the validation clips it was trained with, or of `data`.
+    """`evaluate` the best model of a run on the validation clips of the data of its training, or of `data`.
 
-    `data` is a spec (see `vt_course.data.open_spec`) with the same classes; `settings` go to
-    `evaluate`. Raises `CourseError`.
+    `data` is a spec (see `vt_course.data.open_spec`). `settings` are passed to
+    `evaluate`. Raises `CourseError` if `data` has other classes than the run.
     """
     model, recipe, trained = restore(path)
     _, val = open_data(dataclasses.replace(recipe, data=data or recipe.data))

@@ -1,12 +1,12 @@
-"""Training: one loop that can be killed at any moment and goes on as if nothing had happened.
+"""Training: one loop that can be killed at any moment and then resumed.
 
 Three rules make a resumed run equal to an uninterrupted one, bit for bit on a CPU:
 
-* what is random is a pure function of where we are: the order of the clips of (seed, epoch), a
-  clip's augmentation of (seed, epoch, index), dropout and drop path of (seed, step);
-* everything else (weights, AdamW's moments, running sums, the best epoch so far) is in one
-  file, `state.pt`, which is replaced by one rename and ends in a checksum (checkpoint.py);
-* every other file of the run folder is derived from that state and can be written again.
+* All random choices are pure functions of the place in the training. The order of the clips depends on
+  (seed, epoch), the augmentation of a clip on (seed, epoch, index), dropout and drop path on (seed, step).
+* Everything else (weights, AdamW's moments, running sums, the best epoch so far) is in one
+  file, `state.pt`, which is replaced by one rename and ends in a checksum (checkpoint.py).
+* Every other file of the run folder is derived from that state and can be written again.
 
 Started by torchrun, the same loop runs in several processes (ranks.py). Each process takes its share of
 every batch. Only rank 0 prints and writes; its numbers cover all processes.
@@ -44,14 +44,14 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def lr_at(step: int, steps: int, warmup: int, peak: float) -> float:
-    """Learning rate of step 0 .. steps - 1: linear to `peak` in `warmup` steps, cosine to 0."""
+    """Learning rate of step 0 .. steps - 1: linear up to `peak` in `warmup` steps, then down to 0 as a cosine."""
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
 def parameter_groups(model, weight_decay: float) -> list[dict]:
-    """Decay for matrices and kernels; none for norms, biases, bias tables and Swin's absolute position embedding.
+    """Weight decay for matrices and kernels; none for norms, biases, bias tables and Swin's absolute positions.
 
     The released Video Swin configurations do the same (`paramwise_cfg` with `decay_mult=0.`).
     """
@@ -66,10 +66,10 @@ def parameter_groups(model, weight_decay: float) -> list[dict]:
 
 @contextmanager
 def polite_interrupt():
-    """Yields a list that the first Ctrl-C appends to; the second interrupts as usual.
+    """Yields a list. The first Ctrl-C only appends to it; the second interrupts as usual.
 
-    A KeyboardInterrupt in the middle of an optimiser step would leave half of the weights
-    updated.
+    The training loop looks at the list between its steps, because a KeyboardInterrupt in the middle of an
+    optimiser step would leave half of the weights updated.
     """
     pressed = []
     if threading.current_thread() is not threading.main_thread():
@@ -89,18 +89,18 @@ def polite_interrupt():
 
 def fit(recipe: Recipe, out, *, resume=True, device=None, workers=None, max_steps=None,
         checkpoint_minutes=5.0, progress=True) -> dict:
-    """Train `recipe` into the folder `out`; returns what summary.json holds.
+    """Train `recipe` into the folder `out`. Returns the contents of summary.json.
 
-    A folder that already holds this run is continued (`resume=False` refuses instead); a
-    finished one is left as it is. A checkpoint is written after each epoch and every
-    `checkpoint_minutes` in between. `max_steps` stops after so many steps in total, saved as if
-    interrupted. Ctrl-C saves, says how to go on and raises KeyboardInterrupt.
+    If the folder already holds this run, the run is continued (with `resume=False`, this is an error). A
+    finished run is not changed. A checkpoint is written after each epoch, and every
+    `checkpoint_minutes` within an epoch. `max_steps` stops after this many steps in total, and saves as after
+    an interruption. Ctrl-C saves, prints how to go on, and raises KeyboardInterrupt.
 
-    In the processes of torchrun, `recipe.batch_size` is that of all ranks together, and a run may
-    go on with another number of them.
+    Under torchrun, `recipe.batch_size` counts the clips of all ranks together, and a run may
+    go on with another number of ranks.
 
-    Raises `CourseError` for what the user can mend: other settings than the folder's, another run
-    at work in it, a damaged checkpoint, a full disk, a loss that is not finite, no readable clip.
+    Raises `CourseError` for everything that the user can mend: settings that differ from the folder's, another run
+    that uses the folder, a damaged checkpoint, a full disk, a loss that is not finite, no readable clip.
     The last good checkpoint is kept.
     """
     with ranks.group(pick_device(device)) as device, deterministic(device), polite_interrupt() as interrupt, \
@@ -112,9 +112,10 @@ def fit(recipe: Recipe, out, *, resume=True, device=None, workers=None, max_step
 
 
 def open_everywhere(recipe: Recipe) -> tuple[dict, list]:
-    """What `describe` tells of the data and its two sets, opened on all ranks, which must see the same clips.
+    """Open the data on all ranks: (the result of `describe`, [training set, validation set]).
 
-    Rank 0 says what the user should know of how the clips were found, and what would make them quicker to read.
+    Rank 0 prints notes on how the clips were found, and on what would make them quicker to read. Raises `CourseError`
+    if the ranks see different clips.
     """
     if recipe.batch_size < ranks.world():
         raise CourseError(f"batch_size={recipe.batch_size} is of all {ranks.world()} processes together: raise it or "
@@ -154,7 +155,7 @@ class Run:
         try:
             with torch.no_grad():
                 class_scores(self.model.eval(), torch.zeros(shape, device=device))
-        except ValueError as error:  # of the input: before the first clip is decoded
+        except ValueError as error:  # a wrong size of the input, found before the first clip is decoded
             raise CourseError(f"frames={recipe.frames} and size={recipe.size} do not fit {recipe.model}: {error}") from error
         self.parallel = ranks.parallel(self.model, device)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, recipe.weight_decay))
@@ -171,10 +172,13 @@ class Run:
         self.started = time.monotonic() - self.progress.seconds
 
     def restore(self, state: dict) -> None:
-        """Go on from `state`. Raises `CourseError` where it is not built like ours: what it lacks would be made up, silently."""
+        """Go on from `state`. Raises `CourseError` if its parts differ from ours.
+
+        Without this check, torch would silently fill in missing parts.
+        """
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         own, saved, moments = self.optimizer.state_dict()["param_groups"], state["optimizer"], {}
-        if saved.get("state"):                                           # of AdamW, from the first step on
+        if saved.get("state"):                                           # AdamW has a state after its first step
             moments = {k: dict(step=torch.zeros(()), exp_avg=p.detach(), exp_avg_sq=p.detach()) for k, p in enumerate(parameters)}
         fault = (misfit(self.model.state_dict(), state["model"], "model")
                  or misfit({"state": moments, "param_groups": own}, saved, "optimizer")
@@ -193,15 +197,16 @@ class Run:
             self.scaler.load_state_dict(state["scaler"])
 
     def check_smallest_batch(self) -> None:
-        """Refuse a last batch that a BatchNorm cannot be trained on, before the first step. Raises `CourseError`.
+        """Raise `CourseError`, before the first step, if the last batch of an epoch is too small to train a BatchNorm.
 
-        The batch is not made larger instead: each clip comes once an epoch, in batches that depend on the recipe only.
+        The batch cannot be made larger instead, because each clip comes once in an epoch and the batches depend only on
+        the recipe.
         """
         recipe, size, clips = self.recipe, self.batches.size, self.batches.clips
         if not any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in self.model.modules()):
             return
         least = min(max(n // ranks.world(), 1) for n in (size, clips % size or size))
-        twin = copy.deepcopy(self.model).to("meta").train()            # shapes only: no running mean is touched
+        twin = copy.deepcopy(self.model).to("meta").train()            # only shapes: no running mean changes
         try:
             with torch.no_grad():
                 class_scores(twin, torch.zeros(least, 3, recipe.frames, recipe.size, recipe.size, device="meta"))
@@ -211,7 +216,7 @@ class Run:
 
     @property
     def step(self) -> int:
-        """Steps taken since the start of the run."""
+        """The number of steps since the start of the run."""
         return self.progress.epoch * len(self.batches) + self.progress.batch
 
     def train(self, interrupt, max_steps, checkpoint_minutes) -> dict:
@@ -220,14 +225,14 @@ class Run:
         if finished:
             return finished
         try:
-            # Events after the checkpoint we go on from are of steps that will be taken again.
+            # Events later than the checkpoint are removed from the log, because their steps will be taken again.
             with (SummaryWriter(str(self.out / "log"), purge_step=self.step + 1) if self.leads else nullcontext()) as self.log:
                 while progress.epoch < recipe.epochs:
                     stopped = self.train_epoch(interrupt, max_steps, checkpoint_minutes)
                     if stopped or self.close_epoch(interrupt):
                         self.save()
                         break
-        except OSError as error:  # of the event log; other files are written by atomic_write
+        except OSError as error:  # from the event log: atomic_write, which writes the other files, raises CourseError
             if error.errno not in DISK_FULL:
                 raise
             raise CourseError(f"cannot write {self.out / 'log'} ({error.strerror}); the last "
@@ -242,7 +247,7 @@ class Run:
         return ranks.by_leader(functools.partial(summarise, self))
 
     def train_epoch(self, interrupt, max_steps, checkpoint_minutes) -> bool:
-        """Train to the end of the epoch; True when stopped before."""
+        """Train to the end of the epoch. Returns True if it was stopped before the end."""
         recipe, progress, batches = self.recipe, self.progress, self.batches
         steps = recipe.epochs * len(batches)
         warmup = round(recipe.warmup_epochs * len(batches))
@@ -262,7 +267,7 @@ class Run:
                 due = self.leads and time.monotonic() - saved > checkpoint_minutes * 60
                 stop, due, clips, skipped = ranks.total(bool(interrupt), due, good, len(batch["bad"]))
                 if stop:
-                    interrupt.append(signal.SIGINT)  # perhaps of another rank
+                    interrupt.append(signal.SIGINT)  # perhaps another rank got the Ctrl-C
                     return True
                 if due:
                     self.save()
@@ -282,11 +287,11 @@ class Run:
     def train_step(self, batch, good: int, clips: int, lr: float) -> None:
         """One step on `clips` clips, `good` of them in this process."""
         recipe, progress = self.recipe, self.progress
-        # For dropout and drop path, of other clips in each rank.
+        # The seed of dropout and drop path. It differs between ranks, because their clips differ.
         torch.manual_seed(recipe.seed * 1_000_003 + self.step + (ranks.rank() << 53))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        if not good:  # the ranks step together: one without a clip sees an empty one that has no weight
+        if not good:  # all ranks must take the step: a rank without a clip uses a placeholder clip of weight 0
             batch = {"clip": torch.zeros(1, 3, recipe.frames, recipe.size, recipe.size), "label": torch.zeros(1).long()}
         self.parallel.train(good > 0)  # eval mode, so that the placeholder clip does not change BatchNorm's statistics
         clip = batch["clip"].to(self.device, non_blocking=True)  # (B, C, T, H, W)
@@ -294,11 +299,11 @@ class Run:
         with self.autocast():
             try:
                 logits = class_scores(self.parallel, clip)  # (B, K)
-            except ValueError as error:  # unreadable clips left too few
+            except ValueError as error:  # too few clips are left, because some are unreadable
                 raise CourseError(f"step {self.step + 1} with {len(clip)} clip: {error}") from error
             loss = F.cross_entropy(logits, label, label_smoothing=recipe.label_smoothing)
         self.optimizer.zero_grad()
-        # The ranks' gradients are averaged: with this weight the mean is over all clips, however they are spread.
+        # The gradients of the ranks are averaged. With this weight, the result is the mean over all clips of the batch.
         self.scaler.scale(loss * (good * ranks.world() / clips)).backward()
         self.scaler.unscale_(self.optimizer)
         limit = recipe.grad_clip or math.inf
@@ -306,7 +311,7 @@ class Run:
         hits = int((logits.argmax(-1) == label).sum()) if good else 0
         loss_sum, hits = ranks.total(loss.item() * good, hits)
         value = loss_sum / clips
-        # With loss scaling an infinite gradient is an everyday event that `scaler.step` skips.
+        # With loss scaling, infinite gradients are normal: `scaler.step` skips the step.
         if not math.isfinite(value) or not (math.isfinite(norm) or self.scaler.is_enabled()):
             self.diverged(f"loss {value}, gradient norm {norm}")
         self.scaler.step(self.optimizer)
@@ -328,7 +333,7 @@ class Run:
             + f", in another --out folder; {self.out} keeps the last good checkpoint")
 
     def close_epoch(self, interrupt) -> bool:
-        """Validate, record the epoch and save; True when interrupted, with nothing recorded."""
+        """Validate, record the epoch and save. Returns True if it was interrupted; then nothing is recorded."""
         recipe, progress = self.recipe, self.progress
         self.share_bad()
         if not progress.clips:
@@ -373,7 +378,7 @@ class Run:
         return False
 
     def report(self, row: dict, bad_val: int) -> None:
-        """One line to the screen, three points to TensorBoard, and what could not be read."""
+        """Print one line, write three points to TensorBoard, and list the clips that could not be read."""
         for name in ("train_top1", "val_loss", "val_top1"):
             self.log.add_scalar(f"epoch/{name}", row[name], row["step"])
         if self.show:
@@ -393,18 +398,18 @@ class Run:
                 *sentences]), file=sys.stderr)
 
     def save(self) -> None:
-        """Rank 0 writes a checkpoint."""
+        """Write a checkpoint. All ranks call this; rank 0 writes."""
         self.share_bad()
         ranks.by_leader(self.write)
 
     def share_bad(self) -> None:
-        """Tell every rank the bad training clips that each has found."""
+        """Collect the bad training clips of all ranks, so that each rank knows all of them."""
         for found in ranks.gather(self.progress.bad["train"]):
             self.progress.bad["train"].update(found)
 
     def write(self) -> None:
-        """A checkpoint: first the state, by one rename, then what is derived from it."""
-        self.log.flush()  # events before the state, so that a resumed log has no gap
+        """Write a checkpoint: first the state, by one rename, then the files that are derived from it."""
+        self.log.flush()  # write events before the state, so that the log of a resumed run has no gap
         progress = self.progress
         progress.seconds = time.monotonic() - self.started
         progress.peak_memory_mb = max(progress.peak_memory_mb, peak_memory_mb(self.device))

@@ -1,6 +1,6 @@
-"""The folder of a run: whose it is, where the run is, and every file that is derived from that.
+"""The folder of a run: which run it belongs to, how far the run is, and every file that is derived from its state.
 
-`state.pt` (checkpoint.py) alone decides where a run is; `publish` writes all other files from it and can do so again.
+Only `state.pt` (checkpoint.py) says how far a run is. All other files are written from it, and can be written again.
 """
 import dataclasses
 import io
@@ -21,14 +21,14 @@ from vt_course.training.checkpoint import PREVIOUS, STATE, read_state, save_weig
 from vt_course.training.curves import curves
 from vt_course.training.recipes import Recipe
 
-# Of an epoch, in metrics.csv.
+# The columns of metrics.csv, which has one row for each epoch.
 COLUMNS = ("epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top1_stderr", "skipped", "seconds",
            "clips_per_second")
 
 
 @dataclass
 class Progress:
-    """Where a run is. Sums are over the part of the current epoch that is done."""
+    """How far a run is. Sums are over the part of the current epoch that is done."""
 
     epoch: int = 0  # epochs completed
     batch: int = 0  # batches done in the current epoch
@@ -39,11 +39,11 @@ class Progress:
     rows: list = field(default_factory=list)  # one dict per completed epoch: metrics.csv
     best: dict | None = None  # the row with the highest val_top1, then the lowest val_loss
     bad: dict = field(default_factory=lambda: {"train": {}, "val": {}})  # {index: sentence}
-    seconds: float = 0.0  # over all resumes
+    seconds: float = 0.0  # of training, over all calls
     peak_memory_mb: float = 0.0
 
     def fault(self, epochs: int, batches: int) -> str | None:
-        """What cannot be, in a run of so many epochs of so many batches; None: nothing."""
+        """What is impossible in this progress, in a run of `epochs` epochs of `batches` batches; else None."""
         for name in ("epoch", "batch", "correct", "clips", "skipped", "loss_sum", "seconds", "peak_memory_mb"):
             value, whole = getattr(self, name), name not in ("loss_sum", "seconds", "peak_memory_mb")
             if type(value) not in ((int,) if whole else (int, float)) or not 0 <= value < math.inf:
@@ -68,12 +68,12 @@ class Progress:
 
 
 def quality(row: dict) -> tuple[float, float]:
-    """Of an epoch, to be compared: the best one has the highest val_top1, then the lowest val_loss."""
+    """The key by which epochs are compared: the best one has the highest val_top1, then the lowest val_loss."""
     return row["val_top1"], -row["val_loss"]
 
 
 def describe(recipe: Recipe, spec: Spec) -> dict:
-    """What a run folder belongs to: the recipe and the very clips. Written to config.json."""
+    """What identifies a run: its recipe, its classes, and digests of the lists of its clips. Written to config.json."""
     digests = {split: spec.digest(split) if spec.train else f"{images.COUNTS[split]} drawn images, version {images.VERSION}"
                for split in ("train", "val")}
     return {"recipe": dataclasses.asdict(recipe), "classes": list(spec.classes),
@@ -81,7 +81,7 @@ def describe(recipe: Recipe, spec: Spec) -> dict:
 
 
 def check_same(folder: Path, old: dict, new: dict) -> None:
-    """Raises `CourseError` naming what differs between the folder's run and what was asked."""
+    """Raise `CourseError` if the folder holds a run with other settings; the message names the differences."""
     old, new = (json.loads(json.dumps(config, default=str)) for config in (old, new))  # tuples become lists
     was, now = old["recipe"], new["recipe"]
     differ = [f"{name} was {was.get(name)!r:.200} and is now {now.get(name)!r:.200}"
@@ -94,7 +94,11 @@ def check_same(folder: Path, old: dict, new: dict) -> None:
 
 
 def open_run(out: Path, config: dict, resume: bool, held: ExitStack) -> dict | None:
-    """Make the folder `out` and lock it until `held` is closed; the state of the run that it holds, or None."""
+    """Make the folder `out` and lock it until `held` is closed. Returns the state of the run in it, or None.
+
+    Raises `CourseError` if another run uses the folder, if it holds a run with other settings, or if `resume` is False
+    and it holds a run.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
         held.enter_context(alone(out / ".lock", wait=False))
@@ -115,10 +119,10 @@ def open_run(out: Path, config: dict, resume: bool, held: ExitStack) -> dict | N
 
 
 def begin(run) -> dict | None:
-    """Bring the folder's files in step with the state; the summary of a run that is finished."""
+    """Write the folder's files again from the state. Returns the summary if the run is finished, else None."""
     atomic_write(run.out / "config.json", json.dumps(run.config, indent=2).encode())
     if run.step:
-        publish(run)  # a kill may have come between the state and what derives from it
+        publish(run)  # a kill may have left the state without the files derived from it
     path = run.out / "summary.json"
     if run.progress.epoch == run.recipe.epochs and os.path.lexists(path):
         anew = "delete it and run the same command again, which writes it anew"
@@ -128,7 +132,7 @@ def begin(run) -> dict | None:
 
 
 def publish(run) -> None:
-    """Write every file that is derived from the state."""
+    """Write last.safetensors, best.safetensors, metrics.csv and bad_clips.csv from the state."""
     progress = run.progress
     header = {"format": "pt", "model": run.recipe.model, "recipe": run.recipe.to_json(),
               "classes": run.classes, "epoch": progress.epoch, "step": run.step}
@@ -137,8 +141,8 @@ def publish(run) -> None:
     if at_epoch_end:
         header["metric"] = {name: row[name] for name in ("val_top1", "val_loss")}
     save_weights(run.out / "last.safetensors", run.model, header)
-    # The model's weights are the best ones only in the state written at the end of the best
-    # epoch; in later states the file is there already.
+    # Only in the state at the end of the best epoch are the model's weights the best ones. In later states
+    # best.safetensors is there already.
     if at_epoch_end and progress.best["epoch"] == progress.epoch:
         save_weights(run.out / "best.safetensors", run.model, header)
     if row:
@@ -150,7 +154,7 @@ def publish(run) -> None:
 
 
 def facts(run) -> dict:
-    """What summary.json tells of the run, as JSON reads it."""
+    """The facts of the run in summary.json, in the types that reading JSON gives."""
     progress = run.progress
     return json.loads(json.dumps({
         "model": run.recipe.model,
@@ -170,7 +174,7 @@ def facts(run) -> dict:
 
 
 def summarise(run) -> dict:
-    """Write summary.json and curves.png."""
+    """Write summary.json and curves.png. Returns the contents of summary.json."""
     progress = run.progress
     summary = {**facts(run), **provenance(run.device, ranks.world())}
     if progress.rows:

@@ -1,7 +1,7 @@
-"""Several processes that train one model, started by torchrun: what they tell each other.
+"""Communication between several processes that train one model, started by torchrun.
 
-torchrun numbers its processes, the ranks, 0 to world - 1. A process that it did not start is rank 0 of 1; then every
-function here gives back what it was given.
+torchrun numbers its processes, which are called ranks, from 0 to world - 1. A process that was not started by torchrun
+is rank 0 of 1. Then the functions of this file return their own input.
 """
 import os
 from contextlib import contextmanager
@@ -15,10 +15,10 @@ from vt_course import CourseError
 
 @contextmanager
 def group(device: torch.device):
-    """Join the processes that torchrun started, if it did; yields this one's device.
+    """If torchrun started this process, join the group of its processes. Yields the device of this process.
 
-    Numbers travel by gloo, gradients on CUDA by NCCL. Raises `CourseError` for a device that torch cannot use so, for
-    more processes than GPUs, and when another process has ended.
+    Numbers are sent by the backend gloo, gradients on CUDA by NCCL. Raises `CourseError` for a device that is neither
+    cuda nor cpu, for more processes than GPUs, and if another process has ended.
     """
     if "LOCAL_RANK" not in os.environ:
         yield device
@@ -33,7 +33,7 @@ def group(device: torch.device):
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")   # another may end before we have joined
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")   # may fail if another ends
         yield device
     except RuntimeError as error:
         if not any(words in str(error) for words in ("Connection closed", "Connection reset", "remote worker")):
@@ -54,7 +54,7 @@ def world() -> int:
 
 
 def total(*numbers: float) -> list[float]:
-    """The sum over all ranks of each number."""
+    """The sum of each number over all ranks."""
     if world() == 1:
         return list(numbers)
     sums = torch.tensor(numbers, dtype=torch.float64)                  # exact for counts
@@ -63,7 +63,7 @@ def total(*numbers: float) -> list[float]:
 
 
 def gather(value) -> list:
-    """The value of each rank, in their order."""
+    """The values of all ranks, in the order of the ranks."""
     values = [value] * world()
     if world() > 1:
         dist.all_gather_object(values, value)
@@ -71,7 +71,10 @@ def gather(value) -> list:
 
 
 def together(work) -> list:
-    """Do `work` on all ranks; their results in order. A `CourseError` of one is raised by all: none waits for another."""
+    """Call `work` on all ranks. Returns their results in order.
+
+    If it raises `CourseError` on one rank, all ranks raise it, so that none waits for another.
+    """
     results = gather(_attempt(work))
     for number, result in enumerate(results):
         if isinstance(result, CourseError):
@@ -80,7 +83,7 @@ def together(work) -> list:
 
 
 def by_leader(work):
-    """Do `work` on rank 0 alone; all get its result, or raise its `CourseError`."""
+    """Call `work` on rank 0 only. All ranks return its result, or raise its `CourseError`."""
     outcome = [_attempt(work) if rank() == 0 else None]
     if world() > 1:
         dist.broadcast_object_list(outcome)
@@ -97,14 +100,14 @@ def _attempt(work):
 
 
 def parallel(model, device: torch.device):
-    """The model; `backward` then gives every rank the mean of all ranks' gradients."""
+    """The model, wrapped so that `backward` gives every rank the mean of the gradients of all ranks."""
     if world() == 1:
         return model
     return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
 
 def share_buffers(model) -> None:
-    """Give all ranks rank 0's buffers: the running means of a BatchNorm are of the clips that each has seen."""
+    """Copy the buffers of rank 0 to all ranks. A BatchNorm's running means differ, because the ranks' clips do."""
     if world() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)

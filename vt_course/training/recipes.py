@@ -1,7 +1,7 @@
-"""Recipes: every number a training run depends on, in one frozen dataclass.
+"""Recipes: all settings on which a training run depends, in one frozen dataclass.
 
-A recipe is all that `fit` needs besides an output folder. It is written to the run folder as
-JSON, read back by `Recipe.from_json`, changed by `dataclasses.replace` or, from a command line,
+`fit` needs only a recipe and an output folder. The recipe is written to the run folder as
+JSON and read back by `Recipe.from_json`. It is changed by `dataclasses.replace` or, from a command line,
 by `recipe.override(["lr=3e-4", "epochs=5"])`.
 """
 import dataclasses
@@ -17,22 +17,22 @@ from vt_course.files import parse_json
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to train, on what, and how. Raises `CourseError` for values that cannot work."""
+    """Which model to train, on which data, and how. Raises `CourseError` for values that cannot work."""
 
     model: str
-    # Entries of the model's configuration to replace, e.g. {"shift": False}; on a command line as JSON.
+    # Entries that replace those of the model's configuration, e.g. {"shift": False}. On a command line they are JSON.
     config: dict = field(default_factory=dict)
     data: str = "synthetic:motion"
-    # What the model sees: `frames` frames, `stride` apart, of size × size pixels.
+    # The clips that the model sees: `frames` frames, `stride` apart, of size × size pixels.
     frames: int = 16
     stride: int = 2
     size: int = 64
     sampling: str = "dense"  # or "uniform"
-    # Short side in pixels of decoded frames kept in memory; 0 decodes anew in every epoch.
+    # Short side, in pixels, of the decoded frames that are kept in memory. 0: decode again in every epoch.
     keep: int = 0
-    # Augmentation of clips; drawn images have none, each is new. No flip by default: a mirrored "left" clip is a "right" clip.
-    crop_scale: tuple[float, float] = (0.8, 1.0)  # share of the area a random crop keeps
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # its width / height
+    # Augmentation of clips (not of drawn images, which are all new). No flip by default: it turns "left" into "right".
+    crop_scale: tuple[float, float] = (0.8, 1.0)  # the random crop's share of the area
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # the random crop's width / height
     flip: float = 0.0  # probability
     # Optimisation: AdamW, linear warm-up, then cosine to zero.
     batch_size: int = 32
@@ -77,7 +77,7 @@ class Recipe:
 
     @classmethod
     def from_json(cls, text: str) -> "Recipe":
-        """The inverse of `to_json`; settings left out take their defaults.
+        """The inverse of `to_json`. Settings that are left out have their default values.
 
         Raises `CourseError` for an unknown setting or a value that cannot work.
         """
@@ -87,7 +87,7 @@ class Recipe:
         return cls(**{name: _convert(name, value) for name, value in settings.items()})
 
     def override(self, assignments: Iterable[str]) -> "Recipe":
-        """A copy with `name=value` strings applied, e.g. `["lr=3e-4", "crop_scale=0.5,1"]`."""
+        """A copy with settings from `name=value` strings, e.g. `["lr=3e-4", "crop_scale=0.5,1"]`; or `CourseError`."""
         changes = {}
         for assignment in assignments:
             name, equals, value = assignment.partition("=")
@@ -101,7 +101,7 @@ _FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
 
 
 def _convert(name: str, value):
-    """`value`, a string or a JSON value, as the type that setting `name` has."""
+    """`value`, a string or a JSON value, converted to the type of the setting `name`."""
     if name not in _FIELDS:
         close = difflib.get_close_matches(name, _FIELDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(_FIELDS)}"
@@ -126,9 +126,9 @@ def _convert(name: str, value):
 
 
 RECIPES = {
-    # At least 90 % of held-out motion clips in 8 minutes on two CPU cores, from scratch. What matters: the
-    # learning rate (at 1e-3 it stays at chance for many epochs, at 2e-3 for all ten we watched), and the variant's
-    # `narrow_init`.
+    # From scratch, at least 90 % of held-out motion clips in 8 minutes on two CPU cores. Two things matter. One is the
+    # learning rate: at 1e-3 the accuracy stays at chance for many epochs, at 2e-3 it did so for all ten that we
+    # watched. The other is `narrow_init` in the variant's configuration.
     "video_swin_mini": Recipe(
         model="video_swin_mini", frames=8, stride=2, size=48, keep=56, crop_scale=(0.7, 1.0), crop_ratio=(0.9, 1.1),
         batch_size=16, epochs=29, lr=4e-4, drop_path=0.0, label_smoothing=0.0),
@@ -137,9 +137,9 @@ RECIPES = {
         model=model, frames=8, stride=2, size=48, keep=56, crop_scale=(0.7, 1.0), crop_ratio=(0.9, 1.1),
         batch_size=16, epochs=12, lr=4e-4, drop_path=0.0, label_smoothing=0.0)
        for model in ("mvit_mini", "mvit_v2_mini", "timesformer_mini", "uniformer_mini")},
-    # 97 % of 1,000 held-out drawn images after 40,000 seen, 82 % after 16,000; one core does 140 images a second, on a
-    # busy machine 60. What matters: that scenes are new in every epoch (it memorised the 1,600 clips), large and
-    # brighter than their background (data/images.py says what was tried).
+    # 97 % of 1,000 held-out drawn images after training on 40,000, 82 % after 16,000. One core trains on 140 images a
+    # second, on a busy machine on 60. Two things matter. The images must be new in every epoch (the model memorised the
+    # 1,600 clips), and the shapes must be large and brighter than the background (see data/images.py).
     "swin_mini": Recipe(
         model="swin_mini", data="images:shapes", frames=1, stride=1, size=64, batch_size=16, epochs=10, lr=5e-4,
         warmup_epochs=0.2, drop_path=0.0, label_smoothing=0.0),
@@ -147,7 +147,7 @@ RECIPES = {
 
 
 def recipe_for(model: str) -> Recipe:
-    """The recipe of `RECIPES` for a model. Raises `CourseError` with the closest name."""
+    """The recipe of `RECIPES` for a model. If there is none, raises `CourseError`, which names the closest model."""
     if model not in RECIPES:
         close = difflib.get_close_matches(model, RECIPES, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(RECIPES)}"

@@ -14,7 +14,7 @@ EXERCISES: dict[str, Exercise] = {}
 # ---------------------------------------------------------------- 2.1 weights of one head
 
 def weights_literal(q, k):
-    """Query by query, key by key: scalar product over √d, then its share of the row."""
+    """One query and one key at a time: the dot product divided by √d. Then softmax over the row, written out."""
     d = q.shape[-1]
     rows = []
     for i in range(q.shape[-2]):
@@ -56,7 +56,7 @@ EXERCISES["2.1"] = Exercise(
 # ---------------------------------------------------------------- 2.2 all heads
 
 def heads_literal(x, w_qkv, b_qkv, w_out, b_out, num_heads):
-    """Head by head, each with its own rows of the three projections."""
+    """One head at a time. Each head has its own rows of the three projection matrices."""
     C = x.shape[-1]
     d = C // num_heads
     outputs = []
@@ -68,8 +68,8 @@ def heads_literal(x, w_qkv, b_qkv, w_out, b_out, num_heads):
 
 
 def heads_case(B, N, C, num_heads):
-    """Queries and keys near 1, everything else small: gradients stay small, and so does their rounding error."""
-    size = torch.tensor([5.0, 5.0, 1.0]).repeat_interleave(C)         # (3C,) of the rows of q, k and v
+    """Queries and keys are near 1 and everything else is small, so gradients and their rounding errors stay small."""
+    size = torch.tensor([5.0, 5.0, 1.0]).repeat_interleave(C)         # (3C,) the scale of the rows of q, k and v
     return (0.3 * torch.randn(B, N, C), torch.randn(3 * C, C) * size[:, None] / C**0.5, 0.2 * torch.randn(3 * C) * size,
             0.1 * torch.randn(C, C) / C**0.5, 0.1 * torch.randn(C), num_heads)
 
@@ -79,7 +79,7 @@ def heads_cases():
 
 
 def heads_like(x, w_qkv, b_qkv, w_out, b_out, h, split=None, order=(0, 1, 2), scale=None, attend=None, merge=None):
-    """Multi-head attention with one step done differently."""
+    """Multi-head attention in which the steps that are given replace the right ones."""
     B, N, C = x.shape
     d = C // h
     qkv = F.linear(x, w_qkv, b_qkv)                                   # (B, N, 3C)
@@ -151,7 +151,7 @@ EXERCISES["2.2"] = Exercise(
 # ---------------------------------------------------------------- 2.3 relative position bias in one dimension
 
 def bias_literal(table, n):
-    """Head by head, pair by pair: the row is query minus key, moved to begin at 0."""
+    """One head and one pair at a time. The row of the table is query minus key, shifted so that the smallest is 0."""
     return torch.stack([torch.stack([torch.stack([table[i - j + n - 1, a] for j in range(n)]) for i in range(n)])
                         for a in range(table.shape[1])])              # (h, n, n)
 
@@ -192,7 +192,7 @@ EXERCISES["2.3"] = Exercise(
 # ---------------------------------------------------------------- 2.4, 2.5 multiply-accumulates
 
 def numbers(function):
-    """The answer as a tensor without axes, as the checks compare it."""
+    """Make `function` return its number as a tensor without axes, because the checks compare tensors."""
     return lambda *args: torch.as_tensor(function(*args))
 
 
@@ -208,7 +208,7 @@ def products(*sizes):
 
 
 def msa_literal(h, w, C):
-    """Product by product: q, k, v, the logits and the weighted sum of all heads together, the output."""
+    """One matrix product at a time: q, k, v, logits, weighted sum (for all heads together), output."""
     N = h * w
     return products(*3 * [(N, C, C)], (N, C, N), (N, N, C), (N, C, C))
 
@@ -237,7 +237,7 @@ EXERCISES["2.4"] = counting(
 
 
 def window_msa_literal(h, w, C, M):
-    """Window by window, on a map padded to whole windows."""
+    """One window at a time, on a map that is padded to whole windows."""
     windows = len(range(0, h, M)) * len(range(0, w, M))
     return windows * msa_literal(M, M, C)
 
@@ -281,7 +281,7 @@ EXERCISES["2.5"] = counting(
 # ---------------------------------------------------------------- 2.6 bytes of the logits
 
 def bytes_literal(T, H, W, patch, heads, batch, each):
-    """One number for each ordered pair of tokens, head and clip."""
+    """There is one logit for each ordered pair of tokens, in each head and each clip."""
     tokens = 1 + sum(1 for _ in range(T) for _ in range(0, H - patch + 1, patch) for _ in range(0, W - patch + 1, patch))
     return torch.tensor(batch * heads * tokens * tokens * each)
 

@@ -15,7 +15,7 @@ EXERCISES: dict[str, Exercise] = {}
 # ---------------------------------------------------------------- which frames
 
 def dense_literal(num_frames, frames, stride, position="centre"):
-    """Frame by frame, from the first: a start in the middle of all starts that fit, then `stride` steps."""
+    """One frame at a time. The first is the middle of all starts that fit; each next one is `stride` frames later."""
     starts = [s for s in range(num_frames) if s + (frames - 1) * stride < num_frames] or [0]
     start = starts[(len(starts) - 1) // 2] if position == "centre" else starts[0]
     return torch.tensor([(start + i * stride) % num_frames for i in range(frames)])       # (frames,)
@@ -26,7 +26,7 @@ def steps(start, frames, stride, num_frames):
 
 
 def room(num_frames, frames, stride):
-    """The last start that fits, 0 where none does."""
+    """The last start that fits into the video, or 0 if none fits."""
     return max(num_frames - ((frames - 1) * stride + 1), 0)
 
 
@@ -64,10 +64,10 @@ EXERCISES["1.1"] = Exercise(
 
 
 def segments_literal(num_frames, frames):
-    """The frame in which the middle of each segment lies; frame k runs from k to k + 1."""
+    """The frame that contains the middle of each segment. Frame k reaches from k to k + 1 on the time axis."""
     out = []
     for i in range(frames):
-        middle = 2 * (2 * i + 1) * num_frames                         # in quarters of a frame / frames
+        middle = 2 * (2 * i + 1) * num_frames                         # times 4 * frames: all whole numbers
         out.append(next(k for k in range(num_frames) if 4 * frames * k <= middle < 4 * frames * (k + 1)))
     return torch.tensor(out)                                          # (frames,)
 
@@ -106,7 +106,7 @@ EXERCISES["1.2"] = Exercise(
 # ---------------------------------------------------------------- which pixels
 
 def boxes_literal(height, width, size):
-    """The three squares along the longer side; along the other, in the middle."""
+    """Three squares along the longer side. Along the shorter side they are in the middle."""
     out = []
     for third in range(3):
         top, left = (height - size) // 2, (width - size) // 2
@@ -119,7 +119,7 @@ def boxes_literal(height, width, size):
 
 
 def boxes_of_the_package(height, width, size):
-    """Where `three_crops` cuts, read off pixels that hold their own place."""
+    """The boxes of `three_crops`, found by cropping an array in which each pixel holds its own position."""
     places = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), -1)[None]   # (1, H, W, 2)
     return torch.stack([torch.cat([c[0, 0, 0], c[0, -1, -1] + 1]) for c in transforms.three_crops(places, size)])
 
@@ -162,12 +162,12 @@ EXERCISES["1.3"] = Exercise(
 # ---------------------------------------------------------------- patches and tubes
 
 def numbered(*shape):
-    """A tensor whose every number is its place in memory: a wrong cut shows where its numbers came from."""
+    """A tensor in which each number is its own place in memory: a wrong cut shows where its numbers came from."""
     return torch.arange(prod(shape), dtype=torch.float32).view(shape)
 
 
 def cut_literal(x, sizes):
-    """Slice by slice: the box at each place of the grid, colour by colour, its last axis fastest."""
+    """One slice for each box of the grid, flattened colour by colour, with the last axis fastest."""
     grid = [n // p for n, p in zip(x.shape[2:], sizes)]
     out = x.new_empty(len(x), *grid, x.shape[1] * prod(sizes))
     for place in np.ndindex(*grid):
@@ -177,12 +177,12 @@ def cut_literal(x, sizes):
 
 
 def cut(x, sizes, out, split):
-    """Cut with einops: capitals count boxes, small letters the numbers inside."""
+    """Cut with einops. In the patterns, capitals are axes of the grid of boxes, small letters are axes inside a box."""
     return rearrange(x, f"{split} -> {out}", **dict(zip("thw"[-len(sizes):], sizes)))
 
 
 def shaped(tokens, x, sizes):
-    """A wrong order of numbers in the right shape."""
+    """Tokens with a wrong order of numbers, reshaped to the right shape."""
     return tokens.reshape(len(x), *[n // p for n, p in zip(x.shape[2:], sizes)], -1)
 
 
@@ -259,7 +259,7 @@ EXERCISES["1.5"] = Exercise(
 # ---------------------------------------------------------------- weights
 
 def weight_literal(weight, order):
-    """Number by number: where in the token does the pixel (c, t, h, w) stand?"""
+    """One number at a time: put the weight of pixel (c, t, h, w) at the place of this pixel in the token."""
     D, *sizes = weight.shape
     size = dict(zip("cthw", sizes))
     out = weight.new_empty(D, prod(sizes))

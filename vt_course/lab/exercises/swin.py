@@ -14,14 +14,14 @@ EXERCISES: dict[str, Exercise] = {}
 # ---------------------------------------------------------------- 3.1, 3.2: windows
 
 def partition_literal(x, M):
-    """Slice by slice: the window at (h, w), its tokens row by row."""
+    """One slice for each window, at (h, w), with its tokens row by row."""
     B, H, W, C = x.shape
     out = [x[b, h:h + M, w:w + M].reshape(-1, C) for b in range(B) for h in range(0, H, M) for w in range(0, W, M)]
     return torch.stack(out)                                           # (B·nW, M·M, C)
 
 
 def cut(x, M, order):
-    """Partition with the axes (B, nH, M, nW, M, C) in another order."""
+    """Partition in which the axes (B, nH, M, nW, M, C) are brought into another order."""
     B, H, W, C = x.shape
     return x.reshape(B, H // M, M, W // M, M, C).permute(order).reshape(-1, M * M, C)
 
@@ -76,7 +76,7 @@ def reverse_literal(windows, M, H, W):
 
 
 def glue(windows, M, H, W, grid, order):
-    """Reverse, with the windows read as a grid and its axes (B, ., ., M, M, C) brought into an order."""
+    """Reverse that reads the windows as `grid` and permutes the axes (B, ., ., M, M, C) by `order`."""
     C = windows.shape[-1]
     return windows.reshape(-1, *grid, M, M, C).permute(order).reshape(-1, H, W, C)
 
@@ -110,7 +110,7 @@ EXERCISES["3.2"] = Exercise(
 # ---------------------------------------------------------------- 3.3: attention
 
 def attention_literal(q, k, v, bias, mask):
-    """Window by window, head by head, query by query."""
+    """One window, one head and one query at a time."""
     out = torch.zeros_like(q)
     for i in range(len(q)):                                           # window i has mask i mod nW
         for h in range(q.shape[1]):
@@ -140,7 +140,7 @@ def logits_of(q, k, bias, scale=None):
 
 
 def attention_fast(q, k, v, bias, mask):
-    """The same with PyTorch's fused attention."""
+    """The same function with PyTorch's fused attention."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias + windows_mask(q, mask))
 
 
@@ -188,7 +188,7 @@ EXERCISES["3.3"] = Exercise(
 # ---------------------------------------------------------------- 3.4: groups of the shifted windows
 
 def groups_literal(H, W, M, shift):
-    """Number the shifted windows row by row, then read the number of the token that the roll brings to each place."""
+    """Number the shifted windows row by row. Each place gets the number of the token that the roll moves there."""
     pieces = [[(i - s) // M + (s > 0) for i in range(n)] for n, s in zip((H, W), shift)]
     columns = pieces[1][-1] + 1
     numbers = [[pieces[0][h] * columns + pieces[1][w] for w in range(W)] for h in range(H)]
@@ -196,8 +196,9 @@ def groups_literal(H, W, M, shift):
 
 
 def groups_like(H, W, M, shift, roll=-1, first=None, columns=None, combine=None, whole=0):
-    """Group numbers with one thing otherwise: sign of the roll, length of an axis's first piece, how two pieces
-    become one number, the first number of an axis that is not shifted."""
+    """Group numbers in which one thing can be changed: the sign of the roll; the length of the first piece of an
+    axis (`first`); how the numbers of two pieces become one number (`columns`, `combine`); the number of the first
+    piece of an axis that is not shifted (`whole`)."""
     rows, cols = (torch.div(torch.arange(n) - (s if first is None else first(M, s)), M, rounding_mode="floor")
                   + (1 if s else whole) for n, s in zip((H, W), shift))
     rows, cols = rows - min(rows.min(), 0), cols - min(cols.min(), 0)
@@ -207,7 +208,7 @@ def groups_like(H, W, M, shift, roll=-1, first=None, columns=None, combine=None,
 
 
 def groups_by_counter(H, W, M, shift):
-    """The official code's regions of the rolled map, counted from the top left."""
+    """The regions of the rolled map as the official code numbers them, from the top left."""
     groups = torch.zeros(H, W, dtype=torch.long)
     rows, cols = ((slice(0, -M), slice(-M, -s), slice(-s, None)) for s in shift)
     for number, (h, w) in enumerate(product(rows, cols)):
@@ -255,19 +256,19 @@ EXERCISES["3.4"] = Exercise(
 # ---------------------------------------------------------------- 3.5: relative position bias
 
 def bias_literal(table, M):
-    """Pair by pair: query i at (i // M, i % M), key j alike, the row of their offset."""
+    """One pair at a time: query i at (i // M, i % M), key j at (j // M, j % M), and the row of their offset."""
     rows = [[(i // M - j // M + M - 1) * (2 * M - 1) + i % M - j % M + M - 1 for j in range(M * M)] for i in range(M * M)]
     return torch.stack([torch.stack([table[r] for r in row], 1) for row in rows], 1)               # (h, M·M, M·M)
 
 
 def bias_like(table, M, row):
-    """The bias in which `row(dh, dw)` reads the table."""
+    """The bias if `row(dh, dw)` is the row of the table that is read for an offset."""
     h, w = torch.arange(M * M) // M, torch.arange(M * M) % M
     return table[row(h[:, None] - h, w[:, None] - w)].permute(2, 0, 1)
 
 
 def bias_fast(table, M):
-    """The package's index, one look-up."""
+    """One look-up with the package's index."""
     return table[swin.relative_position_index((M, M))].permute(2, 0, 1)                            # (h, M·M, M·M)
 
 
@@ -312,7 +313,7 @@ def even(x):
 
 
 def neighbours_literal(x):
-    """Place by place, the four neighbours one after the other."""
+    """One place at a time: the channels of its four neighbours, one after the other."""
     x = even(x)
     return torch.stack([torch.stack([torch.cat([x[:, 2 * h + i, 2 * w + j] for i, j in ORDER], -1)
                                      for w in range(x.shape[2] // 2)], 1) for h in range(x.shape[1] // 2)], 1)

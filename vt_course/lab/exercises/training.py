@@ -16,7 +16,7 @@ EXERCISES: dict[str, Exercise] = {}
 # ---------------------------------------------------------------- which clips
 
 def batch_literal(step, clips, batch_size, seed):
-    """Walk through the epochs, batch by batch, up to this step."""
+    """Go through the epochs, one batch at a time, until this step."""
     epoch = 0
     while True:
         order = np.random.default_rng([seed, epoch]).permutation(clips).tolist()
@@ -28,14 +28,14 @@ def batch_literal(step, clips, batch_size, seed):
 
 
 def batch_of(step, clips, batch_size, seed):
-    """The same with the batches of the package."""
+    """The same batch, taken from the package's `EpochBatches`."""
     batches = EpochBatches(clips, batch_size, seed)
     batches.epoch, batches.start = divmod(step, len(batches))
     return torch.tensor([index for _, index in next(iter(batches))])
 
 
 def batch_like(step, clips, batch_size, seed, *, key=lambda seed, epoch: [seed, epoch], last=True, fill=False):
-    """A batch with one thing done in another way."""
+    """The batch if one thing is done in another way."""
     n = math.ceil(clips / batch_size) if last else max(clips // batch_size, 1)
     epoch, k = divmod(step, n)
     order = np.random.default_rng(key(seed, epoch)).permutation(clips)
@@ -44,13 +44,13 @@ def batch_like(step, clips, batch_size, seed, *, key=lambda seed, epoch: [seed, 
 
 
 def batch_of_order(step, clips, batch_size, seed, order):
-    """A batch of `order`(clips, seed, epoch)."""
+    """The batch if `order(clips, seed, epoch)` gives the order of an epoch."""
     epoch, k = divmod(step, math.ceil(clips / batch_size))
     return torch.as_tensor(order(clips, seed, epoch))[k * batch_size:(k + 1) * batch_size]
 
 
 def order_in_turn(clips, seed, epoch):
-    """One generator draws the orders of all epochs up to this one."""
+    """The order if one generator draws the orders of all epochs, one after the other, up to this one."""
     rng = np.random.default_rng(seed)
     return [rng.permutation(clips) for _ in range(epoch + 1)][-1]
 
@@ -120,7 +120,7 @@ EXERCISES["8.1"] = Exercise(
 # ---------------------------------------------------------------- learning rate
 
 def lr_literal(step, steps, warmup, peak):
-    """Up in equal parts, then half a wave of the cosine."""
+    """The rate rises in equal parts during the warm-up, then falls along half a period of the cosine."""
     if step < warmup:
         return torch.tensor((step + 1) / warmup * peak)
     done = (step - warmup) / (steps - warmup)                         # 0 at the end of the warm-up, 1 at the end
@@ -128,13 +128,13 @@ def lr_literal(step, steps, warmup, peak):
 
 
 def lr_of(step, steps, warmup, peak):
-    """The package's; in float64, the precision of Python's numbers."""
-    from vt_course.training.fit import lr_at                 # here: TensorBoard takes seconds to import
+    """The package's learning rate, in float64, the precision of Python's floats."""
+    from vt_course.training.fit import lr_at                 # here: importing TensorBoard takes seconds
     return torch.tensor(lr_at(step, steps, warmup, peak), dtype=torch.float64)
 
 
 def lr_like(after, before=lambda step, steps, warmup, peak: peak * (step + 1) / warmup):
-    """A schedule with other rules in and after the warm-up."""
+    """A schedule with other rules during (`before`) and after (`after`) the warm-up."""
     return lambda step, steps, warmup, peak: torch.tensor(
         float((before if step < warmup else after)(step, steps, warmup, peak)))
 
@@ -181,7 +181,7 @@ EXERCISES["8.2"] = Exercise(
 # ---------------------------------------------------------------- AdamW
 
 def adamw_literal(w, g, m, v, t, lr, decay):
-    """One number at a time."""
+    """One entry of the tensors at a time: AdamW's update written out."""
     out = torch.empty(3, *w.shape)
     for i in np.ndindex(*w.shape):
         new_m, new_v = 0.9 * m[i] + 0.1 * g[i], 0.999 * v[i] + 0.001 * g[i] ** 2
@@ -191,7 +191,7 @@ def adamw_literal(w, g, m, v, t, lr, decay):
 
 
 def adamw_torch(w, g, m, v, t, lr, decay):
-    """torch's own step, put into the state it would be in."""
+    """One step of torch's AdamW, whose state is set to that of the step before."""
     w = nn.Parameter(w.detach().clone())
     w.grad = g.clone()
     optimizer = torch.optim.AdamW([w], lr=lr, weight_decay=decay)
@@ -202,7 +202,7 @@ def adamw_torch(w, g, m, v, t, lr, decay):
 
 def adamw_like(w, g, m, v, t, lr, decay, *, betas=(0.9, 0.999), l2=False, correct=(True, True), shift=0, root=torch.sqrt,
                old=False, of=torch.square, decoupled=None, sign=-1, late=False, eps=1e-8, returned="raw"):
-    """A step with one thing done in another way."""
+    """The step if one thing is done in another way."""
     g = g + decay * w if l2 else g
     new_m, new_v = betas[0] * m + (1 - betas[0]) * g, betas[1] * v + (1 - betas[1]) * of(g)
     used = (m, v) if old else (new_m, new_v)
@@ -215,7 +215,7 @@ def adamw_like(w, g, m, v, t, lr, decay, *, betas=(0.9, 0.999), l2=False, correc
 
 
 def adamw_cases():
-    small = 1e-5 * torch.randn(2, 4)                                  # beside it ε counts
+    small = 1e-5 * torch.randn(2, 4)                                  # so small that ε matters
     return [(torch.randn(2, 4), torch.randn(2, 4), torch.randn(2, 4), torch.rand(2, 4) + 0.1, 3, 0.2, 0.3),
             (torch.randn(3), torch.randn(3), torch.zeros(3), torch.zeros(3), 1, 0.1, 0.5),
             (torch.randn(5), torch.randn(5), torch.randn(5), torch.rand(5) + 0.1, 7, 0.05, 0.0),
@@ -271,7 +271,7 @@ EXERCISES["8.3"] = Exercise(
 # ---------------------------------------------------------------- loss
 
 def smooth_literal(logits, label, eps):
-    """The target of each clip written out, then the cross-entropy against it."""
+    """Write out the target of each clip, then compute the cross-entropy with it."""
     K, losses = logits.shape[1], []
     for row, k in zip(logits, label.tolist()):
         log_p = row - row.exp().sum().log()
@@ -280,7 +280,7 @@ def smooth_literal(logits, label, eps):
 
 
 def smooth_like(logits, label, share, rest):
-    """Cross-entropy against `share` on the true class and `rest` on each of the others."""
+    """Cross-entropy with a target of `share` for the true class and `rest` for each of the others."""
     log_p = logits.log_softmax(-1)
     true = log_p.gather(1, label[:, None])[:, 0]
     return -(share * true + rest * (log_p.sum(1) - true)).mean()
@@ -318,13 +318,13 @@ EXERCISES["8.4"] = Exercise(
 # ---------------------------------------------------------------- gradients
 
 def factor_literal(norms, limit):
-    """From the length of all gradients laid end to end."""
+    """The factor from the norm of all gradients, taken as one long vector."""
     length = math.sqrt(sum(norm.item() ** 2 for norm in norms))
     return torch.tensor(1.0 if length <= limit else limit / length)
 
 
 def factor_torch(norms, limit):
-    """As `torch.nn.utils.clip_grad_norm_` does it."""
+    """The factor of `torch.nn.utils.clip_grad_norm_`."""
     return (limit / (torch.linalg.vector_norm(norms) + 1e-6)).clamp(max=1.0)
 
 
@@ -355,7 +355,7 @@ EXERCISES["8.5"] = Exercise(
 
 
 def combine_literal(gradients, sizes):
-    """Each rank's gradient is a mean: turn it into a sum, add, divide by all clips."""
+    """A rank's gradient is a mean over its clips: make it a sum, add all ranks, divide by the number of all clips."""
     total = torch.zeros_like(gradients[0])
     for gradient, n in zip(gradients, sizes.tolist()):
         total = total + n * gradient

@@ -11,7 +11,7 @@ from ..exercise import Exercise
 EXERCISES: dict[str, Exercise] = {}
 
 def partition_literal(x, window):
-    """Slice by slice: the window at (t, h, w), its tokens row by row."""
+    """One slice for each window, at (t, h, w), with its tokens frame by frame and row by row."""
     P, Mh, Mw = window
     B, T, H, W, C = x.shape
     out = [x[b, t:t + P, h:h + Mh, w:w + Mw].reshape(-1, C)
@@ -27,7 +27,7 @@ def split(x, window):
 
 
 def cut(x, window, order):
-    """Partition with the eight axes of `split` in another order."""
+    """Partition in which the eight axes of `split` are brought into another order."""
     return split(x, window).permute(order).reshape(-1, prod(window), x.shape[-1])
 
 
@@ -86,7 +86,7 @@ def reverse_literal(windows, window, size):
 
 
 def glue(windows, window, size, order, axes=(0, 1, 2)):
-    """Reverse with the eight axes (B, nT, nH, nW, P, Mh, Mw, C) in another order, the grid's as in `axes`."""
+    """Reverse that permutes the axes (B, nT, nH, nW, P, Mh, Mw, C) by `order`; `axes`: the order of the grid's axes."""
     grid = [size[a] // window[a] for a in axes]
     return windows.reshape(-1, *grid, *window, windows.shape[-1]).permute(order).reshape(-1, *size, windows.shape[-1])
 
@@ -113,7 +113,7 @@ EXERCISES["4.2"] = Exercise(
 
 
 def roll_literal(x, shift):
-    """Token (t, h, w) of the result is token (t + st, h + sh, w + sw) of x, counted around the border."""
+    """Token (t, h, w) of the result is token (t + st, h + sh, w + sw) of x; indices wrap around at the border."""
     index = [(torch.arange(n) + s) % n for n, s in zip(x.shape[1:4], shift)]
     return x[:, index[0]][:, :, index[1]][:, :, :, index[2]]
 
@@ -154,16 +154,16 @@ def mask_from(labels, window):
 
 
 def number_groups(size, window, shift):
-    """Literal group numbers, before the roll: the borders of the shifted windows cut every axis."""
+    """The literal group numbers before the roll. The borders of the shifted windows cut each axis into pieces."""
     labels = torch.zeros(size, dtype=torch.long)
     for axis, (n, w, s) in enumerate(zip(size, window, shift)):
-        piece = torch.div(torch.arange(n) - s, w, rounding_mode="floor") + 1        # (n,) number of the piece
+        piece = torch.div(torch.arange(n) - s, w, rounding_mode="floor") + 1        # (n,) the piece of each place
         labels = labels * (n + 1) + piece.view([-1 if a == axis else 1 for a in range(3)])
     return labels
 
 
 def mask_literal(size, window, shift):
-    """Roll the group numbers of the shifted windows, cut them into windows, compare every pair."""
+    """Roll the group numbers of the shifted windows, cut them into windows, and compare every pair of tokens."""
     return mask_from(roll_literal(number_groups(size, window, shift)[None, ..., None], shift)[0, ..., 0], window)
 
 
@@ -199,7 +199,7 @@ EXERCISES["4.4"] = Exercise(
 
 
 def index_literal(window):
-    """Pair by pair, with three loops' worth of arithmetic."""
+    """One pair of tokens at a time: the offset along each of the three axes gives the row."""
     P, Mh, Mw = window
     tokens = list(product(range(P), range(Mh), range(Mw)))
     return torch.tensor([[((t1 - t2 + P - 1) * (2 * Mh - 1) + h1 - h2 + Mh - 1) * (2 * Mw - 1) + w1 - w2 + Mw - 1
@@ -207,7 +207,7 @@ def index_literal(window):
 
 
 def index_like(window, place, tokens=None):
-    """A relative index in which `place(dt, dh, dw, P, Mh, Mw)` gives the row."""
+    """The relative index if `place(dt, dh, dw, P, Mh, Mw)` gives the row of an offset."""
     P, Mh, Mw = window
     tokens = tokens or list(product(range(P), range(Mh), range(Mw)))
     return torch.tensor([[place(a[0] - b[0], a[1] - b[1], a[2] - b[2], P, Mh, Mw) for b in tokens] for a in tokens])
@@ -239,7 +239,7 @@ EXERCISES["4.5"] = Exercise(
 
 
 def inflate_literal(weight, pt):
-    """Every time step of the tube gets the image weight, divided by the number of steps."""
+    """Each time step of the tube gets the weight of the image model, divided by the number of time steps."""
     out = torch.empty(*weight.shape[:2], pt, *weight.shape[2:])
     for t in range(pt):
         out[:, :, t] = weight / pt

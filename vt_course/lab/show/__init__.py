@@ -1,7 +1,7 @@
-"""Figures for notebook cells: each function draws the reader's own arrays, returns the figure.
+"""Figures for notebook cells: each function draws the reader's own arrays and returns the figure.
 
-What is drawn is what was given: a partition with the wrong axis order comes out scattered, a
-roll with the wrong sign puts the regions on the wrong side. Arrays are NumPy's or PyTorch's.
+Nothing is corrected: a partition with the wrong axis order looks scattered, and a roll with the wrong
+sign shows the regions on the wrong side. Arrays are NumPy's or PyTorch's.
 
     python -m vt_course.lab.show        # draws notebooks/img/windows_27.png again
 """

@@ -1,4 +1,4 @@
-"""Figures of attention: its weights as a matrix and over frames, and the shapes on the way through it."""
+"""Figures of attention: its weights as a matrix and over frames, and the shapes of the tensors inside a layer."""
 from math import prod
 
 import matplotlib.pyplot as plt
@@ -14,7 +14,7 @@ from .style import BLUE, ORANGE, SKY, VERMILION, array, bare, figure, headline, 
 
 
 def shares(weights, what: str) -> np.ndarray:
-    """Weights of one query, which must be shares: not negative, their sum 1."""
+    """The attention weights of one query as an array. Raises CourseError unless none is negative and they sum to 1."""
     weights = array(weights).astype(float)
     if weights.min() < 0 or abs(weights.sum() - 1) > 1e-3:
         raise CourseError(f"{what} must be shares that sum to 1, not {weights.sum():.4g} with a minimum of "
@@ -24,10 +24,10 @@ def shares(weights, what: str) -> np.ndarray:
 
 @figure
 def attention_matrices(weights, title=None, every: int | None = None) -> Figure:
-    """One panel for each (N, N) matrix of weights: queries down, keys across, white 0, dark the largest of all.
+    """One panel for each (N, N) matrix of weights. Rows are queries, columns are keys; white is 0, darker is larger.
 
-    `every`: draw a line after so many tokens, for instance the tokens of a frame. The panels share one scale, so
-    they can be compared. Raises CourseError for what is no square matrix.
+    `every`: draw a line after each `every` tokens, for instance after the tokens of a frame. All panels share one
+    scale, so they can be compared. Raises CourseError for anything but square matrices.
     """
     matrices, titles, heading = panels(weights, title)
     for m in matrices:
@@ -53,12 +53,13 @@ def attention_matrices(weights, title=None, every: int | None = None) -> Figure:
 
 @figure
 def attention_over_frames(clip, weights, query, rows: list[str] | None = None, title: str | None = None) -> Figure:
-    """What one query token attends to, laid over the frames: the redder a token, the larger its weight.
+    """The attention weights of one query token, drawn over the frames: the redder a token, the larger its weight.
 
     `clip`: uint8 (T, H, W, 3) or normalised float (3, T, H, W). `weights`: (t, h, w), or (rows, t, h, w) for several
-    heads or layers, named by `rows`; each sums to 1. `query`: (t, h, w), the token that looks, framed in
-    black and white. One column for each of the t time steps, over the frame in its middle; beneath the
-    title, the share of the weight that falls into it. The scale is that of the largest weight of each row.
+    heads or layers, named by `rows`; each sums to 1. `query`: (t, h, w), the place of the query token, which gets a
+    black and white frame. There is one column for each of the t time steps. It shows the middle frame of the time
+    step and, below its title, the share of the weight in this time step. Colours are scaled to the largest weight
+    of each row.
     """
     frames = frames_of(clip)
     maps = array(weights)
@@ -76,7 +77,7 @@ def attention_over_frames(clip, weights, query, rows: list[str] | None = None, t
     fig, grid = plt.subplots(len(maps), steps, squeeze=False, figsize=(
         cell * steps + margin, len(maps) * (cell * frames.shape[1] / frames.shape[2] + 0.3) + 0.3 + 0.35 * bool(title)))
     fig.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.01, hspace=0.01)
-    box = (frames.shape[2] / width, frames.shape[1] / height)  # of one token, in pixels
+    box = (frames.shape[2] / width, frames.shape[1] / height)  # (width, height) of one token, in pixels
     for r, m in enumerate(maps):
         for t, axes in enumerate(grid[r]):
             picture = frames[int((t + 0.5) * len(frames) / steps)].mean(-1)
@@ -97,7 +98,7 @@ def attention_over_frames(clip, weights, query, rows: list[str] | None = None, t
 
 
 def amount(size: float) -> str:
-    """Bytes for people: 1.2 MB, powers of 1000."""
+    """A number of bytes as text, such as 1.2 MB, in powers of 1000."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 999.5:
             break
@@ -109,10 +110,10 @@ def amount(size: float) -> str:
 
 @figure
 def shape_flow(rows: list[dict], title: str | None = None) -> Figure:
-    """The tensors on the way through a layer as a table: name, shape, numbers, and their bytes as bars.
+    """The tensors inside a layer as a table: name, shape, how many numbers, and their bytes as bars.
 
-    `rows`: dicts with name, axes (the shape in letters, such as "B h N d"), shape, and each, the bytes of a
-    number (4 where it is left out). The longest bar is the largest tensor; bars with the largest size are marked.
+    `rows`: dicts with name, axes (the shape in letters, such as "B h N d"), shape, and each (the bytes of one
+    number; 4 if it is left out). Bars of the largest tensors are marked. Raises CourseError if there are no rows.
     """
     if not rows:
         raise CourseError("a flow needs at least one row")

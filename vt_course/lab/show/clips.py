@@ -16,7 +16,7 @@ from .style import BLUE, YELLOW, array, bare, figure, headline, ink
 
 
 def frames_of(clip) -> np.ndarray:
-    """A clip, uint8 (T, H, W, 3) or normalised float (C, T, H, W), as uint8 (T, H, W, 3)."""
+    """A clip, uint8 (T, H, W, 3) or normalised float (3, T, H, W), as uint8 (T, H, W, 3); else CourseError."""
     clip = array(clip)
     if clip.ndim == 4 and clip.dtype == np.uint8 and clip.shape[3] == 3:
         return clip
@@ -28,7 +28,7 @@ def frames_of(clip) -> np.ndarray:
 
 
 def thumbnails(frames: np.ndarray, pixels: int) -> np.ndarray:
-    """Frames of at most `pixels` pixels and 32 levels a colour: keeps a strip near 150 kB."""
+    """Frames scaled to at most `pixels` pixels each and 32 levels per colour, so that a strip takes about 150 kB."""
     height, width = frames.shape[1:3]
     scale = min(1, (pixels / (height * width)) ** 0.5)
     size = [max(1, round(scale * side)) for side in (height, width)]
@@ -39,9 +39,9 @@ def thumbnails(frames: np.ndarray, pixels: int) -> np.ndarray:
 @figure
 def film_strip(clip, n: int = 8, title: str | None = None,
                rows: list[str] | None = None, first: int = 0) -> Figure:
-    """`n` evenly spaced frames of a clip, or of several clips, one strip each, named by `rows`.
+    """`n` evenly spaced frames of a clip. Several clips are drawn as one strip each, named by `rows`.
 
-    `first`: the number that the clip's first frame has in its video, for the titles.
+    `first`: the number of the clip's first frame in its video, for the titles.
     A clip is uint8 (T, H, W, 3), or float (3, T, H, W) normalised with ImageNet's mean and
     standard deviation, which is undone. Raises `CourseError` for anything else.
     """
@@ -50,7 +50,7 @@ def film_strip(clip, n: int = 8, title: str | None = None,
         raise CourseError(f"{len(rows)} row names for {len(clips)} clips: give one each")
     picks = [np.unique(np.linspace(0, len(c) - 1, n).round().astype(int)) for c in clips]
     columns = max(map(len, picks))
-    margin = 0.1 * max(map(len, rows or [""]))              # inches, for the row names
+    margin = 0.1 * max(map(len, rows or [""]))              # in inches, for the names of the rows
     heights = [(10 - margin) / columns * c.shape[1] / c.shape[2] for c in clips]
     height = sum(heights) + 0.06 * len(clips) + 0.4 + 0.3 * bool(title)
     fig, grid = plt.subplots(len(clips), columns, squeeze=False, height_ratios=heights,
@@ -70,14 +70,14 @@ def film_strip(clip, n: int = 8, title: str | None = None,
     return fig
 
 
-PLAY_BYTES = 200_000                                        # of one moving picture
+PLAY_BYTES = 200_000                                        # the most that one moving picture may take
 
 
 def play(clip, fps: float = 16, width: int = 336) -> Picture:
     """The clip as a moving picture that repeats: an animated PNG of at most 200 kB, `width` pixels wide on the page.
 
-    Colours are reduced, and frames scaled down, until it fits. Raises `CourseError` for what is no clip, and for
-    a clip that is too long.
+    Colours are reduced and frames are scaled down until it fits. Raises `CourseError` for an array that is no clip,
+    and for a clip that is too long.
     """
     frames = frames_of(clip)
     for pixels, colours in ((30_000, 64), (30_000, 32), (12_000, 32), (12_000, 16), (4_000, 16)):
@@ -88,7 +88,7 @@ def play(clip, fps: float = 16, width: int = 336) -> Picture:
 
 
 def animated(frames: np.ndarray, fps: float, colours: int) -> bytes:
-    """Frames uint8 (T, H, W, 3) -> an animated PNG with one palette for all."""
+    """Frames uint8 (T, H, W, 3) -> an animated PNG with one palette for all frames."""
     T, H, W, _ = frames.shape
     sheet = Image.fromarray(frames.reshape(T * H, W, 3)).quantize(colours, dither=Image.Dither.NONE)
     first, *others = [sheet.crop((0, t * H, W, (t + 1) * H)) for t in range(T)]
@@ -100,11 +100,11 @@ def animated(frames: np.ndarray, fps: float, colours: int) -> bytes:
 @figure
 def sampling(num_frames: int, schemes: dict, fps: float = 30, segments: dict | None = None,
              title: str | None = None) -> Figure:
-    """The time line of a video, one row a scheme, with the frames that it picks.
+    """The frames that sampling schemes pick from a video: one row with a time line for each scheme.
 
-    `schemes`: name -> indices (K,), or (clips, K) for several clips of one video, drawn on levels of their own.
-    A bar runs from the first frame of a clip to its last; where a clip jumps back (loops), a new bar begins below.
-    `segments`: name -> the edges of the segments of that scheme, in frames. `fps` gives the seconds.
+    `schemes`: name -> indices (K,), or (clips, K) for several clips of one video, which are drawn one below the other.
+    A bar reaches from the first frame of a clip to its last. Where a clip jumps back (loops), a new bar begins below.
+    `segments`: name -> the edges of that scheme's segments, in frames. `fps`: frames a second, for the axis in seconds.
     Raises `CourseError` for a frame that the video does not have.
     """
     names = list(schemes)
@@ -138,7 +138,7 @@ def sampling(num_frames: int, schemes: dict, fps: float = 30, segments: dict | N
 
 
 def counted(clips: np.ndarray, fps: float) -> str:
-    """What a row shows, in words: frames, and the seconds from the first to the last of a clip."""
+    """The text beside a row: how many frames, and how many seconds a clip spans (or "looped")."""
     K = clips.shape[1]
     text = f"{K} frames" if len(clips) == 1 else f"{len(clips)} × {K} frames"
     spans = clips[:, -1] - clips[:, 0] + 1
@@ -147,11 +147,11 @@ def counted(clips: np.ndarray, fps: float) -> str:
 
 @figure
 def views(video, indices, boxes, title: str | None = None) -> Figure:
-    """What each test view sees: clips down, crops across.
+    """What each test view sees: one row for each clip, one column for each crop.
 
-    `video`: all frames; `indices`: (clips, T) frame numbers; `boxes`: (crops, 4), each top, left, bottom, right.
-    Beside each row: the time line with the clip's frames. A picture is the clip's middle frame, dark outside
-    the crop. Raises `CourseError` for frames or boxes that the video does not have.
+    `video`: all frames; `indices`: (clips, T) frame numbers; `boxes`: (crops, 4), each top, left, bottom, right, in
+    pixels. On the left of each row is the time line with the clip's frames. Each picture is the middle frame of the
+    clip, darkened outside the crop. Raises `CourseError` for frames or boxes that lie outside the video.
     """
     frames, indices, boxes = frames_of(video), np.atleast_2d(array(indices)), np.atleast_2d(array(boxes))
     F, H, W, _ = frames.shape
@@ -191,10 +191,11 @@ def views(video, indices, boxes, title: str | None = None) -> Figure:
 def token(clip, tube, place, numbers, title: str | None = None) -> Figure:
     """One token: its pixels in the clip, and the numbers that the reader's cut makes of them.
 
-    `clip`: a clip, or one frame of it; `tube`: (pt, ph, pw) pixels; `place`: (t, h, w) of the token, in tubes.
-    `numbers`: the token (3·pt·ph·pw,), values 0 to 255, laid out as rows of one colour of one frame: from a right
-    cut, each row is the pixels above it, row by row. A number's cell runs from grey (0) to the light colour (255), so
-    that it can be read on every one. Raises `CourseError` where sizes do not match.
+    `clip`: a clip, or one frame of it; `tube`: its size (pt, ph, pw) in frames and pixels; `place`: (t, h, w) of the
+    token, counted in tubes. `numbers`: the token (3·pt·ph·pw,), values 0 to 255. It is drawn as a table in which each
+    row is one colour of one frame. If the cut is right, a row holds the pixels of the frame above it, row by row. The
+    colour of a cell goes from grey (0) to a light colour (255), so that its number stays readable. Raises
+    `CourseError` if sizes do not match.
     """
     frames, numbers = frames_of(clip), array(numbers)
     (pt, ph, pw), start = tube, np.multiply(tube, place)

@@ -1,4 +1,4 @@
-"""The figure under a failed check: expected, got, and where they differ."""
+"""The figure below a failed check: what was expected, what the reader got, and where they differ."""
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
@@ -10,12 +10,12 @@ from vt_course import CourseError
 from .style import VERMILION, array, bare, figure, headline, number_cells
 
 
-# Equal, then pale to dark with the size of the difference.
+# Grey: equal. Then from pale to dark as the difference grows.
 GAPS = LinearSegmentedColormap.from_list("gaps", [(0, "#E4E4E4"), (0.4, "#F6C3A0"), (0.75, VERMILION), (1, "#6B2A00")])
 
 
 def montage(x: np.ndarray) -> np.ndarray:
-    """1-D to 3-D -> one picture (rows, columns): slices of a 3-D array, NaN between."""
+    """An array of 1 to 3 axes -> one picture (rows, columns); a 3-D array as slices with NaN between them."""
     if x.ndim < 3:
         return np.atleast_2d(x)
     n, height, width = x.shape
@@ -29,11 +29,11 @@ def montage(x: np.ndarray) -> np.ndarray:
 
 @figure
 def expected_got(expected, got, title: str | None = None) -> Figure:
-    """Expected, got, and where they differ (by more than 1e-5 relative and absolute): the darker, the more.
+    """Three panels: expected, got, and where they differ by more than 1e-5 (relative and absolute); darker is more.
 
-    Up to three axes are drawn whole, of more the first slice that differs. The first differing
-    position is marked, and named with both values. Arrays of different shapes are drawn as they
-    are.
+    Arrays of up to three axes are drawn whole. Of arrays with more axes, the first slice that differs
+    is drawn. The first position that differs is marked and printed with both values. Arrays of
+    different shapes are drawn without a comparison.
     """
     expected, got = array(expected), array(got)
     if not expected.size or not got.size:
@@ -72,7 +72,7 @@ def expected_got(expected, got, title: str | None = None) -> Figure:
         with np.errstate(invalid="ignore"):
             gap = np.nan_to_num(np.abs(pair[0] - pair[1]), nan=np.inf)
         largest = gap[np.isfinite(gap)].max(initial=0)
-        shade = differs * (0.4 + 0.6 * np.clip(gap / (largest or 1), 0, 1))          # 0: equal
+        shade = differs * (0.4 + 0.6 * np.clip(gap / (largest or 1), 0, 1))          # 0 where equal
         grid[2].imshow(montage(shade[lead[0]]), cmap=GAPS, vmin=0, vmax=1, aspect="auto")
     grid[2].set_box_aspect(ratios[0])
     grid[2].set_title(heading.replace("-", "−"), size=11)
@@ -80,10 +80,10 @@ def expected_got(expected, got, title: str | None = None) -> Figure:
     fig.get_layout_engine().set(wspace=0.06)
     for axes in grid:
         bare(axes)
-        axes.spines[:].set(visible=True, color="0.75")      # slices of one array belong together
+        axes.spines[:].set(visible=True, color="0.75")      # a frame, because the slices belong to one array
         axes.set_anchor("N")
         if differs.any():
-            for colour, line in (("white", 6), ("black", 2.5)):    # seen on every colour
+            for colour, line in (("white", 6), ("black", 2.5)):    # visible on every colour
                 if numbered:
                     axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False,
                                              edgecolor=colour, linewidth=line, clip_on=False))

@@ -1,4 +1,4 @@
-"""Figures of numbers: shapes through a network, costs, training, results."""
+"""Figures of numbers: the shapes inside a network, costs, training, results."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,13 +16,13 @@ from .style import (
 
 @figure
 def token_flow(rows: list[dict], title: str | None = None) -> Figure:
-    """The maps on the way through a network, each a box to scale (time is drawn at a quarter).
+    """The feature maps inside a network, each drawn as a box to scale (the time axis at a quarter of the scale).
 
-    `rows`: dicts with name, shape (T, H, W) in tokens, channels. Beneath each: its shape, its
-    tokens, and the megabytes (10^6 bytes) of one such map in float32.
+    `rows`: dicts with name, shape (T, H, W) in tokens, channels. Below each box: its shape, its
+    number of tokens, and the megabytes (10^6 bytes) of one such map in float32.
     """
-    top = max(r["shape"][1] for r in rows)                  # the tallest box: 1.5 inches
-    width = 2 / 1.5 * top                                   # of a column: 2 inches
+    top = max(r["shape"][1] for r in rows)                  # in tokens: the tallest box, drawn 1.5 inches high
+    width = 2 / 1.5 * top                                   # in tokens: a column, 2 inches wide
     fig, axes = plt.subplots(figsize=(2 * len(rows), 3.1 + 0.4 * bool(title)))
     for i, row in enumerate(rows):
         T, H, W = row["shape"]
@@ -48,11 +48,11 @@ def token_flow(rows: list[dict], title: str | None = None) -> Figure:
 @figure
 def cost_curves(series: dict, xlabel: str, ylabel: str, title: str | None = None,
                 limits: dict | None = None) -> Figure:
-    """Measured costs on log-log axes, the fitted slope in the legend; where there is a formula, points on its line.
+    """Measured costs on log-log axes, with the fitted slope in the legend and the line of a formula, if there is one.
 
-    `series`: name -> dict(x=[...], y=[...]) and, where there is a formula, its values at x as
-    formula_y=[...]. On these axes y ~ x^k is a line of slope k. `limits`: name -> a value of y that
-    should not be passed, such as a memory; drawn across, its name at the left.
+    `series`: name -> dict(x=[...], y=[...]). If there is a formula for the cost, formula_y=[...] holds its values at x.
+    On these axes y ~ x^k is a line of slope k. `limits`: name -> a value of y that should not be passed, such as
+    the memory of a machine; it is drawn as a horizontal line with its name at the left.
     """
     fig, axes = plt.subplots(figsize=(9, 5))
     for i, (name, s) in enumerate(series.items()):
@@ -70,12 +70,12 @@ def cost_curves(series: dict, xlabel: str, ylabel: str, title: str | None = None
     axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
     ticks, nearest = [], 0.07 * np.subtract(*np.log(axes.get_xlim())[::-1])
     for x in np.unique(np.concatenate([array(s["x"]) for s in series.values()])):
-        if not ticks or np.log(x / ticks[-1]) > nearest:    # what was measured, if room
+        if not ticks or np.log(x / ticks[-1]) > nearest:    # the x that were measured, where labels have room
             ticks.append(x)
     axes.set_xticks(ticks, [f"{x:,.6g}" for x in ticks])
     axes.set_xticks([], minor=True)
     low, high = axes.get_ylim()
-    if high / low < 50:                                     # less than two decades: 20, 50, 100, not 2 × 10¹
+    if high / low < 50:                                     # less than two decades: write 20, 50, 100, not 2 × 10¹
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.6g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
@@ -96,7 +96,7 @@ def cost_curves(series: dict, xlabel: str, ylabel: str, title: str | None = None
 
 @figure
 def confusion(matrix, classes, title: str | None = None) -> Figure:
-    """Counts (K, K): true class down, predicted class across, coloured by share of the row."""
+    """Counts (K, K): rows are true classes, columns predicted classes; the colour is the share of the row."""
     matrix, K = array(matrix), len(classes)
     if matrix.shape != (K, K):
         raise CourseError(f"{K} classes need a confusion matrix of shape ({K}, {K}), "
@@ -119,7 +119,7 @@ def confusion(matrix, classes, title: str | None = None) -> Figure:
 
 @figure
 def ceilings(results: dict, ceilings: dict, title: str | None = None) -> Figure:
-    """Accuracies as bars against what is possible at most.
+    """Accuracies as bars, with lines for the highest accuracies that are possible.
 
     `results`: name -> (accuracy, standard error), `ceilings`: name -> accuracy; all are
     fractions from 0 to 1 and drawn in percent.
@@ -133,7 +133,7 @@ def ceilings(results: dict, ceilings: dict, title: str | None = None) -> Figure:
                   error_kw=dict(capsize=5, elinewidth=1.6, ecolor="black"))
         axes.text(1.02, i, f"{100 * accuracy:.1f} ± {100 * error:.1f} %", va="center",
                   transform=axes.get_yaxis_transform())
-    row_ends = []                                           # of the names above, in percent
+    row_ends = []                                           # where the names above the axes end, in percent
     for name, value in sorted(ceilings.items(), key=lambda item: item[1]):
         value, name = 100 * value, f"{name}: {100 * value:.4g} %"
         start = min(value, 100 - 1.4 * len(name))           # a letter is about 1.4 % wide

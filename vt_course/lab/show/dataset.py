@@ -1,4 +1,4 @@
-"""What a data set holds: clips of each class, and how long they are."""
+"""Figure of a data set: how many clips each class has, and how long they are."""
 from collections import Counter
 
 import matplotlib.pyplot as plt
@@ -9,15 +9,15 @@ from vt_course import CourseError
 
 from .style import BLUE, ORANGE, SKY, figure, headline
 
-MOST = 30      # classes that can be named; of more, only how many clips they have
+MOST = 30      # with more classes than this, only their counts are drawn, without names
 
 
 @figure
 def dataset(clips: list[dict], title: str | None = None) -> Figure:
-    """Left: clips of each class, training and validation; right: a histogram of their lengths.
+    """Left: the number of training and validation clips of each class. Right: a histogram of their lengths.
 
-    `clips`: rows with label, split ("train" or "val") and seconds (None where unreadable), as
-    `vt_course.data.prepare.probe_folder` returns them. Of more than 30 classes the left panel
+    `clips`: rows with label, split ("train" or "val") and seconds (None if the file is unreadable), as
+    `vt_course.data.prepare.probe_folder` returns them. If there are more than 30 classes, the left panel
     shows the counts in falling order, without names.
     """
     if not clips:

@@ -1,4 +1,4 @@
-"""Figures to play with: sliders in a live JupyterLab, the same picture standing still everywhere else."""
+"""Interactive figures: with sliders in a running JupyterLab, as a plain picture everywhere else."""
 import os
 from io import BytesIO
 
@@ -14,12 +14,13 @@ from .windows import regions_2d, shift_mask, window_numbers, windows_3d
 
 
 def explore_windows(size, window, shift, roll=None, mask=None):
-    """Drag window and shift of a (H, W) or (T, H, W) map: see the windows, where the roll puts them, and the mask.
+    """Sliders for window and shift of a (H, W) or (T, H, W) map. Shows the windows, the rolled map and the mask.
 
-    roll(x, shift), x of shape (B, *size, C), drawn in 2-D only, and mask(size, window, shift) are the reader's
-    functions, so a wrong one looks wrong; left out, the package's. Every size must be a multiple of its window, with
-    0 <= shift < window; raises CourseError otherwise. Without a live front end (nbval, papermill, GitHub,
-    slides), or without ipywidgets, the first picture alone is returned.
+    `roll`: the reader's function roll(x, shift), with x of shape (B, *size, C); its result is drawn in 2-D only.
+    `mask`: the reader's function mask(size, window, shift). A wrong function gives a wrong picture. If one is left
+    out, the package's is used. Raises CourseError unless every size is a multiple of its window and
+    0 <= shift < window. Without a live front end (nbval, papermill, GitHub, slides), or without ipywidgets, only
+    the first picture is returned.
     """
     size, window, shift = tuple(size), tuple(window), tuple(shift)
     if not len(size) == len(window) == len(shift) in (2, 3):
@@ -46,7 +47,7 @@ def explore_windows(size, window, shift, roll=None, mask=None):
 
     def update(_=None):
         for side, slider in zip(sides, shifts):
-            slider.max = side.value - 1              # clamps its value
+            slider.max = side.value - 1              # this also limits the slider's value
         image.value = draw([s.value for s in sides], [s.value for s in shifts])
 
     for slider in (*sides, *shifts):
@@ -55,7 +56,7 @@ def explore_windows(size, window, shift, roll=None, mask=None):
 
 
 def pictures(size, window, shift, roll, mask) -> list:
-    """The figures of one setting: the windows before and after the roll, and the mask."""
+    """The figures of one setting of the sliders: the windows before and after the roll, and the mask."""
     shifted = window_numbers(size, window, shift)
     rolled = roll(torch.as_tensor(shifted)[None, ..., None], tuple(shift))[0, ..., 0]      # (*size)
     titles = [f"{len(np.unique(window_numbers(size, window)))} windows",
@@ -74,7 +75,7 @@ def package_roll(x, shift):
 
 
 def stacked(figures) -> bytes:
-    """Figures one below the other as one PNG; few colours keep it small."""
+    """Several figures, one below the other, as one PNG. It has few colours, to keep it small."""
     images = []
     for figure in figures:
         buffer = BytesIO()

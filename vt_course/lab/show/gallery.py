@@ -9,7 +9,10 @@ from .style import array, bare, figure, headline
 
 @figure
 def gallery(images, names=None, title: str | None = None, columns: int = 8) -> Figure:
-    """Images uint8 (n, H, W, 3) in rows of `columns`; `names`: n words, or one for each column, above the first row."""
+    """Images uint8 (n, H, W, 3) in rows of `columns`.
+
+    `names`: one for each image, or one for each column, which stands above the first row.
+    """
     images = array(images)
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != "uint8" or not len(images):
         raise CourseError(f"images must be uint8 (n, H, W, 3), not {images.dtype} {images.shape}")
@@ -26,7 +29,7 @@ def gallery(images, names=None, title: str | None = None, columns: int = 8) -> F
     for axes in grid.flat:
         bare(axes)
     for i, (axes, image) in enumerate(zip(grid.flat, images)):
-        axes.imshow(image // 8 * 8 + 4, interpolation="nearest")       # fewer colours, a smaller file
+        axes.imshow(image // 8 * 8 + 4, interpolation="nearest")       # fewer colours make a smaller file
         if i < len(names):
             axes.set_title(names[i], size=11, pad=3)
     headline(fig, title)

@@ -1,4 +1,4 @@
-"""The figure of one prediction: a bar a class."""
+"""The figure of one prediction: one bar for each class."""
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,9 +10,9 @@ from .style import BLUE, VERMILION, array, figure, headline
 
 @figure
 def probabilities(values, classes, title: str | None = None) -> Figure:
-    """Probabilities (K,), or a dict of name -> (K,) drawn side by side; the highest bar stands out.
+    """Probabilities (K,), or a dict of name -> (K,) drawn side by side. The highest bar has another colour.
 
-    Raises CourseError where numbers and classes do not match, or the numbers are no probabilities.
+    Raises CourseError if numbers and classes do not match, or if the numbers are not probabilities.
     """
     panels = values if isinstance(values, dict) else {"": values}
     panels = {name: array(v).astype(float) for name, v in panels.items()}

@@ -1,4 +1,4 @@
-"""Figures of repeated measurements: every one a dot."""
+"""Figures of repeated measurements: one dot for each."""
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,13 +11,13 @@ from .style import MARKERS, ORANGE, SKY, VERMILION, array, figure, headline
 @figure
 def spread(rows: dict, xlabel: str, title: str | None = None, marks: dict | None = None,
            paired: bool = False, median: bool = False) -> Figure:
-    """Each measurement a dot, their mean a line, written beside it with the standard deviation.
+    """One dot for each measurement and a line at their mean, with the mean and the standard deviation as text.
 
-    `rows`: name -> values, for instance one of each seed; a single value has no deviation.
-    `marks`: legend -> {name: value}, numbers of another kind at the same rows, for instance a
-    count or what was published. `paired`: the n-th values of all rows belong together, for
-    instance to one seed; a thin line joins them. `median`: the line is the median, written
-    without a deviation, for times, of which a few may be far off.
+    `rows`: name -> values, for instance one value for each seed. A single value has no deviation.
+    `marks`: legend -> {name: value}, numbers of another kind in the same rows, for instance a
+    published one. `paired`: the n-th values of all rows belong together, for instance to one
+    seed; a thin line joins them. `median`: draw and write the median, without a deviation. Use it
+    for times, because a few of them may be far off.
     """
     for name, values in rows.items():
         if array(values).ndim != 1 or not len(values):

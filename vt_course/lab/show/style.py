@@ -1,4 +1,4 @@
-"""One visual language for every figure: colours, sizes, and the decorator that applies them."""
+"""The common style of all figures: colours, sizes, and the decorator that applies them."""
 from functools import wraps
 from textwrap import fill
 
@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from vt_course import CourseError
 
-# Okabe and Ito's colours: told apart by every kind of colour vision. Markers, line styles,
-# borders and numbers say the same thing again in greyscale.
+# The colours of Okabe and Ito, which people with any kind of colour vision can tell apart. Markers,
+# line styles, borders and numbers carry the same information, for print in greyscale.
 BLUE, YELLOW, VERMILION, SKY, GREEN, ORANGE, PINK = (
     "#0072B2", "#F0E442", "#D55E00", "#56B4E9", "#009E73", "#E69F00", "#CC79A7")
 COLOURS = [BLUE, ORANGE, GREEN, VERMILION, SKY, PINK, "black", YELLOW]
@@ -28,7 +28,7 @@ STYLE = {
 
 
 def figure(draw):
-    """Give `draw` the house style and close its figure: a cell ending in it shows it once."""
+    """Decorator: apply the course's style to `draw` and close its figure, so that a cell shows it only once."""
     @wraps(draw)
     def drawn(*args, **kwargs) -> Figure:
         before = set(plt.get_fignums())
@@ -46,7 +46,7 @@ def array(x) -> np.ndarray:
 
 
 def panels(arrays, title) -> tuple[list[np.ndarray], list[str], str | None]:
-    """One array or several, one title or one each -> (arrays, titles, title of the figure)."""
+    """One array or a list of arrays, one title or a list of titles -> (arrays, titles, title of the figure)."""
     several = isinstance(arrays, (list, tuple)) and np.ndim(array(arrays[0])) > 1
     arrays = [array(a) for a in (arrays if several else [arrays])]
     if isinstance(title, (list, tuple)):
@@ -57,20 +57,20 @@ def panels(arrays, title) -> tuple[list[np.ndarray], list[str], str | None]:
 
 
 def headline(fig: Figure, title: str | None) -> None:
-    """The figure's title, broken into lines that fit its width."""
+    """Set the figure's title, broken into lines that fit its width."""
     if title:
         fig.suptitle(fill(title, int(8.5 * fig.get_figwidth())))
 
 
 def ink(colour) -> str:
-    """Black or white, whichever reads better on `colour` (WCAG relative luminance)."""
+    """Black or white, whichever is easier to read on `colour` (WCAG relative luminance)."""
     rgb = np.array(to_rgb(colour))
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     return "black" if linear @ [0.2126, 0.7152, 0.0722] > 0.18 else "white"
 
 
 def number_cells(axes, values: np.ndarray, colours) -> None:
-    """Write each value of a 2-D array into its cell, in an ink that reads on its colour."""
+    """Write each value of a 2-D array into its cell, in black or white (see `ink`)."""
     for (i, j), value in np.ndenumerate(values):
         colour = ink(colours[i, j, :3])
         axes.text(j, i, f"{value}", ha="center", va="center", size=11, color=colour)

@@ -1,4 +1,4 @@
-"""Figures of training: the way of a clip, schedules, who takes which clip, what 16 bits can hold, how sure an accuracy is."""
+"""Figures of training: the path of a clip, schedules, clips by rank, the numbers that 16 bits can hold, accuracies."""
 import math
 
 import matplotlib.pyplot as plt
@@ -15,18 +15,19 @@ from .style import BLUE, COLOURS, ORANGE, SKY, VERMILION, array, bare, figure, h
 @figure
 def training_path(per_clip: list[tuple[str, str]], per_step: list[tuple[str, str]], back: str,
                   title: str | None = None) -> Figure:
-    """Two rows of boxes (name, detail), joined by arrows: what happens to each clip, and in each step.
+    """Two rows of boxes (name, detail), joined by arrows: what happens to each clip, and what happens in each step.
 
-    The first row leads into the second, whose last box leads back to its second one, the model; `back` says what for. A
-    detail may have several lines of about 17 characters. Raises `CourseError` for fewer than three boxes in a row.
+    An arrow leads from the first row into the second. Another leads from the last box of the second row back to its
+    second box, the model; `back` is the text at this arrow. A detail may have several lines of about 17 characters.
+    Raises `CourseError` for fewer than three boxes in a row.
     """
     if min(len(per_clip), len(per_step)) < 3:
         raise CourseError("a path needs at least three boxes in each row")
     columns = max(len(per_clip), len(per_step))
     lines = max(detail.count("\n") + 1 for _, detail in [*per_clip, *per_step])
-    tall, gap = 0.42 + 0.19 * lines, 0.75                   # inches: a box, the space between rows
+    tall, gap = 0.42 + 0.19 * lines, 0.75                   # in inches: the height of a box, the space between rows
     fig, axes = plt.subplots(figsize=(10, 2 * tall + gap + 0.95 + 0.35 * bool(title)))
-    wide = 10 / columns                                     # inches of a column
+    wide = 10 / columns                                     # of a column, in inches
     arrow = dict(arrowstyle="-|>", color="0.25", linewidth=1.6, shrinkA=0, shrinkB=0, mutation_scale=14)
     left = [[i * wide + 0.12 for i in range(len(row))] for row in (per_clip, per_step)]
     low = [tall + gap, 0]
@@ -40,7 +41,7 @@ def training_path(per_clip: list[tuple[str, str]], per_step: list[tuple[str, str
         for x, after in zip(xs, xs[1:]):
             axes.annotate("", (after, y + tall / 2), (x + wide - 0.42, y + tall / 2), arrowprops=arrow)
     half = (wide - 0.42) / 2
-    level = low[0] - 0.3                                    # of the line from the first row to the second
+    level = low[0] - 0.3                                    # y of the line from the first row to the second
     axes.plot([left[0][-1] + half] * 2 + [left[1][0] + half] * 2, [low[0], level, level, tall + 0.3], color="0.25", linewidth=1.6)
     axes.annotate("", (left[1][0] + half, tall), (left[1][0] + half, tall + 0.32), arrowprops=arrow)
     axes.plot([left[1][-1] + half] * 2 + [left[1][1] + half] * 2, [0, -0.25, -0.25, -0.2], color="0.25", linewidth=1.6)
@@ -56,9 +57,9 @@ def training_path(per_clip: list[tuple[str, str]], per_step: list[tuple[str, str
 
 @figure
 def schedules(series: dict, title: str | None = None) -> Figure:
-    """Learning rates over a whole training: name -> values, one for each step (or epoch), any number of them.
+    """Learning rates over a whole training: name -> values, one for each step (or each epoch), any number of them.
 
-    Both axes are shares: of the training that is done, and of the highest learning rate.
+    Both axes are fractions: x of the whole training, y of the highest learning rate.
     """
     fig, axes = plt.subplots(figsize=(10, 4))
     for i, (name, values) in enumerate(series.items()):
@@ -76,9 +77,9 @@ def schedules(series: dict, title: str | None = None) -> Figure:
 
 @figure
 def ranks(batches, world: int, title: str | None = None) -> Figure:
-    """The batches of an epoch, one a row, each clip's number in the colour of the rank that takes it.
+    """The batches of an epoch, one in each row. Each clip's number has the colour of the rank that takes it.
 
-    `batches`: lists of clip numbers; rank r takes every `world`-th, beginning with the r-th.
+    `batches`: lists of clip numbers; rank r takes every `world`-th clip of a batch, beginning with the r-th.
     """
     batches = [array(batch) for batch in batches]
     if not batches or min(map(len, batches)) < 1 or not 1 <= world <= 8:
@@ -104,8 +105,8 @@ def ranks(batches, world: int, title: str | None = None) -> Figure:
 
 
 def count_float32(low: float, high: float) -> int:
-    """How many float32 numbers lie between two others, both included."""
-    def place(x: float) -> int:                             # of the nearest one, counted from 0
+    """How many float32 numbers lie between `low` and `high`, both included."""
+    def place(x: float) -> int:                             # of the float32 nearest to x, counted from 0
         bits = int(torch.tensor(abs(x), dtype=torch.float32).view(torch.int32))
         return bits if x >= 0 else -bits
 
@@ -115,9 +116,10 @@ def count_float32(low: float, high: float) -> int:
 
 @figure
 def number_lines(dtypes, low: float, high: float, value: float | None = None, title: str | None = None) -> Figure:
-    """The numbers that each of `dtypes` has between `low` and `high`: a tick each for 16 bits, a band for torch.float32.
+    """The numbers that each of `dtypes` has between `low` and `high`.
 
-    `value`: drawn across, with a dot at the number that each type rounds it to.
+    A type of 16 bits gets one tick for each number. torch.float32 has too many, so it gets a band. `value`: a line
+    across all types, with a dot at the number to which each type rounds it.
     """
     if not low < high:
         raise CourseError(f"a number line runs upwards, not from {low} to {high}")
@@ -147,10 +149,11 @@ def number_lines(dtypes, low: float, high: float, value: float | None = None, ti
 
 @figure
 def gradient_sizes(gradients: dict, title: str | None = None) -> Figure:
-    """Histograms of log2 |g|, one panel each, against what float16 can hold; name -> values. Zeros are left out.
+    """Histograms of log2 |g|, one panel for each name -> values, with the range of float16. Zeros are left out.
 
-    float16 has all of its digits from 2^-14 on and fewer and fewer below. What is below 2^-25, half of its smallest number,
-    is rounded to 0; it ends at 65504, about 2^16. The first bar holds what is below 2^-30 as well.
+    float16 has full precision from 2^-14 up to its largest number, 65504 (about 2^16). Below 2^-14 it loses digits.
+    Values below 2^-25, half of its smallest positive number, are rounded to 0. The first bar also counts all values
+    below 2^-30.
     """
     sizes = {name: np.log2(np.abs(array(g)[array(g) != 0])) for name, g in gradients.items()}
     if not sizes or min(map(len, sizes.values())) < 1:
@@ -178,10 +181,11 @@ def gradient_sizes(gradients: dict, title: str | None = None) -> Figure:
 
 @figure
 def accuracies(rows: dict, chance: float, title: str | None = None) -> Figure:
-    """Accuracies: name -> (share that is right, number of clips), each with its standard error as a bar.
+    """Accuracies, name -> (share of clips that are right, number of clips), each with its standard error as a bar.
 
-    `chance`: what guessing gets, a dashed line. Where all clips or none are right the formula of the standard error gives
-    0, which says nothing: no bar. Raises `CourseError` for what is no share of at least one clip.
+    `chance`: the accuracy of guessing, drawn as a dashed line. If all clips or none are right, there is no bar,
+    because the formula of the standard error gives 0, which would be misleading. Raises `CourseError` for a share
+    outside 0 to 1, or without clips.
     """
     fig, axes = plt.subplots(figsize=(10, 0.5 * len(rows) + 1.3 + 0.3 * bool(title)))
     for row, (name, (share, clips)) in enumerate(rows.items()):

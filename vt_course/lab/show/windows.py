@@ -1,4 +1,4 @@
-"""Figures of windows: their tokens in 2-D and 3-D, the masks of shifted ones, their position tables."""
+"""Figures of windows: their tokens in 2-D and 3-D, the masks of shifted windows, their tables of the position bias."""
 from textwrap import fill
 
 import matplotlib.pyplot as plt
@@ -17,11 +17,11 @@ from .style import (
 
 
 def split(cells: np.ndarray) -> list[np.ndarray]:
-    """Token positions (n, 3) of one group -> boxes, each as its positions.
+    """Token positions (n, 3) of one group -> a list of boxes, each as its token positions.
 
-    A group that fills its bounding box is one box. Any other falls into its connected parts,
-    and a part that is no box falls into single tokens: a wrong partition must not look like a
-    right one.
+    A group that fills its bounding box is one box. Any other group is cut into its connected parts,
+    and a part that is no box is cut into single tokens, because a wrong partition must not look like
+    a right one.
     """
     def is_box(part):
         return len(part) == np.prod(np.ptp(part, axis=0) + 1)
@@ -31,7 +31,7 @@ def split(cells: np.ndarray) -> list[np.ndarray]:
     left, boxes = set(map(tuple, cells.tolist())), []
     while left:
         part = [left.pop()]
-        for t, h, w in part:                                # grows while it is walked
+        for t, h, w in part:                                # `part` grows during this loop
             near = {(t - 1, h, w), (t, h - 1, w), (t, h, w - 1),
                     (t + 1, h, w), (t, h + 1, w), (t, h, w + 1)}
             part += sorted(near & left)
@@ -42,10 +42,10 @@ def split(cells: np.ndarray) -> list[np.ndarray]:
 
 
 def project(points) -> np.ndarray:
-    """Positions (..., (t, h, w)) -> (..., (x, y, depth)), parallel projection.
+    """Positions (..., 3) of (t, h, w) -> (..., 3) of (x, y, depth), by parallel projection.
 
-    Frame t = 0 faces the viewer, rows run down, columns to the right, time runs into the
-    picture; the viewer stands a little to the right of it and above. Smaller depth is nearer.
+    Frame t = 0 faces the viewer. Rows run down, columns to the right, and time into the picture.
+    The viewer stands a little to the right and above. A smaller depth is nearer.
     """
     turn, tilt = np.radians(36), np.radians(27)
     t, h, w = np.moveaxis(np.asarray(points, float), -1, 0)
@@ -55,8 +55,8 @@ def project(points) -> np.ndarray:
                      back * np.cos(tilt) + h * np.sin(tilt)], -1)
 
 
-# The faces of a unit cube that `project` can see: step to the neighbour that would hide it,
-# corners, and the shading: the grey to mix in and how much of it.
+# The faces of a unit cube that are visible after `project`: the step to the neighbour that would hide the
+# face, its corners, and its shading (the grey to mix in, and the share of that grey).
 FACES = [
     ((-1, 0, 0), [(0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 0)], 1.0, 0.0),        # front, t = 0
     ((0, -1, 0), [(0, 0, 0), (0, 0, 1), (1, 0, 1), (1, 0, 0)], 1.0, 0.35),       # top, h = 0
@@ -65,10 +65,10 @@ FACES = [
 
 
 def place_boxes(boxes: list[np.ndarray], gap: float) -> list[np.ndarray]:
-    """Where each token's corner goes when boxes move apart around 0: float (n, 3) per box.
+    """The corner of each token after the boxes were pulled apart around 0: float (n, 3) for each box.
 
-    Along each axis boxes keep their order, and each start that occurs adds one gap: `gap` times
-    the mean distance between starts. So boxes never meet, whatever the partition.
+    Along each axis the boxes keep their order. Before each different start of a box one gap is added, which is
+    `gap` times the mean distance between starts. So boxes never touch, whatever the partition.
     """
     starts = np.array([box.min(0) for box in boxes])                               # (boxes, 3)
     size = np.max([box.max(0) + 1 for box in boxes], axis=0)
@@ -80,7 +80,7 @@ def place_boxes(boxes: list[np.ndarray], gap: float) -> list[np.ndarray]:
 
 
 def draw_boxes(axes, boxes: list[np.ndarray], placed: list[np.ndarray], colours: list) -> None:
-    """The visible face of every token at the surface of its box, far tokens first."""
+    """Draw the visible faces of all tokens at the surface of their box, far tokens first."""
     faces = []                                              # (depth, corners, colour)
     for box, where, colour in zip(boxes, placed, colours):
         inside = set(map(tuple, box.tolist()))
@@ -88,7 +88,7 @@ def draw_boxes(axes, boxes: list[np.ndarray], placed: list[np.ndarray], colours:
             for step, corners, grey, amount in FACES:
                 if tuple(token + step) not in inside:
                     face = np.array(to_rgb(colour)) * (1 - amount) + grey * amount
-                    depth = project(corner + 0.5)[2]        # of the token's centre
+                    depth = project(corner + 0.5)[2]        # of the centre of the token
                     faces.append((depth, project(corner + corners)[:, :2], face))
     faces.sort(key=lambda face: -face[0])
     _, polygons, fills = zip(*faces)
@@ -98,8 +98,8 @@ def draw_boxes(axes, boxes: list[np.ndarray], placed: list[np.ndarray], colours:
 
 
 def draw_arrows(axes, shape, placed: list[np.ndarray]) -> None:
-    """Arrows along three edges of the whole, named T, H and W with the number of tokens."""
-    T, H, W = np.max([p.max(0) + 1 for p in placed], axis=0)       # half its sides
+    """Draw arrows along three edges of the whole cube, named T, H and W, with the number of tokens."""
+    T, H, W = np.max([p.max(0) + 1 for p in placed], axis=0)       # half of each side
     off = 0.13 * max(T, H, W)
     for name, start, end, step, ha, va in (
             (f"time\nT = {shape[0]}", (-T, H, W), (T, H, W), (0.6, -0.7), "left", "top"),
@@ -115,19 +115,19 @@ def draw_arrows(axes, shape, placed: list[np.ndarray]) -> None:
 
 @figure
 def windows_3d(labels, title=None, gap: float = 0.6) -> Figure:
-    """The token cube cut into its groups, pulled apart.
+    """The cube of tokens, cut into its groups, which are pulled apart.
 
-    `labels`: integers (T, H, W), tokens with equal numbers share a window; or a list of such
-    arrays, drawn side by side at one scale, with a list of titles. Colour is the number of
+    `labels`: integers (T, H, W), in which tokens with equal numbers share a window; or a list of such
+    arrays, drawn side by side at one scale, with a list of titles. The colour shows the number of
     tokens in the group. A group that is not one box is drawn in pieces (`split`), and the
-    legend says in how many. `gap` is relative to the windows.
+    legend says in how many. `gap` is relative to the size of the windows.
     """
     arrays, names, title = panels(labels, title)
     for a in arrays:
         if a.ndim != 3 or a.size == 0:
             raise CourseError(f"labels must have three axes (T, H, W), not shape {a.shape}")
     sizes = sorted({count for a in arrays for count in np.unique(a, return_counts=True)[1]})
-    shades = np.linspace(0.95, 0.2, len(sizes)) if len(sizes) > 1 else [0.45]      # light: few
+    shades = np.linspace(0.95, 0.2, len(sizes)) if len(sizes) > 1 else [0.45]      # light for few tokens
     colour_of = {size: plt.get_cmap("viridis")(shade)[:3] for size, shade in zip(sizes, shades)}
     width = 5 if len(arrays) > 1 else 5.6                   # of a panel, in inches
     fig, grid = plt.subplots(1, len(arrays), squeeze=False, layout="none",
@@ -154,8 +154,8 @@ def windows_3d(labels, title=None, gap: float = 0.6) -> Figure:
                     title=f"{len(np.unique(a))} windows")
     x0, y0 = np.min([axes.dataLim.min for axes in grid[0]], axis=0)
     x1, y1 = np.max([axes.dataLim.max for axes in grid[0]], axis=0)
-    # In inches: 0.75 on the left and 0.55 on the right for the names of the axes; as high as
-    # titles, picture and legend are together.
+    # A panel has 0.75 inches on the left and 0.55 on the right for the names of the axes. The figure is as
+    # high as titles, picture and legend together.
     inch = (x1 - x0) / (width - 1.3)
     for axes in grid[0]:
         axes.set(xlim=(x0 - 0.75 * inch, x1 + 0.55 * inch), ylim=(y0, y1), aspect="equal")
@@ -173,13 +173,13 @@ def windows_3d(labels, title=None, gap: float = 0.6) -> Figure:
 @figure
 def shift_mask(mask, window, heads: int | None = None, title: str | None = None,
                grid=None) -> Figure:
-    """One small picture per window: which query (row) may see which key (column).
+    """One small picture for each window: which query (row) may attend to which key (column).
 
-    `mask`: (nW, N, N), 0 allowed, anything lower forbidden. `window`: its sides, N tokens in
-    all. `grid`: how many windows along each axis; left out, equally many along all if nW
-    permits, else windows are only numbered. `heads`: for the caption, the mask is the same for
-    all of them. Of more than 16 windows each different picture is drawn once, named by its
-    first window.
+    `mask`: (nW, N, N), where 0 means allowed and a negative number means forbidden. `window`: its sides, whose
+    product is N. `grid`: the number of windows along each axis. If it is left out, all axes are taken to have
+    equally many windows; if nW does not permit that, windows are only numbered. `heads`: the number of heads, for
+    the caption (the mask is the same for all). If there are more than 16 windows, each different picture is drawn
+    once, named by its first window.
     """
     mask, window = array(mask), tuple(window)
     N = int(np.prod(window))
@@ -195,7 +195,7 @@ def shift_mask(mask, window, heads: int | None = None, title: str | None = None,
     names = names if len(names) == nW else [f"{i}" for i in range(nW)]
     shown = range(nW)
     if nW > 16:
-        alike = {}                                          # picture -> its windows
+        alike = {}                                          # picture -> the windows that have it
         for i, picture in enumerate(forbidden):
             alike.setdefault(picture.tobytes(), []).append(i)
         shown = [windows[0] for windows in alike.values()]
@@ -225,11 +225,11 @@ def shift_mask(mask, window, heads: int | None = None, title: str | None = None,
 
 @figure
 def hierarchy_2d(image, stages: list[dict], title: str | None = None) -> Figure:
-    """What one token is at each stage: the image under the grid of patches and the windows.
+    """The area of the image that one token covers at each stage: the image under the grids of patches and windows.
 
     `image`: uint8 (H, W, 3). `stages`: dicts with name, size (h, w) in tokens, window (in
-    tokens along a side) and channels. Thin lines separate patches, heavy ones windows; beneath
-    each its map and the number of its windows, cut off ones included.
+    tokens along a side) and channels. Thin lines separate patches, thick lines separate windows. Below
+    each picture stand the size of the map and the number of windows, including windows that are cut off.
     """
     image = array(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
@@ -255,12 +255,12 @@ def hierarchy_2d(image, stages: list[dict], title: str | None = None) -> Figure:
 
 @figure
 def windows_2d(tokens, window, title=None, shift=(0, 0)) -> Figure:
-    """Numbered tokens on a grid, with heavy lines around their windows.
+    """Numbered tokens on a grid, with thick lines around their windows.
 
-    `tokens`: integers (H, W), or a list of such maps, side by side, with a list of titles; the
-    colour runs with the number, so a roll can be seen. A negative number is padding: grey, not
-    numbered. `window`: (Mh, Mw) or M. `shift`: how far the lines have moved, (sh, sw), one for
-    all maps or one each; a shifted axis is cut at sh, sh + Mh, ...
+    `tokens`: integers (H, W), or a list of such maps, drawn side by side, with a list of titles. The
+    colour changes with the number, so that a roll is visible. A negative number is padding: it is grey and
+    has no number. `window`: (Mh, Mw) or M. `shift`: how far the lines have moved, (sh, sw), one pair for
+    all maps or one for each; a shifted axis is cut at sh, sh + Mh, ...
     """
     arrays, names, title = panels(tokens, title)
     window = (window, window) if np.ndim(window) == 0 else tuple(window)
@@ -302,8 +302,8 @@ def windows_2d(tokens, window, title=None, shift=(0, 0)) -> Figure:
 def regions_2d(labels, title=None) -> Figure:
     """Integer maps (H, W) as coloured grids with the numbers in the cells, side by side.
 
-    `labels`: one map or a list; `title`: one for the figure, or a list with one for each map. A
-    negative number means none: grey, written as –.
+    `labels`: one map or a list of maps. `title`: one for the figure, or a list with one for each map. A
+    negative number means that the cell has no region: it is grey and shows –.
     """
     arrays, names, title = panels(labels, title)
     for a in arrays:
@@ -342,12 +342,12 @@ def regions_2d(labels, title=None) -> Figure:
 
 @figure
 def table_cutouts(index, queries: list[tuple[int, int]], title: str | None = None) -> Figure:
-    """Which rows of the bias table a query reads: the table by offset, then what each query reads.
+    """Which rows of the bias table a query reads: the whole table, and the part that each query reads.
 
-    `index`: (N, N), the row of the table for each query and key of an M x M window; `queries`: one
-    or two places (h, w) in it. On the left the rows 0, 1, ... of the table as a picture over
-    (Δh, Δw), with a line around those that each query reads; then, in the order of the keys, the
-    numbers it reads, framed in the same colour.
+    `index`: (N, N), the row of the table for each query and key of an M x M window. `queries`: one
+    or two places (h, w) in the window. On the left, the rows 0, 1, ... of the table are drawn as a picture
+    over (Δh, Δw), with a line around the rows that each query reads. To the right of it, the row numbers
+    that each query reads are drawn in the order of the keys, in a frame of the same colour.
     """
     index = array(index)
     M = round(len(index) ** 0.5) if index.ndim == 2 else 0
@@ -383,7 +383,7 @@ def table_cutouts(index, queries: list[tuple[int, int]], title: str | None = Non
                  title=fill(f"read by query ({h},\u00a0{w})", int(80 * M / total)),
                  xticks=range(M), yticks=range(M))
         axes.spines[:].set(visible=True, color=colour, linewidth=width)
-        inside = np.pad(np.isin(table, a), 1)               # a ring of False around the table
+        inside = np.pad(np.isin(table, a), 1)               # with a border of False around the table
         border = dict(color=colour, linewidth=width, solid_capstyle="projecting", clip_on=False)
         for i, j in np.argwhere(inside[1:] != inside[:-1]):
             panels_[0].plot([j - 1.5, j - 0.5], [i - 0.5, i - 0.5], **border)
@@ -395,11 +395,11 @@ def table_cutouts(index, queries: list[tuple[int, int]], title: str | None = Non
 
 @figure
 def bias_tables(table, window, head: int = 0, title: str | None = None) -> Figure:
-    """A bias table as pictures over (dh, dw), one for each temporal offset dt.
+    """The bias table of one head as pictures over (dh, dw), one for each temporal offset dt.
 
-    `table`: (rows, heads) with (2P-1)(2M-1)(2M-1) rows, dw fastest; `window`: (P, M, M), or (M,
-    M) for images. An offset is the query's position minus the key's. Colours share one scale
-    around 0.
+    `table`: (rows, heads) with (2P-1)(2M-1)(2M-1) rows, in which dw changes fastest. `window`: (P, M, M), or
+    (M, M) for images. An offset is the query's position minus the key's. All pictures share one colour scale,
+    which is centred at 0.
     """
     table, window = array(table), tuple(window)
     sides = tuple(2 * w - 1 for w in (1,) * (3 - len(window)) + window)
@@ -435,7 +435,7 @@ def bias_tables(table, window, head: int = 0, title: str | None = None) -> Figur
 
 @figure
 def index_matrix(index, title: str | None = None, window=None) -> Figure:
-    """An integer matrix (N, N), N <= 16, as numbers; a `window` names its tokens (t, h, w)."""
+    """An integer matrix (N, N), N <= 16, as numbers. `window`: its sides, to name rows and columns (t, h, w)."""
     index = array(index)
     if index.ndim != 2 or max(index.shape) > 16:
         raise CourseError(f"the matrix must be at most 16 x 16 to be read, not {index.shape}")
@@ -461,7 +461,7 @@ def index_matrix(index, title: str | None = None, window=None) -> Figure:
 
 
 def window_numbers(size, window, shift=(0, 0, 0)) -> np.ndarray:
-    """The window of each token when all windows move by `shift`: integers of shape `size`."""
+    """The number of each token's window after all windows have moved by `shift`: integers of shape `size`."""
     per_axis = [(np.arange(s) + (w - sh) % w) // w for s, w, sh in zip(size, window, shift)]
     grid = np.meshgrid(*per_axis, indexing="ij")
     return np.ravel_multi_index(grid, [int(a.max()) + 1 for a in per_axis])

@@ -1,7 +1,7 @@
-"""Every published variant: its configuration, and what was stated about it, with the place. One file a family.
+"""Every published variant: its configuration, the numbers that were stated for it, and where. One file for each family.
 
-`stated` holds (quantity, value, source). Sources name the paper's table or the repository's file;
-a source that begins with "secondary" was read in somebody else's table.
+`stated` holds (quantity, value, source). A source names the table of the paper or the file of the repository.
+A source that begins with "secondary" was read in a table of other authors.
 """
 import torch
 
@@ -13,7 +13,7 @@ ZOO: dict[str, Variant] = {**swin.VARIANTS, **mvit.VARIANTS, **timesformer.VARIA
 
 
 def model_table() -> list[dict]:
-    """One row a variant: our own parameters (M) and GMACs, the stated ones, their relative difference in %."""
+    """One row for each variant: our parameters (M) and GMACs, the stated ones, and the relative difference in %."""
     rows = []
     for name, variant in ZOO.items():
         with torch.device("meta"):

@@ -1,8 +1,9 @@
 """MViT and MViTv2, for video and images: every published variant with a complete configuration.
 
-Left out: MViT-S (table 3c). It leaves open how many blocks its first stage has, how keys and values are pooled and how
-the cubes are padded. 26.1 M parameters are stated for max and conv pooling; 4 + 7 + 6 blocks with max pooling have
-26.11 M, 3 + 7 + 6 with conv pooling 26.04 M, and neither makes the stated 32.9 GMACs with a key stride we tried.
+MViT-S (table 3c) is left out, because its configuration is not complete. The paper does not say how many blocks its
+first stage has, how keys and values are pooled, and how the cubes are padded. It states 26.1 M parameters for max and
+conv pooling. 4 + 7 + 6 blocks with max pooling have 26.11 M, 3 + 7 + 6 blocks with conv pooling have 26.04 M. Neither
+has the stated 32.9 GMACs with any of the key strides that we tried.
 """
 from ..mvit import MViT
 from .variant import Variant
@@ -17,7 +18,10 @@ IMAGE = dict(patch_kernel=(7, 7), patch_stride=(4, 4), patch_padding=(3, 3), kv_
 
 
 def scales(depth: int, first: tuple, everywhere: bool = False) -> dict:
-    """`depth` blocks; channels, heads and query strides double in the blocks `first`. In MViTv2 all blocks pool queries."""
+    """Settings for `depth` blocks. In the blocks `first`, channels and heads double, and queries have stride (1, 2, 2).
+
+    everywhere=True (MViTv2): all blocks pool queries, the others with stride (1, 1, 1).
+    """
     stride = {i: (1, 1, 1) for i in range(depth)} if everywhere else {}
     double = dict.fromkeys(first, 2)
     return dict(depth=depth, dim_mul=double, head_mul=double, q_stride=stride | dict.fromkeys(first, (1, 2, 2)))

@@ -1,8 +1,8 @@
 """UniFormer for video and images: every published variant of the plain architecture.
 
-Left out: the light models XXS and XS (image_classification/models/uniformer_light.py and
-video_classification/slowfast/models/uniformer_light.py). They are another architecture: a class token from stage 3
-on, whose attention picks the tokens that each block updates while the rest is merged into one.
+The light models XXS and XS are left out (image_classification/models/uniformer_light.py and
+video_classification/slowfast/models/uniformer_light.py), because they have another architecture. From stage 3 on they
+have a class token. Its attention selects the tokens that a block updates; all other tokens are merged into one.
 """
 from ..uniformer import UniFormer
 from .variant import Variant
