@@ -34,9 +34,9 @@ def train(args) -> int:
       option("--order", nargs="+", default=["normal"], choices=["normal", "shuffled", "reversed", "single"]),
       option("--device", help="cpu, cuda, mps (default: the NVIDIA GPU if there is one, else the CPU)"))
 def evaluate(args) -> int:
-    from vt_course.training.evaluate import evaluate_run
-    rows = [evaluate_run(args.run, data=args.data, order=order, device=args.device, progress=not args.json)
-            for order in args.order]
+    from vt_course.training.evaluate import evaluate, open_trained
+    model, clips = open_trained(args.run, args.data)
+    rows = [evaluate(model, clips, order=order, device=args.device, progress=not args.json) for order in args.order]
     if args.json:
         print_json(rows)
     else:

@@ -155,11 +155,11 @@ def open_data(recipe: Recipe, spec: Spec | None = None) -> tuple[VideoFolder, Vi
     return train, folder(spec.val, train=False, **same)
 
 
-def evaluate_run(path, *, data=None, **settings) -> dict:
-    """`evaluate` the best model of a run on the validation clips of the data of its training, or of `data`.
+def open_trained(path, data: str | None = None):
+    """(model, validation set): the best model of a run, and the clips to evaluate it on.
 
-    `data` is a spec (see `vt_course.data.open_spec`). `settings` are passed to
-    `evaluate`. Raises `CourseError` if `data` has other classes than the run.
+    The clips are those of the run's own data or of `data`, a spec (see `vt_course.data.open_spec`). Raises `CourseError`
+    if `data` has other classes than the run.
     """
     model, recipe, trained = restore(path)
     _, val = open_data(dataclasses.replace(recipe, data=data or recipe.data))
@@ -167,4 +167,9 @@ def evaluate_run(path, *, data=None, **settings) -> dict:
         had, has = (", ".join(classes[:8]) for classes in (trained, val.classes))
         raise CourseError(f"{data or recipe.data} has the classes {has}, but {path} was "
                           f"trained on {had}; name data with the same classes")
-    return evaluate(model, val, **settings)
+    return model, val
+
+
+def evaluate_run(path, *, data=None, **settings) -> dict:
+    """`evaluate` what `open_trained` opens. `settings` are passed to `evaluate`."""
+    return evaluate(*open_trained(path, data), **settings)
