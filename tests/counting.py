@@ -3,7 +3,6 @@
 A pass without arithmetic still costs seconds, nearly all of them in blocks that do the same as the one before.
 """
 import pytest
-import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
