@@ -13,6 +13,7 @@ from vt_course.models.official import (from_official, inflate_bias_table, inflat
 from vt_course.models.swin import (SwinBlock, SwinTransformer, relative_position_index, shift_mask, window_partition,
                                    window_reverse)
 from vt_course.models.video_swin import SwinTransformer3D
+from counting import count_equal_blocks_once
 from weights import shake, unset
 
 # B, T, H, W: even, odd, non-square, smaller than the window in one or all axes, B > 1, still
@@ -39,20 +40,40 @@ def assert_same_gradients(ours, theirs, x):
         torch.testing.assert_close(grad, renamed[key], rtol=1e-5, atol=1e-5, msg=lambda m: f"{key}: {m}")
 
 
-@pytest.fixture(scope="module", params=["tiny", "small", "base"])
-def pair(request):
+def twins(name, patch):
+    """torchvision's model and ours with the same weights. Base is as deep as small, which shows what depth does: at first
+    whole, without weights, then with two blocks a stage."""
+    video = name.startswith("video")
+    package, theirs = (torchvision.models.video, "swin3d_") if video else (torchvision.models, "swin_")
+    theirs = getattr(package, theirs + name.split("swin_")[1][0])
+    shallow = {}
+    if name.endswith("base"):
+        with torch.device("meta"):
+            ours = create(name)
+            ours.load_state_dict(from_official(ours, theirs().state_dict()), strict=True)
+        shallow = dict(depths=(2, 2, 2, 2))
+        module = torchvision.models.video.swin_transformer if video else torchvision.models.swin_transformer
+        build = "_swin_transformer3d" if video else "_swin_transformer"
+        real = getattr(module, build)
+        patch.setattr(module, build, lambda **settings: real(**settings | shallow))
     with unset():
-        theirs, ours = getattr(torchvision.models.video, f"swin3d_{request.param[0]}")(), create(f"video_swin_{request.param}").eval()
+        theirs, ours = theirs(), create(name, **shallow).eval()
     shake(theirs)
     ours.load_state_dict(from_official(ours, theirs.state_dict()), strict=True)
-    return request.param, ours, theirs
+    return ours, theirs
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.fixture(scope="module", params=["tiny", "small", "base"])
+def pair(request):
+    with pytest.MonkeyPatch.context() as patch:
+        return request.param, *twins(f"video_swin_{request.param}", patch)
+
+
+# The deep and the wide one differ from tiny in depth and width, which a small clip shows.
+@pytest.mark.parametrize("pair, shape", [*[("tiny", shape) for shape in SHAPES], *[
+    (name, shape) for name in ("small", "base") for shape in ((1, 7, 50, 45), (1, 10, 32, 48))]], indirect=["pair"], ids=str)
 def test_video_swin_equals_torchvision(pair, shape):
-    name, ours, theirs = pair
-    if name != "tiny" and shape != (1, 7, 50, 45):
-        shape = (1, *(max(1, n // 2) for n in shape[1:]))              # the deep ones at a quarter of the cost
+    _, ours, theirs = pair
     B, T, H, W = shape
     torch.manual_seed(0)
     x = torch.randn(B, 3, T, H, W)
@@ -60,7 +81,6 @@ def test_video_swin_equals_torchvision(pair, shape):
         torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
 
 
-# The deep ones differ in depth and width, which one small clip shows.
 @pytest.mark.parametrize("pair, shape", [("tiny", (2, 8, 32, 32)), ("tiny", (1, 7, 50, 45)), ("tiny", (1, 20, 40, 72)),
                                          ("small", (1, 9, 20, 36)), ("base", (1, 9, 20, 36))], indirect=["pair"], ids=str)
 def test_video_swin_gradients_equal_torchvision(pair, shape):
@@ -71,11 +91,8 @@ def test_video_swin_gradients_equal_torchvision(pair, shape):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name, size", [("tiny", (224, 224)), ("tiny", (228, 268)), ("small", (224, 224)), ("base", (224, 224))])
-def test_swin_equals_torchvision(name, size):                            # every stage map is at least 7 x 7
-    with unset():
-        theirs, ours = getattr(torchvision.models, f"swin_{name[0]}")(), create(f"swin_{name}").eval()
-    shake(theirs)
-    ours.load_state_dict(from_official(ours, theirs.state_dict()), strict=True)
+def test_swin_equals_torchvision(name, size, monkeypatch):               # every stage map is at least 7 x 7
+    ours, theirs = twins(f"swin_{name}", monkeypatch)
     x = torch.randn(2 if size == (228, 268) else 1, 3, *size, generator=torch.Generator().manual_seed(0))
     assert_same_gradients(ours, theirs, x)
 
@@ -94,13 +111,22 @@ COMPUTED = {
 }
 
 
+@pytest.mark.parametrize("name, settings", [("swin_mini", {}), ("swin_mini", dict(shift=False)), ("video_swin_mini", {}),
+                                            ("video_swin_mini", dict(window=(2, 4, 4))), ("video_swin_mini", dict(design="factorized"))], ids=str)
+def test_equal_blocks_counted_once_make_the_whole(name, settings):
+    with torch.device("meta"):
+        model = create(name, **settings)
+    shape = (1, *ZOO[name].input)
+    assert count_equal_blocks_once(model, shape) == count_equal_blocks_once(model, shape) == count_macs(model, shape)
+
+
 @pytest.mark.parametrize("name", COMPUTED)
 def test_parameters_and_macs(name):
     with torch.device("meta"):
         model = create(name)
     params, gmacs = COMPUTED[name]
     assert count_parameters(model) / 1e6 == pytest.approx(params, abs=6e-4)
-    assert count_macs(model, (1, *ZOO[name].input)) / 1e9 == pytest.approx(gmacs, abs=0.06 if gmacs > 1000 else 6e-3)
+    assert count_equal_blocks_once(model, (1, *ZOO[name].input)) / 1e9 == pytest.approx(gmacs, abs=0.06 if gmacs > 1000 else 6e-3)
 
 
 def test_every_published_variant_is_checked():
@@ -111,7 +137,7 @@ def test_every_published_variant_is_checked():
 def test_macs_of_the_temporal_window_ablation(window, gmacs):
     with torch.device("meta"):
         model = create("video_swin_tiny", window=window)
-    assert count_macs(model, (1, 3, 32, 224, 224)) / 1e9 == pytest.approx(gmacs, abs=6e-3)
+    assert count_equal_blocks_once(model, (1, 3, 32, 224, 224)) / 1e9 == pytest.approx(gmacs, abs=6e-3)
 
 
 def test_stage_maps():

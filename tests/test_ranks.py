@@ -32,6 +32,7 @@ DRIVER = textwrap.dedent("""
     sys.path.insert(0, TESTS)
     import torch
     import test_training as t
+    from torch.distributed.run import main
     from vt_course import CourseError, cli
     from vt_course.training import fit, folder
     from vt_course.training.recipes import Recipe
@@ -91,8 +92,60 @@ DRIVER = textwrap.dedent("""
                 child(rank, world, port, dataclasses.replace(recipe, **changes), out, act, settings)
             children.append(pid)
         results.append([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children])
+
+    pid = os.fork()                                  # torchrun itself; its ranks are forked as well
+    if pid == 0:
+        t.evaluate.create = create
+        for stream, name in (1, "stdout"), (2, "stderr"):
+            os.dup2(os.open(f"{TORCHRUN[0]}/{name}.txt", os.O_WRONLY | os.O_CREAT), stream)
+        try:
+            main(["--start-method", "fork", "--run-path", *TORCHRUN[1:]])
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    results.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     print("RESULTS", json.dumps(results), flush=True)
 """)
+
+
+SCRIPT = textwrap.dedent("""
+    import os, sys
+    from vt_course import cli
+    from vt_course.data.clips import VideoFolder
+    from vt_course.training import fit
+    def log(*words):
+        with open(LOG, "a") as file:
+            file.write(" ".join(map(str, words)) + "\\n")
+    read, step = VideoFolder.__getitem__, fit.Run.train_step
+    def reading(self, key):
+        if isinstance(key, tuple):                   # for training
+            log("read", os.environ["RANK"], os.getpid())
+        return read(self, key)
+    def stepping(run, batch, good, *rest):
+        log("step", os.environ["RANK"], run.progress.epoch, *(batch["index"].tolist() if good else ()))
+        return step(run, batch, good, *rest)
+    VideoFolder.__getitem__, fit.Run.train_step = reading, stepping
+    for more in ["--max-steps", "2"], []:
+        sys.stdout.flush()
+        pid = os.fork()                              # what is slow to import is imported once
+        if pid == 0:
+            code = cli.main(sys.argv[1:] + more)
+            print("END" if os.environ["RANK"] == "0" else "", end="", flush=True)
+            os._exit(code)
+        if os.waitpid(pid, 0)[1]:
+            sys.exit(1)
+        os.environ.update(TORCHELASTIC_USE_AGENT_STORE="False", MASTER_PORT=PORT)      # a fresh place to meet
+""")
+
+
+def torchrun(folder, clips) -> list[str]:                                 # noqa: F811
+    """A folder with a script, and the arguments of the torchrun that runs it."""
+    folder.mkdir()
+    (folder / "script.py").write_text(f"LOG, PORT = {str(folder / 'log.txt')!r}, '{free_port()}'\n" + SCRIPT, encoding="utf-8")
+    return [str(folder), "--nproc-per-node", "3", str(folder / "script.py"), "train", "video_swin_mini",
+            "--data", f"csv:{clips / 'train.csv'},{clips / 'val.csv'}", "--out", str(folder / "run"), "--device", "cpu", "--workers", "2",
+            "--json", "--set", "frames=8", "stride=1", "size=32", "keep=0", "batch_size=5", "epochs=2"]
 
 
 def free_port() -> int:
@@ -103,7 +156,10 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def runs(clips, tmp_path_factory):                                        # noqa: F811
-    """All plans, made by one process: name -> (run folder, exit codes of the ranks, what each wrote to stderr)."""
+    """All plans, made by one process: name -> (run folder, exit codes of the ranks, what each wrote to stderr).
+
+    And "torchrun" -> (folder, its exit code).
+    """
     folder = tmp_path_factory.mktemp("ranks")
     manifests = {split: (clips / f"{split}.csv").read_text(encoding="utf-8") for split in ("train", "val")}
     for split, text in manifests.items():
@@ -114,7 +170,7 @@ def runs(clips, tmp_path_factory):                                        # noqa
     # 12 clips in batches of 5: of the last one, two clips, rank 2 of 3 gets none.
     recipe = Recipe(model="tiny", data=f"csv:{clips / 'train.csv'},{clips / 'val.csv'}", frames=2, stride=2, size=16,
                     batch_size=5, epochs=3, lr=0.01, drop_path=0.0)
-    mini = dict(frames=8, stride=1, size=48, epochs=1, lr=1e-4, grad_clip=0.0)
+    mini = dict(frames=8, stride=1, size=32, epochs=1, lr=1e-4, grad_clip=0.0)
     plans = {                              # run folder, ranks, what happens, arguments of `fit`, changes to the recipe
         "one": ("one", 1, [None], {}, {}),
         "three": ("three", 3, [None], {}, {}),
@@ -133,13 +189,14 @@ def runs(clips, tmp_path_factory):                                        # noqa
            for model in MINIS for ranks in (1, 2)}}
     jobs = [(str(folder / plan[0]), *plan[1:], free_port()) for plan in plans.values()]
     head = (f"TESTS = {str(Path(__file__).parent)!r}\nRECIPE = {recipe.to_json()!r}\nWARM = {str(folder / 'warm')!r}\n"
-            f"PLANS = {jobs!r}\n")
+            f"PLANS = {jobs!r}\nTORCHRUN = {torchrun(folder / 'torchrun', clips)!r}\n")
     (folder / "held").mkdir()
     with alone(folder / "held" / ".lock"):
         done = subprocess.run([sys.executable, "-c", head + DRIVER], capture_output=True, encoding="utf-8", timeout=300)
     assert "RESULTS" in done.stdout, done.stderr
-    codes = json.loads(done.stdout.split("RESULTS")[1])
-    return {name: (Path(job[0]), code, [Path(f"{job[0]}_{number}_{rank}.txt").read_text(encoding="utf-8") for rank in range(job[1])])
+    *codes, torchruns = json.loads(done.stdout.split("RESULTS")[1])
+    return {"torchrun": (folder / "torchrun", torchruns)} | {
+            name: (Path(job[0]), code, [Path(f"{job[0]}_{number}_{rank}.txt").read_text(encoding="utf-8") for rank in range(job[1])])
             for number, (name, job, code) in enumerate(zip(plans, jobs, codes))}
 
 
@@ -217,50 +274,15 @@ def test_every_family_trains_in_two_ranks(model, runs):
         assert_nearly_same(one, two, atol=4e-4)                 # Adam makes a step of a sign
 
 
-SCRIPT = textwrap.dedent("""
-    import os, sys
-    from vt_course import cli
-    from vt_course.data.clips import VideoFolder
-    from vt_course.training import fit
-    def log(*words):
-        with open(LOG, "a") as file:
-            file.write(" ".join(map(str, words)) + "\\n")
-    read, step = VideoFolder.__getitem__, fit.Run.train_step
-    def reading(self, key):
-        if isinstance(key, tuple):                   # for training
-            log("read", os.environ["RANK"], os.getpid())
-        return read(self, key)
-    def stepping(run, batch, good, *rest):
-        log("step", os.environ["RANK"], run.progress.epoch, *(batch["index"].tolist() if good else ()))
-        return step(run, batch, good, *rest)
-    VideoFolder.__getitem__, fit.Run.train_step = reading, stepping
-    for more in ["--max-steps", "2"], []:
-        sys.stdout.flush()
-        pid = os.fork()                              # what is slow to import is imported once
-        if pid == 0:
-            code = cli.main(sys.argv[1:] + more)
-            print("END" if os.environ["RANK"] == "0" else "", end="", flush=True)
-            os._exit(code)
-        if os.waitpid(pid, 0)[1]:
-            sys.exit(1)
-        os.environ.update(TORCHELASTIC_USE_AGENT_STORE="False", MASTER_PORT=PORT)      # a fresh place to meet
-""")
-
-
-def test_torchrun_with_three_ranks_and_two_workers_each(clips, tmp_path):     # noqa: F811
+def test_torchrun_with_three_ranks_and_two_workers_each(runs):
     """Stopped within an epoch and started again: each clip comes exactly once an epoch."""
-    log, script, out = tmp_path / "log.txt", tmp_path / "script.py", tmp_path / "run"
-    script.write_text(f"LOG, PORT = {str(log)!r}, '{free_port()}'\n" + SCRIPT, encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "3", str(script), "train", "video_swin_mini",
-               "--data", f"csv:{clips / 'train.csv'},{clips / 'val.csv'}", "--out", str(out), "--device", "cpu", "--workers", "2",
-               "--json", "--set", "frames=8", "stride=1", "size=32", "keep=0", "batch_size=5", "epochs=2"]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
-    stopped, summary, rest = done.stdout.split("END")               # each printed once
+    folder, code = runs["torchrun"]
+    assert code == 0, (folder / "stderr.txt").read_text(encoding="utf-8")
+    stopped, summary, rest = (folder / "stdout.txt").read_text(encoding="utf-8").split("END")               # each printed once
     stopped, summary = json.loads(stopped), json.loads(summary)
     assert rest == "" and stopped["steps"] == 2 and not stopped["finished"]
     assert summary["ranks"] == 3 and summary["finished"] and summary["steps"] == 6
-    lines = [line.split() for line in log.read_text(encoding="utf-8").splitlines()]
+    lines = [line.split() for line in (folder / "log.txt").read_text(encoding="utf-8").splitlines()]
     processes = {rank: {pid for kind, r, pid in (line for line in lines if line[0] == "read") if r == rank} for rank in "012"}
     assert all(len(pids) == 4 for pids in processes.values()), processes        # two loader processes in each of two runs
     trained = collections.Counter((int(line[2]), int(i)) for line in lines if line[0] == "step" for i in line[3:])

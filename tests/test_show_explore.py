@@ -37,10 +37,10 @@ def test_without_a_front_end_it_is_one_small_picture(setting, static):
 
 
 def test_the_readers_functions_are_drawn(static):
-    right = pixels(show.explore_windows((8, 8), (4, 4), (2, 2)).data)
-    same = pixels(show.explore_windows((8, 8), (4, 4), (2, 2), roll=explore.package_roll, mask=swin.shift_mask).data)
-    wrong_roll = pixels(show.explore_windows((8, 8), (4, 4), (2, 2), roll=lambda x, s: x.roll(s, (1, 2))).data)
-    wrong_mask = pixels(show.explore_windows((8, 8), (4, 4), (2, 2), mask=lambda *a: -100 - swin.shift_mask(*a)).data)
+    right = pixels(show.explore_windows((4, 4), (2, 2), (1, 1)).data)
+    same = pixels(show.explore_windows((4, 4), (2, 2), (1, 1), roll=explore.package_roll, mask=swin.shift_mask).data)
+    wrong_roll = pixels(show.explore_windows((4, 4), (2, 2), (1, 1), roll=lambda x, s: x.roll(s, (1, 2))).data)
+    wrong_mask = pixels(show.explore_windows((4, 4), (2, 2), (1, 1), mask=lambda *a: -100 - swin.shift_mask(*a)).data)
     top, middle = len(right) // 2, right.shape[1] * 2 // 3
 
     def differ(other, *part):                       # a palette of few colours moves each a little
@@ -52,7 +52,7 @@ def test_the_readers_functions_are_drawn(static):
 
 
 def test_sliders_redraw_the_picture(live):
-    box = show.explore_windows((8, 8), (4, 4), (2, 2))
+    box = show.explore_windows((4, 4), (4, 4), (2, 2))
     sides, shifts, image = box.children
     first = image.value
     shifts.children[0].value = 1

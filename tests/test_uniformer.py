@@ -12,6 +12,7 @@ from vt_course.models import ZOO, create
 from vt_course.models.cost import count_macs, count_parameters
 from vt_course.models.layers import DepthwiseFunction, convolve
 from vt_course.models.uniformer import Depthwise, LocalBlock, RelationAggregator, UniFormer, inflate_uniformer
+from counting import count_equal_blocks_once
 from weights import shake
 
 pytestmark = pytest.mark.slow
@@ -257,14 +258,22 @@ UNEXPLAINED = {"uniformer_image_large_ls": 12.6, "uniformer_image_large_ls_384":
 def cost(shape, **config):
     with torch.device("meta"):
         model = UniFormer(**config)
-    return count_parameters(model) / 1e6, count_macs(model, (1, 3, *shape)) / 1e9
+    return count_parameters(model) / 1e6, count_equal_blocks_once(model, (1, 3, *shape)) / 1e9
+
+
+@pytest.mark.parametrize("name", ["video", "divided", "no DPE", "overlapping", "windows", "hybrid"])
+def test_equal_blocks_counted_once_make_the_whole(name):
+    with torch.device("meta"):
+        model = UniFormer(**TINY | CONFIGS[name])
+    shape = (1, 3, 4, 64, 96)[:2] + (4, 64, 96)[CONFIGS[name].get("dims", 3) == 2:]
+    assert count_equal_blocks_once(model, shape) == count_equal_blocks_once(model, shape) == count_macs(model, shape)
 
 
 @pytest.mark.parametrize("name", COMPUTED)
 def test_parameters_and_macs(name):
     with torch.device("meta"):
         model = create(name)
-    params, gmacs = count_parameters(model) / 1e6, count_macs(model, (1, *ZOO[name].input)) / 1e9
+    params, gmacs = count_parameters(model) / 1e6, count_equal_blocks_once(model, (1, *ZOO[name].input)) / 1e9
     assert (params, gmacs) == (pytest.approx(COMPUTED[name][0], abs=6e-5), pytest.approx(COMPUTED[name][1], abs=6e-4))
     stated = {quantity: value for quantity, value, _ in ZOO[name].stated}
     assert params == pytest.approx(stated["params M"], abs=0.55 if isinstance(stated["params M"], int) else 0.12)

@@ -93,7 +93,7 @@ def main() -> None:
     runs = {name: [] for name in variants}
     for seed in args.seeds:
         for number, (name, config) in enumerate(variants.items()):
-            run = train_variant(config, seed, out=args.runs / f"variant{number}_seed{seed}")
+            run = train_variant(config, seed, held_out=HELD_OUT, out=args.runs / f"variant{number}_seed{seed}")
             runs[name].append(run)
             print(f"{name}, seed {seed}: {run['top1']:.3f} after {run['steps']} steps, {run['seconds']:.0f} s",
                   flush=True)

@@ -1,5 +1,6 @@
 """Interactive figures: with sliders in a running JupyterLab, as a plain picture everywhere else."""
 import os
+from functools import lru_cache
 from io import BytesIO
 
 import numpy as np
@@ -28,6 +29,7 @@ def explore_windows(size, window, shift, roll=None, mask=None):
     if any(s % w or not 0 <= d < w for s, w, d in zip(size, window, shift)):
         raise CourseError(f"every size of {size} must be a multiple of its window {window}, and 0 <= shift < window, not {shift}")
 
+    @lru_cache                                       # a slider that clamps another one asks twice for the same picture
     def draw(window, shift) -> bytes:
         return stacked(pictures(size, window, shift, roll or package_roll, mask or swin.shift_mask))
 
@@ -48,7 +50,7 @@ def explore_windows(size, window, shift, roll=None, mask=None):
     def update(_=None):
         for side, slider in zip(sides, shifts):
             slider.max = side.value - 1              # this also limits the slider's value
-        image.value = draw([s.value for s in sides], [s.value for s in shifts])
+        image.value = draw(tuple(s.value for s in sides), tuple(s.value for s in shifts))
 
     for slider in (*sides, *shifts):
         slider.observe(update, "value")
