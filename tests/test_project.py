@@ -154,8 +154,8 @@ def test_the_lock_is_in_step():
 @pytest.mark.parametrize("old, new, message", [
     ('    "einops>=0.8",\n', '    "einops>=0.8",\n    "scipy>=1.11",\n',
      "scipy is in pyproject.toml, not in the lock"),
-    ('    "pytest>=8.2,<10",\n', '    "pytest>=8.2,<10",\n    "Ruff",\n',
-     "ruff is in pyproject.toml, not in the lock"),
+    ('    "pytest>=8.2,<10",\n', '    "pytest>=8.2,<10",\n    "Flake8",\n',
+     "flake8 is in pyproject.toml, not in the lock"),
     ('    "einops>=0.8",\n', "", "einops is in the lock, not in pyproject.toml"),
     ('"torch>=2.6"', '"torch>=99"', "torch==[0-9.]+ does not satisfy torch>=99"),
     ("pytest>=8.2,<10", "pytest>=8.2,<8.3", "pytest==[0-9.]+ does not satisfy pytest<8.3,>=8.2"),
