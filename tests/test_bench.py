@@ -4,8 +4,8 @@ import sys
 
 import numpy as np
 import pytest
-
 from videos import rotate_tag, write_video
+
 from vt_course import CourseError
 from vt_course.claims import bench_data as bench
 
@@ -149,6 +149,7 @@ def test_memory_is_flat_over_many_opens(files):
     Files that the garbage collector closes cost 8 MB and some handles here; 1.3 MB is less than 1.8 kB an open.
     """
     import psutil
+
     from vt_course.data.reader import ClipReader
     process = psutil.Process()
     handles = process.num_fds()

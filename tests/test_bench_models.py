@@ -12,11 +12,19 @@ import torch
 from torch import nn
 
 from vt_course import CourseError
+from vt_course.claims import bench_models as bench
+from vt_course.claims.bench_models import (
+    Pair,
+    attentions,
+    bench_growth,
+    bench_models,
+    geometric_mean,
+    in_own_process,
+    peak_bytes,
+)
 from vt_course.cli import main
 from vt_course.models import create
 from vt_course.models.official import to_official
-from vt_course.claims import bench_models as bench
-from vt_course.claims.bench_models import Pair, attentions, bench_growth, bench_models, geometric_mean, in_own_process, peak_bytes
 
 pytestmark = pytest.mark.slow
 

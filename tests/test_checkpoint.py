@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from test_training import QUIET, Tiny, assert_same_run, clips, recipe, train  # noqa: F401 (fixtures)
 
-from test_training import QUIET, Tiny, assert_same_run, clips, recipe, train                # noqa: F401 (fixtures)
 from vt_course import CourseError
 from vt_course.files import alone
 from vt_course.training import checkpoint, evaluate, fit, folder

@@ -13,14 +13,24 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
-
 from videos import cut_without_encoding, decode, rotate_tag, write_audio, write_interlaced, write_video
+
 from vt_course import CourseError
 from vt_course.data import clips, transforms, verify
 from vt_course.data import reader as reader_module
-from vt_course.data.clips import (VideoFolder, collate, dense_indices, iter_views, mvit_views,
-                                  read_manifest, slowfast_segments, timesformer_views,
-                                  uniform_indices, uniformer_ssv2_views, video_swin_views)
+from vt_course.data.clips import (
+    VideoFolder,
+    collate,
+    dense_indices,
+    iter_views,
+    mvit_views,
+    read_manifest,
+    slowfast_segments,
+    timesformer_views,
+    uniform_indices,
+    uniformer_ssv2_views,
+    video_swin_views,
+)
 from vt_course.data.reader import BadClip, ClipReader
 
 # ------------------------------------------------------------------------- index rules

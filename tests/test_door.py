@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-
 from videos import write_video
+
 from vt_course import CourseError, cli, files
+from vt_course.claims import golden
 from vt_course.data import prepare, shards
 from vt_course.data.clips import Rows, VideoFolder, read_manifest
 from vt_course.data.folders import listed, read_folder
 from vt_course.data.reader import ClipReader
 from vt_course.data.synthetic import render
+from vt_course.fetch import kinetics, weights
 from vt_course.fetch.download import Download
 from vt_course.lab import progress
-from vt_course.claims import golden
-from vt_course.fetch import kinetics, weights
 from vt_course.training import checkpoint
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-
 from videos import write_video
+
 from vt_course import CourseError
 from vt_course.cli import main
 from vt_course.data import open_spec

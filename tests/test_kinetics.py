@@ -18,12 +18,13 @@ from types import SimpleNamespace
 import pytest
 from server import serving
 from videos import write_video
+
 from vt_course import CourseError, repo_root
+from vt_course.data import open_spec, verify
 from vt_course.fetch import download
 from vt_course.fetch import kinetics as module
-from vt_course.data import open_spec, verify
-from vt_course.fetch.kinetics import Clip, folder_of, kinetics, rank, read_annotations
 from vt_course.fetch.download import sha256_of
+from vt_course.fetch.kinetics import Clip, folder_of, kinetics, rank, read_annotations
 
 CLASSES = ("petting animal (not cat)", "playing harp", "side kick", "yoga")
 ASKED = "playing harp,side kick"
@@ -273,7 +274,7 @@ def test_presets(mirror, tmp_path, monkeypatch):
 
 def test_folders_and_manifests_are_what_others_read(mirror, tmp_path):
     mirror.get(tmp_path, "Petting_animal_not_cat,yoga", clips_per_class=2)
-    import torchvision.datasets.kinetics as theirs                     # the two functions that Kinetics builds on
+    import torchvision.datasets.kinetics as theirs  # the two functions that Kinetics builds on
     classes, index = theirs.find_classes(str(tmp_path / "train"))
     samples = theirs.make_dataset(str(tmp_path / "train"), index, ("avi", "mp4"))
     assert classes == ["petting_animal_not_cat", "yoga"] and Counter(k for _, k in samples) == {0: 2, 1: 2}
@@ -653,8 +654,8 @@ def test_killed_again_and_again(mirror, tmp_path):
     assert step > 10
     for name in ("train.csv", "val.csv", "parts.jsonl"):
         assert (out / name).read_text(encoding="utf-8") == (tmp_path / "whole" / name).read_text(encoding="utf-8")
-    key = lambda line: json.dumps(line, sort_keys=True)
-    assert set(map(key, records(out))) == set(map(key, records(tmp_path / "whole")))
+    had, wanted = ({json.dumps(line, sort_keys=True) for line in records(at)} for at in (out, tmp_path / "whole"))
+    assert had == wanted
     assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in (tmp_path / "whole").iterdir())
 
 

@@ -3,18 +3,23 @@
 import pytest
 import torch
 import torchvision
+from counting import count_equal_blocks_once
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from weights import shake, unset
 
 from vt_course.models import ZOO, create, swin
 from vt_course.models.cost import count_macs, count_parameters
-from vt_course.models.official import (from_official, inflate_bias_table, inflate_patch, inflate_swin,
-                                       to_official)
-from vt_course.models.swin import (SwinBlock, SwinTransformer, relative_position_index, shift_mask, window_partition,
-                                   window_reverse)
+from vt_course.models.official import from_official, inflate_bias_table, inflate_patch, inflate_swin, to_official
+from vt_course.models.swin import (
+    SwinBlock,
+    SwinTransformer,
+    relative_position_index,
+    shift_mask,
+    window_partition,
+    window_reverse,
+)
 from vt_course.models.video_swin import SwinTransformer3D
-from counting import count_equal_blocks_once
-from weights import shake, unset
 
 # B, T, H, W: even, odd, non-square, smaller than the window in one or all axes, B > 1, still
 SHAPES = [(1, 16, 64, 64), (2, 8, 56, 56), (1, 7, 50, 45), (1, 20, 64, 96), (2, 4, 32, 32), (1, 1, 40, 40),

@@ -18,8 +18,16 @@ from weights import shake, unset
 
 from vt_course.models import ZOO, create
 from vt_course.models.cost import count_macs, count_parameters
-from vt_course.models.mvit import (MViT, PoolingAttention, config_from_facts, kv_strides, pooled_size, pooling,
-                                   relative_rows, round_width)
+from vt_course.models.mvit import (
+    MViT,
+    PoolingAttention,
+    config_from_facts,
+    kv_strides,
+    pooled_size,
+    pooling,
+    relative_rows,
+    round_width,
+)
 from vt_course.models.official import from_official, to_official
 
 DEFAULTS = {k: p.default for k, p in inspect.signature(MViT).parameters.items()}

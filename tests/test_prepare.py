@@ -16,8 +16,8 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
-
 from videos import cut_without_encoding, decode, rotate_tag, write_audio, write_interlaced, write_video
+
 from vt_course import CourseError
 from vt_course.cli import main
 from vt_course.data import open_spec

@@ -18,7 +18,7 @@ import pytest
 from vt_course import CourseError, repo_root
 from vt_course.publish import NotebookFailed, course, hygiene, kernel
 from vt_course.publish.build import build, from_source
-from vt_course.publish.course import PeakMemory, at_once, run_course, course_table
+from vt_course.publish.course import PeakMemory, at_once, course_table, run_course
 
 pytestmark = pytest.mark.slow
 

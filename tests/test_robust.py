@@ -15,8 +15,8 @@ import numpy as np
 import psutil
 import pytest
 from torch.utils.data import DataLoader
-
 from videos import decode, rotate_tag, write_audio, write_video
+
 from vt_course.data.clips import Rows, VideoFolder, collate
 from vt_course.data.reader import LARGEST, BadClip, ClipReader
 from vt_course.data.verify import in_processes, verify

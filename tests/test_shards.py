@@ -17,10 +17,10 @@ import pytest
 import torch
 import webdataset
 from PIL import Image
-
 from test_cli import run, run_json
-from test_training import QUIET, assert_same_run, clips, recipe, tiny, train      # noqa: F401 (fixtures)
+from test_training import QUIET, assert_same_run, clips, recipe, tiny, train  # noqa: F401 (fixtures)
 from videos import write_video
+
 from vt_course import CourseError
 from vt_course.data import loading, open_spec
 from vt_course.data import shards as module

@@ -1,8 +1,8 @@
 """The figure of a data set counts what it is given, and refuses what is no clip."""
 import matplotlib.pyplot as plt
 import pytest
-
 from test_show import assert_readable
+
 from vt_course import CourseError
 from vt_course.lab.show.dataset import dataset
 

@@ -15,8 +15,7 @@ from weights import shake
 from vt_course.models import ZOO, create
 from vt_course.models.cost import count_parameters
 from vt_course.models.official import from_official
-from vt_course.models.timesformer import (TimeSformer, group, initialise_from_vit, resize_space, resize_time,
-                                          ungroup)
+from vt_course.models.timesformer import TimeSformer, group, initialise_from_vit, resize_space, resize_time, ungroup
 
 TINY = dict(img_size=16, patch_size=4, num_frames=4, embed_dim=8, depth=2, num_heads=2, num_classes=5, drop_path=0.0)
 SCHEMES = ["space", "joint", "divided", "local_global", "axial"]

@@ -21,8 +21,8 @@ import torch
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-
 from videos import write_video
+
 from vt_course import CourseError, machine
 from vt_course.data import loading, transforms
 from vt_course.data.reader import ClipReader

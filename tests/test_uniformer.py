@@ -5,15 +5,15 @@ from math import prod
 import pytest
 import torch
 import torch.nn.functional as F
+from counting import count_equal_blocks_once
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from weights import shake
 
 from vt_course.models import ZOO, create
 from vt_course.models.cost import count_macs, count_parameters
 from vt_course.models.layers import DepthwiseFunction, convolve
 from vt_course.models.uniformer import Depthwise, LocalBlock, RelationAggregator, UniFormer, inflate_uniformer
-from counting import count_equal_blocks_once
-from weights import shake
 
 pytestmark = pytest.mark.slow
 

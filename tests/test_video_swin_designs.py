@@ -2,16 +2,21 @@
 import pytest
 import torch
 import torch._dynamo as dynamo
+from counting import count_equal_blocks_once
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from weights import shake
 
 from vt_course.models import ZOO, create
 from vt_course.models.cost import count_parameters
-from vt_course.models.swin import (SwinTransformer, relative_position_index, shift_mask,
-                                   shifted_windows, window_partition)
+from vt_course.models.swin import (
+    SwinTransformer,
+    relative_position_index,
+    shift_mask,
+    shifted_windows,
+    window_partition,
+)
 from vt_course.models.video_swin import FactorizedBlock, SwinTransformer3D
-from counting import count_equal_blocks_once
-from weights import shake
 
 SMALL = dict(embed_dim=12, depths=(2, 2), num_heads=(2, 4), num_classes=5)
 

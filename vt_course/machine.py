@@ -29,7 +29,7 @@ def threads() -> int:
 
 def memory_limit() -> int:
     """Bytes of memory that all processes together may use: the machine's, or its container's if that is less."""
-    import psutil                                                      # here: `doctor` reports a broken one
+    import psutil  # here: `doctor` reports a broken one
     limits = [psutil.virtual_memory().total]
     for limit in ("memory.max", "memory/memory.limit_in_bytes"):       # Linux control groups, version 2 and version 1
         with suppress(OSError, ValueError):                            # the file does not exist, or it says "max"

@@ -7,7 +7,6 @@ from einops import einsum, rearrange, repeat
 
 from .common import likely, overwrite
 
-
 # ---------------------------------------------------------------- right solutions
 
 def weights(q, k):

@@ -9,7 +9,6 @@ from vt_course.models import swin
 
 from .common import likely, overwrite
 
-
 # ---------------------------------------------------------------- right solutions
 
 def partition(x, M, out="(b h w) (i j) c"):

@@ -10,7 +10,6 @@ from vt_course.training.fit import lr_at
 
 from .common import likely, overwrite
 
-
 # ---------------------------------------------------------------- right solutions
 
 def batch(step, clips, batch_size, seed):

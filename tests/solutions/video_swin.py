@@ -8,7 +8,6 @@ from vt_course.models import official, swin
 
 from .common import likely, overwrite
 
-
 # ---------------------------------------------------------------- right solutions
 
 def names(window):

@@ -38,7 +38,7 @@ def read_decord_loop(path, indices, short_side=None) -> np.ndarray:
 
 
 def _decord(path, **size):
-    import decord                                                  # here: only this peer needs it
+    import decord  # here: only this peer needs it
     with parsing(path, "not readable by decord", "leave it out."):
         return decord.VideoReader(str(path), num_threads=1, **size)
 

@@ -12,10 +12,9 @@ import sys
 
 import vt_course
 from vt_course import CourseError, __version__
+from vt_course.cli import claims, course, data, training  # noqa: F401 (importing them registers their verbs)
+from vt_course.cli.common import VERBS, leads, print_json
 from vt_course.publish import NotebookFailed
-
-from . import claims, course, data, training          # noqa: F401 (importing them registers their verbs)
-from .common import VERBS, leads, print_json
 
 # This must be set before torch starts its threads. They then sleep while they wait. Without it they spin, and on a
 # small machine take most of the CPU from the processes of the data loader.

@@ -1,7 +1,7 @@
 """`python -m vt_course.cli`, which torchrun starts."""
 import sys
 
-from . import main
+from vt_course.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,7 @@
 import sys
 from pathlib import Path
 
-from .common import option, print_json, print_table, verb, whole
+from vt_course.cli.common import option, print_json, print_table, verb, whole
 
 
 @verb("bench decode", "Our reader, decord, PyAV and torchcodec on the same files, side by side.",

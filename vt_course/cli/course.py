@@ -4,8 +4,7 @@ import sys
 from pathlib import Path
 
 import vt_course
-
-from .common import need_data, option, print_json, print_table, verb, whole
+from vt_course.cli.common import need_data, option, print_json, print_table, verb, whole
 
 PROFILE = option("--profile", default="smoke", choices=["smoke", "lecture", "full"])
 NOTEBOOKS = option("names", nargs="*", help="notebooks, for instance 04_video_swin (default: all)")

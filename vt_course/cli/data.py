@@ -3,8 +3,7 @@ import sys
 from pathlib import Path
 
 import vt_course
-
-from .common import choice, counts, number_or, option, pair, print_json, print_table, verb, whole, words
+from vt_course.cli.common import choice, counts, number_or, option, pair, print_json, print_table, verb, whole, words
 
 
 @verb("data synthetic", "Render the embedded data set: real mp4 clips with exact ceilings.",

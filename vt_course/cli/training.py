@@ -1,7 +1,7 @@
 """Verbs that train and evaluate a model."""
 from pathlib import Path
 
-from .common import leads, option, print_json, print_table, verb, whole
+from vt_course.cli.common import leads, option, print_json, print_table, verb, whole
 
 
 @verb("train", "Train a model; run the same command again to resume.",

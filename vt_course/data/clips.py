@@ -17,7 +17,6 @@ from vt_course.data import transforms
 from vt_course.data.reader import OTHERS, SUFFIXES, BadClip, ClipReader
 from vt_course.files import csv_header, read_csv, read_lines
 
-
 # ------------------------------------------------------------------------- which frames
 
 def loop(indices: np.ndarray, num_frames: int) -> np.ndarray:
@@ -229,7 +228,7 @@ def read_list(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[dict]
 
 
 def _finder(path):
-    from vt_course.data.folders import Finder, below               # here: `folders` imports this module
+    from vt_course.data.folders import Finder, below  # here: `folders` imports this module
     folder = Path(os.path.abspath(path)).parent
     return Finder(folder, *below(folder), folder.parent, *below(folder.parent))
 

@@ -23,8 +23,18 @@ import numpy as np
 from tqdm import tqdm
 
 from vt_course import CourseError, need
-from vt_course.data.reader import (OTHERS, SUFFIXES, BadClip, ClipReader, clips_below, container_fault, open_file, progressive,
-                                   scaled_size, shown_width)
+from vt_course.data.reader import (
+    OTHERS,
+    SUFFIXES,
+    BadClip,
+    ClipReader,
+    clips_below,
+    container_fault,
+    open_file,
+    progressive,
+    scaled_size,
+    shown_width,
+)
 from vt_course.data.verify import decode_all, in_processes, more_time, serve, verify, work
 from vt_course.files import alone, csv_header, read_csv, replacing, write_csv
 from vt_course.machine import cores
@@ -138,7 +148,7 @@ def _plan(src: Path, out: Path) -> tuple[dict[str, tuple], dict[str, list | None
 
 def _manifest(src: Path, path: Path) -> tuple[list[tuple], list | None]:
     """([(path below src, start, end), ...], the lines for the prepared folder); ([], None) if it is not a manifest."""
-    from vt_course.data.clips import is_list, read_manifest        # here: it imports torch
+    from vt_course.data.clips import is_list, read_manifest  # here: it imports torch
     from vt_course.data.folders import Finder, is_manifest, readable
     with readable(path.parent):
         if not is_manifest(path):

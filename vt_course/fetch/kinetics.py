@@ -266,6 +266,11 @@ class Folder:
         return numbers
 
 
+def numbers_in(name: str) -> list[int]:
+    """The numbers in a file name, so that part_2 comes before part_10."""
+    return [int(digits) for digits in re.findall(r"\d+", name)]
+
+
 def size_of(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
 
@@ -322,8 +327,7 @@ class Collector:
         name = f"{self.version.lists}_{split}_path.txt"
         path = fetch(f"{self.base}/{split}/{name}", self.folder.root / "annotations" / name)
         names = set(re.findall(r"[\w-]+\.tar\.gz$", read_utf8(path, f"delete it and {AGAIN}"), re.MULTILINE))
-        number = lambda name: [int(digits) for digits in re.findall(r"\d+", name)]
-        parts = [f"{split}/{name}" for name in sorted(names, key=number)]
+        parts = [f"{split}/{name}" for name in sorted(names, key=numbers_in)]
         if not parts:
             raise CourseError(f"{path} names no archives: delete it and {AGAIN}")
         return parts
@@ -397,8 +401,7 @@ class Collector:
         for part, download in ahead(queue, self.start, self.workers, likely):
             sought = self.sought(chosen, count)
             if self.needed(part, sought):             # may be false now: other archives were read meanwhile
-                enough = lambda clip: not self.sought({clip.label: chosen[clip.label]}, count)
-                self.harvest(part, download, sought, enough)
+                self.harvest(part, download, sought, lambda clip: not self.sought({clip.label: chosen[clip.label]}, count))
 
     def start(self, part: str) -> Future:
         """Download an archive in a thread that does not keep the process alive."""

@@ -15,9 +15,9 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from . import progress
-from .exercise import Exercise
-from .exercises import EXERCISES
+from vt_course.lab import progress
+from vt_course.lab.exercise import Exercise
+from vt_course.lab.exercises import EXERCISES
 
 
 def check(number: str, function: Callable, solution: bool = False) -> Callable:
@@ -71,7 +71,7 @@ def fail(number: str, problem: str, likely: str | None, picture: tuple | None = 
     if isinstance(got, Tensor) and got.shape == want.shape and not same_tensor(got, want) and want.ndim:
         from IPython.display import display
 
-        from .show import expected_got
+        from vt_course.lab.show import expected_got
         got, want = (t.detach().float() if t.is_floating_point() else t for t in (got, want))   # NumPy has no bfloat16
         display(expected_got(want, got, title=f"exercise {number}: the first case that fails"))
 

@@ -48,6 +48,6 @@ def passed(path: Path | None) -> dict[str, str]:
 
 def progress_table() -> list[dict]:
     """A row for each exercise of the course, in order: exercise, title, passed (when, or None: not yet)."""
-    from .exercises import EXERCISES
+    from vt_course.lab.exercises import EXERCISES
     done = passed(progress_file())
     return [dict(exercise=number, title=exercise.title, passed=done.get(number)) for number, exercise in EXERCISES.items()]

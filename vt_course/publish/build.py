@@ -9,11 +9,11 @@ import nbformat
 from nbclient import NotebookClient
 from tqdm import tqdm
 
-from .. import CourseError, repo_root
-from ..files import replacing
-from . import NotebookFailed, hygiene
-from .compare import build_env
-from .kernel import CELL_ERRORS, CELL_SECONDS, CourseKernel, explain, select
+from vt_course import CourseError, repo_root
+from vt_course.files import replacing
+from vt_course.publish import NotebookFailed, hygiene
+from vt_course.publish.compare import build_env
+from vt_course.publish.kernel import CELL_ERRORS, CELL_SECONDS, CourseKernel, explain, select
 
 METADATA = {
     "kernelspec": dict(name="python3", language="python", display_name="Python 3 (ipykernel)"),

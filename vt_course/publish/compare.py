@@ -4,8 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .. import repo_root
-from .kernel import CELL_SECONDS, kernel_env
+from vt_course import repo_root
+from vt_course.publish.kernel import CELL_SECONDS, kernel_env
 
 
 def compare(paths: list[Path], *more: str, root: Path | None = None, workers: int = 2) -> int:

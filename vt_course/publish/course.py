@@ -13,12 +13,12 @@ import psutil
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
-from .. import CourseError, repo_root
-from ..machine import cores, held_memory, memory_limit
-from . import NotebookFailed, hygiene
-from .build import write
-from .kernel import CELL_ERRORS, CELL_SECONDS, PROFILES, CourseKernel, explain, kernel_env, select
-from .student import parts, student_edition
+from vt_course import CourseError, repo_root
+from vt_course.machine import cores, held_memory, memory_limit
+from vt_course.publish import NotebookFailed, hygiene
+from vt_course.publish.build import write
+from vt_course.publish.kernel import CELL_ERRORS, CELL_SECONDS, PROFILES, CourseKernel, explain, kernel_env, select
+from vt_course.publish.student import parts, student_edition
 
 # The most memory, in bytes, that a notebook may hold (`held_memory`): what many hubs give.
 MEMORY = 2 * 2**30

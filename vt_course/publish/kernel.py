@@ -7,7 +7,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from traitlets import default
 
-from .. import CourseError, repo_root
+from vt_course import CourseError, repo_root
 
 PROFILES = ("smoke", "lecture", "full")
 # The seconds that one cell may take; None means no limit.

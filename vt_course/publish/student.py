@@ -4,10 +4,10 @@ from pathlib import Path
 
 import nbformat
 
-from .. import CourseError, repo_root
-from . import hygiene
-from .build import METADATA, from_source, write
-from .kernel import select
+from vt_course import CourseError, repo_root
+from vt_course.publish import hygiene
+from vt_course.publish.build import METADATA, from_source, write
+from vt_course.publish.kernel import select
 
 NOTE = ("*Student edition: the solutions are left out. Each exercise is a stub, a check and hints. While a stub is untouched, the"
         " cells below it use the course's own function, and the check says so: everything runs from top to bottom unsolved. After a"

@@ -19,12 +19,12 @@ import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from .. import CourseError, repo_root
-from ..files import atomic_write, read_json
-from ..machine import cores
-from . import NotebookFailed
-from .compare import compare
-from .course import MEMORY, run_course
+from vt_course import CourseError, repo_root
+from vt_course.files import atomic_write, read_json
+from vt_course.machine import cores
+from vt_course.publish import NotebookFailed
+from vt_course.publish.compare import compare
+from vt_course.publish.course import MEMORY, run_course
 
 RULES = ("test_project.py", "test_notebooks.py")
 STAGES = ("rules", "tests", "outputs", "unsolved")

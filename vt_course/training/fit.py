@@ -35,7 +35,7 @@ from vt_course.data.loading import EpochBatches, in_order, make_loader
 from vt_course.data.prepare import advice_on
 from vt_course.machine import deterministic, peak_memory_mb, pick_device, precision
 from vt_course.training import ranks
-from vt_course.training.checkpoint import (build_model, misfit, save_state, unusable)
+from vt_course.training.checkpoint import build_model, misfit, save_state, unusable
 from vt_course.training.evaluate import class_scores, open_data, predict, score, takes_images
 from vt_course.training.folder import Progress, begin, describe, open_run, publish, quality, summarise
 from vt_course.training.recipes import Recipe

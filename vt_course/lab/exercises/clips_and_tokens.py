@@ -6,8 +6,7 @@ import torch
 from einops import rearrange
 
 from vt_course.data import clips, transforms
-
-from ..exercise import Exercise
+from vt_course.lab.exercise import Exercise
 
 EXERCISES: dict[str, Exercise] = {}
 
@@ -130,7 +129,7 @@ def boxes_with(height, width, size, where, across=None):
     margin, other = (width - size, height - size) if long_is_width else (height - size, width - size)
     fixed = (across or (lambda m: m // 2))(other)
     out = [[fixed, x] if long_is_width else [x, fixed] for x in where(margin)]
-    return torch.tensor([[t, l, t + size, l + size] for t, l in out])
+    return torch.tensor([[top, left, top + size, left + size] for top, left in out])
 
 
 EXERCISES["1.3"] = Exercise(
@@ -154,7 +153,7 @@ EXERCISES["1.3"] = Exercise(
         ("your crops lie at 1/4, 2/4 and 3/4 of the margin; the outer two touch the border",
          lambda h, w, s: boxes_with(h, w, s, lambda m: (m // 4, m // 2, 3 * m // 4))),
         ("your crops lie on the diagonal, from the top left to the bottom right; only the longer side moves",
-         lambda h, w, s: torch.tensor([[t, l, t + s, l + s] for t, l in
+         lambda h, w, s: torch.tensor([[top, left, top + s, left + s] for top, left in
                                        ((0, 0), ((h - s) // 2, (w - s) // 2), (h - s, w - s))])),
     ), piece=boxes_of_the_package)
 

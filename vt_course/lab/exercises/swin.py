@@ -4,9 +4,8 @@ from itertools import permutations, product
 import torch
 import torch.nn.functional as F
 
+from vt_course.lab.exercise import Exercise
 from vt_course.models import swin
-
-from ..exercise import Exercise
 
 EXERCISES: dict[str, Exercise] = {}
 

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vt_course.data.loading import EpochBatches
-
-from ..exercise import Exercise
+from vt_course.lab.exercise import Exercise
 
 EXERCISES: dict[str, Exercise] = {}
 
@@ -129,7 +128,7 @@ def lr_literal(step, steps, warmup, peak):
 
 def lr_of(step, steps, warmup, peak):
     """The package's learning rate, in float64, the precision of Python's floats."""
-    from vt_course.training.fit import lr_at                 # here: importing TensorBoard takes seconds
+    from vt_course.training.fit import lr_at  # here: importing TensorBoard takes seconds
     return torch.tensor(lr_at(step, steps, warmup, peak), dtype=torch.float64)
 
 

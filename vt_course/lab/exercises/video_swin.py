@@ -4,9 +4,8 @@ from math import prod
 
 import torch
 
+from vt_course.lab.exercise import Exercise
 from vt_course.models import official, swin
-
-from ..exercise import Exercise
 
 EXERCISES: dict[str, Exercise] = {}
 

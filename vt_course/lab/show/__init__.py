@@ -5,23 +5,23 @@ sign shows the regions on the wrong side. Arrays are NumPy's or PyTorch's.
 
     python -m vt_course.lab.show        # draws notebooks/img/windows_27.png again
 """
-from .attention import attention_matrices, attention_over_frames, shape_flow
-from .clips import film_strip, play, sampling, token, views
-from .compare import expected_got
-from .curves import ceilings, confusion, cost_curves, curves, token_flow
-from .dataset import dataset
-from .explore import explore_windows
-from .gallery import gallery
-from .prediction import probabilities
-from .spread import spread
-from .training import accuracies, gradient_sizes, number_lines, ranks, schedules, training_path
-from .windows import (
+from vt_course.lab.show.attention import attention_matrices, attention_over_frames, shape_flow
+from vt_course.lab.show.clips import film_strip, play, sampling, token, views
+from vt_course.lab.show.compare import expected_got
+from vt_course.lab.show.curves import ceilings, confusion, cost_curves, curves, token_flow
+from vt_course.lab.show.dataset import dataset
+from vt_course.lab.show.explore import explore_windows
+from vt_course.lab.show.gallery import gallery
+from vt_course.lab.show.prediction import probabilities
+from vt_course.lab.show.spread import spread
+from vt_course.lab.show.training import accuracies, gradient_sizes, number_lines, ranks, schedules, training_path
+from vt_course.lab.show.windows import (
     bias_tables,
-    table_cutouts,
     hierarchy_2d,
     index_matrix,
     regions_2d,
     shift_mask,
+    table_cutouts,
     window_numbers,
     windows_2d,
     windows_3d,

@@ -4,8 +4,7 @@ from io import BytesIO
 from PIL import Image
 
 from vt_course import repo_root
-
-from .windows import window_numbers, windows_3d
+from vt_course.lab.show.windows import window_numbers, windows_3d
 
 
 def main() -> None:

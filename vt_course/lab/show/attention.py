@@ -8,9 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from vt_course import CourseError
-
-from .clips import frames_of
-from .style import BLUE, ORANGE, SKY, VERMILION, array, bare, figure, headline, panels
+from vt_course.lab.show.clips import frames_of
+from vt_course.lab.show.style import BLUE, ORANGE, SKY, VERMILION, array, bare, figure, headline, panels
 
 
 def shares(weights, what: str) -> np.ndarray:

@@ -11,8 +11,7 @@ from PIL import Image
 
 from vt_course import CourseError
 from vt_course.data.transforms import IMAGENET_MEAN, IMAGENET_STD, resize
-
-from .style import BLUE, YELLOW, array, bare, figure, headline, ink
+from vt_course.lab.show.style import BLUE, YELLOW, array, bare, figure, headline, ink
 
 
 def frames_of(clip) -> np.ndarray:

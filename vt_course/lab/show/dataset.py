@@ -6,8 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vt_course import CourseError
-
-from .style import BLUE, ORANGE, SKY, figure, headline
+from vt_course.lab.show.style import BLUE, ORANGE, SKY, figure, headline
 
 MOST = 30      # with more classes than this, only their counts are drawn, without names
 

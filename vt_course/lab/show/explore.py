@@ -9,9 +9,8 @@ from IPython.display import Image as Picture
 from PIL import Image
 
 from vt_course import CourseError
+from vt_course.lab.show.windows import regions_2d, shift_mask, window_numbers, windows_3d
 from vt_course.models import swin
-
-from .windows import regions_2d, shift_mask, window_numbers, windows_3d
 
 
 def explore_windows(size, window, shift, roll=None, mask=None):

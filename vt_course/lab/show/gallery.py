@@ -3,8 +3,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from vt_course import CourseError
-
-from .style import array, bare, figure, headline
+from vt_course.lab.show.style import array, bare, figure, headline
 
 
 @figure

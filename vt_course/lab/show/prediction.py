@@ -4,8 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vt_course import CourseError
-
-from .style import BLUE, VERMILION, array, figure, headline
+from vt_course.lab.show.style import BLUE, VERMILION, array, figure, headline
 
 
 @figure

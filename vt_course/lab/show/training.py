@@ -8,8 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from vt_course import CourseError
-
-from .style import BLUE, COLOURS, ORANGE, SKY, VERMILION, array, bare, figure, headline, ink
+from vt_course.lab.show.style import BLUE, COLOURS, ORANGE, SKY, VERMILION, array, bare, figure, headline, ink
 
 
 @figure

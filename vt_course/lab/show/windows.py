@@ -9,10 +9,23 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from vt_course import CourseError
-
-from .style import (
-    ALLOWED, BLUE, FORBIDDEN, GREEN, ORANGE, PINK, SKY, VERMILION, YELLOW, array, bare,
-    figure, headline, ink, number_cells, panels,
+from vt_course.lab.show.style import (
+    ALLOWED,
+    BLUE,
+    FORBIDDEN,
+    GREEN,
+    ORANGE,
+    PINK,
+    SKY,
+    VERMILION,
+    YELLOW,
+    array,
+    bare,
+    figure,
+    headline,
+    ink,
+    number_cells,
+    panels,
 )
 
 
