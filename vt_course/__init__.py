@@ -1,4 +1,5 @@
 """Video and image transformers, built from scratch in notebooks and proven against the real thing."""
+
 import os
 from pathlib import Path
 

@@ -1,4 +1,5 @@
 """`vt-course doctor`: the facts that a bug report needs, and what is missing, with the way to get it."""
+
 import importlib
 import platform
 import re
@@ -7,13 +8,32 @@ import shutil
 from vt_course import __version__, data_root, repo_root
 from vt_course.machine import cores, gpus, memory_limit, threads, version
 
-PACKAGES = ("torch", "torchvision", "numpy", "einops", "av", "decord", "decord2", "torchcodec", "safetensors",
-            "jupyterlab", "papermill", "nbval", "jupytext")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "einops",
+    "av",
+    "decord",
+    "decord2",
+    "torchcodec",
+    "safetensors",
+    "jupyterlab",
+    "papermill",
+    "nbval",
+    "jupytext",
+)
 # For each package: the lower bound, with which about half of the unit tests were run, and the newest version, with
 # which all were run. README says on which versions of Python.
 TRIED = {
-    "python": ("3.11", "3.14"), "torch": ("2.6", "2.15"), "torchvision": ("0.21", "0.29"), "numpy": ("1.26", "2.4"), "av": ("17.0", "18.1"),
-    "einops": ("0.8", "0.8"), "matplotlib": ("3.9", "3.11"), "safetensors": ("0.4", "0.8"),
+    "python": ("3.11", "3.14"),
+    "torch": ("2.6", "2.15"),
+    "torchvision": ("0.21", "0.29"),
+    "numpy": ("1.26", "2.4"),
+    "av": ("17.0", "18.1"),
+    "einops": ("0.8", "0.8"),
+    "matplotlib": ("3.9", "3.11"),
+    "safetensors": ("0.4", "0.8"),
 }
 OPTIONAL = {"decord": "decord2", "decord2": "decord", "torchcodec": None}
 
@@ -22,18 +42,22 @@ def works(module: str) -> str | None:
     """None if the module can be imported, else the first line of the error."""
     try:
         importlib.import_module(module)
-    except Exception as error:              # a broken native library raises OSError, RuntimeError or worse
+    except Exception as error:  # a broken native library raises OSError, RuntimeError or worse
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return None
 
 
 def untried(versions: dict[str, str | None]) -> list[dict]:
     """dict(what, how) for each package with a version outside the range that was tried. Patch versions do not count."""
+
     def minor(version):
         return [int(number) for number in re.findall(r"\d+", version)[:2]]
-    return [{"what": f"{name} {versions[name]}", "how": f"{low} to {high} were tried; if something fails, try one of these"}
-            for name, (low, high) in TRIED.items()
-            if versions.get(name) and not minor(low) <= minor(versions[name]) <= minor(high)]
+
+    return [
+        {"what": f"{name} {versions[name]}", "how": f"{low} to {high} were tried; if something fails, try one of these"}
+        for name, (low, high) in TRIED.items()
+        if versions.get(name) and not minor(low) <= minor(versions[name]) <= minor(high)
+    ]
 
 
 def system_notes() -> list[str]:
@@ -53,22 +77,33 @@ def facts_of_machine() -> dict:
     """The facts of this installation: versions, hardware, decoder, data, and `missing` (what, and how to get it)."""
     broken = {name: fault for name in ("torch", "psutil", "av", "decord") if (fault := works(name))}
     facts = {
-        "vt_course": __version__, "python": platform.python_version(), "platform": platform.platform(),
-        "cpu_cores": cores(), "torch_threads": None if "torch" in broken else threads(),
+        "vt_course": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_cores": cores(),
+        "torch_threads": None if "torch" in broken else threads(),
         "memory_gb": None if "psutil" in broken else round(memory_limit() / 2**30, 1),
         "disk_free_gb": round(shutil.disk_usage(repo_root()).free / 2**30, 1),
         "gpu": [] if "torch" in broken else gpus(),
         "packages": {p: version(p) for p in dict.fromkeys((*PACKAGES, *TRIED)) if p != "python"},
         "decord_imports": broken.get("decord", "yes"),
-        "repo": str(repo_root()), "data": str(data_root()),
+        "repo": str(repo_root()),
+        "data": str(data_root()),
         "synthetic_data": (data_root() / "synthetic" / "config.json").is_file(),
     }
-    missing = [{"what": f"package {p}", "how": "make setup"} for p, v in facts["packages"].items()
-               if v is None and (p not in OPTIONAL or OPTIONAL[p] and version(OPTIONAL[p]) is None)]
+    missing = [
+        {"what": f"package {p}", "how": "make setup"}
+        for p, v in facts["packages"].items()
+        if v is None and (p not in OPTIONAL or OPTIONAL[p] and version(OPTIONAL[p]) is None)
+    ]
     missing += [{"what": f"a working {name} ({fault})", "how": "make setup"} for name, fault in broken.items()]
     if facts["packages"]["decord"] and facts["packages"]["decord2"]:
-        missing.append({"what": "one decoder: decord and decord2 overwrite each other",
-                        "how": "pip uninstall decord decord2, then make setup"})
+        missing.append(
+            {
+                "what": "one decoder: decord and decord2 overwrite each other",
+                "how": "pip uninstall decord decord2, then make setup",
+            }
+        )
     if not facts["synthetic_data"]:
         missing.append({"what": "the embedded data set", "how": "vt-course data synthetic"})
     if facts["disk_free_gb"] < 1:
@@ -80,9 +115,14 @@ def facts_of_machine() -> dict:
 
 
 def as_text(facts: dict) -> str:
-    lines = [f"{k:16s}{', '.join(v) or 'none' if isinstance(v, list) else v}" for k, v in facts.items()
-             if k not in ("packages", "missing", "untried", "notes")]
+    lines = [
+        f"{k:16s}{', '.join(v) or 'none' if isinstance(v, list) else v}"
+        for k, v in facts.items()
+        if k not in ("packages", "missing", "untried", "notes")
+    ]
     lines.insert(3, "packages        " + "  ".join(f"{k} {v}" for k, v in facts["packages"].items() if v))
     lines += [f"MISSING         {m['what']}: {m['how']}" for m in facts["missing"]] or ["nothing is missing"]
-    lines += [f"UNTRIED         {u['what']}: {u['how']}" for u in facts["untried"]] + [f"NOTE            {note}" for note in facts["notes"]]
+    lines += [f"UNTRIED         {u['what']}: {u['how']}" for u in facts["untried"]] + [
+        f"NOTE            {note}" for note in facts["notes"]
+    ]
     return "\n".join(lines)

@@ -6,6 +6,7 @@ only one run work in a folder at a time.
 Every file that a user may have made is parsed by a function below, so that any error of a parser
 becomes one sentence. Videos are opened by `data.reader.open_file`.
 """
+
 import csv
 import errno
 import gzip
@@ -24,10 +25,10 @@ from filelock import FileLock, Timeout
 
 from vt_course import CourseError
 
-LONGEST = 1 << 20              # characters of a line of text
-LARGEST = 1 << 28              # bytes of a text, JSON or NPZ file
-SMALL = 1 << 20                # bytes of a member of a tar that is read at once
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)        # errors of a file system without locks
+LONGEST = 1 << 20  # characters of a line of text
+LARGEST = 1 << 28  # bytes of a text, JSON or NPZ file
+SMALL = 1 << 20  # bytes of a member of a tar that is read at once
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of a file system without locks
 
 
 def part_of(path: Path) -> Path:
@@ -58,19 +59,21 @@ def atomic_write(path: Path, data, keep: Path | None = None) -> None:
             with open(part, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())            # else a power failure may keep the rename but lose the bytes
+                os.fsync(file.fileno())  # else a power failure may keep the rename but lose the bytes
             if keep:
                 with suppress(FileNotFoundError):
                     os.replace(path, keep)
     except OSError as error:
-        raise CourseError(f"cannot write {path} ({error.strerror}); what was there is untouched: free space or mend "
-                          "permissions and run the same command again") from error
+        raise CourseError(
+            f"cannot write {path} ({error.strerror}); what was there is untouched: free space or mend "
+            "permissions and run the same command again"
+        ) from error
 
 
 def write_csv(path: Path, header: Iterable, rows: Iterable[Iterable]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    atomic_write(path, text.getvalue().encode("utf-8", "surrogateescape"))       # a path need not be UTF-8
+    atomic_write(path, text.getvalue().encode("utf-8", "surrogateescape"))  # a path need not be UTF-8
 
 
 @contextmanager
@@ -86,8 +89,9 @@ def alone(lock: Path, progress: bool = False, *, wait: bool = True) -> Iterator[
             held.acquire(blocking=False)
         except Timeout as error:
             if not wait:
-                raise CourseError(f"another run is at work in {lock.parent}; wait for it or name another "
-                                  "folder.") from error
+                raise CourseError(
+                    f"another run is at work in {lock.parent}; wait for it or name another folder."
+                ) from error
             if progress:
                 print(f"another process is at work on {lock.with_suffix('')}, waiting for it", file=sys.stderr)
             held.acquire()
@@ -97,15 +101,16 @@ def alone(lock: Path, progress: bool = False, *, wait: bool = True) -> Iterator[
     try:
         yield
     finally:
-        if os.name == "nt":                        # Windows cannot remove a file that any process has open
+        if os.name == "nt":  # Windows cannot remove a file that any process has open
             held.release()
         with suppress(OSError):
-            lock.unlink()                          # a process that waits notices this, and locks a new file
+            lock.unlink()  # a process that waits notices this, and locks a new file
         held.release()
 
 
 # ------------------------------------------------------------------------- parsing
 # `name`: how an error message calls the file (default: its path). `remedy`: the end of the message, "...; delete it.".
+
 
 class Unreadable(CourseError):
     """A file that cannot be parsed. `why`: the reason that the parser gives."""
@@ -135,7 +140,7 @@ def parsing(name, fault: str, remedy: str) -> Iterator[Place]:
     except CourseError:
         raise
     except Exception as raised:
-        if isinstance(raised, OSError) and raised.errno in errno.errorcode:      # FFmpeg has numbers of its own
+        if isinstance(raised, OSError) and raised.errno in errno.errorcode:  # FFmpeg has numbers of its own
             why, sentence = raised.strerror, f"{name} cannot be read ({raised.strerror}); {remedy}"
         else:
             why = str(raised).partition("\n")[0][:120] or type(raised).__name__
@@ -167,6 +172,7 @@ def read_utf8(path, remedy: str, name=None) -> str:
 
 def parse_json(text: str | bytes, name, remedy: str, kind: type | tuple = object):
     """The value of a JSON text. Raises `Unreadable` unless it is of type `kind`, and for NaN, Infinity and 1e400."""
+
     def finite(number: str) -> float:
         value = float(number)
         if not math.isfinite(value):
@@ -176,7 +182,7 @@ def parse_json(text: str | bytes, name, remedy: str, kind: type | tuple = object
     with parsing(name, "not valid JSON", remedy):
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         value = json.loads(text, parse_float=finite, parse_constant=finite)
-        if "\\u" in text:                                # refuse NUL and unpaired surrogates: no name may have them
+        if "\\u" in text:  # refuse NUL and unpaired surrogates: no name may have them
             json.dumps(value, ensure_ascii=False).encode()
             if "\\u0000" in text:
                 raise ValueError("it has the character NUL")
@@ -192,7 +198,11 @@ def read_json(path, remedy: str, kind: type | tuple = object):
 def read_lines(path, remedy: str, name=None, errors: str = "strict") -> Iterator[str]:
     """The lines of a UTF-8 file of any size, one by one, with their line ends."""
     name = name or path
-    with parsing(name, "no text", remedy) as place, utf8(name), open(path, newline="", encoding="utf-8-sig", errors=errors) as file:
+    with (
+        parsing(name, "no text", remedy) as place,
+        utf8(name),
+        open(path, newline="", encoding="utf-8-sig", errors=errors) as file,
+    ):
         place.line = 0
         while line := file.readline(LONGEST):
             if "\0" in line:
@@ -238,9 +248,9 @@ def read_safetensors(path, remedy: str) -> tuple[dict, dict[str, str]]:
     with parsing(path, "not a readable safetensors file", remedy):
         with open(path, "rb") as file:
             data = file.read()
-        weights = safetensors.torch.load(data)           # this also checks the header, which is read again below
+        weights = safetensors.torch.load(data)  # this also checks the header, which is read again below
         size = int.from_bytes(data[:8], "little")
-        return weights, json.loads(data[8:8 + size]).get("__metadata__") or {}
+        return weights, json.loads(data[8 : 8 + size]).get("__metadata__") or {}
 
 
 def read_pt(path, remedy: str, fault: str = "no whole PyTorch file", allow: Iterable[type] = ()):
@@ -250,7 +260,11 @@ def read_pt(path, remedy: str, fault: str = "no whole PyTorch file", allow: Iter
     """
     import torch
 
-    with parsing(path, fault, remedy), warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(list(allow)):
+    with (
+        parsing(path, fault, remedy),
+        warnings.catch_warnings(action="ignore"),
+        torch.serialization.safe_globals(list(allow)),
+    ):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -263,8 +277,10 @@ def read_tar(path, remedy: str, name=None, zipped: bool = False) -> Iterator[tup
     name, fault = name or path, "truncated, damaged or no plain tar"
     with parsing(name, fault, remedy):
         size = math.inf if zipped else os.path.getsize(path)
-        with (gzip.open if zipped else open)(path, "rb") as file, \
-                tarfile.open(fileobj=file, mode="r|" if zipped else "r:") as tar:
+        with (
+            (gzip.open if zipped else open)(path, "rb") as file,
+            tarfile.open(fileobj=file, mode="r|" if zipped else "r:") as tar,
+        ):
             for member in tar:
                 if member.size < 0 or member.offset_data + member.size > size:
                     raise tarfile.ReadError(f"its member {member.name[:60]} claims {member.size:,} bytes")
@@ -273,7 +289,7 @@ def read_tar(path, remedy: str, name=None, zipped: bool = False) -> Iterator[tup
                 while file.read(SMALL):
                     pass
             else:
-                file.seek(tar.offset)                    # for tarfile, a truncated header is the end of the file
+                file.seek(tar.offset)  # for tarfile, a truncated header is the end of the file
                 if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                     raise tarfile.ReadError("unexpected end of data")
 
@@ -286,4 +302,4 @@ class Member:
 
     def read(self, size: int = -1) -> bytes:
         with parsing(*self.said):
-            return self.stream.read(size) if self.stream else b""           # a folder or a link has no bytes
+            return self.stream.read(size) if self.stream else b""  # a folder or a link has no bytes

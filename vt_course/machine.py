@@ -2,6 +2,7 @@
 
 torch is imported inside the functions that need it, so that a process which only reads files starts without it.
 """
+
 import functools
 import importlib.metadata
 import os
@@ -24,15 +25,17 @@ def cores() -> int:
 def threads() -> int:
     """The number of threads with which torch computes in this process."""
     import torch
+
     return torch.get_num_threads()
 
 
 def memory_limit() -> int:
     """Bytes of memory that all processes together may use: the machine's, or its container's if that is less."""
     import psutil  # here: `doctor` reports a broken one
+
     limits = [psutil.virtual_memory().total]
-    for limit in ("memory.max", "memory/memory.limit_in_bytes"):       # Linux control groups, version 2 and version 1
-        with suppress(OSError, ValueError):                            # the file does not exist, or it says "max"
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # Linux control groups, version 2 and version 1
+        with suppress(OSError, ValueError):  # the file does not exist, or it says "max"
             limits.append(int(Path("/sys/fs/cgroup", limit).read_text(encoding="utf-8")))
     return min(limits)
 
@@ -41,13 +44,15 @@ def peak_memory() -> int:
     """The peak memory of this process so far, in bytes, without its child processes."""
     if sys.platform == "win32":
         import psutil
+
         now = psutil.Process().memory_info()
         return getattr(now, "peak_wset", now.rss)
-    if sys.platform == "linux":                                        # getrusage begins with the parent's peak
+    if sys.platform == "linux":  # getrusage begins with the parent's peak
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
     import resource
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss          # in bytes on macOS
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS
 
 
 def held_memory(processes, above: int = 0) -> int:
@@ -60,16 +65,21 @@ def held_memory(processes, above: int = 0) -> int:
     fully, is greater than `above`. Else the quick sum is returned.
     """
     quick = sum(_from_proc(each, "status", ("RssAnon:", "RssShmem:")) for each in processes)
-    return quick if quick <= above else sum(_from_proc(each, "smaps_rollup", ("Pss_Anon:", "Pss_Shmem:")) for each in processes)
+    return (
+        quick
+        if quick <= above
+        else sum(_from_proc(each, "smaps_rollup", ("Pss_Anon:", "Pss_Shmem:")) for each in processes)
+    )
 
 
 def _from_proc(process, name: str, wanted: tuple[str, ...]) -> int:
-    """The sum of some lines of /proc/PID/name, which are in kB, in bytes; where there is no such file, what is resident."""
+    """The sum, in bytes, of some lines of /proc/PID/name, or all resident memory where there is no such file."""
     try:
         lines = Path(f"/proc/{process.pid}/{name}").read_text(encoding="utf-8").splitlines()
         return sum(int(line.split()[1]) for line in lines if line.startswith(wanted)) * 1024
     except OSError:
         import psutil
+
         with suppress(psutil.Error):
             return process.memory_info().rss
     return 0
@@ -79,11 +89,13 @@ def peak_memory_mb(device) -> float:
     """The peak memory so far, in MiB: of the tensors if `device` is a GPU, else of this process without its loaders."""
     if device.type == "cuda":
         import torch
+
         return torch.cuda.max_memory_allocated(device) / 2**20
     return peak_memory() / 2**20
 
 
 # ---------------------------------------------------------------- the device
+
 
 def pick_device(device=None):
     """The torch.device that is asked for, else CUDA if there is a GPU, else the CPU.
@@ -92,6 +104,7 @@ def pick_device(device=None):
     Raises `CourseError` for a device that cannot be used.
     """
     import torch
+
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -99,14 +112,14 @@ def pick_device(device=None):
         torch.empty(1, device=found)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise CourseError(f"device {device!r} cannot be used here ({reason}); "
-                          "try cpu") from error
+        raise CourseError(f"device {device!r} cannot be used here ({reason}); try cpu") from error
     return found
 
 
 def gpus() -> list[str]:
     """The names of the GPUs that torch can use."""
     import torch
+
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return names or (["Apple MPS"] if torch.backends.mps.is_available() else [])
 
@@ -118,6 +131,7 @@ def precision(mixed: bool, device):
     and both do nothing.
     """
     import torch
+
     dtype = None
     if mixed and device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -134,6 +148,7 @@ def deterministic(device):
     with atomic additions, and two equal runs differ in the last bits.
     """
     import torch
+
     before = torch.are_deterministic_algorithms_enabled()
     warn = torch.is_deterministic_algorithms_warn_only_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory
@@ -148,6 +163,7 @@ def deterministic(device):
 
 
 # ---------------------------------------------------------------- where a result was computed
+
 
 def version(package: str) -> str | None:
     """The installed version of a package, or None."""
@@ -173,6 +189,7 @@ def commit() -> str | None:
 def provenance(device, ranks: int = 1) -> dict:
     """The facts on where and with which versions a result was computed, by `ranks` processes."""
     import torch
+
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "ranks": ranks,

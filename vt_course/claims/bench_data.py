@@ -4,6 +4,7 @@ Each reader opens the file, reads and closes, on one thread, as a worker of a da
 measures decoding to pixels: "random" reads one training clip at a random place, "sequential" reads every frame of
 the file. `bench_loader` also measures the steps up to the input of a model.
 """
+
 import statistics
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from vt_course.files import parsing
 
 
 def read_ours(path, indices, short_side=None) -> np.ndarray:
-    return ClipReader(path, short_side, square=False).read(indices)          # pixels as stored, like the peers
+    return ClipReader(path, short_side, square=False).read(indices)  # pixels as stored, like the peers
 
 
 def read_decord(path, indices, short_side=None) -> np.ndarray:
@@ -39,6 +40,7 @@ def read_decord_loop(path, indices, short_side=None) -> np.ndarray:
 
 def _decord(path, **size):
     import decord  # here: only this peer needs it
+
     with parsing(path, "not readable by decord", "leave it out."):
         return decord.VideoReader(str(path), num_threads=1, **size)
 
@@ -46,13 +48,16 @@ def _decord(path, **size):
 def _decord_frames(path, read: Callable[[], np.ndarray]) -> np.ndarray:
     """`read()`, with decord's errors as one sentence. At a few widths decord takes the padding of rows for channels."""
     import decord
+
     try:
         clip = read()
     except decord.DECORDError:
         clip = None
     if clip is None or clip.shape[-1] != 3:
-        raise CourseError(f"decord cannot read {path} at this size (a known fault at widths of 16, 24, 48 and 72 pixels, or "
-                          "the file is damaged); leave it out or choose another size.")
+        raise CourseError(
+            f"decord cannot read {path} at this size (a known fault at widths of 16, 24, 48 and 72 pixels, or "
+            "the file is damaged); leave it out or choose another size."
+        )
     return clip
 
 
@@ -87,13 +92,17 @@ def read_torchvision_style(path, indices, short_side=None) -> np.ndarray:
 def read_torchcodec(path, indices, short_side=None) -> np.ndarray:
     """torchcodec in its exact seek mode; frames are scaled after decoding."""
     from torchcodec.decoders import VideoDecoder
+
     with parsing(path, "not readable by torchcodec", "leave it out."):
-        clip = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1).get_frames_at(indices.tolist()).data
+        clip = (
+            VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1).get_frames_at(indices.tolist()).data
+        )
     return (transforms.resize_short_side(clip, short_side) if short_side else clip).numpy()
 
 
-def bench_decode(files, *, frames: int = 16, stride: int = 2, short_side: int | None = None,
-                 repeats: int = 5, seed: int = 0) -> list[dict]:
+def bench_decode(
+    files, *, frames: int = 16, stride: int = 2, short_side: int | None = None, repeats: int = 5, seed: int = 0
+) -> list[dict]:
     """One row for each access ("random", "sequential") and decoder, ours (`ClipReader`) first.
 
     A row is dict(access, decoder, version, frames_per_second, ratio, max_difference, error).
@@ -109,30 +118,55 @@ def bench_decode(files, *, frames: int = 16, stride: int = 2, short_side: int | 
         readers["torchcodec"] = read_torchcodec
     rng = np.random.default_rng(seed)
     lengths = [ClipReader(path).num_frames for path in files]
-    plans = {"random": [np.unique(dense_indices(n, frames, stride, "random", rng))
-                        for n in lengths],
-             "sequential": [np.arange(n) for n in lengths]}
+    plans = {
+        "random": [np.unique(dense_indices(n, frames, stride, "random", rng)) for n in lengths],
+        "sequential": [np.arange(n) for n in lengths],
+    }
     rows = []
     for access, plan in plans.items():
         jobs = list(zip(files, plan))
-        difference = _differences(readers, jobs, short_side)       # warms the file cache too
+        difference = _differences(readers, jobs, short_side)  # warms the file cache too
         passes = _take_turns(readers, jobs, short_side, repeats)
         rate = {name: sum(map(len, plan)) / float(np.median(passes[name])) for name in readers}
         for name in readers:
-            rows.append(dict(access=access, decoder=name, version=_version(name),
-                             frames_per_second=rate[name], ratio=rate[name] / rate["decord"],
-                             max_difference=difference[name], error=None))
+            rows.append(
+                dict(
+                    access=access,
+                    decoder=name,
+                    version=_version(name),
+                    frames_per_second=rate[name],
+                    ratio=rate[name] / rate["decord"],
+                    max_difference=difference[name],
+                    error=None,
+                )
+            )
         if missing:
-            rows.append(dict(access=access, decoder="torchcodec", version=None, ratio=None,
-                             frames_per_second=None, max_difference=None, error=missing))
+            rows.append(
+                dict(
+                    access=access,
+                    decoder="torchcodec",
+                    version=None,
+                    ratio=None,
+                    frames_per_second=None,
+                    max_difference=None,
+                    error=missing,
+                )
+            )
     return rows
 
 
-PEERS = {"decord, frame by frame": read_decord_loop, "decord, get_batch": read_decord, "PyAV": read_pyav,
-         "torchvision style": read_torchvision_style, "torchcodec": read_torchcodec}
+PEERS = {
+    "decord, frame by frame": read_decord_loop,
+    "decord, get_batch": read_decord,
+    "PyAV": read_pyav,
+    "torchvision style": read_torchvision_style,
+    "torchcodec": read_torchcodec,
+}
 
 
-def bench_loader(files, *, frames=(8, 16, 32), span: int = 64, size: int = 224, repeats: int = 5, seed: int = 0) -> list[dict]:
+def bench_loader(
+    files, *, frames=(8, 16, 32), span: int = 64, size: int = 224, repeats: int = 5, seed: int = 0
+) -> list[dict]:
     """Training samples per second on one core, of our loader and of loaders built on each peer.
 
     To make a sample, a file is opened and decoded, cropped to one random box (the same for all), scaled to `size` and
@@ -147,7 +181,12 @@ def bench_loader(files, *, frames=(8, 16, 32), span: int = 64, size: int = 224, 
     if not files:
         raise CourseError("There are no files to read; name at least one video file.")
     peers = {name: read for name, read in PEERS.items() if name != "torchcodec" or _torchcodec_fault() is None}
-    lengths, rows, rng, threads = [ClipReader(path).num_frames for path in files], [], np.random.default_rng(seed), torch.get_num_threads()
+    lengths, rows, rng, threads = (
+        [ClipReader(path).num_frames for path in files],
+        [],
+        np.random.default_rng(seed),
+        torch.get_num_threads(),
+    )
     torch.set_num_threads(1)
     try:
         for T in frames:
@@ -155,33 +194,46 @@ def bench_loader(files, *, frames=(8, 16, 32), span: int = 64, size: int = 224, 
             jobs = [(path, dense_indices(n, T, stride, "random", rng)) for path, n in zip(files, lengths)]
             jobs = [(path, (np.unique(indices), int(rng.integers(2**31)))) for path, indices in jobs]
             loaders = {"ours": lambda path, job, _: _our_sample(path, *job, size)}
-            loaders |= {name: lambda path, job, _, read=read: _peer_sample(read, path, *job, size) for name, read in peers.items()}
+            loaders |= {
+                name: lambda path, job, _, read=read: _peer_sample(read, path, *job, size)
+                for name, read in peers.items()
+            }
             gap = dict.fromkeys(loaders, 0.0)
-            for path, job in jobs:                                 # warms the file cache too
+            for path, job in jobs:  # warms the file cache too
                 ours = loaders["ours"](path, job, None)
                 for name, load in loaders.items():
                     gap[name] = max(gap[name], float((load(path, job, None) - ours).abs().max()))
             seconds = {name: statistics.median(s) for name, s in _take_turns(loaders, jobs, None, repeats).items()}
-            rows += [dict(frames=T, stride=stride, peer=name, clips_per_second=len(jobs) / seconds["ours"],
-                          peer_clips_per_second=len(jobs) / seconds[name], ratio=seconds[name] / seconds["ours"],
-                          max_difference=gap[name] * 255 * max(transforms.IMAGENET_STD)) for name in peers]
+            rows += [
+                dict(
+                    frames=T,
+                    stride=stride,
+                    peer=name,
+                    clips_per_second=len(jobs) / seconds["ours"],
+                    peer_clips_per_second=len(jobs) / seconds[name],
+                    ratio=seconds[name] / seconds["ours"],
+                    max_difference=gap[name] * 255 * max(transforms.IMAGENET_STD),
+                )
+                for name in peers
+            ]
     finally:
         torch.set_num_threads(threads)
     return rows
 
 
 def _our_sample(path, indices, seed: int, size: int) -> torch.Tensor:
-    clip = torch.from_numpy(ClipReader(path, square=False).read(indices))         # (T, H, W, C)
+    clip = torch.from_numpy(ClipReader(path, square=False).read(indices))  # (T, H, W, C)
     return transforms.normalise(transforms.random_resized_crop(clip, size, np.random.default_rng(seed)))
 
 
 def _peer_sample(read: Callable, path, indices, seed: int, size: int) -> torch.Tensor:
     from torchvision.transforms import functional
-    clip = torch.from_numpy(read(path, indices)).permute(0, 3, 1, 2)                    # (T, C, H, W)
+
+    clip = torch.from_numpy(read(path, indices)).permute(0, 3, 1, 2)  # (T, C, H, W)
     box = transforms.random_box(*clip.shape[-2:], np.random.default_rng(seed))
     clip = functional.resized_crop(clip, *box, [size, size], antialias=True)
     clip = functional.normalize(clip.float() / 255, transforms.IMAGENET_MEAN, transforms.IMAGENET_STD)
-    return clip.transpose(0, 1).contiguous()                       # (C, T, h, w)
+    return clip.transpose(0, 1).contiguous()  # (C, T, h, w)
 
 
 def _take_turns(readers: dict, jobs: list, short_side, repeats: int) -> dict[str, list[float]]:
@@ -218,8 +270,10 @@ def _torchcodec_fault() -> str | None:
     except ModuleNotFoundError:
         return "torchcodec is not installed (optional: pip install --no-deps torchcodec)."
     except (ImportError, OSError, RuntimeError):
-        return (f"torchcodec {_version('torchcodec')} does not load: it finds no FFmpeg "
-                f"libraries, or it does not suit torch {torch.__version__}.")
+        return (
+            f"torchcodec {_version('torchcodec')} does not load: it finds no FFmpeg "
+            f"libraries, or it does not suit torch {torch.__version__}."
+        )
     return None
 
 
@@ -240,6 +294,8 @@ def decode_table(rows: list[dict]) -> str:
             lines.append(f"{row['access']:<11}{row['decoder']:<20}{row['error']}")
             continue
         difference = "shape" if row["max_difference"] is None else row["max_difference"]
-        lines.append(f"{row['access']:<11}{row['decoder'] + ' ' + row['version']:<20}"
-                     f"{row['frames_per_second']:>10.0f}{row['ratio']:>10.2f}{difference:>10}")
+        lines.append(
+            f"{row['access']:<11}{row['decoder'] + ' ' + row['version']:<20}"
+            f"{row['frames_per_second']:>10.0f}{row['ratio']:>10.2f}{difference:>10}"
+        )
     return "\n".join(lines)

@@ -5,6 +5,7 @@ Each pair has a process of its own, because memory that earlier pairs leave behi
 or through torch.compile). A ratio above 1 means that ours is faster. Both models are in eval mode with drop path
 and dropout off, so that a backward pass is the same arithmetic in both.
 """
+
 import importlib.util
 import multiprocessing
 import os
@@ -40,17 +41,19 @@ class Pair:
     ours: str
     library: str
     peer: Callable[[], nn.Module]
-    shape: tuple[int, ...]              # of one sample in our layout: (C, H, W) or (C, T, H, W)
+    shape: tuple[int, ...]  # of one sample in our layout: (C, H, W) or (C, T, H, W)
     batch: int = 1
 
 
 def torchvision(name: str) -> nn.Module:
     import torchvision
+
     return torchvision.models.get_model(name)
 
 
 def timm(name: str) -> nn.Module:
     import timm
+
     return timm.create_model(name)
 
 
@@ -60,6 +63,7 @@ class Timesformer(nn.Module):
     def __init__(self):
         super().__init__()
         from transformers import TimesformerConfig, TimesformerForVideoClassification
+
         self.model = TimesformerForVideoClassification(TimesformerConfig(num_labels=400, num_frames=8))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,12 +77,14 @@ PAIRS = {
     "video_swin_small": Pair("video_swin_small", "torchvision", partial(torchvision, "swin3d_s"), (3, 16, 224, 224)),
     "video_swin_base": Pair("video_swin_base", "torchvision", partial(torchvision, "swin3d_b"), (3, 16, 224, 224)),
     "mvit_base_16x4": Pair("mvit_base_16x4", "torchvision", partial(torchvision, "mvit_v1_b"), (3, 16, 224, 224)),
-    "mvit_v2_small_16x4": Pair("mvit_v2_small_16x4", "torchvision", partial(torchvision, "mvit_v2_s"), (3, 16, 224, 224)),
+    "mvit_v2_small_16x4": Pair(
+        "mvit_v2_small_16x4", "torchvision", partial(torchvision, "mvit_v2_s"), (3, 16, 224, 224)
+    ),
     "timesformer_divided_8x224": Pair("timesformer_divided_8x224", "transformers", Timesformer, (3, 8, 224, 224)),
 }
 
 
-LEAST = 7                                # turns; with fewer, medians say little on a machine that others also use
+LEAST = 7  # turns; with fewer, medians say little on a machine that others also use
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -120,7 +126,10 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
         before = torch.cuda.memory_allocated()
         work()
         return torch.cuda.max_memory_allocated() - before
-    with quiet(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with (
+        quiet(),
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile,
+    ):
         work()
     now = peak = 0
     for event in profile.profiler.kineto_results.events():
@@ -130,8 +139,11 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
     return peak
 
 
-def passes(call: Callable[[Tensor], Tensor], x: Tensor, autocast: bool, model: nn.Module) -> dict[str, Callable[[], object]]:
+def passes(
+    call: Callable[[Tensor], Tensor], x: Tensor, autocast: bool, model: nn.Module
+) -> dict[str, Callable[[], object]]:
     """The two passes that are timed, by name: forward, and forward with backward. `call` runs `model`."""
+
     def logits():
         with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
             return call(x)
@@ -147,8 +159,14 @@ def passes(call: Callable[[Tensor], Tensor], x: Tensor, autocast: bool, model: n
     return {"forward": forward, "forward+backward": backward}
 
 
-def bench_models(names: list[str] | None = None, *, device: str = "cpu", compile: bool = False, seconds: float = 60,
-                 progress: Callable[[str], None] = lambda text: None) -> list[dict]:
+def bench_models(
+    names: list[str] | None = None,
+    *,
+    device: str = "cpu",
+    compile: bool = False,
+    seconds: float = 60,
+    progress: Callable[[str], None] = lambda text: None,
+) -> list[dict]:
     """Time our models against their peers; see the module's docstring.
 
     `names` are keys of `PAIRS` (default: all whose library is installed). `progress` gets a line for each row. On a GPU
@@ -183,13 +201,15 @@ def in_own_process(work: Callable, name: str, *args):
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=send_result, args=(sender, work, name, *args))
     process.start()
-    sender.close()                                                     # now only the child holds this end
+    sender.close()  # now only the child holds this end
     try:
         result = receiver.recv()
     except EOFError:
         process.join()
-        raise CourseError(f"the process that measured {name} ended without a result (exit code {process.exitcode}; -9 is "
-                          "mostly too little memory); free some memory and measure this pair alone") from None
+        raise CourseError(
+            f"the process that measured {name} ended without a result (exit code {process.exitcode}; -9 is "
+            "mostly too little memory); free some memory and measure this pair alone"
+        ) from None
     finally:
         process.terminate()
         process.join()
@@ -199,7 +219,7 @@ def in_own_process(work: Callable, name: str, *args):
 
 
 def send_result(sender: Connection, work: Callable, *args) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)                       # the parent gets Ctrl-C, and ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C, and ends this process
     try:
         result = work(*args)
     except CourseError as error:
@@ -227,24 +247,36 @@ def bench_pair(name: str, pair: Pair, device: torch.device, compile: bool, limit
     rows = []
     for kind in ("forward", "forward+backward"):
         for jobs in work.values():
-            jobs[kind]()                                               # warm up, compile
+            jobs[kind]()  # warm up, compile
         seconds = {who: [] for who in work}
         while len(seconds["ours"]) < LEAST or sum(map(sum, seconds.values())) < limit:
-            for who in list(work)[::(-1) ** len(seconds["ours"])]:     # the order alternates
+            for who in list(work)[:: (-1) ** len(seconds["ours"])]:  # the order alternates
                 seconds[who].append(clock(work[who][kind], device))
         median = {who: statistics.median(s) for who, s in seconds.items()}
         peak = {who: peak_bytes(jobs[kind], device) / 1e6 for who, jobs in work.items()}
         for who in work:
             if who.startswith("ours") or compile and who == "peer compiled":
                 ratios = [b / a for a, b in zip(seconds[who], seconds["peer"])]
-                rows.append({
-                    "model": name, "peer": pair.library, "pass": kind, "mode": who.replace("ours", "").strip() or "eager",
-                    "batch": pair.batch, "input": "x".join(map(str, pair.shape)), "max_difference": difference,
-                    "turns": len(ratios), "ours_ms": 1e3 * median[who], "peer_ms": 1e3 * median["peer"],
-                    "ratio": statistics.median(ratios),
-                    "ratio_error": 1.25 * statistics.stdev(ratios) / len(ratios)**0.5,             # of a median
-                    "clips_per_second": pair.batch / median[who], "peak_mb": peak[who], "peer_peak_mb": peak["peer"],
-                    "matmul_share": macs * (1 if kind == "forward" else 3) / median[who] / rate})
+                rows.append(
+                    {
+                        "model": name,
+                        "peer": pair.library,
+                        "pass": kind,
+                        "mode": who.replace("ours", "").strip() or "eager",
+                        "batch": pair.batch,
+                        "input": "x".join(map(str, pair.shape)),
+                        "max_difference": difference,
+                        "turns": len(ratios),
+                        "ours_ms": 1e3 * median[who],
+                        "peer_ms": 1e3 * median["peer"],
+                        "ratio": statistics.median(ratios),
+                        "ratio_error": 1.25 * statistics.stdev(ratios) / len(ratios) ** 0.5,  # of a median
+                        "clips_per_second": pair.batch / median[who],
+                        "peak_mb": peak[who],
+                        "peer_peak_mb": peak["peer"],
+                        "matmul_share": macs * (1 if kind == "forward" else 3) / median[who] / rate,
+                    }
+                )
     return rows
 
 
@@ -261,7 +293,7 @@ def attentions(size: tuple[int, int, int], dim: int = 192, heads: int = 3) -> di
     """The attention layer of each family, for a map of `size` (T, H, W): name -> (module, call on (B, T, H, W, C))."""
     one, T, H, W = (1, 1, 1), *size
 
-    def tokens(x):                                                     # (B, T, H, W, C) -> (B, N, C)
+    def tokens(x):  # (B, T, H, W, C) -> (B, N, C)
         return x.flatten(1, 3)
 
     joint = Attention(dim, heads)
@@ -269,11 +301,13 @@ def attentions(size: tuple[int, int, int], dim: int = 192, heads: int = 3) -> di
     pooling = PoolingAttention(dim, dim, heads, size, 0, "conv", one, one, (3, 3, 3), (1, 4, 4), "", False)
     divided = DividedBlock(dim, heads, 1.0, 0.0, SCHEMES["divided"])
     local = nn.Sequential(nn.Conv3d(dim, dim, 1), Depthwise(3, dim, 5), nn.Conv3d(dim, dim, 1))
-    return {"joint": (joint, lambda x: joint(tokens(x))),
-            "divided": (divided, lambda x: divided.attend(F.pad(tokens(x), (0, 0, 1, 0)), (H, W, T))),
-            "pooling, keys 1 x 4 x 4": (pooling, lambda x: pooling(tokens(x))),
-            "window 8 x 7 x 7": (window, window),
-            "local 5 x 5 x 5": (local, lambda x: local(x.movedim(-1, 1)))}
+    return {
+        "joint": (joint, lambda x: joint(tokens(x))),
+        "divided": (divided, lambda x: divided.attend(F.pad(tokens(x), (0, 0, 1, 0)), (H, W, T))),
+        "pooling, keys 1 x 4 x 4": (pooling, lambda x: pooling(tokens(x))),
+        "window 8 x 7 x 7": (window, window),
+        "local 5 x 5 x 5": (local, lambda x: local(x.movedim(-1, 1))),
+    }
 
 
 def bench_growth(device: str = "cpu", repeats: int = 3) -> list[dict]:
@@ -300,6 +334,17 @@ def bench_growth(device: str = "cpu", repeats: int = 3) -> list[dict]:
                 work = passes(call, x, where.type == "cuda", module)["forward+backward"]
                 work()
                 ms = 1e3 * statistics.median(clock(work, where) for _ in range(repeats))
-                rows.append({"grows": grows, "T": size[0], "H": size[1], "W": size[2], "tokens": prod(size), "attention": name,
-                             "gmacs": macs[name] / 1e9, "ms": ms, "peak_mb": peak_bytes(work, where) / 1e6})
+                rows.append(
+                    {
+                        "grows": grows,
+                        "T": size[0],
+                        "H": size[1],
+                        "W": size[2],
+                        "tokens": prod(size),
+                        "attention": name,
+                        "gmacs": macs[name] / 1e9,
+                        "ms": ms,
+                        "peak_mb": peak_bytes(work, where) / 1e6,
+                    }
+                )
     return rows

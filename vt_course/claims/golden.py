@@ -9,6 +9,7 @@ converted by `official.from_official`. The outputs must then agree: in float32 w
 1e-9. The latter also finds a LayerNorm epsilon of 1e-6 instead of 1e-5. The format, the rule and the tolerances are
 those of tests/golden/README.md.
 """
+
 import re
 import warnings
 import zlib
@@ -38,15 +39,23 @@ class Departure(Exception):
 
 # ---------------------------------------------------------------- the rule
 
+
 def fill(key: str, shape: list[int], kind: str) -> Tensor | None:
     """The value of the official entry `key`, float32; None for a buffer.
 
     Its random numbers have the CRC-32 of the name as seed. It is computed in float64 and rounded once.
     """
     z = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(tuple(shape))
-    values = {"scale": lambda: 1 + 0.1 * z, "gamma": lambda: 1 + 0.1 * z, "bias": lambda: 0.05 * z,
-              "running_mean": lambda: 0.1 * z, "running_var": lambda: 1 + 0.1 * np.abs(z),
-              "matrix": lambda: z / np.sqrt(np.prod(shape[1:])), "free": lambda: 0.2 * z, "buffer": lambda: None}
+    values = {
+        "scale": lambda: 1 + 0.1 * z,
+        "gamma": lambda: 1 + 0.1 * z,
+        "bias": lambda: 0.05 * z,
+        "running_mean": lambda: 0.1 * z,
+        "running_var": lambda: 1 + 0.1 * np.abs(z),
+        "matrix": lambda: z / np.sqrt(np.prod(shape[1:])),
+        "free": lambda: 0.2 * z,
+        "buffer": lambda: None,
+    }
     if kind not in values:
         raise Departure(f"{key} is to be filled by the unknown rule {kind!r}; known are {', '.join(values)}")
     value = values[kind]()
@@ -64,12 +73,15 @@ def fill_all(keys: list, total: float) -> dict[str, Tensor]:
 
 def case_input(facts: dict) -> Tensor:
     x = np.random.RandomState(facts["seed"]).standard_normal(tuple(facts["shape"])).astype(np.float32)
-    if not np.allclose(x.ravel()[:4], facts["first4"], rtol=1e-6) or not np.isclose(x.astype(np.float64).sum(), facts["sum"], rtol=1e-5, atol=1e-3):
+    if not np.allclose(x.ravel()[:4], facts["first4"], rtol=1e-6) or not np.isclose(
+        x.astype(np.float64).sum(), facts["sum"], rtol=1e-5, atol=1e-3
+    ):
         raise Departure("the input made from the seed is not the recorded one")
     return torch.from_numpy(x)
 
 
 # ---------------------------------------------------------------- configuration facts -> our models
+
 
 def take(facts: dict, renamed: dict[str, str], fixed: dict) -> dict:
     """Constructor arguments from facts. `renamed`: their name -> ours. `fixed`: values that our model has built in.
@@ -86,8 +98,15 @@ def take(facts: dict, renamed: dict[str, str], fixed: dict) -> dict:
     return {renamed[k]: tuple(v) if isinstance(v, list) else v for k, v in rest.items()}
 
 
-SWIN_FACTS = {"in_chans": "in_channels", "num_classes": "num_classes", "embed_dim": "embed_dim", "depths": "depths",
-              "num_heads": "num_heads", "window_size": "window", "mlp_ratio": "mlp_ratio"}
+SWIN_FACTS = {
+    "in_chans": "in_channels",
+    "num_classes": "num_classes",
+    "embed_dim": "embed_dim",
+    "depths": "depths",
+    "num_heads": "num_heads",
+    "window_size": "window",
+    "mlp_ratio": "mlp_ratio",
+}
 SWIN_FIXED = {"layer_norm_eps": 1e-5, "qkv_bias": True, "patch_norm": True, "qk_scale": None}
 
 
@@ -100,9 +119,18 @@ def video_swin(facts: dict) -> nn.Module:
 
 
 def timesformer(facts: dict) -> nn.Module:
-    names = {"img_size": "img_size", "patch_size": "patch_size", "in_chans": "in_channels", "num_classes": "num_classes",
-             "embed_dim": "embed_dim", "depth": "depth", "num_heads": "num_heads", "mlp_ratio": "mlp_ratio",
-             "num_frames": "num_frames", "attention_type": "attention"}
+    names = {
+        "img_size": "img_size",
+        "patch_size": "patch_size",
+        "in_chans": "in_channels",
+        "num_classes": "num_classes",
+        "embed_dim": "embed_dim",
+        "depth": "depth",
+        "num_heads": "num_heads",
+        "mlp_ratio": "mlp_ratio",
+        "num_frames": "num_frames",
+        "attention_type": "attention",
+    }
     config = take(facts, names, {"layer_norm_eps": 1e-6, "qkv_bias": True})
     schemes = {"space_only": "space", "joint_space_time": "joint", "divided_space_time": "divided"}
     if config["attention"] not in schemes:
@@ -111,21 +139,51 @@ def timesformer(facts: dict) -> nn.Module:
 
 
 def uniformer(facts: dict) -> nn.Module:
-    image = "img_size" in facts            # the image model does not depend on the size
-    names = {"depth": "depths", "embed_dim": "embed_dims", "head_dim": "head_dim", "mlp_ratio": "mlp_ratio", "num_classes": "num_classes",
-             "in_chans": "in_channels", "split": "divided", "conv_stem": "conv_stem", "layer_scale": "layer_scale"}
-    fixed = {"img_size": facts.get("img_size"), "qkv_bias": True, "std": False, "attention_layer_norm_eps": 1e-6,
-             "patch_embed_layer_norm_eps": 1e-5, "batch_norm_eps": 1e-5}
+    image = "img_size" in facts  # the image model does not depend on the size
+    names = {
+        "depth": "depths",
+        "embed_dim": "embed_dims",
+        "head_dim": "head_dim",
+        "mlp_ratio": "mlp_ratio",
+        "num_classes": "num_classes",
+        "in_chans": "in_channels",
+        "split": "divided",
+        "conv_stem": "conv_stem",
+        "layer_scale": "layer_scale",
+    }
+    fixed = {
+        "img_size": facts.get("img_size"),
+        "qkv_bias": True,
+        "std": False,
+        "attention_layer_norm_eps": 1e-6,
+        "patch_embed_layer_norm_eps": 1e-5,
+        "batch_norm_eps": 1e-5,
+    }
     config = take(facts, names, fixed)
     if "layer_scale" in config:
-        config["layer_scale"] = "G" if config["layer_scale"] else ""     # the official switch is for the global blocks
+        config["layer_scale"] = "G" if config["layer_scale"] else ""  # the official switch is for the global blocks
     return UniFormer(dims=2 if image else 3, **config)
 
 
 # Arguments of create_multiscale_vision_transformers that are fixed in our model, or have no effect in eval mode.
-BUILDER_FIXED = {"norm": "layernorm", "enable_patch_embed": True, "enable_patch_embed_norm": False, "qkv_bias": True, "bias_on": True,
-                 "pool_first": False, "depthwise_conv": True, "head_activation": None}
-BUILDER_IDLE = ("use_2d_patch", "dropout_rate_block", "droppath_rate_block", "head", "head_dropout_rate", "separate_qkv")
+BUILDER_FIXED = {
+    "norm": "layernorm",
+    "enable_patch_embed": True,
+    "enable_patch_embed_norm": False,
+    "qkv_bias": True,
+    "bias_on": True,
+    "pool_first": False,
+    "depthwise_conv": True,
+    "head_activation": None,
+}
+BUILDER_IDLE = (
+    "use_2d_patch",
+    "dropout_rate_block",
+    "droppath_rate_block",
+    "head",
+    "head_dropout_rate",
+    "separate_qkv",
+)
 
 
 def mvit_from_arguments(facts: dict, shapes: dict[str, list[int]]) -> nn.Module:
@@ -134,46 +192,80 @@ def mvit_from_arguments(facts: dict, shapes: dict[str, list[int]]) -> nn.Module:
     An argument that `facts` do not give has the value that the shapes of the recorded entries show, or else the
     builder's default (facebookresearch/pytorchvideo, pytorchvideo/models/vision_transformers.py).
     """
-    patch, blocks = shapes["patch_embed.patch_model.weight"], {int(k.split(".")[1]) for k in shapes if k.startswith("blocks.")}
+    patch, blocks = (
+        shapes["patch_embed.patch_model.weight"],
+        {int(k.split(".")[1]) for k in shapes if k.startswith("blocks.")},
+    )
     given = {
-        "cls_embed_on": True, "sep_pos_embed": True, "depth": len(blocks), "input_channels": patch[1], "patch_embed_dim": patch[0],
-        "conv_patch_embed_kernel": patch[2:], "conv_patch_embed_stride": (2, 4, 4), "conv_patch_embed_padding": (1, 3, 3),
-        "num_heads": 1, "residual_pool": False, "dim_mul_in_att": False, "pooling_mode": "conv",
+        "cls_embed_on": True,
+        "sep_pos_embed": True,
+        "depth": len(blocks),
+        "input_channels": patch[1],
+        "patch_embed_dim": patch[0],
+        "conv_patch_embed_kernel": patch[2:],
+        "conv_patch_embed_stride": (2, 4, 4),
+        "conv_patch_embed_padding": (1, 3, 3),
+        "num_heads": 1,
+        "residual_pool": False,
+        "dim_mul_in_att": False,
+        "pooling_mode": "conv",
         "mlp_ratio": shapes["blocks.0.mlp.fc1.weight"][0] / patch[0],
-        "embed_dim_mul": None, "atten_head_mul": None, "pool_q_stride_size": None, "pool_kv_stride_size": None,
-        "pool_kv_stride_adaptive": None, "pool_kvq_kernel": None, "head_num_classes": shapes["head.proj.weight"][0]}
+        "embed_dim_mul": None,
+        "atten_head_mul": None,
+        "pool_q_stride_size": None,
+        "pool_kv_stride_size": None,
+        "pool_kv_stride_adaptive": None,
+        "pool_kvq_kernel": None,
+        "head_num_classes": shapes["head.proj.weight"][0],
+    }
     arguments = {"spatial_size", "temporal_size", *given, *BUILDER_FIXED, *BUILDER_IDLE}
-    given |= {k: v for k, v in facts.items() if k in arguments}          # other facts do not describe the network
+    given |= {k: v for k, v in facts.items() if k in arguments}  # other facts do not describe the network
     for name, value in BUILDER_FIXED.items():
         if given.get(name, value) != value:
             raise Departure(f"the configuration has {name}={given[name]!r}; our model has {value!r} built in")
 
     if given["residual_pool"] and given["cls_embed_on"]:
-        raise Departure("the configuration has residual_pool=True and a class token: pytorchvideo adds its query to it, ours "
-                        "does not")
+        raise Departure(
+            "the configuration has residual_pool=True and a class token: pytorchvideo adds its query to it, ours "
+            "does not"
+        )
 
     def sides(size):
         return tuple(size) if isinstance(size, list) else size
 
-    def by_block(name):                  # [[block, factor], ..] or [[block, t, h, w], ..]
+    def by_block(name):  # [[block, factor], ..] or [[block, t, h, w], ..]
         return {int(i): size[0] if len(size) == 1 else tuple(size) for i, *size in given[name] or []}
 
     adaptive = given["pool_kv_stride_adaptive"]
     return MViT(
-        frames=given["temporal_size"], img_size=sides(given["spatial_size"]), in_channels=given["input_channels"],
-        num_classes=given["head_num_classes"], patch_kernel=sides(given["conv_patch_embed_kernel"]),
-        patch_stride=sides(given["conv_patch_embed_stride"]), patch_padding=sides(given["conv_patch_embed_padding"]),
-        embed_dim=given["patch_embed_dim"], num_heads=given["num_heads"], depth=given["depth"], mlp_ratio=given["mlp_ratio"],
-        dim_mul=by_block("embed_dim_mul"), head_mul=by_block("atten_head_mul"), q_stride=by_block("pool_q_stride_size"),
-        kv_stride=by_block("pool_kv_stride_size") if adaptive is None else sides(adaptive), kernel=sides(given["pool_kvq_kernel"]),
-        pool_mode=given["pooling_mode"], class_token=given["cls_embed_on"], pos_embed="separate" if given["sep_pos_embed"] else "joint",
-        residual_pooling=given["residual_pool"], dim_mul_in_att=given["dim_mul_in_att"])
+        frames=given["temporal_size"],
+        img_size=sides(given["spatial_size"]),
+        in_channels=given["input_channels"],
+        num_classes=given["head_num_classes"],
+        patch_kernel=sides(given["conv_patch_embed_kernel"]),
+        patch_stride=sides(given["conv_patch_embed_stride"]),
+        patch_padding=sides(given["conv_patch_embed_padding"]),
+        embed_dim=given["patch_embed_dim"],
+        num_heads=given["num_heads"],
+        depth=given["depth"],
+        mlp_ratio=given["mlp_ratio"],
+        dim_mul=by_block("embed_dim_mul"),
+        head_mul=by_block("atten_head_mul"),
+        q_stride=by_block("pool_q_stride_size"),
+        kv_stride=by_block("pool_kv_stride_size") if adaptive is None else sides(adaptive),
+        kernel=sides(given["pool_kvq_kernel"]),
+        pool_mode=given["pooling_mode"],
+        class_token=given["cls_embed_on"],
+        pos_embed="separate" if given["sep_pos_embed"] else "joint",
+        residual_pooling=given["residual_pool"],
+        dim_mul_in_att=given["dim_mul_in_att"],
+    )
 
 
 def pytorchvideo(case: dict) -> nn.Module:
     """pytorchvideo's MViT, from the arguments of its builder, or from the facts that were recorded for its blocks."""
     config, shapes = case["config"], {k: s for k, s, _ in case["keys"]}
-    for facts in (config, *config.values()):                           # at the top level, or one level below
+    for facts in (config, *config.values()):  # at the top level, or one level below
         if isinstance(facts, dict) and "spatial_size" in facts:
             return mvit_from_arguments(facts, shapes)
     return mvit_from_blocks(case, shapes)
@@ -193,24 +285,38 @@ def mvit_from_blocks(case: dict, shapes: dict[str, list[int]]) -> nn.Module:
     if any(b["dim_out"] != n["dim"] for b, n in zip(blocks, after)) or len(kernels) > 1:
         raise Departure("blocks with pooling kernels of several sizes are not known to us")
     tokens = next(s[1] for k, s in shapes.items() if k.endswith("pos_embed_temporal"))
-    stride = (frames // tokens, 4, 4)                                  # every published MViT has patches of stride 4
+    stride = (frames // tokens, 4, 4)  # every published MViT has patches of stride 4
     return MViT(
-        frames=frames, img_size=tuple(size), in_channels=patch[1], num_classes=shapes["head.proj.weight"][0],
-        patch_kernel=tuple(patch[2:]), patch_stride=stride, patch_padding=tuple(k // 2 for k in patch[2:]), embed_dim=patch[0],
-        num_heads=blocks[0]["heads"], depth=len(blocks), mlp_ratio=shapes["blocks.0.mlp.fc1.weight"][0] / patch[0],
+        frames=frames,
+        img_size=tuple(size),
+        in_channels=patch[1],
+        num_classes=shapes["head.proj.weight"][0],
+        patch_kernel=tuple(patch[2:]),
+        patch_stride=stride,
+        patch_padding=tuple(k // 2 for k in patch[2:]),
+        embed_dim=patch[0],
+        num_heads=blocks[0]["heads"],
+        depth=len(blocks),
+        mlp_ratio=shapes["blocks.0.mlp.fc1.weight"][0] / patch[0],
         dim_mul={i + 1: b["dim_out"] / b["dim"] for i, b in enumerate(blocks) if b["dim_out"] != b["dim"]},
-        head_mul={i + 1: n["heads"] / b["heads"] for i, (b, n) in enumerate(zip(blocks, after)) if n["heads"] != b["heads"]},
+        head_mul={
+            i + 1: n["heads"] / b["heads"] for i, (b, n) in enumerate(zip(blocks, after)) if n["heads"] != b["heads"]
+        },
         q_stride={i: tuple(b["pool_q"]["stride"]) for i, b in enumerate(blocks) if b["pool_q"]},
         kv_stride={i: tuple(b["pool_kv"]["stride"]) for i, b in enumerate(blocks) if b["pool_kv"]},
-        kernel=next(iter(kernels), None), pool_mode="conv" if any("pool_k" in k for k in shapes) else "max",
-        class_token=any(k.endswith("cls_token") for k in shapes))
+        kernel=next(iter(kernels), None),
+        pool_mode="conv" if any("pool_k" in k for k in shapes) else "max",
+        class_token=any(k.endswith("cls_token") for k in shapes),
+    )
 
 
 # Class name in the official repository -> builder of our model.
 BUILD: dict[str, Callable[[dict], nn.Module]] = {
-    "microsoft/Swin-Transformer": swin, "SwinTransformer/Video-Swin-Transformer": video_swin,
+    "microsoft/Swin-Transformer": swin,
+    "SwinTransformer/Video-Swin-Transformer": video_swin,
     "facebookresearch/SlowFast": lambda facts: MViT(**mvit_config(facts)),
-    "facebookresearch/TimeSformer": timesformer, "Sense-X/UniFormer": uniformer,
+    "facebookresearch/TimeSformer": timesformer,
+    "Sense-X/UniFormer": uniformer,
 }
 
 
@@ -226,6 +332,7 @@ def build(config: dict, case: dict) -> nn.Module:
 
 # ---------------------------------------------------------------- comparing
 
+
 def summaries(t: Tensor, channels: int) -> list[np.ndarray]:
     """Mean, standard deviation, and the first 8 channels at the first and at the last position of a stage's output.
 
@@ -240,7 +347,7 @@ def watch(model: nn.Module, stages: list[dict], layout: official.Layout):
     """Yields a dict that a forward pass inside the context fills: official stage name -> (shape, summaries) of ours."""
     ours = {layout.names(path + ".")[0].rstrip("."): module for path, module in model.named_modules() if path}
     seen, hooks = {}, []
-    module_of = {"cls_positional_encoding": "blocks.0.input"}            # of pytorchvideo; ours is a method
+    module_of = {"cls_positional_encoding": "blocks.0.input"}  # of pytorchvideo; ours is a method
     for stage in stages:
         name, axes = stage["name"], re.findall(r"\([^)]*\)|\S+", stage["layout"])
         channels = stage["shape"][axes.index("C")]
@@ -249,11 +356,19 @@ def watch(model: nn.Module, stages: list[dict], layout: official.Layout):
         if module is None:
             continue
         if where.endswith(".input"):
-            hooks.append(module.register_forward_pre_hook(
-                lambda m, args, name=name, C=channels: seen.__setitem__(name, (args[0].shape, summaries(args[0], C)))))
+            hooks.append(
+                module.register_forward_pre_hook(
+                    lambda m, args, name=name, C=channels: seen.__setitem__(
+                        name, (args[0].shape, summaries(args[0], C))
+                    )
+                )
+            )
         else:
-            hooks.append(module.register_forward_hook(
-                lambda m, args, out, name=name, C=channels: seen.__setitem__(name, (out.shape, summaries(out, C)))))
+            hooks.append(
+                module.register_forward_hook(
+                    lambda m, args, out, name=name, C=channels: seen.__setitem__(name, (out.shape, summaries(out, C)))
+                )
+            )
     yield seen
     for hook in hooks:
         hook.remove()
@@ -263,8 +378,9 @@ def first_departure(seen: dict[str, tuple], stages: list[dict], arrays) -> str:
     """A text that names the first stage, in forward order, whose summary differs; "" if none does."""
     for i, stage in enumerate(stages):
         name, tolerance = stage["name"], 3e-5 * max(1.0, float(arrays["stage_std"][i]))
-        want = np.concatenate([[arrays["stage_mean"][i], arrays["stage_std"][i]],
-                               arrays["stage_first8"][i], arrays["stage_last8"][i]])
+        want = np.concatenate(
+            [[arrays["stage_mean"][i], arrays["stage_std"][i]], arrays["stage_first8"][i], arrays["stage_last8"][i]]
+        )
         if name not in seen:
             return f"stage {name} does not exist in our model"
         shape, readings = seen[name]
@@ -291,13 +407,19 @@ def check_logits(facts: dict, arrays, row: dict) -> None:
 
     name = official.recognise(model, weights)
     want = arrays["logits"]
-    with torch.no_grad(), warnings.catch_warnings(), watch(model, facts["stages"], official.layouts(model)[name]) as seen:
-        warnings.simplefilter("ignore", UserWarning)                   # some inputs have another size on purpose
+    with (
+        torch.no_grad(),
+        warnings.catch_warnings(),
+        watch(model, facts["stages"], official.layouts(model)[name]) as seen,
+    ):
+        warnings.simplefilter("ignore", UserWarning)  # some inputs have another size on purpose
         got = model(x).numpy()
     row["max_abs"] = float(np.abs(got - want).max())
     departure = first_departure(seen, facts["stages"], arrays)
     if not np.allclose(got, want, rtol=1e-4, atol=2e-5 * max(1.0, want.std())):
-        raise Departure(f"logits differ by {row['max_abs']:.2g}; " + (departure or "all stages agree: look at pooling and head"))
+        raise Departure(
+            f"logits differ by {row['max_abs']:.2g}; " + (departure or "all stages agree: look at pooling and head")
+        )
     if departure:
         raise Departure(departure)
     if "gradients" in facts:
@@ -307,8 +429,10 @@ def check_logits(facts: dict, arrays, row: dict) -> None:
         with torch.no_grad():
             row["max_abs_f64"] = float(np.abs(model(x).numpy() - arrays["logits_f64"]).max())
         if not row["max_abs_f64"] < 1e-9:
-            raise Departure(f"logits differ by {row['max_abs_f64']:.2g} in float64 although float32 agrees: look for a small "
-                            "constant, such as the epsilon of a norm")
+            raise Departure(
+                f"logits differ by {row['max_abs_f64']:.2g} in float64 although float32 agrees: look for a small "
+                "constant, such as the epsilon of a norm"
+            )
     if "gradients_f64" in facts:
         check_gradients(model.double(), x.double(), facts["gradients_f64"], name, rtol=1e-7, atol=1e-9)
 
@@ -324,13 +448,18 @@ def check_gradients(model: nn.Module, x: Tensor, facts: dict, layout: str, rtol:
     grads = {k: torch.zeros_like(p) if p.grad is None else p.grad for k, p in model.named_parameters()}
     got = {k: g.norm().item() for k, g in official.to_official(model, grads, layout).items()}
     if set(got) != set(facts["params"]):
-        raise Departure(f"gradients are recorded of other parameters: {', '.join(sorted(set(got) ^ set(facts['params'])))}")
+        raise Departure(
+            f"gradients are recorded of other parameters: {', '.join(sorted(set(got) ^ set(facts['params'])))}"
+        )
     got["the input"], want = x.grad.norm().item(), {"the input": facts["input"], **facts["params"]}
     atol *= max(facts["params"].values())
     wrong = [k for k in want if not abs(got[k] - want[k]) <= atol + rtol * abs(want[k])]
     if wrong:
-        k = wrong[-1]                                                # nearest the loss, where backward starts
-        raise Departure(f"{len(wrong)} gradients differ in {x.dtype}, nearest the output that of {k}: norm {got[k]:.9g}, official {want[k]:.9g}")
+        k = wrong[-1]  # nearest the loss, where backward starts
+        raise Departure(
+            f"{len(wrong)} gradients differ in {x.dtype}, nearest the output that of {k}: norm {got[k]:.9g}, official "
+            f"{want[k]:.9g}"
+        )
     if "loss" in facts and not np.isclose(loss.item(), facts["loss"], rtol=1e-3, atol=1e-3):
         raise Departure(f"the loss is {loss.item():.9g}, official {facts['loss']:.9g}")
 
@@ -346,12 +475,15 @@ def check_inflation(facts: dict, arrays, row: dict) -> None:
         if name not in state or list(state[name].shape) != want["shape"]:
             raise Departure(f"{name} should have shape {tuple(want['shape'])} after inflation")
         t = state[name].double()
-        if not (np.allclose(t.flatten()[:16], want["first16"], rtol=1e-4, atol=1e-6) and
-                np.isclose(t.norm(), want["l2"], rtol=1e-5) and np.isclose(t.sum(), want["sum"], rtol=1e-4, atol=1e-3)):
+        if not (
+            np.allclose(t.flatten()[:16], want["first16"], rtol=1e-4, atol=1e-6)
+            and np.isclose(t.norm(), want["l2"], rtol=1e-5)
+            and np.isclose(t.sum(), want["sum"], rtol=1e-4, atol=1e-3)
+        ):
             raise Departure(f"{name} is not inflated as in the official code")
     x = case_input(facts["input"])
     output = "features" if "features" in facts else "logits"
-    with torch.no_grad():      # features are the global average of the normalised last map
+    with torch.no_grad():  # features are the global average of the normalised last map
         got = model(x) if output == "logits" else model.norm(model.stages(x)[-1]).flatten(1, -2).mean(1)
     want = arrays[output]
     row["max_abs"] = float(np.abs(got.numpy() - want).max())
@@ -370,20 +502,23 @@ def check_case(path: Path) -> dict:
         row["passed"] = True
     except Departure as error:
         row["problem"] = str(error)
-    except Exception as error:                                       # wrong facts may make a model raise any error
+    except Exception as error:  # wrong facts may make a model raise any error
         text = str(error).split("\n")[0] or type(error).__name__
         row["problem"] = f"no entry {text} in the case" if isinstance(error, KeyError) else text
     return row
 
 
 def check_folder(folder: Path):
-    """Check every case (`NAME.json` beside `NAME.npz`) in `folder`, in order of their names; yields rows of `check_case`.
+    """Check every case (`NAME.json` beside `NAME.npz`) in `folder`, by name; yields rows of `check_case`.
 
     Raises CourseError if there is no such folder, or no case in it.
     """
     cases = sorted(Path(folder).glob("*.json"))
     if not cases:
-        raise CourseError(f"no recorded cases (NAME.json beside NAME.npz) in {folder}" if Path(folder).is_dir() else
-                          f"no folder {folder}")
+        raise CourseError(
+            f"no recorded cases (NAME.json beside NAME.npz) in {folder}"
+            if Path(folder).is_dir()
+            else f"no folder {folder}"
+        )
     for path in cases:
         yield check_case(path)

@@ -6,6 +6,7 @@ needs it, so that `--help` is quick.
 Exit codes: 0 done; 1 something that was checked is wrong (such as a failing notebook); 2 a mistake that the user can
 mend (one sentence on stderr); 130 interrupted; 141 the reader of our output has ended (as in `| head`).
 """
+
 import argparse
 import os
 import sys
@@ -20,7 +21,7 @@ from vt_course.publish import NotebookFailed
 # small machine take most of the CPU from the processes of the data loader.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-GROUPS = {          # name of a group: (help, example)
+GROUPS = {  # name of a group: (help, example)
     "data": ("Make, fetch, prepare and check data.", "vt-course data synthetic"),
     "bench": ("Measure.", "vt-course bench decode clip.mp4"),
     "weights": ("Official weights.", "vt-course weights list"),
@@ -28,16 +29,18 @@ GROUPS = {          # name of a group: (help, example)
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="vt-course", description=vt_course.__doc__,
-                                  epilog="`vt-course VERB --help` shows an example of each verb.")
+    top = argparse.ArgumentParser(
+        prog="vt-course", description=vt_course.__doc__, epilog="`vt-course VERB --help` shows an example of each verb."
+    )
     top.add_argument("--version", action="version", version=f"vt-course {__version__}")
     verbs, groups = top.add_subparsers(metavar="VERB", required=True), {}
     for words, (run, help, example, options) in VERBS.items():
         group, _, name = words.rpartition(" ")
         if group and group not in groups:
             help_of_group, example_of_group = GROUPS[group]
-            groups[group] = verbs.add_parser(group, help=help_of_group, description=help_of_group, epilog=f"example: {example_of_group}") \
-                .add_subparsers(metavar="WHAT", required=True)
+            groups[group] = verbs.add_parser(
+                group, help=help_of_group, description=help_of_group, epilog=f"example: {example_of_group}"
+            ).add_subparsers(metavar="WHAT", required=True)
         p = groups.get(group, verbs).add_parser(name, help=help, description=help, epilog=f"example: {example}")
         p.set_defaults(verb=run)
         p.add_argument("--json", action="store_true", help="print the result as JSON, nothing else")
@@ -48,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):      # so that printing never fails: a pipe on Windows has 256 characters
+    for stream in (sys.stdout, sys.stderr):  # so that printing never fails: a pipe on Windows has 256 characters
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -64,13 +67,15 @@ def main(argv: list[str] | None = None) -> int:
         if leads():
             print(f"vt-course: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:                      # before OSError, of which it is a subclass
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())        # because Python flushes stdout at exit
+    except BrokenPipeError:  # before OSError, of which it is a subclass
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # because Python flushes stdout at exit
         return 141
     except OSError as error:
         name = f" {error.filename}" if error.filename else ""
-        print(f"vt-course:{name}: {error.strerror or error}; check the path, its permissions and the free space.",
-              file=sys.stderr)
+        print(
+            f"vt-course:{name}: {error.strerror or error}; check the path, its permissions and the free space.",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         if leads():

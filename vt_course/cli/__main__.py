@@ -1,4 +1,5 @@
 """`python -m vt_course.cli`, which torchrun starts."""
+
 import sys
 
 from vt_course.cli import main

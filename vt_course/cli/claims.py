@@ -1,78 +1,132 @@
 """Verbs for proofs and measurements, and for the official weights."""
+
 import sys
 from pathlib import Path
 
 from vt_course.cli.common import option, print_json, print_table, verb, whole
 
 
-@verb("bench decode", "Our reader, decord, PyAV and torchcodec on the same files, side by side.",
-      "vt-course bench decode clip.mp4 other.mp4 --frames 16 --short-side 256",
-      option("files", type=Path, nargs="+"),
-      option("--frames", type=whole(1), default=16, help="frames a clip (default 16)"),
-      option("--stride", type=whole(1), default=2, help="frames from one to the next (default 2)"),
-      option("--short-side", type=whole(1), help="resize while decoding (default: as it is)"),
-      option("--repeats", type=whole(1), default=5, help="medians of this many (default 5)"))
+@verb(
+    "bench decode",
+    "Our reader, decord, PyAV and torchcodec on the same files, side by side.",
+    "vt-course bench decode clip.mp4 other.mp4 --frames 16 --short-side 256",
+    option("files", type=Path, nargs="+"),
+    option("--frames", type=whole(1), default=16, help="frames a clip (default 16)"),
+    option("--stride", type=whole(1), default=2, help="frames from one to the next (default 2)"),
+    option("--short-side", type=whole(1), help="resize while decoding (default: as it is)"),
+    option("--repeats", type=whole(1), default=5, help="medians of this many (default 5)"),
+)
 def decode(args) -> int:
     from vt_course.claims.bench_data import bench_decode, decode_table
-    rows = bench_decode(args.files, frames=args.frames, stride=args.stride, short_side=args.short_side,
-                        repeats=args.repeats)
+
+    rows = bench_decode(
+        args.files, frames=args.frames, stride=args.stride, short_side=args.short_side, repeats=args.repeats
+    )
     print_json(rows) if args.json else print(decode_table(rows))
     return 0
 
 
-@verb("bench loader", "Training clips a second on one core: ours beside loaders built on other decoders.",
-      "vt-course bench loader clip.mp4 other.mp4 --frames 8 16 32",
-      option("files", type=Path, nargs="+"),
-      option("--frames", type=whole(1), nargs="+", default=[8, 16, 32], help="frames a clip (default 8 16 32)"),
-      option("--span", type=whole(1), default=64, help="frames from first to last; the stride is this over frames (default 64)"),
-      option("--size", type=whole(1), default=224, help="height and width of the model's input (default 224)"),
-      option("--repeats", type=whole(1), default=5, help="medians of this many (default 5)"))
+@verb(
+    "bench loader",
+    "Training clips a second on one core: ours beside loaders built on other decoders.",
+    "vt-course bench loader clip.mp4 other.mp4 --frames 8 16 32",
+    option("files", type=Path, nargs="+"),
+    option("--frames", type=whole(1), nargs="+", default=[8, 16, 32], help="frames a clip (default 8 16 32)"),
+    option(
+        "--span",
+        type=whole(1),
+        default=64,
+        help="frames from first to last; the stride is this over frames (default 64)",
+    ),
+    option("--size", type=whole(1), default=224, help="height and width of the model's input (default 224)"),
+    option("--repeats", type=whole(1), default=5, help="medians of this many (default 5)"),
+)
 def loader(args) -> int:
     from vt_course.claims.bench_data import bench_loader
+
     rows = bench_loader(args.files, frames=args.frames, span=args.span, size=args.size, repeats=args.repeats)
     if args.json:
         print_json(rows)
     else:
-        print_table(rows, {"frames": "frames", "stride": "stride", "peer": "peer", "clips_per_second": "ours, clips/s",
-                           "peer_clips_per_second": "peer's", "ratio": "ratio", "max_difference": "max diff / 255"})
+        print_table(
+            rows,
+            {
+                "frames": "frames",
+                "stride": "stride",
+                "peer": "peer",
+                "clips_per_second": "ours, clips/s",
+                "peer_clips_per_second": "peer's",
+                "ratio": "ratio",
+                "max_difference": "max diff / 255",
+            },
+        )
     return 0
 
 
-@verb("bench models", "Compare our models with other libraries' on the same weights, side by side.",
-      "vt-course bench models swin_tiny video_swin_tiny --seconds 10",
-      option("names", nargs="*", help="pairs, for instance video_swin_tiny (default: all whose library is installed)"),
-      option("--device", default="cpu", help="cpu (float32, the default) or cuda (bf16)"),
-      option("--compile", action="store_true", help="add rows for torch.compile"),
-      option("--seconds", type=whole(0), default=60, help="take turns for so long a pass, at least 7 times (default 60)"))
+@verb(
+    "bench models",
+    "Compare our models with other libraries' on the same weights, side by side.",
+    "vt-course bench models swin_tiny video_swin_tiny --seconds 10",
+    option("names", nargs="*", help="pairs, for instance video_swin_tiny (default: all whose library is installed)"),
+    option("--device", default="cpu", help="cpu (float32, the default) or cuda (bf16)"),
+    option("--compile", action="store_true", help="add rows for torch.compile"),
+    option("--seconds", type=whole(0), default=60, help="take turns for so long a pass, at least 7 times (default 60)"),
+)
 def models(args) -> int:
     import torch
 
     from vt_course.claims.bench_models import bench_models, geometric_mean
     from vt_course.machine import provenance
-    rows = bench_models(args.names, device=args.device, compile=args.compile, seconds=args.seconds,
-                        progress=lambda text: print(text, file=sys.stderr))
+
+    rows = bench_models(
+        args.names,
+        device=args.device,
+        compile=args.compile,
+        seconds=args.seconds,
+        progress=lambda text: print(text, file=sys.stderr),
+    )
     modes = dict.fromkeys(row["mode"] for row in rows)
     means = {mode: geometric_mean([r for r in rows if r["mode"] == mode]) for mode in modes}
     if args.json:
         print_json({**provenance(torch.device(args.device)), "geometric_mean": means, "rows": rows})
         return 0
-    print_table(rows, {"model": "model", "peer": "peer", "pass": "pass", "mode": "mode", "batch": "batch", "turns": "turns",
-                       "ours_ms": "ours ms", "peer_ms": "peer ms", "ratio": "ratio", "ratio_error": "±", "clips_per_second": "clips/s", "peak_mb": "peak MB",
-                       "peer_peak_mb": "peer's", "matmul_share": "of matmul"})
+    print_table(
+        rows,
+        {
+            "model": "model",
+            "peer": "peer",
+            "pass": "pass",
+            "mode": "mode",
+            "batch": "batch",
+            "turns": "turns",
+            "ours_ms": "ours ms",
+            "peer_ms": "peer ms",
+            "ratio": "ratio",
+            "ratio_error": "±",
+            "clips_per_second": "clips/s",
+            "peak_mb": "peak MB",
+            "peer_peak_mb": "peer's",
+            "matmul_share": "of matmul",
+        },
+    )
     for mode, mean in means.items():
         print(f"geometric mean of the ratios, {mode}: {mean:.2f}")
     return 0
 
 
-@verb("bench growth", "How the cost of each family's attention grows with frames and with height and width.",
-      "vt-course bench growth --json",
-      option("--device", default="cpu", help="cpu (the default) or cuda"),
-      option("--repeats", type=whole(1), default=3, help="medians of this many (default 3)"))
+@verb(
+    "bench growth",
+    "How the cost of each family's attention grows with frames and with height and width.",
+    "vt-course bench growth --json",
+    option("--device", default="cpu", help="cpu (the default) or cuda"),
+    option("--repeats", type=whole(1), default=3, help="medians of this many (default 3)"),
+)
 def growth(args) -> int:
     import torch
 
     from vt_course.claims.bench_models import bench_growth
     from vt_course.machine import provenance
+
     rows = bench_growth(args.device, args.repeats)
     if args.json:
         print_json({**provenance(torch.device(args.device)), "rows": rows})
@@ -81,29 +135,41 @@ def growth(args) -> int:
     return 0
 
 
-@verb("verify", "Prove our models equal to recorded outputs of the official code.",
-      "vt-course verify tests/golden",
-      option("folder", type=Path, help="NAME.json beside NAME.npz, in the format of tests/golden/README.md"))
+@verb(
+    "verify",
+    "Prove our models equal to recorded outputs of the official code.",
+    "vt-course verify tests/golden",
+    option("folder", type=Path, help="NAME.json beside NAME.npz, in the format of tests/golden/README.md"),
+)
 def verify(args) -> int:
     from vt_course.claims.golden import check_folder
+
     rows = []
     for row in check_folder(args.folder):
         rows.append(row)
         if not args.json:
-            numbers = "  ".join(f"{'        ' if row[k] is None else format(row[k], '8.1e')}" for k in ("max_abs", "max_abs_f64"))
-            print(f"{'pass' if row['passed'] else 'FAIL'}  {row['case']:<44}  {numbers}  {row['problem']}".rstrip(), flush=True)
+            numbers = "  ".join(
+                f"{'        ' if row[k] is None else format(row[k], '8.1e')}" for k in ("max_abs", "max_abs_f64")
+            )
+            print(
+                f"{'pass' if row['passed'] else 'FAIL'}  {row['case']:<44}  {numbers}  {row['problem']}".rstrip(),
+                flush=True,
+            )
     failed = sum(not row["passed"] for row in rows)
     if args.json:
         print_json(rows)
     else:
-        print(f"{len(rows)} cases, {failed} failed; the numbers are the largest differences from the recorded output in float32 and in float64")
+        print(
+            f"{len(rows)} cases, {failed} failed; the numbers are the largest differences from the recorded output in "
+            f"float32 and in float64"
+        )
     return 1 if failed else 0
 
 
-@verb("weights list", "Every official file: address, size, licence.",
-      "vt-course weights list")
+@verb("weights list", "Every official file: address, size, licence.", "vt-course weights list")
 def weights_list(args) -> int:
     from vt_course.fetch.weights import release_table
+
     rows = release_table()
     if args.json:
         print_json(rows)
@@ -112,29 +178,49 @@ def weights_list(args) -> int:
     return 0
 
 
-@verb("weights get", "Download an official file, check it, and store it as safetensors in our layout.",
-      "vt-course weights get swin_tiny/in1k",
-      option("name", help="a name from `vt-course weights list`"),
-      option("--out", type=Path, help="folder (default: data/weights)"))
+@verb(
+    "weights get",
+    "Download an official file, check it, and store it as safetensors in our layout.",
+    "vt-course weights get swin_tiny/in1k",
+    option("name", help="a name from `vt-course weights list`"),
+    option("--out", type=Path, help="folder (default: data/weights)"),
+)
 def weights_get(args) -> int:
     from vt_course.fetch import weights
+
     row = weights.row(args.name)
     if not args.json:
-        print(f"{args.name}: {row['url']}\nlicence of the weights: {row['licence']}; {row['weights_mb']:,.0f} MB of weights", file=sys.stderr)
+        print(
+            f"{args.name}: {row['url']}\nlicence of the weights: {row['licence']}; {row['weights_mb']:,.0f} MB of "
+            f"weights",
+            file=sys.stderr,
+        )
     path = weights.get(args.name, args.out, progress=not args.json)
     print_json(row | {"path": path}) if args.json else print(path)
     return 0
 
 
-@verb("models", "Every published variant: our parameters and MACs beside the stated ones.",
-      "vt-course models --json")
+@verb("models", "Every published variant: our parameters and MACs beside the stated ones.", "vt-course models --json")
 def zoo(args) -> int:
     from vt_course.models.zoo import model_table
+
     rows = model_table()
     if args.json:
         print_json(rows)
     else:
-        print_table(rows, {"name": "model", "input": "input", "params": "params M", "params_stated": "stated",
-                           "params_diff": "diff %", "gmacs": "GMACs", "gmacs_stated": "stated", "gmacs_diff": "diff %",
-                           "accuracy": "stated accuracy", "views": "views"})
+        print_table(
+            rows,
+            {
+                "name": "model",
+                "input": "input",
+                "params": "params M",
+                "params_stated": "stated",
+                "params_diff": "diff %",
+                "gmacs": "GMACs",
+                "gmacs_stated": "stated",
+                "gmacs_diff": "diff %",
+                "accuracy": "stated accuracy",
+                "views": "views",
+            },
+        )
     return 0

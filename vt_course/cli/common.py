@@ -1,4 +1,5 @@
 """Shared by all groups of verbs: how a verb is declared, how results are printed, and the types of arguments."""
+
 import argparse
 import json
 import math
@@ -6,7 +7,7 @@ import os
 
 import vt_course
 
-VERBS = {}          # "data synthetic": (function, help, example, options)
+VERBS = {}  # "data synthetic": (function, help, example, options)
 
 
 def verb(words: str, help: str, example: str, *options):
@@ -14,9 +15,11 @@ def verb(words: str, help: str, example: str, *options):
 
     The function takes the parsed arguments and returns the exit code.
     """
+
     def register(run):
         VERBS[words] = run, help, example, options
         return run
+
     return register
 
 
@@ -27,10 +30,12 @@ def option(*names: str, **settings):
 
 def choice(*options):
     """A group of options of which exactly one must be given."""
+
     def add(parser):
         group = parser.add_mutually_exclusive_group(required=True)
         for one in options:
             one(group)
+
     return add
 
 
@@ -40,8 +45,10 @@ def print_json(value) -> None:
 
 def print_table(rows: list[dict], columns: dict[str, str]) -> None:
     """Print rows as a table. `columns` maps each key of the rows to its heading. Numbers are aligned to the right."""
+
     def text(value):
         return "" if value is None else f"{value:,.2f}" if isinstance(value, float) else str(value)
+
     cells = [list(columns.values())] + [[text(row.get(k)) for k in columns] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     right = [any(isinstance(row.get(k), (int, float)) for row in rows) for k in columns]
@@ -58,10 +65,12 @@ def need_data() -> None:
     """Render the embedded data set if it is not there yet."""
     if not (vt_course.data_root() / "synthetic" / "config.json").is_file():
         from vt_course.data.synthetic import render
+
         render()
 
 
 # ---------------------------------------------------------------- types of arguments
+
 
 def pair(text: str) -> tuple[int, int]:
     try:
@@ -73,10 +82,12 @@ def pair(text: str) -> tuple[int, int]:
 
 def whole(least: int):
     """The argparse type of a whole number that is at least `least`."""
+
     def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
         return int(text)
+
     return parse
 
 
@@ -94,6 +105,7 @@ def words(text: str) -> list[str]:
 
 def number_or(word: str, least: float, most: float):
     """The argparse type of a number from `least` to `most`. `word` is also allowed, and becomes None."""
+
     def parse(text: str) -> float | None:
         try:
             value = least if text == word else float(text)
@@ -102,4 +114,5 @@ def number_or(word: str, least: float, most: float):
         if not least <= value <= most:
             raise argparse.ArgumentTypeError(f"{text!r} is neither {word} nor a number from {least:g} to {most:g}")
         return None if text == word else value
+
     return parse

@@ -1,4 +1,5 @@
 """Verbs for the course itself: its notebooks, its tests, the installation."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -10,22 +11,27 @@ PROFILE = option("--profile", default="smoke", choices=["smoke", "lecture", "ful
 NOTEBOOKS = option("names", nargs="*", help="notebooks, for instance 04_video_swin (default: all)")
 
 
-@verb("doctor", "Report versions, hardware, data and what is missing, for a bug report.",
-      "vt-course doctor")
+@verb("doctor", "Report versions, hardware, data and what is missing, for a bug report.", "vt-course doctor")
 def doctor(args) -> int:
     from vt_course.doctor import as_text, facts_of_machine
+
     facts = facts_of_machine()
     print_json(facts) if args.json else print(as_text(facts))
     return 0
 
 
-@verb("build", "Execute notebooks/src/*.py into notebooks/*.ipynb, with outputs.",
-      "vt-course build 04_video_swin",
-      NOTEBOOKS, PROFILE,
-      option("--check", action="store_true", help="only compare; exit 1 if a notebook is not its source"))
+@verb(
+    "build",
+    "Execute notebooks/src/*.py into notebooks/*.ipynb, with outputs.",
+    "vt-course build 04_video_swin",
+    NOTEBOOKS,
+    PROFILE,
+    option("--check", action="store_true", help="only compare; exit 1 if a notebook is not its source"),
+)
 def build(args) -> int:
     from vt_course.publish.build import build
-    if not args.check:                           # comparing executes nothing
+
+    if not args.check:  # comparing executes nothing
         need_data()
     rows = build(args.names or None, profile=args.profile, check=args.check)
     if args.json:
@@ -35,57 +41,87 @@ def build(args) -> int:
     return 0
 
 
-@verb("course", "Run every notebook in order into build/notebooks/ and print a table.",
-      "vt-course course --profile smoke",
-      NOTEBOOKS, PROFILE,
-      option("--unsolved", action="store_true", help="run the student edition; what it prints must be what the notebooks show"),
-      option("--out", type=Path, help="default: build/notebooks, build/unsolved"),
-      option("--workers", type=whole(1), help="notebooks at the same time (default: by cores and memory)"))
+@verb(
+    "course",
+    "Run every notebook in order into build/notebooks/ and print a table.",
+    "vt-course course --profile smoke",
+    NOTEBOOKS,
+    PROFILE,
+    option(
+        "--unsolved",
+        action="store_true",
+        help="run the student edition; what it prints must be what the notebooks show",
+    ),
+    option("--out", type=Path, help="default: build/notebooks, build/unsolved"),
+    option("--workers", type=whole(1), help="notebooks at the same time (default: by cores and memory)"),
+)
 def course(args) -> int:
     from vt_course.publish.course import run_course
+
     need_data()
-    rows = run_course(args.names or None, profile=args.profile, unsolved=args.unsolved, out=args.out, progress=not args.json,
-                      workers=args.workers)
+    rows = run_course(
+        args.names or None,
+        profile=args.profile,
+        unsolved=args.unsolved,
+        out=args.out,
+        progress=not args.json,
+        workers=args.workers,
+    )
     if args.json:
         print_json(rows)
     return 0
 
 
-@verb("test", "Run all tests in stages: rules, unit tests, notebooks. Results go to build/test.",
-      "vt-course test --quick",
-      option("stages", nargs="*", metavar="STAGE", help="rules, tests, outputs, unsolved (default: all)"),
-      option("--quick", action="store_true", help="rules and the tests that are not slow: 3 minutes"))
+@verb(
+    "test",
+    "Run all tests in stages: rules, unit tests, notebooks. Results go to build/test.",
+    "vt-course test --quick",
+    option("stages", nargs="*", metavar="STAGE", help="rules, tests, outputs, unsolved (default: all)"),
+    option("--quick", action="store_true", help="rules and the tests that are not slow: 3 minutes"),
+)
 def test(args) -> int:
     from vt_course.publish.suite import run_suite, verdict
+
     need_data()
     rows = run_suite(args.stages or None, quick=args.quick)
     print_json(rows) if args.json else print(verdict(rows))
     return 0 if all(row["passed"] for row in rows) else 1
 
 
-@verb("lab", "Open JupyterLab in notebooks/.",
-      "vt-course lab -- --no-browser",
-      option("options", nargs="*", help="options of JupyterLab, after --"))
+@verb(
+    "lab",
+    "Open JupyterLab in notebooks/.",
+    "vt-course lab -- --no-browser",
+    option("options", nargs="*", help="options of JupyterLab, after --"),
+)
 def lab(args) -> int:
     need_data()
-    return subprocess.call([sys.executable, "-m", "jupyterlab", f"--notebook-dir={vt_course.repo_root() / 'notebooks'}", *args.options])
+    return subprocess.call(
+        [sys.executable, "-m", "jupyterlab", f"--notebook-dir={vt_course.repo_root() / 'notebooks'}", *args.options]
+    )
 
 
-@verb("student", "Write the student edition: the notebooks without solutions.",
-      "vt-course student 04 --out handout",
-      NOTEBOOKS,
-      option("--out", type=Path, help="default: build/student"))
+@verb(
+    "student",
+    "Write the student edition: the notebooks without solutions.",
+    "vt-course student 04 --out handout",
+    NOTEBOOKS,
+    option("--out", type=Path, help="default: build/student"),
+)
 def student(args) -> int:
     from vt_course.publish.student import student
+
     rows = student(args.names or None, out=args.out)
-    print_json(rows) if args.json else print_table(rows, {"notebook": "notebook", "exercises": "exercises", "output": "student edition"})
+    print_json(rows) if args.json else print_table(
+        rows, {"notebook": "notebook", "exercises": "exercises", "output": "student edition"}
+    )
     return 0
 
 
-@verb("progress", "Which exercises' checks passed in this checkout.",
-      "vt-course progress")
+@verb("progress", "Which exercises' checks passed in this checkout.", "vt-course progress")
 def progress(args) -> int:
     from vt_course.lab.progress import progress_file, progress_table
+
     rows = progress_table()
     if args.json:
         print_json(rows)

@@ -1,4 +1,5 @@
 """Clips on disk and how to read them. A data set is named by a short text, its spec."""
+
 from __future__ import annotations
 
 import hashlib
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from vt_course import CourseError, data_root
 from vt_course.data import synthetic
 
-if TYPE_CHECKING:                      # clips and images import torch; a process that only reads files needs none
+if TYPE_CHECKING:  # clips and images import torch; a process that only reads files needs none
     from vt_course.data.clips import Rows
 
 
@@ -22,6 +23,7 @@ class Spec:
     (`images:shapes`) have no clips: there, `train` and `val` are None. `notes`: sentences that tell the
     user how the clips were found.
     """
+
     train: Path | Rows | None
     val: Path | Rows | None
     classes: tuple[str, ...]
@@ -54,35 +56,46 @@ def open_spec(spec: str) -> Spec:
     if kind == "synthetic" and rest in classes:
         folder = data_root() / "synthetic"
         if not (folder / "config.json").is_file():
-            raise CourseError(f"The embedded data set is not (or not wholly) rendered in "
-                              f"{folder}: run `vt-course data synthetic`.")
+            raise CourseError(
+                f"The embedded data set is not (or not wholly) rendered in {folder}: run `vt-course data synthetic`."
+            )
         train, val = (folder / f"{rest}_{split}.csv" for split in synthetic.SPLITS)
         return Spec(train, val, classes[rest], spec)
     if spec == "images:shapes":
         from vt_course.data import images
+
         return Spec(None, None, images.SHAPES, spec)
     if kind == "csv" and rest.count(",") == 1:
         from vt_course.data.clips import is_list, numbered_classes, read_manifest
+
         train, val = (Path(path.strip()) for path in rest.split(","))
         known, asked = ({row["label"] for row in read_manifest(path)} for path in (train, val))
         if asked - known:
             extra = ", ".join(sorted(asked - known))
-            raise CourseError(f"{val} has labels that {train} lacks ({extra}): add training "
-                              "clips for them or drop them.")
+            raise CourseError(
+                f"{val} has labels that {train} lacks ({extra}): add training clips for them or drop them."
+            )
         classes, notes = tuple(sorted(known)), ()
         if is_list(train):
             classes = numbered_classes(known) or classes
             if gaps := [name for name in classes if name not in known]:
-                notes = (f"{train} has no clip of {len(gaps)} of the {len(classes)} classes up to its highest number (the first: "
-                         f"{gaps[0]}).",)
+                notes = (
+                    f"{train} has no clip of {len(gaps)} of the {len(classes)} classes up to its highest number (the "
+                    f"first: "
+                    f"{gaps[0]}).",
+                )
         return Spec(train, val, classes, spec, notes)
     if kind == "folder" and rest:
         from vt_course.data.folders import read_folder
+
         found = read_folder(Path(rest).expanduser())
         return Spec(found.train, found.val, found.classes, spec, found.notes)
     if kind == "shards" and rest:
         from vt_course.data.shards import read_shards
+
         train, val, names, notes = read_shards(Path(rest).expanduser())
         return Spec(train, val, names, spec, notes)
-    raise CourseError(f"Unknown data spec {spec!r}: use synthetic:motion, synthetic:appearance, "
-                      "images:shapes, folder:PATH, shards:PATH or csv:TRAIN.csv,VAL.csv.")
+    raise CourseError(
+        f"Unknown data spec {spec!r}: use synthetic:motion, synthetic:appearance, "
+        "images:shapes, folder:PATH, shards:PATH or csv:TRAIN.csv,VAL.csv."
+    )

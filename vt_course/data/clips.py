@@ -3,6 +3,7 @@
 The index rules are pure functions that say which frames to take; their names say where they come from.
 `reader.ClipReader` decodes the frames. `VideoFolder` is a data set that uses both, and `transforms`.
 """
+
 import os
 import re
 from collections.abc import Iterator
@@ -19,19 +20,19 @@ from vt_course.files import csv_header, read_csv, read_lines
 
 # ------------------------------------------------------------------------- which frames
 
+
 def loop(indices: np.ndarray, num_frames: int) -> np.ndarray:
     """Indices past the last frame continue at frame 0 (mmaction2, `out_of_bound_opt="loop"`)."""
     return np.mod(indices, num_frames)
 
 
-def dense_indices(num_frames: int, frames: int, stride: int, position: str = "centre",
-                  rng=None) -> np.ndarray:
+def dense_indices(num_frames: int, frames: int, stride: int, position: str = "centre", rng=None) -> np.ndarray:
     """`frames` indices, `stride` apart, (frames,). `position`: "start", "centre" or "random".
 
     They span (frames - 1) * stride + 1 frames. A shorter video is looped, beginning at its frame 0.
     "random" is uniform over all starts that fit, and needs `rng`.
     """
-    room = max(num_frames - ((frames - 1) * stride + 1), 0)        # starts 0 .. room fit
+    room = max(num_frames - ((frames - 1) * stride + 1), 0)  # starts 0 .. room fit
     if position == "random":
         start = int(rng.integers(room + 1))
     else:
@@ -77,7 +78,7 @@ def video_swin_views(num_frames: int, frames: int, stride: int, clips: int) -> n
     room = max(num_frames - frames * stride + 1, 0)
     starts = ((np.arange(clips) + 0.5) * room / clips).astype(np.int64)
     steps = np.arange(frames, dtype=np.int64) * stride
-    return loop(starts[:, None] + steps, num_frames)               # (clips, frames)
+    return loop(starts[:, None] + steps, num_frames)  # (clips, frames)
 
 
 def mvit_views(num_frames: int, frames: int, stride: int, clips: int) -> np.ndarray:
@@ -121,18 +122,23 @@ def uniformer_ssv2_views(num_frames: int, frames: int, stride: int, clips: int) 
     s = (num_frames - 1) / frames
     firsts = np.round(np.arange(frames) * s).astype(np.int64)
     shifts = (s / (clips + 1) * np.arange(1, clips + 1)).astype(np.int64)
-    return firsts + shifts[:, None]                                # (clips, frames)
+    return firsts + shifts[:, None]  # (clips, frames)
 
 
 SEGMENT_RULES = {"uniform": uniform_indices, "slowfast_ssv2": slowfast_segments}
-VIEW_RULES = {"video_swin": video_swin_views, "mvit": mvit_views, "uniformer": mvit_views,
-              "timesformer": timesformer_views, "uniformer_ssv2": uniformer_ssv2_views}
+VIEW_RULES = {
+    "video_swin": video_swin_views,
+    "mvit": mvit_views,
+    "uniformer": mvit_views,
+    "timesformer": timesformer_views,
+    "uniformer_ssv2": uniformer_ssv2_views,
+}
 
 
 # ------------------------------------------------------------------------- views
 
-def iter_views(reader: ClipReader, indices: np.ndarray, size: int, crops: int = 3
-               ) -> Iterator[Tensor]:
+
+def iter_views(reader: ClipReader, indices: np.ndarray, size: int, crops: int = 3) -> Iterator[Tensor]:
     """The test views of one video: for each row of `indices` (clips, T), 1 or 3 crops.
 
     Yields uint8 (T, size, size, 3): first all crops of the first clip, then those of the second, and so on. The
@@ -140,12 +146,12 @@ def iter_views(reader: ClipReader, indices: np.ndarray, size: int, crops: int = 
     centre (1 crop) or at three places along the longer side.
     """
     frames = reader.read(indices.ravel(), lambda few: transforms.resize_short_side(torch.from_numpy(few), size).numpy())
-    for small in torch.from_numpy(frames).unflatten(0, indices.shape):                    # (T, h, w, C)
-        yield from (transforms.three_crops(small, size) if crops == 3
-                    else [transforms.centre_crop(small, size)])
+    for small in torch.from_numpy(frames).unflatten(0, indices.shape):  # (T, h, w, C)
+        yield from (transforms.three_crops(small, size) if crops == 3 else [transforms.centre_crop(small, size)])
 
 
 # ------------------------------------------------------------------------- a data set
+
 
 class Rows(list):
     """Clips that were not read from a manifest file: dicts as `read_manifest` returns. `name` stands in messages."""
@@ -166,35 +172,47 @@ def read_manifest(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[d
     `also`: further columns to keep, as text; a row without such a column gets "".
     A list without a header is read, too (see `read_list`).
     """
-    folder, rows, name, remedy = Path(path).parent, [], f"Manifest {path}", "give a CSV file with the header path,label,start,end."
+    folder, rows, name, remedy = (
+        Path(path).parent,
+        [],
+        f"Manifest {path}",
+        "give a CSV file with the header path,label,start,end.",
+    )
     need(os.path.exists(path), f"There is no manifest {path} (No such file or directory); {remedy}")
     if is_list(path):
         return read_list(path, also)
     header = csv_header(path, remedy, name)
     if not {"path", "label"} <= set(header):
-        raise CourseError(f"Manifest {path} has no columns path and label: it begins with {header!r:.200}; "
-                          "its first line must be path,label,start,end.")
+        raise CourseError(
+            f"Manifest {path} has no columns path and label: it begins with {header!r:.200}; "
+            "its first line must be path,label,start,end."
+        )
     for line, row in read_csv(path, remedy, name):
         if not row["path"] or not row["label"]:
-            raise CourseError(f"Line {line} of manifest {path} lacks a path "
-                              "or a label; it must read path,label,start,end.")
+            raise CourseError(
+                f"Line {line} of manifest {path} lacks a path or a label; it must read path,label,start,end."
+            )
         try:
             start, end = (_seconds(row[key]) if row.get(key) else None for key in ("start", "end"))
             place = {key: _bytes(row[key]) for key in ("offset", "bytes") if row.get("offset") and row.get("bytes")}
         except ValueError as error:
-            raise CourseError(f"Line {line} of manifest {path} has a bad start or end, offset or bytes "
-                              f"({error!s:.100}); give seconds, as in 2.5, and whole bytes, or nothing.") from error
-        rows.append(dict(path=os.path.join(folder, row["path"]), label=row["label"], start=start, end=end)
-                    | place | {key: row.get(key) or "" for key in also})
+            raise CourseError(
+                f"Line {line} of manifest {path} has a bad start or end, offset or bytes "
+                f"({error!s:.100}); give seconds, as in 2.5, and whole bytes, or nothing."
+            ) from error
+        rows.append(
+            dict(path=os.path.join(folder, row["path"]), label=row["label"], start=start, end=end)
+            | place
+            | {key: row.get(key) or "" for key in also}
+        )
     if not rows:
-        raise CourseError(f"Manifest {path} lists no clips; give each one a line "
-                          "path,label,start,end.")
+        raise CourseError(f"Manifest {path} lists no clips; give each one a line path,label,start,end.")
     return rows
 
 
 VIDEO = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, SUFFIXES + OTHERS))}))[\s,]+(\S.*)", re.IGNORECASE)
-LONGEST = 4096                                                    # characters of a line, as of a path in Linux
-FRAMES = re.compile(r"(.+?)[\s,]+(?:(\d+)[\s,]+)?(\d+)")          # for a folder of pictures: no ending
+LONGEST = 4096  # characters of a line, as of a path in Linux
+FRAMES = re.compile(r"(.+?)[\s,]+(?:(\d+)[\s,]+)?(\d+)")  # for a folder of pictures: no ending
 
 
 def is_list(path: str | os.PathLike) -> bool:
@@ -202,9 +220,11 @@ def is_list(path: str | os.PathLike) -> bool:
     try:
         line = next((line for line in map(str.strip, read_lines(path, "")) if line), "")
     except CourseError:
-        return False                                               # `read_manifest` will raise the error with its cause
+        return False  # `read_manifest` will raise the error with its cause
     first = _list_line(line)
-    return first is not None and bool(first[0].lower().endswith(SUFFIXES + OTHERS) or first[1] or os.path.isdir(_finder(path)(first[0])))
+    return first is not None and bool(
+        first[0].lower().endswith(SUFFIXES + OTHERS) or first[1] or os.path.isdir(_finder(path)(first[0]))
+    )
 
 
 def read_list(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[dict]:
@@ -216,19 +236,25 @@ def read_list(path: str | os.PathLike, also: tuple[str, ...] = ()) -> list[dict]
     Raises `CourseError` for a line of another form.
     """
     rows, find = [], _finder(path)
-    for number, line in enumerate(map(str.strip, read_lines(path, "each line is PATH LABEL or PATH FRAMES LABEL.", f"List {path}")), 1):
+    for number, line in enumerate(
+        map(str.strip, read_lines(path, "each line is PATH LABEL or PATH FRAMES LABEL.", f"List {path}")), 1
+    ):
         if line and (found := _list_line(line)) is None:
-            raise CourseError(f"Line {number} of the list {path} is {line[:80]!r}; each line is PATH LABEL or PATH FRAMES "
-                              "LABEL.")
+            raise CourseError(
+                f"Line {number} of the list {path} is {line[:80]!r}; each line is PATH LABEL or PATH FRAMES LABEL."
+            )
         if line:
             name, frames, label = found
-            rows.append(dict(path=find(name), label=label, start=None, end=None)
-                        | {key: frames if key == "frames" else "" for key in also})
+            rows.append(
+                dict(path=find(name), label=label, start=None, end=None)
+                | {key: frames if key == "frames" else "" for key in also}
+            )
     return rows
 
 
 def _finder(path):
     from vt_course.data.folders import Finder, below  # here: `folders` imports this module
+
     folder = Path(os.path.abspath(path)).parent
     return Finder(folder, *below(folder), folder.parent, *below(folder.parent))
 
@@ -237,7 +263,7 @@ def _list_line(line: str) -> tuple[str, str, str] | None:
     """(path, number of frames or "", label) of a line of a list; None if it is not such a line."""
     if len(line) >= LONGEST:
         return None
-    if line.startswith('"') and '"' in line[1:]:                   # a quoted path, which may hold commas (CSV)
+    if line.startswith('"') and '"' in line[1:]:  # a quoted path, which may hold commas (CSV)
         name, _, rest = line[1:].partition('"')
         rest = rest.strip(", \t")
     elif found := VIDEO.fullmatch(line):
@@ -264,7 +290,7 @@ def numbered_classes(labels) -> tuple[str, ...] | None:
 
 def _seconds(text: str) -> float:
     value = float(text)
-    if not 0 <= value < 1e9:                                       # 1e9 s: 30 years; NaN fails, too
+    if not 0 <= value < 1e9:  # 1e9 s: 30 years; NaN fails, too
         raise ValueError(f"{text} is no place in a video")
     return value
 
@@ -298,32 +324,49 @@ class VideoFolder(torch.utils.data.Dataset):
     sample opens the file, so DataLoader workers are safe, also forked ones.
     """
 
-    def __init__(self, manifest, *, classes, frames: int, stride: int, size: int, train: bool,
-                 sampling: str = "dense", seed: int = 0, short_side: int | None = None,
-                 scale=(0.5, 1.0), ratio=(3 / 4, 4 / 3), flip: float = 0.0,
-                 views: tuple[int, int] | None = None, view_rule: str = "video_swin",
-                 mean=transforms.IMAGENET_MEAN, std=transforms.IMAGENET_STD):
+    def __init__(
+        self,
+        manifest,
+        *,
+        classes,
+        frames: int,
+        stride: int,
+        size: int,
+        train: bool,
+        sampling: str = "dense",
+        seed: int = 0,
+        short_side: int | None = None,
+        scale=(0.5, 1.0),
+        ratio=(3 / 4, 4 / 3),
+        flip: float = 0.0,
+        views: tuple[int, int] | None = None,
+        view_rule: str = "video_swin",
+        mean=transforms.IMAGENET_MEAN,
+        std=transforms.IMAGENET_STD,
+    ):
         if min(frames, stride, size) < 1:
-            raise CourseError(f"frames={frames}, stride={stride}, size={size}: each counts "
-                              "frames or pixels and must be 1 or more.")
+            raise CourseError(
+                f"frames={frames}, stride={stride}, size={size}: each counts frames or pixels and must be 1 or more."
+            )
         if sampling not in ("dense", *SEGMENT_RULES):
-            raise CourseError(f"sampling={sampling!r} is unknown; choose dense or one of "
-                              f"{', '.join(SEGMENT_RULES)}.")
-        if views and (train or views[0] < 1 or views[1] not in (1, 3)
-                      or sampling != "dense" and views[0] != 1):
-            raise CourseError(f"views={views} must be (clips, 1 or 3 crops), for testing only, "
-                              "with one clip where the frames come from segments.")
+            raise CourseError(f"sampling={sampling!r} is unknown; choose dense or one of {', '.join(SEGMENT_RULES)}.")
+        if views and (train or views[0] < 1 or views[1] not in (1, 3) or sampling != "dense" and views[0] != 1):
+            raise CourseError(
+                f"views={views} must be (clips, 1 or 3 crops), for testing only, "
+                "with one clip where the frames come from segments."
+            )
         if view_rule not in VIEW_RULES:
-            raise CourseError(f"view_rule={view_rule!r} is unknown; choose one of "
-                              f"{', '.join(VIEW_RULES)}.")
+            raise CourseError(f"view_rule={view_rule!r} is unknown; choose one of {', '.join(VIEW_RULES)}.")
         self.rows = manifest if isinstance(manifest, Rows) else read_manifest(manifest)
         self.classes = tuple(classes)
         number = {name: k for k, name in enumerate(self.classes)}
         unknown = sorted({row["label"] for row in self.rows} - set(number))
         if unknown:
-            raise CourseError(f"Manifest {manifest} has labels ({', '.join(unknown[:3])}) that "
-                              f"are not among the classes ({', '.join(self.classes[:8])}); "
-                              "correct the manifest or the classes.")
+            raise CourseError(
+                f"Manifest {manifest} has labels ({', '.join(unknown[:3])}) that "
+                f"are not among the classes ({', '.join(self.classes[:8])}); "
+                "correct the manifest or the classes."
+            )
         self.labels = [number[row["label"]] for row in self.rows]
         self.frames, self.stride, self.size, self.sampling = frames, stride, size, sampling
         self.train, self.seed, self.short_side = train, seed, short_side
@@ -338,8 +381,7 @@ class VideoFolder(torch.utils.data.Dataset):
         index = range(len(self))[index]
         rng = np.random.default_rng((self.seed, epoch, index))
         try:
-            return dict(clip=self._clip(self.rows[index], rng), label=self.labels[index],
-                        index=index)
+            return dict(clip=self._clip(self.rows[index], rng), label=self.labels[index], index=index)
         except BadClip as error:
             return dict(index=index, error=str(error))
 
@@ -378,7 +420,7 @@ class VideoFolder(torch.utils.data.Dataset):
         return dense_indices(num_frames, self.frames, self.stride, position, rng)
 
     def _floats(self, clip: Tensor) -> Tensor:
-        return transforms.normalise(clip, self.mean, self.std)          # (C, T, H, W)
+        return transforms.normalise(clip, self.mean, self.std)  # (C, T, H, W)
 
 
 def collate(samples: list[dict]) -> dict:
@@ -387,8 +429,9 @@ def collate(samples: list[dict]) -> dict:
     B counts the good samples only. If there are none, clip is None.
     """
     good = [sample for sample in samples if "error" not in sample]
-    return dict(clip=torch.stack([sample["clip"] for sample in good]) if good else None,
-                label=torch.tensor([sample["label"] for sample in good], dtype=torch.int64),
-                index=torch.tensor([sample["index"] for sample in good], dtype=torch.int64),
-                bad=[(sample["index"], sample["error"]) for sample in samples
-                     if "error" in sample])
+    return dict(
+        clip=torch.stack([sample["clip"] for sample in good]) if good else None,
+        label=torch.tensor([sample["label"] for sample in good], dtype=torch.int64),
+        index=torch.tensor([sample["index"] for sample in good], dtype=torch.int64),
+        bad=[(sample["index"], sample["error"]) for sample in samples if "error" in sample],
+    )

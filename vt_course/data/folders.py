@@ -19,6 +19,7 @@ first in `VAL_NAMES` is used, so `test` is used only if there is no other. A not
 A list may lie in the folder itself or one level below. Videos may have another ending than
 their list says (`vt-course data prepare` writes .mp4). Nothing is written.
 """
+
 import hashlib
 import os
 import re
@@ -33,14 +34,15 @@ from vt_course.data.clips import Rows, is_list, numbered_classes, read_manifest
 from vt_course.data.reader import OTHERS, PICTURES, SUFFIXES, clips_below
 from vt_course.files import csv_header, read_json, read_utf8
 
-TRAIN_NAMES = ("train", "training")                       # names of a folder, a list or a split, in small letters
-VAL_NAMES = ("val", "valid", "validation", "validate", "dev", "eval", "test", "testing")         # the first is used
-SHARE = 5                                                 # one clip of every 5 is for validation
+TRAIN_NAMES = ("train", "training")  # names of a folder, a list or a split, in small letters
+VAL_NAMES = ("val", "valid", "validation", "validate", "dev", "eval", "test", "testing")  # the first is used
+SHARE = 5  # one clip of every 5 is for validation
 
 
 @dataclass(frozen=True)
 class Listing:
     """The clips of a folder. `notes`: sentences that say what was decided and what was left out."""
+
     layout: str
     classes: tuple[str, ...]
     train: Rows
@@ -64,8 +66,13 @@ def read_folder(folder) -> Listing:
         raise CourseError(f"{folder} lists no clips; add some to its lists.")
     if not any(row["split"] for row in rows):
         rows = split_by_hash(rows, notes)
-    split = {name: Rows([{k: row[k] for k in ("path", "label", "start", "end")} for row in rows
-                         if row["split"] == name], f"{folder} ({name})") for name in ("train", "val")}
+    split = {
+        name: Rows(
+            [{k: row[k] for k in ("path", "label", "start", "end")} for row in rows if row["split"] == name],
+            f"{folder} ({name})",
+        )
+        for name in ("train", "val")
+    }
     classes = checked(folder, classes, split, notes, gaps=read in (two_manifests, lists))
     return Listing(layout, tuple(classes), **split, notes=tuple(notes))
 
@@ -96,8 +103,9 @@ def readable(folder: Path):
             raise CourseError(f"There is no folder {folder}; give the path of a folder of videos.")
         yield
     except OSError as error:
-        raise CourseError(f"{error.filename or folder} cannot be read ({error.strerror}); check the path and its "
-                          "permissions.") from error
+        raise CourseError(
+            f"{error.filename or folder} cannot be read ({error.strerror}); check the path and its permissions."
+        ) from error
 
 
 def checked(folder, classes, split: dict[str, Rows], notes: list, gaps: bool = False) -> list[str]:
@@ -110,23 +118,30 @@ def checked(folder, classes, split: dict[str, Rows], notes: list, gaps: bool = F
             raise CourseError(f"{folder} has no {name} clips; add some, or give manifests with csv:TRAIN.csv,VAL.csv.")
     count = {name: Counter(row["label"] for row in rows) for name, rows in split.items()}
     if extra := sorted(count["val"].keys() - count["train"].keys()):
-        raise CourseError(f"{folder} has {_names(extra)} for validation only; add training clips or take the "
-                          "validation clips away.")
+        raise CourseError(
+            f"{folder} has {_names(extra)} for validation only; add training clips or take the validation clips away."
+        )
     classes = classes or sorted(count["train"])
     if unknown := sorted(count["train"].keys() - set(classes)):
-        raise CourseError(f"{folder} has clips of {_names(unknown)}, which its list of classes lacks; correct the list.")
+        raise CourseError(
+            f"{folder} has clips of {_names(unknown)}, which its list of classes lacks; correct the list."
+        )
     here = {name: {row["path"] for row in rows if os.path.lexists(row["path"])} for name, rows in split.items()}
     lost = [row["path"] for name, rows in split.items() for row in rows if row["path"] not in here[name]]
     there = {row["label"] for row in split["train"] if row["path"] in here["train"]}
     if gaps and (unlisted := [name for name in classes if not count["train"][name]]):
         notes.append(f"No training clip of {_names(unlisted)}.")
     if empty := [name for name in classes if name not in there and not (gaps and not count["train"][name])]:
-        raise CourseError(f"{folder} has no training clip of {_names(empty)}; fetch the videos or take the "
-                          f"{'class' if len(empty) == 1 else 'classes'} out of the list.")
+        raise CourseError(
+            f"{folder} has no training clip of {_names(empty)}; fetch the videos or take the "
+            f"{'class' if len(empty) == 1 else 'classes'} out of the list."
+        )
     if lost:
         total = sum(map(len, split.values()))
-        notes.append(f"{len(lost):,} of {total:,} listed clips are not there (the first: {lost[0]}); they will be "
-                     "reported and skipped.")
+        notes.append(
+            f"{len(lost):,} of {total:,} listed clips are not there (the first: {lost[0]}); they will be "
+            "reported and skipped."
+        )
     if unseen := [name for name in classes if not count["val"][name]]:
         notes.append(f"No validation clip of {_names(unseen)}.")
     return list(classes)
@@ -157,16 +172,24 @@ def split_by_hash(rows: list[dict], notes: list) -> list[dict]:
         if len(members) < SHARE:
             small.append(label)
     if len(small) == len(classes):
-        raise CourseError(f"No class has {SHARE} clips ({_names(small)}), too few to split; add clips, or say with "
-                          "train/ and val/ which are which.")
-    notes.append("No split was given: of each class the fifth of the clips whose file names have the smallest "
-                 "SHA-256 is for validation.")
+        raise CourseError(
+            f"No class has {SHARE} clips ({_names(small)}), too few to split; add clips, or say with "
+            "train/ and val/ which are which."
+        )
+    notes.append(
+        "No split was given: of each class the fifth of the clips whose file names have the smallest "
+        "SHA-256 is for validation."
+    )
     if whole:
-        notes[-1] = (f"No split was given: of each class the fifth of the groups (folders within {_names(list(classes))}) whose "
-                     "names have the smallest SHA-256 is for validation.")
+        notes[-1] = (
+            f"No split was given: of each class the fifth of the groups (folders within {_names(list(classes))}) whose "
+            "names have the smallest SHA-256 is for validation."
+        )
     elif grouped:
-        notes.append("There are too few groups to split by them, so clips of one group are on both sides; say with train/ and "
-                     "val/ which are which if they are alike.")
+        notes.append(
+            "There are too few groups to split by them, so clips of one group are on both sides; say with train/ and "
+            "val/ which are which if they are alike."
+        )
     if small:
         notes.append(f"Left out, with fewer than {SHARE} clips: {_names(small)}.")
     return [row for row in rows if row["label"] not in small]
@@ -179,11 +202,16 @@ def split_names(names, where, notes: list) -> dict[str, str]:
     left out, and whether a test split is used for validation.
     """
     known = {name.lower(): name for name in sorted(names, reverse=True)}
-    found = {split: next((known[name] for name in order if name in known), None)
-             for split, order in (("train", TRAIN_NAMES), ("val", VAL_NAMES))}
+    found = {
+        split: next((known[name] for name in order if name in known), None)
+        for split, order in (("train", TRAIN_NAMES), ("val", VAL_NAMES))
+    }
     if None not in found.values():
-        if other := [name for name in sorted(set(names))
-                     if name.lower() in TRAIN_NAMES + VAL_NAMES and name not in found.values()]:
+        if other := [
+            name
+            for name in sorted(set(names))
+            if name.lower() in TRAIN_NAMES + VAL_NAMES and name not in found.values()
+        ]:
             notes.append(f"Validation is on {found['val']}; left out of {where}: {', '.join(other)}.")
         elif found["val"].lower() in ("test", "testing"):
             notes.append(f"{where} has no validation split, so {found['val']} is used for it.")
@@ -200,14 +228,16 @@ def name_hash(path) -> str:
 # Each function takes the folder and a list to which it adds notes. It returns (rows, classes in order or None).
 # A row is dict(path, label, start, end, split); split is "train", "val", or "" if none is given.
 
+
 def manifest(folder: Path, notes):
     rows = _read(folder / "manifest.csv")
     given = {row["split"] for row in rows}
     if given == {""}:
         return rows, None
     if odd := sorted(name for name in given if name.lower() not in TRAIN_NAMES + VAL_NAMES):
-        raise CourseError(f"{folder / 'manifest.csv'} has the split {odd[0]!r}; it is train or val, on every line or "
-                          "on none.")
+        raise CourseError(
+            f"{folder / 'manifest.csv'} has the split {odd[0]!r}; it is train or val, on every line or on none."
+        )
     splits = split_names(given, "manifest.csv", notes)
     return [dict(row, split=split) for split, name in splits.items() for row in rows if row["split"] == name], None
 
@@ -220,8 +250,10 @@ def lists(folder: Path, notes):
     at = next(at for at in (folder, *below(folder)) if split_files(at, False)[0])
     files, other = split_files(at, False)
     if other:
-        notes.append(f"Left out, other lists than {', '.join(sorted(path.name for path in files.values()))}: "
-                     f"{', '.join(other[:3])}{f' and {len(other) - 3} more' if len(other) > 3 else ''}.")
+        notes.append(
+            f"Left out, other lists than {', '.join(sorted(path.name for path in files.values()))}: "
+            f"{', '.join(other[:3])}{f' and {len(other) - 3} more' if len(other) > 3 else ''}."
+        )
     return _read_splits(files, at, notes)
 
 
@@ -244,7 +276,7 @@ def split_files(folder: Path, plain: bool) -> tuple[dict[str, Path], list[str]]:
         parts = re.split(r"([^A-Za-z]+)", stem)
         at = next((k for k, word in enumerate(parts) if word.lower() in TRAIN_NAMES + VAL_NAMES), None)
         if at is not None and ending.lower() in (".csv", ".txt", ".list"):
-            like = "".join([*parts[:at], "#", *parts[at + 1:], ending.lower()])
+            like = "".join([*parts[:at], "#", *parts[at + 1 :], ending.lower()])
             if plain and like == "#.csv" and is_manifest(folder / name) or not plain and is_list(folder / name):
                 alike.setdefault(like, {})[parts[at]] = folder / name
     found = next((files for _, files in sorted(alike.items()) if len(split_names(files, folder, [])) == 2), {})
@@ -263,8 +295,10 @@ def something(folder: Path, notes):
     for name, split in (("train", "train"), ("validation", "val")):
         path = at / f"something-something-v2-{name}.json"
         try:
-            rows += [_row(find(f"{entry['id']}.webm"), re.sub(r"[\[\]]", "", entry["template"]), split)
-                     for entry in read_json(path, "fetch it again.", list)]
+            rows += [
+                _row(find(f"{entry['id']}.webm"), re.sub(r"[\[\]]", "", entry["template"]), split)
+                for entry in read_json(path, "fetch it again.", list)
+            ]
         except (KeyError, TypeError) as error:
             raise CourseError(f"{path} is not a list of objects with id and template; fetch it again.") from error
     labels = at / "something-something-v2-labels.json"
@@ -281,7 +315,7 @@ def ucf101(folder: Path, notes):
     classes = [line.split()[-1] for line in _lines(at / "classInd.txt")]
     for name, split in (("trainlist01.txt", "train"), ("testlist01.txt", "val")):
         for line in _lines(at / name):
-            path = re.sub(r"\s+\d+$", "", line)                        # the training list has class numbers, too
+            path = re.sub(r"\s+\d+$", "", line)  # the training list has class numbers, too
             if "/" not in path:
                 raise CourseError(f"{at / name} has the line {line!r:.200}; each names CLASS/VIDEO.avi.")
             rows.append(_row(find(path), path.split("/")[0], split))
@@ -307,13 +341,16 @@ def train_and_val(folder: Path, notes):
     subfolders, _ = _scan(folder)
     splits = split_names(subfolders, folder, notes)
     if "train" not in splits:
-        raise CourseError(f"{folder} has {splits['val']}/ but no train/; add it, or move the class folders up for a split by "
-                          "hash.")
+        raise CourseError(
+            f"{folder} has {splits['val']}/ but no train/; add it, or move the class folders up for a split by hash."
+        )
     if "val" not in splits:
         raise CourseError(f"{folder} has train/ but no val/; add it, or move the class folders up for a split by hash.")
     if other := [name for name in subfolders if name.lower() not in TRAIN_NAMES + VAL_NAMES]:
-        notes.append(f"Left out of {folder}, beside {' and '.join(splits.values())}: {', '.join(other[:3])}"
-                     f"{f' and {len(other) - 3} more' if len(other) > 3 else ''}.")
+        notes.append(
+            f"Left out of {folder}, beside {' and '.join(splits.values())}: {', '.join(other[:3])}"
+            f"{f' and {len(other) - 3} more' if len(other) > 3 else ''}."
+        )
     return [row for split, name in splits.items() for row in _by_class(folder / name, split, notes)], None
 
 
@@ -325,20 +362,30 @@ def _by_class(folder: Path, split: str, notes) -> list[dict]:
     rows, other = [], []
     subfolders, files = _scan(folder)
     if not subfolders:
-        hint = ("put those of each class into a folder of its own" if any(map(is_video, files))
-                else "it needs a folder for each class, with its videos in it")
+        hint = (
+            "put those of each class into a folder of its own"
+            if any(map(is_video, files))
+            else "it needs a folder for each class, with its videos in it"
+        )
         raise CourseError(f"{folder} has no class folders; {hint}.")
     for name in subfolders:
-        clips, inside = clips_below(folder / name, SUFFIXES, leave_out=folder)     # a link may lead back to it
+        clips, inside = clips_below(folder / name, SUFFIXES, leave_out=folder)  # a link may lead back to it
         if not clips:
             raise CourseError(f"Class folder {folder / name} has no videos: {_instead(folder, name, inside)}.")
-        rows += [dict(_row(str(folder / name / clip), name, split), group=str(folder / name / os.path.dirname(clip)) * ("/" in clip))
-                 for clip in clips]
+        rows += [
+            dict(
+                _row(str(folder / name / clip), name, split),
+                group=str(folder / name / os.path.dirname(clip)) * ("/" in clip),
+            )
+            for clip in clips
+        ]
         other += [folder / name / file for file in inside]
     other += [folder / file for file in files if is_video(file) or is_other(file)]
     if unread := [path for path in other if is_other(path.name)]:
-        notes.append(f"Left out: {len(unread):,} videos of kinds that are read only after `vt-course data prepare` (the first: "
-                     f"{unread[0]}).")
+        notes.append(
+            f"Left out: {len(unread):,} videos of kinds that are read only after `vt-course data prepare` (the first: "
+            f"{unread[0]})."
+        )
     if other := [path for path in other if not is_other(path.name)]:
         notes.append(f"Left out, no videos or beside the class folders: {len(other):,} files (the first: {other[0]}).")
     return rows
@@ -348,10 +395,16 @@ def _instead(folder: Path, name: str, files: list[str]) -> str:
     """For a message: what a class folder without videos contains, and what to do."""
     kinds = f"(videos end in {', '.join(SUFFIXES)}); fill it or remove it"
     if unread := sorted({os.path.splitext(file)[1].lower() for file in files if is_other(file)}):
-        return (f"its {len(files)} files are of other kinds ({', '.join(unread[:3])}); convert them with `vt-course data prepare "
-                f"{folder}`")
+        return (
+            f"its {len(files)} files are of other kinds ({', '.join(unread[:3])}); convert them with "
+            f"`vt-course data prepare "
+            f"{folder}`"
+        )
     if any("/" not in file and file.lower().endswith(tuple(PICTURES)) for file in files):
-        return f"its {len(files)} pictures lie in it as they are; put the frames of each video into a folder of its own in it"
+        return (
+            f"its {len(files)} pictures lie in it as they are; put the frames of each video into a folder of its "
+            f"own in it"
+        )
     if files:
         return f"none of its {len(files)} files is one {kinds}"
     return f"{'there is no file in its folders' if _scan(folder / name)[0] else 'it is empty'} {kinds}"
@@ -361,8 +414,11 @@ def is_split_in_two(folder: Path) -> bool:
     """Whether the folder is split: it has a training folder with class folders, or only folders named as splits."""
     subfolders, _ = _scan(folder)
     named = [name for name in subfolders if name.lower() in TRAIN_NAMES + VAL_NAMES]
-    return any(name.lower() in TRAIN_NAMES and _scan(folder / name)[0] for name in named) \
-        or named == subfolders and any(name.lower() in VAL_NAMES for name in named)
+    return (
+        any(name.lower() in TRAIN_NAMES and _scan(folder / name)[0] for name in named)
+        or named == subfolders
+        and any(name.lower() in VAL_NAMES for name in named)
+    )
 
 
 LAYOUTS = (
@@ -378,6 +434,7 @@ LAYOUTS = (
 
 
 # ------------------------------------------------------------------------- small things
+
 
 class Finder:
     """Finds a listed video below one of `roots`: itself, with another ending (re-encoded), or the folder of its frames.

@@ -1,4 +1,5 @@
 """From a data set to batches: which clips form a batch, which frames are kept in memory, how many processes decode."""
+
 import math
 import os
 import signal
@@ -70,13 +71,13 @@ class EpochBatches:
         self.epoch = self.start = 0
 
     def __len__(self):
-        return -(-self.clips // self.size)                       # rounded up
+        return -(-self.clips // self.size)  # rounded up
 
     def __iter__(self):
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.clips).tolist()
         for batch in range(self.start, len(self)):
-            whole = order[batch * self.size:(batch + 1) * self.size]
-            yield [(self.epoch, i) for i in whole[self.rank::self.world]]
+            whole = order[batch * self.size : (batch + 1) * self.size]
+            yield [(self.epoch, i) for i in whole[self.rank :: self.world]]
 
 
 def ignore_interrupt(worker: int) -> None:
@@ -89,9 +90,15 @@ def make_loader(dataset, batches, workers: int | None, device: torch.device) -> 
     workers = default_workers() if workers is None else workers
     if isinstance(dataset, KeptFrames):
         workers = min(workers, 1)  # because each process would keep its own copy of the frames
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate,
-                      worker_init_fn=ignore_interrupt, persistent_workers=workers > 0,
-                      pin_memory=device.type == "cuda")
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=ignore_interrupt,
+        persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
+    )
 
 
 def in_order(dataset, batch_size: int) -> list[list[int]]:

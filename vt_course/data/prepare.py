@@ -4,6 +4,7 @@ Encoding once is worth the time if videos then open quickly, decode cheaply and 
 `prepare` encodes, `verify_folder` decodes every clip, `probe_folder` reads headers. Other processes with a
 time limit open the files (see `verify`), so a bad file cannot stop the work on the others.
 """
+
 import csv
 import errno
 import math
@@ -40,20 +41,38 @@ from vt_course.files import alone, csv_header, read_csv, replacing, write_csv
 from vt_course.machine import cores
 
 SOURCES = SUFFIXES + OTHERS
-LISTS = ("*.csv", "*.txt", "*.list", "something-something-v2-*.json", "classInd.txt", "trainlist*.txt",
-         "testlist*.txt", "*_test_split*.txt")             # lists that `folders` reads, in a folder or a subfolder
-OFFICIAL = LISTS[3:]                                       # of these, those that are copied without changes
+LISTS = (
+    "*.csv",
+    "*.txt",
+    "*.list",
+    "something-something-v2-*.json",
+    "classInd.txt",
+    "trainlist*.txt",
+    "testlist*.txt",
+    "*_test_split*.txt",
+)  # lists that `folders` reads, in a folder or a subfolder
+OFFICIAL = LISTS[3:]  # of these, those that are copied without changes
 RECORD = ("path", "source", "size", "mtime_ns", "settings", "frames", "seconds", "bytes")
-TIMEOUT = 300.0                                            # seconds a file may take
-PROBE_SECONDS = 20.0                                       # seconds that the headers of 32 files may take
-WORTH_IT = 480                                             # pixels of the short side from which `prepare` is advised
+TIMEOUT = 300.0  # seconds a file may take
+PROBE_SECONDS = 20.0  # seconds that the headers of 32 files may take
+WORTH_IT = 480  # pixels of the short side from which `prepare` is advised
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 # ------------------------------------------------------------------------- prepare
 
-def prepare(src, out, short_side: int = 256, fps: float | None = None, seconds: float | None = 10.0,
-            workers: int | None = None, *, timeout: float = TIMEOUT, progress: bool = False) -> dict:
+
+def prepare(
+    src,
+    out,
+    short_side: int = 256,
+    fps: float | None = None,
+    seconds: float | None = 10.0,
+    workers: int | None = None,
+    *,
+    timeout: float = TIMEOUT,
+    progress: bool = False,
+) -> dict:
     """Encode every video (or folder of frames) below `src` again, to the same place below `out`, with the ending .mp4.
 
     The result is H.264 without sound, with a key frame every 16 frames and the index at the front. Pictures are
@@ -77,7 +96,10 @@ def prepare(src, out, short_side: int = 256, fps: float | None = None, seconds: 
     """
     src, out, began = Path(src), Path(out), time.monotonic()
     need(short_side >= 16, f"short_side is {short_side}; give at least 16 pixels")
-    need(fps is None or 0.01 <= fps <= 1000, f"fps is {fps}; give 0.01 to 1000 frames a second, or None to keep the source's")
+    need(
+        fps is None or 0.01 <= fps <= 1000,
+        f"fps is {fps}; give 0.01 to 1000 frames a second, or None to keep the source's",
+    )
     need(seconds is None or 0.01 <= seconds < math.inf, f"seconds is {seconds}; give at least 0.01, or None for all")
     need(src.resolve() != out.resolve(), f"{src} cannot be prepared into itself; name another folder for the result")
     targets, lists, left_out = _plan(src, out)
@@ -87,13 +109,26 @@ def prepare(src, out, short_side: int = 256, fps: float | None = None, seconds: 
     with alone(out / ".lock", wait=False), _open_record(out / "prepared.csv") as record:
         rows = _read_record(out / "prepared.csv")
         # A part (an unfinished file) is named after this process, because a helper of a killed run may still write.
-        jobs = [dict(do="encode", path=path, source=str(src / source), start=start, end=end, short_side=short_side, fps=fps,
-                     seconds=seconds, part=str((out / path).with_name(f".{number}.{os.getpid()}.part")))
-                for number, (path, (source, start, end)) in enumerate(targets.items())
-                if not _is_done(rows.get(path), src / source, out / path, settings)]
+        jobs = [
+            dict(
+                do="encode",
+                path=path,
+                source=str(src / source),
+                start=start,
+                end=end,
+                short_side=short_side,
+                fps=fps,
+                seconds=seconds,
+                part=str((out / path).with_name(f".{number}.{os.getpid()}.part")),
+            )
+            for number, (path, (source, start, end)) in enumerate(targets.items())
+            if not _is_done(rows.get(path), src / source, out / path, settings)
+        ]
         _copy_lists(src, out, lists)
-        with _no_parts_left({Path(job["part"]).parent for job in jobs}), \
-                closing(_work(jobs, timeout, workers, progress)) as answers:
+        with (
+            _no_parts_left({Path(job["part"]).parent for job in jobs}),
+            closing(_work(jobs, timeout, workers, progress)) as answers,
+        ):
             for job, answer, fault in answers:
                 part = Path(job["part"])
                 answer = answer or dict(error=f"Clip {job['source']} {fault}; fetch or encode it again.")
@@ -105,17 +140,30 @@ def prepare(src, out, short_side: int = 256, fps: float | None = None, seconds: 
                 size = part.stat().st_size
                 os.replace(part, out / job["path"])
                 rows[job["path"]] = row = dict(
-                    path=job["path"], source=targets[job["path"]][0], size=answer["size"], mtime_ns=answer["mtime_ns"],
-                    settings=settings, frames=answer["frames"], seconds=f"{answer['seconds']:.3f}", bytes=size)
+                    path=job["path"],
+                    source=targets[job["path"]][0],
+                    size=answer["size"],
+                    mtime_ns=answer["mtime_ns"],
+                    settings=settings,
+                    frames=answer["frames"],
+                    seconds=f"{answer['seconds']:.3f}",
+                    bytes=size,
+                )
                 csv.writer(record, lineterminator="\n").writerow(row.values())
                 record.flush()
         write_csv(out / "quarantine.csv", ("path", "reason"), sorted(failed))
         write_csv(out / "left_out.csv", ("path",), ([(src / path).as_posix()] for path in left_out))
     encoded = len(jobs) - len(failed)
-    return dict(out=str(out), encoded=encoded, done_before=len(targets) - len(jobs), failed=len(failed),
-                left_out=len(left_out), clips=len(targets),
-                bytes=sum(int(rows[path]["bytes"]) for path in targets if path in rows),
-                seconds=round(time.monotonic() - began, 1))
+    return dict(
+        out=str(out),
+        encoded=encoded,
+        done_before=len(targets) - len(jobs),
+        failed=len(failed),
+        left_out=len(left_out),
+        clips=len(targets),
+        bytes=sum(int(rows[path]["bytes"]) for path in targets if path in rows),
+        seconds=round(time.monotonic() - began, 1),
+    )
 
 
 def _plan(src: Path, out: Path) -> tuple[dict[str, tuple], dict[str, list | None], list[str]]:
@@ -126,7 +174,11 @@ def _plan(src: Path, out: Path) -> tuple[dict[str, tuple], dict[str, list | None
     """
     need(src.is_dir(), f"there is no folder {src}; name a folder of videos")
     videos, other = clips_below(src, SOURCES, leave_out=out)
-    need(videos, f"{src} has no videos (names that end in {', '.join(SOURCES)}) and no folders of frames; name a folder of videos")
+    need(
+        videos,
+        f"{src} has no videos (names that end in {', '.join(SOURCES)}) and no folders of frames; name a folder of "
+        f"videos",
+    )
     lists, parts, whole = {}, [], set()
     for path in sorted({path for pattern in LISTS for path in (*src.glob(pattern), *src.glob(f"*/{pattern}"))}):
         if path.is_file() and out.resolve() not in path.resolve().parents:
@@ -150,32 +202,35 @@ def _manifest(src: Path, path: Path) -> tuple[list[tuple], list | None]:
     """([(path below src, start, end), ...], the lines for the prepared folder); ([], None) if it is not a manifest."""
     from vt_course.data.clips import is_list, read_manifest  # here: it imports torch
     from vt_course.data.folders import Finder, is_manifest, readable
+
     with readable(path.parent):
         if not is_manifest(path):
             return [], None
-        bare = is_list(path)                                       # stays a list: its numbers are class indices
+        bare = is_list(path)  # stays a list: its numbers are class indices
         header = [] if bare else csv_header(path, "save it as CSV with commas.")
         also = [name for name in header if name not in ("path", "label", "start", "end")]
     find, rows, lines = Finder(""), [], [] if bare else [["path", "label", "start", "end", *also]]
     for row in read_manifest(path, also=also):
         source, times = Path(os.path.relpath(find(row["path"]), src)).as_posix(), (row["start"], row["end"])
-        if source.split("/")[0] == os.pardir:                      # outside `src`: the line keeps file and times
+        if source.split("/")[0] == os.pardir:  # outside `src`: the line keeps file and times
             place = os.path.abspath(row["path"]), row["label"], *times
         else:
             rows.append((source, *times))
             place = os.path.relpath(src / _name(source, *times), path.parent), row["label"], None, None
-        lines.append([Path(place[0]).as_posix(), *place[1:2 if bare else None], *(row[name] for name in also)])
+        lines.append([Path(place[0]).as_posix(), *place[1 : 2 if bare else None], *(row[name] for name in also)])
     return rows, lines
 
 
 def _name(source: str, start: float | None, end: float | None) -> str:
     """The path of the result: a/b.mp4 for a/b.avi, or a/b_000010_000012.5.mp4 for its part from 10 to 12.5 seconds."""
     stem, ending = os.path.splitext(source)
-    stem = stem if ending.lower() in SOURCES else source              # else a folder of frames, which has no ending
+    stem = stem if ending.lower() in SOURCES else source  # else a folder of frames, which has no ending
     if (start, end) == (None, None):
         return f"{stem}.mp4"
-    first, last = (f"{time:010.3f}".rstrip("0").rstrip(".") if time is not None else other
-                   for time, other in ((start, "000000"), (end, "end")))
+    first, last = (
+        f"{time:010.3f}".rstrip("0").rstrip(".") if time is not None else other
+        for time, other in ((start, "000000"), (end, "end"))
+    )
     return f"{stem}_{first}_{last}.mp4"
 
 
@@ -197,7 +252,11 @@ def _is_done(row: dict | None, source: Path, target: Path, settings: str) -> boo
     except OSError:
         return False
     return row is not None and (row["size"], row["mtime_ns"], row["settings"], row["bytes"]) == (
-        str(now.st_size), str(now.st_mtime_ns), settings, str(there.st_size))
+        str(now.st_size),
+        str(now.st_mtime_ns),
+        settings,
+        str(there.st_size),
+    )
 
 
 def _copy_lists(src: Path, out: Path, lists: dict[str, list | None]) -> None:
@@ -225,11 +284,16 @@ def _open_record(path: Path):
 def _read_record(path: Path) -> dict[str, dict]:
     """The last row of prepared.csv for each path. An incomplete line, which a kill leaves, is ignored."""
     again = "delete the line, or the file, and run the same command again."
-    return {row["path"]: row for _, row in read_csv(path, again, errors="surrogateescape")
-            if all(row.get(key) for key in RECORD) and all(re.fullmatch(r"\d{1,18}", row[key]) for key in ("frames", "bytes"))}
+    return {
+        row["path"]: row
+        for _, row in read_csv(path, again, errors="surrogateescape")
+        if all(row.get(key) for key in RECORD)
+        and all(re.fullmatch(r"\d{1,18}", row[key]) for key in ("frames", "bytes"))
+    }
 
 
 # ------------------------------------------------------------------------- one file, in a process of its own
+
 
 class DamagedVideo(CourseError):
     """A video with frames that cannot be decoded."""
@@ -255,23 +319,34 @@ def encode(job: dict) -> dict:
         except DamagedVideo:
             if not leap:
                 raise
-            written = _transcode(**how, leap=False)                  # decoding may have to begin at the start
+            written = _transcode(**how, leap=False)  # decoding may have to begin at the start
     except CourseError as error:
         return dict(error=str(error))
-    except (OSError, av.FFmpegError) as error:                       # not every error of PyAV is an OSError
+    except (OSError, av.FFmpegError) as error:  # not every error of PyAV is an OSError
         if error.errno in NO_ROOM or not isinstance(error, av.FFmpegError):
-            return dict(stop=True, error=f"{part} cannot be written ({error.strerror}); free space and run the same "
-                                         "command again.")
-        return dict(error=f"Clip {source} is damaged or of a kind that cannot be decoded ({error.strerror}); fetch it "
-                          "again.")
+            return dict(
+                stop=True,
+                error=f"{part} cannot be written ({error.strerror}); free space and run the same command again.",
+            )
+        return dict(
+            error=f"Clip {source} is damaged or of a kind that cannot be decoded ({error.strerror}); fetch it again."
+        )
     row = decode_all(part)
     if row["error"] or row["frames"] != written:
         return dict(error=f"Clip {source} came out damaged ({row['error'] or 'frames are missing'}); look at it.")
     return dict(error=None, frames=row["frames"], seconds=row["seconds"], size=stat.st_size, mtime_ns=stat.st_mtime_ns)
 
 
-def _transcode(source: str, part: str, short_side: int, fps: float | None, seconds: float | None, start: float | None,
-               end: float | None, leap: bool) -> int:
+def _transcode(
+    source: str,
+    part: str,
+    short_side: int,
+    fps: float | None,
+    seconds: float | None,
+    start: float | None,
+    end: float | None,
+    leap: bool,
+) -> int:
     """Write the new video; return the number of frames written. For `leap` see `_decoded`."""
     with ExitStack() as stack:
         if os.path.isdir(source):
@@ -283,7 +358,7 @@ def _transcode(source: str, part: str, short_side: int, fps: float | None, secon
             if stream is None or stream.codec_context is None:
                 raise CourseError(f"Clip {source} has no video stream that can be decoded; replace it.")
             usual, square = stream.average_rate or Fraction(25), stream.sample_aspect_ratio
-            length = (old.duration or 0) / av.time_base if end is None else end      # seconds to decode
+            length = (old.duration or 0) / av.time_base if end is None else end  # seconds to decode
             length = min(length, math.inf if seconds is None else (start or 0) + seconds) - (start or 0) * leap
             more_time(work(int(length * usual), stream.height, stream.width))
             moments = _decoded(source, old, stream, -math.inf if start is None else start, leap)
@@ -300,12 +375,12 @@ def _transcode(source: str, part: str, short_side: int, fps: float | None, secon
             picture = _upright(progressive(frame), short_side, square)
             if written == 0:
                 encoder.width, encoder.height = size = picture.width, picture.height
-                if picture.colorspace:                               # 0 is RGB
+                if picture.colorspace:  # 0 is RGB
                     encoder.codec_context.colorspace = picture.colorspace
             elif (picture.width, picture.height) != size:
-                picture = picture.reformat(*size)                    # in some streams the size changes
+                picture = picture.reformat(*size)  # in some streams the size changes
             pts = round(moment * 90000)
-            if pts > last:                                           # else the frame would be shown for no time
+            if pts > last:  # else the frame would be shown for no time
                 picture.pts, picture.time_base, picture.pict_type = pts, Fraction(1, 90000), 0
                 new.mux(encoder.encode(picture))
                 written, last = written + 1, pts
@@ -320,7 +395,7 @@ def _decoded(source: str, container, stream, start: float, leap: bool) -> Iterat
     """
     stream.codec_context.options = {"err_detect": "explode"}
     stream.thread_type = "NONE"
-    origin = (container.start_time or 0) / av.time_base if "mpeg" in container.format.name else 0    # a broadcast's clock
+    origin = (container.start_time or 0) / av.time_base if "mpeg" in container.format.name else 0  # a broadcast's clock
     count, time, stamps = 0, 0.0, deque()
     try:
         if leap:
@@ -329,7 +404,7 @@ def _decoded(source: str, container, stream, start: float, leap: bool) -> Iterat
             if packet.size:
                 stamps.append(packet.dts)
             for frame in packet.decode():
-                if stamps and container.format.name == "avi":        # has none; guessed ones are wrong for H.264
+                if stamps and container.format.name == "avi":  # has none; guessed ones are wrong for H.264
                     frame.pts = stamps.popleft()
                 if frame.time is not None:
                     time = frame.time - origin
@@ -340,7 +415,9 @@ def _decoded(source: str, container, stream, start: float, leap: bool) -> Iterat
                 yield time, frame
                 count += 1
     except av.FFmpegError as error:
-        raise DamagedVideo(f"Clip {source} is damaged after frame {count} ({error.strerror}); fetch it again.") from error
+        raise DamagedVideo(
+            f"Clip {source} is damaged after frame {count} ({error.strerror}); fetch it again."
+        ) from error
     if leap and not count:
         raise DamagedVideo(f"Clip {source} shows no frame; fetch it again.")
 
@@ -364,8 +441,10 @@ def _shown(source: str, frames, start: float, end: float | None, seconds: float 
         yield time - first, frame
     if first is None:
         need(time is not None, f"Clip {source} shows no frame; fetch it again")
-        raise CourseError(f"Clip {source} shows no frame from {max(start, 0):g} to {'its end' if end is None else f'{end:g}'} s "
-                          f"(it was read up to {time:.2f} s); correct start and end in the manifest.")
+        raise CourseError(
+            f"Clip {source} shows no frame from {max(start, 0):g} to {'its end' if end is None else f'{end:g}'} s "
+            f"(it was read up to {time:.2f} s); correct start and end in the manifest."
+        )
 
 
 def _at_rate(frames, fps: float) -> Iterator:
@@ -394,7 +473,7 @@ def _upright(frame, short_side: int, aspect=1):
     turns = round(frame.rotation / 90) % 4
     if not turns:
         return frame.reformat(width, height, "yuv420p", dst_color_range="MPEG")
-    pixels = frame.to_ndarray(format="rgb24", width=width, height=height)      # (H, W, C)
+    pixels = frame.to_ndarray(format="rgb24", width=width, height=height)  # (H, W, C)
     turned = np.ascontiguousarray(np.rot90(pixels, turns))
     return av.VideoFrame.from_ndarray(turned, format="rgb24").reformat(format="yuv420p", dst_color_range="MPEG")
 
@@ -408,19 +487,27 @@ def probe(path: str) -> dict:
         with open_file(path) as container:
             stream = container.streams.video[0]
             length = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / av.time_base
-            return dict(seconds=round(float(length), 3), width=shown_width(stream.width, stream.sample_aspect_ratio),
-                        height=stream.height, error=None)
+            return dict(
+                seconds=round(float(length), 3),
+                width=shown_width(stream.width, stream.sample_aspect_ratio),
+                height=stream.height,
+                error=None,
+            )
     except BadClip as error:
         return dict(seconds=None, width=None, height=None, error=str(error))
-    except Exception as error:                                       # a damaged file can raise any kind of error
-        return dict(seconds=None, width=None, height=None, error=f"Clip {path} cannot be opened ({error}); fetch it again.")
+    except Exception as error:  # a damaged file can raise any kind of error
+        return dict(
+            seconds=None, width=None, height=None, error=f"Clip {path} cannot be opened ({error}); fetch it again."
+        )
 
 
 def _answer(job: dict) -> dict:
     return encode(job) if job["do"] == "encode" else dict(rows=[probe(path) for path in job["paths"]])
 
 
-def _work(jobs: list[dict], timeout: float, workers: int | None, progress: bool) -> Iterator[tuple[dict, dict | None, str]]:
+def _work(
+    jobs: list[dict], timeout: float, workers: int | None, progress: bool
+) -> Iterator[tuple[dict, dict | None, str]]:
     """(job, answer, fault) in the order in which the answers come; see `in_processes`."""
     with closing(in_processes("vt_course.data.prepare", jobs, timeout, workers or cores())) as answers:
         for number, answer, fault in tqdm(answers, total=len(jobs), unit="clip", disable=not progress, leave=False):
@@ -429,8 +516,10 @@ def _work(jobs: list[dict], timeout: float, workers: int | None, progress: bool)
 
 # ------------------------------------------------------------------------- verify
 
-def verify_folder(folder, *, report=None, timeout: float = 60.0, workers: int | None = None,
-                  progress: bool = False) -> list[dict]:
+
+def verify_folder(
+    folder, *, report=None, timeout: float = 60.0, workers: int | None = None, progress: bool = False
+) -> list[dict]:
     """Decode every clip below `folder`; dict(path, status, frames, seconds, reason) for each.
 
     status is one of:
@@ -458,7 +547,9 @@ def verify_folder(folder, *, report=None, timeout: float = 60.0, workers: int | 
 
 def _judge(path: str, row: dict | None, frames: int | None, seconds: float | None) -> dict:
     if row is None:
-        return dict(path=path, status="missing", frames=None, seconds=None, reason="there is no such file, or only a link to it")
+        return dict(
+            path=path, status="missing", frames=None, seconds=None, reason="there is no such file, or only a link to it"
+        )
     length = None if row["seconds"] is None else round(row["seconds"], 3)
     status, reason = "ok", ""
     if row["error"]:
@@ -475,6 +566,7 @@ def _judge(path: str, row: dict | None, frames: int | None, seconds: float | Non
 def _promises(folder: Path, found: list[str]) -> dict[str, tuple[int | None, float | None]]:
     """{path below the folder: promised (frames, seconds)} of every clip found or listed; None: not promised."""
     from vt_course.data.folders import listed
+
     promised = {path: (None, _named_seconds(path)) for path in found}
     for row in listed(folder)[1]:
         path = Path(os.path.relpath(row["path"], folder)).as_posix()
@@ -495,30 +587,49 @@ def _named_seconds(path: str) -> float | None:
 
 # ------------------------------------------------------------------------- statistics
 
-def probe_folder(folder, *, workers: int | None = None, progress: bool = False, notes: list | None = None) -> list[dict]:
+
+def probe_folder(
+    folder, *, workers: int | None = None, progress: bool = False, notes: list | None = None
+) -> list[dict]:
     """dict(path, label, split, seconds, width, height, bytes, error) of each clip that `folders` finds.
 
     Its notes are added to `notes`.
     """
     from vt_course.data.folders import read_folder
+
     found = read_folder(folder)
     if notes is not None:
         notes += found.notes
-    rows = [dict(path=row["path"], label=row["label"], split=split)
-            for split in ("train", "val") for row in getattr(found, split)]
+    rows = [
+        dict(path=row["path"], label=row["label"], split=split)
+        for split in ("train", "val")
+        for row in getattr(found, split)
+    ]
     paths = list(dict.fromkeys(row["path"] for row in rows))
-    known, jobs = {}, [dict(do="probe", paths=paths[k:k + 32]) for k in range(0, len(paths), 32)]
+    known, jobs = {}, [dict(do="probe", paths=paths[k : k + 32]) for k in range(0, len(paths), 32)]
     while jobs:
-        alone = []                                             # when 32 files fail together, each is tried alone
+        alone = []  # when 32 files fail together, each is tried alone
         for job, answer, fault in _work(jobs, PROBE_SECONDS, workers, progress):
             if not answer and len(job["paths"]) > 1:
                 alone += [dict(do="probe", paths=[path]) for path in job["paths"]]
                 continue
-            known.update(zip(job["paths"], answer["rows"] if answer else [dict(
-                seconds=None, width=None, height=None, error=f"Clip {job['paths'][0]} {fault}; fetch or encode it again.")]))
+            known.update(
+                zip(
+                    job["paths"],
+                    answer["rows"]
+                    if answer
+                    else [
+                        dict(
+                            seconds=None,
+                            width=None,
+                            height=None,
+                            error=f"Clip {job['paths'][0]} {fault}; fetch or encode it again.",
+                        )
+                    ],
+                )
+            )
         jobs = alone
-    return [{**row, **known[row["path"]], "bytes": size_of(row["path"])}
-            for row in rows]
+    return [{**row, **known[row["path"]], "bytes": size_of(row["path"])} for row in rows]
 
 
 def stats(clips: list[dict]) -> list[dict]:
@@ -529,13 +640,21 @@ def stats(clips: list[dict]) -> list[dict]:
     for label, members in classes.items():
         lengths = [clip["seconds"] for clip in members if not clip["error"]]
         sizes = Counter(f"{clip['width']}x{clip['height']}" for clip in members if not clip["error"])
-        rows.append(dict(
-            label=label, train=sum(clip["split"] == "train" for clip in members),
-            val=sum(clip["split"] == "val" for clip in members), unreadable=len(members) - len(lengths),
-            shortest=min(lengths, default=None), median=median(lengths) if lengths else None,
-            longest=max(lengths, default=None), minutes=sum(lengths) / 60,
-            sizes=len(sizes), usual_size=sizes.most_common(1)[0][0] if sizes else None,
-            mb=sum(clip["bytes"] for clip in members) / 1e6))
+        rows.append(
+            dict(
+                label=label,
+                train=sum(clip["split"] == "train" for clip in members),
+                val=sum(clip["split"] == "val" for clip in members),
+                unreadable=len(members) - len(lengths),
+                shortest=min(lengths, default=None),
+                median=median(lengths) if lengths else None,
+                longest=max(lengths, default=None),
+                minutes=sum(lengths) / 60,
+                sizes=len(sizes),
+                usual_size=sizes.most_common(1)[0][0] if sizes else None,
+                mb=sum(clip["bytes"] for clip in members) / 1e6,
+            )
+        )
     return rows
 
 
@@ -545,17 +664,23 @@ def advice(clips: list[dict]) -> list[str]:
     if not shown or (side := median(min(size) for size in shown)) < WORTH_IT:
         return []
     width, height = Counter(shown).most_common(1)[0][0]
-    return [f"Most clips are large ({width}x{height}): `vt-course data prepare FOLDER --out SMALL --short-side 256 --seconds all` "
-            f"makes copies of {(side / 256) ** 2:.0f} times fewer pixels, which are read so much faster."]
+    return [
+        f"Most clips are large ({width}x{height}): `vt-course data prepare FOLDER --out SMALL --short-side 256 "
+        f"--seconds all` "
+        f"makes copies of {(side / 256) ** 2:.0f} times fewer pixels, which are read so much faster."
+    ]
 
 
 def advice_on(rows) -> list[str]:
     """`advice` on the rows of a manifest, from the headers of five of its files."""
-    files = [row["path"] for row in rows[::-(-len(rows) // 5) or 1] if "offset" not in row and os.path.isfile(row["path"])]
+    files = [
+        row["path"] for row in rows[:: -(-len(rows) // 5) or 1] if "offset" not in row and os.path.isfile(row["path"])
+    ]
     return advice([probe(path) for path in files])
 
 
 # ------------------------------------------------------------------------- small things
+
 
 def videos_below(folder: Path, suffixes: tuple[str, ...], leave_out: Path | None = None) -> list[str]:
     """The first result of `reader.clips_below`: the clips."""

@@ -2,6 +2,7 @@
 
 Nothing here imports torch, so that a process which only reads files starts quickly.
 """
+
 import io
 import os
 import re
@@ -19,13 +20,38 @@ from av.video.reformatter import VideoReformatter
 
 from vt_course import CourseError
 
-LARGEST = 8192 * 4320          # pixels of a picture: 8K, the most that any level of H.264 allows
-SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")     # files that ClipReader opens
-OTHERS = (".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".vob", ".ts", ".mts", ".m2ts", ".m2t", ".wmv", ".asf", ".flv", ".f4v", ".3gp",
-          ".3g2", ".ogv", ".ogm", ".gif", ".divx", ".qt", ".mxf", ".dv", ".rm", ".rmvb")      # `prepare` converts these
-PICTURES = {".jpg": "mjpeg", ".jpeg": "mjpeg", ".png": "png", ".bmp": "bmp", ".webp": "webp"}    # and their decoders
-KEEP, LONG = 64 << 20, 600     # bytes, seconds; a larger or longer file is not read as a whole, but by seeking
-BLOCK = 32 << 20               # bytes of frames that `read` passes to `then` in one call
+LARGEST = 8192 * 4320  # pixels of a picture: 8K, the most that any level of H.264 allows
+SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")  # files that ClipReader opens
+OTHERS = (
+    ".mpg",
+    ".mpeg",
+    ".mpe",
+    ".m1v",
+    ".m2v",
+    ".vob",
+    ".ts",
+    ".mts",
+    ".m2ts",
+    ".m2t",
+    ".wmv",
+    ".asf",
+    ".flv",
+    ".f4v",
+    ".3gp",
+    ".3g2",
+    ".ogv",
+    ".ogm",
+    ".gif",
+    ".divx",
+    ".qt",
+    ".mxf",
+    ".dv",
+    ".rm",
+    ".rmvb",
+)  # `prepare` converts these
+PICTURES = {".jpg": "mjpeg", ".jpeg": "mjpeg", ".png": "png", ".bmp": "bmp", ".webp": "webp"}  # and their decoders
+KEEP, LONG = 64 << 20, 600  # bytes, seconds; a larger or longer file is not read as a whole, but by seeking
+BLOCK = 32 << 20  # bytes of frames that `read` passes to `then` in one call
 
 
 class BadClip(CourseError):
@@ -64,8 +90,13 @@ class ClipReader:
     by a full decode (damage in frames that nobody asked for, a wrong frame count); `vt_course.data.verify` does that.
     """
 
-    def __init__(self, path: str | os.PathLike, short_side: int | None = None, span: tuple[int, int] | None = None,
-                 square: bool = True):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        short_side: int | None = None,
+        span: tuple[int, int] | None = None,
+        square: bool = True,
+    ):
         if short_side is not None and short_side < 1:
             raise CourseError(f"short_side is {short_side}; it counts pixels: give 1 or more.")
         self.path, self._span, self._size, self._square = Path(path), span, None, square
@@ -80,7 +111,7 @@ class ClipReader:
         self._kept = None if self._long else list(_demux(self.path, self._container))
         table = _long_table(self._container, self.path, self._span) if self._long else _table(self._kept)
         pts, self._dts, durations, keys, hidden = table
-        self.num_frames = int((hidden == 0).sum())                 # an edit list hides frames before the start of a cut
+        self.num_frames = int((hidden == 0).sum())  # an edit list hides frames before the start of a cut
         if not self.num_frames:
             raise BadClip(f"Clip {self.path} has a video stream without frames; replace it.")
         self.fps, step = float(self._stream.average_rate or 25), float(self._stream.time_base)
@@ -88,10 +119,10 @@ class ClipReader:
         guessed = self._container.format.name == "avi" and self._stream.codec.name in ("h264", "hevc")
         order = None if guessed or pts.dtype == object else np.argsort(pts)
         if order is not None and (np.diff(pts[order]) > 0).all():
-            self._pts, self._order, self._keys = pts, order, np.flatnonzero(keys)      # of packets, in decoding order
-            self._shown = order[~hidden[order]]                    # the packets of frames 0, 1, ...
+            self._pts, self._order, self._keys = pts, order, np.flatnonzero(keys)  # of packets, in decoding order
+            self._shown = order[~hidden[order]]  # the packets of frames 0, 1, ...
             self._times, last = pts[self._shown] * step, durations[self._shown[-1]] * step
-        else:                                                      # no usable time stamps: frames are counted
+        else:  # no usable time stamps: frames are counted
             self._pts, self._times, last = None, np.arange(self.num_frames) / self.fps, 0
         # The duration of the last frame is only a guess of the muxer. We take that of the shortest frame before it.
         self._end = self._times[-1] + np.diff(self._times).min(initial=last or 1 / self.fps)
@@ -104,7 +135,7 @@ class ClipReader:
         return first.height, first.width
 
     def __del__(self):
-        if hasattr(self, "_container"):        # PyAV's objects are in a cycle and would wait for the garbage collector
+        if hasattr(self, "_container"):  # PyAV's objects are in a cycle and would wait for the garbage collector
             self._container.close()
 
     def at_most(self, short_side: int) -> "ClipReader":
@@ -137,15 +168,21 @@ class ClipReader:
         """
         indices = np.asarray(indices, dtype=np.int64)
         if indices.min() < 0 or indices.max() >= self.num_frames:
-            raise IndexError(f"Frames {indices.min()} to {indices.max()} were asked of "
-                             f"{self.path}, which has frames 0 to {self.num_frames - 1}.")
+            raise IndexError(
+                f"Frames {indices.min()} to {indices.max()} were asked of "
+                f"{self.path}, which has frames 0 to {self.num_frames - 1}."
+            )
         wanted = np.unique(indices)
         for frames, names in self._ways(wanted):
             clip = self._collect(frames, names, then)
             if clip is not None:
-                return clip if np.array_equal(wanted, indices) else clip[np.searchsorted(wanted, indices)]   # (T, H, W, C)
-        raise BadClip(f"Clip {self.path} is damaged or ends before its frame {wanted[-1]} of "
-                      f"{self.num_frames}; fetch or render it again.")
+                return (
+                    clip if np.array_equal(wanted, indices) else clip[np.searchsorted(wanted, indices)]
+                )  # (T, H, W, C)
+        raise BadClip(
+            f"Clip {self.path} is damaged or ends before its frame {wanted[-1]} of "
+            f"{self.num_frames}; fetch or render it again."
+        )
 
     def _ways(self, wanted: np.ndarray) -> Iterator[tuple[Iterable, list]]:
         """The ways to get the wanted frames, quickest first, each as (pairs of a name and a frame, names wanted)."""
@@ -170,7 +207,9 @@ class ClipReader:
                     if frame.is_corrupt:
                         return None
                     # One thread: the default starts one per core for each picture. That is slower, and they stay alive.
-                    rgb = convert.reformat(progressive(frame), width, height, "rgb24", threads=1).to_ndarray()     # (h, w, C)
+                    rgb = convert.reformat(
+                        progressive(frame), width, height, "rgb24", threads=1
+                    ).to_ndarray()  # (h, w, C)
                     if turns := round(frame.rotation / 90) % 4:
                         rgb = np.rot90(rgb, turns)
                     if clip is None:
@@ -185,7 +224,7 @@ class ClipReader:
                         block[len(slots)] = rgb
                         slots.append(place.pop(name))
                         if len(slots) == len(block) or not place:
-                            small = then(block[:len(slots)])                                   # (k, h, w, C)
+                            small = then(block[: len(slots)])  # (k, h, w, C)
                             clip = np.empty((len(names), *small.shape[1:]), np.uint8) if clip is None else clip
                             clip[slots], slots = small, []
                     if not place:
@@ -206,9 +245,9 @@ class ClipReader:
             k = np.searchsorted(self._keys, own, "right") - 1
             while k >= 0 and self._pts[self._keys[k]] > self._pts[own]:
                 k -= 1
-            needed[self._keys[k] if k >= 0 else 0:own + 1] = True
+            needed[self._keys[k] if k >= 0 else 0 : own + 1] = True
         context, wanted, mode = self._stream.codec_context, set(self._pts[self._shown[wanted]].tolist()), None
-        skips = context.codec.name != "libdav1d"                   # AV1's decoder keeps the first mode
+        skips = context.codec.name != "libdav1d"  # AV1's decoder keeps the first mode
         context.flush_buffers()
         for packet in self._sought(needed) if seek else compress(self._packets(), needed):
             if skips and mode != (mode := "DEFAULT" if packet is None or packet.pts in wanted else "NONREF"):
@@ -228,12 +267,12 @@ class ClipReader:
         edges = np.flatnonzero(np.diff(needed, prepend=False, append=False))
         for number, (first, stop) in enumerate(edges.reshape(-1, 2).tolist()):
             if number:
-                yield None                                         # take the frames left in the decoder before the seek
-            stamp = self._pts[first] if self._dts[first] is None else self._dts[first]     # Matroska's first: no dts
+                yield None  # take the frames left in the decoder before the seek
+            stamp = self._pts[first] if self._dts[first] is None else self._dts[first]  # Matroska's first: no dts
             self._container.seek(int(stamp), stream=self._stream)
             at = None
             for packet in _demux(self.path, self._container):
-                if at is None:                                     # find where the seek landed
+                if at is None:  # find where the seek landed
                     at = int(self._order[np.searchsorted(self._pts[self._order[:-1]], packet.pts or 0)])
                     if at > first:
                         raise Astray
@@ -270,17 +309,19 @@ class ClipReader:
                 self._codecs[codec] = av.CodecContext.create(codec, "r")
                 self._codecs[codec].thread_count, self._codecs[codec].options = 1, {"max_pixels": str(LARGEST)}
             packet = av.Packet(Path(path).read_bytes())
-            packet.is_keyframe = True                              # else FFmpeg adds a PNG to the one before it
+            packet.is_keyframe = True  # else FFmpeg adds a PNG to the one before it
             [frame] = self._codecs[codec].decode(packet)
-        except (av.FFmpegError, OSError, ValueError) as error:     # ValueError: no picture in the file, or several
+        except (av.FFmpegError, OSError, ValueError) as error:  # ValueError: no picture in the file, or several
             if isinstance(error, OSError) and not isinstance(error, av.FFmpegError):
                 fault = f"cannot be read ({error.strerror})"
             else:
                 fault = "is damaged, or larger than 8192x4320 pixels" if os.path.getsize(path) else "is empty (0 bytes)"
             raise BadClip(f"Picture {path} {fault}; fetch or write it again.") from error
         if number and (frame.height, frame.width) != self.stored:
-            raise BadClip(f"Picture {path} has {frame.width}x{frame.height} pixels and the first of its folder "
-                          f"{self.stored[1]}x{self.stored[0]}; put the frames of one video into a folder.")
+            raise BadClip(
+                f"Picture {path} has {frame.width}x{frame.height} pixels and the first of its folder "
+                f"{self.stored[1]}x{self.stored[0]}; put the frames of one video into a folder."
+            )
         frame.pts, frame.time_base, frame.duration = number, Fraction(1, 25), 1
         return frame
 
@@ -290,14 +331,18 @@ class ClipReader:
         The time stamp of each frame decides, so this works with a variable frame rate, too.
         """
         if self.pictures:
-            raise BadClip(f"Clip {self.path} is a folder of pictures, which have no times; leave its start and end empty in "
-                          "the manifest.")
+            raise BadClip(
+                f"Clip {self.path} is a folder of pictures, which have no times; leave its start and end empty in "
+                "the manifest."
+            )
         first = 0 if start is None else int(np.searchsorted(self._times, start - 1e-3))
         stop = self.num_frames if end is None else int(np.searchsorted(self._times, end - 1e-3))
         if first >= stop:
-            raise BadClip(f"Clip {self.path} shows no frame from {start} to {end} seconds (its "
-                          f"last begins at {self._times[-1]:.2f}); correct start and end in the "
-                          "manifest.")
+            raise BadClip(
+                f"Clip {self.path} shows no frame from {start} to {end} seconds (its "
+                f"last begins at {self._times[-1]:.2f}); correct start and end in the "
+                "manifest."
+            )
         return first, stop
 
 
@@ -337,12 +382,14 @@ def pictures_in(folder: str | os.PathLike) -> list[str]:
     try:
         series = picture_series(os.listdir(folder)) if os.path.isdir(folder) else {}
     except OSError:
-        return []                                                  # opening it as a file will say what is wrong
+        return []  # opening it as a file will say what is wrong
     if len(series) > 1:
         series = {like: names for like, names in series.items() if not re.match(r"(flow|[xyuv]_)", like)}
         if len(series) != 1:
-            raise BadClip(f"Folder {folder} has pictures of several series ({', '.join(sorted(series)[:3])}); keep the frames "
-                          "of one video in a folder.")
+            raise BadClip(
+                f"Folder {folder} has pictures of several series ({', '.join(sorted(series)[:3])}); keep the frames "
+                "of one video in a folder."
+            )
     return next(iter(series.values()), [])
 
 
@@ -358,7 +405,9 @@ def picture_series(names: Iterable[str]) -> dict[str, list[str]]:
     return series
 
 
-def clips_below(folder: str | os.PathLike, suffixes: tuple[str, ...], leave_out: Path | None = None) -> tuple[list[str], list[str]]:
+def clips_below(
+    folder: str | os.PathLike, suffixes: tuple[str, ...], leave_out: Path | None = None
+) -> tuple[list[str], list[str]]:
     """(clips, other files) below a folder: relative paths with /, sorted, without hidden ones.
 
     A clip is a file with the ending of a video, or a folder that holds only numbered pictures (see `pictures_in`). The
@@ -396,6 +445,7 @@ def clips_below(folder: str | os.PathLike, suffixes: tuple[str, ...], leave_out:
 
 # ------------------------------------------------------------------------- the table of a file's packets
 
+
 def _table(packets: Iterable) -> tuple[np.ndarray, ...]:
     """Arrays over the packets, in decoding order: (pts, dts, durations, is key frame, is hidden)."""
     table = [(p.pts, p.dts, p.duration or 0, p.is_keyframe, p.is_discard) for p in packets]
@@ -428,34 +478,45 @@ def _indexed_table(container, path: Path, span) -> tuple[np.ndarray, ...] | None
     if found is None or first is None or first.pts is None or first.dts is None:
         return None
     pts, dts, durations, keys = found
-    pts, dts, last = pts + (first.pts - pts[0]), dts + (first.dts - dts[0]), np.flatnonzero(keys)[-1]      # FFmpeg's shifts
+    pts, dts, last = pts + (first.pts - pts[0]), dts + (first.dts - dts[0]), np.flatnonzero(keys)[-1]  # FFmpeg's shifts
     if len(pts) - last > 2000:
         return None
     container.seek(int(dts[last]), stream=container.streams.video[0])
     ours, tail = (pts, dts, durations, keys, np.zeros(len(pts), bool)), _table(_demux(path, container))
-    same = [np.array_equal(ours[k][-len(tail[k]):], tail[k]) for k in (0, 1, 3, 4)]  # not durations: the last differs
+    same = [np.array_equal(ours[k][-len(tail[k]) :], tail[k]) for k in (0, 1, 3, 4)]  # not durations: the last differs
     return ours if len(tail[0]) and all(same) and not first.is_discard else None
 
 
-TABLES = (b"stts", b"ctts", b"stss", b"stsz", b"stsd")     # time steps, pts - dts, key frames, sizes, codecs
+TABLES = (b"stts", b"ctts", b"stss", b"stsz", b"stsd")  # time steps, pts - dts, key frames, sizes, codecs
 
 
 def _sample_tables(file) -> tuple[np.ndarray, ...] | None:
     """(pts, dts, durations, is key frame) of the only video track, in its time scale, not shifted by its edit list."""
     size = file.seek(0, os.SEEK_END)
     movie = _box(file, 0, size, b"moov")
-    if not movie or _box(file, *movie, b"mvex"):                   # fragments follow, so the index is not complete
+    if not movie or _box(file, *movie, b"mvex"):  # fragments follow, so the index is not complete
         return None
-    tracks = [track for kind, *track in _boxes(file, *movie) if kind == b"trak"
-              and (handler := _box(file, *track, b"mdia", b"hdlr")) and _payload(file, handler)[8:12] == b"vide"]
+    tracks = [
+        track
+        for kind, *track in _boxes(file, *movie)
+        if kind == b"trak"
+        and (handler := _box(file, *track, b"mdia", b"hdlr"))
+        and _payload(file, handler)[8:12] == b"vide"
+    ]
     if len(tracks) != 1:
         return None
     media = _box(file, *tracks[0], b"mdia")
-    tables = {kind: np.frombuffer(_payload(file, place), np.uint8) for kind, *place in
-              _boxes(file, *(media and _box(file, *media, b"minf", b"stbl") or (0, 0))) if kind in TABLES}
+    tables = {
+        kind: np.frombuffer(_payload(file, place), np.uint8)
+        for kind, *place in _boxes(file, *(media and _box(file, *media, b"minf", b"stbl") or (0, 0)))
+        if kind in TABLES
+    }
     header = _payload(file, _box(file, *media, b"mdhd") or (0, 0))
-    scales = [int.from_bytes(head[at:at + 4], "big") for head in (header, _payload(file, _box(file, *movie, b"mvhd") or (0, 0)))
-              for at in [20 if head[:1] == b"\1" else 12]]
+    scales = [
+        int.from_bytes(head[at : at + 4], "big")
+        for head in (header, _payload(file, _box(file, *movie, b"mvhd") or (0, 0)))
+        for at in [20 if head[:1] == b"\1" else 12]
+    ]
     entries = {kind: _big_endian(table[8:]) for kind, table in tables.items()}
     if min(scales) == 0 or b"stts" not in entries or b"stsz" not in entries or len(tables.get(b"stsd", b"")) < 8:
         return None
@@ -463,8 +524,18 @@ def _sample_tables(file) -> tuple[np.ndarray, ...] | None:
     deltas = _runs(entries[b"stts"], count)
     shifts = _runs(entries[b"ctts"], count) if b"ctts" in entries else np.zeros(count, np.int64)
     numbers = entries.get(b"stss", np.arange(1, count + 1))
-    if (same or count < 1 or entries[b"stsz"][0] != count or deltas is None or shifts is None or deltas.min() <= 0
-            or tables[b"stsd"][4:8].tolist() != [0, 0, 0, 1] or not len(numbers) or numbers.min() < 1 or numbers.max() > count):
+    if (
+        same
+        or count < 1
+        or entries[b"stsz"][0] != count
+        or deltas is None
+        or shifts is None
+        or deltas.min() <= 0
+        or tables[b"stsd"][4:8].tolist() != [0, 0, 0, 1]
+        or not len(numbers)
+        or numbers.min() < 1
+        or numbers.max() > count
+    ):
         return None
     dts = np.cumsum(deltas) - deltas
     pts, keys = dts + shifts, np.zeros(count, bool)
@@ -476,10 +547,14 @@ def _sample_tables(file) -> tuple[np.ndarray, ...] | None:
 def _hides_nothing(edits: bytes, pts: np.ndarray, scales: list[int]) -> bool:
     """Whether an edit list is a single edit that shows all frames with these time stamps."""
     wide = 8 if edits[:1] == b"\1" else 4
-    length, begin, rate = (int.from_bytes(edits[at:at + n], "big", signed=True)
-                           for at, n in ((8, wide), (8 + wide, wide), (8 + 2 * wide, 4)))
+    length, begin, rate = (
+        int.from_bytes(edits[at : at + n], "big", signed=True)
+        for at, n in ((8, wide), (8 + wide, wide), (8 + 2 * wide, 4))
+    )
     end = begin + length * scales[0] / scales[1]
-    return edits[4:8] == b"\0\0\0\1" and rate == 1 << 16 and 0 <= begin <= pts.min() and (length == 0 or pts.max() < end)
+    return (
+        edits[4:8] == b"\0\0\0\1" and rate == 1 << 16 and 0 <= begin <= pts.min() and (length == 0 or pts.max() < end)
+    )
 
 
 def _runs(entries: np.ndarray, count: int) -> np.ndarray | None:
@@ -491,7 +566,7 @@ def _runs(entries: np.ndarray, count: int) -> np.ndarray | None:
 
 
 def _big_endian(data: np.ndarray) -> np.ndarray:
-    return data[:len(data) // 4 * 4].view(">i4").astype(np.int64)
+    return data[: len(data) // 4 * 4].view(">i4").astype(np.int64)
 
 
 def _boxes(file, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
@@ -500,9 +575,9 @@ def _boxes(file, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
         file.seek(at)
         head = file.read(16)
         length, skip = int.from_bytes(head[:4], "big"), 8
-        if length == 1:                                            # a 64-bit length follows
+        if length == 1:  # a 64-bit length follows
             length, skip = int.from_bytes(head[8:], "big"), 16
-        length = length or end - at                                # 0: up to the end
+        length = length or end - at  # 0: up to the end
         yield head[4:8], at + skip, at + length
         at += max(length, 8)
 
@@ -534,16 +609,17 @@ def _demux(path: Path, container) -> Iterator:
 
 # ------------------------------------------------------------------------- opening
 
+
 def open_file(source):
     """`av.open` for reading: the one place that opens videos. `source`: a path, or a file in memory.
 
     Raises av.FFmpegError, OSError, ValueError or any other error for a file that is not a video.
     """
     if isinstance(source, (str, os.PathLike)):
-        source = f"file:{os.fspath(source)}"           # else FFmpeg takes "a:b.mp4" for b.mp4 by protocol a
+        source = f"file:{os.fspath(source)}"  # else FFmpeg takes "a:b.mp4" for b.mp4 by protocol a
     try:
-        return av.open(source, metadata_errors="replace")      # a title in Latin-1 is not an error
-    except TypeError:                                          # PyAV 19 has no such argument and ignores such titles
+        return av.open(source, metadata_errors="replace")  # a title in Latin-1 is not an error
+    except TypeError:  # PyAV 19 has no such argument and ignores such titles
         return av.open(source)
 
 
@@ -554,14 +630,16 @@ def _open(path: Path, span: tuple[int, int] | None):
             source, fault = path, container_fault(path)
         else:
             source, fault = _part(path, span)
-    except (OSError, ValueError) as error:                         # ValueError: a path that cannot exist
-        raise BadClip(f"Clip {path} cannot be read ({getattr(error, 'strerror', error)}); correct its path in the "
-                      "manifest or fetch the file.") from error
+    except (OSError, ValueError) as error:  # ValueError: a path that cannot exist
+        raise BadClip(
+            f"Clip {path} cannot be read ({getattr(error, 'strerror', error)}); correct its path in the "
+            "manifest or fetch the file."
+        ) from error
     if fault:
         raise BadClip(f"Clip {path} {fault}.")
     try:
         container = open_file(source)
-    except Exception as error:                                     # a damaged file may raise any error
+    except Exception as error:  # a damaged file may raise any error
         raise BadClip(f"Clip {path} is damaged and cannot be opened; fetch or render it again.") from error
     stream = next(iter(container.streams.video), None)
     if stream is None or stream.codec_context is None:
@@ -571,7 +649,7 @@ def _open(path: Path, span: tuple[int, int] | None):
     if not stream.width:
         raise BadClip(f"Clip {path} is damaged and cannot be opened; fetch or render it again.")
     stream.thread_type, stream.codec_context.thread_count = "NONE", 1
-    stream.codec_context.options = {"err_detect": "explode"}       # damage is an error, not something to conceal
+    stream.codec_context.options = {"err_detect": "explode"}  # damage is an error, not something to conceal
     return container, stream
 
 
@@ -580,7 +658,7 @@ class _Part:
 
     def __init__(self, path: Path, offset: int, size: int):
         self.file, self.offset, self.size, self.at = open(path, "rb", buffering=0), offset, size, 0
-        self.there = min(size, os.fstat(self.file.fileno()).st_size - offset)      # less if the file is truncated
+        self.there = min(size, os.fstat(self.file.fileno()).st_size - offset)  # less if the file is truncated
 
     def read(self, size: int = -1) -> bytes:
         size = max(min(size if size >= 0 else self.size, self.size - self.at), 0)
@@ -639,15 +717,18 @@ def _header_fault(file, size: int) -> str | None:
     head = file.read(512)
     if size == 0:
         return "is empty (0 bytes); fetch or render it again"
-    if head.startswith(b"\x1a\x45\xdf\xa3"):                       # Matroska, WebM
+    if head.startswith(b"\x1a\x45\xdf\xa3"):  # Matroska, WebM
         return truncated if _matroska_end(head) > size else None
     if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
-        width, height = (int.from_bytes(head[at:at + 4], "little") for at in (64, 68))         # in the header avih
+        width, height = (int.from_bytes(head[at : at + 4], "little") for at in (64, 68))  # in the header avih
         return truncated if int.from_bytes(head[4:8], "little") + 8 > size else _too_large(width, height)
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
         index = _mp4_index(file, size)
         return truncated if index is None else _mp4_too_large(index)
-    return "is no MP4, MOV, MKV, WebM or AVI file, whatever its name; convert it with `vt-course data prepare`, or replace it"
+    return (
+        "is no MP4, MOV, MKV, WebM or AVI file, whatever its name; convert it with `vt-course data prepare`, "
+        "or replace it"
+    )
 
 
 def _mp4_index(file, size: int) -> bytes | None:
@@ -669,8 +750,8 @@ def _mp4_too_large(index: bytes) -> str | None:
     """The fault of too large pictures, or None. A track header ends in width and height (16.16 fixed point)."""
     at = index.find(b"tkhd")
     while at >= 0:
-        end = at - 4 + int.from_bytes(index[at - 4:at], "big")
-        width, height = (int.from_bytes(index[end - back:end - back + 2], "big") for back in (8, 4))
+        end = at - 4 + int.from_bytes(index[at - 4 : at], "big")
+        width, height = (int.from_bytes(index[end - back : end - back + 2], "big") for back in (8, 4))
         if fault := _too_large(width, height):
             return fault
         at = index.find(b"tkhd", at + 4)
@@ -678,14 +759,17 @@ def _mp4_too_large(index: bytes) -> str | None:
 
 
 def _too_large(width: int, height: int) -> str | None:
-    return (f"has pictures of {width}x{height} pixels, more than 8192x4320; make it smaller with "
-            "`vt-course data prepare`" if width * height > LARGEST else None)
+    return (
+        f"has pictures of {width}x{height} pixels, more than 8192x4320; make it smaller with `vt-course data prepare`"
+        if width * height > LARGEST
+        else None
+    )
 
 
 def _matroska_end(head: bytes) -> int:
     """The end of the segment of a Matroska or WebM file, as the file itself says; 0 if it does not say."""
-    at = head.find(b"\x18\x53\x80\x67") + 4                        # the place after the segment's id
-    digits = 9 - head[at].bit_length()                             # bytes of the length: the leading zeros tell it
-    length = int.from_bytes(head[at:at + digits], "big") & ((1 << 7 * digits) - 1)
-    unknown = length == (1 << 7 * digits) - 1                      # all bits set: a live stream
+    at = head.find(b"\x18\x53\x80\x67") + 4  # the place after the segment's id
+    digits = 9 - head[at].bit_length()  # bytes of the length: the leading zeros tell it
+    length = int.from_bytes(head[at : at + digits], "big") & ((1 << 7 * digits) - 1)
+    unknown = length == (1 << 7 * digits) - 1  # all bits set: a live stream
     return 0 if at < 4 or unknown else at + digits + length

@@ -7,6 +7,7 @@ tars. Any program that uses the library can read them as a stream. Our training 
 and `val.csv` say in which tar and where each video lies, and a clip is opened at that place, as if it
 were a file. So sampling, workers and restarts are the same as for a folder.
 """
+
 import hashlib
 import io
 import json
@@ -29,10 +30,11 @@ from vt_course.files import SMALL, alone, atomic_write, parse_json, parsing, rea
 
 RECORD = "shards.json"
 COLUMNS = ("path", "label", "start", "end", "offset", "bytes")
-LARGEST = 8 << 30              # bytes of a member, because its size has 11 octal digits
+LARGEST = 8 << 30  # bytes of a member, because its size has 11 octal digits
 
 
 # ------------------------------------------------------------------------- writing
+
 
 def shard(src, out, max_bytes: int = 1_000_000_000, *, progress: bool = False) -> dict:
     """Pack the clips of `src`, any folder that `folders` reads, into tars of about `max_bytes`.
@@ -49,8 +51,10 @@ def shard(src, out, max_bytes: int = 1_000_000_000, *, progress: bool = False) -
     """
     src, out, began = Path(src), Path(out), time.monotonic()
     need(max_bytes > 0, f"max_bytes is {max_bytes}; give the size of a shard, 1 or more")
-    need(src.resolve() not in (out.resolve(), *out.resolve().parents),
-         f"{out} lies in {src}, where its files would be taken for clips; name a folder beside it")
+    need(
+        src.resolve() not in (out.resolve(), *out.resolve().parents),
+        f"{out} lies in {src}, where its files would be taken for clips; name a folder beside it",
+    )
     _tar_writer()
     found = read_folder(src)
     plan = _plan(src, found, max_bytes)
@@ -71,10 +75,17 @@ def shard(src, out, max_bytes: int = 1_000_000_000, *, progress: bool = False) -
             need(rows[split], f"none of the {split} clips of {src} can be used; {out / 'left_out.csv'} says why")
         for split in ("val", "train"):
             write_csv(out / f"{split}.csv", COLUMNS, ([row[key] for key in COLUMNS] for row in rows[split]))
-    return dict(out=str(out), shards=len(plan), written=written, done_before=len(plan) - written,
-                clips=sum(map(len, rows.values())), left_out=len(left_out),
-                bytes=sum(shards[name]["bytes"] for name in plan), seconds=round(time.monotonic() - began, 1),
-                notes=list(found.notes))
+    return dict(
+        out=str(out),
+        shards=len(plan),
+        written=written,
+        done_before=len(plan) - written,
+        clips=sum(map(len, rows.values())),
+        left_out=len(left_out),
+        bytes=sum(shards[name]["bytes"] for name in plan),
+        seconds=round(time.monotonic() - began, 1),
+        notes=list(found.notes),
+    )
 
 
 def _plan(src: Path, found: Listing, max_bytes: int) -> dict[str, list[dict]]:
@@ -83,10 +94,14 @@ def _plan(src: Path, found: Listing, max_bytes: int) -> dict[str, list[dict]]:
     for split in ("train", "val"):
         clips = []
         for row in getattr(found, split):
-            meta = dict(label=row["label"], path=Path(os.path.relpath(row["path"], src)).as_posix(),
-                        **{key: row[key] for key in ("start", "end") if row[key] is not None})
-            clips.append(dict(source=row["path"], cls=number[row["label"]], json=json.dumps(meta),
-                              bytes=size_of(row["path"])))
+            meta = dict(
+                label=row["label"],
+                path=Path(os.path.relpath(row["path"], src)).as_posix(),
+                **{key: row[key] for key in ("start", "end") if row[key] is not None},
+            )
+            clips.append(
+                dict(source=row["path"], cls=number[row["label"]], json=json.dumps(meta), bytes=size_of(row["path"]))
+            )
         clips.sort(key=lambda clip: hashlib.sha256(clip["json"].encode()).digest())
         shards, room = [], 0
         for k, clip in enumerate(clips):
@@ -102,12 +117,18 @@ def _plan(src: Path, found: Listing, max_bytes: int) -> dict[str, list[dict]]:
 def _begin(out: Path, found: Listing, plan: dict, max_bytes: int) -> dict:
     """The contents of shards.json: those that an interrupted call left, or those of a new one."""
     listing = [(name, clip["json"], clip["bytes"]) for name, clips in plan.items() for clip in clips]
-    new = dict(classes=list(found.classes), max_bytes=max_bytes,
-               clips_sha256=hashlib.sha256(json.dumps(listing).encode()).hexdigest())
+    new = dict(
+        classes=list(found.classes),
+        max_bytes=max_bytes,
+        clips_sha256=hashlib.sha256(json.dumps(listing).encode()).hexdigest(),
+    )
     if (out / RECORD).is_file():
         old = _record(out)
-        need(all(old[key] == new[key] for key in new), f"{out} holds shards of other clips or of another size "
-             f"({old['max_bytes'] / 1e6:g} MB); name another folder, or delete this one")
+        need(
+            all(old[key] == new[key] for key in new),
+            f"{out} holds shards of other clips or of another size "
+            f"({old['max_bytes'] / 1e6:g} MB); name another folder, or delete this one",
+        )
         return old
     need(not any(out.glob("*.tar")), f"{out} holds tar files of another program; name another folder")
     new["shards"] = {}
@@ -127,16 +148,24 @@ def _write_shard(path: Path, clips: list[dict]) -> dict:
                         left_out.append((clip["source"], fault))
                         continue
                     ending = ".mov" if os.path.isdir(clip["source"]) else Path(clip["source"]).suffix.lower()
-                    tar.write({"__key__": clip["key"], "cls": clip["cls"].encode(), "json": clip["json"].encode(),
-                               (ending if ending in SUFFIXES else ".mp4")[1:]: video})
+                    tar.write(
+                        {
+                            "__key__": clip["key"],
+                            "cls": clip["cls"].encode(),
+                            "json": clip["json"].encode(),
+                            (ending if ending in SUFFIXES else ".mp4")[1:]: video,
+                        }
+                    )
             file.flush()
             os.fsync(file.fileno())
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise CourseError(f"{path} cannot be written ({error.strerror}); the shards before it are whole: free space "
-                          "and run the same command again.") from error
+        raise CourseError(
+            f"{path} cannot be written ({error.strerror}); the shards before it are whole: free space "
+            "and run the same command again."
+        ) from error
     return dict(clips=len(clips) - len(left_out), bytes=size, sha256=digest, left_out=left_out)
 
 
@@ -162,8 +191,10 @@ def _from_pictures(folder: str) -> bytes:
     reader = ClipReader(folder)
     kinds = {PICTURES[os.path.splitext(name)[1].lower()] for name in reader.pictures}
     if not kinds <= {"mjpeg", "png"} or len(kinds) > 1:
-        raise BadClip(f"Clip {folder} has pictures of more than one kind, or neither JPEG nor PNG; make it a video with "
-                      "`vt-course data prepare`.")
+        raise BadClip(
+            f"Clip {folder} has pictures of more than one kind, or neither JPEG nor PNG; make it a video with "
+            "`vt-course data prepare`."
+        )
     file, first = io.BytesIO(), next(reader.every_frame())
     with av.open(file, "w", format="mov", options={"fflags": "+bitexact"}) as new:
         stream = new.add_stream(kinds.pop(), rate=25)
@@ -181,12 +212,14 @@ def _tar_writer():
     try:
         from webdataset import TarWriter
     except ImportError as error:
-        raise CourseError("Writing shards needs the library webdataset, which is not installed: "
-                          "pip install -e .[shards]") from error
+        raise CourseError(
+            "Writing shards needs the library webdataset, which is not installed: pip install -e .[shards]"
+        ) from error
     return TarWriter
 
 
 # ------------------------------------------------------------------------- reading
+
 
 def read_shards(folder: Path) -> tuple[Path | Rows, Path | Rows, tuple[str, ...], tuple[str, ...]]:
     """(train, val, classes, notes) of a folder of shards, from the index that `shard` wrote, or else from the tars.
@@ -198,12 +231,17 @@ def read_shards(folder: Path) -> tuple[Path | Rows, Path | Rows, tuple[str, ...]
         if not (folder / RECORD).is_file():
             return _foreign(folder)
         record, listed = _record(folder), [folder / f"{split}.csv" for split in ("train", "val")]
-        need(all(path.is_file() for path in listed),
-             f"The shards in {folder} are not complete; run the `vt-course data shard` that writes them again")
+        need(
+            all(path.is_file() for path in listed),
+            f"The shards in {folder} are not complete; run the `vt-course data shard` that writes them again",
+        )
         for name, told in record["shards"].items():
             size = size_of(folder / name)
-            need(size == told["bytes"], f"Shard {folder / name} has {size:,} bytes and not {told['bytes']:,}; copy it "
-                 "again, or delete it and repeat `vt-course data shard`")
+            need(
+                size == told["bytes"],
+                f"Shard {folder / name} has {size:,} bytes and not {told['bytes']:,}; copy it "
+                "again, or delete it and repeat `vt-course data shard`",
+            )
         return *listed, tuple(record["classes"]), ()
 
 
@@ -212,15 +250,19 @@ def _foreign(folder: Path):
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.tar"))
     need(names, f"{folder} has no tar files, or compressed ones; name a folder of plain .tar shards")
     split, notes, lost = {}, [], 0
-    starts = {name: re.match("[A-Za-z]*", name)[0] for name in names}      # "valid" of valid-000.tar, valid/000.tar
+    starts = {name: re.match("[A-Za-z]*", name)[0] for name in names}  # "valid" of valid-000.tar, valid/000.tar
     splits = split_names(starts.values(), folder, notes)
-    need(len(splits) == 2, f"The names of the tar files in {folder} do not begin with train and val or test; rename them")
+    need(
+        len(splits) == 2, f"The names of the tar files in {folder} do not begin with train and val or test; rename them"
+    )
     for which, start in splits.items():
         rows = []
         for path in (folder / name for name in names if starts[name] == start):
             stat = path.stat()
-            rows += [dict(row, path=str(path), start=None, end=None)       # their times may be of the uncut film
-                     for row in _kept_index(path, stat.st_size, stat.st_mtime_ns)]
+            rows += [
+                dict(row, path=str(path), start=None, end=None)  # their times may be of the uncut film
+                for row in _kept_index(path, stat.st_size, stat.st_mtime_ns)
+            ]
         split[which] = Rows([row for row in rows if row["bytes"]], f"{folder} ({which})")
         lost += len(rows) - len(split[which])
     if lost:
@@ -246,7 +288,7 @@ def index(path: Path) -> list[dict]:
     samples, name, remedy = {}, f"Shard {path}", "copy or make it again."
     for member, stream in read_tar(path, remedy, name):
         folder, file = os.path.split(member.name)
-        stem, dot, endings = file.partition(".")                   # KEY is everything before the first dot
+        stem, dot, endings = file.partition(".")  # KEY is everything before the first dot
         ending = endings.rpartition(".")[2].lower()
         if not stem or not dot or not member.isreg():
             continue
@@ -254,8 +296,10 @@ def index(path: Path) -> list[dict]:
         if f".{ending}" in SUFFIXES:
             sample["video"] = dict(offset=member.offset_data, bytes=member.size)
         elif ending in ("json", "cls", "txt"):
-            need(member.size <= SMALL,
-                 f"{name} has a member {member.name:.60} of {member.size:,} bytes, too many for a label; make it again")
+            need(
+                member.size <= SMALL,
+                f"{name} has a member {member.name:.60} of {member.size:,} bytes, too many for a label; make it again",
+            )
             with parsing(name, "truncated, damaged or no plain tar", remedy):
                 sample[ending] = stream.read().decode()
     return [_row(path, key, sample) for key, sample in samples.items()]
@@ -267,20 +311,37 @@ def _row(path: Path, key: tuple[str, str], sample: dict) -> dict:
     meta = meta if isinstance(meta, dict) else {}
     given = meta.get("label"), sample.get("cls", "").strip(), sample.get("txt", "").strip()
     label = next((str(text) for text in given if text not in (None, "")), None)
-    need(label and len(label) < 1000,
-         f"Sample {key} in shard {path} has no label; give it a .json with \"label\", a .cls or a .txt")
-    return dict(label=label, start=meta.get("start"), end=meta.get("end"),
-                **sample.get("video", dict(offset=0, bytes=0)))
+    need(
+        label and len(label) < 1000,
+        f'Sample {key} in shard {path} has no label; give it a .json with "label", a .cls or a .txt',
+    )
+    return dict(
+        label=label, start=meta.get("start"), end=meta.get("end"), **sample.get("video", dict(offset=0, bytes=0))
+    )
 
 
 # ------------------------------------------------------------------------- small things
 
+
 def _record(out: Path) -> dict:
     wrong = f"{out / RECORD} is not what `vt-course data shard` writes; make the shards again in another folder"
     record = read_json(out / RECORD, "make the shards again in another folder.", dict)
-    need(all(isinstance(record.get(key), kind) for key, kind in (
-        ("classes", list), ("max_bytes", int), ("clips_sha256", str), ("shards", dict))), wrong)
+    need(
+        all(
+            isinstance(record.get(key), kind)
+            for key, kind in (("classes", list), ("max_bytes", int), ("clips_sha256", str), ("shards", dict))
+        ),
+        wrong,
+    )
     need(record["classes"] and all(isinstance(label, str) for label in record["classes"]), wrong)
-    need(all(isinstance(told, dict) and isinstance(told.get("bytes"), int) and isinstance(told.get("left_out"), list)
-             and all(isinstance(pair, list) for pair in told["left_out"]) for told in record["shards"].values()), wrong)
+    need(
+        all(
+            isinstance(told, dict)
+            and isinstance(told.get("bytes"), int)
+            and isinstance(told.get("left_out"), list)
+            and all(isinstance(pair, list) for pair in told["left_out"])
+            for told in record["shards"].values()
+        ),
+        wrong,
+    )
     return record

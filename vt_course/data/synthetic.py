@@ -18,6 +18,7 @@ class. A set of frames without their order tells at most the pair (ceiling 1/2).
 Both ceilings are exact, not estimates, because each frame is painted from its own pose and its own independent
 noise, and is encoded by itself (`encode`). The second label, the appearance, is the shape. One frame shows it.
 """
+
 from __future__ import annotations
 
 import errno
@@ -44,10 +45,26 @@ APPEARANCES = ("circle", "ellipse", "triangle", "square", "star", "cross", "flow
 SPLITS = ("train", "val")
 
 X, Y, TURN, ZOOM = range(4)
-COORDINATE = {"left": X, "right": X, "up": Y, "down": Y, "grow": ZOOM, "shrink": ZOOM,
-              "clockwise": TURN, "counter-clockwise": TURN}
-SIGN = {"left": -1, "right": 1, "up": -1, "down": 1, "grow": 1, "shrink": -1,
-        "clockwise": 1, "counter-clockwise": -1}  # image axes: y points down
+COORDINATE = {
+    "left": X,
+    "right": X,
+    "up": Y,
+    "down": Y,
+    "grow": ZOOM,
+    "shrink": ZOOM,
+    "clockwise": TURN,
+    "counter-clockwise": TURN,
+}
+SIGN = {
+    "left": -1,
+    "right": 1,
+    "up": -1,
+    "down": 1,
+    "grow": 1,
+    "shrink": -1,
+    "clockwise": 1,
+    "counter-clockwise": -1,
+}  # image axes: y points down
 
 ZOOM_PERIOD = 3.0  # the texture is the same again after growing by this factor
 SPEEDS = {  # slowest and fastest, in periods per frame
@@ -64,21 +81,24 @@ ANGLES, TEXTURE_ANGLES, TEXTURE_RINGS = 4096, 512, 128  # sizes of the look-up t
 
 # ---------------------------------------------------------------- what a clip is made of
 
+
 @dataclass(frozen=True)
 class Scene:
     """Everything that is the same in all frames of a clip. Colours are RGB in 0..1, lengths are in pixels."""
+
     log_outline: np.ndarray  # (ANGLES,) log of the distance from the centre to the outline
-    texture: np.ndarray      # (TEXTURE_RINGS, TEXTURE_ANGLES, 3) periodic in both axes
-    rim: np.ndarray          # (3,) colour of the outline and of the hub
-    background: np.ndarray   # (S, S, 3) periodic in both axes
+    texture: np.ndarray  # (TEXTURE_RINGS, TEXTURE_ANGLES, 3) periodic in both axes
+    rim: np.ndarray  # (3,) colour of the outline and of the hub
+    background: np.ndarray  # (S, S, 3) periodic in both axes
 
 
 @dataclass(frozen=True)
 class Shake:
     """Everything that is drawn independently for each frame of a clip."""
+
     offset: np.ndarray  # (T, 2) integer shift of the background, pixels
-    gain: np.ndarray    # (T,) brightness factor
-    noise: np.ndarray   # (T, S, S) added brightness, 0..1 scale
+    gain: np.ndarray  # (T,) brightness factor
+    noise: np.ndarray  # (T, S, S) added brightness, 0..1 scale
 
 
 def _rng(key: tuple[int, ...], stream: int) -> np.random.Generator:
@@ -94,7 +114,7 @@ def draw_path(motion: str, frames: int, key: tuple[int, ...]) -> np.ndarray:
     rng = _rng(key, 0)
     middle, pace = rng.random(4), rng.random()
     slow, fast = SPEEDS[COORDINATE[motion]]
-    path = np.tile(middle, (frames, 1))                                        # (T, 4)
+    path = np.tile(middle, (frames, 1))  # (T, 4)
     steps = np.arange(frames) - (frames - 1) / 2
     path[:, COORDINATE[motion]] += SIGN[motion] * (slow + (fast - slow) * pace) * steps
     return path % 1.0
@@ -106,8 +126,7 @@ def draw_scene(appearance: str, size: int, key: tuple[int, ...]) -> Scene:
     radius = rng.uniform(24, 32) * size / 112  # radius of the disc with the same area
     hue = rng.random()
     tones = ((0, 0.75, 0.95), (0.45, 0.9, 0.35), (0.2, 0.5, 1.0))  # hue, saturation, value
-    palette = [_rgb(hue + shift + rng.uniform(-0.06, 0.06), saturation, value)
-               for shift, saturation, value in tones]
+    palette = [_rgb(hue + shift + rng.uniform(-0.06, 0.06), saturation, value) for shift, saturation, value in tones]
     return Scene(
         log_outline=np.log(radius * _outline(appearance)).astype(np.float32),
         texture=_texture(rng, palette),
@@ -142,8 +161,7 @@ def _outline(appearance: str) -> np.ndarray:
     elif appearance == "flower":
         curve = (1 + 0.33 * np.cos(5 * t)) * ring
     elif appearance == "heart":
-        curve = 16 * np.sin(t) ** 3 - 1j * (13 * np.cos(t) - 5 * np.cos(2 * t)
-                                            - 2 * np.cos(3 * t) - np.cos(4 * t))
+        curve = 16 * np.sin(t) ** 3 - 1j * (13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
     else:
         w = 0.36  # half the width of an arm of the cross
         corners = {
@@ -157,7 +175,7 @@ def _outline(appearance: str) -> np.ndarray:
     order = np.argsort(np.angle(curve))
     angles = np.linspace(-np.pi, np.pi, ANGLES, endpoint=False)
     distance = np.interp(angles, np.angle(curve)[order], np.abs(curve)[order], period=2 * np.pi)
-    return distance / np.sqrt(np.mean(distance ** 2))
+    return distance / np.sqrt(np.mean(distance**2))
 
 
 def _texture(rng: np.random.Generator, palette: list[np.ndarray]) -> np.ndarray:
@@ -167,8 +185,8 @@ def _texture(rng: np.random.Generator, palette: list[np.ndarray]) -> np.ndarray:
     both directions. So turning never looks like zooming (with a single spiral it would), the texture has no
     rotational symmetry, and no zoom by less than a whole period leaves it unchanged.
     """
-    ring = 2 * np.pi * np.arange(TEXTURE_RINGS)[:, None] / TEXTURE_RINGS       # (R, 1)
-    angle = 2 * np.pi * np.arange(TEXTURE_ANGLES)[None] / TEXTURE_ANGLES       # (1, A)
+    ring = 2 * np.pi * np.arange(TEXTURE_RINGS)[:, None] / TEXTURE_RINGS  # (R, 1)
+    angle = 2 * np.pi * np.arange(TEXTURE_ANGLES)[None] / TEXTURE_ANGLES  # (1, A)
     waves = ((1, 0, 1.0), (0, 1, 0.8), (1, 2, 0.7), (1, -2, 0.7), (0, 3, 0.6))
     mix = []
     for sharpness, shift in ((3.0, 0.0), (4.0, -0.9)):
@@ -176,8 +194,8 @@ def _texture(rng: np.random.Generator, palette: list[np.ndarray]) -> np.ndarray:
         places = (i * ring if j == 0 else j * angle if i == 0 else i * ring + j * angle for i, j, _ in waves)
         field = sum(a * np.cos(place + rng.uniform(0, 2 * np.pi)) for place, (_, _, a) in zip(places, waves))
         mix.append(1 / (1 + np.exp(-sharpness * (field + shift))))
-    first, second = mix                                                        # (R, A) each
-    texture = np.empty((*first.shape, 3), np.float32)                          # (R, A, 3)
+    first, second = mix  # (R, A) each
+    texture = np.empty((*first.shape, 3), np.float32)  # (R, A, 3)
     for channel, (one, two, three) in enumerate(zip(*palette)):
         texture[..., channel] = (one * (1 - first) + two * first) * (1 - second) + three * second
     return texture
@@ -186,7 +204,7 @@ def _texture(rng: np.random.Generator, palette: list[np.ndarray]) -> np.ndarray:
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     """A smooth random pattern around a muted colour, periodic in both axes: (S, S, 3)."""
     k = np.fft.fftfreq(size, 1 / size)
-    low = np.exp(-(k[:, None] ** 2 + k[None, : size // 2 + 1] ** 2) / (2 * 2.5 ** 2))
+    low = np.exp(-(k[:, None] ** 2 + k[None, : size // 2 + 1] ** 2) / (2 * 2.5**2))
     low[0, 0] = 0
     cloud = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((2, size, size))) * low)  # (2, S, S)
     cloud /= cloud.std(axis=(1, 2), keepdims=True)
@@ -194,24 +212,25 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     base = _rgb(hue, rng.uniform(0.2, 0.6), rng.uniform(0.3, 0.6))
     tint = _rgb(hue + rng.uniform(0.2, 0.8), 0.8, 1.0) - 0.5
     image = base + cloud[0, ..., None] * 0.07 + cloud[1, ..., None] * 0.09 * tint
-    return image.astype(np.float32)                                            # (S, S, 3)
+    return image.astype(np.float32)  # (S, S, 3)
 
 
 # ---------------------------------------------------------------- painting and encoding
+
 
 def paint(scene: Scene, path: np.ndarray, shake: Shake) -> np.ndarray:
     """Frames, uint8 (T, S, S, 3). Frame t depends only on the scene, path[t] and the values of `shake` at t."""
     size, frames = len(scene.background), len(path)
     canvas = np.stack([np.roll(scene.background, tuple(o), (0, 1)) for o in shake.offset])
-    pixels = canvas.reshape(-1, 3)                                             # (T*S*S, 3) view
+    pixels = canvas.reshape(-1, 3)  # (T*S*S, 3) view
 
     # Positions of the pixels relative to the centre of the shape, by the shorter way (the picture is periodic).
     grid = (np.arange(size) + 0.5) / size
     dx, dy = (((grid - path[:, i, None] + 0.5) % 1 - 0.5) * size for i in (X, Y))
-    dx, dy = dx.astype(np.float32), dy.astype(np.float32)                      # (T, S) each
-    square = dy[:, :, None] ** 2 + dx[:, None, :] ** 2                         # (T, S, S)
+    dx, dy = dx.astype(np.float32), dy.astype(np.float32)  # (T, S) each
+    square = dy[:, :, None] ** 2 + dx[:, None, :] ** 2  # (T, S, S)
     reach = np.exp(scene.log_outline.max()) + 1
-    near = np.flatnonzero(square < reach ** 2)                                 # (n,)
+    near = np.flatnonzero(square < reach**2)  # (n,)
     t, row, column = np.unravel_index(near, (frames, size, size))
 
     # Polar coordinates that turn with the shape; radius 1 is the outline at every angle.
@@ -225,14 +244,14 @@ def paint(scene: Scene, path: np.ndarray, shake: Shake) -> np.ndarray:
     # The endless zoom: the logarithm of the radius, shifted by the phase of the zoom, selects the ring of the texture.
     ring = log_radius / np.float32(np.log(ZOOM_PERIOD)) - path[:, ZOOM].astype(np.float32)[t]
     ring = np.floor(ring * TEXTURE_RINGS).astype(np.int32) % TEXTURE_RINGS
-    colour = scene.texture[ring, step // (ANGLES // TEXTURE_ANGLES)]           # (n, 3)
+    colour = scene.texture[ring, step // (ANGLES // TEXTURE_ANGLES)]  # (n, 3)
 
     # The hub hides the centre, where rings are finer than pixels. The rim marks the outline.
     thickness = np.exp(outline)  # pixels per unit of radius
     plain = np.clip((0.17 - radius) * thickness + 0.5, 0, 1)
     plain += np.clip((radius - 0.92) * thickness + 0.5, 0, 1)
     colour += plain[:, None] * (scene.rim - colour)
-    cover = np.clip((1 - radius) * thickness + 0.5, 0, 1)[:, None]             # soft edge
+    cover = np.clip((1 - radius) * thickness + 0.5, 0, 1)[:, None]  # soft edge
     pixels[near] += cover * (colour - pixels[near])
 
     canvas *= shake.gain[:, None, None, None]
@@ -240,14 +259,14 @@ def paint(scene: Scene, path: np.ndarray, shake: Shake) -> np.ndarray:
     return (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def clip_array(motion: str, appearance: str, *, frames: int = 32, size: int = 112,
-               key: tuple[int, ...] = (0, 0, 0)) -> np.ndarray:
+def clip_array(
+    motion: str, appearance: str, *, frames: int = 32, size: int = 112, key: tuple[int, ...] = (0, 0, 0)
+) -> np.ndarray:
     """One clip before encoding, uint8 (T, S, S, 3). `key` is (seed, split number, clip number).
 
     The same key with another motion gives the same shape, colours, background and noise.
     """
-    return paint(draw_scene(appearance, size, key), draw_path(motion, frames, key),
-                 draw_shake(frames, size, key))
+    return paint(draw_scene(appearance, size, key), draw_path(motion, frames, key), draw_shake(frames, size, key))
 
 
 def encode(clip: np.ndarray) -> bytes:
@@ -261,11 +280,15 @@ def encode(clip: np.ndarray) -> bytes:
 
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={
-            "preset": "veryfast",
-            "x264-params": "qp=30:keyint=1:bframes=0:scenecut=0:rc-lookahead=0:sync-lookahead=0"
-                           ":mbtree=0:aq-mode=0:weightp=0:threads=1:lookahead-threads=1",
-        })
+        stream = container.add_stream(
+            "libx264",
+            rate=FPS,
+            options={
+                "preset": "veryfast",
+                "x264-params": "qp=30:keyint=1:bframes=0:scenecut=0:rc-lookahead=0:sync-lookahead=0"
+                ":mbtree=0:aq-mode=0:weightp=0:threads=1:lookahead-threads=1",
+            },
+        )
         stream.height, stream.width, stream.pix_fmt = *clip.shape[1:3], "yuv420p"
         stream.codec_context.thread_count = 1
         for image in clip:
@@ -275,6 +298,7 @@ def encode(clip: np.ndarray) -> bytes:
 
 
 # ---------------------------------------------------------------- rendering the data set
+
 
 def labels(count: int, split: int, seed: int) -> list[tuple[str, str]]:
     """(motion, appearance) of each clip of a split: balanced, independent, in random order.
@@ -286,9 +310,16 @@ def labels(count: int, split: int, seed: int) -> list[tuple[str, str]]:
     return [pairs[i] for i in np.random.default_rng((seed, split)).permutation(count)]
 
 
-def render(out: Path | str | None = None, *, clips: tuple[int, int] = (1600, 400),
-           frames: int = 32, size: int = 112, seed: int = 0, workers: int | None = None,
-           progress: bool = True) -> dict:
+def render(
+    out: Path | str | None = None,
+    *,
+    clips: tuple[int, int] = (1600, 400),
+    frames: int = 32,
+    size: int = 112,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: bool = True,
+) -> dict:
     """Render the data set into `out` (default: `synthetic` in the data folder).
 
     Writes `clips/{train,val}/NNNNN.mp4`, the manifests `{motion,appearance}_{train,val}.csv` and,
@@ -306,38 +337,46 @@ def render(out: Path | str | None = None, *, clips: tuple[int, int] = (1600, 400
     try:
         for split in SPLITS:
             (out / "clips" / split).mkdir(parents=True, exist_ok=True)
-        with alone(out / ".lock", progress):           # a second process waits, and then finds the work done
+        with alone(out / ".lock", progress):  # a second process waits, and then finds the work done
             rendered = _render_missing(out, settings, workers, progress)
     except OSError as error:
-        remedy = ("free some space (the default set takes 100 MB)"
-                  if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another folder")
+        remedy = (
+            "free some space (the default set takes 100 MB)"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else "choose another folder"
+        )
         raise CourseError(
             f"Cannot write the clips to {out} ({error.strerror}): {remedy} and run "
-            "`vt-course data synthetic` again; finished clips are kept.") from error
+            "`vt-course data synthetic` again; finished clips are kept."
+        ) from error
     return {
         "out": str(out),
         "clips": dict(zip(SPLITS, settings["clips"])),
         "rendered": rendered,
         "bytes": sum(file.stat().st_size for file in out.glob("clips/*/*.mp4")),
         "seconds": round(time.perf_counter() - start, 2),
-        "manifests": {f"{label}_{split}": str(out / f"{label}_{split}.csv")
-                      for label in ("motion", "appearance") for split in SPLITS},
+        "manifests": {
+            f"{label}_{split}": str(out / f"{label}_{split}.csv")
+            for label in ("motion", "appearance")
+            for split in SPLITS
+        },
     }
 
 
 def _settings(clips: tuple[int, int], frames: int, size: int, seed: int) -> dict:
     clips = [int(count) for count in clips]
     if len(clips) != 2 or any(count < 8 or count % 8 for count in clips):
-        raise CourseError(f"clips must be two multiples of 8 (train, validation) so that "
-                          f"labels are balanced, got {clips}; use for instance 1600 and 400.")
+        raise CourseError(
+            f"clips must be two multiples of 8 (train, validation) so that "
+            f"labels are balanced, got {clips}; use for instance 1600 and 400."
+        )
     if frames < 2:
         raise CourseError(f"frames must be at least 2 for anything to move, got {frames}.")
     if size < 32 or size % 2:
         raise CourseError(f"size must be an even number of at least 32 pixels, got {size}.")
     if seed < 0:
         raise CourseError(f"seed must not be negative, got {seed}.")
-    return {"version": VERSION, "clips": clips, "frames": int(frames), "size": int(size),
-            "seed": int(seed), "fps": FPS}
+    return {"version": VERSION, "clips": clips, "frames": int(frames), "size": int(size), "seed": int(seed), "fps": FPS}
 
 
 def _render_missing(out: Path, settings: dict, workers: int | None, progress: bool) -> int:
@@ -346,9 +385,11 @@ def _render_missing(out: Path, settings: dict, workers: int | None, progress: bo
     config = json.dumps(settings) + "\n"
     for file in (started, finished):
         if file.exists() and (there := read_utf8(file, "delete the folder to render it anew.")) != config:
-            raise CourseError(f"{out} holds clips rendered with other settings "
-                              f"({' '.join(there.split()):.300}): choose another folder, or delete "
-                              "this one to render it anew.")
+            raise CourseError(
+                f"{out} holds clips rendered with other settings "
+                f"({' '.join(there.split()):.300}): choose another folder, or delete "
+                "this one to render it anew."
+            )
     jobs, tables = [], {}
     for number, (split, count) in enumerate(zip(SPLITS, settings["clips"])):
         for index, (motion, appearance) in enumerate(labels(count, number, settings["seed"])):
@@ -357,8 +398,7 @@ def _render_missing(out: Path, settings: dict, workers: int | None, progress: bo
             tables.setdefault(f"appearance_{split}.csv", []).append((path, appearance))
             if not (out / path).exists():
                 key = (settings["seed"], number, index)
-                jobs.append((str(out / path), motion, appearance, settings["frames"],
-                             settings["size"], key))
+                jobs.append((str(out / path), motion, appearance, settings["frames"], settings["size"], key))
     if not finished.exists():
         _write(started, config.encode())
     for stray in out.glob("clips/*/*.part"):  # left by a run that was killed
@@ -380,8 +420,9 @@ def _run(jobs: list[tuple], workers: int, progress: bool) -> None:
     and workers end by themselves if this process is killed.
     """
     workers = min(workers, len(jobs) // 16)  # starting a process takes as long as a few clips
-    with tqdm(total=len(jobs), desc="rendering clips", unit="clip", mininterval=0.5,
-              disable=not progress or not jobs) as bar:
+    with tqdm(
+        total=len(jobs), desc="rendering clips", unit="clip", mininterval=0.5, disable=not progress or not jobs
+    ) as bar:
         if workers < 2:
             for job in jobs:
                 _render_clip(*job)
@@ -392,8 +433,7 @@ def _run(jobs: list[tuple], workers: int, progress: bool) -> None:
         try:
             for n in range(workers):
                 receive, send = context.Pipe(duplex=False)
-                process = context.Process(target=_work, args=(jobs[n::workers], send),
-                                          daemon=True)
+                process = context.Process(target=_work, args=(jobs[n::workers], send), daemon=True)
                 process.start()
                 processes.append(process)
                 send.close()  # now only the worker holds this end, so its death closes the pipe
@@ -410,8 +450,10 @@ def _run(jobs: list[tuple], workers: int, progress: bool) -> None:
                     done += 1
                     bar.update()
             if done < len(jobs):
-                raise CourseError("A rendering process was killed (out of memory?); run "
-                                  "`vt-course data synthetic` again, finished clips are kept.")
+                raise CourseError(
+                    "A rendering process was killed (out of memory?); run "
+                    "`vt-course data synthetic` again, finished clips are kept."
+                )
         finally:
             for process in processes:
                 process.terminate()
@@ -431,8 +473,7 @@ def _work(jobs: list[tuple], report) -> None:
         report.send(error)
 
 
-def _render_clip(file: str, motion: str, appearance: str, frames: int, size: int,
-                 key: tuple[int, ...]) -> None:
+def _render_clip(file: str, motion: str, appearance: str, frames: int, size: int, key: tuple[int, ...]) -> None:
     clip = clip_array(motion, appearance, frames=frames, size=size, key=key)
     _write(Path(file), encode(clip))
 

@@ -4,6 +4,7 @@ A clip stays uint8 `(T, H, W, 3)` until the last step, `normalise`. It is croppe
 must be converted to floats. Random functions take a `numpy.random.Generator`, so a view is a pure
 function of its seed.
 """
+
 import math
 
 import torch
@@ -20,9 +21,9 @@ def resize(clip: Tensor, height: int, width: int) -> Tensor:
     """Bilinear resizing with antialiasing, as in PIL, on bytes: uint8 (T, H, W, 3) -> (T, height, width, 3)."""
     if clip.shape[1:3] == (height, width):
         return clip
-    x = clip.permute(0, 3, 1, 2)                                   # (T, C, H, W), channels last
+    x = clip.permute(0, 3, 1, 2)  # (T, C, H, W), channels last
     x = F.interpolate(x, (height, width), mode="bilinear", antialias=True)
-    return x.permute(0, 2, 3, 1)                                   # (T, H, W, C)
+    return x.permute(0, 2, 3, 1)  # (T, H, W, C)
 
 
 def resize_short_side(clip: Tensor, size: int) -> Tensor:
@@ -31,7 +32,7 @@ def resize_short_side(clip: Tensor, size: int) -> Tensor:
 
 
 def crop(clip: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
-    return clip[:, top:top + height, left:left + width]            # (T, h, w, C)
+    return clip[:, top : top + height, left : left + width]  # (T, h, w, C)
 
 
 def centre_crop(clip: Tensor, size: int) -> Tensor:
@@ -56,13 +57,14 @@ def _margins(clip: Tensor, size: int) -> tuple[int, int]:
     """The numbers of rows and columns outside a crop of `size`. Raises CourseError if the clip is smaller."""
     height, width = clip.shape[1:3]
     if size < 1 or size > min(height, width):
-        raise CourseError(f"A crop of {size}x{size} does not fit into frames of "
-                          f"{height}x{width}; scale the short side to the crop size first.")
+        raise CourseError(
+            f"A crop of {size}x{size} does not fit into frames of "
+            f"{height}x{width}; scale the short side to the crop size first."
+        )
     return height - size, width - size
 
 
-def random_box(height: int, width: int, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)
-               ) -> tuple[int, int, int, int]:
+def random_box(height: int, width: int, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)) -> tuple[int, int, int, int]:
     """(top, left, height, width) of the random box of the Inception crop.
 
     Its share of the area is uniform in `scale`; width / height is log-uniform in `ratio`. If ten boxes in a row
@@ -80,20 +82,19 @@ def random_box(height: int, width: int, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def random_resized_crop(clip: Tensor, size: int, rng, scale=(0.08, 1.0),
-                        ratio=(3 / 4, 4 / 3)) -> Tensor:
+def random_resized_crop(clip: Tensor, size: int, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)) -> Tensor:
     """One random box for all frames of the clip, resized to size x size."""
     return resize(crop(clip, *random_box(*clip.shape[1:3], rng, scale, ratio)), size, size)
 
 
 def horizontal_flip(clip: Tensor) -> Tensor:
     """Mirror left and right. Do not use it if classes differ in their direction."""
-    return clip.flip(2)                                            # (T, H, W, C)
+    return clip.flip(2)  # (T, H, W, C)
 
 
 def normalise(clip: Tensor, mean=IMAGENET_MEAN, std=IMAGENET_STD) -> Tensor:
     """uint8 (T, H, W, C) -> float32 (C, T, H, W), contiguous: (x / 255 - mean) / std."""
     mean, std = torch.tensor(mean), torch.tensor(std)
-    x = clip.permute(3, 0, 1, 2)                                   # (C, T, H, W)
+    x = clip.permute(3, 0, 1, 2)  # (C, T, H, W)
     x = x.to(torch.float32, memory_format=torch.contiguous_format)
     return x.mul_((1 / (255 * std)).view(-1, 1, 1, 1)).sub_((mean / std).view(-1, 1, 1, 1))

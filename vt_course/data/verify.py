@@ -4,6 +4,7 @@ Reading (`reader.ClipReader`) finds the faults that headers and single frames sh
 picture that was damaged in the middle (codecs conceal it), or a container that counts frames which it does
 not have. On such a file, a decoder may crash or never return. It runs in another process, which can be killed.
 """
+
 import faulthandler
 import json
 import queue
@@ -21,9 +22,9 @@ from vt_course import CourseError
 from vt_course.data.reader import BadClip, ClipReader, open_file
 
 READY = "ready\n"
-serving: list[float] = []      # filled in a helper process: the limit of a job in seconds
+serving: list[float] = []  # filled in a helper process: the limit of a job in seconds
 LATE = "is not decoded within"
-PIXELS = 500e6          # may take `timeout` seconds: a minute of 640x480. One core decodes it in 2 to 20 s.
+PIXELS = 500e6  # may take `timeout` seconds: a minute of 640x480. One core decodes it in 2 to 20 s.
 
 
 def verify(paths: Iterable[str | Path], timeout: float = 60.0, workers: int = 1) -> Iterator[dict]:
@@ -37,8 +38,9 @@ def verify(paths: Iterable[str | Path], timeout: float = 60.0, workers: int = 1)
         for number, row, fault in answers:
             late = {"late": True} if fault.startswith(LATE) else {}
             remedy = "give it a longer time limit, or fetch or encode it again" if late else "fetch or encode it again"
-            early[number] = row or dict(path=paths[number], frames=None, seconds=None,
-                                        error=f"Clip {paths[number]} {fault}; {remedy}.", **late)
+            early[number] = row or dict(
+                path=paths[number], frames=None, seconds=None, error=f"Clip {paths[number]} {fault}; {remedy}.", **late
+            )
             while wanted in early:
                 yield early.pop(wanted)
                 wanted += 1
@@ -52,7 +54,7 @@ def in_processes(module: str, jobs: Iterable, timeout: float, workers: int) -> I
     the next jobs. Raises `CourseError` if a process is ended from outside.
     """
     jobs, answers = list(jobs), queue.SimpleQueue()
-    todo = iter(enumerate(jobs))                     # all threads take jobs from it
+    todo = iter(enumerate(jobs))  # all threads take jobs from it
 
     def ask(helper):
         for number, job in todo:
@@ -64,14 +66,15 @@ def in_processes(module: str, jobs: Iterable, timeout: float, workers: int) -> I
             thread = threading.Thread(target=ask, args=(helper,), daemon=True)
             stack.callback(helper.end)
             stack.callback(thread.join)
-            stack.callback(helper.close)             # runs before the join: callbacks run in reverse order
+            stack.callback(helper.close)  # runs before the join: callbacks run in reverse order
             thread.start()
-        stack.callback(lambda: list(todo))           # if the caller stops early, no job is left
+        stack.callback(lambda: list(todo))  # if the caller stops early, no job is left
         for _ in jobs:
             number, answer, fault = answers.get()
             if not (answer or fault):
-                raise CourseError(f"The process that works on {jobs[number]} was ended from outside; run "
-                                  "the same command again.")
+                raise CourseError(
+                    f"The process that works on {jobs[number]} was ended from outside; run the same command again."
+                )
             yield number, answer, fault
 
 
@@ -95,7 +98,7 @@ class Helper:
             timer.start()
             answer = self._say(line)
             timer.cancel()
-            timer.join()                             # its function may be running at this moment
+            timer.join()  # its function may be running at this moment
             if late.is_set() or not answer:
                 self.end()
                 return None, f"{LATE} {limit:g} s" if late.is_set() else "crashes the decoder"
@@ -107,9 +110,14 @@ class Helper:
     def _start(self) -> bool:
         with self.lock:
             if not self.closed:
-                self.process = subprocess.Popen(self.command, encoding="utf-8", stdin=subprocess.PIPE,
-                                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        if self.closed or self.process.stdout.readline() != READY:     # so imports do not count as time of a job
+                self.process = subprocess.Popen(
+                    self.command,
+                    encoding="utf-8",
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                )
+        if self.closed or self.process.stdout.readline() != READY:  # so imports do not count as time of a job
             self.end()
             return False
         return True
@@ -119,13 +127,13 @@ class Helper:
             if line:
                 print(line, file=self.process.stdin, flush=True)
             return self.process.stdout.readline()
-        except OSError:                              # the process is gone
+        except OSError:  # the process is gone
             return ""
 
     def end(self) -> None:
         if self.process:
             self.process.kill()
-            with suppress(OSError):                  # closing flushes, and nobody reads any more
+            with suppress(OSError):  # closing flushes, and nobody reads any more
                 self.process.stdin.close()
             self.process.stdout.close()
             self.process.wait()
@@ -144,7 +152,7 @@ def serve(answer: Callable) -> None:
 
     Lines are JSON in ASCII. The loop ends when the caller ends.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)     # the caller gets Ctrl-C, and then ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller gets Ctrl-C, and then ends this process
     print(READY, end="", flush=True)
     serving.append(float(sys.argv[1]))
     for line in sys.stdin:
@@ -167,7 +175,7 @@ def _end_after(seconds: float) -> None:
 
 def work(frames: int, height: int, width: int) -> float:
     """How many times the usual limit the decoding of a file may take: 1, or more for a long or large one."""
-    return max(1.0, frames * (height * width + 10_000) / PIXELS)       # an empty picture takes time, too
+    return max(1.0, frames * (height * width + 10_000) / PIXELS)  # an empty picture takes time, too
 
 
 def decode_all(path: str) -> dict:
@@ -187,8 +195,7 @@ def decode_all(path: str) -> dict:
             if damaged:
                 error = f"Clip {path} is damaged after frame {frames}; fetch or render it again."
             elif frames != reader.num_frames:
-                error = (f"Clip {path} claims {reader.num_frames} frames but shows {frames}; "
-                         "encode it again.")
+                error = f"Clip {path} claims {reader.num_frames} frames but shows {frames}; encode it again."
             else:
                 reader.read([frames - 1])
     except BadClip as bad:
@@ -202,10 +209,10 @@ def _count(path: str) -> tuple[int, bool]:
     try:
         with open_file(path) as container:
             stream = next(iter(container.streams.video), None)
-            if stream is None or stream.codec_context is None:      # PyAV cannot decode this codec
+            if stream is None or stream.codec_context is None:  # PyAV cannot decode this codec
                 return 0, True
-            stream.codec_context.options = {"err_detect": "explode"}    # conceal no damage;
-            stream.thread_type = "NONE"                                 # with threads it would be concealed
+            stream.codec_context.options = {"err_detect": "explode"}  # conceal no damage;
+            stream.thread_type = "NONE"  # with threads it would be concealed
             for frame in container.decode(stream):
                 if frame.is_corrupt:
                     return count, True

@@ -5,6 +5,7 @@ interruption (a lost connection, Ctrl-C, kill -9, a full disk) leaves the part, 
 the rest. `NAME.part.from` records which version of which file the part belongs to. So, if the file on the server has
 changed in the meantime, its rest is not appended to the beginning of the old version.
 """
+
 import hashlib
 import json
 import os
@@ -24,9 +25,9 @@ from tqdm import tqdm
 from vt_course import CourseError, __version__
 from vt_course.files import alone, read_json
 
-BACKOFF = 1.0                                      # seconds before the second attempt; doubled for each further one
+BACKOFF = 1.0  # seconds before the second attempt; doubled for each further one
 LONGEST_WAIT = 30.0
-PASSING = {408, 425, 429, 500, 502, 503, 504}      # HTTP errors after which another attempt may succeed
+PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP errors after which another attempt may succeed
 AGAIN = "run the same command again"
 
 
@@ -38,8 +39,16 @@ class Broken(Exception):
         self.wait = wait
 
 
-def fetch(url: str, path: Path, *, sha256: str | None = None, size: int | None = None, progress: bool = False,
-          retries: int = 5, timeout: float = 30.0) -> Path:
+def fetch(
+    url: str,
+    path: Path,
+    *,
+    sha256: str | None = None,
+    size: int | None = None,
+    progress: bool = False,
+    retries: int = 5,
+    timeout: float = 30.0,
+) -> Path:
     """Download `url` to the file `path` and return `path`. If the file is there already, it is only checked.
 
     sha256: all 64 hex digits, or the first ones if the publisher states no more. size: in bytes. `retries`: the number
@@ -60,9 +69,10 @@ def fetch(url: str, path: Path, *, sha256: str | None = None, size: int | None =
                 check_file(path, path, f"{path} is there already but", sha256, size, "delete it to download it again")
                 return path
             Download(url, path, sha256, size, progress, timeout).run(retries)
-    except OSError as error:                       # from the disk: errors of the network are handled in `Download`
-        raise CourseError(f"cannot write {path} ({error.strerror or error}); free space or mend permissions and "
-                          f"{AGAIN}") from error
+    except OSError as error:  # from the disk: errors of the network are handled in `Download`
+        raise CourseError(
+            f"cannot write {path} ({error.strerror or error}); free space or mend permissions and {AGAIN}"
+        ) from error
     return path
 
 
@@ -88,7 +98,7 @@ class Download:
         self.part = path.with_name(path.name + ".part")
         self.origin = path.with_name(path.name + ".part.from")
         self.by_hand = f"download {url} by hand, put it at {path} and {AGAIN}"
-        self.answered = False                      # whether the host has ever answered
+        self.answered = False  # whether the host has ever answered
 
     def run(self, retries: int) -> None:
         worth_keeping = True
@@ -96,16 +106,22 @@ class Download:
             with open(self.part, "ab", buffering=0) as self.file:  # in append mode nothing but truncating is needed
                 try:
                     self.receive(retries)
-                    os.fsync(self.file.fileno())   # else a power failure may keep the rename but lose the bytes
+                    os.fsync(self.file.fileno())  # else a power failure may keep the rename but lose the bytes
                     try:
-                        check_file(self.part, self.path, f"what {self.url} sent", self.sha256, self.size,
-                              f"it was deleted: {AGAIN}, and if that does not help, the file there has changed")
+                        check_file(
+                            self.part,
+                            self.path,
+                            f"what {self.url} sent",
+                            self.sha256,
+                            self.size,
+                            f"it was deleted: {AGAIN}, and if that does not help, the file there has changed",
+                        )
                     except CourseError:
                         self.file.truncate(0)
                         raise
                 finally:
                     worth_keeping = self.have > 0
-            os.replace(self.part, self.path)       # after closing it: Windows cannot rename or remove an open file
+            os.replace(self.part, self.path)  # after closing it: Windows cannot rename or remove an open file
             self.origin.unlink(missing_ok=True)
         finally:
             if not worth_keeping:
@@ -128,8 +144,10 @@ class Download:
                 failures += 1
                 if failures > retries:
                     kept = f"; {self.have:,} bytes are kept" if self.have and self.resumable() else ""
-                    raise CourseError(f"cannot download {self.url}: {error}, {failures} attempts in a row{kept}; try "
-                                      f"later with the same command, or {self.by_hand}") from error
+                    raise CourseError(
+                        f"cannot download {self.url}: {error}, {failures} attempts in a row{kept}; try "
+                        f"later with the same command, or {self.by_hand}"
+                    ) from error
                 time.sleep(min(max(BACKOFF * 2 ** (failures - 1), error.wait), LONGEST_WAIT))
 
     def memory(self) -> dict:
@@ -179,22 +197,27 @@ class Download:
             if start != self.have or total not in (None, self.promised()) or mark and rest.get("If-Range") not in marks:
                 self.file.truncate(0)
                 raise Broken("the file there changed during the download")
-        else:                                      # the whole file: no range was asked for, or the server sends none
+        else:  # the whole file: no range was asked for, or the server sends none
             if response.headers.get_content_type() == "text/html" and self.path.suffix not in (".html", ".htm"):
-                raise CourseError(f"{self.url} answered with a web page instead of {self.path.name} (a log-in, a quota or "
-                                  f"a moved file); open it in a browser, {self.by_hand}")
+                raise CourseError(
+                    f"{self.url} answered with a web page instead of {self.path.name} (a log-in, a quota or "
+                    f"a moved file); open it in a browser, {self.by_hand}"
+                )
             length = response.headers.get("Content-Length", "")
             total = int(length) if length.isdecimal() else None
             self.file.truncate(0)
             self.origin.write_text(json.dumps({"url": self.url, "mark": mark, "total": total}), encoding="utf-8")
         if self.size is not None and total not in (None, self.size):
             self.file.truncate(0)
-            raise CourseError(f"{self.url} has {total:,} bytes instead of the {self.size:,} of {self.path.name}: the "
-                              f"file there is another one; {self.by_hand}")
+            raise CourseError(
+                f"{self.url} has {total:,} bytes instead of the {self.size:,} of {self.path.name}: the "
+                f"file there is another one; {self.by_hand}"
+            )
         if total is not None and (free := shutil.disk_usage(self.path.parent).free) < total - self.have:
             raise self.full(f"{(total - self.have) / 1e6:,.0f} MB are to come, {free / 1e6:,.0f} MB are free")
-        with tqdm(total=total, initial=self.have, unit="B", unit_scale=True, desc=self.path.name,
-                  disable=not self.progress) as bar:
+        with tqdm(
+            total=total, initial=self.have, unit="B", unit_scale=True, desc=self.path.name, disable=not self.progress
+        ) as bar:
             while chunk := self.read(response):
                 self.write(chunk)
                 bar.update(len(chunk))
@@ -203,15 +226,15 @@ class Download:
 
     def read(self, response) -> bytes:
         try:
-            return response.read1(1 << 18)         # only what has arrived, so a stall loses nothing
+            return response.read1(1 << 18)  # only what has arrived, so a stall loses nothing
         except (HTTPException, OSError) as error:
             self.broke(error)
 
     def write(self, chunk: bytes) -> None:
         rest = memoryview(chunk)
         try:
-            while rest:                            # an almost full disk may write only a part of it
-                rest = rest[self.file.write(rest):]
+            while rest:  # an almost full disk may write only a part of it
+                rest = rest[self.file.write(rest) :]
         except OSError as error:
             if error.errno in (ENOSPC, EDQUOT, EFBIG):
                 raise self.full(error.strerror) from error
@@ -239,10 +262,14 @@ class Download:
         """Raise the error for a failure of the network: Broken, or CourseError if no further attempt can help."""
         host = urlsplit(self.url).netloc
         if isinstance(reason, ssl.SSLCertVerificationError):
-            raise CourseError(f"the certificate of {host} is not valid here ({reason.verify_message}); mend the clock or "
-                              f"the proxy of this machine, or {self.by_hand}")
-        offline = isinstance(reason, (socket.gaierror, ConnectionRefusedError)) \
-            or getattr(reason, "errno", None) in (ENETUNREACH, EHOSTUNREACH)
+            raise CourseError(
+                f"the certificate of {host} is not valid here ({reason.verify_message}); mend the clock or "
+                f"the proxy of this machine, or {self.by_hand}"
+            )
+        offline = isinstance(reason, (socket.gaierror, ConnectionRefusedError)) or getattr(reason, "errno", None) in (
+            ENETUNREACH,
+            EHOSTUNREACH,
+        )
         why = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
         if offline and not self.answered:
             raise CourseError(f"cannot reach {host} ({why}): this machine seems to be offline; {self.by_hand}")

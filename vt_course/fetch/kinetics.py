@@ -19,6 +19,7 @@ A clip is first decoded, then moved into place, and then gets its line. An archi
 deleted. So `kill -9` at any moment loses at most the work on one archive. Downloads of the other archives
 go on where they stopped.
 """
+
 import csv
 import io
 import json
@@ -50,35 +51,37 @@ from vt_course.machine import cores
 
 BASE = "https://s3.amazonaws.com/kinetics"
 SPLITS = ("train", "val")
-TINY10 = {                  # those of data/kinetics_subset.csv; the motion classes show similar mats and halls
+TINY10 = {  # those of data/kinetics_subset.csv; the motion classes show similar mats and halls
     "motion": ("breakdancing", "capoeira", "gymnastics tumbling", "side kick", "somersaulting"),
-    "appearance": ("archery", "bowling", "feeding birds", "jetskiing", "playing harp")}
-MINI = 200                  # classes of mini200
-PRESETS = {"tiny10": (50, 20), "mini200": (400, 25)}     # clips of each class for training and for validation
+    "appearance": ("archery", "bowling", "feeding birds", "jetskiing", "playing harp"),
+}
+MINI = 200  # classes of mini200
+PRESETS = {"tiny10": (50, 20), "mini200": (400, 25)}  # clips of each class for training and for validation
 
 
 class Version(NamedTuple):
     name: str
-    folder: str             # folder below the address of the mirror
-    lists: str              # FOLDER/SPLIT/LISTS_SPLIT_path.txt names the archives
-    by_class: bool          # whether an archive holds one class
-    bytes_per_clip: float   # github.com/cvdfoundation/kinetics-dataset/issues/15: 443 GB of 299,758
-    replacement: str | None = None      # archive that replaces corrupt training clips
-    replacements: int = 0               # the number of clips in it
+    folder: str  # folder below the address of the mirror
+    lists: str  # FOLDER/SPLIT/LISTS_SPLIT_path.txt names the archives
+    by_class: bool  # whether an archive holds one class
+    bytes_per_clip: float  # github.com/cvdfoundation/kinetics-dataset/issues/15: 443 GB of 299,758
+    replacement: str | None = None  # archive that replaces corrupt training clips
+    replacements: int = 0  # the number of clips in it
 
 
-VERSIONS = {"400": Version("Kinetics-400", "400", "k400", False, 1.48e6,
-                           "replacement_for_corrupted_k400.tgz", 1392),
-            "700-2020": Version("Kinetics-700-2020", "700_2020", "k700_2020", True, 1.34e6)}
+VERSIONS = {
+    "400": Version("Kinetics-400", "400", "k400", False, 1.48e6, "replacement_for_corrupted_k400.tgz", 1392),
+    "700-2020": Version("Kinetics-700-2020", "700_2020", "k700_2020", True, 1.34e6),
+}
 
 
 class Clip(NamedTuple):
     label: str
-    id: str                 # id of the YouTube video
-    start: int              # start and end in that video, in seconds; the file holds only this part
+    id: str  # id of the YouTube video
+    start: int  # start and end in that video, in seconds; the file holds only this part
     end: int
     split: str
-    cc: str                 # "1": Creative Commons; "" if the list does not say
+    cc: str  # "1": Creative Commons; "" if the list does not say
 
     @property
     def stem(self) -> str:
@@ -113,18 +116,33 @@ def read_annotations(path: Path, split: str) -> list[Clip]:
     clips = []
     for line, row in read_csv(path, f"delete it and {AGAIN}"):
         try:
-            clips.append(Clip(row["label"].strip(), row["youtube_id"], int(row["time_start"]),
-                              int(row["time_end"]), split, row.get("is_cc") or ""))
+            clips.append(
+                Clip(
+                    row["label"].strip(),
+                    row["youtube_id"],
+                    int(row["time_start"]),
+                    int(row["time_end"]),
+                    split,
+                    row.get("is_cc") or "",
+                )
+            )
         except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise CourseError(f"{path} is not a list of Kinetics (columns label, youtube_id, "
-                              f"time_start, time_end) in line {line}: delete it and {AGAIN}") from error
+            raise CourseError(
+                f"{path} is not a list of Kinetics (columns label, youtube_id, "
+                f"time_start, time_end) in line {line}: delete it and {AGAIN}"
+            ) from error
     if not clips:
         raise CourseError(f"{path} lists no clips: delete it and {AGAIN}")
-    for clip in clips:      # ids and labels become file names
-        if not re.fullmatch(r"[\w-]{11}", clip.id) or not re.fullmatch(r"[\w '()-]{1,100}", clip.label) \
-                or not 0 <= clip.start <= clip.end < 1_000_000:
-            raise CourseError(f"{path} lists a clip {clip.id!r:.50} of class {clip.label!r:.100} from {clip.start!r:.20} to "
-                              f"{clip.end!r:.20} s, which no Kinetics list has: delete it and {AGAIN}")
+    for clip in clips:  # ids and labels become file names
+        if (
+            not re.fullmatch(r"[\w-]{11}", clip.id)
+            or not re.fullmatch(r"[\w '()-]{1,100}", clip.label)
+            or not 0 <= clip.start <= clip.end < 1_000_000
+        ):
+            raise CourseError(
+                f"{path} lists a clip {clip.id!r:.50} of class {clip.label!r:.100} from {clip.start!r:.20} to "
+                f"{clip.end!r:.20} s, which no Kinetics list has: delete it and {AGAIN}"
+            )
     return sorted(set(clips), key=rank)
 
 
@@ -155,6 +173,7 @@ def class_names(asked: Iterable[str], known: Iterable[str], source: str) -> list
 
 # ---------------------------------------------------------------- one archive
 
+
 def read_archive(path: Path, wanted: dict[str, Clip], into: Path) -> tuple[set[str], list[Clip]]:
     """Read a tar, gzipped or not: (stems of all videos in it; the wanted clips, which are now files `into`/STEM.mp4).
 
@@ -162,7 +181,7 @@ def read_archive(path: Path, wanted: dict[str, Clip], into: Path) -> tuple[set[s
     """
     stems, found = set(), []
     with open(path, "rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"          # because part_120 was a plain tar named .tar.gz
+        zipped = file.read(2) == b"\x1f\x8b"  # because part_120 was a plain tar named .tar.gz
     try:
         for member, stream in read_tar(path, AGAIN, zipped=zipped):
             name = PurePosixPath(member.name)
@@ -193,12 +212,13 @@ def first_class(url: str) -> str | None:
             for member in tar:
                 if member.name.endswith(".mp4"):
                     return folder_of(PurePosixPath(member.name).parent.name) or None
-    except Exception:                      # from the network or from a parser, because the file is cut
+    except Exception:  # from the network or from a parser, because the file is cut
         pass
     return None
 
 
 # ---------------------------------------------------------------- the folder
+
 
 class Folder:
     """What is in OUT: `good` and `bad` clips by path, and in `parts` the stems of each archive that was read."""
@@ -224,12 +244,13 @@ class Folder:
             there = read_json(note, remedy, dict).get("version")
             need(there in VERSIONS, f"{note} does not tell the version; {remedy}")
             if there != version:
-                raise CourseError(f"{self.root} holds Kinetics-{there}, and versions must not be "
-                                  f"mixed (the training clips of one are validation clips of "
-                                  f"another): give another --out for Kinetics-{version}")
+                raise CourseError(
+                    f"{self.root} holds Kinetics-{there}, and versions must not be "
+                    f"mixed (the training clips of one are validation clips of "
+                    f"another): give another --out for Kinetics-{version}"
+                )
         elif any((self.root / split).exists() for split in SPLITS):
-            raise CourseError(f"{self.root} has videos that were not fetched by this command: "
-                              "give another --out")
+            raise CourseError(f"{self.root} has videos that were not fetched by this command: give another --out")
         else:
             write(note, json.dumps({"version": version}))
 
@@ -252,12 +273,11 @@ class Folder:
         self.parts[part] = stems
         append(self.root / "parts.jsonl", {"part": part, "stems": sorted(stems)})
 
-    def write_manifest(self, split: str, chosen: dict[str, list[Clip]],
-                       count: int) -> dict[str, int]:
+    def write_manifest(self, split: str, chosen: dict[str, list[Clip]], count: int) -> dict[str, int]:
         """Write SPLIT.csv with the first `count` good clips of each class. Returns label -> number of clips."""
         text, numbers = io.StringIO(), {}
         rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(["path", "label", "start", "end"])      # start and end stay empty: the files are already cut
+        rows.writerow(["path", "label", "start", "end"])  # start and end stay empty: the files are already cut
         for label, clips in chosen.items():
             good = [clip for clip in clips if clip.path in self.good][:count]
             rows.writerows([clip.path, label, "", ""] for clip in good)
@@ -293,25 +313,29 @@ def read_notes(path: Path, **wanted: type) -> list[dict]:
     Raises CourseError for a line of another kind.
     """
     data = path.read_bytes() if path.is_file() else b""
-    whole = data[:data.rfind(b"\n") + 1]
+    whole = data[: data.rfind(b"\n") + 1]
     if len(whole) < len(data):
         os.truncate(path, len(whole))
     remedy, lines = f"delete that line and {AGAIN}", []
     for number, text in enumerate(whole.splitlines(), 1):
         line = parse_json(text, f"line {number} of {path}", remedy, dict)
-        need(all(isinstance(line.get(name), kind) for name, kind in wanted.items()),
-             f"line {number} of {path} does not tell {', '.join(wanted)}; {remedy}")
+        need(
+            all(isinstance(line.get(name), kind) for name, kind in wanted.items()),
+            f"line {number} of {path} does not tell {', '.join(wanted)}; {remedy}",
+        )
         lines.append(line)
     return lines
 
 
 # ---------------------------------------------------------------- the work
 
+
 class Collector:
     """Fetches archives until the folder has all clips that are asked for."""
 
-    def __init__(self, folder: Folder, version: Version, base: str, workers: int, keep: bool,
-                 skip: Iterable[str], progress: bool):
+    def __init__(
+        self, folder: Folder, version: Version, base: str, workers: int, keep: bool, skip: Iterable[str], progress: bool
+    ):
         self.folder, self.version, self.progress = folder, version, progress
         self.base, self.workers, self.keep = f"{base.rstrip('/')}/{version.folder}", workers, keep
         self.skip = set(skip)
@@ -337,15 +361,22 @@ class Collector:
     def sought(self, chosen: dict[str, list[Clip]], count: int) -> list[Clip]:
         """The clips to look for: of classes with fewer than `count` good clips, those that are neither good nor bad."""
         good, bad = self.folder.good, self.folder.bad
-        return [clip for clips in chosen.values()
-                if sum(clip.path in good for clip in clips) < count
-                for clip in clips if clip.path not in good and clip.path not in bad]
+        return [
+            clip
+            for clips in chosen.values()
+            if sum(clip.path in good for clip in clips) < count
+            for clip in clips
+            if clip.path not in good and clip.path not in bad
+        ]
 
     def needed(self, part: str, sought: list[Clip]) -> bool:
         """Whether an archive may hold one of the clips `sought`. If it was read before, its contents are known."""
         stems = self.folder.parts.get(part)
-        return part not in self.skip and bool(sought) and (
-            stems is None or any(c.stem in stems or c.id in stems for c in sought))
+        return (
+            part not in self.skip
+            and bool(sought)
+            and (stems is None or any(c.stem in stems or c.id in stems for c in sought))
+        )
 
     def estimate(self, clips: list[Clip], parts: list[str], chosen: dict, count: int) -> dict:
         """What is still to be fetched for one split: dict(clips, parts, download, kept, held).
@@ -362,14 +393,12 @@ class Collector:
             place = {clip: number for number, clip in enumerate(clips, 1)}
             reach = max((place[clip] for clip in left), default=0) / len(clips)
             size = len(clips) / len(parts) * each
-            sizes = [size] * sum(self.needed(part, left)
-                                 for part in parts[:math.ceil(reach * len(parts))])
+            sizes = [size] * sum(self.needed(part, left) for part in parts[: math.ceil(reach * len(parts))])
         parts = len(sizes)
         if left and left[0].split == "train" and self.version.replacement:
             sizes.append(self.version.replacements * each)
-        held = sum(sizes) if self.keep else sum(sorted(sizes)[-self.workers - 2:])
-        return dict(clips=len(left), parts=parts, download=sum(sizes), kept=len(left) * each,
-                    held=held)
+        held = sum(sizes) if self.keep else sum(sorted(sizes)[-self.workers - 2 :])
+        return dict(clips=len(left), parts=parts, download=sum(sizes), kept=len(left) * each, held=held)
 
     def queue(self, parts: list[str], chosen: dict, count: int, labels: list[str]) -> Iterator[str]:
         """Yields the archives to fetch, one by one, as long as clips are still sought."""
@@ -388,8 +417,10 @@ class Collector:
         for place in sorted(range(len(parts)), key=lambda place: abs(place - guess)):
             if first_class(self.address(parts[place])) in (None, folder_of(label)):
                 return parts[place]
-        raise CourseError(f"none of the {len(parts)} archives of {self.version.name} holds the "
-                          f"class {label!r}; leave it out of --classes")
+        raise CourseError(
+            f"none of the {len(parts)} archives of {self.version.name} holds the "
+            f"class {label!r}; leave it out of --classes"
+        )
 
     def address(self, part: str) -> str:
         return f"{self.base}/{quote(part)}"
@@ -400,8 +431,10 @@ class Collector:
         """Read the archives of a queue, in its order, while the next ones are downloaded."""
         for part, download in ahead(queue, self.start, self.workers, likely):
             sought = self.sought(chosen, count)
-            if self.needed(part, sought):             # may be false now: other archives were read meanwhile
-                self.harvest(part, download, sought, lambda clip: not self.sought({clip.label: chosen[clip.label]}, count))
+            if self.needed(part, sought):  # may be false now: other archives were read meanwhile
+                self.harvest(
+                    part, download, sought, lambda clip: not self.sought({clip.label: chosen[clip.label]}, count)
+                )
 
     def start(self, part: str) -> Future:
         """Download an archive in a thread that does not keep the process alive."""
@@ -412,27 +445,28 @@ class Collector:
                 done.set_result(self.download(part))
             except BaseException as error:
                 done.set_exception(error)
+
         threading.Thread(target=work, daemon=True).start()
         return done
 
     def download(self, part: str) -> Path:
         return fetch(self.address(part), self.archives / part, progress=self.progress)
 
-    def harvest(self, part: str, download: Future, sought: list[Clip],
-                enough: Callable[[Clip], bool]) -> None:
+    def harvest(self, part: str, download: Future, sought: list[Clip], enough: Callable[[Clip], bool]) -> None:
         """Take the clips `sought` out of an archive, decode each, and keep those that decode completely."""
         wanted = {clip.id: clip for clip in sought} | {clip.stem: clip for clip in sought}
         try:
             archive = download.result()
             try:
                 stems, found = read_archive(archive, wanted, self.incoming)
-            except DamagedArchive:                           # perhaps by the download: try once more
+            except DamagedArchive:  # perhaps by the download: try once more
                 archive.unlink()
                 stems, found = read_archive(archive := self.download(part), wanted, self.incoming)
         except DamagedArchive as error:
             archive.unlink()
-            raise self.failed(part, f"{self.address(part)} came damaged twice ({error}); try "
-                                    "later with the same command") from error
+            raise self.failed(
+                part, f"{self.address(part)} came damaged twice ({error}); try later with the same command"
+            ) from error
         except CourseError as error:
             raise self.failed(part, error, isinstance(error.__context__, HTTPError)) from error
         before = len(self.folder.good)
@@ -459,14 +493,19 @@ class Collector:
     def repair(self, chosen: dict[str, list[Clip]], count: int) -> None:
         """Take corrupt training clips again, from the archive of replacements."""
         part, bad = self.version.replacement, self.folder.bad
-        corrupt = [clip for clips in chosen.values() for clip in clips[:count]
-                   if clip.path in bad and bad[clip.path]["part"] != part]
+        corrupt = [
+            clip
+            for clips in chosen.values()
+            for clip in clips[:count]
+            if clip.path in bad and bad[clip.path]["part"] != part
+        ]
         if part and self.needed(part, corrupt):
             self.harvest(part, self.start(part), corrupt, lambda clip: False)
 
 
-def ahead(parts: Iterator[str], start: Callable[[str], Future], workers: int,
-          likely: int) -> Iterator[tuple[str, Future]]:
+def ahead(
+    parts: Iterator[str], start: Callable[[str], Future], workers: int, likely: int
+) -> Iterator[tuple[str, Future]]:
     """(part, its download) in order. Up to `workers` downloads run at the same time.
 
     This holds for the first `likely` ones. After that, one at a time: the next archive may already be enough.
@@ -479,11 +518,22 @@ def ahead(parts: Iterator[str], start: Callable[[str], Future], workers: int,
     yield from waiting
 
 
-def kinetics(out: str | os.PathLike, *, classes: Iterable[str] | None = None,
-             preset: str | None = None, clips_per_class: int | tuple[int, int] | None = None,
-             splits: Iterable[str] = SPLITS, version: str = "400", cc_only: bool = False,
-             base_url: str = BASE, workers: int = 4, keep_archives: bool = False,
-             skip: Iterable[str] = (), dry_run: bool = False, progress: bool = False) -> dict:
+def kinetics(
+    out: str | os.PathLike,
+    *,
+    classes: Iterable[str] | None = None,
+    preset: str | None = None,
+    clips_per_class: int | tuple[int, int] | None = None,
+    splits: Iterable[str] = SPLITS,
+    version: str = "400",
+    cc_only: bool = False,
+    base_url: str = BASE,
+    workers: int = 4,
+    keep_archives: bool = False,
+    skip: Iterable[str] = (),
+    dry_run: bool = False,
+    progress: bool = False,
+) -> dict:
     """Fetch the first clips of some classes of Kinetics into the folder `out`.
 
     Give either classes or preset. preset: "tiny10" (TINY10, 50 + 20 clips a class) or "mini200" (the 200 classes with
@@ -502,8 +552,7 @@ def kinetics(out: str | os.PathLike, *, classes: Iterable[str] | None = None,
     """
     out, splits = Path(out), tuple(dict.fromkeys(splits))
     if version not in VERSIONS:
-        raise CourseError(f"version {version!r} is not on the mirror with its clips; choose "
-                          f"{' or '.join(VERSIONS)}")
+        raise CourseError(f"version {version!r} is not on the mirror with its clips; choose {' or '.join(VERSIONS)}")
     if not splits or set(splits) - set(SPLITS):
         raise CourseError(f"splits {','.join(splits) or 'none'}: choose train, val or both")
     if (classes is None) == (preset is None) or preset not in (None, *PRESETS):
@@ -516,18 +565,20 @@ def kinetics(out: str | os.PathLike, *, classes: Iterable[str] | None = None,
         out.mkdir(parents=True, exist_ok=True)
         with alone(out / "kinetics.lock", progress):
             folder = Folder(out, version)
-            collector = Collector(folder, VERSIONS[version], base_url, workers, keep_archives, skip,
-                                  progress)
+            collector = Collector(folder, VERSIONS[version], base_url, workers, keep_archives, skip, progress)
             return fetch_chosen(collector, classes, preset, count, splits, cc_only, dry_run)
     except OSError as error:
         full = error.errno in (ENOSPC, EDQUOT, EFBIG)
-        raise CourseError(f"{'the disk is too full for' if full else 'cannot write to'} {out} "
-                          f"({error.strerror or error}); what is there stays: "
-                          f"{'free space' if full else 'mend permissions'} and {AGAIN}") from error
+        raise CourseError(
+            f"{'the disk is too full for' if full else 'cannot write to'} {out} "
+            f"({error.strerror or error}); what is there stays: "
+            f"{'free space' if full else 'mend permissions'} and {AGAIN}"
+        ) from error
 
 
-def fetch_chosen(collector: Collector, classes, preset, count: dict[str, int], splits, cc_only: bool,
-            dry_run: bool) -> dict:
+def fetch_chosen(
+    collector: Collector, classes, preset, count: dict[str, int], splits, cc_only: bool, dry_run: bool
+) -> dict:
     """The work of `kinetics`, after everything has been opened and checked."""
     folder, name = collector.folder, collector.version.name
     lists = {split: collector.list_of(split) for split in dict.fromkeys((*splits, "train"))}
@@ -543,26 +594,33 @@ def fetch_chosen(collector: Collector, classes, preset, count: dict[str, int], s
     for split in splits:
         clips = lists[split]
         if cc_only and not any(clip.cc for clip in clips):
-            raise CourseError(f"the list of {name} does not say which clips are under Creative "
-                              "Commons; --cc-only works with Kinetics-400")
+            raise CourseError(
+                f"the list of {name} does not say which clips are under Creative "
+                "Commons; --cc-only works with Kinetics-400"
+            )
         allowed = [clip for clip in clips if clip.cc == "1"] if cc_only else clips
         chosen[split] = choose(allowed, classes, count[split])
         parts[split] = collector.parts_of(split)
         plan[split] = collector.estimate(clips, parts[split], chosen[split], count[split])
     total = {key: sum(of[key] for of in plan.values()) for key in next(iter(plan.values()))}
     held = total["held"] if collector.keep else max(of["held"] for of in plan.values())
-    estimate = dict(clips=total["clips"], parts=total["parts"], download=int(total["download"]),
-                    disk=int(total["kept"] + held))
-    said = (f"{name}, {len(classes)} classes: {estimate['clips']:,} clips to come, in about "
-            f"{estimate['parts']} archives, {estimate['download'] / 1e9:.1f} GB to download; "
-            f"needs {estimate['disk'] / 1e9:.1f} GB of disk")
+    estimate = dict(
+        clips=total["clips"], parts=total["parts"], download=int(total["download"]), disk=int(total["kept"] + held)
+    )
+    said = (
+        f"{name}, {len(classes)} classes: {estimate['clips']:,} clips to come, in about "
+        f"{estimate['parts']} archives, {estimate['download'] / 1e9:.1f} GB to download; "
+        f"needs {estimate['disk'] / 1e9:.1f} GB of disk"
+    )
     if collector.progress:
         print(said, file=sys.stderr)
     if dry_run:
         return dict(out=folder.root, version=collector.version.name, estimate=estimate)
     if (free := shutil.disk_usage(folder.root).free) < estimate["disk"]:
-        raise CourseError(f"{said}, and {free / 1e9:.1f} GB are free at {folder.root}: free space, "
-                          "give another --out, fewer classes or fewer --workers")
+        raise CourseError(
+            f"{said}, and {free / 1e9:.1f} GB are free at {folder.root}: free space, "
+            "give another --out, fewer classes or fewer --workers"
+        )
     shutil.rmtree(collector.incoming, ignore_errors=True)
     collector.incoming.mkdir()
     before = set(folder.parts)
@@ -573,14 +631,16 @@ def fetch_chosen(collector: Collector, classes, preset, count: dict[str, int], s
         if "train" in splits:
             collector.repair(chosen["train"], count["train"])
     finally:
-        numbers = {split: folder.write_manifest(split, chosen[split], count[split])
-                   for split in splits}
+        numbers = {split: folder.write_manifest(split, chosen[split], count[split]) for split in splits}
     shutil.rmtree(collector.incoming)
     if not collector.keep:
         shutil.rmtree(collector.archives, ignore_errors=True)
-    return dict(out=folder.root, version=collector.version.name,
-                clips={split: sum(numbers[split].values()) for split in splits},
-                short={split: {label: n for label, n in numbers[split].items() if n < count[split]}
-                       for split in splits},
-                parts=len(set(folder.parts) - before),
-                bytes=sum(line["bytes"] for line in folder.good.values()), estimate=estimate)
+    return dict(
+        out=folder.root,
+        version=collector.version.name,
+        clips={split: sum(numbers[split].values()) for split in splits},
+        short={split: {label: n for label, n in numbers[split].items() if n < count[split]} for split in splits},
+        parts=len(set(folder.parts) - before),
+        bytes=sum(line["bytes"] for line in folder.good.values()),
+        estimate=estimate,
+    )

@@ -1,4 +1,5 @@
 """One exercise: what its check compares with."""
+
 from collections.abc import Callable
 from dataclasses import dataclass
 

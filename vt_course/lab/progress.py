@@ -1,4 +1,5 @@
 """Which checks passed: one line for each, in a file on the reader's machine. Nothing is sent anywhere."""
+
 import os
 from datetime import datetime
 from pathlib import Path
@@ -27,8 +28,10 @@ def record(number: str) -> None:
         if path is None or number in passed(path):
             return
         new = not path.exists()
-        with path.open("a", encoding="utf-8", newline="") as file:      # one write appends the whole line
-            file.write((",".join(FIELDS) + "\n" if new else "") + f"{number},{datetime.now().isoformat(' ', 'minutes')}\n")
+        with path.open("a", encoding="utf-8", newline="") as file:  # one write appends the whole line
+            file.write(
+                (",".join(FIELDS) + "\n" if new else "") + f"{number},{datetime.now().isoformat(' ', 'minutes')}\n"
+            )
     except (OSError, CourseError) as error:
         print(f"  (`vt-course progress` will not know: {error})")
 
@@ -49,5 +52,8 @@ def passed(path: Path | None) -> dict[str, str]:
 def progress_table() -> list[dict]:
     """A row for each exercise of the course, in order: exercise, title, passed (when, or None: not yet)."""
     from vt_course.lab.exercises import EXERCISES
+
     done = passed(progress_file())
-    return [dict(exercise=number, title=exercise.title, passed=done.get(number)) for number, exercise in EXERCISES.items()]
+    return [
+        dict(exercise=number, title=exercise.title, passed=done.get(number)) for number, exercise in EXERCISES.items()
+    ]

@@ -3,6 +3,7 @@
 The tests compare each output of a notebook with the committed one. So a printed line holds only what does not
 depend on the processor: shapes, counts, and numbers rounded so coarsely that rounding noise cannot change them.
 """
+
 import torch
 from torch import Tensor
 
@@ -35,7 +36,7 @@ def agree(name: str, got: Tensor, want: Tensor, tol: float = 1e-5) -> None:
         raise AssertionError(f"{name}: shape {text(tuple(got.shape))}, wanted {text(tuple(want.shape))}")
     scale = want.abs().clamp(min=1)
     torch.testing.assert_close(got / scale.to(got.dtype), want / scale, rtol=0, atol=tol, msg=lambda m: f"{name}: {m}")
-    relative = " · max(1, |x|)" if (scale > 1.01).any() else ""        # above 1 by rounding only counts as 1
+    relative = " · max(1, |x|)" if (scale > 1.01).any() else ""  # above 1 by rounding only counts as 1
     print(f"✓ {name}: {got.numel():,} numbers, |Δ| ≤ {tol:.0e}{relative}")
 
 

@@ -1,4 +1,5 @@
 """notebooks/src/NN_name.py (py:percent) -> notebooks/NN_name.ipynb, executed. The source is never written back."""
+
 import hashlib
 import time
 from collections import Counter
@@ -21,8 +22,14 @@ METADATA = {
 }
 
 
-def build(names: list[str] | None = None, *, profile: str = "smoke", check: bool = False,
-          root: Path | None = None, progress: bool = True) -> list[dict]:
+def build(
+    names: list[str] | None = None,
+    *,
+    profile: str = "smoke",
+    check: bool = False,
+    root: Path | None = None,
+    progress: bool = True,
+) -> list[dict]:
     """Execute the sources and write the notebooks. With `check`, only compare notebooks with their sources.
 
     names: stems ("04_video_swin") or numbers ("04"); None: all, in order. root: the checkout.
@@ -33,20 +40,23 @@ def build(names: list[str] | None = None, *, profile: str = "smoke", check: bool
     CourseError for an unknown name, and for another profile than that of committed notebooks.
     """
     if profile != "smoke":
-        raise CourseError(f"Committed notebooks show the profile smoke, not {profile!r};"
-                          f" run `vt-course course --profile {profile}` instead.")
+        raise CourseError(
+            f"Committed notebooks show the profile smoke, not {profile!r};"
+            f" run `vt-course course --profile {profile}` instead."
+        )
     folder = (root or repo_root()) / "notebooks"
     sources = select(folder / "src", "[0-9][0-9]_*.py", names)
     if check:
         rows = [_check_one(source, folder / f"{source.stem}.ipynb") for source in sources]
         if not names:
             stems = {source.stem for source in sources}
-            rows += [dict(notebook=path.stem, status="no source",
-                          problems=[f"{path.stem}: has no source in notebooks/src."])
-                     for path in sorted(folder.glob("*.ipynb")) if path.stem not in stems]
+            rows += [
+                dict(notebook=path.stem, status="no source", problems=[f"{path.stem}: has no source in notebooks/src."])
+                for path in sorted(folder.glob("*.ipynb"))
+                if path.stem not in stems
+            ]
     else:
-        rows = [_build_one(source, folder / f"{source.stem}.ipynb", progress)
-                for source in sources]
+        rows = [_build_one(source, folder / f"{source.stem}.ipynb", progress) for source in sources]
     wrong = [text for row in rows for text in row.pop("problems")]
     if wrong:
         raise NotebookFailed("\n".join(wrong), rows)
@@ -61,7 +71,7 @@ def from_source(source: Path):
     nb.nbformat, nb.nbformat_minor = 4, 5
     seen = Counter()
     for cell in nb.cells:
-        cell.metadata.pop("lines_to_next_cell", None)   # jupytext's note on blank lines
+        cell.metadata.pop("lines_to_next_cell", None)  # jupytext's note on blank lines
         seen[cell.cell_type, cell.source] += 1
         key = f"{cell.cell_type}\0{cell.source}\0{seen[cell.cell_type, cell.source]}"
         cell.id = hashlib.sha256(key.encode()).hexdigest()[:12]
@@ -79,8 +89,7 @@ def drift(source: Path, path: Path) -> list[str]:
             where = f"{source.stem}, {hygiene.label(got, index)}"
             return [f"{where}: differs from its source; {remedy}."]
     if len(wanted.cells) != len(got.cells):
-        return [f"{source.stem}: has {len(got.cells)} cells, its source {len(wanted.cells)};"
-                f" {remedy}."]
+        return [f"{source.stem}: has {len(got.cells)} cells, its source {len(wanted.cells)}; {remedy}."]
     return []
 
 
@@ -97,12 +106,19 @@ def execute(nb, folder: Path, name: str, progress: bool = False) -> None:
 
     with tqdm(total=_code_cells(nb), desc=name, unit="cell", disable=not progress) as bar:
         client = NotebookClient(
-            nb, timeout=CELL_SECONDS["smoke"], startup_timeout=120, kernel_name="python3",
-            kernel_manager_class=CourseKernel, resources={"metadata": {"path": str(folder)}},
-            record_timing=False, coalesce_streams=True,
-            on_cell_start=on_cell_start, on_cell_executed=lambda **_: bar.update())
+            nb,
+            timeout=CELL_SECONDS["smoke"],
+            startup_timeout=120,
+            kernel_name="python3",
+            kernel_manager_class=CourseKernel,
+            resources={"metadata": {"path": str(folder)}},
+            record_timing=False,
+            coalesce_streams=True,
+            on_cell_start=on_cell_start,
+            on_cell_executed=lambda **_: bar.update(),
+        )
         try:
-            client.execute(env=build_env())             # the same as for the comparison of outputs
+            client.execute(env=build_env())  # the same as for the comparison of outputs
         except CELL_ERRORS as error:
             raise NotebookFailed(f"{name}, {where}: {explain(error)}", []) from error
 
@@ -122,11 +138,15 @@ def _build_one(source: Path, path: Path, progress: bool) -> dict:
         except NotebookFailed as error:
             wrong = [str(error)]
     if not wrong:
-        nb.metadata = nbformat.from_dict(METADATA)      # else nbclient adds the exact Python version
+        nb.metadata = nbformat.from_dict(METADATA)  # else nbclient adds the exact Python version
         write(nb, path)
-    return dict(notebook=source.stem, cells=_code_cells(nb),
-                seconds=round(time.perf_counter() - start, 1),
-                status="failed" if wrong else "built", problems=wrong)
+    return dict(
+        notebook=source.stem,
+        cells=_code_cells(nb),
+        seconds=round(time.perf_counter() - start, 1),
+        status="failed" if wrong else "built",
+        problems=wrong,
+    )
 
 
 def write(nb, path: Path) -> None:

@@ -1,4 +1,5 @@
 """Run committed notebooks again, cell by cell, and compare every output with the committed one (nbval)."""
+
 import os
 import subprocess
 import sys
@@ -16,11 +17,36 @@ def compare(paths: list[Path], *more: str, root: Path | None = None, workers: in
     cannot differ in an option.
     """
     root = root or repo_root()
-    return subprocess.call([
-        sys.executable, "-m", "pytest", "-c", str(root / "pyproject.toml"), "--rootdir", str(root), "-p", "no:cacheprovider",
-        "--nbval", "--nbval-current-env", "--nbval-sanitize-with", str(root / ".ci" / "nbval_sanitize.cfg"),
-        "--nbval-cell-timeout", str(CELL_SECONDS["smoke"]), "--nbval-kernel-startup-timeout", "120",
-        "-n", str(workers), "--dist", "loadfile", "-q", *more, *map(str, paths)], cwd=root, env=build_env())
+    return subprocess.call(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-c",
+            str(root / "pyproject.toml"),
+            "--rootdir",
+            str(root),
+            "-p",
+            "no:cacheprovider",
+            "--nbval",
+            "--nbval-current-env",
+            "--nbval-sanitize-with",
+            str(root / ".ci" / "nbval_sanitize.cfg"),
+            "--nbval-cell-timeout",
+            str(CELL_SECONDS["smoke"]),
+            "--nbval-kernel-startup-timeout",
+            "120",
+            "-n",
+            str(workers),
+            "--dist",
+            "loadfile",
+            "-q",
+            *more,
+            *map(str, paths),
+        ],
+        cwd=root,
+        env=build_env(),
+    )
 
 
 def build_env() -> dict[str, str]:

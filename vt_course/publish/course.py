@@ -1,4 +1,5 @@
 """Run the course: execute every notebook, in order, with papermill, and write the results to another folder."""
+
 import os
 import re
 import threading
@@ -24,9 +25,16 @@ from vt_course.publish.student import parts, student_edition
 MEMORY = 2 * 2**30
 
 
-def run_course(names: list[str] | None = None, *, profile: str = "smoke", unsolved: bool = False,
-               out: Path | None = None, progress: bool = True, root: Path | None = None,
-               workers: int | None = None) -> list[dict]:
+def run_course(
+    names: list[str] | None = None,
+    *,
+    profile: str = "smoke",
+    unsolved: bool = False,
+    out: Path | None = None,
+    progress: bool = True,
+    root: Path | None = None,
+    workers: int | None = None,
+) -> list[dict]:
     """Execute the notebooks of `root` (the checkout); results go to `out` (build/notebooks, build/unsolved).
 
     names: stems ("04_video_swin") or numbers ("04"); None: all.
@@ -43,33 +51,48 @@ def run_course(names: list[str] | None = None, *, profile: str = "smoke", unsolv
     """
     root = root or repo_root()
     if profile not in PROFILES:
-        raise CourseError(f"There is no profile {profile!r};"
-                          f" choose from {', '.join(PROFILES)}.")
+        raise CourseError(f"There is no profile {profile!r}; choose from {', '.join(PROFILES)}.")
     notebooks = select(root / "notebooks", "[0-9][0-9]_*.ipynb", names)
     out = Path(out or root / "build" / ("unsolved" if unsolved else "notebooks")).resolve()
-    outputs = [(out / path.name).resolve() for path in notebooks]   # links are replaced by their targets
+    outputs = [(out / path.name).resolve() for path in notebooks]  # links are replaced by their targets
     for output in outputs:
         if output.is_relative_to((root / "notebooks").resolve()):
-            raise CourseError(f"{output} lies inside notebooks/, which the course never writes"
-                              " to; choose another folder.")
+            raise CourseError(
+                f"{output} lies inside notebooks/, which the course never writes to; choose another folder."
+            )
     out.mkdir(parents=True, exist_ok=True)
 
     committed = [nbformat.v4.reads(path.read_text(encoding="utf-8")) for path in notebooks]
-    originals = [student_edition(root / "notebooks" / "src" / f"{path.stem}.py") for path in notebooks] if unsolved else committed
+    originals = (
+        [student_edition(root / "notebooks" / "src" / f"{path.stem}.py") for path in notebooks]
+        if unsolved
+        else committed
+    )
     workers = workers or at_once(len(notebooks))
     env = kernel_env(OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // workers))))
-    with tqdm(total=sum(map(_code_cells, originals)), unit="cell", disable=not progress,
-              desc=f"{len(notebooks)} notebooks, {workers} at a time") as bar, ThreadPoolExecutor(workers) as pool:
-        runs = [pool.submit(_run_one, *job, profile, env, bar)
-                for job in zip([path.stem for path in notebooks], originals, outputs)]
+    with (
+        tqdm(
+            total=sum(map(_code_cells, originals)),
+            unit="cell",
+            disable=not progress,
+            desc=f"{len(notebooks)} notebooks, {workers} at a time",
+        ) as bar,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        runs = [
+            pool.submit(_run_one, *job, profile, env, bar)
+            for job in zip([path.stem for path in notebooks], originals, outputs)
+        ]
         rows = [run.result() for run in runs]
     for row, nb, shown in zip(rows, originals, committed):
         if unsolved and not row["failures"]:
             row["failures"] = unlike(nbformat.read(row["output"], as_version=4), shown, row["notebook"])
         elif not row["failures"]:
             solved = hygiene.passed(nbformat.read(row["output"], as_version=4))
-            row["failures"] = [f"{row['notebook']}: the check of exercise {exercise} did not pass."
-                               for exercise in sorted(hygiene.exercises(nb).keys() - solved)]
+            row["failures"] = [
+                f"{row['notebook']}: the check of exercise {exercise} did not pass."
+                for exercise in sorted(hygiene.exercises(nb).keys() - solved)
+            ]
         row["status"] = "failed" if row["failures"] else "ok"
     failures = [text for row in rows for text in row.pop("failures")]
     if progress:
@@ -90,14 +113,18 @@ def unlike(ran, committed, stem: str) -> list[str]:
     expected = {cell.id: cell for cell in committed.cells}
     found = []
     for index, cell in enumerate(ran.cells):
-        if cell.cell_type != "code" or cell.id not in expected:     # a cell that papermill added
+        if cell.cell_type != "code" or cell.id not in expected:  # a cell that papermill added
             continue
         where, text = f"{stem}, unsolved, {hygiene.label(ran, index)}", _printed(cell)
         if number := parts(cell).get("check"):
             if not re.match(rf"○ exercise {re.escape(number)} is not attempted yet", text):
-                found.append(f"{where}: the check of exercise {number} printed {text[:200]!r}, not that it is not attempted yet.")
+                found.append(
+                    f"{where}: the check of exercise {number} printed {text[:200]!r}, not that it is not attempted yet."
+                )
         elif text != _printed(expected[cell.id]):
-            found.append(f"{where}: printed {text[:200]!r}, the committed notebook {_printed(expected[cell.id])[:200]!r}.")
+            found.append(
+                f"{where}: printed {text[:200]!r}, the committed notebook {_printed(expected[cell.id])[:200]!r}."
+            )
         if noise := _printed(cell, "stderr"):
             found.append(f"{where}: wrote to stderr: {noise.strip()[:200]!r}.")
     return found
@@ -109,22 +136,22 @@ def _printed(cell, stream: str = "stdout") -> str:
 
 def course_table(rows: list[dict]) -> str:
     """The rows as text, with a line of totals."""
-    total = {key: sum(row[key] for row in rows)
-             for key in ("cells", "seconds", "passed", "checks")}
+    total = {key: sum(row[key] for row in rows) for key in ("cells", "seconds", "passed", "checks")}
     total |= dict(notebook="total", status="", peak_mb=max(row["peak_mb"] for row in rows))
     width = max(len(row["notebook"]) for row in [*rows, total])
     lines = [f"{'notebook':<{width}}  cells  seconds  peak MB  checks passed"]
     for row in [*rows, total]:
         checks = f"{row['passed']}/{row['checks']}"
-        lines.append(f"{row['notebook']:<{width}}  {row['cells']:5d}  {row['seconds']:7.1f}"
-                     f"  {row['peak_mb']:7.0f}  {checks:>13}  {row['status']}".rstrip())
+        lines.append(
+            f"{row['notebook']:<{width}}  {row['cells']:5d}  {row['seconds']:7.1f}"
+            f"  {row['peak_mb']:7.0f}  {checks:>13}  {row['status']}".rstrip()
+        )
     return "\n".join(lines)
 
 
 def _run_one(stem: str, original, output: Path, profile: str, env: dict[str, str], bar) -> dict:
     """Run one notebook and return its row."""
-    places = {cell.id: hygiene.label(original, index)
-              for index, cell in enumerate(original.cells)}
+    places = {cell.id: hygiene.label(original, index) for index, cell in enumerate(original.cells)}
     finished, where, executed = 0, "start of the kernel", {}
 
     def on_cell_start(cell, cell_index):
@@ -134,46 +161,62 @@ def _run_one(stem: str, original, output: Path, profile: str, env: dict[str, str
     def on_cell_executed(cell, cell_index, execute_reply):
         nonlocal finished
         executed[cell.id] = cell
-        if cell.id in places:           # not the cell that papermill added
+        if cell.id in places:  # not the cell that papermill added
             finished += 1
             bar.update()
 
     failures, start = [], time.perf_counter()
     write(original, output)
     with PeakMemory() as memory:
+
         class Kernel(CourseKernel):
             async def start_kernel(self, **kw):
                 await super().start_kernel(**kw | {"env": env})
                 memory.watch(self.provisioner.pid)
 
         ran = "PROFILE" in papermill.inspect_notebook(output)
-        if not ran:                     # no parameter PROFILE: papermill only warns
-            failures.append(f"{stem}: has no parameter PROFILE;"
-                            " set it in a cell tagged `parameters`.")
+        if not ran:  # no parameter PROFILE: papermill only warns
+            failures.append(f"{stem}: has no parameter PROFILE; set it in a cell tagged `parameters`.")
         else:
             try:
                 papermill.execute_notebook(
-                    output, output, parameters=dict(PROFILE=profile), cwd=output.parent,
-                    progress_bar=False, kernel_name="python3", language="python",
-                    request_save_on_cell_execute=False,         # else the file is written twice a cell, a third of all CPU time
-                    kernel_manager_class=Kernel, start_timeout=120,
+                    output,
+                    output,
+                    parameters=dict(PROFILE=profile),
+                    cwd=output.parent,
+                    progress_bar=False,
+                    kernel_name="python3",
+                    language="python",
+                    request_save_on_cell_execute=False,  # else it is written twice a cell: a third of all CPU time
+                    kernel_manager_class=Kernel,
+                    start_timeout=120,
                     execution_timeout=CELL_SECONDS[profile],
-                    on_cell_start=on_cell_start, on_cell_executed=on_cell_executed)
+                    on_cell_start=on_cell_start,
+                    on_cell_executed=on_cell_executed,
+                )
             except PapermillExecutionError as error:
                 what = f"{stem}, {where}: raised {error.ename}: {error.evalue}"
                 failures.append("\n".join([what, *error.traceback]))
             except CELL_ERRORS as error:
                 failures.append(f"{stem}, {where}: {explain(error)}")
-                unfinished = nbformat.read(output, as_version=4)         # for whoever looks for the reason
+                unfinished = nbformat.read(output, as_version=4)  # for whoever looks for the reason
                 unfinished.cells = [executed.get(cell.id, cell) for cell in unfinished.cells]
                 write(unfinished, output)
     seconds = time.perf_counter() - start
-    if not failures and finished < _code_cells(original):   # for papermill, `sys.exit()` is success
+    if not failures and finished < _code_cells(original):  # for papermill, `sys.exit()` is success
         failures.append(f"{stem}, {where}: ended the notebook before its last cell.")
-    bar.update(_code_cells(original) - finished)            # the cells that a failed notebook did not run
+    bar.update(_code_cells(original) - finished)  # the cells that a failed notebook did not run
     solved = hygiene.passed(nbformat.read(output, as_version=4)) if ran else ()
-    return dict(notebook=stem, cells=_code_cells(original), seconds=round(seconds, 1), peak_mb=round(memory.peak / 1e6),
-                passed=len(solved), checks=len(hygiene.exercises(original)), output=str(output), failures=failures)
+    return dict(
+        notebook=stem,
+        cells=_code_cells(original),
+        seconds=round(seconds, 1),
+        peak_mb=round(memory.peak / 1e6),
+        passed=len(solved),
+        checks=len(hygiene.exercises(original)),
+        output=str(output),
+        failures=failures,
+    )
 
 
 def _code_cells(nb) -> int:
@@ -194,13 +237,13 @@ class PeakMemory:
         self._thread.join()
 
     def watch(self, pid: int) -> None:
-        with suppress(psutil.NoSuchProcess):                # the process has ended already
+        with suppress(psutil.NoSuchProcess):  # the process has ended already
             self._roots.append(psutil.Process(pid))
 
     def _watch(self):
         while not self._stop.wait(0.5):
             processes = []
             for root in self._roots:
-                with suppress(psutil.NoSuchProcess):        # ended between two calls
+                with suppress(psutil.NoSuchProcess):  # ended between two calls
                     processes += root, *root.children(recursive=True)
             self.peak = max(self.peak, held_memory(processes, above=self.peak))

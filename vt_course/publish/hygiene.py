@@ -4,6 +4,7 @@ Three examples: a notebook that was never run passes nbval, because nothing is c
 every test; a trailing `;` prints differently in JupyterLab and in nbval. So these rules are
 checked on the file itself.
 """
+
 import ast
 import io
 import re
@@ -13,29 +14,32 @@ from pathlib import Path
 
 import nbformat
 
-LONGEST_CELL, MEDIAN_CELL = 30, 8       # lines that are not blank
-WIDTH = 88                              # characters
+LONGEST_CELL, MEDIAN_CELL = 30, 8  # lines that are not blank
+WIDTH = 88  # characters
 SIZE_MB = 1.5
 # The cells of an exercise, in this order.
 PARTS = {"exercise": "code", "check": "code", "hints": "markdown", "solution": "code"}
-TAG = re.compile(r"parameters|definition|fast|oracle|figure"
-                 r"|(exercise|check|hints|solution|claim):[\w.-]+")
+TAG = re.compile(
+    r"parameters|definition|fast|oracle|figure"
+    r"|(exercise|check|hints|solution|claim):[\w.-]+"
+)
 MACHINE_PATH = re.compile(r"(?<![\w./:-])/(?:home|Users|root|tmp|work|private|var/folders)/\w")
-SUCCESS = "✓ "          # the line that a passed check prints begins so
+SUCCESS = "✓ "  # the line that a passed check prints begins so
 
 
 def problems(path: Path) -> list[str]:
     """What is wrong with a built notebook: one sentence for each problem, with notebook, cell number and rule."""
     path = Path(path)
     try:
-        nb = nbformat.v4.reads(path.read_text(encoding="utf-8"))    # nbformat.read would repair ids
+        nb = nbformat.v4.reads(path.read_text(encoding="utf-8"))  # nbformat.read would repair ids
     except ValueError as error:
         return [f"{path.stem}: is not a notebook file ({error})."]
     found = source_problems(nb, path.stem) + run_problems(nb, path.stem)
     megabytes = path.stat().st_size / 1e6
     if megabytes > SIZE_MB:
-        found.append(f"{path.stem}: takes {megabytes:.1f} MB; the cap is {SIZE_MB} MB,"
-                     " so draw fewer or smaller figures.")
+        found.append(
+            f"{path.stem}: takes {megabytes:.1f} MB; the cap is {SIZE_MB} MB, so draw fewer or smaller figures."
+        )
     return found
 
 
@@ -46,10 +50,10 @@ def source_problems(nb, name: str) -> list[str]:
         found += [f"{name}, {label(nb, index)}: {text}" for text in _cell_problems(cell)]
     lengths = [_lines(cell.source) for cell in nb.cells if cell.cell_type == "code"]
     if lengths and statistics.median(lengths) > MEDIAN_CELL:
-        found.append(f"{name}: half of the code cells have more than {MEDIAN_CELL} lines;"
-                     " split some.")
-    return found + [f"{name}: {text}" for rule in (_parameter_problems, _exercise_problems,
-                                                   _file_problems) for text in rule(nb)]
+        found.append(f"{name}: half of the code cells have more than {MEDIAN_CELL} lines; split some.")
+    return found + [
+        f"{name}: {text}" for rule in (_parameter_problems, _exercise_problems, _file_problems) for text in rule(nb)
+    ]
 
 
 def run_problems(nb, name: str) -> list[str]:
@@ -59,8 +63,7 @@ def run_problems(nb, name: str) -> list[str]:
     for count, (index, cell) in enumerate(code, start=1):
         where = f"{name}, {label(nb, index)}"
         if cell.execution_count != count:
-            found.append(f"{where}: execution count is {cell.execution_count}, not {count};"
-                         " run all cells in order.")
+            found.append(f"{where}: execution count is {cell.execution_count}, not {count}; run all cells in order.")
         for output in cell.outputs:
             if output.output_type == "error":
                 found.append(f"{where}: holds an error, {output.ename}: {output.evalue}.")
@@ -71,8 +74,10 @@ def run_problems(nb, name: str) -> list[str]:
     if not any(cell.outputs for _, cell in code):
         found.append(f"{name}: no cell has any output; it was never run, or stripped.")
     for exercise in sorted(exercises(nb).keys() - passed(nb)):
-        found.append(f"{name}: exercise {exercise} printed no line that begins with"
-                     f" {SUCCESS!r}; end its solution cell with the check.")
+        found.append(
+            f"{name}: exercise {exercise} printed no line that begins with"
+            f" {SUCCESS!r}; end its solution cell with the check."
+        )
     return found
 
 
@@ -89,12 +94,17 @@ def exercises(nb) -> dict[str, dict[str, list[int]]]:
 
 def passed(nb) -> set[str]:
     """Ids of the exercises whose check or solution cell printed a line of success."""
-    return {exercise for exercise, parts in exercises(nb).items()
-            if any(line.startswith(SUCCESS)
-                   for index in parts.get("check", []) + parts.get("solution", [])
-                   for output in nb.cells[index].get("outputs", [])
-                   if output.get("name") == "stdout"
-                   for line in output.text.splitlines())}
+    return {
+        exercise
+        for exercise, parts in exercises(nb).items()
+        if any(
+            line.startswith(SUCCESS)
+            for index in parts.get("check", []) + parts.get("solution", [])
+            for output in nb.cells[index].get("outputs", [])
+            if output.get("name") == "stdout"
+            for line in output.text.splitlines()
+        )
+    }
 
 
 def label(nb, index: int) -> str:
@@ -102,13 +112,12 @@ def label(nb, index: int) -> str:
     cell = nb.cells[index]
     if cell.cell_type != "code":
         return f"cell {index + 1}"
-    return f"cell {index + 1} (In [{sum(c.cell_type == 'code' for c in nb.cells[:index + 1])}])"
+    return f"cell {index + 1} (In [{sum(c.cell_type == 'code' for c in nb.cells[: index + 1])}])"
 
 
 def _cell_problems(cell) -> list[str]:
     tags = cell.metadata.get("tags", [])
-    found = [f"the tag {tag!r} is not one of the course's."
-             for tag in tags if not TAG.fullmatch(tag)]
+    found = [f"the tag {tag!r} is not one of the course's." for tag in tags if not TAG.fullmatch(tag)]
     extra = sorted(cell.metadata.keys() - {"tags"})
     if extra:
         found.append(f"carries metadata {', '.join(extra)}; only tags are kept.")
@@ -125,13 +134,12 @@ def _code_problems(source: str) -> list[str]:
         found.append(f"has {_lines(source)} lines; at most {LONGEST_CELL}.")
     wide = max(source.splitlines(), key=len)
     if len(wide) > WIDTH:
-        found.append(f"has a line of {len(wide)} characters (at most {WIDTH}):"
-                     f" {wide.strip()[:40]!r}.")
+        found.append(f"has a line of {len(wide)} characters (at most {WIDTH}): {wide.strip()[:40]!r}.")
     if re.search(r"^\s*#+\s*(NBVAL_|PYTEST_VALIDATE_)", source, re.MULTILINE):
         found.append("a comment switches nbval off; make the output comparable instead.")
     try:
         tree = ast.parse(source)
-    except SyntaxError as error:        # IPython's own syntax (!, %, ?) is not Python
+    except SyntaxError as error:  # IPython's own syntax (!, %, ?) is not Python
         line = (error.text or "").strip()
         return found + [f"is not plain Python (a magic or `!` command?): {line!r}."]
     if any(isinstance(node, ast.Name) and node.id == "get_ipython" for node in ast.walk(tree)):
@@ -167,12 +175,12 @@ def _exercise_problems(nb) -> list[str]:
             found.append(f"exercise {exercise} lacks a cell tagged {tags}.")
         places = [place for part in PARTS for place in parts.get(part, [])]
         if places != sorted(set(places)):
-            found.append(f"exercise {exercise}: its cells must come in the order"
-                         f" {', '.join(PARTS)}, one tag each.")
+            found.append(f"exercise {exercise}: its cells must come in the order {', '.join(PARTS)}, one tag each.")
         for part in ("exercise", "check"):
             if len(parts.get(part, [])) > 1:
-                found.append(f"exercise {exercise} has {len(parts[part])} cells tagged"
-                             f" {part}:{exercise}; one is enough.")
+                found.append(
+                    f"exercise {exercise} has {len(parts[part])} cells tagged {part}:{exercise}; one is enough."
+                )
         for part, kind in PARTS.items():
             if any(nb.cells[place].cell_type != kind for place in parts.get(part, [])):
                 found.append(f"exercise {exercise}: {part}:{exercise} must be a {kind} cell.")
@@ -180,18 +188,16 @@ def _exercise_problems(nb) -> list[str]:
             if any(text not in nb.cells[place].source for place in parts.get(part, [])):
                 found.append(f"exercise {exercise}: cell {part}:{exercise} must hold {text}.")
         if not missing and not found:
-            found += _stub_problems(exercise, {part: nb.cells[places[0]].source
-                                               for part, places in parts.items()})
+            found += _stub_problems(exercise, {part: nb.cells[places[0]].source for part, places in parts.items()})
     return found
 
 
 def _stub_problems(exercise: str, cells: dict[str, str]) -> list[str]:
     """Check that the stub is the solution without its body, and that both are passed to the check."""
     try:
-        stub, check, solution = (ast.parse(cells[part]).body
-                                 for part in ("exercise", "check", "solution"))
+        stub, check, solution = (ast.parse(cells[part]).body for part in ("exercise", "check", "solution"))
     except SyntaxError:
-        return []                       # `_code_problems` reports it
+        return []  # `_code_problems` reports it
     name = stub[-1].name if isinstance(stub[-1], (ast.FunctionDef, ast.ClassDef)) else "f"
     found = []
     for part, last, more in (("check", check[-1], ""), ("solution", solution[-1], ", solution=True")):
@@ -199,8 +205,10 @@ def _stub_problems(exercise: str, cells: dict[str, str]) -> list[str]:
         if ast.unparse(last) != ast.unparse(ast.parse(call)):
             found.append(f"exercise {exercise}: cell {part}:{exercise} must end with `{call}`.")
     if skeleton(stub) != skeleton(solution[:-1]):
-        found.append(f"exercise {exercise}: the stub must be the solution with the body removed:"
-                     " same imports, signature and docstring.")
+        found.append(
+            f"exercise {exercise}: the stub must be the solution with the body removed:"
+            " same imports, signature and docstring."
+        )
     return found
 
 
@@ -209,14 +217,19 @@ def skeleton(statements: list[ast.stmt]) -> str:
     lines = []
     for node in statements:
         if isinstance(node, ast.ClassDef):
-            lines += [ast.unparse(ast.ClassDef(node.name, node.bases, node.keywords, [ast.Pass()],
-                                               node.decorator_list)),
-                      ast.get_docstring(node) or "", skeleton(
-                          [n for n in node.body if not isinstance(n, ast.Expr)])]
+            lines += [
+                ast.unparse(ast.ClassDef(node.name, node.bases, node.keywords, [ast.Pass()], node.decorator_list)),
+                ast.get_docstring(node) or "",
+                skeleton([n for n in node.body if not isinstance(n, ast.Expr)]),
+            ]
         elif isinstance(node, ast.FunctionDef):
-            lines += [*map(ast.unparse, node.decorator_list), node.name,
-                      ast.unparse(node.args), node.returns and ast.unparse(node.returns) or "",
-                      ast.get_docstring(node) or ""]
+            lines += [
+                *map(ast.unparse, node.decorator_list),
+                node.name,
+                ast.unparse(node.args),
+                node.returns and ast.unparse(node.returns) or "",
+                ast.get_docstring(node) or "",
+            ]
         else:
             lines.append(ast.unparse(node))
     return "\n".join(lines)
@@ -237,6 +250,7 @@ def _lines(source: str) -> int:
 
 
 def _text(output) -> str:
-    texts = [output.get("text", "")] + [output.get("data", {}).get(f"text/{kind}", "")
-                                        for kind in ("plain", "html", "markdown")]
+    texts = [output.get("text", "")] + [
+        output.get("data", {}).get(f"text/{kind}", "") for kind in ("plain", "html", "markdown")
+    ]
     return "\n".join(texts)

@@ -1,4 +1,5 @@
 """The kernel that runs a notebook, the same for the build and for the course."""
+
 import os
 from pathlib import Path
 
@@ -20,9 +21,16 @@ CELL_ERRORS = (CellExecutionError, CellTimeoutError, RuntimeError)
 def kernel_env(**extra: str) -> dict[str, str]:
     """The environment of a kernel: no messages at start, no progress bars, static figures, no record of progress."""
     profile = str(repo_root() / ".ci" / "ipython")
-    env = {**os.environ, "IPYTHONDIR": profile, "TQDM_DISABLE": "1", "VT_COURSE_STATIC": "1",
-           "VT_COURSE_PROGRESS": "", "PYDEVD_DISABLE_FILE_VALIDATION": "1", **extra}     # the last: debugger's warning
-    env.pop("MPLBACKEND", None)         # if it is set, inline figures are missing in the output
+    env = {
+        **os.environ,
+        "IPYTHONDIR": profile,
+        "TQDM_DISABLE": "1",
+        "VT_COURSE_STATIC": "1",
+        "VT_COURSE_PROGRESS": "",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        **extra,
+    }  # the last: debugger's warning
+    env.pop("MPLBACKEND", None)  # if it is set, inline figures are missing in the output
     return env
 
 
@@ -57,8 +65,7 @@ def select(folder: Path, pattern: str, names: list[str] | None) -> list[Path]:
     """
     found = sorted(folder.glob(pattern))
     if not found:
-        raise CourseError(f"There is no {pattern} in {folder};"
-                          " run this in a checkout of the course.")
+        raise CourseError(f"There is no {pattern} in {folder}; run this in a checkout of the course.")
     known = {key: path for path in found for key in (path.stem, path.stem[:2])}
     for name in names or []:
         if name not in known:

@@ -1,4 +1,5 @@
 """notebooks/src/NN_name.py -> the student edition: the same notebook, not executed, without the solutions."""
+
 import hashlib
 from pathlib import Path
 
@@ -9,9 +10,14 @@ from vt_course.publish import hygiene
 from vt_course.publish.build import METADATA, from_source, write
 from vt_course.publish.kernel import select
 
-NOTE = ("*Student edition: the solutions are left out. Each exercise is a stub, a check and hints. While a stub is untouched, the"
-        " cells below it use the course's own function, and the check says so: everything runs from top to bottom unsolved. After a"
-        " check that failed they use yours, and may stop; put `raise NotImplementedError` back to go on without it. `vt-course progress` lists the checks that passed.*")
+NOTE = (
+    "*Student edition: the solutions are left out. Each exercise is a stub, a check and hints. While a stub is "
+    "untouched, the"
+    " cells below it use the course's own function, and the check says so: everything runs from top to bottom "
+    "unsolved. After a"
+    " check that failed they use yours, and may stop; put `raise NotImplementedError` back to go on without it. "
+    "`vt-course progress` lists the checks that passed.*"
+)
 
 
 def student(names: list[str] | None = None, *, out: Path | None = None, root: Path | None = None) -> list[dict]:
@@ -26,11 +32,15 @@ def student(names: list[str] | None = None, *, out: Path | None = None, root: Pa
     sources = select(root / "notebooks" / "src", "[0-9][0-9]_*.py", names)
     out = Path(out or root / "build" / "student").resolve()
     if out.is_relative_to((root / "notebooks").resolve()):
-        raise CourseError(f"{out} lies inside notebooks/, which holds the edition with solutions; choose another folder.")
+        raise CourseError(
+            f"{out} lies inside notebooks/, which holds the edition with solutions; choose another folder."
+        )
     outputs = [out / f"{source.stem}.ipynb" for source in sources]
     for path in outputs:
         if path.exists() and not untouched(path):
-            raise CourseError(f"{path} was changed or run by somebody; move it away, or choose another folder with --out.")
+            raise CourseError(
+                f"{path} was changed or run by somebody; move it away, or choose another folder with --out."
+            )
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     for source, path in zip(sources, outputs):

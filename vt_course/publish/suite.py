@@ -10,6 +10,7 @@
 The results are in build/test: JUnit XML, the executed unsolved notebooks, the notebooks whose outputs differ
 (failed/), and seconds.json, whose times are compared with tests/budget.json.
 """
+
 import json
 import os
 import shutil
@@ -29,7 +30,7 @@ from vt_course.publish.course import MEMORY, run_course
 RULES = ("test_project.py", "test_notebooks.py")
 STAGES = ("rules", "tests", "outputs", "unsolved")
 QUICK = ("rules", "tests")
-SLACK = 1.5                     # a stage that takes more than 1.5 times its budget of CPU seconds gives a warning
+SLACK = 1.5  # a stage that takes more than 1.5 times its budget of CPU seconds gives a warning
 
 
 def run_suite(stages: list[str] | None = None, *, quick: bool = False, root: Path | None = None) -> list[dict]:
@@ -49,11 +50,22 @@ def run_suite(stages: list[str] | None = None, *, quick: bool = False, root: Pat
     rows = []
     for number, stage in enumerate(chosen, start=1):
         expected = None if quick else budget["cpu_seconds"].get(stage)
-        say(f"stage {number} of {len(chosen)}, {stage}: {DOES[stage]}" + (f" (about {expected:.0f} CPU seconds)" if expected else ""))
+        say(
+            f"stage {number} of {len(chosen)}, {stage}: {DOES[stage]}"
+            + (f" (about {expected:.0f} CPU seconds)" if expected else "")
+        )
         start, before = time.monotonic(), cpu_seconds()
         passed = RUN[stage](root, quick)
         spent = None if before is None else round(cpu_seconds() - before, 1)
-        rows.append(dict(stage=stage, passed=passed, seconds=round(time.monotonic() - start, 1), cpu_seconds=spent, budget=expected))
+        rows.append(
+            dict(
+                stage=stage,
+                passed=passed,
+                seconds=round(time.monotonic() - start, 1),
+                cpu_seconds=spent,
+                budget=expected,
+            )
+        )
         atomic_write(root / "build" / "test" / "seconds.json", json.dumps(rows, indent=1).encode())
     return rows
 
@@ -65,27 +77,46 @@ def say(text: str) -> None:
 def verdict(rows: list[dict]) -> str:
     """The last line of output: which stages failed, how long each took, and which exceeded their budget."""
     failed = [row["stage"] for row in rows if not row["passed"]]
-    times = ", ".join(f"{row['stage']} {row['seconds']:.0f} s" + (f" ({row['cpu_seconds']:.0f} CPU)" if row["cpu_seconds"] else "")
-                      for row in rows)
-    dear = [f"{row['stage']} took {row['cpu_seconds']:.0f} CPU seconds, {row['cpu_seconds'] / row['budget']:.1f} times its budget of {row['budget']:.0f}"
-            for row in rows if row["budget"] and row["cpu_seconds"] and row["cpu_seconds"] > SLACK * row["budget"]]
-    return (f"== {'FAILED: ' + ', '.join(failed) if failed else 'all stages passed'}; {times}"
-            + "".join(f"; WARNING: {text} (tests/budget.json)" for text in dear))
+    times = ", ".join(
+        f"{row['stage']} {row['seconds']:.0f} s" + (f" ({row['cpu_seconds']:.0f} CPU)" if row["cpu_seconds"] else "")
+        for row in rows
+    )
+    dear = [
+        f"{row['stage']} took {row['cpu_seconds']:.0f} CPU seconds, {row['cpu_seconds'] / row['budget']:.1f} times "
+        f"its budget of {row['budget']:.0f}"
+        for row in rows
+        if row["budget"] and row["cpu_seconds"] and row["cpu_seconds"] > SLACK * row["budget"]
+    ]
+    return f"== {'FAILED: ' + ', '.join(failed) if failed else 'all stages passed'}; {times}" + "".join(
+        f"; WARNING: {text} (tests/budget.json)" for text in dear
+    )
 
 
 def cpu_seconds() -> float | None:
     """CPU seconds of this process and of all its child processes that have ended; None on Windows."""
     try:
         import resource
-    except ModuleNotFoundError:                          # on Windows
+    except ModuleNotFoundError:  # on Windows
         return None
-    return sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
 
 
 def run_pytest(root: Path, stage: str, *options: str) -> bool:
     """Whether all tests passed. A run without any test counts as failed."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={root / 'build' / 'test' / stage}.xml", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        f"--junitxml={root / 'build' / 'test' / stage}.xml",
+        *options,
+    ]
     return subprocess.call(command, cwd=root, env=env) == 0
 
 
@@ -95,18 +126,41 @@ def rules(root: Path, quick: bool) -> bool:
 
 def tests(root: Path, quick: bool) -> bool:
     others = [f"--ignore=tests/{name}" for name in RULES]
-    return run_pytest(root, "tests", "tests", *others, *(["-m", "not slow"] if quick else []), "-n", str(min(cores(), 4)), "--dist", "loadfile",
-                      "--durations=10", "--durations-min=5")
+    return run_pytest(
+        root,
+        "tests",
+        "tests",
+        *others,
+        *(["-m", "not slow"] if quick else []),
+        "-n",
+        str(min(cores(), 4)),
+        "--dist",
+        "loadfile",
+        "--durations=10",
+        "--durations-min=5",
+    )
 
 
 def outputs(root: Path, quick: bool) -> bool:
     notebooks = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     report = root / "build" / "test" / "outputs.xml"
-    if compare(notebooks, f"--junitxml={report}", "-o", "junit_family=xunit1", root=root, workers=min(cores(), len(notebooks))) == 0:
+    if (
+        compare(
+            notebooks,
+            f"--junitxml={report}",
+            "-o",
+            "junit_family=xunit1",
+            root=root,
+            workers=min(cores(), len(notebooks)),
+        )
+        == 0
+    ):
         return True
     # The notebooks that differ are executed again and kept, to help to find the reason.
     cases = ElementTree.parse(report).iter("testcase") if report.is_file() else ()
-    red = sorted({Path(case.get("file")).stem for case in cases if list(case.iter("failure")) or list(case.iter("error"))})
+    red = sorted(
+        {Path(case.get("file")).stem for case in cases if list(case.iter("failure")) or list(case.iter("error"))}
+    )
     if red:
         try:
             run_course(red, out=root / "build" / "test" / "failed", progress=False, root=root)
@@ -122,13 +176,20 @@ def unsolved(root: Path, quick: bool) -> bool:
     except NotebookFailed as error:
         print(error, file=sys.stderr)
         return False
-    large = [f"{row['notebook']} took {row['peak_mb']:,} MB of memory, more than the {MEMORY / 1e6:,.0f} that a notebook may take" for row in rows
-             if row["peak_mb"] > MEMORY / 1e6]
+    large = [
+        f"{row['notebook']} took {row['peak_mb']:,} MB of memory, more than the {MEMORY / 1e6:,.0f} that a notebook "
+        f"may take"
+        for row in rows
+        if row["peak_mb"] > MEMORY / 1e6
+    ]
     print(*large, sep="\n", file=sys.stderr)
     return not large
 
 
-DOES = {"rules": "the rules of the house, nothing is executed", "tests": "the unit tests",
-        "outputs": "committed notebooks, executed again and compared output by output",
-        "unsolved": "the student edition, from top to bottom as it is handed out"}
+DOES = {
+    "rules": "the rules of the house, nothing is executed",
+    "tests": "the unit tests",
+    "outputs": "committed notebooks, executed again and compared output by output",
+    "unsolved": "the student edition, from top to bottom as it is handed out",
+}
 RUN = {"rules": rules, "tests": tests, "outputs": outputs, "unsolved": unsolved}

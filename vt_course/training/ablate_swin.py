@@ -8,6 +8,7 @@ baseline alone; every variant then trains with the same recipe, seeds and images
 
 Finished runs in the folder `--runs` are kept, so the same command goes on after an interruption.
 """
+
 import argparse
 import dataclasses
 import json
@@ -32,8 +33,8 @@ VARIANTS = {
     "absolute instead of relative": {"relative_bias": False, "ape": True},
 }
 NOTE = """\
-Task and recipe were fixed on the baseline alone; its run of seed 0 was seen before the others began, and is one of its \
-runs. Then each variant was trained once per seed and is reported as it came out. 12,000 images are early in training: \
+Task and recipe were fixed on the baseline alone; its run of seed 0 was seen before the others began, and is one of \
+its runs. Then each variant was trained once per seed and is reported as it came out. 12,000 images are early in training: \
 the whole recipe sees 40,000. The times are of a machine with other work on it."""
 EPOCHS = 3  # 4,000 images each
 HELD_OUT = 1000  # images
@@ -44,8 +45,9 @@ def recipe(config: dict, seed: int) -> Recipe:
     return dataclasses.replace(recipe_for("swin_mini"), config=config, seed=seed, epochs=EPOCHS)
 
 
-def train_variant(config: dict, seed: int, *, max_steps: int | None = None, held_out: int = HELD_OUT,
-                  out: Path | str | None = None) -> dict:
+def train_variant(
+    config: dict, seed: int, *, max_steps: int | None = None, held_out: int = HELD_OUT, out: Path | str | None = None
+) -> dict:
     """Train one variant on the CPU and score its last weights on `held_out` images.
 
     `config`, for instance `{"shift": False}`, replaces entries of swin_mini's configuration.
@@ -60,11 +62,18 @@ def train_variant(config: dict, seed: int, *, max_steps: int | None = None, held
         folder = Path(out) if out is not None else Path(scratch)
         run = fit(recipe(config, seed), folder, device="cpu", workers=0, max_steps=max_steps, progress=False)
         model, used = load_run(folder, "last")
-        scores = evaluate(model, Shapes("val", size=used.size, count=held_out), device="cpu", workers=0,
-                          progress=False)
-    return {"config": config, "seed": seed, "steps": run["steps"], "images": run["steps"] * used.batch_size,
-            "parameters": run["parameters"], "train_loss": run["last"] and run["last"]["train_loss"],
-            "top1": scores["top1"], "stderr": scores["stderr"], "seconds": run["seconds"]}
+        scores = evaluate(model, Shapes("val", size=used.size, count=held_out), device="cpu", workers=0, progress=False)
+    return {
+        "config": config,
+        "seed": seed,
+        "steps": run["steps"],
+        "images": run["steps"] * used.batch_size,
+        "parameters": run["parameters"],
+        "train_loss": run["last"] and run["last"]["train_loss"],
+        "top1": scores["top1"],
+        "stderr": scores["stderr"],
+        "seconds": run["seconds"],
+    }
 
 
 def summarise(runs: dict[str, list[dict]]) -> dict[str, dict]:
@@ -75,8 +84,12 @@ def summarise(runs: dict[str, list[dict]]) -> dict[str, dict]:
     table = {}
     for name, each in runs.items():
         top1 = [run["top1"] for run in each]
-        table[name] = {"config": each[0]["config"], "mean": statistics.mean(top1),
-                       "std": statistics.stdev(top1) if len(top1) > 1 else None, "runs": each}
+        table[name] = {
+            "config": each[0]["config"],
+            "mean": statistics.mean(top1),
+            "std": statistics.stdev(top1) if len(top1) > 1 else None,
+            "runs": each,
+        }
     return table
 
 
@@ -87,7 +100,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", type=int, default=len(VARIANTS), help="only the first so many")
     args = parser.parse_args()
-    variants = dict(list(VARIANTS.items())[:args.variants])
+    variants = dict(list(VARIANTS.items())[: args.variants])
     command = ["python", "-m", "vt_course.training.ablate_swin", *sys.argv[1:]]
     facts = provenance(pick_device("cpu")) | {"command": command}
     runs = {name: [] for name in variants}
@@ -95,12 +108,20 @@ def main() -> None:
         for number, (name, config) in enumerate(variants.items()):
             run = train_variant(config, seed, held_out=HELD_OUT, out=args.runs / f"variant{number}_seed{seed}")
             runs[name].append(run)
-            print(f"{name}, seed {seed}: {run['top1']:.3f} after {run['steps']} steps, {run['seconds']:.0f} s",
-                  flush=True)
-            result = {"note": NOTE,
-                      "model": "swin_mini", "data": "images:shapes", "classes": 8, "held_out": HELD_OUT,
-                      "recipe": dataclasses.asdict(recipe({}, seed)), "seeds": args.seeds,
-                      "variants": summarise({name: each for name, each in runs.items() if each}), **facts}
+            print(
+                f"{name}, seed {seed}: {run['top1']:.3f} after {run['steps']} steps, {run['seconds']:.0f} s", flush=True
+            )
+            result = {
+                "note": NOTE,
+                "model": "swin_mini",
+                "data": "images:shapes",
+                "classes": 8,
+                "held_out": HELD_OUT,
+                "recipe": dataclasses.asdict(recipe({}, seed)),
+                "seeds": args.seeds,
+                "variants": summarise({name: each for name, each in runs.items() if each}),
+                **facts,
+            }
             del result["recipe"]["seed"], result["recipe"]["config"]
             args.out.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(args.out, (json.dumps(result, indent=2) + "\n").encode())

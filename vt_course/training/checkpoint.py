@@ -5,6 +5,7 @@ any moment leaves either the previous state or the new one. It ends in a checksu
 before it is kept as `previous.pt`. `last.safetensors` and `best.safetensors` are copies of the
 weights for all other uses, with the recipe, the metric and a checksum in their headers.
 """
+
 import hashlib
 import io
 import json
@@ -21,7 +22,7 @@ from vt_course.models.official import check_state
 from vt_course.training.recipes import Recipe
 
 STATE, PREVIOUS = "state.pt", "previous.pt"
-PARTS = ("config", "model", "optimizer", "scaler", "progress")       # the parts of a state, each a dict
+PARTS = ("config", "model", "optimizer", "scaler", "progress")  # the parts of a state, each a dict
 SEAL = b"sha256 of what stands before: "
 
 
@@ -55,7 +56,11 @@ def read_state(folder: Path) -> dict | None:
     if fault := damage(path):
         raise unusable(folder, fault)
     state = read_pt(path, remedy(folder))
-    if not isinstance(state, dict) or sorted(state) != sorted(PARTS) or not all(isinstance(v, dict) for v in state.values()):
+    if (
+        not isinstance(state, dict)
+        or sorted(state) != sorted(PARTS)
+        or not all(isinstance(v, dict) for v in state.values())
+    ):
         raise unusable(folder, f"is damaged: it does not hold the parts {', '.join(PARTS)}")
     return state
 
@@ -81,7 +86,11 @@ def damage(path: Path) -> str | None:
             piece = file.read(min(left, 1 << 20))
             digest.update(piece)
             left -= len(piece)
-    return None if digest.hexdigest().encode() == end[len(SEAL):] else "is damaged: its bytes do not agree with its checksum"
+    return (
+        None
+        if digest.hexdigest().encode() == end[len(SEAL) :]
+        else "is damaged: its bytes do not agree with its checksum"
+    )
 
 
 def unusable(folder: Path, fault: str) -> CourseError:
@@ -98,7 +107,7 @@ def remedy(folder: Path) -> str:
 
 def misfit(want, got, at: str) -> str | None:
     """The first place where `got` differs from `want` in names, lengths, types or shapes, or is not finite, or None."""
-    kind = next((kind for kind in (torch.Tensor, dict) if isinstance(want, kind)), type(want))     # or a subclass
+    kind = next((kind for kind in (torch.Tensor, dict) if isinstance(want, kind)), type(want))  # or a subclass
     if not isinstance(got, kind) or isinstance(got, bool) and kind is int:
         return f"{at} is a {type(got).__name__} and not a {kind.__name__}"
     if isinstance(want, torch.Tensor):
@@ -119,8 +128,7 @@ def misfit(want, got, at: str) -> str | None:
 def save_weights(path: Path, model, metadata: dict) -> None:
     """Write the model's weights as safetensors. The values of `metadata` are written as JSON into the header."""
     weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-    header = {name: value if isinstance(value, str) else json.dumps(value)
-              for name, value in metadata.items()}
+    header = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
     header["checksum"] = checksum(weights, header)
     atomic_write(path, safetensors.torch.save(weights, header))
 
@@ -133,8 +141,11 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 def check_whole(path: Path, weights: dict[str, torch.Tensor], header: dict[str, str]) -> None:
     """Raise `CourseError` if these are not what `save_weights` wrote. A file without a checksum passes."""
     if header.get("checksum") not in (None, checksum(weights, header)):
-        raise CourseError(f"{path} is damaged or was changed: its weights and header do not agree with its checksum; train or fetch it "
-                          "again, or take the checksum out of its header if you changed it on purpose")
+        raise CourseError(
+            f"{path} is damaged or was changed: its weights and header do not agree with its checksum; train or fetch "
+            f"it "
+            "again, or take the checksum out of its header if you changed it on purpose"
+        )
 
 
 def checksum(weights: dict[str, torch.Tensor], header: dict[str, str]) -> str:
@@ -149,6 +160,7 @@ def checksum(weights: dict[str, torch.Tensor], header: dict[str, str]) -> str:
 
 # ---------------------------------------------------------------- from a run to its model
 
+
 def build_model(recipe: Recipe, classes: int):
     """The model of a recipe, with fresh weights, built for RGB clips of the recipe's frames and size.
 
@@ -156,15 +168,17 @@ def build_model(recipe: Recipe, classes: int):
     same model. Raises `CourseError` for settings with which the model cannot be built.
     """
     settings = dict(num_classes=classes, drop_path=recipe.drop_path, **recipe.config)
-    if recipe.model in ZOO:                                            # else `create` raises, and names the closest
+    if recipe.model in ZOO:  # else `create` raises, and names the closest
         settings = built_for(recipe.model, 3, recipe.frames, recipe.size) | settings
     try:
         return create(recipe.model, **settings)
     except ValueError as error:
         if recipe.model not in ZOO:
             raise CourseError(str(error)) from error
-        raise CourseError(f"{recipe.model} cannot be built for frames={recipe.frames}, size={recipe.size} and "
-                          f"config={recipe.config}: {error}") from error
+        raise CourseError(
+            f"{recipe.model} cannot be built for frames={recipe.frames}, size={recipe.size} and "
+            f"config={recipe.config}: {error}"
+        ) from error
 
 
 def load_weights(model, weights: dict, name) -> None:
@@ -175,12 +189,15 @@ def load_weights(model, weights: dict, name) -> None:
     try:
         check_state(model, weights)
     except ValueError as error:
-        raise CourseError(f"cannot load {name}: {error}; load it into the model and settings it "
-                          "was saved from") from error
+        raise CourseError(
+            f"cannot load {name}: {error}; load it into the model and settings it was saved from"
+        ) from error
     for key, own in model.state_dict().items():
         if own.is_floating_point() and not weights[key].to(own.dtype).isfinite().all():
-            raise CourseError(f"cannot load {name}: {key} has numbers that are not finite (NaN or infinity); train again, with a "
-                              "lower lr if it was the training that diverged")
+            raise CourseError(
+                f"cannot load {name}: {key} has numbers that are not finite (NaN or infinity); train again, with a "
+                "lower lr if it was the training that diverged"
+            )
     model.load_state_dict(weights)
 
 
@@ -191,14 +208,14 @@ def read_run(path, which: str = "best") -> tuple[Path, dict, dict]:
         names = [f"{which}.safetensors", "last.safetensors"]
         files = [path / name for name in names if (path / name).is_file()]
         if not files:
-            raise CourseError(f"{path} holds no checkpoint ({names[0]}); train first with "
-                              f"vt-course train MODEL --out {path}")
+            raise CourseError(
+                f"{path} holds no checkpoint ({names[0]}); train first with vt-course train MODEL --out {path}"
+            )
         path = files[0]
     need(path.exists(), f"{path} does not exist; name a run folder or one of its .safetensors files")
     weights, header = read_weights(path)
     if "recipe" not in header or "classes" not in header:
-        raise CourseError(f"{path} has no recipe in its header; name a file that `vt-course "
-                          "train` wrote")
+        raise CourseError(f"{path} has no recipe in its header; name a file that `vt-course train` wrote")
     return path, weights, header
 
 
@@ -217,7 +234,10 @@ def restore(path, which: str = "best"):
     path, weights, header = read_run(path, which)
     again = "name a file that `vt-course train` wrote"
     classes = tuple(parse_json(header["classes"], f"the list of classes in {path}", again, list))
-    need(classes and all(isinstance(name, str) for name in classes), f"the list of classes in {path} does not hold names; {again}")
+    need(
+        classes and all(isinstance(name, str) for name in classes),
+        f"the list of classes in {path} does not hold names; {again}",
+    )
     try:
         recipe = Recipe.from_json(header["recipe"])
     except CourseError as error:

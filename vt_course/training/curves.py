@@ -1,4 +1,5 @@
 """The figure of a run: loss and accuracy over the epochs."""
+
 from matplotlib.figure import Figure
 
 # Okabe and Ito's blue and vermilion look different with every kind of colour vision. The markers differ, too.

@@ -4,6 +4,7 @@ A video may have several views (clips in time, crops in space). Its prediction i
 mean of the softmax over the views, as in the official test code of the models of this course.
 `order` changes the order of the frames on purpose. The result of a model that does not use time stays the same.
 """
+
 import dataclasses
 import functools
 import math
@@ -50,7 +51,7 @@ def reorder_frames(clip, index: Iterable[int], order: str, seed: int = 0):
 
 def takes_images(model) -> bool:
     """Whether a model takes images (B, C, H, W). A module that is not of this course is assumed to take clips."""
-    model = getattr(model, "module", model)                          # the model inside DistributedDataParallel
+    model = getattr(model, "module", model)  # the model inside DistributedDataParallel
     return "T" not in getattr(model, "layout", "B C T H W")
 
 
@@ -104,15 +105,17 @@ def score(log_probs, label, classes: Iterable[str]) -> dict:
         hits = (log_probs.topk(5).indices == label[:, None]).any(-1)  # (N,)
         result["top5"] = hits.double().mean().item()
     counts = confusion.sum(1).tolist()
-    result["per_class"] = {name: confusion[k, k].item() / counts[k] if counts[k] else None
-                           for k, name in enumerate(classes)}
+    result["per_class"] = {
+        name: confusion[k, k].item() / counts[k] if counts[k] else None for k, name in enumerate(classes)
+    }
     result["confusion"] = confusion.tolist()
     result["classes"] = classes
     return result
 
 
-def evaluate(model, dataset, *, device=None, batch_size=32, order="normal", seed=0,
-             workers=None, progress=True) -> dict:
+def evaluate(
+    model, dataset, *, device=None, batch_size=32, order="normal", seed=0, workers=None, progress=True
+) -> dict:
     """Accuracy of `model` on `dataset` (a `VideoFolder` with `train=False`).
 
     `order` is one of `ORDERS`; `seed` fixes the random ones. `batch_size` counts views, not videos.
@@ -137,7 +140,9 @@ def evaluate(model, dataset, *, device=None, batch_size=32, order="normal", seed
     return {**score(log_probs, label, dataset.classes), "order": order, "bad": bad}
 
 
-def open_data(recipe: Recipe, spec: Spec | None = None) -> tuple[VideoFolder, VideoFolder] | tuple[images.Shapes, images.Shapes]:
+def open_data(
+    recipe: Recipe, spec: Spec | None = None
+) -> tuple[VideoFolder, VideoFolder] | tuple[images.Shapes, images.Shapes]:
     """The training set and the validation set of a recipe. `spec`: `open_spec(recipe.data)`, if it is open already.
 
     Raises `CourseError` for data that do not fit the recipe.
@@ -147,26 +152,33 @@ def open_data(recipe: Recipe, spec: Spec | None = None) -> tuple[VideoFolder, Vi
         if recipe.frames != 1:
             raise CourseError(f"{recipe.data} has images, not clips of {recipe.frames} frames; train with frames=1")
         return tuple(images.Shapes(split, size=recipe.size, seed=recipe.seed) for split in images.COUNTS)
-    same = dict(classes=spec.classes, frames=recipe.frames, stride=recipe.stride,
-                size=recipe.size, sampling=recipe.sampling, seed=recipe.seed)
+    same = dict(
+        classes=spec.classes,
+        frames=recipe.frames,
+        stride=recipe.stride,
+        size=recipe.size,
+        sampling=recipe.sampling,
+        seed=recipe.seed,
+    )
     folder = functools.partial(KeptFrames, keep=recipe.keep) if recipe.keep else VideoFolder
-    train = folder(spec.train, train=True, scale=recipe.crop_scale, ratio=recipe.crop_ratio,
-                   flip=recipe.flip, **same)
+    train = folder(spec.train, train=True, scale=recipe.crop_scale, ratio=recipe.crop_ratio, flip=recipe.flip, **same)
     return train, folder(spec.val, train=False, **same)
 
 
 def open_trained(path, data: str | None = None):
     """(model, validation set): the best model of a run, and the clips to evaluate it on.
 
-    The clips are those of the run's own data or of `data`, a spec (see `vt_course.data.open_spec`). Raises `CourseError`
-    if `data` has other classes than the run.
+    The clips are those of the run's own data or of `data`, a spec (see `vt_course.data.open_spec`). Raises
+    `CourseError` if `data` has other classes than the run.
     """
     model, recipe, trained = restore(path)
     _, val = open_data(dataclasses.replace(recipe, data=data or recipe.data))
     if val.classes != trained:
         had, has = (", ".join(classes[:8]) for classes in (trained, val.classes))
-        raise CourseError(f"{data or recipe.data} has the classes {has}, but {path} was "
-                          f"trained on {had}; name data with the same classes")
+        raise CourseError(
+            f"{data or recipe.data} has the classes {has}, but {path} was "
+            f"trained on {had}; name data with the same classes"
+        )
     return model, val
 
 

@@ -11,6 +11,7 @@ Three rules make a resumed run equal to an uninterrupted one, bit for bit on a C
 Started by torchrun, the same loop runs in several processes (ranks.py). Each process takes its share of
 every batch. Only rank 0 prints and writes; its numbers cover all processes.
 """
+
 import copy
 import dataclasses
 import errno
@@ -60,8 +61,7 @@ def parameter_groups(model, weight_decay: float) -> list[dict]:
         if parameter.requires_grad:
             plain = parameter.ndim <= 1 or name.endswith(("relative_position_bias_table", "absolute_pos_embed"))
             (keep if plain else decay).append(parameter)
-    return [{"params": decay, "weight_decay": weight_decay},
-            {"params": keep, "weight_decay": 0.0}]
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
 
 
 @contextmanager
@@ -87,8 +87,17 @@ def polite_interrupt():
         signal.signal(signal.SIGINT, before)
 
 
-def fit(recipe: Recipe, out, *, resume=True, device=None, workers=None, max_steps=None,
-        checkpoint_minutes=5.0, progress=True) -> dict:
+def fit(
+    recipe: Recipe,
+    out,
+    *,
+    resume=True,
+    device=None,
+    workers=None,
+    max_steps=None,
+    checkpoint_minutes=5.0,
+    progress=True,
+) -> dict:
     """Train `recipe` into the folder `out`. Returns the contents of summary.json.
 
     If the folder already holds this run, the run is continued (with `resume=False`, this is an error). A
@@ -103,8 +112,12 @@ def fit(recipe: Recipe, out, *, resume=True, device=None, workers=None, max_step
     that uses the folder, a damaged checkpoint, a full disk, a loss that is not finite, no readable clip.
     The last good checkpoint is kept.
     """
-    with ranks.group(pick_device(device)) as device, deterministic(device), polite_interrupt() as interrupt, \
-            ExitStack() as held:
+    with (
+        ranks.group(pick_device(device)) as device,
+        deterministic(device),
+        polite_interrupt() as interrupt,
+        ExitStack() as held,
+    ):
         config, sets = open_everywhere(recipe)
         state = ranks.by_leader(functools.partial(open_run, Path(out), config, resume, held))
         run = Run(recipe, Path(out), config, state, device, sets, workers, progress)
@@ -118,8 +131,9 @@ def open_everywhere(recipe: Recipe) -> tuple[dict, list]:
     if the ranks see different clips.
     """
     if recipe.batch_size < ranks.world():
-        raise CourseError(f"batch_size={recipe.batch_size} is of all {ranks.world()} processes together: raise it or "
-                          "start fewer")
+        raise CourseError(
+            f"batch_size={recipe.batch_size} is of all {ranks.world()} processes together: raise it or start fewer"
+        )
     spec, sets = None, []
 
     def open_here() -> dict:
@@ -131,8 +145,10 @@ def open_everywhere(recipe: Recipe) -> tuple[dict, list]:
     each = ranks.together(open_here)
     for rank, config in enumerate(each):
         if config != each[0]:
-            raise CourseError(f"{recipe.data} lists other clips for rank {rank} than for rank 0: give every machine the "
-                              "same data and the same command")
+            raise CourseError(
+                f"{recipe.data} lists other clips for rank {rank} than for rank 0: give every machine the "
+                "same data and the same command"
+            )
     if ranks.rank() == 0:
         for note in [*spec.notes, *advice_on(sets[0].rows if spec.train else [])]:
             print(f"vt-course: {note}", file=sys.stderr)
@@ -150,13 +166,17 @@ class Run:
         torch.manual_seed(recipe.seed)
         self.model = build_model(recipe, len(self.classes)).to(device)
         if takes_images(self.model) and recipe.frames != 1:
-            raise CourseError(f"{recipe.model} sees images, not clips of {recipe.frames} frames; train it with frames=1")
+            raise CourseError(
+                f"{recipe.model} sees images, not clips of {recipe.frames} frames; train it with frames=1"
+            )
         shape = (1, 3, recipe.frames, recipe.size, recipe.size)
         try:
             with torch.no_grad():
                 class_scores(self.model.eval(), torch.zeros(shape, device=device))
         except ValueError as error:  # a wrong size of the input, found before the first clip is decoded
-            raise CourseError(f"frames={recipe.frames} and size={recipe.size} do not fit {recipe.model}: {error}") from error
+            raise CourseError(
+                f"frames={recipe.frames} and size={recipe.size} do not fit {recipe.model}: {error}"
+            ) from error
         self.parallel = ranks.parallel(self.model, device)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, recipe.weight_decay))
         self.autocast, self.scaler = precision(recipe.amp, device)
@@ -167,7 +187,7 @@ class Run:
             self.restore(state)
         self.train_loader = make_loader(train_set, self.batches, workers, device)
         self.check_smallest_batch()
-        val_batches = in_order(val_set, recipe.batch_size)[ranks.rank()::ranks.world()]
+        val_batches = in_order(val_set, recipe.batch_size)[ranks.rank() :: ranks.world()]
         self.val_loader = make_loader(val_set, val_batches, workers, device)
         self.started = time.monotonic() - self.progress.seconds
 
@@ -178,12 +198,19 @@ class Run:
         """
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         own, saved, moments = self.optimizer.state_dict()["param_groups"], state["optimizer"], {}
-        if saved.get("state"):                                           # AdamW has a state after its first step
-            moments = {k: dict(step=torch.zeros(()), exp_avg=p.detach(), exp_avg_sq=p.detach()) for k, p in enumerate(parameters)}
-        fault = (misfit(self.model.state_dict(), state["model"], "model")
-                 or misfit({"state": moments, "param_groups": own}, saved, "optimizer")
-                 or state["scaler"] and self.scaler.is_enabled() and misfit(self.scaler.state_dict(), state["scaler"], "scaler")
-                 or misfit(dict.fromkeys(dataclasses.asdict(self.progress)), dict.fromkeys(state["progress"]), "progress"))
+        if saved.get("state"):  # AdamW has a state after its first step
+            moments = {
+                k: dict(step=torch.zeros(()), exp_avg=p.detach(), exp_avg_sq=p.detach())
+                for k, p in enumerate(parameters)
+            }
+        fault = (
+            misfit(self.model.state_dict(), state["model"], "model")
+            or misfit({"state": moments, "param_groups": own}, saved, "optimizer")
+            or state["scaler"]
+            and self.scaler.is_enabled()
+            and misfit(self.scaler.state_dict(), state["scaler"], "scaler")
+            or misfit(dict.fromkeys(dataclasses.asdict(self.progress)), dict.fromkeys(state["progress"]), "progress")
+        )
         if not fault and [dict(group, lr=0) for group in saved["param_groups"]] != [dict(group, lr=0) for group in own]:
             fault = "optimizer has other settings than the recipe"
         if not fault:
@@ -206,13 +233,15 @@ class Run:
         if not any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in self.model.modules()):
             return
         least = min(max(n // ranks.world(), 1) for n in (size, clips % size or size))
-        twin = copy.deepcopy(self.model).to("meta").train()            # only shapes: no running mean changes
+        twin = copy.deepcopy(self.model).to("meta").train()  # only shapes: no running mean changes
         try:
             with torch.no_grad():
                 class_scores(twin, torch.zeros(least, 3, recipe.frames, recipe.size, recipe.size, device="meta"))
         except ValueError as error:
-            raise CourseError(f"the smallest batch of an epoch ({clips} clips, batch_size={recipe.batch_size}) gives a process "
-                              f"{least} clip: {error} Choose another batch_size, frames={recipe.frames} or size={recipe.size}.") from error
+            raise CourseError(
+                f"the smallest batch of an epoch ({clips} clips, batch_size={recipe.batch_size}) gives a process "
+                f"{least} clip: {error} Choose another batch_size, frames={recipe.frames} or size={recipe.size}."
+            ) from error
 
     @property
     def step(self) -> int:
@@ -226,7 +255,9 @@ class Run:
             return finished
         try:
             # Events later than the checkpoint are removed from the log, because their steps will be taken again.
-            with (SummaryWriter(str(self.out / "log"), purge_step=self.step + 1) if self.leads else nullcontext()) as self.log:
+            with (
+                SummaryWriter(str(self.out / "log"), purge_step=self.step + 1) if self.leads else nullcontext()
+            ) as self.log:
                 while progress.epoch < recipe.epochs:
                     stopped = self.train_epoch(interrupt, max_steps, checkpoint_minutes)
                     if stopped or self.close_epoch(interrupt):
@@ -235,14 +266,18 @@ class Run:
         except OSError as error:  # from the event log: atomic_write, which writes the other files, raises CourseError
             if error.errno not in DISK_FULL:
                 raise
-            raise CourseError(f"cannot write {self.out / 'log'} ({error.strerror}); the last "
-                              "checkpoint is kept: free space and run the same command "
-                              "again") from error
+            raise CourseError(
+                f"cannot write {self.out / 'log'} ({error.strerror}); the last "
+                "checkpoint is kept: free space and run the same command "
+                "again"
+            ) from error
         if interrupt and progress.epoch < recipe.epochs:
             if self.leads:
-                print(f"stopped after step {self.step}, in epoch {progress.epoch + 1} of "
-                      f"{recipe.epochs}; run the same command again to go on from there",
-                      file=sys.stderr)
+                print(
+                    f"stopped after step {self.step}, in epoch {progress.epoch + 1} of "
+                    f"{recipe.epochs}; run the same command again to go on from there",
+                    file=sys.stderr,
+                )
             raise KeyboardInterrupt
         return ranks.by_leader(functools.partial(summarise, self))
 
@@ -256,9 +291,14 @@ class Run:
         began = saved = time.monotonic()
         before = progress.clips
         self.speed = 0.0
-        with tqdm(desc=f"epoch {progress.epoch + 1}/{recipe.epochs}", total=len(batches),
-                  initial=progress.batch, unit="step", leave=False,
-                  disable=not self.show) as bar:
+        with tqdm(
+            desc=f"epoch {progress.epoch + 1}/{recipe.epochs}",
+            total=len(batches),
+            initial=progress.batch,
+            unit="step",
+            leave=False,
+            disable=not self.show,
+        ) as bar:
             while progress.batch < len(batches):
                 if max_steps is not None and self.step >= max_steps:
                     return True
@@ -277,9 +317,12 @@ class Run:
                 if clips:
                     self.train_step(batch, good, int(clips), lr_at(self.step, steps, warmup, recipe.lr))
                     self.speed = (progress.clips - before) / (time.monotonic() - began)
-                    bar.set_postfix_str(f"loss {progress.loss_sum / progress.clips:.3f}, "
-                                        f"acc {progress.correct / progress.clips:.3f}, "
-                                        f"{self.speed:.0f} clips/s", refresh=False)
+                    bar.set_postfix_str(
+                        f"loss {progress.loss_sum / progress.clips:.3f}, "
+                        f"acc {progress.correct / progress.clips:.3f}, "
+                        f"{self.speed:.0f} clips/s",
+                        refresh=False,
+                    )
                 progress.batch += 1
                 bar.update()
         return False
@@ -330,15 +373,18 @@ class Run:
             f"training diverged at step {self.step + 1} ({what}): lower lr={recipe.lr}, raise "
             f"warmup_epochs={recipe.warmup_epochs}"
             + (" or turn mixed precision off with amp=false" if mixed else "")
-            + f", in another --out folder; {self.out} keeps the last good checkpoint")
+            + f", in another --out folder; {self.out} keeps the last good checkpoint"
+        )
 
     def close_epoch(self, interrupt) -> bool:
         """Validate, record the epoch and save. Returns True if it was interrupted; then nothing is recorded."""
         recipe, progress = self.recipe, self.progress
         self.share_bad()
         if not progress.clips:
-            raise CourseError(f"none of the training clips of {recipe.data} could be read (the "
-                              f"first: {next(iter(progress.bad['train'].values()))})")
+            raise CourseError(
+                f"none of the training clips of {recipe.data} could be read (the "
+                f"first: {next(iter(progress.bad['train'].values()))})"
+            )
         ranks.share_buffers(self.model)
         watched = itertools.takewhile(lambda batch: not interrupt, self.val_loader)
         mine = predict(self.model, watched, self.device, autocast=self.autocast)
@@ -350,8 +396,7 @@ class Run:
         log_probs = torch.cat([part for part in log_probs if len(part)] or log_probs[:1])  # (N, K)
         progress.bad["val"].update(bad)
         if not len(label):
-            raise CourseError(f"none of the validation clips of {recipe.data} could be read "
-                              f"(the first: {bad[0][1]})")
+            raise CourseError(f"none of the validation clips of {recipe.data} could be read (the first: {bad[0][1]})")
         val = score(log_probs, label, self.classes)
         if not math.isfinite(val["loss"]):
             self.diverged(f"validation loss {val['loss']}")
@@ -382,20 +427,28 @@ class Run:
         for name in ("train_top1", "val_loss", "val_top1"):
             self.log.add_scalar(f"epoch/{name}", row[name], row["step"])
         if self.show:
-            tqdm.write(f"epoch {row['epoch']:3d}/{self.recipe.epochs}"
-                       f"  train loss {row['train_loss']:.3f} acc {row['train_top1']:.3f}"
-                       f"  val loss {row['val_loss']:.3f} acc {row['val_top1']:.3f}"
-                       f"  {row['clips_per_second']:.0f} clips/s  {row['seconds']:.0f} s")
+            tqdm.write(
+                f"epoch {row['epoch']:3d}/{self.recipe.epochs}"
+                f"  train loss {row['train_loss']:.3f} acc {row['train_top1']:.3f}"
+                f"  val loss {row['val_loss']:.3f} acc {row['val_top1']:.3f}"
+                f"  {row['clips_per_second']:.0f} clips/s  {row['seconds']:.0f} s"
+            )
         if row["skipped"] or bad_val:
             bad = self.progress.bad
             sentences = [*bad["train"].values(), *bad["val"].values()]
             if len(sentences) > 3:
                 sentences[3:] = [f"... and {len(sentences) - 3} more"]
-            tqdm.write("\n  ".join([
-                f"epoch {row['epoch']}: {row['skipped']} training and {bad_val} validation "
-                "clips could not be read and were skipped "
-                f"({self.out / 'bad_clips.csv'} lists them):",
-                *sentences]), file=sys.stderr)
+            tqdm.write(
+                "\n  ".join(
+                    [
+                        f"epoch {row['epoch']}: {row['skipped']} training and {bad_val} validation "
+                        "clips could not be read and were skipped "
+                        f"({self.out / 'bad_clips.csv'} lists them):",
+                        *sentences,
+                    ]
+                ),
+                file=sys.stderr,
+            )
 
     def save(self) -> None:
         """Write a checkpoint. All ranks call this; rank 0 writes."""
@@ -413,11 +466,14 @@ class Run:
         progress = self.progress
         progress.seconds = time.monotonic() - self.started
         progress.peak_memory_mb = max(progress.peak_memory_mb, peak_memory_mb(self.device))
-        save_state(self.out, {
-            "config": self.config,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "progress": dataclasses.asdict(progress),
-        })
+        save_state(
+            self.out,
+            {
+                "config": self.config,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "progress": dataclasses.asdict(progress),
+            },
+        )
         publish(self)

@@ -2,6 +2,7 @@
 
 Only `state.pt` (checkpoint.py) says how far a run is. All other files are written from it, and can be written again.
 """
+
 import dataclasses
 import io
 import json
@@ -22,8 +23,19 @@ from vt_course.training.curves import curves
 from vt_course.training.recipes import Recipe
 
 # The columns of metrics.csv, which has one row for each epoch.
-COLUMNS = ("epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top1_stderr", "skipped", "seconds",
-           "clips_per_second")
+COLUMNS = (
+    "epoch",
+    "step",
+    "lr",
+    "train_loss",
+    "train_top1",
+    "val_loss",
+    "val_top1",
+    "val_top1_stderr",
+    "skipped",
+    "seconds",
+    "clips_per_second",
+)
 
 
 @dataclass
@@ -55,14 +67,23 @@ class Progress:
         if not isinstance(self.rows, list) or len(self.rows) != self.epoch:
             return f"the rows are not of {self.epoch} epochs"
         for number, row in enumerate(self.rows, 1):
-            if not isinstance(row, dict) or tuple(row) != COLUMNS or (row["epoch"], row["step"]) != (number, number * batches) \
-                    or not all(type(value) in (int, float) and math.isfinite(value) for value in row.values()):
+            if (
+                not isinstance(row, dict)
+                or tuple(row) != COLUMNS
+                or (row["epoch"], row["step"]) != (number, number * batches)
+                or not all(type(value) in (int, float) and math.isfinite(value) for value in row.values())
+            ):
                 return f"the row of epoch {number} is damaged"
         if self.best != max(self.rows, key=quality, default=None):
             return "the best epoch is not the best of the rows"
-        if not isinstance(self.bad, dict) or sorted(self.bad) != ["train", "val"] or not all(
+        if (
+            not isinstance(self.bad, dict)
+            or sorted(self.bad) != ["train", "val"]
+            or not all(
                 isinstance(found, dict) and all(type(k) is int and isinstance(v, str) for k, v in found.items())
-                for found in self.bad.values()):
+                for found in self.bad.values()
+            )
+        ):
             return "the list of bad clips is damaged"
         return None
 
@@ -74,23 +95,29 @@ def quality(row: dict) -> tuple[float, float]:
 
 def describe(recipe: Recipe, spec: Spec) -> dict:
     """What identifies a run: its recipe, its classes, and digests of the lists of its clips. Written to config.json."""
-    digests = {split: spec.digest(split) if spec.train else f"{images.COUNTS[split]} drawn images, version {images.VERSION}"
-               for split in ("train", "val")}
-    return {"recipe": dataclasses.asdict(recipe), "classes": list(spec.classes),
-            "manifests": digests}
+    digests = {
+        split: spec.digest(split) if spec.train else f"{images.COUNTS[split]} drawn images, version {images.VERSION}"
+        for split in ("train", "val")
+    }
+    return {"recipe": dataclasses.asdict(recipe), "classes": list(spec.classes), "manifests": digests}
 
 
 def check_same(folder: Path, old: dict, new: dict) -> None:
     """Raise `CourseError` if the folder holds a run with other settings; the message names the differences."""
     old, new = (json.loads(json.dumps(config, default=str)) for config in (old, new))  # tuples become lists
     was, now = old["recipe"], new["recipe"]
-    differ = [f"{name} was {was.get(name)!r:.200} and is now {now.get(name)!r:.200}"
-              for name in {**was, **now} if was.get(name) != now.get(name)]
+    differ = [
+        f"{name} was {was.get(name)!r:.200} and is now {now.get(name)!r:.200}"
+        for name in {**was, **now}
+        if was.get(name) != now.get(name)
+    ]
     if not differ and old != new:
         differ = [f"the manifests of {now['data']} list other clips or classes"]
     if differ:
-        raise CourseError(f"{folder} holds a run with other settings ({'; '.join(differ[:4])}); go "
-                          "on with the old settings or choose another --out folder")
+        raise CourseError(
+            f"{folder} holds a run with other settings ({'; '.join(differ[:4])}); go "
+            "on with the old settings or choose another --out folder"
+        )
 
 
 def open_run(out: Path, config: dict, resume: bool, held: ExitStack) -> dict | None:
@@ -103,18 +130,18 @@ def open_run(out: Path, config: dict, resume: bool, held: ExitStack) -> dict | N
         out.mkdir(parents=True, exist_ok=True)
         held.enter_context(alone(out / ".lock", wait=False))
     except OSError as error:
-        raise CourseError(f"cannot make the folder {out} ({error.strerror}); choose another "
-                          "--out folder") from error
+        raise CourseError(f"cannot make the folder {out} ({error.strerror}); choose another --out folder") from error
     state = read_state(out)
     if state is not None:
         if not resume:
-            raise CourseError(f"{out} already holds a run; resume it or choose another --out "
-                              "folder")
+            raise CourseError(f"{out} already holds a run; resume it or choose another --out folder")
         if not isinstance(state["config"].get("recipe"), dict):
             raise unusable(out, "is damaged: its config has no recipe")
         check_same(out, state["config"], config)
         if state_path(out).name == PREVIOUS:
-            print(f"{out / STATE} is not there: going on from the checkpoint before it, {out / PREVIOUS}", file=sys.stderr)
+            print(
+                f"{out / STATE} is not there: going on from the checkpoint before it, {out / PREVIOUS}", file=sys.stderr
+            )
     return state
 
 
@@ -134,8 +161,14 @@ def begin(run) -> dict | None:
 def publish(run) -> None:
     """Write last.safetensors, best.safetensors, metrics.csv and bad_clips.csv from the state."""
     progress = run.progress
-    header = {"format": "pt", "model": run.recipe.model, "recipe": run.recipe.to_json(),
-              "classes": run.classes, "epoch": progress.epoch, "step": run.step}
+    header = {
+        "format": "pt",
+        "model": run.recipe.model,
+        "recipe": run.recipe.to_json(),
+        "classes": run.classes,
+        "epoch": progress.epoch,
+        "step": run.step,
+    }
     row = progress.rows[-1] if progress.rows else None
     at_epoch_end = row is not None and progress.batch == 0
     if at_epoch_end:
@@ -147,8 +180,9 @@ def publish(run) -> None:
         save_weights(run.out / "best.safetensors", run.model, header)
     if row:
         write_csv(run.out / "metrics.csv", row, [r.values() for r in progress.rows])
-    bad = [(split, index, sentence) for split, found in progress.bad.items()
-           for index, sentence in sorted(found.items())]
+    bad = [
+        (split, index, sentence) for split, found in progress.bad.items() for index, sentence in sorted(found.items())
+    ]
     if bad:
         write_csv(run.out / "bad_clips.csv", ["split", "index", "reason"], bad)
 
@@ -156,21 +190,25 @@ def publish(run) -> None:
 def facts(run) -> dict:
     """The facts of the run in summary.json, in the types that reading JSON gives."""
     progress = run.progress
-    return json.loads(json.dumps({
-        "model": run.recipe.model,
-        "data": run.recipe.data,
-        "finished": progress.epoch == run.recipe.epochs,
-        "epochs": progress.epoch,
-        "steps": run.step,
-        "best": progress.best,
-        "last": progress.rows[-1] if progress.rows else None,
-        "bad_clips": {split: len(found) for split, found in progress.bad.items()},
-        "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
-        "seconds": round(progress.seconds, 1),
-        "peak_memory_mb": round(progress.peak_memory_mb),
-        "seed": run.recipe.seed,
-        "recipe": dataclasses.asdict(run.recipe),
-    }))
+    return json.loads(
+        json.dumps(
+            {
+                "model": run.recipe.model,
+                "data": run.recipe.data,
+                "finished": progress.epoch == run.recipe.epochs,
+                "epochs": progress.epoch,
+                "steps": run.step,
+                "best": progress.best,
+                "last": progress.rows[-1] if progress.rows else None,
+                "bad_clips": {split: len(found) for split, found in progress.bad.items()},
+                "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
+                "seconds": round(progress.seconds, 1),
+                "peak_memory_mb": round(progress.peak_memory_mb),
+                "seed": run.recipe.seed,
+                "recipe": dataclasses.asdict(run.recipe),
+            }
+        )
+    )
 
 
 def summarise(run) -> dict:
@@ -178,8 +216,7 @@ def summarise(run) -> dict:
     progress = run.progress
     summary = {**facts(run), **provenance(run.device, ranks.world())}
     if progress.rows:
-        figure = curves(progress.rows, len(run.classes),
-                        f"{run.recipe.model} on {run.recipe.data}")
+        figure = curves(progress.rows, len(run.classes), f"{run.recipe.model} on {run.recipe.data}")
         image = io.BytesIO()
         figure.savefig(image, format="png", dpi=120)
         atomic_write(run.out / "curves.png", image.getbuffer())

@@ -3,6 +3,7 @@
 torchrun numbers its processes, which are called ranks, from 0 to world - 1. A process that was not started by torchrun
 is rank 0 of 1. Then the functions of this file return their own input.
 """
+
 import os
 from contextlib import contextmanager
 
@@ -28,18 +29,21 @@ def group(device: torch.device):
     if device.type == "cuda":
         here, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
         if here > gpus:
-            raise CourseError(f"torchrun started {here} processes on a machine with {gpus} GPUs: use "
-                              f"--nproc-per-node {gpus}")
+            raise CourseError(
+                f"torchrun started {here} processes on a machine with {gpus} GPUs: use --nproc-per-node {gpus}"
+            )
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")   # may fail if another ends
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")  # may fail if another ends
         yield device
     except RuntimeError as error:
         if not any(words in str(error) for words in ("Connection closed", "Connection reset", "remote worker")):
             raise
-        raise CourseError("another process of torchrun ended, and what it printed says why; the last checkpoint is "
-                          "kept: run the same command again") from error
+        raise CourseError(
+            "another process of torchrun ended, and what it printed says why; the last checkpoint is "
+            "kept: run the same command again"
+        ) from error
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -57,7 +61,7 @@ def total(*numbers: float) -> list[float]:
     """The sum of each number over all ranks."""
     if world() == 1:
         return list(numbers)
-    sums = torch.tensor(numbers, dtype=torch.float64)                  # exact for counts
+    sums = torch.tensor(numbers, dtype=torch.float64)  # exact for counts
     dist.all_reduce(sums)
     return sums.tolist()
 

@@ -4,6 +4,7 @@
 JSON and read back by `Recipe.from_json`. It is changed by `dataclasses.replace` or, from a command line,
 by `recipe.override(["lr=3e-4", "epochs=5"])`.
 """
+
 import dataclasses
 import difflib
 import json
@@ -47,20 +48,21 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
-        self._need(not {"num_classes", "drop_path"} & set(self.config), "config",
-                   "without num_classes (of the data) and drop_path (a setting of its own)")
+        self._need(
+            not {"num_classes", "drop_path"} & set(self.config),
+            "config",
+            "without num_classes (of the data) and drop_path (a setting of its own)",
+        )
         for name in ("frames", "stride", "size", "batch_size", "epochs"):
             self._need(getattr(self, name) >= 1, name, "at least 1")
-        self._need(self.keep == 0 or self.keep >= self.size, "keep",
-                   f"0 or at least size={self.size}")
+        self._need(self.keep == 0 or self.keep >= self.size, "keep", f"0 or at least size={self.size}")
         for name in ("lr", "weight_decay", "warmup_epochs", "grad_clip"):
             value = getattr(self, name)
             self._need(math.isfinite(value) and value >= 0, name, "finite and at least 0")
         for name in ("drop_path", "label_smoothing"):
             self._need(0 <= getattr(self, name) < 1, name, "in [0, 1)")
         self._need(0 <= self.flip <= 1, "flip", "a probability in [0, 1]")
-        self._need(self.warmup_epochs <= self.epochs, "warmup_epochs",
-                   f"at most epochs={self.epochs}")
+        self._need(self.warmup_epochs <= self.epochs, "warmup_epochs", f"at most epochs={self.epochs}")
         self._need(self.sampling in ("dense", "uniform"), "sampling", "'dense' or 'uniform'")
         low, high = self.crop_scale
         self._need(0 < low <= high <= 1, "crop_scale", "low,high with 0 < low <= high <= 1")
@@ -117,7 +119,11 @@ def _convert(name: str, value):
         if kind in (float, str):
             return kind(value)
         if kind is dict:
-            return dict(parse_json(value, f"{name}={value[:40]}", "write it as a JSON object") if isinstance(value, str) else value)
+            return dict(
+                parse_json(value, f"{name}={value[:40]}", "write it as a JSON object")
+                if isinstance(value, str)
+                else value
+            )
         low, high = value.split(",") if isinstance(value, str) else value
         return float(low), float(high)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -130,19 +136,53 @@ RECIPES = {
     # learning rate: at 1e-3 the accuracy stays at chance for many epochs, at 2e-3 it did so for all ten that we
     # watched. The other is `narrow_init` in the variant's configuration.
     "video_swin_mini": Recipe(
-        model="video_swin_mini", frames=8, stride=2, size=48, keep=56, crop_scale=(0.7, 1.0), crop_ratio=(0.9, 1.1),
-        batch_size=16, epochs=29, lr=4e-4, drop_path=0.0, label_smoothing=0.0),
+        model="video_swin_mini",
+        frames=8,
+        stride=2,
+        size=48,
+        keep=56,
+        crop_scale=(0.7, 1.0),
+        crop_ratio=(0.9, 1.1),
+        batch_size=16,
+        epochs=29,
+        lr=4e-4,
+        drop_path=0.0,
+        label_smoothing=0.0,
+    ),
     # The same recipe, not tuned; results/mini_trials.json has one run of each.
-    **{model: Recipe(
-        model=model, frames=8, stride=2, size=48, keep=56, crop_scale=(0.7, 1.0), crop_ratio=(0.9, 1.1),
-        batch_size=16, epochs=12, lr=4e-4, drop_path=0.0, label_smoothing=0.0)
-       for model in ("mvit_mini", "mvit_v2_mini", "timesformer_mini", "uniformer_mini")},
+    **{
+        model: Recipe(
+            model=model,
+            frames=8,
+            stride=2,
+            size=48,
+            keep=56,
+            crop_scale=(0.7, 1.0),
+            crop_ratio=(0.9, 1.1),
+            batch_size=16,
+            epochs=12,
+            lr=4e-4,
+            drop_path=0.0,
+            label_smoothing=0.0,
+        )
+        for model in ("mvit_mini", "mvit_v2_mini", "timesformer_mini", "uniformer_mini")
+    },
     # 97 % of 1,000 held-out drawn images after training on 40,000, 82 % after 16,000. One core trains on 140 images a
     # second, on a busy machine on 60. Two things matter. The images must be new in every epoch (the model memorised the
     # 1,600 clips), and the shapes must be large and brighter than the background (see data/images.py).
     "swin_mini": Recipe(
-        model="swin_mini", data="images:shapes", frames=1, stride=1, size=64, batch_size=16, epochs=10, lr=5e-4,
-        warmup_epochs=0.2, drop_path=0.0, label_smoothing=0.0),
+        model="swin_mini",
+        data="images:shapes",
+        frames=1,
+        stride=1,
+        size=64,
+        batch_size=16,
+        epochs=10,
+        lr=5e-4,
+        warmup_epochs=0.2,
+        drop_path=0.0,
+        label_smoothing=0.0,
+    ),
 }
 
 

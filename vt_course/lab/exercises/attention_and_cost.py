@@ -1,4 +1,5 @@
 """Notebook 02: attention from scratch, and what it costs."""
+
 from math import ceil, sqrt
 
 import torch
@@ -12,6 +13,7 @@ EXERCISES: dict[str, Exercise] = {}
 
 # ---------------------------------------------------------------- 2.1 weights of one head
 
+
 def weights_literal(q, k):
     """One query and one key at a time: the dot product divided by √d. Then softmax over the row, written out."""
     d = q.shape[-1]
@@ -19,40 +21,62 @@ def weights_literal(q, k):
     for i in range(q.shape[-2]):
         row = torch.stack([(q[..., i, :] * k[..., j, :]).sum(-1) / sqrt(d) for j in range(k.shape[-2])], -1)
         powers = (row - row.amax(-1, keepdim=True)).exp()
-        rows.append(powers / powers.sum(-1, keepdim=True))                    # (..., M)
-    return torch.stack(rows, -2)                                      # (..., N, M)
+        rows.append(powers / powers.sum(-1, keepdim=True))  # (..., M)
+    return torch.stack(rows, -2)  # (..., N, M)
 
 
 def weights_cases():
-    return [(2 * torch.randn(*lead, N, d), 2 * torch.randn(*lead, M, d))
-            for lead, N, M, d in (((1, 1), 5, 5, 4), ((1, 3), 3, 7, 8), ((2, 3), 4, 6, 5), ((2, 1), 6, 2, 16))]
+    return [
+        (2 * torch.randn(*lead, N, d), 2 * torch.randn(*lead, M, d))
+        for lead, N, M, d in (((1, 1), 5, 5, 4), ((1, 3), 3, 7, 8), ((2, 3), 4, 6, 5), ((2, 1), 6, 2, 16))
+    ]
 
 
 EXERCISES["2.1"] = Exercise(
-    "attention weights", weights_literal, weights_cases,
-    lambda q, k: f"(..., N, M) = ({', '.join(map(str, [*q.shape[:-1], k.shape[-2]]))})", (
-        ("the logits are not scaled: divide q·k by √d before the softmax",
-         lambda q, k: (q @ k.mT).softmax(-1)),
-        ("the logits are divided by d, not by √d (scaling q and then the product once more comes to the same)",
-         lambda q, k: (q @ k.mT / q.shape[-1]).softmax(-1)),
-        ("the logits are multiplied by √d instead of divided",
-         lambda q, k: (q @ k.mT * q.shape[-1]**0.5).softmax(-1)),
-        ("you divide by the root of the number of keys; d is the number of channels of one key, the last axis",
-         lambda q, k: (q @ k.mT / k.shape[-2]**0.5).softmax(-1)),
-        ("you divide by the root of the number of queries; d is the number of channels of one query, the last axis",
-         lambda q, k: (q @ k.mT / q.shape[-2]**0.5).softmax(-1)),
-        ("you divide after the softmax: rows no longer sum to 1, and the sharpness is that of unscaled logits",
-         lambda q, k: (q @ k.mT).softmax(-1) / q.shape[-1]**0.5),
-        ("the softmax runs over the queries: each row, one query's weights, must sum to 1, so it runs over the last axis",
-         lambda q, k: (q @ k.mT / q.shape[-1]**0.5).softmax(-2)),
-        ("there is no softmax: these are the logits",
-         lambda q, k: q @ k.mT / q.shape[-1]**0.5),
-        ("rows are keys, columns queries: the product is q kᵀ, not k qᵀ",
-         lambda q, k: (k @ q.mT / q.shape[-1]**0.5).softmax(-1)),
-    ), piece=lambda q, k: (q @ k.mT / q.shape[-1]**0.5).softmax(-1), gradient=True)
+    "attention weights",
+    weights_literal,
+    weights_cases,
+    lambda q, k: f"(..., N, M) = ({', '.join(map(str, [*q.shape[:-1], k.shape[-2]]))})",
+    (
+        ("the logits are not scaled: divide q·k by √d before the softmax", lambda q, k: (q @ k.mT).softmax(-1)),
+        (
+            "the logits are divided by d, not by √d (scaling q and then the product once more comes to the same)",
+            lambda q, k: (q @ k.mT / q.shape[-1]).softmax(-1),
+        ),
+        (
+            "the logits are multiplied by √d instead of divided",
+            lambda q, k: (q @ k.mT * q.shape[-1] ** 0.5).softmax(-1),
+        ),
+        (
+            "you divide by the root of the number of keys; d is the number of channels of one key, the last axis",
+            lambda q, k: (q @ k.mT / k.shape[-2] ** 0.5).softmax(-1),
+        ),
+        (
+            "you divide by the root of the number of queries; d is the number of channels of one query, the last axis",
+            lambda q, k: (q @ k.mT / q.shape[-2] ** 0.5).softmax(-1),
+        ),
+        (
+            "you divide after the softmax: rows no longer sum to 1, and the sharpness is that of unscaled logits",
+            lambda q, k: (q @ k.mT).softmax(-1) / q.shape[-1] ** 0.5,
+        ),
+        (
+            "the softmax runs over the queries: each row, one query's weights, must sum to 1, so it runs over the "
+            "last axis",
+            lambda q, k: (q @ k.mT / q.shape[-1] ** 0.5).softmax(-2),
+        ),
+        ("there is no softmax: these are the logits", lambda q, k: q @ k.mT / q.shape[-1] ** 0.5),
+        (
+            "rows are keys, columns queries: the product is q kᵀ, not k qᵀ",
+            lambda q, k: (k @ q.mT / q.shape[-1] ** 0.5).softmax(-1),
+        ),
+    ),
+    piece=lambda q, k: (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1),
+    gradient=True,
+)
 
 
 # ---------------------------------------------------------------- 2.2 all heads
+
 
 def heads_literal(x, w_qkv, b_qkv, w_out, b_out, num_heads):
     """One head at a time. Each head has its own rows of the three projection matrices."""
@@ -60,17 +84,25 @@ def heads_literal(x, w_qkv, b_qkv, w_out, b_out, num_heads):
     d = C // num_heads
     outputs = []
     for a in range(num_heads):
-        q, k, v = (x @ w_qkv[part * C + a * d:part * C + (a + 1) * d].T + b_qkv[part * C + a * d:part * C + (a + 1) * d]
-                   for part in range(3))                              # 3 x (B, N, d)
-        outputs.append(weights_literal(q, k) @ v)                     # (B, N, d)
-    return torch.cat(outputs, -1) @ w_out.T + b_out                   # (B, N, C)
+        q, k, v = (
+            x @ w_qkv[part * C + a * d : part * C + (a + 1) * d].T + b_qkv[part * C + a * d : part * C + (a + 1) * d]
+            for part in range(3)
+        )  # 3 x (B, N, d)
+        outputs.append(weights_literal(q, k) @ v)  # (B, N, d)
+    return torch.cat(outputs, -1) @ w_out.T + b_out  # (B, N, C)
 
 
 def heads_case(B, N, C, num_heads):
     """Queries and keys are near 1 and everything else is small, so gradients and their rounding errors stay small."""
-    size = torch.tensor([5.0, 5.0, 1.0]).repeat_interleave(C)         # (3C,) the scale of the rows of q, k and v
-    return (0.3 * torch.randn(B, N, C), torch.randn(3 * C, C) * size[:, None] / C**0.5, 0.2 * torch.randn(3 * C) * size,
-            0.1 * torch.randn(C, C) / C**0.5, 0.1 * torch.randn(C), num_heads)
+    size = torch.tensor([5.0, 5.0, 1.0]).repeat_interleave(C)  # (3C,) the scale of the rows of q, k and v
+    return (
+        0.3 * torch.randn(B, N, C),
+        torch.randn(3 * C, C) * size[:, None] / C**0.5,
+        0.2 * torch.randn(3 * C) * size,
+        0.1 * torch.randn(C, C) / C**0.5,
+        0.1 * torch.randn(C),
+        num_heads,
+    )
 
 
 def heads_cases():
@@ -81,11 +113,11 @@ def heads_like(x, w_qkv, b_qkv, w_out, b_out, h, split=None, order=(0, 1, 2), sc
     """Multi-head attention in which the steps that are given replace the right ones."""
     B, N, C = x.shape
     d = C // h
-    qkv = F.linear(x, w_qkv, b_qkv)                                   # (B, N, 3C)
-    qkv = (split or three_heads)(qkv, h)                              # 3 x (B, h, N, d)
+    qkv = F.linear(x, w_qkv, b_qkv)  # (B, N, 3C)
+    qkv = (split or three_heads)(qkv, h)  # 3 x (B, h, N, d)
     q, k, v = (qkv[i] for i in order)
     logits = q @ k.mT * (d**-0.5 if scale is None else scale(d, C))
-    out = (attend or (lambda s, v: s.softmax(-1) @ v))(logits, v)     # (B, h, N, d)
+    out = (attend or (lambda s, v: s.softmax(-1) @ v))(logits, v)  # (B, h, N, d)
     out = (merge or (lambda o: o.transpose(1, 2).reshape(B, N, C)))(out)
     return F.linear(out, w_out, b_out)
 
@@ -101,58 +133,83 @@ def varied(**how):
 
 def piece_heads(x, w_qkv, b_qkv, w_out, b_out, num_heads):
     """(B, N, C) -> (B, N, C) with PyTorch's fused attention, as in `models.timesformer.Attention`."""
-    q, k, v = three_heads(F.linear(x, w_qkv, b_qkv), num_heads)       # 3 x (B, h, N, d)
-    out = F.scaled_dot_product_attention(q, k, v)                     # (B, h, N, d)
-    return F.linear(out.transpose(1, 2).flatten(2), w_out, b_out)     # (B, N, C)
+    q, k, v = three_heads(F.linear(x, w_qkv, b_qkv), num_heads)  # 3 x (B, h, N, d)
+    out = F.scaled_dot_product_attention(q, k, v)  # (B, h, N, d)
+    return F.linear(out.transpose(1, 2).flatten(2), w_out, b_out)  # (B, N, C)
 
 
 EXERCISES["2.2"] = Exercise(
-    "multi-head attention", heads_literal, heads_cases, lambda x, *_: f"(B, N, C) = ({', '.join(map(str, x.shape))})", (
-        ("the output projection is missing: the heads, side by side, still pass `w_out` and `b_out`",
-         lambda x, wq, bq, wo, bo, h: heads_like(x, wq, bq, torch.eye(len(wo)), 0 * bo, h)),
-        ("`b_out` is not added",
-         lambda x, wq, bq, wo, bo, h: heads_like(x, wq, bq, wo, 0 * bo, h)),
-        ("`b_qkv` is not added",
-         lambda x, wq, bq, wo, bo, h: heads_like(x, wq, 0 * bq, wo, bo, h)),
-        ("a head takes every h-th channel: the C channels split into (h d), head first, not (d h)",
-         varied(split=lambda y, h: y.view(*y.shape[:2], 3, -1, h).permute(2, 0, 4, 1, 3))),
-        ("you read the 3C rows as (h 3 d); they are (3 h d): all of q, then all of k, then all of v",
-         varied(split=lambda y, h: y.view(*y.shape[:2], h, 3, -1).permute(3, 0, 2, 1, 4))),
-        ("(B, N, C) is reshaped to (B, h, N, d) without a transpose: a head then mixes channels of different tokens",
-         varied(split=lambda y, h: torch.stack([t.reshape(len(y), h, y.shape[1], -1) for t in y.chunk(3, -1)]))),
-        ("queries and keys are exchanged: the order is q, k, v",
-         varied(order=(1, 0, 2))),
-        ("keys and values are exchanged: the order is q, k, v",
-         varied(order=(0, 2, 1))),
-        ("queries and values are exchanged: the order is q, k, v",
-         varied(order=(2, 1, 0))),
-        ("the logits are not scaled: divide by √d",
-         varied(scale=lambda d, C: 1.0)),
-        ("you divide by √C; d is the number of channels of one head, C/h",
-         varied(scale=lambda d, C: C**-0.5)),
-        ("the logits are divided by d, not by √d (scaling q and then the product once more comes to the same)",
-         varied(scale=lambda d, C: 1 / d)),
-        ("the softmax runs over the queries: it must run over the keys, the last axis",
-         varied(attend=lambda s, v: s.softmax(-2) @ v)),
-        ("the softmax runs over the heads: it must run over the keys, the last axis",
-         varied(attend=lambda s, v: s.softmax(1) @ v)),
-        ("the weights are transposed before they meet v: row i holds the weights of query i",
-         varied(attend=lambda s, v: s.softmax(-1).mT @ v)),
-        ("there is no softmax",
-         varied(attend=lambda s, v: s @ v)),
-        ("(B, h, N, d) is reshaped to (B, N, C) without transposing back: bring the heads next to their channels first",
-         varied(merge=lambda o: o.reshape(len(o), o.shape[2], -1))),
-        ("all C channels attend as one head: `num_heads` is not used",
-         lambda x, wq, bq, wo, bo, h: heads_like(x, wq, bq, wo, bo, 1)),
-    ), piece=piece_heads, gradient=True)
+    "multi-head attention",
+    heads_literal,
+    heads_cases,
+    lambda x, *_: f"(B, N, C) = ({', '.join(map(str, x.shape))})",
+    (
+        (
+            "the output projection is missing: the heads, side by side, still pass `w_out` and `b_out`",
+            lambda x, wq, bq, wo, bo, h: heads_like(x, wq, bq, torch.eye(len(wo)), 0 * bo, h),
+        ),
+        ("`b_out` is not added", lambda x, wq, bq, wo, bo, h: heads_like(x, wq, bq, wo, 0 * bo, h)),
+        ("`b_qkv` is not added", lambda x, wq, bq, wo, bo, h: heads_like(x, wq, 0 * bq, wo, bo, h)),
+        (
+            "a head takes every h-th channel: the C channels split into (h d), head first, not (d h)",
+            varied(split=lambda y, h: y.view(*y.shape[:2], 3, -1, h).permute(2, 0, 4, 1, 3)),
+        ),
+        (
+            "you read the 3C rows as (h 3 d); they are (3 h d): all of q, then all of k, then all of v",
+            varied(split=lambda y, h: y.view(*y.shape[:2], h, 3, -1).permute(3, 0, 2, 1, 4)),
+        ),
+        (
+            "(B, N, C) is reshaped to (B, h, N, d) without a transpose: a head then mixes channels of different tokens",
+            varied(split=lambda y, h: torch.stack([t.reshape(len(y), h, y.shape[1], -1) for t in y.chunk(3, -1)])),
+        ),
+        ("queries and keys are exchanged: the order is q, k, v", varied(order=(1, 0, 2))),
+        ("keys and values are exchanged: the order is q, k, v", varied(order=(0, 2, 1))),
+        ("queries and values are exchanged: the order is q, k, v", varied(order=(2, 1, 0))),
+        ("the logits are not scaled: divide by √d", varied(scale=lambda d, C: 1.0)),
+        ("you divide by √C; d is the number of channels of one head, C/h", varied(scale=lambda d, C: C**-0.5)),
+        (
+            "the logits are divided by d, not by √d (scaling q and then the product once more comes to the same)",
+            varied(scale=lambda d, C: 1 / d),
+        ),
+        (
+            "the softmax runs over the queries: it must run over the keys, the last axis",
+            varied(attend=lambda s, v: s.softmax(-2) @ v),
+        ),
+        (
+            "the softmax runs over the heads: it must run over the keys, the last axis",
+            varied(attend=lambda s, v: s.softmax(1) @ v),
+        ),
+        (
+            "the weights are transposed before they meet v: row i holds the weights of query i",
+            varied(attend=lambda s, v: s.softmax(-1).mT @ v),
+        ),
+        ("there is no softmax", varied(attend=lambda s, v: s @ v)),
+        (
+            "(B, h, N, d) is reshaped to (B, N, C) without transposing back: bring the heads next to their channels "
+            "first",
+            varied(merge=lambda o: o.reshape(len(o), o.shape[2], -1)),
+        ),
+        (
+            "all C channels attend as one head: `num_heads` is not used",
+            lambda x, wq, bq, wo, bo, h: heads_like(x, wq, bq, wo, bo, 1),
+        ),
+    ),
+    piece=piece_heads,
+    gradient=True,
+)
 
 
 # ---------------------------------------------------------------- 2.3 relative position bias in one dimension
 
+
 def bias_literal(table, n):
     """One head and one pair at a time. The row of the table is query minus key, shifted so that the smallest is 0."""
-    return torch.stack([torch.stack([torch.stack([table[i - j + n - 1, a] for j in range(n)]) for i in range(n)])
-                        for a in range(table.shape[1])])              # (h, n, n)
+    return torch.stack(
+        [
+            torch.stack([torch.stack([table[i - j + n - 1, a] for j in range(n)]) for i in range(n)])
+            for a in range(table.shape[1])
+        ]
+    )  # (h, n, n)
 
 
 def offsets(n):
@@ -162,33 +219,53 @@ def offsets(n):
 
 
 def look_up(table, rows):
-    return table[rows].permute(2, 0, 1)                               # (h, n, n)
+    return table[rows].permute(2, 0, 1)  # (h, n, n)
 
 
 EXERCISES["2.3"] = Exercise(
-    "relative position bias", bias_literal,
+    "relative position bias",
+    bias_literal,
     lambda: [(torch.randn(2 * n - 1, h), n) for n, h in ((4, 3), (2, 2), (6, 1), (5, 4))],
-    lambda table, n: f"(h, n, n) = ({table.shape[1]}, {n}, {n})", (
-        ("the offset is key minus query; it must be query minus key, with queries in the rows",
-         lambda t, n: look_up(t, -offsets(n) + n - 1)),
-        ("the offsets are not moved: -(n-1) must become row 0, but a negative index counts from the end of the table",
-         lambda t, n: look_up(t, offsets(n))),
-        ("the sign of the offset is lost: before and after must have rows of their own",
-         lambda t, n: look_up(t, offsets(n).abs())),
-        ("the bias depends on the key alone: that is an absolute position",
-         lambda t, n: look_up(t, torch.arange(n).expand(n, n))),
-        ("the bias depends on the query alone: the softmax removes it again",
-         lambda t, n: look_up(t, torch.arange(n)[:, None].expand(n, n))),
-        ("query and key are added, not subtracted",
-         lambda t, n: look_up(t, torch.arange(n)[:, None] + torch.arange(n))),
-        ("the heads are the last axis: bring them to the front",
-         lambda t, n: t[offsets(n) + n - 1]),
-        ("the table is reshaped to (h, 2n-1); it must be transposed",
-         lambda t, n: t.reshape(t.shape[1], -1)[:, offsets(n) + n - 1]),
-    ), piece=lambda table, n: look_up(table, swin.relative_position_index((n,))), gradient=True)
+    lambda table, n: f"(h, n, n) = ({table.shape[1]}, {n}, {n})",
+    (
+        (
+            "the offset is key minus query; it must be query minus key, with queries in the rows",
+            lambda t, n: look_up(t, -offsets(n) + n - 1),
+        ),
+        (
+            "the offsets are not moved: -(n-1) must become row 0, but a negative index counts from the end of the "
+            "table",
+            lambda t, n: look_up(t, offsets(n)),
+        ),
+        (
+            "the sign of the offset is lost: before and after must have rows of their own",
+            lambda t, n: look_up(t, offsets(n).abs()),
+        ),
+        (
+            "the bias depends on the key alone: that is an absolute position",
+            lambda t, n: look_up(t, torch.arange(n).expand(n, n)),
+        ),
+        (
+            "the bias depends on the query alone: the softmax removes it again",
+            lambda t, n: look_up(t, torch.arange(n)[:, None].expand(n, n)),
+        ),
+        (
+            "query and key are added, not subtracted",
+            lambda t, n: look_up(t, torch.arange(n)[:, None] + torch.arange(n)),
+        ),
+        ("the heads are the last axis: bring them to the front", lambda t, n: t[offsets(n) + n - 1]),
+        (
+            "the table is reshaped to (h, 2n-1); it must be transposed",
+            lambda t, n: t.reshape(t.shape[1], -1)[:, offsets(n) + n - 1],
+        ),
+    ),
+    piece=lambda table, n: look_up(table, swin.relative_position_index((n,))),
+    gradient=True,
+)
 
 
 # ---------------------------------------------------------------- 2.4, 2.5 multiply-accumulates
+
 
 def numbers(function):
     """Make `function` return its number as a tensor without axes, because the checks compare tensors."""
@@ -197,8 +274,14 @@ def numbers(function):
 
 def counting(title, definition, cases, mistakes, piece):
     """An exercise whose answer is a whole number."""
-    return Exercise(title, definition, cases, lambda *_: "a whole number",
-                    tuple((name, numbers(wrong)) for name, wrong in mistakes), piece=numbers(piece))
+    return Exercise(
+        title,
+        definition,
+        cases,
+        lambda *_: "a whole number",
+        tuple((name, numbers(wrong)) for name, wrong in mistakes),
+        piece=numbers(piece),
+    )
 
 
 def products(*sizes):
@@ -213,26 +296,44 @@ def msa_literal(h, w, C):
 
 
 EXERCISES["2.4"] = counting(
-    "multiply-accumulates of MSA", msa_literal, lambda: [(2, 3, 4), (7, 5, 32), (56, 56, 96), (14, 14, 768), (28, 10, 1)], (
-        ("every multiply-accumulate is counted twice: that is PyTorch's FLOP; the papers' is one multiplication with its addition",
-         lambda h, w, C: 2 * msa_literal(h, w, C)),
-        ("there are four projections, not three: the output has one too",
-         lambda h, w, C: 3 * h * w * C**2 + 2 * (h * w)**2 * C),
-        ("there are two products among tokens, q kᵀ and the weighted sum of v, so the second term has a factor 2",
-         lambda h, w, C: 4 * h * w * C**2 + (h * w)**2 * C),
-        ("the second term must grow with the number of pairs, (hw)², not of tokens",
-         lambda h, w, C: 4 * h * w * C**2 + 2 * h * w * C),
-        ("the second term lacks C: comparing one pair takes one multiplication a channel",
-         lambda h, w, C: 4 * h * w * C**2 + 2 * (h * w)**2),
-        ("the first term lacks a C: a projection takes C multiplications for each of C outputs",
-         lambda h, w, C: 4 * h * w * C + 2 * (h * w)**2 * C),
-        ("the MLP is included (8hwC²): asked for is attention only",
-         lambda h, w, C: 12 * h * w * C**2 + 2 * (h * w)**2 * C),
-        ("the projections are missing: 4hwC²",
-         lambda h, w, C: 2 * (h * w)**2 * C),
-        ("the number of tokens is h·w; you used h²",
-         lambda h, w, C: 4 * h * h * C**2 + 2 * h**4 * C),
-    ), piece=lambda h, w, C: 4 * h * w * C**2 + 2 * (h * w)**2 * C)
+    "multiply-accumulates of MSA",
+    msa_literal,
+    lambda: [(2, 3, 4), (7, 5, 32), (56, 56, 96), (14, 14, 768), (28, 10, 1)],
+    (
+        (
+            "every multiply-accumulate is counted twice: that is PyTorch's FLOP; the papers' is one multiplication "
+            "with its addition",
+            lambda h, w, C: 2 * msa_literal(h, w, C),
+        ),
+        (
+            "there are four projections, not three: the output has one too",
+            lambda h, w, C: 3 * h * w * C**2 + 2 * (h * w) ** 2 * C,
+        ),
+        (
+            "there are two products among tokens, q kᵀ and the weighted sum of v, so the second term has a factor 2",
+            lambda h, w, C: 4 * h * w * C**2 + (h * w) ** 2 * C,
+        ),
+        (
+            "the second term must grow with the number of pairs, (hw)², not of tokens",
+            lambda h, w, C: 4 * h * w * C**2 + 2 * h * w * C,
+        ),
+        (
+            "the second term lacks C: comparing one pair takes one multiplication a channel",
+            lambda h, w, C: 4 * h * w * C**2 + 2 * (h * w) ** 2,
+        ),
+        (
+            "the first term lacks a C: a projection takes C multiplications for each of C outputs",
+            lambda h, w, C: 4 * h * w * C + 2 * (h * w) ** 2 * C,
+        ),
+        (
+            "the MLP is included (8hwC²): asked for is attention only",
+            lambda h, w, C: 12 * h * w * C**2 + 2 * (h * w) ** 2 * C,
+        ),
+        ("the projections are missing: 4hwC²", lambda h, w, C: 2 * (h * w) ** 2 * C),
+        ("the number of tokens is h·w; you used h²", lambda h, w, C: 4 * h * h * C**2 + 2 * h**4 * C),
+    ),
+    piece=lambda h, w, C: 4 * h * w * C**2 + 2 * (h * w) ** 2 * C,
+)
 
 
 def window_msa_literal(h, w, C, M):
@@ -250,38 +351,64 @@ def window_like(N, C, partners):
 
 
 EXERCISES["2.5"] = counting(
-    "multiply-accumulates of W-MSA", window_msa_literal,
-    lambda: [(56, 56, 96, 7), (14, 21, 32, 7), (15, 20, 16, 7), (9, 6, 8, 4), (10, 5, 3, 5)], (
-        ("the padding is missing: a map that is no multiple of M is padded to whole windows, and padded tokens cost the same",
-         lambda h, w, C, M: window_like(h * w, C, M * M)),
-        ("only the products among tokens are padded: the map is padded before the projections, so these see the padding too",
-         lambda h, w, C, M: 4 * h * w * C**2 + 2 * M * M * padded(h, M) * padded(w, M) * C),
-        ("rounded down: tokens that do not fill a window would be dropped; the number of windows is rounded up",
-         lambda h, w, C, M: window_like(h // M * M * (w // M * M), C, M * M)),
-        ("a map that is already a multiple of M gets one more row and column of windows: round up, do not add 1",
-         lambda h, w, C, M: window_like((h // M + 1) * M * (w // M + 1) * M, C, M * M)),
-        ("the total is rounded up to windows; each side must be rounded up on its own",
-         lambda h, w, C, M: window_like(padded(h * w, M * M), C, M * M)),
-        ("a token meets M² tokens, not M",
-         lambda h, w, C, M: window_like(padded(h, M) * padded(w, M), C, M)),
-        ("that is global attention: a token meets the M² tokens of its window only",
-         lambda h, w, C, M: window_like(padded(h, M) * padded(w, M), C, padded(h, M) * padded(w, M))),
-        ("that is one window: multiply by their number",
-         lambda h, w, C, M: window_like(M * M, C, M * M)),
-        ("every multiply-accumulate is counted twice: that is PyTorch's FLOP; the papers' is one multiplication with its addition",
-         lambda h, w, C, M: 2 * window_msa_literal(h, w, C, M)),
-        ("there are four projections, not three: the output has one too",
-         lambda h, w, C, M: padded(h, M) * padded(w, M) * (3 * C**2 + 2 * M * M * C)),
-        ("there are two products among tokens, q kᵀ and the weighted sum of v, so the second term has a factor 2",
-         lambda h, w, C, M: padded(h, M) * padded(w, M) * (4 * C**2 + M * M * C)),
-    ), piece=lambda h, w, C, M: window_like(padded(h, M) * padded(w, M), C, M * M))
+    "multiply-accumulates of W-MSA",
+    window_msa_literal,
+    lambda: [(56, 56, 96, 7), (14, 21, 32, 7), (15, 20, 16, 7), (9, 6, 8, 4), (10, 5, 3, 5)],
+    (
+        (
+            "the padding is missing: a map that is no multiple of M is padded to whole windows, and padded tokens "
+            "cost the same",
+            lambda h, w, C, M: window_like(h * w, C, M * M),
+        ),
+        (
+            "only the products among tokens are padded: the map is padded before the projections, so these see the "
+            "padding too",
+            lambda h, w, C, M: 4 * h * w * C**2 + 2 * M * M * padded(h, M) * padded(w, M) * C,
+        ),
+        (
+            "rounded down: tokens that do not fill a window would be dropped; the number of windows is rounded up",
+            lambda h, w, C, M: window_like(h // M * M * (w // M * M), C, M * M),
+        ),
+        (
+            "a map that is already a multiple of M gets one more row and column of windows: round up, do not add 1",
+            lambda h, w, C, M: window_like((h // M + 1) * M * (w // M + 1) * M, C, M * M),
+        ),
+        (
+            "the total is rounded up to windows; each side must be rounded up on its own",
+            lambda h, w, C, M: window_like(padded(h * w, M * M), C, M * M),
+        ),
+        ("a token meets M² tokens, not M", lambda h, w, C, M: window_like(padded(h, M) * padded(w, M), C, M)),
+        (
+            "that is global attention: a token meets the M² tokens of its window only",
+            lambda h, w, C, M: window_like(padded(h, M) * padded(w, M), C, padded(h, M) * padded(w, M)),
+        ),
+        ("that is one window: multiply by their number", lambda h, w, C, M: window_like(M * M, C, M * M)),
+        (
+            "every multiply-accumulate is counted twice: that is PyTorch's FLOP; the papers' is one multiplication "
+            "with its addition",
+            lambda h, w, C, M: 2 * window_msa_literal(h, w, C, M),
+        ),
+        (
+            "there are four projections, not three: the output has one too",
+            lambda h, w, C, M: padded(h, M) * padded(w, M) * (3 * C**2 + 2 * M * M * C),
+        ),
+        (
+            "there are two products among tokens, q kᵀ and the weighted sum of v, so the second term has a factor 2",
+            lambda h, w, C, M: padded(h, M) * padded(w, M) * (4 * C**2 + M * M * C),
+        ),
+    ),
+    piece=lambda h, w, C, M: window_like(padded(h, M) * padded(w, M), C, M * M),
+)
 
 
 # ---------------------------------------------------------------- 2.6 bytes of the logits
 
+
 def bytes_literal(T, H, W, patch, heads, batch, each):
     """There is one logit for each ordered pair of tokens, in each head and each clip."""
-    tokens = 1 + sum(1 for _ in range(T) for _ in range(0, H - patch + 1, patch) for _ in range(0, W - patch + 1, patch))
+    tokens = 1 + sum(
+        1 for _ in range(T) for _ in range(0, H - patch + 1, patch) for _ in range(0, W - patch + 1, patch)
+    )
     return torch.tensor(batch * heads * tokens * tokens * each)
 
 
@@ -294,26 +421,56 @@ def patches(T, H, W, patch):
 
 
 EXERCISES["2.6"] = counting(
-    "bytes of joint attention", bytes_literal,
-    lambda: [(8, 224, 224, 16, 1, 1, 4), (32, 224, 224, 16, 12, 8, 4), (3, 32, 48, 8, 2, 3, 2), (16, 64, 32, 32, 4, 1, 2)], (
-        ("the class token is missing: it is one more token of the clip",
-         lambda T, H, W, p, h, b, e: bytes_like(patches(T, H, W, p), h, b, e)),
-        ("there is a class token in every frame; the clip has one",
-         lambda T, H, W, p, h, b, e: bytes_like(patches(T, H, W, p) + T, h, b, e)),
-        ("you count tokens; the matrix has a number for every pair of tokens",
-         lambda T, H, W, p, h, b, e: b * h * (patches(T, H, W, p) + 1) * e),
-        ("every frame has a matrix of its own: that is attention in space only; joint attention pairs tokens of all frames",
-         lambda T, H, W, p, h, b, e: T * bytes_like((H // p) * (W // p) + 1, h, b, e)),
-        ("the heads are missing: each has a matrix of its own",
-         lambda T, H, W, p, h, b, e: bytes_like(patches(T, H, W, p) + 1, 1, b, e)),
-        ("the batch is missing: each clip has matrices of its own",
-         lambda T, H, W, p, h, b, e: bytes_like(patches(T, H, W, p) + 1, h, 1, e)),
-        ("these are bits: a number takes `each` bytes",
-         lambda T, H, W, p, h, b, e: 8 * bytes_like(patches(T, H, W, p) + 1, h, b, e)),
-        ("these are numbers, not bytes: multiply by `each`",
-         lambda T, H, W, p, h, b, e: bytes_like(patches(T, H, W, p) + 1, h, b, 1)),
-        ("a patch is `patch` pixels wide and high: divide H and W by it, both",
-         lambda T, H, W, p, h, b, e: bytes_like(T * H * W // p + 1, h, b, e)),
-        ("two frames share a token: that is Video Swin's tube; TimeSformer cuts every frame by itself",
-         lambda T, H, W, p, h, b, e: bytes_like(patches(ceil(T / 2), H, W, p) + 1, h, b, e)),
-    ), piece=lambda T, H, W, patch, heads, batch, each: bytes_like(patches(T, H, W, patch) + 1, heads, batch, each))
+    "bytes of joint attention",
+    bytes_literal,
+    lambda: [
+        (8, 224, 224, 16, 1, 1, 4),
+        (32, 224, 224, 16, 12, 8, 4),
+        (3, 32, 48, 8, 2, 3, 2),
+        (16, 64, 32, 32, 4, 1, 2),
+    ],
+    (
+        (
+            "the class token is missing: it is one more token of the clip",
+            lambda T, H, W, p, h, b, e: bytes_like(patches(T, H, W, p), h, b, e),
+        ),
+        (
+            "there is a class token in every frame; the clip has one",
+            lambda T, H, W, p, h, b, e: bytes_like(patches(T, H, W, p) + T, h, b, e),
+        ),
+        (
+            "you count tokens; the matrix has a number for every pair of tokens",
+            lambda T, H, W, p, h, b, e: b * h * (patches(T, H, W, p) + 1) * e,
+        ),
+        (
+            "every frame has a matrix of its own: that is attention in space only; joint attention pairs tokens of "
+            "all frames",
+            lambda T, H, W, p, h, b, e: T * bytes_like((H // p) * (W // p) + 1, h, b, e),
+        ),
+        (
+            "the heads are missing: each has a matrix of its own",
+            lambda T, H, W, p, h, b, e: bytes_like(patches(T, H, W, p) + 1, 1, b, e),
+        ),
+        (
+            "the batch is missing: each clip has matrices of its own",
+            lambda T, H, W, p, h, b, e: bytes_like(patches(T, H, W, p) + 1, h, 1, e),
+        ),
+        (
+            "these are bits: a number takes `each` bytes",
+            lambda T, H, W, p, h, b, e: 8 * bytes_like(patches(T, H, W, p) + 1, h, b, e),
+        ),
+        (
+            "these are numbers, not bytes: multiply by `each`",
+            lambda T, H, W, p, h, b, e: bytes_like(patches(T, H, W, p) + 1, h, b, 1),
+        ),
+        (
+            "a patch is `patch` pixels wide and high: divide H and W by it, both",
+            lambda T, H, W, p, h, b, e: bytes_like(T * H * W // p + 1, h, b, e),
+        ),
+        (
+            "two frames share a token: that is Video Swin's tube; TimeSformer cuts every frame by itself",
+            lambda T, H, W, p, h, b, e: bytes_like(patches(ceil(T / 2), H, W, p) + 1, h, b, e),
+        ),
+    ),
+    piece=lambda T, H, W, patch, heads, batch, each: bytes_like(patches(T, H, W, patch) + 1, heads, batch, each),
+)

@@ -1,4 +1,5 @@
 """Notebook 01: which frames, which crops, and how pixels become tokens."""
+
 from math import prod
 
 import numpy as np
@@ -13,11 +14,12 @@ EXERCISES: dict[str, Exercise] = {}
 
 # ---------------------------------------------------------------- which frames
 
+
 def dense_literal(num_frames, frames, stride, position="centre"):
     """One frame at a time. The first is the middle of all starts that fit; each next one is `stride` frames later."""
     starts = [s for s in range(num_frames) if s + (frames - 1) * stride < num_frames] or [0]
     start = starts[(len(starts) - 1) // 2] if position == "centre" else starts[0]
-    return torch.tensor([(start + i * stride) % num_frames for i in range(frames)])       # (frames,)
+    return torch.tensor([(start + i * stride) % num_frames for i in range(frames)])  # (frames,)
 
 
 def steps(start, frames, stride, num_frames):
@@ -34,75 +36,136 @@ def dense_start(num_frames, frames, stride, position):
 
 
 EXERCISES["1.1"] = Exercise(
-    "dense frame indices", dense_literal,
-    lambda: [(100, 8, 4, "centre"), (300, 32, 2, "centre"), (301, 16, 4, "start"), (64, 16, 4, "centre"),
-             (20, 8, 4, "centre"), (10, 8, 3, "centre"), (7, 5, 3, "start"), (8, 8, 1, "centre")],
-    lambda n, frames, stride, position: f"(frames,) = ({frames},)", (
-        ("the span is one step too long: `frames` frames have frames - 1 gaps, so they span (frames - 1) * stride + 1",
-         lambda n, f, s, p: steps(max(n - f * s, 0) // 2 if p == "centre" else 0, f, s, n)),
-        ("frames past the end stay at the last frame; asked for is the loop: after the last frame comes frame 0",
-         lambda n, f, s, p: (dense_start(n, f, s, p) + torch.arange(f) * s).clamp(max=n - 1)),
-        ("frames past the end are left as they are: the video has no such frames, take them modulo num_frames",
-         lambda n, f, s, p: dense_start(n, f, s, p) + torch.arange(f) * s),
-        ("`position` is ignored: the clip always begins at frame 0",
-         lambda n, f, s, p: steps(0, f, s, n)),
-        ("`position` is ignored: the clip is always in the centre",
-         lambda n, f, s, p: steps(dense_start(n, f, s, "centre"), f, s, n)),
-        ("the clip begins at the middle of the video; its own middle belongs there",
-         lambda n, f, s, p: steps(n // 2 if p == "centre" else 0, f, s, n)),
-        ("the stride is forgotten: your frames follow each other",
-         lambda n, f, s, p: steps(dense_start(n, f, s, p), f, 1, n)),
-        ("where several starts are left over, take room // 2, rounded down; yours is rounded up",
-         lambda n, f, s, p: steps((room(n, f, s) + 1) // 2 if p == "centre" else 0, f, s, n)),
-        ("a video that is too short begins before its frame 0; then start at 0",
-         lambda n, f, s, p: steps((n - (f - 1) * s - 1) // 2 if p == "centre" else 0, f, s, n)),
-        ("your frames are spread over the whole video: that is uniform sampling, which has no stride",
-         lambda n, f, s, p: torch.linspace(0, n - 1, f).long()),
-    ), piece=lambda num_frames, frames, stride, position="centre":
-        torch.from_numpy(clips.dense_indices(num_frames, frames, stride, position)))
+    "dense frame indices",
+    dense_literal,
+    lambda: [
+        (100, 8, 4, "centre"),
+        (300, 32, 2, "centre"),
+        (301, 16, 4, "start"),
+        (64, 16, 4, "centre"),
+        (20, 8, 4, "centre"),
+        (10, 8, 3, "centre"),
+        (7, 5, 3, "start"),
+        (8, 8, 1, "centre"),
+    ],
+    lambda n, frames, stride, position: f"(frames,) = ({frames},)",
+    (
+        (
+            "the span is one step too long: `frames` frames have frames - 1 gaps, so they span (frames - 1) * stride "
+            "+ 1",
+            lambda n, f, s, p: steps(max(n - f * s, 0) // 2 if p == "centre" else 0, f, s, n),
+        ),
+        (
+            "frames past the end stay at the last frame; asked for is the loop: after the last frame comes frame 0",
+            lambda n, f, s, p: (dense_start(n, f, s, p) + torch.arange(f) * s).clamp(max=n - 1),
+        ),
+        (
+            "frames past the end are left as they are: the video has no such frames, take them modulo num_frames",
+            lambda n, f, s, p: dense_start(n, f, s, p) + torch.arange(f) * s,
+        ),
+        ("`position` is ignored: the clip always begins at frame 0", lambda n, f, s, p: steps(0, f, s, n)),
+        (
+            "`position` is ignored: the clip is always in the centre",
+            lambda n, f, s, p: steps(dense_start(n, f, s, "centre"), f, s, n),
+        ),
+        (
+            "the clip begins at the middle of the video; its own middle belongs there",
+            lambda n, f, s, p: steps(n // 2 if p == "centre" else 0, f, s, n),
+        ),
+        (
+            "the stride is forgotten: your frames follow each other",
+            lambda n, f, s, p: steps(dense_start(n, f, s, p), f, 1, n),
+        ),
+        (
+            "where several starts are left over, take room // 2, rounded down; yours is rounded up",
+            lambda n, f, s, p: steps((room(n, f, s) + 1) // 2 if p == "centre" else 0, f, s, n),
+        ),
+        (
+            "a video that is too short begins before its frame 0; then start at 0",
+            lambda n, f, s, p: steps((n - (f - 1) * s - 1) // 2 if p == "centre" else 0, f, s, n),
+        ),
+        (
+            "your frames are spread over the whole video: that is uniform sampling, which has no stride",
+            lambda n, f, s, p: torch.linspace(0, n - 1, f).long(),
+        ),
+    ),
+    piece=lambda num_frames, frames, stride, position="centre": torch.from_numpy(
+        clips.dense_indices(num_frames, frames, stride, position)
+    ),
+)
 
 
 def segments_literal(num_frames, frames):
     """The frame that contains the middle of each segment. Frame k reaches from k to k + 1 on the time axis."""
     out = []
     for i in range(frames):
-        middle = 2 * (2 * i + 1) * num_frames                         # times 4 * frames: all whole numbers
+        middle = 2 * (2 * i + 1) * num_frames  # times 4 * frames: all whole numbers
         out.append(next(k for k in range(num_frames) if 4 * frames * k <= middle < 4 * frames * (k + 1)))
-    return torch.tensor(out)                                          # (frames,)
+    return torch.tensor(out)  # (frames,)
 
 
 EXERCISES["1.2"] = Exercise(
-    "uniform frame indices", segments_literal,
+    "uniform frame indices",
+    segments_literal,
     lambda: [(300, 4), (17, 4), (32, 8), (101, 16), (5, 8), (12, 12), (1, 3), (200, 12)],
-    lambda n, frames: f"(frames,) = ({frames},)", (
-        ("you take the first frame of each segment; asked for is the middle: add half a segment",
-         lambda n, f: torch.arange(f) * n // f),
-        ("you take the last frame of each segment; asked for is the middle",
-         lambda n, f: ((torch.arange(f) + 1) * n - 1) // f),
-        ("your frames include the first and the last of the video (`linspace`): segments have their middles half a "
-         "segment away from the ends",
-         lambda n, f: torch.arange(f) * (n - 1) // max(f - 1, 1)),
-        ("the length of a segment is rounded too early: num_frames // frames loses up to a frame a segment, and they "
-         "add up; multiply first, divide last",
-         lambda n, f: torch.arange(f) * (n // f) + n // f // 2),
-        ("you rounded twice, the start of the segment and half its length, and lose a frame where the fractions add up to one; "
-         "divide once, at the end",
-         lambda n, f: torch.arange(f) * n // f + n // f // 2),
-        ("floating-point numbers fall on the wrong side of a frame: num_frames / frames is rounded, and what should be 125 "
-         "may be 124.99999; stay with integers",
-         lambda n, f: ((torch.arange(f) + 0.5) * (n / f)).long()),
-        ("the middle is rounded up; the frame that holds the time t is floor(t)",
-         lambda n, f: -(-(2 * torch.arange(f) + 1) * n // (2 * f)).clamp(min=-(n - 1))),
-        ("your segments end at the last frame, (num_frames - 1) / frames long: that is the rule of SlowFast, another one",
-         lambda n, f: torch.from_numpy(clips.slowfast_segments(n, f))),
-        ("a video with fewer frames than segments loops; here frames are repeated in place, which keeps the order of time",
-         lambda n, f: segments_literal(n, f) if n >= f else torch.arange(f) % n),
-        ("your frames follow each other with a fixed stride from frame 0: the end of the video is never seen",
-         lambda n, f: torch.arange(f) * max(n // f, 1) % n),
-    ), piece=lambda num_frames, frames: torch.from_numpy(clips.uniform_indices(num_frames, frames)))
+    lambda n, frames: f"(frames,) = ({frames},)",
+    (
+        (
+            "you take the first frame of each segment; asked for is the middle: add half a segment",
+            lambda n, f: torch.arange(f) * n // f,
+        ),
+        (
+            "you take the last frame of each segment; asked for is the middle",
+            lambda n, f: ((torch.arange(f) + 1) * n - 1) // f,
+        ),
+        (
+            "your frames include the first and the last of the video (`linspace`): segments have their middles half a "
+            "segment away from the ends",
+            lambda n, f: torch.arange(f) * (n - 1) // max(f - 1, 1),
+        ),
+        (
+            "the length of a segment is rounded too early: num_frames // frames loses up to a frame a segment, and "
+            "they "
+            "add up; multiply first, divide last",
+            lambda n, f: torch.arange(f) * (n // f) + n // f // 2,
+        ),
+        (
+            "you rounded twice, the start of the segment and half its length, and lose a frame where the fractions "
+            "add up to one; "
+            "divide once, at the end",
+            lambda n, f: torch.arange(f) * n // f + n // f // 2,
+        ),
+        (
+            "floating-point numbers fall on the wrong side of a frame: num_frames / frames is rounded, and what "
+            "should be 125 "
+            "may be 124.99999; stay with integers",
+            lambda n, f: ((torch.arange(f) + 0.5) * (n / f)).long(),
+        ),
+        (
+            "the middle is rounded up; the frame that holds the time t is floor(t)",
+            lambda n, f: -(-(2 * torch.arange(f) + 1) * n // (2 * f)).clamp(min=-(n - 1)),
+        ),
+        (
+            "your segments end at the last frame, (num_frames - 1) / frames long: that is the rule of SlowFast, "
+            "another one",
+            lambda n, f: torch.from_numpy(clips.slowfast_segments(n, f)),
+        ),
+        (
+            "a video with fewer frames than segments loops; here frames are repeated in place, which keeps the order "
+            "of time",
+            lambda n, f: segments_literal(n, f) if n >= f else torch.arange(f) % n,
+        ),
+        (
+            "your frames follow each other with a fixed stride from frame 0: the end of the video is never seen",
+            lambda n, f: torch.arange(f) * max(n // f, 1) % n,
+        ),
+    ),
+    piece=lambda num_frames, frames: torch.from_numpy(clips.uniform_indices(num_frames, frames)),
+)
 
 
 # ---------------------------------------------------------------- which pixels
+
 
 def boxes_literal(height, width, size):
     """Three squares along the longer side. Along the shorter side they are in the middle."""
@@ -114,12 +177,14 @@ def boxes_literal(height, width, size):
         else:
             top = (0, top, height - size)[third]
         out.append([top, left, top + size, left + size])
-    return torch.tensor(out)                                          # (3, 4)
+    return torch.tensor(out)  # (3, 4)
 
 
 def boxes_of_the_package(height, width, size):
     """The boxes of `three_crops`, found by cropping an array in which each pixel holds its own position."""
-    places = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), -1)[None]   # (1, H, W, 2)
+    places = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), -1)[
+        None
+    ]  # (1, H, W, 2)
     return torch.stack([torch.cat([c[0, 0, 0], c[0, -1, -1] + 1]) for c in transforms.three_crops(places, size)])
 
 
@@ -133,32 +198,58 @@ def boxes_with(height, width, size, where, across=None):
 
 
 EXERCISES["1.3"] = Exercise(
-    "three crops", boxes_literal,
+    "three crops",
+    boxes_literal,
     lambda: [(64, 112, 64), (320, 240, 224), (256, 341, 224), (224, 224, 224), (57, 90, 48), (90, 57, 57)],
-    lambda height, width, size: "(3, 4)", (
-        ("a box is top, left, bottom, right: rows come first; yours have columns first",
-         lambda h, w, s: boxes_literal(h, w, s)[:, [1, 0, 3, 2]]),
-        ("the last two numbers are the bottom and right edge, not height and width",
-         lambda h, w, s: torch.cat([boxes_literal(h, w, s)[:, :2], torch.full((3, 2), s)], 1)),
-        ("the edges at the bottom and the right lie behind the last pixel, as in a slice: yours are one too small",
-         lambda h, w, s: boxes_literal(h, w, s) - torch.tensor([0, 0, 1, 1])),
-        ("the crops always move along the width; in a portrait video they move along the height",
-         lambda h, w, s: torch.tensor([[(h - s) // 2, x, (h - s) // 2 + s, x + s] for x in (0, (w - s) // 2, w - s)])),
-        ("along the shorter side the crops must be centred; yours lie at its beginning",
-         lambda h, w, s: boxes_with(h, w, s, lambda m: (0, m // 2, m), lambda m: 0)),
-        ("the centre comes last; the order asked for is first, centre, last along the longer side",
-         lambda h, w, s: boxes_literal(h, w, s)[[0, 2, 1]]),
-        ("the odd pixel of a margin goes below and to the right: round down",
-         lambda h, w, s: boxes_with(h, w, s, lambda m: (0, (m + 1) // 2, m), lambda m: (m + 1) // 2)),
-        ("your crops lie at 1/4, 2/4 and 3/4 of the margin; the outer two touch the border",
-         lambda h, w, s: boxes_with(h, w, s, lambda m: (m // 4, m // 2, 3 * m // 4))),
-        ("your crops lie on the diagonal, from the top left to the bottom right; only the longer side moves",
-         lambda h, w, s: torch.tensor([[top, left, top + s, left + s] for top, left in
-                                       ((0, 0), ((h - s) // 2, (w - s) // 2), (h - s, w - s))])),
-    ), piece=boxes_of_the_package)
+    lambda height, width, size: "(3, 4)",
+    (
+        (
+            "a box is top, left, bottom, right: rows come first; yours have columns first",
+            lambda h, w, s: boxes_literal(h, w, s)[:, [1, 0, 3, 2]],
+        ),
+        (
+            "the last two numbers are the bottom and right edge, not height and width",
+            lambda h, w, s: torch.cat([boxes_literal(h, w, s)[:, :2], torch.full((3, 2), s)], 1),
+        ),
+        (
+            "the edges at the bottom and the right lie behind the last pixel, as in a slice: yours are one too small",
+            lambda h, w, s: boxes_literal(h, w, s) - torch.tensor([0, 0, 1, 1]),
+        ),
+        (
+            "the crops always move along the width; in a portrait video they move along the height",
+            lambda h, w, s: torch.tensor(
+                [[(h - s) // 2, x, (h - s) // 2 + s, x + s] for x in (0, (w - s) // 2, w - s)]
+            ),
+        ),
+        (
+            "along the shorter side the crops must be centred; yours lie at its beginning",
+            lambda h, w, s: boxes_with(h, w, s, lambda m: (0, m // 2, m), lambda m: 0),
+        ),
+        (
+            "the centre comes last; the order asked for is first, centre, last along the longer side",
+            lambda h, w, s: boxes_literal(h, w, s)[[0, 2, 1]],
+        ),
+        (
+            "the odd pixel of a margin goes below and to the right: round down",
+            lambda h, w, s: boxes_with(h, w, s, lambda m: (0, (m + 1) // 2, m), lambda m: (m + 1) // 2),
+        ),
+        (
+            "your crops lie at 1/4, 2/4 and 3/4 of the margin; the outer two touch the border",
+            lambda h, w, s: boxes_with(h, w, s, lambda m: (m // 4, m // 2, 3 * m // 4)),
+        ),
+        (
+            "your crops lie on the diagonal, from the top left to the bottom right; only the longer side moves",
+            lambda h, w, s: torch.tensor(
+                [[top, left, top + s, left + s] for top, left in ((0, 0), ((h - s) // 2, (w - s) // 2), (h - s, w - s))]
+            ),
+        ),
+    ),
+    piece=boxes_of_the_package,
+)
 
 
 # ---------------------------------------------------------------- patches and tubes
+
 
 def numbered(*shape):
     """A tensor in which each number is its own place in memory: a wrong cut shows where its numbers came from."""
@@ -172,12 +263,12 @@ def cut_literal(x, sizes):
     for place in np.ndindex(*grid):
         box = [slice(i * p, (i + 1) * p) for i, p in zip(place, sizes)]
         out[(slice(None), *place)] = x[(slice(None), slice(None), *box)].reshape(len(x), -1)
-    return out                                                        # (B, *grid, C·prod(sizes))
+    return out  # (B, *grid, C·prod(sizes))
 
 
 def cut(x, sizes, out, split):
     """Cut with einops. In the patterns, capitals are axes of the grid of boxes, small letters are axes inside a box."""
-    return rearrange(x, f"{split} -> {out}", **dict(zip("thw"[-len(sizes):], sizes)))
+    return rearrange(x, f"{split} -> {out}", **dict(zip("thw"[-len(sizes) :], sizes)))
 
 
 def shaped(tokens, x, sizes):
@@ -186,7 +277,7 @@ def shaped(tokens, x, sizes):
 
 
 def patches_literal(x, patch):
-    return cut_literal(x, patch)                                      # (B, H/ph, W/pw, C·ph·pw)
+    return cut_literal(x, patch)  # (B, H/ph, W/pw, C·ph·pw)
 
 
 def patches(x, patch, out="b H W (c h w)", split="b c (H h) (W w)"):
@@ -194,31 +285,57 @@ def patches(x, patch, out="b H W (c h w)", split="b c (H h) (W w)"):
 
 
 EXERCISES["1.4"] = Exercise(
-    "cut into patches", patches_literal,
-    lambda: [(numbered(1, 3, 8, 8), (4, 4)), (numbered(2, 3, 8, 12), (4, 2)), (numbered(3, 2, 6, 15), (3, 5)),
-             (numbered(2, 1, 4, 6), (1, 3))],
-    lambda x, patch: (f"(B, H/ph, W/pw, C·ph·pw) = ({x.shape[0]}, {x.shape[2]}/{patch[0]}, {x.shape[3]}/{patch[1]}, "
-                      f"{x.shape[1]}·{patch[0]}·{patch[1]})"), (
-        ("the axes are never permuted: a plain reshape takes pixels that follow each other in memory, parts of rows, not a patch",
-         lambda x, p: x.reshape(x.shape[0], x.shape[2] // p[0], x.shape[3] // p[1], -1)),
-        ("inside a token your numbers run (row, column, colour); the order asked for is that of convolution weights: "
-         "colour slowest, then row, then column",
-         lambda x, p: patches(x, p, "b H W (h w c)")),
-        ("inside a token your numbers run (row, colour, column); colour must be slowest",
-         lambda x, p: patches(x, p, "b H W (h c w)")),
-        ("your patches are transposed: within a colour the numbers run down the columns, not along the rows",
-         lambda x, p: patches(x, p, "b H W (c w h)")),
-        ("you gather pixels that lie a whole grid apart: H must become (H/ph, ph), not (ph, H/ph)",
-         lambda x, p: patches(x, p, split="b c (h H) (w W)")),
-        ("the patches are listed column by column: rows of patches must come first",
-         lambda x, p: shaped(patches(x, p, "b W H (c h w)"), x, p)),
-        ("the colours stay apart: a token holds all colours of its patch",
-         lambda x, p: shaped(patches(x, p, "b c H W (h w)"), x, p)),
-    ), piece=patches)
+    "cut into patches",
+    patches_literal,
+    lambda: [
+        (numbered(1, 3, 8, 8), (4, 4)),
+        (numbered(2, 3, 8, 12), (4, 2)),
+        (numbered(3, 2, 6, 15), (3, 5)),
+        (numbered(2, 1, 4, 6), (1, 3)),
+    ],
+    lambda x, patch: (
+        f"(B, H/ph, W/pw, C·ph·pw) = ({x.shape[0]}, {x.shape[2]}/{patch[0]}, {x.shape[3]}/{patch[1]}, "
+        f"{x.shape[1]}·{patch[0]}·{patch[1]})"
+    ),
+    (
+        (
+            "the axes are never permuted: a plain reshape takes pixels that follow each other in memory, parts of "
+            "rows, not a patch",
+            lambda x, p: x.reshape(x.shape[0], x.shape[2] // p[0], x.shape[3] // p[1], -1),
+        ),
+        (
+            "inside a token your numbers run (row, column, colour); the order asked for is that of convolution "
+            "weights: "
+            "colour slowest, then row, then column",
+            lambda x, p: patches(x, p, "b H W (h w c)"),
+        ),
+        (
+            "inside a token your numbers run (row, colour, column); colour must be slowest",
+            lambda x, p: patches(x, p, "b H W (h c w)"),
+        ),
+        (
+            "your patches are transposed: within a colour the numbers run down the columns, not along the rows",
+            lambda x, p: patches(x, p, "b H W (c w h)"),
+        ),
+        (
+            "you gather pixels that lie a whole grid apart: H must become (H/ph, ph), not (ph, H/ph)",
+            lambda x, p: patches(x, p, split="b c (h H) (w W)"),
+        ),
+        (
+            "the patches are listed column by column: rows of patches must come first",
+            lambda x, p: shaped(patches(x, p, "b W H (c h w)"), x, p),
+        ),
+        (
+            "the colours stay apart: a token holds all colours of its patch",
+            lambda x, p: shaped(patches(x, p, "b c H W (h w)"), x, p),
+        ),
+    ),
+    piece=patches,
+)
 
 
 def tubes_literal(x, tube):
-    return cut_literal(x, tube)                                       # (B, T/pt, H/ph, W/pw, C·pt·ph·pw)
+    return cut_literal(x, tube)  # (B, T/pt, H/ph, W/pw, C·pt·ph·pw)
 
 
 def tubes(x, tube, out="b T H W (c t h w)", split="b c (T t) (H h) (W w)"):
@@ -226,36 +343,69 @@ def tubes(x, tube, out="b T H W (c t h w)", split="b c (T t) (H h) (W w)"):
 
 
 EXERCISES["1.5"] = Exercise(
-    "cut into tubes", tubes_literal,
-    lambda: [(numbered(1, 3, 4, 8, 8), (2, 4, 4)), (numbered(2, 3, 6, 4, 9), (3, 2, 3)),
-             (numbered(2, 2, 4, 6, 6), (2, 3, 2)), (numbered(3, 1, 6, 4, 4), (2, 4, 2))],
-    lambda x, tube: ("(B, T/pt, H/ph, W/pw, C·pt·ph·pw) = ("
-                     + ", ".join([str(x.shape[0]), *(f"{n}/{p}" for n, p in zip(x.shape[2:], tube))])
-                     + f", {x.shape[1]}·{tube[0]}·{tube[1]}·{tube[2]})"), (
-        ("the axes are never permuted: a plain reshape takes pixels that follow each other in memory, not a tube",
-         lambda x, p: x.reshape(x.shape[0], *[n // m for n, m in zip(x.shape[2:], p)], -1)),
-        ("inside a token your numbers run (H W T); the order is (T H W), W fastest",
-         lambda x, p: tubes(x, p, "b T H W (c h w t)")),
-        ("inside a token the frames come before the colours; colour must be slowest, as in convolution weights",
-         lambda x, p: tubes(x, p, "b T H W (t c h w)")),
-        ("inside a token the colours come last (as decord delivers them); colour must be slowest, as in convolution weights",
-         lambda x, p: tubes(x, p, "b T H W (t h w c)")),
-        ("your tubes are transposed: within a frame the numbers run down the columns, not along the rows",
-         lambda x, p: tubes(x, p, "b T H W (c t w h)")),
-        ("the frames of a tube lie T/pt apart: T must become (T/pt, pt), not (pt, T/pt)",
-         lambda x, p: tubes(x, p, split="b c (t T) (H h) (W w)")),
-        ("you gather pixels that lie a whole grid apart: each axis must become (number of tubes, size of a tube), in this order",
-         lambda x, p: tubes(x, p, split="b c (t T) (h H) (w W)")),
-        ("the tubes themselves are listed (H W T); the order is (T H W), W fastest",
-         lambda x, p: shaped(tubes(x, p, "b H W T (c t h w)"), x, p)),
-        ("C belongs inside the token, after T', H', W': your tubes hold one colour each",
-         lambda x, p: shaped(tubes(x, p, "b c T H W (t h w)"), x, p)),
-        ("the tubes themselves are listed (T W H): H and W are exchanged",
-         lambda x, p: shaped(tubes(x, p, "b T W H (c t h w)"), x, p)),
-    ), piece=tubes)
+    "cut into tubes",
+    tubes_literal,
+    lambda: [
+        (numbered(1, 3, 4, 8, 8), (2, 4, 4)),
+        (numbered(2, 3, 6, 4, 9), (3, 2, 3)),
+        (numbered(2, 2, 4, 6, 6), (2, 3, 2)),
+        (numbered(3, 1, 6, 4, 4), (2, 4, 2)),
+    ],
+    lambda x, tube: (
+        "(B, T/pt, H/ph, W/pw, C·pt·ph·pw) = ("
+        + ", ".join([str(x.shape[0]), *(f"{n}/{p}" for n, p in zip(x.shape[2:], tube))])
+        + f", {x.shape[1]}·{tube[0]}·{tube[1]}·{tube[2]})"
+    ),
+    (
+        (
+            "the axes are never permuted: a plain reshape takes pixels that follow each other in memory, not a tube",
+            lambda x, p: x.reshape(x.shape[0], *[n // m for n, m in zip(x.shape[2:], p)], -1),
+        ),
+        (
+            "inside a token your numbers run (H W T); the order is (T H W), W fastest",
+            lambda x, p: tubes(x, p, "b T H W (c h w t)"),
+        ),
+        (
+            "inside a token the frames come before the colours; colour must be slowest, as in convolution weights",
+            lambda x, p: tubes(x, p, "b T H W (t c h w)"),
+        ),
+        (
+            "inside a token the colours come last (as decord delivers them); colour must be slowest, as in "
+            "convolution weights",
+            lambda x, p: tubes(x, p, "b T H W (t h w c)"),
+        ),
+        (
+            "your tubes are transposed: within a frame the numbers run down the columns, not along the rows",
+            lambda x, p: tubes(x, p, "b T H W (c t w h)"),
+        ),
+        (
+            "the frames of a tube lie T/pt apart: T must become (T/pt, pt), not (pt, T/pt)",
+            lambda x, p: tubes(x, p, split="b c (t T) (H h) (W w)"),
+        ),
+        (
+            "you gather pixels that lie a whole grid apart: each axis must become (number of tubes, size of a tube), "
+            "in this order",
+            lambda x, p: tubes(x, p, split="b c (t T) (h H) (w W)"),
+        ),
+        (
+            "the tubes themselves are listed (H W T); the order is (T H W), W fastest",
+            lambda x, p: shaped(tubes(x, p, "b H W T (c t h w)"), x, p),
+        ),
+        (
+            "C belongs inside the token, after T', H', W': your tubes hold one colour each",
+            lambda x, p: shaped(tubes(x, p, "b c T H W (t h w)"), x, p),
+        ),
+        (
+            "the tubes themselves are listed (T W H): H and W are exchanged",
+            lambda x, p: shaped(tubes(x, p, "b T W H (c t h w)"), x, p),
+        ),
+    ),
+    piece=tubes,
+)
 
 
 # ---------------------------------------------------------------- weights
+
 
 def weight_literal(weight, order):
     """One number at a time: put the weight of pixel (c, t, h, w) at the place of this pixel in the token."""
@@ -267,7 +417,7 @@ def weight_literal(weight, order):
         for axis in order:
             column = column * size[axis] + at[axis]
         out[:, column] = weight[(slice(None), *place)]
-    return out                                                        # (D, C·pt·ph·pw)
+    return out  # (D, C·pt·ph·pw)
 
 
 def weight_by(weight, order):
@@ -280,20 +430,43 @@ def inverse_order(weight, order):
 
 
 EXERCISES["1.6"] = Exercise(
-    "convolution weights for a linear layer", weight_literal,
-    lambda: [(numbered(6, 3, 2, 4, 4), "cthw"), (numbered(5, 3, 2, 4, 2), "thwc"), (numbered(4, 2, 3, 1, 2), "tchw"),
-             (numbered(3, 2, 3, 4, 5), "hwct"), (numbered(3, 2, 3, 4, 5), "wcth")],
-    lambda w, order: f"(D, C·pt·ph·pw) = ({w.shape[0]}, {'·'.join(map(str, w.shape[1:]))})", (
-        ("the order of the token's numbers is ignored: this is right for \"cthw\" only; permute before you flatten",
-         lambda w, o: w.flatten(1)),
-        ("the permutation is the inverse one: axis i of the result must be the axis of the weight that order[i] names",
-         inverse_order),
-        ("the axes run in the reverse of `order`: its first letter is the slowest axis, the last the fastest",
-         lambda w, o: weight_by(w, o[::-1])),
-        ("the weights are mirrored in time and space: PyTorch's convolution does not flip its kernel (it correlates)",
-         lambda w, o: weight_by(w.flip(2, 3, 4), o)),
-        ("the result is transposed: a linear layer's weight is (out, in), and computes x @ weight.T",
-         lambda w, o: weight_by(w, o).T),
-        ("the transposed matrix was reshaped: that does not move the numbers of one output channel into one row",
-         lambda w, o: weight_by(w, o).T.reshape(len(w), -1)),
-    ), piece=weight_by)
+    "convolution weights for a linear layer",
+    weight_literal,
+    lambda: [
+        (numbered(6, 3, 2, 4, 4), "cthw"),
+        (numbered(5, 3, 2, 4, 2), "thwc"),
+        (numbered(4, 2, 3, 1, 2), "tchw"),
+        (numbered(3, 2, 3, 4, 5), "hwct"),
+        (numbered(3, 2, 3, 4, 5), "wcth"),
+    ],
+    lambda w, order: f"(D, C·pt·ph·pw) = ({w.shape[0]}, {'·'.join(map(str, w.shape[1:]))})",
+    (
+        (
+            'the order of the token\'s numbers is ignored: this is right for "cthw" only; permute before you flatten',
+            lambda w, o: w.flatten(1),
+        ),
+        (
+            "the permutation is the inverse one: axis i of the result must be the axis of the weight that order[i] "
+            "names",
+            inverse_order,
+        ),
+        (
+            "the axes run in the reverse of `order`: its first letter is the slowest axis, the last the fastest",
+            lambda w, o: weight_by(w, o[::-1]),
+        ),
+        (
+            "the weights are mirrored in time and space: PyTorch's convolution does not flip its kernel (it "
+            "correlates)",
+            lambda w, o: weight_by(w.flip(2, 3, 4), o),
+        ),
+        (
+            "the result is transposed: a linear layer's weight is (out, in), and computes x @ weight.T",
+            lambda w, o: weight_by(w, o).T,
+        ),
+        (
+            "the transposed matrix was reshaped: that does not move the numbers of one output channel into one row",
+            lambda w, o: weight_by(w, o).T.reshape(len(w), -1),
+        ),
+    ),
+    piece=weight_by,
+)

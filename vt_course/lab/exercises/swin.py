@@ -1,4 +1,5 @@
 """Notebook 03: windows of images, their shift, the position bias, patch merging."""
+
 from itertools import permutations, product
 
 import torch
@@ -12,11 +13,12 @@ EXERCISES: dict[str, Exercise] = {}
 
 # ---------------------------------------------------------------- 3.1, 3.2: windows
 
+
 def partition_literal(x, M):
     """One slice for each window, at (h, w), with its tokens row by row."""
     B, H, W, C = x.shape
-    out = [x[b, h:h + M, w:w + M].reshape(-1, C) for b in range(B) for h in range(0, H, M) for w in range(0, W, M)]
-    return torch.stack(out)                                           # (B·nW, M·M, C)
+    out = [x[b, h : h + M, w : w + M].reshape(-1, C) for b in range(B) for h in range(0, H, M) for w in range(0, W, M)]
+    return torch.stack(out)  # (B·nW, M·M, C)
 
 
 def cut(x, M, order):
@@ -26,8 +28,10 @@ def cut(x, M, order):
 
 
 def partition_cases():
-    return [(torch.randn(B, H, W, C), M) for B, H, W, C, M in
-            ((1, 4, 4, 1, 2), (2, 4, 6, 3, 2), (3, 6, 9, 2, 3), (1, 8, 4, 5, 4))]
+    return [
+        (torch.randn(B, H, W, C), M)
+        for B, H, W, C, M in ((1, 4, 4, 1, 2), (2, 4, 6, 3, 2), (3, 6, 9, 2, 3), (1, 8, 4, 5, 4))
+    ]
 
 
 def dilated(x, M):
@@ -41,24 +45,40 @@ def sides_exchanged(x, M):
 
 
 EXERCISES["3.1"] = Exercise(
-    "2-D window partition", partition_literal, partition_cases,
-    lambda x, M: (f"(B·H/M·W/M, M·M, C) = ({x.shape[0]}·{x.shape[1] // M}·{x.shape[2] // M}, {M}·{M}, {x.shape[3]})"), (
-        ("the axes are never permuted: a plain reshape takes M·M tokens that follow each other in a row of the map, "
-         "not an M × M block",
-         lambda x, M: x.reshape(-1, M * M, x.shape[-1])),
-        ("inside a window your tokens run column by column; they must run row by row, the column fastest",
-         lambda x, M: cut(x, M, (0, 1, 3, 4, 2, 5))),
-        ("the windows are listed column by column; they must be listed row by row",
-         lambda x, M: cut(x, M, (0, 3, 1, 2, 4, 5))),
-        ("rows and columns are transposed everywhere: windows and their tokens both run column by column",
-         lambda x, M: cut(x, M, (0, 3, 1, 4, 2, 5))),
-        ("H and W are exchanged in the first reshape: axis 1 of x has H/M windows, axis 2 has W/M",
-         sides_exchanged),
-        ("you gather tokens that are H/M and W/M apart (a dilated grid): H must become (H/M, M), not (M, H/M)",
-         dilated),
-        ("the batch axis comes after the windows: all windows of image 0 must come first",
-         lambda x, M: cut(x, M, (1, 3, 0, 2, 4, 5))),
-    ), piece=lambda x, M: swin.window_partition(x, (M, M)))
+    "2-D window partition",
+    partition_literal,
+    partition_cases,
+    lambda x, M: f"(B·H/M·W/M, M·M, C) = ({x.shape[0]}·{x.shape[1] // M}·{x.shape[2] // M}, {M}·{M}, {x.shape[3]})",
+    (
+        (
+            "the axes are never permuted: a plain reshape takes M·M tokens that follow each other in a row of the map, "
+            "not an M × M block",
+            lambda x, M: x.reshape(-1, M * M, x.shape[-1]),
+        ),
+        (
+            "inside a window your tokens run column by column; they must run row by row, the column fastest",
+            lambda x, M: cut(x, M, (0, 1, 3, 4, 2, 5)),
+        ),
+        (
+            "the windows are listed column by column; they must be listed row by row",
+            lambda x, M: cut(x, M, (0, 3, 1, 2, 4, 5)),
+        ),
+        (
+            "rows and columns are transposed everywhere: windows and their tokens both run column by column",
+            lambda x, M: cut(x, M, (0, 3, 1, 4, 2, 5)),
+        ),
+        ("H and W are exchanged in the first reshape: axis 1 of x has H/M windows, axis 2 has W/M", sides_exchanged),
+        (
+            "you gather tokens that are H/M and W/M apart (a dilated grid): H must become (H/M, M), not (M, H/M)",
+            dilated,
+        ),
+        (
+            "the batch axis comes after the windows: all windows of image 0 must come first",
+            lambda x, M: cut(x, M, (1, 3, 0, 2, 4, 5)),
+        ),
+    ),
+    piece=lambda x, M: swin.window_partition(x, (M, M)),
+)
 
 
 def reverse_literal(windows, M, H, W):
@@ -69,9 +89,9 @@ def reverse_literal(windows, M, H, W):
     for b in range(len(out)):
         for h in range(0, H, M):
             for w in range(0, W, M):
-                out[b, h:h + M, w:w + M] = windows[i].view(M, M, -1)
+                out[b, h : h + M, w : w + M] = windows[i].view(M, M, -1)
                 i += 1
-    return out                                                        # (B, H, W, C)
+    return out  # (B, H, W, C)
 
 
 def glue(windows, M, H, W, grid, order):
@@ -86,38 +106,58 @@ def batch_last(windows, M, H, W):
 
 
 EXERCISES["3.2"] = Exercise(
-    "2-D window reverse", reverse_literal,
+    "2-D window reverse",
+    reverse_literal,
     lambda: [(partition_literal(x, M), M, *x.shape[1:3]) for x, M in partition_cases()],
-    lambda windows, M, H, W: f"(B, H, W, C) = (B, {H}, {W}, {windows.shape[-1]})", (
-        ("the axes are never permuted: reshaping alone lays the tokens of a window along a row",
-         lambda x, M, H, W: x.reshape(-1, H, W, x.shape[-1])),
-        ("the windows are put back in the wrong order: you read them column by column, they are listed row by row",
-         lambda x, M, H, W: glue(x, M, H, W, (W // M, H // M), (0, 2, 3, 1, 4, 5))),
-        ("the grid has H/M rows and W/M columns of windows; you exchanged the two in the first reshape",
-         lambda x, M, H, W: glue(x, M, H, W, (W // M, H // M), (0, 1, 3, 2, 4, 5))),
-        ("rows and columns of the window grid are exchanged in the permutation",
-         lambda x, M, H, W: glue(x, M, H, W, (H // M, W // M), (0, 2, 3, 1, 4, 5))),
-        ("rows and columns inside each window are exchanged",
-         lambda x, M, H, W: glue(x, M, H, W, (H // M, W // M), (0, 1, 4, 2, 3, 5))),
-        ("each axis is put together as (token, window) instead of (window, token): neighbours end up one window apart",
-         lambda x, M, H, W: glue(x, M, H, W, (H // M, W // M), (0, 3, 1, 4, 2, 5))),
-        ("the batch axis is taken for the last one: all windows of image 0 come first, then those of image 1",
-         batch_last),
-    ), piece=lambda windows, M, H, W: swin.window_reverse(windows, (M, M), (H, W)))
+    lambda windows, M, H, W: f"(B, H, W, C) = (B, {H}, {W}, {windows.shape[-1]})",
+    (
+        (
+            "the axes are never permuted: reshaping alone lays the tokens of a window along a row",
+            lambda x, M, H, W: x.reshape(-1, H, W, x.shape[-1]),
+        ),
+        (
+            "the windows are put back in the wrong order: you read them column by column, they are listed row by row",
+            lambda x, M, H, W: glue(x, M, H, W, (W // M, H // M), (0, 2, 3, 1, 4, 5)),
+        ),
+        (
+            "the grid has H/M rows and W/M columns of windows; you exchanged the two in the first reshape",
+            lambda x, M, H, W: glue(x, M, H, W, (W // M, H // M), (0, 1, 3, 2, 4, 5)),
+        ),
+        (
+            "rows and columns of the window grid are exchanged in the permutation",
+            lambda x, M, H, W: glue(x, M, H, W, (H // M, W // M), (0, 2, 3, 1, 4, 5)),
+        ),
+        (
+            "rows and columns inside each window are exchanged",
+            lambda x, M, H, W: glue(x, M, H, W, (H // M, W // M), (0, 1, 4, 2, 3, 5)),
+        ),
+        (
+            "each axis is put together as (token, window) instead of (window, token): neighbours end up one window "
+            "apart",
+            lambda x, M, H, W: glue(x, M, H, W, (H // M, W // M), (0, 3, 1, 4, 2, 5)),
+        ),
+        (
+            "the batch axis is taken for the last one: all windows of image 0 come first, then those of image 1",
+            batch_last,
+        ),
+    ),
+    piece=lambda windows, M, H, W: swin.window_reverse(windows, (M, M), (H, W)),
+)
 
 
 # ---------------------------------------------------------------- 3.3: attention
 
+
 def attention_literal(q, k, v, bias, mask):
     """One window, one head and one query at a time."""
     out = torch.zeros_like(q)
-    for i in range(len(q)):                                           # window i has mask i mod nW
+    for i in range(len(q)):  # window i has mask i mod nW
         for h in range(q.shape[1]):
             for n in range(q.shape[2]):
                 logits = (k[i, h] @ q[i, h, n]) / q.shape[-1] ** 0.5
-                weights = (logits + bias[h, n] + mask[i % len(mask), n].detach()).softmax(0)       # (N,)
+                weights = (logits + bias[h, n] + mask[i % len(mask), n].detach()).softmax(0)  # (N,)
                 out[i, h, n] = weights @ v[i, h]
-    return out                                                        # (B·nW, h, N, d)
+    return out  # (B·nW, h, N, d)
 
 
 def attention_cases():
@@ -148,43 +188,74 @@ def attention_with(q, k, v, bias, mask, scale):
 
 
 EXERCISES["3.3"] = Exercise(
-    "attention with bias and mask", attention_literal, attention_cases,
-    lambda q, k, v, bias, mask: f"(B·nW, h, N, d) = {tuple(q.shape)}", (
-        ("the mask is added after the softmax; it must be added to the logits, so that softmax turns -100 into nothing",
-         lambda q, k, v, b, m: (logits_of(q, k, b).softmax(-1) + windows_mask(q, m)) @ v),
-        ("forbidden weights are set to 0 after the softmax: the rest of a row no longer sums to 1; mask the logits",
-         lambda q, k, v, b, m: (logits_of(q, k, b).softmax(-1) * (windows_mask(q, m) == 0)) @ v),
-        ("the mask is the wrong way round: it is subtracted, so only forbidden pairs are seen; add it",
-         lambda q, k, v, b, m: (logits_of(q, k, b) - windows_mask(q, m)).softmax(-1) @ v),
-        ("the mask is transposed: its rows are queries, its columns keys, like those of the logits",
-         lambda q, k, v, b, m: (logits_of(q, k, b) + windows_mask(q, m).mT).softmax(-1) @ v),
-        ("the mask is forgotten",
-         lambda q, k, v, b, m: logits_of(q, k, b).softmax(-1) @ v),
-        ("every window gets the mask of window 0: window i of the batch has mask number i modulo nW",
-         lambda q, k, v, b, m: (logits_of(q, k, b) + m[:1, None]).softmax(-1) @ v),
-        ("the masks meet the wrong windows: the batch holds all windows of image 0, then all of image 1, so repeat "
-         "the masks as a whole (`repeat`, not `repeat_interleave`)",
-         lambda q, k, v, b, m: (logits_of(q, k, b) + m.repeat_interleave(len(q) // len(m), 0)[:, None]).softmax(-1) @ v),
-        ("1/√d is missing: divide q·kᵀ by the root of the head's dimension",
-         lambda q, k, v, b, m: attention_with(q, k, v, b, m, 1)),
-        ("1/√d is there twice: was q scaled before, and the logits again?",
-         lambda q, k, v, b, m: attention_with(q, k, v, b, m, 1 / q.shape[-1])),
-        ("you multiply by √d; divide by it",
-         lambda q, k, v, b, m: attention_with(q, k, v, b, m, q.shape[-1] ** 0.5)),
-        ("the scale is 1/√C with C = h·d channels; it must be that of one head, 1/√d",
-         lambda q, k, v, b, m: attention_with(q, k, v, b, m, (q.shape[1] * q.shape[-1]) ** -0.5)),
-        ("the bias is scaled too: only q·kᵀ is divided by √d, the bias is added to the quotient",
-         lambda q, k, v, b, m: attention_with(q, k, v, b * q.shape[-1] ** -0.5, m, None)),
-        ("the bias is transposed: its rows are queries, its columns keys",
-         lambda q, k, v, b, m: attention_with(q, k, v, b.mT, m, None)),
-        ("the bias is forgotten",
-         lambda q, k, v, b, m: attention_with(q, k, v, 0 * b, m, None)),
-        ("the softmax runs over the queries; each query's weights must sum to 1 over its keys, the last axis",
-         lambda q, k, v, b, m: (logits_of(q, k, b) + windows_mask(q, m)).softmax(-2) @ v),
-    ), piece=attention_fast, gradient=True)
+    "attention with bias and mask",
+    attention_literal,
+    attention_cases,
+    lambda q, k, v, bias, mask: f"(B·nW, h, N, d) = {tuple(q.shape)}",
+    (
+        (
+            "the mask is added after the softmax; it must be added to the logits, so that softmax turns -100 into "
+            "nothing",
+            lambda q, k, v, b, m: (logits_of(q, k, b).softmax(-1) + windows_mask(q, m)) @ v,
+        ),
+        (
+            "forbidden weights are set to 0 after the softmax: the rest of a row no longer sums to 1; mask the logits",
+            lambda q, k, v, b, m: (logits_of(q, k, b).softmax(-1) * (windows_mask(q, m) == 0)) @ v,
+        ),
+        (
+            "the mask is the wrong way round: it is subtracted, so only forbidden pairs are seen; add it",
+            lambda q, k, v, b, m: (logits_of(q, k, b) - windows_mask(q, m)).softmax(-1) @ v,
+        ),
+        (
+            "the mask is transposed: its rows are queries, its columns keys, like those of the logits",
+            lambda q, k, v, b, m: (logits_of(q, k, b) + windows_mask(q, m).mT).softmax(-1) @ v,
+        ),
+        ("the mask is forgotten", lambda q, k, v, b, m: logits_of(q, k, b).softmax(-1) @ v),
+        (
+            "every window gets the mask of window 0: window i of the batch has mask number i modulo nW",
+            lambda q, k, v, b, m: (logits_of(q, k, b) + m[:1, None]).softmax(-1) @ v,
+        ),
+        (
+            "the masks meet the wrong windows: the batch holds all windows of image 0, then all of image 1, so repeat "
+            "the masks as a whole (`repeat`, not `repeat_interleave`)",
+            lambda q, k, v, b, m: (
+                (logits_of(q, k, b) + m.repeat_interleave(len(q) // len(m), 0)[:, None]).softmax(-1) @ v
+            ),
+        ),
+        (
+            "1/√d is missing: divide q·kᵀ by the root of the head's dimension",
+            lambda q, k, v, b, m: attention_with(q, k, v, b, m, 1),
+        ),
+        (
+            "1/√d is there twice: was q scaled before, and the logits again?",
+            lambda q, k, v, b, m: attention_with(q, k, v, b, m, 1 / q.shape[-1]),
+        ),
+        ("you multiply by √d; divide by it", lambda q, k, v, b, m: attention_with(q, k, v, b, m, q.shape[-1] ** 0.5)),
+        (
+            "the scale is 1/√C with C = h·d channels; it must be that of one head, 1/√d",
+            lambda q, k, v, b, m: attention_with(q, k, v, b, m, (q.shape[1] * q.shape[-1]) ** -0.5),
+        ),
+        (
+            "the bias is scaled too: only q·kᵀ is divided by √d, the bias is added to the quotient",
+            lambda q, k, v, b, m: attention_with(q, k, v, b * q.shape[-1] ** -0.5, m, None),
+        ),
+        (
+            "the bias is transposed: its rows are queries, its columns keys",
+            lambda q, k, v, b, m: attention_with(q, k, v, b.mT, m, None),
+        ),
+        ("the bias is forgotten", lambda q, k, v, b, m: attention_with(q, k, v, 0 * b, m, None)),
+        (
+            "the softmax runs over the queries; each query's weights must sum to 1 over its keys, the last axis",
+            lambda q, k, v, b, m: (logits_of(q, k, b) + windows_mask(q, m)).softmax(-2) @ v,
+        ),
+    ),
+    piece=attention_fast,
+    gradient=True,
+)
 
 
 # ---------------------------------------------------------------- 3.4: groups of the shifted windows
+
 
 def groups_literal(H, W, M, shift):
     """Number the shifted windows row by row. Each place gets the number of the token that the roll moves there."""
@@ -198,8 +269,11 @@ def groups_like(H, W, M, shift, roll=-1, first=None, columns=None, combine=None,
     """Group numbers in which one thing can be changed: the sign of the roll; the length of the first piece of an
     axis (`first`); how the numbers of two pieces become one number (`columns`, `combine`); the number of the first
     piece of an axis that is not shifted (`whole`)."""
-    rows, cols = (torch.div(torch.arange(n) - (s if first is None else first(M, s)), M, rounding_mode="floor")
-                  + (1 if s else whole) for n, s in zip((H, W), shift))
+    rows, cols = (
+        torch.div(torch.arange(n) - (s if first is None else first(M, s)), M, rounding_mode="floor")
+        + (1 if s else whole)
+        for n, s in zip((H, W), shift)
+    )
     rows, cols = rows - min(rows.min(), 0), cols - min(cols.min(), 0)
     count = cols.max() + 1 if columns is None else columns(W, M)
     numbers = rows[:, None] * count + cols if combine is None else combine(rows[:, None], cols)
@@ -216,48 +290,88 @@ def groups_by_counter(H, W, M, shift):
 
 
 EXERCISES["3.4"] = Exercise(
-    "shifted windows after the roll", groups_literal,
-    lambda: [(8, 8, 4, (2, 2)), (6, 9, 3, (1, 1)), (10, 15, 5, (2, 2)), (8, 4, 4, (2, 0)), (4, 8, 4, (0, 2)), (9, 6, 3, (1, 2))],
-    lambda H, W, M, shift: f"(H, W) = ({H}, {W})", (
-        ("the roll has the wrong sign: tokens move towards the top left, so `torch.roll` gets -shift",
-         lambda H, W, M, s: groups_like(H, W, M, s, roll=1)),
-        ("the numbers are not rolled: they must lie where the roll puts their tokens",
-         lambda H, W, M, s: groups_like(H, W, M, s, roll=0)),
-        ("the numbers are rolled twice as far as they should",
-         lambda H, W, M, s: groups_like(H, W, M, s, roll=-2)),
-        ("the roll takes the two shifts the wrong way round: `shift` is (down, right), and down rolls the rows, axis 0",
-         lambda H, W, M, s: groups_like(H, W, M, s, roll=0).roll((-s[1], -s[0]), (0, 1))),
-        ("without `dims`, `torch.roll` rolls the flattened map, where a row goes on into the next: give both shifts and "
-         "`dims=(0, 1)`",
-         lambda H, W, M, s: groups_like(H, W, M, s, roll=0).roll(-s[0])),
-        ("these are the official code's nine regions, `cnt`, counted on the rolled map: enough for the mask, but other numbers, "
-         "and windows share one where a map is large; number the shifted windows before the roll",
-         groups_by_counter),
-        ("you numbered the regular windows: shifted ones are cut at s, s + M, s + 2M, ...",
-         lambda H, W, M, s: groups_like(H, W, M, s, first=lambda M, s: M if s else 0)),
-        ("the first piece of an axis has s tokens, not M - s",
-         lambda H, W, M, s: groups_like(H, W, M, s, first=lambda M, s: M - s if s else 0)),
-        ("the windows are numbered column by column; number them row by row",
-         lambda H, W, M, s: groups_like(H, W, M, s, combine=lambda h, w: w * (h.max() + 1) + h)),
-        ("a row has W/M + 1 shifted windows, not W/M: different windows share a number",
-         lambda H, W, M, s: groups_like(H, W, M, s, columns=lambda W, M: W // M)),
-        ("the numbers of an axis are added: windows on a diagonal share a number",
-         lambda H, W, M, s: groups_like(H, W, M, s, combine=lambda h, w: h + w)),
-        ("the shifts of the two axes are exchanged: shift is (down, right)",
-         lambda H, W, M, s: groups_like(H, W, M, s[::-1])),
-        ("an axis with shift 0 has no cut-off piece: its windows are numbered from 0, and there are only W/M of them",
-         lambda H, W, M, s: groups_like(H, W, M, s, whole=1)),
-        ("you count from 1; the first window has number 0",
-         lambda H, W, M, s: groups_like(H, W, M, s) + 1),
-    ), piece=groups_like)
+    "shifted windows after the roll",
+    groups_literal,
+    lambda: [
+        (8, 8, 4, (2, 2)),
+        (6, 9, 3, (1, 1)),
+        (10, 15, 5, (2, 2)),
+        (8, 4, 4, (2, 0)),
+        (4, 8, 4, (0, 2)),
+        (9, 6, 3, (1, 2)),
+    ],
+    lambda H, W, M, shift: f"(H, W) = ({H}, {W})",
+    (
+        (
+            "the roll has the wrong sign: tokens move towards the top left, so `torch.roll` gets -shift",
+            lambda H, W, M, s: groups_like(H, W, M, s, roll=1),
+        ),
+        (
+            "the numbers are not rolled: they must lie where the roll puts their tokens",
+            lambda H, W, M, s: groups_like(H, W, M, s, roll=0),
+        ),
+        ("the numbers are rolled twice as far as they should", lambda H, W, M, s: groups_like(H, W, M, s, roll=-2)),
+        (
+            "the roll takes the two shifts the wrong way round: `shift` is (down, right), and down rolls the rows, "
+            "axis 0",
+            lambda H, W, M, s: groups_like(H, W, M, s, roll=0).roll((-s[1], -s[0]), (0, 1)),
+        ),
+        (
+            "without `dims`, `torch.roll` rolls the flattened map, where a row goes on into the next: give both "
+            "shifts and "
+            "`dims=(0, 1)`",
+            lambda H, W, M, s: groups_like(H, W, M, s, roll=0).roll(-s[0]),
+        ),
+        (
+            "these are the official code's nine regions, `cnt`, counted on the rolled map: enough for the mask, but "
+            "other numbers, "
+            "and windows share one where a map is large; number the shifted windows before the roll",
+            groups_by_counter,
+        ),
+        (
+            "you numbered the regular windows: shifted ones are cut at s, s + M, s + 2M, ...",
+            lambda H, W, M, s: groups_like(H, W, M, s, first=lambda M, s: M if s else 0),
+        ),
+        (
+            "the first piece of an axis has s tokens, not M - s",
+            lambda H, W, M, s: groups_like(H, W, M, s, first=lambda M, s: M - s if s else 0),
+        ),
+        (
+            "the windows are numbered column by column; number them row by row",
+            lambda H, W, M, s: groups_like(H, W, M, s, combine=lambda h, w: w * (h.max() + 1) + h),
+        ),
+        (
+            "a row has W/M + 1 shifted windows, not W/M: different windows share a number",
+            lambda H, W, M, s: groups_like(H, W, M, s, columns=lambda W, M: W // M),
+        ),
+        (
+            "the numbers of an axis are added: windows on a diagonal share a number",
+            lambda H, W, M, s: groups_like(H, W, M, s, combine=lambda h, w: h + w),
+        ),
+        (
+            "the shifts of the two axes are exchanged: shift is (down, right)",
+            lambda H, W, M, s: groups_like(H, W, M, s[::-1]),
+        ),
+        (
+            "an axis with shift 0 has no cut-off piece: its windows are numbered from 0, and there are only W/M of "
+            "them",
+            lambda H, W, M, s: groups_like(H, W, M, s, whole=1),
+        ),
+        ("you count from 1; the first window has number 0", lambda H, W, M, s: groups_like(H, W, M, s) + 1),
+    ),
+    piece=groups_like,
+)
 
 
 # ---------------------------------------------------------------- 3.5: relative position bias
 
+
 def bias_literal(table, M):
     """One pair at a time: query i at (i // M, i % M), key j at (j // M, j % M), and the row of their offset."""
-    rows = [[(i // M - j // M + M - 1) * (2 * M - 1) + i % M - j % M + M - 1 for j in range(M * M)] for i in range(M * M)]
-    return torch.stack([torch.stack([table[r] for r in row], 1) for row in rows], 1)               # (h, M·M, M·M)
+    rows = [
+        [(i // M - j // M + M - 1) * (2 * M - 1) + i % M - j % M + M - 1 for j in range(M * M)] for i in range(M * M)
+    ]
+    return torch.stack([torch.stack([table[r] for r in row], 1) for row in rows], 1)  # (h, M·M, M·M)
 
 
 def bias_like(table, M, row):
@@ -268,32 +382,57 @@ def bias_like(table, M, row):
 
 def bias_fast(table, M):
     """One look-up with the package's index."""
-    return table[swin.relative_position_index((M, M))].permute(2, 0, 1)                            # (h, M·M, M·M)
+    return table[swin.relative_position_index((M, M))].permute(2, 0, 1)  # (h, M·M, M·M)
 
 
 EXERCISES["3.5"] = Exercise(
-    "relative position bias", bias_literal,
+    "relative position bias",
+    bias_literal,
     lambda: [(torch.randn((2 * M - 1) ** 2, h), M) for M, h in ((2, 2), (3, 4), (4, 1), (5, 3))],
-    lambda table, M: f"(h, M·M, M·M) = ({table.shape[1]}, {M * M}, {M * M})", (
-        ("the bias is transposed: the offset is query minus key, and rows are queries",
-         lambda t, M: bias_literal(t, M).mT),
-        ("the offsets are not moved to start at 0: negative rows silently count from the end of the table; add M-1 to both",
-         lambda t, M: bias_like(t, M, lambda h, w: h * (2 * M - 1) + w)),
-        ("only the column offset is moved to start at 0: add M-1 to the row offset too",
-         lambda t, M: bias_like(t, M, lambda h, w: h * (2 * M - 1) + w + M - 1)),
-        ("the two digits are exchanged: the row offset is the slow one, row = dh'·(2M-1) + dw'",
-         lambda t, M: bias_like(t, M, lambda h, w: (w + M - 1) * (2 * M - 1) + h + M - 1)),
-        ("off by one: you multiply by 2M-2, but an axis has 2M-1 offsets; different offsets share a row",
-         lambda t, M: bias_like(t, M, lambda h, w: (h + M - 1) * (2 * M - 2) + w + M - 1)),
-        ("you multiply by M, but an axis has 2M-1 offsets: different offsets share a row",
-         lambda t, M: bias_like(t, M, lambda h, w: (h + M - 1) * M + w + M - 1)),
-        ("the two offsets are added; read them as the digits of one number, row = dh'·(2M-1) + dw'",
-         lambda t, M: bias_like(t, M, lambda h, w: h + w + 2 * M - 2)),
-        ("the sign of the offset is lost: left and right, above and below have rows of their own",
-         lambda t, M: bias_like(t, M, lambda h, w: (h.abs() + M - 1) * (2 * M - 1) + w.abs() + M - 1)),
-        ("the look-up gives (M·M, M·M, h); bring the heads to the front with permute, a reshape or view mixes them up",
-         lambda t, M: bias_literal(t, M).permute(1, 2, 0).reshape(t.shape[1], M * M, M * M)),
-    ), piece=bias_fast, gradient=True)
+    lambda table, M: f"(h, M·M, M·M) = ({table.shape[1]}, {M * M}, {M * M})",
+    (
+        (
+            "the bias is transposed: the offset is query minus key, and rows are queries",
+            lambda t, M: bias_literal(t, M).mT,
+        ),
+        (
+            "the offsets are not moved to start at 0: negative rows silently count from the end of the table; add M-1 "
+            "to both",
+            lambda t, M: bias_like(t, M, lambda h, w: h * (2 * M - 1) + w),
+        ),
+        (
+            "only the column offset is moved to start at 0: add M-1 to the row offset too",
+            lambda t, M: bias_like(t, M, lambda h, w: h * (2 * M - 1) + w + M - 1),
+        ),
+        (
+            "the two digits are exchanged: the row offset is the slow one, row = dh'·(2M-1) + dw'",
+            lambda t, M: bias_like(t, M, lambda h, w: (w + M - 1) * (2 * M - 1) + h + M - 1),
+        ),
+        (
+            "off by one: you multiply by 2M-2, but an axis has 2M-1 offsets; different offsets share a row",
+            lambda t, M: bias_like(t, M, lambda h, w: (h + M - 1) * (2 * M - 2) + w + M - 1),
+        ),
+        (
+            "you multiply by M, but an axis has 2M-1 offsets: different offsets share a row",
+            lambda t, M: bias_like(t, M, lambda h, w: (h + M - 1) * M + w + M - 1),
+        ),
+        (
+            "the two offsets are added; read them as the digits of one number, row = dh'·(2M-1) + dw'",
+            lambda t, M: bias_like(t, M, lambda h, w: h + w + 2 * M - 2),
+        ),
+        (
+            "the sign of the offset is lost: left and right, above and below have rows of their own",
+            lambda t, M: bias_like(t, M, lambda h, w: (h.abs() + M - 1) * (2 * M - 1) + w.abs() + M - 1),
+        ),
+        (
+            "the look-up gives (M·M, M·M, h); bring the heads to the front with permute, a reshape or view mixes them "
+            "up",
+            lambda t, M: bias_literal(t, M).permute(1, 2, 0).reshape(t.shape[1], M * M, M * M),
+        ),
+    ),
+    piece=bias_fast,
+    gradient=True,
+)
 
 
 # ---------------------------------------------------------------- 3.6: patch merging
@@ -314,8 +453,15 @@ def even(x):
 def neighbours_literal(x):
     """One place at a time: the channels of its four neighbours, one after the other."""
     x = even(x)
-    return torch.stack([torch.stack([torch.cat([x[:, 2 * h + i, 2 * w + j] for i, j in ORDER], -1)
-                                     for w in range(x.shape[2] // 2)], 1) for h in range(x.shape[1] // 2)], 1)
+    return torch.stack(
+        [
+            torch.stack(
+                [torch.cat([x[:, 2 * h + i, 2 * w + j] for i, j in ORDER], -1) for w in range(x.shape[2] // 2)], 1
+            )
+            for h in range(x.shape[1] // 2)
+        ],
+        1,
+    )
 
 
 def neighbours_in(x, order, axis=-1):
@@ -324,8 +470,8 @@ def neighbours_in(x, order, axis=-1):
 
 
 def neighbours_fast(x):
-    x = even(x).unflatten(2, (-1, 2)).unflatten(1, (-1, 2))           # (B, H/2, i, W/2, j, C)
-    return x.permute(0, 1, 3, 4, 2, 5).flatten(3)                     # (B, H/2, W/2, j·i·C)
+    x = even(x).unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, H/2, i, W/2, j, C)
+    return x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # (B, H/2, W/2, j·i·C)
 
 
 def interleaved(x):
@@ -337,7 +483,7 @@ def quadrants(x):
     """The four quarters of the map instead of the four neighbours."""
     x = even(x)
     H, W = x.shape[1] // 2, x.shape[2] // 2
-    return torch.cat([x[:, i * H:i * H + H, j * W:j * W + W] for i, j in ORDER], -1)
+    return torch.cat([x[:, i * H : i * H + H, j * W : j * W + W] for i, j in ORDER], -1)
 
 
 def padded_first(x):
@@ -350,20 +496,37 @@ def padded_by_repeating(x):
 
 
 EXERCISES["3.6"] = Exercise(
-    "the neighbours of patch merging", neighbours_literal,
+    "the neighbours of patch merging",
+    neighbours_literal,
     lambda: [(torch.randn(shape),) for shape in ((1, 2, 2, 1), (2, 4, 6, 3), (1, 5, 4, 2), (2, 3, 7, 4))],
-    lambda x: f"(B, ⌈H/2⌉, ⌈W/2⌉, 4C) = ({x.shape[0]}, {-(-x.shape[1] // 2)}, {-(-x.shape[2] // 2)}, 4·{x.shape[3]})", (
-        *((f"your neighbours are joined {name}; the order of the checkpoints is (0,0), (1,0), (0,1), (1,1), down first",
-           lambda x, order=order: neighbours_in(x, order)) for order, name in NAMED.items()),
-        ("the four numbers of each channel are interleaved; join whole tokens, all C channels of one, then of the next",
-         interleaved),
-        ("these are the four quarters of the map, not four neighbours: take every second row and column",
-         quadrants),
-        ("an odd map is padded at its top and left; pad at the bottom and at the right",
-         padded_first),
-        ("an odd map is padded by repeating its last row and column; pad with zeros",
-         padded_by_repeating),
-        *((f"your neighbours come in the order {', '.join(f'({i},{j})' for i, j in order)}; it must be (0,0), (1,0), (0,1), (1,1)",
-           lambda x, order=order: neighbours_in(x, order))
-          for order in permutations(ORDER) if order != ORDER and order not in NAMED),
-    ), piece=neighbours_fast, gradient=True)
+    lambda x: f"(B, ⌈H/2⌉, ⌈W/2⌉, 4C) = ({x.shape[0]}, {-(-x.shape[1] // 2)}, {-(-x.shape[2] // 2)}, 4·{x.shape[3]})",
+    (
+        *(
+            (
+                f"your neighbours are joined {name}; the order of the checkpoints is (0,0), (1,0), (0,1), (1,1), down "
+                f"first",
+                lambda x, order=order: neighbours_in(x, order),
+            )
+            for order, name in NAMED.items()
+        ),
+        (
+            "the four numbers of each channel are interleaved; join whole tokens, all C channels of one, then of the "
+            "next",
+            interleaved,
+        ),
+        ("these are the four quarters of the map, not four neighbours: take every second row and column", quadrants),
+        ("an odd map is padded at its top and left; pad at the bottom and at the right", padded_first),
+        ("an odd map is padded by repeating its last row and column; pad with zeros", padded_by_repeating),
+        *(
+            (
+                f"your neighbours come in the order {', '.join(f'({i},{j})' for i, j in order)}; it must be (0,0), "
+                f"(1,0), (0,1), (1,1)",
+                lambda x, order=order: neighbours_in(x, order),
+            )
+            for order in permutations(ORDER)
+            if order != ORDER and order not in NAMED
+        ),
+    ),
+    piece=neighbours_fast,
+    gradient=True,
+)

@@ -1,4 +1,5 @@
 """Notebook 04: windows of space and time."""
+
 from itertools import product
 from math import prod
 
@@ -9,13 +10,19 @@ from vt_course.models import official, swin
 
 EXERCISES: dict[str, Exercise] = {}
 
+
 def partition_literal(x, window):
     """One slice for each window, at (t, h, w), with its tokens frame by frame and row by row."""
     P, Mh, Mw = window
     B, T, H, W, C = x.shape
-    out = [x[b, t:t + P, h:h + Mh, w:w + Mw].reshape(-1, C)
-           for b in range(B) for t in range(0, T, P) for h in range(0, H, Mh) for w in range(0, W, Mw)]
-    return torch.stack(out)                                           # (B·nW, P·M·M, C)
+    out = [
+        x[b, t : t + P, h : h + Mh, w : w + Mw].reshape(-1, C)
+        for b in range(B)
+        for t in range(0, T, P)
+        for h in range(0, H, Mh)
+        for w in range(0, W, Mw)
+    ]
+    return torch.stack(out)  # (B·nW, P·M·M, C)
 
 
 def split(x, window):
@@ -31,8 +38,15 @@ def cut(x, window, order):
 
 
 def partition_cases():
-    return [(torch.randn(B, T, H, W, C), window) for B, T, H, W, C, window in (
-        (1, 4, 4, 4, 1, (2, 2, 2)), (2, 4, 6, 9, 3, (2, 2, 3)), (3, 6, 4, 4, 2, (3, 4, 2)), (2, 2, 8, 4, 5, (1, 4, 4)))]
+    return [
+        (torch.randn(B, T, H, W, C), window)
+        for B, T, H, W, C, window in (
+            (1, 4, 4, 4, 1, (2, 2, 2)),
+            (2, 4, 6, 9, 3, (2, 2, 3)),
+            (3, 6, 4, 4, 2, (3, 4, 2)),
+            (2, 2, 8, 4, 5, (1, 4, 4)),
+        )
+    ]
 
 
 def partition_shape(x, window):
@@ -42,25 +56,49 @@ def partition_shape(x, window):
 
 
 EXERCISES["4.1"] = Exercise(
-    "window partition", partition_literal, partition_cases, partition_shape, (
-        ("the axes are never permuted: a plain reshape takes tokens that follow each other in memory, not a P × M × M block",
-         lambda x, w: x.reshape(-1, prod(w), x.shape[-1])),
-        ("inside a window your tokens run (H W T); the paper's order is (T H W), W fastest",
-         lambda x, w: cut(x, w, (0, 1, 3, 5, 4, 6, 2, 7))),
-        ("inside a window your tokens run (T W H): H and W are exchanged",
-         lambda x, w: cut(x, w, (0, 1, 3, 5, 2, 6, 4, 7))),
-        ("inside a window your tokens run (W H T): the order of the three axes is reversed",
-         lambda x, w: cut(x, w, (0, 1, 3, 5, 6, 4, 2, 7))),
-        ("the windows themselves are listed (W H T); the order is (T H W), W fastest",
-         lambda x, w: cut(x, w, (0, 5, 3, 1, 2, 4, 6, 7))),
-        ("the windows are listed (T W H): H and W of the window grid are exchanged",
-         lambda x, w: cut(x, w, (0, 1, 5, 3, 2, 4, 6, 7))),
-        ("you gather tokens at the same place of all windows (a dilated grid): number of windows and window size are "
-         "exchanged in the reshape, T must become (T/P, P), not (P, T/P)",
-         lambda x, w: dilated(x, w)),
-        ("the batch axis comes after the windows: all windows of sample 0 must come first",
-         lambda x, w: cut(x, w, (1, 3, 5, 0, 2, 4, 6, 7))),
-    ), piece=swin.window_partition)
+    "window partition",
+    partition_literal,
+    partition_cases,
+    partition_shape,
+    (
+        (
+            "the axes are never permuted: a plain reshape takes tokens that follow each other in memory, not a P × M "
+            "× M block",
+            lambda x, w: x.reshape(-1, prod(w), x.shape[-1]),
+        ),
+        (
+            "inside a window your tokens run (H W T); the paper's order is (T H W), W fastest",
+            lambda x, w: cut(x, w, (0, 1, 3, 5, 4, 6, 2, 7)),
+        ),
+        (
+            "inside a window your tokens run (T W H): H and W are exchanged",
+            lambda x, w: cut(x, w, (0, 1, 3, 5, 2, 6, 4, 7)),
+        ),
+        (
+            "inside a window your tokens run (W H T): the order of the three axes is reversed",
+            lambda x, w: cut(x, w, (0, 1, 3, 5, 6, 4, 2, 7)),
+        ),
+        (
+            "the windows themselves are listed (W H T); the order is (T H W), W fastest",
+            lambda x, w: cut(x, w, (0, 5, 3, 1, 2, 4, 6, 7)),
+        ),
+        (
+            "the windows are listed (T W H): H and W of the window grid are exchanged",
+            lambda x, w: cut(x, w, (0, 1, 5, 3, 2, 4, 6, 7)),
+        ),
+        (
+            "you gather tokens at the same place of all windows (a dilated grid): number of windows and window size "
+            "are "
+            "exchanged in the reshape, T must become (T/P, P), not (P, T/P)",
+            lambda x, w: dilated(x, w),
+        ),
+        (
+            "the batch axis comes after the windows: all windows of sample 0 must come first",
+            lambda x, w: cut(x, w, (1, 3, 5, 0, 2, 4, 6, 7)),
+        ),
+    ),
+    piece=swin.window_partition,
+)
 
 
 def dilated(x, window):
@@ -79,9 +117,9 @@ def reverse_literal(windows, window, size):
     i = 0
     for b in range(len(out)):
         for t, h, w in product(range(0, T, P), range(0, H, Mh), range(0, W, Mw)):
-            out[b, t:t + P, h:h + Mh, w:w + Mw] = windows[i].view(P, Mh, Mw, -1)
+            out[b, t : t + P, h : h + Mh, w : w + Mw] = windows[i].view(P, Mh, Mw, -1)
             i += 1
-    return out                                                        # (B, T, H, W, C)
+    return out  # (B, T, H, W, C)
 
 
 def glue(windows, window, size, order, axes=(0, 1, 2)):
@@ -91,24 +129,41 @@ def glue(windows, window, size, order, axes=(0, 1, 2)):
 
 
 EXERCISES["4.2"] = Exercise(
-    "window reverse", reverse_literal,
+    "window reverse",
+    reverse_literal,
     lambda: [(partition_literal(x, w), w, tuple(x.shape[1:4])) for x, w in partition_cases()],
-    lambda windows, w, size: f"(B, T, H, W, C) = (B, {size[0]}, {size[1]}, {size[2]}, {windows.shape[-1]})", (
-        ("the axes are never permuted: reshaping alone lays the windows one after the other along W",
-         lambda x, w, s: x.reshape(-1, *s, x.shape[-1])),
-        ("each axis is put together as (token, window) instead of (window, token): neighbours end up one window apart",
-         lambda x, w, s: glue(x, w, s, (0, 4, 1, 5, 2, 6, 3, 7))),
-        ("this is the permutation of exercise 4.1, which is not its own inverse: each \"where\" must come right after its \"which\", (0, 1, 4, 2, 5, 3, 6, 7)",
-         lambda x, w, s: glue(x, w, s, (0, 1, 3, 5, 2, 4, 6, 7))),
-        ("H and W of the window grid are exchanged in the permutation",
-         lambda x, w, s: glue(x, w, s, (0, 1, 4, 3, 5, 2, 6, 7))),
-        ("H and W of the window grid are exchanged in the first reshape",
-         lambda x, w, s: glue(x, w, s, (0, 1, 4, 2, 5, 3, 6, 7), (0, 2, 1))),
-        ("you read the windows in the order (T W H); they are listed (T H W), W fastest",
-         lambda x, w, s: glue(x, w, s, (0, 1, 4, 3, 5, 2, 6, 7), (0, 2, 1))),
-        ("H and W inside the windows are exchanged",
-         lambda x, w, s: glue(x, w, s, (0, 1, 4, 2, 6, 3, 5, 7))),
-    ), piece=swin.window_reverse)
+    lambda windows, w, size: f"(B, T, H, W, C) = (B, {size[0]}, {size[1]}, {size[2]}, {windows.shape[-1]})",
+    (
+        (
+            "the axes are never permuted: reshaping alone lays the windows one after the other along W",
+            lambda x, w, s: x.reshape(-1, *s, x.shape[-1]),
+        ),
+        (
+            "each axis is put together as (token, window) instead of (window, token): neighbours end up one window "
+            "apart",
+            lambda x, w, s: glue(x, w, s, (0, 4, 1, 5, 2, 6, 3, 7)),
+        ),
+        (
+            'this is the permutation of exercise 4.1, which is not its own inverse: each "where" must come right '
+            'after its "which", (0, 1, 4, 2, 5, 3, 6, 7)',
+            lambda x, w, s: glue(x, w, s, (0, 1, 3, 5, 2, 4, 6, 7)),
+        ),
+        (
+            "H and W of the window grid are exchanged in the permutation",
+            lambda x, w, s: glue(x, w, s, (0, 1, 4, 3, 5, 2, 6, 7)),
+        ),
+        (
+            "H and W of the window grid are exchanged in the first reshape",
+            lambda x, w, s: glue(x, w, s, (0, 1, 4, 2, 5, 3, 6, 7), (0, 2, 1)),
+        ),
+        (
+            "you read the windows in the order (T W H); they are listed (T H W), W fastest",
+            lambda x, w, s: glue(x, w, s, (0, 1, 4, 3, 5, 2, 6, 7), (0, 2, 1)),
+        ),
+        ("H and W inside the windows are exchanged", lambda x, w, s: glue(x, w, s, (0, 1, 4, 2, 6, 3, 5, 7))),
+    ),
+    piece=swin.window_reverse,
+)
 
 
 def roll_literal(x, shift):
@@ -118,37 +173,49 @@ def roll_literal(x, shift):
 
 
 def roll_cases():
-    return [(torch.randn(2, 4, 6, 5, 3), (1, 2, 3)), (torch.randn(1, 8, 8, 8, 2), (2, 2, 2)),
-            (torch.randn(2, 5, 3, 4, 1), (2, 0, 1))]
+    return [
+        (torch.randn(2, 4, 6, 5, 3), (1, 2, 3)),
+        (torch.randn(1, 8, 8, 8, 2), (2, 2, 2)),
+        (torch.randn(2, 5, 3, 4, 1), (2, 0, 1)),
+    ]
 
 
 EXERCISES["4.3"] = Exercise(
-    "cyclic shift", roll_literal, roll_cases, lambda x, s: "the shape of x", (
-        ("the sign is the other one: the shift moves tokens towards index 0, so `torch.roll` gets -shift",
-         lambda x, s: torch.roll(x, s, (1, 2, 3))),
-        ("time is not shifted: the shift has three entries, axes 1, 2 and 3",
-         lambda x, s: torch.roll(x, [-v for v in s[1:]], (2, 3))),
-        ("only time is shifted: H and W need their shift too",
-         lambda x, s: torch.roll(x, -s[0], 1)),
-        ("the axes are off by one: axis 0 is the batch",
-         lambda x, s: torch.roll(x, [-v for v in s], (0, 1, 2))),
-        ("the shift is applied in the order (W, H, T)",
-         lambda x, s: torch.roll(x, [-v for v in s], (3, 2, 1))),
-        ("what leaves on one side is dropped and replaced by zeros; a cyclic shift brings it back on the other side",
-         lambda x, s: drop(x, s)),
-    ), piece=roll_literal)
+    "cyclic shift",
+    roll_literal,
+    roll_cases,
+    lambda x, s: "the shape of x",
+    (
+        (
+            "the sign is the other one: the shift moves tokens towards index 0, so `torch.roll` gets -shift",
+            lambda x, s: torch.roll(x, s, (1, 2, 3)),
+        ),
+        (
+            "time is not shifted: the shift has three entries, axes 1, 2 and 3",
+            lambda x, s: torch.roll(x, [-v for v in s[1:]], (2, 3)),
+        ),
+        ("only time is shifted: H and W need their shift too", lambda x, s: torch.roll(x, -s[0], 1)),
+        ("the axes are off by one: axis 0 is the batch", lambda x, s: torch.roll(x, [-v for v in s], (0, 1, 2))),
+        ("the shift is applied in the order (W, H, T)", lambda x, s: torch.roll(x, [-v for v in s], (3, 2, 1))),
+        (
+            "what leaves on one side is dropped and replaced by zeros; a cyclic shift brings it back on the other side",
+            lambda x, s: drop(x, s),
+        ),
+    ),
+    piece=roll_literal,
+)
 
 
 def drop(x, shift):
     out = torch.zeros_like(x)
     T, H, W = (n - s for n, s in zip(x.shape[1:4], shift))
-    out[:, :T, :H, :W] = x[:, shift[0]:, shift[1]:, shift[2]:]
+    out[:, :T, :H, :W] = x[:, shift[0] :, shift[1] :, shift[2] :]
     return out
 
 
 def mask_from(labels, window):
     """(T, H, W) group numbers -> (nW, N, N): -100 between tokens of different groups."""
-    groups = partition_literal(labels[None, ..., None].float(), window)[..., 0]     # (nW, N)
+    groups = partition_literal(labels[None, ..., None].float(), window)[..., 0]  # (nW, N)
     return torch.where(groups[:, :, None] == groups[:, None, :], 0.0, -100.0)
 
 
@@ -156,7 +223,7 @@ def number_groups(size, window, shift):
     """The literal group numbers before the roll. The borders of the shifted windows cut each axis into pieces."""
     labels = torch.zeros(size, dtype=torch.long)
     for axis, (n, w, s) in enumerate(zip(size, window, shift)):
-        piece = torch.div(torch.arange(n) - s, w, rounding_mode="floor") + 1        # (n,) the piece of each place
+        piece = torch.div(torch.arange(n) - s, w, rounding_mode="floor") + 1  # (n,) the piece of each place
         labels = labels * (n + 1) + piece.view([-1 if a == axis else 1 for a in range(3)])
     return labels
 
@@ -167,42 +234,77 @@ def mask_literal(size, window, shift):
 
 
 def mask_cases():
-    return [((8, 8, 8), (4, 4, 4), (2, 2, 2)), ((4, 6, 9), (2, 2, 3), (1, 1, 1)), ((8, 4, 4), (4, 4, 4), (2, 0, 0)),
-            ((4, 8, 4), (4, 4, 2), (0, 2, 1)), ((4, 4, 4), (2, 2, 2), (0, 0, 0))]
+    return [
+        ((8, 8, 8), (4, 4, 4), (2, 2, 2)),
+        ((4, 6, 9), (2, 2, 3), (1, 1, 1)),
+        ((8, 4, 4), (4, 4, 4), (2, 0, 0)),
+        ((4, 8, 4), (4, 4, 2), (0, 2, 1)),
+        ((4, 4, 4), (2, 2, 2), (0, 0, 0)),
+    ]
 
 
 EXERCISES["4.4"] = Exercise(
-    "shift mask", mask_literal, mask_cases,
-    lambda size, w, s: (f"(T/P·H/M·W/M, P·M·M, P·M·M) = ({prod(a // b for a, b in zip(size, w))}, {prod(w)}, {prod(w)})"), (
-        ("the mask is the wrong way round: you forbid pairs of the same group and allow the others",
-         lambda z, w, s: -100.0 - mask_literal(z, w, s)),
-        ("forbidden pairs get +100 instead of -100: softmax would look at nothing else",
-         lambda z, w, s: -mask_literal(z, w, s)),
-        ("forbidden pairs hold 1 instead of -100 (a boolean mask?): it is added to the logits",
-         lambda z, w, s: mask_literal(z, w, s) / -100),
-        ("forbidden pairs hold -1 instead of -100: softmax would hardly notice",
-         lambda z, w, s: mask_literal(z, w, s) / 100),
-        ("forbidden pairs hold -inf; the official value is -100 (with -inf a row that is all forbidden becomes NaN)",
-         lambda z, w, s: torch.where(mask_literal(z, w, s) < 0, -torch.inf, 0.0)),
-        ("time is forgotten: tokens of the first and the last frames may not meet either",
-         lambda z, w, s: mask_literal(z, w, (0, *s[1:]))),
-        ("only time is masked: H and W wrap around as well",
-         lambda z, w, s: mask_literal(z, w, (s[0], 0, 0))),
-        ("your groups are numbered before the roll: number the groups of the rolled map, or roll the numbers too",
-         lambda z, w, s: mask_from(number_groups(z, w, s), w)),
-        ("the numbers are rolled the other way: they must move with the tokens, by -shift",
-         lambda z, w, s: mask_from(torch.roll(number_groups(z, w, s), s, (0, 1, 2)), w)),
-        ("nothing is masked: the border that matters lies inside the last window of an axis, `shift` tokens before its end",
-         lambda z, w, s: torch.zeros_like(mask_literal(z, w, s))),
-    ), piece=swin.shift_mask)
+    "shift mask",
+    mask_literal,
+    mask_cases,
+    lambda size, w, s: f"(T/P·H/M·W/M, P·M·M, P·M·M) = ({prod(a // b for a, b in zip(size, w))}, {prod(w)}, {prod(w)})",
+    (
+        (
+            "the mask is the wrong way round: you forbid pairs of the same group and allow the others",
+            lambda z, w, s: -100.0 - mask_literal(z, w, s),
+        ),
+        (
+            "forbidden pairs get +100 instead of -100: softmax would look at nothing else",
+            lambda z, w, s: -mask_literal(z, w, s),
+        ),
+        (
+            "forbidden pairs hold 1 instead of -100 (a boolean mask?): it is added to the logits",
+            lambda z, w, s: mask_literal(z, w, s) / -100,
+        ),
+        (
+            "forbidden pairs hold -1 instead of -100: softmax would hardly notice",
+            lambda z, w, s: mask_literal(z, w, s) / 100,
+        ),
+        (
+            "forbidden pairs hold -inf; the official value is -100 (with -inf a row that is all forbidden becomes NaN)",
+            lambda z, w, s: torch.where(mask_literal(z, w, s) < 0, -torch.inf, 0.0),
+        ),
+        (
+            "time is forgotten: tokens of the first and the last frames may not meet either",
+            lambda z, w, s: mask_literal(z, w, (0, *s[1:])),
+        ),
+        ("only time is masked: H and W wrap around as well", lambda z, w, s: mask_literal(z, w, (s[0], 0, 0))),
+        (
+            "your groups are numbered before the roll: number the groups of the rolled map, or roll the numbers too",
+            lambda z, w, s: mask_from(number_groups(z, w, s), w),
+        ),
+        (
+            "the numbers are rolled the other way: they must move with the tokens, by -shift",
+            lambda z, w, s: mask_from(torch.roll(number_groups(z, w, s), s, (0, 1, 2)), w),
+        ),
+        (
+            "nothing is masked: the border that matters lies inside the last window of an axis, `shift` tokens before "
+            "its end",
+            lambda z, w, s: torch.zeros_like(mask_literal(z, w, s)),
+        ),
+    ),
+    piece=swin.shift_mask,
+)
 
 
 def index_literal(window):
     """One pair of tokens at a time: the offset along each of the three axes gives the row."""
     P, Mh, Mw = window
     tokens = list(product(range(P), range(Mh), range(Mw)))
-    return torch.tensor([[((t1 - t2 + P - 1) * (2 * Mh - 1) + h1 - h2 + Mh - 1) * (2 * Mw - 1) + w1 - w2 + Mw - 1
-                          for t2, h2, w2 in tokens] for t1, h1, w1 in tokens])
+    return torch.tensor(
+        [
+            [
+                ((t1 - t2 + P - 1) * (2 * Mh - 1) + h1 - h2 + Mh - 1) * (2 * Mw - 1) + w1 - w2 + Mw - 1
+                for t2, h2, w2 in tokens
+            ]
+            for t1, h1, w1 in tokens
+        ]
+    )
 
 
 def index_like(window, place, tokens=None):
@@ -213,28 +315,53 @@ def index_like(window, place, tokens=None):
 
 
 EXERCISES["4.5"] = Exercise(
-    "relative position index", index_literal,
+    "relative position index",
+    index_literal,
     lambda: [((2, 2, 2),), ((3, 2, 2),), ((2, 3, 4),), ((4, 4, 4),)],
-    lambda w: f"(N, N) with N = {w[0]}·{w[1]}·{w[2]}", (
-        ("the index is transposed: the offset is query minus key, rows are queries",
-         lambda w: index_literal(w).T),
-        ("the offsets are not moved to start at 0: add P-1, M-1, M-1 before you combine them",
-         lambda w: index_like(w, lambda t, h, x, P, A, B: (t * (2 * A - 1) + h) * (2 * B - 1) + x)),
-        ("off by one: the offset -(M-1) must become 0, so add M-1, not M",
-         lambda w: index_like(w, lambda t, h, x, P, A, B: ((t + P) * (2 * A - 1) + h + A) * (2 * B - 1) + x + B)),
-        ("an axis has 2M-1 offsets, not 2M: different offsets share a row or rows stay unused",
-         lambda w: index_like(w, lambda t, h, x, P, A, B: ((t + P - 1) * 2 * A + h + A - 1) * 2 * B + x + B - 1)),
-        ("you multiply by the window size instead of the number of offsets (2M-1): different offsets share a row",
-         lambda w: index_like(w, lambda t, h, x, P, A, B: ((t + P - 1) * A + h + A - 1) * B + x + B - 1)),
-        ("the digits run (W H T): time must be the slowest, W the fastest",
-         lambda w: index_like(w, lambda t, h, x, P, A, B: ((x + B - 1) * (2 * A - 1) + h + A - 1) * (2 * P - 1) + t + P - 1)),
-        ("Mh and Mw are taken as equal: W has 2Mw-1 offsets, H has 2Mh-1",
-         lambda w: index_like(w, lambda t, h, x, P, A, B: ((t + P - 1) * (2 * A - 1) + h + A - 1) * (2 * A - 1) + x + A - 1)),
-        ("2P-1 is the base of all digits; the digit of H has 2M-1 values, that of W has 2M-1: these are the bases",
-         lambda w: index_like(w, lambda t, h, x, P, A, B: ((t + P - 1) * (2 * P - 1) + h + A - 1) * (2 * P - 1) + x + B - 1)),
-        ("the three offsets are added instead of being read as digits of one number",
-         lambda w: index_like(w, lambda t, h, x, P, A, B: t + P - 1 + h + A - 1 + x + B - 1)),
-    ), piece=swin.relative_position_index)
+    lambda w: f"(N, N) with N = {w[0]}·{w[1]}·{w[2]}",
+    (
+        ("the index is transposed: the offset is query minus key, rows are queries", lambda w: index_literal(w).T),
+        (
+            "the offsets are not moved to start at 0: add P-1, M-1, M-1 before you combine them",
+            lambda w: index_like(w, lambda t, h, x, P, A, B: (t * (2 * A - 1) + h) * (2 * B - 1) + x),
+        ),
+        (
+            "off by one: the offset -(M-1) must become 0, so add M-1, not M",
+            lambda w: index_like(w, lambda t, h, x, P, A, B: ((t + P) * (2 * A - 1) + h + A) * (2 * B - 1) + x + B),
+        ),
+        (
+            "an axis has 2M-1 offsets, not 2M: different offsets share a row or rows stay unused",
+            lambda w: index_like(w, lambda t, h, x, P, A, B: ((t + P - 1) * 2 * A + h + A - 1) * 2 * B + x + B - 1),
+        ),
+        (
+            "you multiply by the window size instead of the number of offsets (2M-1): different offsets share a row",
+            lambda w: index_like(w, lambda t, h, x, P, A, B: ((t + P - 1) * A + h + A - 1) * B + x + B - 1),
+        ),
+        (
+            "the digits run (W H T): time must be the slowest, W the fastest",
+            lambda w: index_like(
+                w, lambda t, h, x, P, A, B: ((x + B - 1) * (2 * A - 1) + h + A - 1) * (2 * P - 1) + t + P - 1
+            ),
+        ),
+        (
+            "Mh and Mw are taken as equal: W has 2Mw-1 offsets, H has 2Mh-1",
+            lambda w: index_like(
+                w, lambda t, h, x, P, A, B: ((t + P - 1) * (2 * A - 1) + h + A - 1) * (2 * A - 1) + x + A - 1
+            ),
+        ),
+        (
+            "2P-1 is the base of all digits; the digit of H has 2M-1 values, that of W has 2M-1: these are the bases",
+            lambda w: index_like(
+                w, lambda t, h, x, P, A, B: ((t + P - 1) * (2 * P - 1) + h + A - 1) * (2 * P - 1) + x + B - 1
+            ),
+        ),
+        (
+            "the three offsets are added instead of being read as digits of one number",
+            lambda w: index_like(w, lambda t, h, x, P, A, B: t + P - 1 + h + A - 1 + x + B - 1),
+        ),
+    ),
+    piece=swin.relative_position_index,
+)
 
 
 def inflate_literal(weight, pt):
@@ -242,25 +369,37 @@ def inflate_literal(weight, pt):
     out = torch.empty(*weight.shape[:2], pt, *weight.shape[2:])
     for t in range(pt):
         out[:, :, t] = weight / pt
-    return out                                                        # (D, C, pt, ph, pw)
+    return out  # (D, C, pt, ph, pw)
 
 
 EXERCISES["4.6"] = Exercise(
-    "inflation", inflate_literal,
+    "inflation",
+    inflate_literal,
     lambda: [(torch.randn(6, 3, 4, 4), 2), (torch.randn(5, 3, 4, 2), 3), (torch.randn(2, 1, 2, 2), 1)],
-    lambda w, pt: f"(D, C, pt, ph, pw) = ({w.shape[0]}, {w.shape[1]}, {pt}, {w.shape[2]}, {w.shape[3]})", (
-        ("duplicated but not divided: on a still clip every token comes out pt times too large",
-         lambda w, pt: w[:, :, None].repeat(1, 1, pt, 1, 1)),
-        ("divided by pt², or twice by pt",
-         lambda w, pt: w[:, :, None].repeat(1, 1, pt, 1, 1) / pt**2),
-        ("divided by √pt: that keeps the variance of independent frames, but neighbouring frames are nearly equal",
-         lambda w, pt: w[:, :, None].repeat(1, 1, pt, 1, 1) / pt**0.5),
-        ("only one time step holds weights: that is centre initialisation; asked for is duplicate and divide",
-         lambda w, pt: torch.stack([w if t == pt // 2 else torch.zeros_like(w) for t in range(pt)], 2)),
-        ("only the first time step holds weights",
-         lambda w, pt: torch.stack([w if t == 0 else torch.zeros_like(w) for t in range(pt)], 2)),
-        ("halved always: divide by pt, not by 2",
-         lambda w, pt: w[:, :, None].repeat(1, 1, pt, 1, 1) / 2),
-        ("the time axis is the last one; Conv3d wants (D, C, time, height, width)",
-         lambda w, pt: w[..., None].repeat(1, 1, 1, 1, pt) / pt),
-    ), piece=official.inflate_patch)
+    lambda w, pt: f"(D, C, pt, ph, pw) = ({w.shape[0]}, {w.shape[1]}, {pt}, {w.shape[2]}, {w.shape[3]})",
+    (
+        (
+            "duplicated but not divided: on a still clip every token comes out pt times too large",
+            lambda w, pt: w[:, :, None].repeat(1, 1, pt, 1, 1),
+        ),
+        ("divided by pt², or twice by pt", lambda w, pt: w[:, :, None].repeat(1, 1, pt, 1, 1) / pt**2),
+        (
+            "divided by √pt: that keeps the variance of independent frames, but neighbouring frames are nearly equal",
+            lambda w, pt: w[:, :, None].repeat(1, 1, pt, 1, 1) / pt**0.5,
+        ),
+        (
+            "only one time step holds weights: that is centre initialisation; asked for is duplicate and divide",
+            lambda w, pt: torch.stack([w if t == pt // 2 else torch.zeros_like(w) for t in range(pt)], 2),
+        ),
+        (
+            "only the first time step holds weights",
+            lambda w, pt: torch.stack([w if t == 0 else torch.zeros_like(w) for t in range(pt)], 2),
+        ),
+        ("halved always: divide by pt, not by 2", lambda w, pt: w[:, :, None].repeat(1, 1, pt, 1, 1) / 2),
+        (
+            "the time axis is the last one; Conv3d wants (D, C, time, height, width)",
+            lambda w, pt: w[..., None].repeat(1, 1, 1, 1, pt) / pt,
+        ),
+    ),
+    piece=official.inflate_patch,
+)

@@ -1,4 +1,5 @@
 """Draw the README's picture again: python -m vt_course.lab.show"""
+
 from io import BytesIO
 
 from PIL import Image
@@ -12,10 +13,14 @@ def main() -> None:
     path = repo_root() / "notebooks" / "img" / "windows_27.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     size, window = (8, 8, 8), (4, 4, 4)
-    fig = windows_3d([window_numbers(size, window), window_numbers(size, window, (2, 2, 2))],
-                     ["One block: 8 × 8 × 8 tokens attend in 8 windows of 4 × 4 × 4",
-                      "The next: windows shifted by 2 along T, H and W, so 27 windows"],
-                     gap=0.9)
+    fig = windows_3d(
+        [window_numbers(size, window), window_numbers(size, window, (2, 2, 2))],
+        [
+            "One block: 8 × 8 × 8 tokens attend in 8 windows of 4 × 4 × 4",
+            "The next: windows shifted by 2 along T, H and W, so 27 windows",
+        ],
+        gap=0.9,
+    )
     buffer = BytesIO()
     fig.savefig(buffer, dpi=160)
     picture = Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE)

@@ -1,4 +1,5 @@
 """Figures of attention: its weights as a matrix and over frames, and the shapes of the tensors inside a layer."""
+
 from math import prod
 
 import matplotlib.pyplot as plt
@@ -16,8 +17,10 @@ def shares(weights, what: str) -> np.ndarray:
     """The attention weights of one query as an array. Raises CourseError unless none is negative and they sum to 1."""
     weights = array(weights).astype(float)
     if weights.min() < 0 or abs(weights.sum() - 1) > 1e-3:
-        raise CourseError(f"{what} must be shares that sum to 1, not {weights.sum():.4g} with a minimum of "
-                          f"{weights.min():.4g}: is it the softmax over the keys?")
+        raise CourseError(
+            f"{what} must be shares that sum to 1, not {weights.sum():.4g} with a minimum of "
+            f"{weights.min():.4g}: is it the softmax over the keys?"
+        )
     return weights
 
 
@@ -36,8 +39,9 @@ def attention_matrices(weights, title=None, every: int | None = None) -> Figure:
     low = min(0, min(m.min() for m in matrices))
     width = 10 if len(matrices) > 1 else 5.6
     side = (width - 1.1) / len(matrices)
-    fig, grid = plt.subplots(1, len(matrices), squeeze=False,
-                             figsize=(width, min(side, 5) + 0.9 + 0.35 * bool(heading)))
+    fig, grid = plt.subplots(
+        1, len(matrices), squeeze=False, figsize=(width, min(side, 5) + 0.9 + 0.35 * bool(heading))
+    )
     for axes, m, name in zip(grid[0], matrices, titles):
         image = axes.imshow(m, cmap="Blues" if low == 0 else "cividis", vmin=low, vmax=top if top > low else low + 1)
         axes.set(xlabel="key", ylabel="query", xticks=[], yticks=[])
@@ -73,8 +77,15 @@ def attention_over_frames(clip, weights, query, rows: list[str] | None = None, t
         raise CourseError(f"{len(rows)} row names for {len(maps)} rows: give one each")
     margin = 0.1 * max(map(len, rows or [""]))
     cell = min(2.3, (10 - margin) / steps)
-    fig, grid = plt.subplots(len(maps), steps, squeeze=False, figsize=(
-        cell * steps + margin, len(maps) * (cell * frames.shape[1] / frames.shape[2] + 0.3) + 0.3 + 0.35 * bool(title)))
+    fig, grid = plt.subplots(
+        len(maps),
+        steps,
+        squeeze=False,
+        figsize=(
+            cell * steps + margin,
+            len(maps) * (cell * frames.shape[1] / frames.shape[2] + 0.3) + 0.3 + 0.35 * bool(title),
+        ),
+    )
     fig.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.01, hspace=0.01)
     box = (frames.shape[2] / width, frames.shape[1] / height)  # (width, height) of one token, in pixels
     for r, m in enumerate(maps):
@@ -83,7 +94,9 @@ def attention_over_frames(clip, weights, query, rows: list[str] | None = None, t
             axes.imshow(picture, cmap="gray", vmin=-60, vmax=300)
             layer = np.zeros((height, width, 4))
             layer[..., :3], layer[..., 3] = to_rgb(VERMILION), 0.85 * m[t] / m.max()
-            axes.imshow(layer, extent=(-0.5, frames.shape[2] - 0.5, frames.shape[1] - 0.5, -0.5), interpolation="nearest")
+            axes.imshow(
+                layer, extent=(-0.5, frames.shape[2] - 0.5, frames.shape[1] - 0.5, -0.5), interpolation="nearest"
+            )
             axes.set_title(f"t = {t}: {100 * m[t].sum():.0f} %", size=11, pad=3)
             if t == query[0]:
                 corner = query[2] * box[0] - 0.5, query[1] * box[1] - 0.5
@@ -123,11 +136,24 @@ def shape_flow(rows: list[dict], title: str | None = None) -> Figure:
         for x, text in ((0, row["name"]), (0.23, f"({', '.join(row['axes'].split())})"), (0.355, shape)):
             axes.text(x, i, text, va="center", size=11)
         axes.text(0.745, i, f"{prod(row['shape']):,}", va="center", ha="right", size=11)
-        axes.add_patch(Rectangle((0.77, i - 0.32), 0.15 * size / max(sizes), 0.64,
-                                 facecolor=ORANGE if size == max(sizes) else SKY, edgecolor="0.2", linewidth=0.8))
+        axes.add_patch(
+            Rectangle(
+                (0.77, i - 0.32),
+                0.15 * size / max(sizes),
+                0.64,
+                facecolor=ORANGE if size == max(sizes) else SKY,
+                edgecolor="0.2",
+                linewidth=0.8,
+            )
+        )
         axes.text(0.78 + 0.15 * size / max(sizes), i, amount(size), va="center", size=11)
-    for x, text, side in ((0, "tensor", "left"), (0.23, "axes", "left"), (0.355, "shape", "left"),
-                          (0.745, "numbers", "right"), (0.77, "bytes", "left")):
+    for x, text, side in (
+        (0, "tensor", "left"),
+        (0.23, "axes", "left"),
+        (0.355, "shape", "left"),
+        (0.745, "numbers", "right"),
+        (0.77, "bytes", "left"),
+    ):
         axes.text(x, -1, text, va="center", ha=side, size=11, weight="bold", color=BLUE)
     axes.axhline(-0.5, color="0.5", linewidth=0.8)
     axes.set(xlim=(0, 1.03), ylim=(len(rows) - 0.4, -1.5))

@@ -1,4 +1,5 @@
 """Figures of clips: film strips, moving pictures, picked frames, test views, one token."""
+
 from io import BytesIO
 
 import matplotlib.pyplot as plt
@@ -20,10 +21,9 @@ def frames_of(clip) -> np.ndarray:
     if clip.ndim == 4 and clip.dtype == np.uint8 and clip.shape[3] == 3:
         return clip
     if clip.ndim == 4 and clip.dtype.kind == "f" and clip.shape[0] == 3:
-        clip = clip.transpose(1, 2, 3, 0) * IMAGENET_STD + IMAGENET_MEAN     # (T, H, W, C)
+        clip = clip.transpose(1, 2, 3, 0) * IMAGENET_STD + IMAGENET_MEAN  # (T, H, W, C)
         return (clip * 255).round().clip(0, 255).astype(np.uint8)
-    raise CourseError(f"a clip is uint8 (T, H, W, 3) or float (3, T, H, W), "
-                      f"not {clip.dtype} {clip.shape}")
+    raise CourseError(f"a clip is uint8 (T, H, W, 3) or float (3, T, H, W), not {clip.dtype} {clip.shape}")
 
 
 def thumbnails(frames: np.ndarray, pixels: int) -> np.ndarray:
@@ -31,13 +31,12 @@ def thumbnails(frames: np.ndarray, pixels: int) -> np.ndarray:
     height, width = frames.shape[1:3]
     scale = min(1, (pixels / (height * width)) ** 0.5)
     size = [max(1, round(scale * side)) for side in (height, width)]
-    small = resize(torch.from_numpy(frames), *size)                # (n, h, w, 3)
+    small = resize(torch.from_numpy(frames), *size)  # (n, h, w, 3)
     return small.numpy() // 8 * 8 + 4
 
 
 @figure
-def film_strip(clip, n: int = 8, title: str | None = None,
-               rows: list[str] | None = None, first: int = 0) -> Figure:
+def film_strip(clip, n: int = 8, title: str | None = None, rows: list[str] | None = None, first: int = 0) -> Figure:
     """`n` evenly spaced frames of a clip. Several clips are drawn as one strip each, named by `rows`.
 
     `first`: the number of the clip's first frame in its video, for the titles.
@@ -49,11 +48,10 @@ def film_strip(clip, n: int = 8, title: str | None = None,
         raise CourseError(f"{len(rows)} row names for {len(clips)} clips: give one each")
     picks = [np.unique(np.linspace(0, len(c) - 1, n).round().astype(int)) for c in clips]
     columns = max(map(len, picks))
-    margin = 0.1 * max(map(len, rows or [""]))              # in inches, for the names of the rows
+    margin = 0.1 * max(map(len, rows or [""]))  # in inches, for the names of the rows
     heights = [(10 - margin) / columns * c.shape[1] / c.shape[2] for c in clips]
     height = sum(heights) + 0.06 * len(clips) + 0.4 + 0.3 * bool(title)
-    fig, grid = plt.subplots(len(clips), columns, squeeze=False, height_ratios=heights,
-                             figsize=(10, height))
+    fig, grid = plt.subplots(len(clips), columns, squeeze=False, height_ratios=heights, figsize=(10, height))
     fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     for r, (frames, pick) in enumerate(zip(clips, picks)):
         small = thumbnails(frames[pick], 90_000 // grid.size)
@@ -69,7 +67,7 @@ def film_strip(clip, n: int = 8, title: str | None = None,
     return fig
 
 
-PLAY_BYTES = 200_000                                        # the most that one moving picture may take
+PLAY_BYTES = 200_000  # the most that one moving picture may take
 
 
 def play(clip, fps: float = 16, width: int = 336) -> Picture:
@@ -83,7 +81,9 @@ def play(clip, fps: float = 16, width: int = 336) -> Picture:
         data = animated(thumbnails(frames, pixels), fps, colours)
         if len(data) <= PLAY_BYTES:
             return Picture(data=data, format="png", width=width)
-    raise CourseError(f"{len(frames)} frames do not fit into {PLAY_BYTES // 1000} kB; give every second one, at half the fps")
+    raise CourseError(
+        f"{len(frames)} frames do not fit into {PLAY_BYTES // 1000} kB; give every second one, at half the fps"
+    )
 
 
 def animated(frames: np.ndarray, fps: float, colours: int) -> bytes:
@@ -97,8 +97,9 @@ def animated(frames: np.ndarray, fps: float, colours: int) -> bytes:
 
 
 @figure
-def sampling(num_frames: int, schemes: dict, fps: float = 30, segments: dict | None = None,
-             title: str | None = None) -> Figure:
+def sampling(
+    num_frames: int, schemes: dict, fps: float = 30, segments: dict | None = None, title: str | None = None
+) -> Figure:
     """The frames that sampling schemes pick from a video: one row with a time line for each scheme.
 
     `schemes`: name -> indices (K,), or (clips, K) for several clips of one video, which are drawn one below the other.
@@ -109,9 +110,11 @@ def sampling(num_frames: int, schemes: dict, fps: float = 30, segments: dict | N
     names = list(schemes)
     fig, axes = plt.subplots(figsize=(10, 0.62 * len(names) + 1.1 + 0.35 * bool(title)))
     for row, name in enumerate(names):
-        clips = np.atleast_2d(array(schemes[name])).astype(int)                   # (clips, K)
+        clips = np.atleast_2d(array(schemes[name])).astype(int)  # (clips, K)
         if clips.min() < 0 or clips.max() >= num_frames:
-            raise CourseError(f"{name!r} picks frames {clips.min()} to {clips.max()} of a video with frames 0 to {num_frames - 1}")
+            raise CourseError(
+                f"{name!r} picks frames {clips.min()} to {clips.max()} of a video with frames 0 to {num_frames - 1}"
+            )
         axes.plot([-0.5, num_frames - 0.5], [row, row], color="0.8", linewidth=1, zorder=0)
         for edge in array((segments or {}).get(name, [])):
             axes.plot([edge - 0.5] * 2, [row - 0.36, row + 0.36], color="0.35", linewidth=1, linestyle=":")
@@ -122,8 +125,15 @@ def sampling(num_frames: int, schemes: dict, fps: float = 30, segments: dict | N
                 part = height / len(runs)
                 middle = row - 0.32 + i * height + (j + 0.5) * part
                 light, dark = [("#CDE7F7", BLUE), ("#FBE3BC", "#9A5B00")][(i + j) % 2]
-                axes.add_patch(Rectangle((run[0] - 0.5, middle - 0.45 * part), run[-1] - run[0] + 1, 0.9 * part,
-                                         facecolor=light, linewidth=0))
+                axes.add_patch(
+                    Rectangle(
+                        (run[0] - 0.5, middle - 0.45 * part),
+                        run[-1] - run[0] + 1,
+                        0.9 * part,
+                        facecolor=light,
+                        linewidth=0,
+                    )
+                )
                 axes.vlines(run, middle - 0.42 * part, middle + 0.42 * part, color=dark, linewidth=1.6)
         axes.text(1.015, row, counted(clips, fps), transform=axes.get_yaxis_transform(), va="center", size=11)
     axes.set_yticks(range(len(names)), names)
@@ -160,8 +170,13 @@ def views(video, indices, boxes, title: str | None = None) -> Figure:
         raise CourseError(f"a crop is top, left, bottom, right within {H} x {W}, not {boxes.tolist()}")
     clips, crops = len(indices), len(boxes)
     width = 10 / (crops + 1.3)
-    fig, grid = plt.subplots(clips, crops + 1, squeeze=False, width_ratios=[1.3] + [1] * crops,
-                             figsize=(10, clips * (width * H / W + 0.34) + 0.4 * bool(title) + 0.1))
+    fig, grid = plt.subplots(
+        clips,
+        crops + 1,
+        squeeze=False,
+        width_ratios=[1.3] + [1] * crops,
+        figsize=(10, clips * (width * H / W + 0.34) + 0.4 * bool(title) + 0.1),
+    )
     fig.get_layout_engine().set(w_pad=0.04, h_pad=0.03, wspace=0.01, hspace=0.01)
     for r, clip in enumerate(indices):
         line = grid[r, 0]
@@ -171,15 +186,23 @@ def views(video, indices, boxes, title: str | None = None) -> Figure:
         line.title.set_size(11)
         bare(line)
         middle = clip[len(clip) // 2]
-        picture = thumbnails(frames[middle:middle + 1], 12_000)[0]
+        picture = thumbnails(frames[middle : middle + 1], 12_000)[0]
         for c, (top, left, bottom, right) in enumerate(boxes):
             axes = grid[r, c + 1]
             shown = (picture * 0.3).astype(np.uint8)
-            a, b, d, e = np.round([top * picture.shape[0] / H, bottom * picture.shape[0] / H,
-                                   left * picture.shape[1] / W, right * picture.shape[1] / W]).astype(int)
+            a, b, d, e = np.round(
+                [
+                    top * picture.shape[0] / H,
+                    bottom * picture.shape[0] / H,
+                    left * picture.shape[1] / W,
+                    right * picture.shape[1] / W,
+                ]
+            ).astype(int)
             shown[a:b, d:e] = picture[a:b, d:e]
             axes.imshow(shown, interpolation="nearest", extent=(0, W, H, 0))
-            axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=YELLOW, linewidth=2.5))
+            axes.add_patch(
+                Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=YELLOW, linewidth=2.5)
+            )
             axes.set_title(f"view {r * crops + c + 1}", size=11, pad=3)
             bare(axes)
     headline(fig, title)
@@ -199,7 +222,9 @@ def token(clip, tube, place, numbers, title: str | None = None) -> Figure:
     frames, numbers = frames_of(clip), array(numbers)
     (pt, ph, pw), start = tube, np.multiply(tube, place)
     if numbers.shape != (3 * pt * ph * pw,):
-        raise CourseError(f"a tube of {pt} x {ph} x {pw} in 3 colours has {3 * pt * ph * pw} numbers, not {numbers.shape}")
+        raise CourseError(
+            f"a tube of {pt} x {ph} x {pw} in 3 colours has {3 * pt * ph * pw} numbers, not {numbers.shape}"
+        )
     if (start + tube > frames.shape[:3]).any():
         raise CourseError(f"the tube at {tuple(place)} ends outside the clip {frames.shape}")
     t, h, w = start
@@ -207,10 +232,14 @@ def token(clip, tube, place, numbers, title: str | None = None) -> Figure:
     grid = fig.add_gridspec(2, 2 * pt, height_ratios=[2.7, 0.42 * 3 * pt])
     for i in range(pt):
         whole, close = fig.add_subplot(grid[0, 2 * i]), fig.add_subplot(grid[0, 2 * i + 1])
-        whole.imshow(thumbnails(frames[t + i:t + i + 1], 12_000)[0], extent=(0, *frames.shape[2:0:-1], 0), interpolation="nearest")
+        whole.imshow(
+            thumbnails(frames[t + i : t + i + 1], 12_000)[0],
+            extent=(0, *frames.shape[2:0:-1], 0),
+            interpolation="nearest",
+        )
         whole.add_patch(Rectangle((w, h), pw, ph, fill=False, edgecolor=YELLOW, linewidth=2))
         whole.set_title(f"frame {t + i}", size=11, pad=3)
-        close.imshow(frames[t + i, h:h + ph, w:w + pw], interpolation="nearest")
+        close.imshow(frames[t + i, h : h + ph, w : w + pw], interpolation="nearest")
         close.set_title(f"its {ph} × {pw} pixels", size=11, pad=3)
         for axes in (whole, close):
             bare(axes)
@@ -223,7 +252,9 @@ def token(clip, tube, place, numbers, title: str | None = None) -> Figure:
     if ph * pw <= 16:
         for (r, c), value in np.ndenumerate(rows):
             axes.text(c, r, f"{value:.0f}", ha="center", va="center", size=11, color=ink(tint[r, c]))
-    axes.set_yticks(range(3 * pt), [f"{colour}, frame {t + i}" for colour in ("red", "green", "blue") for i in range(pt)])
+    axes.set_yticks(
+        range(3 * pt), [f"{colour}, frame {t + i}" for colour in ("red", "green", "blue") for i in range(pt)]
+    )
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.set_xlabel(f"the token: {numbers.size} numbers, read row by row")

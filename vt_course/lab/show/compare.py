@@ -1,4 +1,5 @@
 """The figure below a failed check: what was expected, what the reader got, and where they differ."""
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
@@ -20,8 +21,8 @@ def montage(x: np.ndarray) -> np.ndarray:
     columns = int(np.clip(round((n * height / width) ** 0.5), 1, n))
     gap = max(1, min(height, width) // 16)
     x = np.pad(x, ((0, -n % columns), (0, gap), (0, gap)), constant_values=np.nan)
-    x = x.reshape(-1, columns, height + gap, width + gap)          # (rows, columns, h, w)
-    x[-1, columns - (-n % columns):] = np.nan
+    x = x.reshape(-1, columns, height + gap, width + gap)  # (rows, columns, h, w)
+    x[-1, columns - (-n % columns) :] = np.nan
     return x.swapaxes(1, 2).reshape(-1, columns * (width + gap))[:-gap, :-gap]
 
 
@@ -35,8 +36,7 @@ def expected_got(expected, got, title: str | None = None) -> Figure:
     """
     expected, got = array(expected), array(got)
     if not expected.size or not got.size:
-        raise CourseError(f"an empty array cannot be drawn: expected {expected.shape}, "
-                          f"got {got.shape}")
+        raise CourseError(f"an empty array cannot be drawn: expected {expected.shape}, got {got.shape}")
     lead = [(0,) * max(0, a.ndim - 3) for a in (expected, got)]
     heading = f"shapes differ\nexpected {expected.shape}\ngot {got.shape}"
     differs = np.zeros(expected.shape, bool)
@@ -46,22 +46,22 @@ def expected_got(expected, got, title: str | None = None) -> Figure:
         heading = f"all {differs.size:,} equal"
     if differs.any():
         first = tuple(map(int, np.argwhere(differs)[0]))
-        lead = [first[:max(0, len(first) - 3)]] * 2
-        heading = (f"{differs.sum():,} of {differs.size:,} differ, first\n{list(first)}: "
-                   f"expected {float(expected[first]):.4g}, got {float(got[first]):.4g}")
+        lead = [first[: max(0, len(first) - 3)]] * 2
+        heading = (
+            f"{differs.sum():,} of {differs.size:,} differ, first\n{list(first)}: "
+            f"expected {float(expected[first]):.4g}, got {float(got[first]):.4g}"
+        )
         only = np.zeros(differs.shape)
         only[first] = 1
         y, x = np.argwhere(montage(only[lead[0]]) == 1)[0]
     drawn = [montage(a[i].astype(float)) for a, i in zip((expected, got), lead)]
-    numbered = all(a.ndim < 3 and a.size <= 64 and a.dtype.kind in "iub"
-                   for a in (expected, got))
+    numbered = all(a.ndim < 3 and a.size <= 64 and a.dtype.kind in "iub" for a in (expected, got))
     finite = np.concatenate([d[np.isfinite(d)] for d in drawn])
     low, high = (finite.min(), finite.max()) if finite.size else (0, 1)
     ratios = [np.clip(d.shape[0] / d.shape[1], 0.15, 1.3) for d in drawn]
     fig, grid = plt.subplots(1, 3, figsize=(10, 3.1 * max(ratios) + 1.2 + 0.35 * bool(title)))
     for axes, d, ratio, name in zip(grid, drawn, ratios, ("expected", "got")):
-        image = axes.imshow(d, cmap="cividis", vmin=low, vmax=high if high > low else low + 1,
-                            aspect="auto")
+        image = axes.imshow(d, cmap="cividis", vmin=low, vmax=high if high > low else low + 1, aspect="auto")
         axes.set_box_aspect(ratio)
         axes.set_title(name)
         if numbered:
@@ -70,7 +70,7 @@ def expected_got(expected, got, title: str | None = None) -> Figure:
         with np.errstate(invalid="ignore"):
             gap = np.nan_to_num(np.abs(pair[0] - pair[1]), nan=np.inf)
         largest = gap[np.isfinite(gap)].max(initial=0)
-        shade = differs * (0.4 + 0.6 * np.clip(gap / (largest or 1), 0, 1))          # 0 where equal
+        shade = differs * (0.4 + 0.6 * np.clip(gap / (largest or 1), 0, 1))  # 0 where equal
         grid[2].imshow(montage(shade[lead[0]]), cmap=GAPS, vmin=0, vmax=1, aspect="auto")
     grid[2].set_box_aspect(ratios[0])
     grid[2].set_title(heading.replace("-", "−"), size=11)
@@ -78,15 +78,17 @@ def expected_got(expected, got, title: str | None = None) -> Figure:
     fig.get_layout_engine().set(wspace=0.06)
     for axes in grid:
         bare(axes)
-        axes.spines[:].set(visible=True, color="0.75")      # a frame, because the slices belong to one array
+        axes.spines[:].set(visible=True, color="0.75")  # a frame, because the slices belong to one array
         axes.set_anchor("N")
         if differs.any():
-            for colour, line in (("white", 6), ("black", 2.5)):    # visible on every colour
+            for colour, line in (("white", 6), ("black", 2.5)):  # visible on every colour
                 if numbered:
-                    axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False,
-                                             edgecolor=colour, linewidth=line, clip_on=False))
+                    axes.add_patch(
+                        Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=colour, linewidth=line, clip_on=False)
+                    )
                 else:
-                    axes.plot(x, y, "o", markersize=16, markerfacecolor="none",
-                              markeredgecolor=colour, markeredgewidth=line)
+                    axes.plot(
+                        x, y, "o", markersize=16, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=line
+                    )
     headline(fig, title)
     return fig

@@ -1,4 +1,5 @@
 """Figure of a data set: how many clips each class has, and how long they are."""
+
 from collections import Counter
 
 import matplotlib.pyplot as plt
@@ -8,7 +9,7 @@ from matplotlib.figure import Figure
 from vt_course import CourseError
 from vt_course.lab.show.style import BLUE, ORANGE, SKY, figure, headline
 
-MOST = 30      # with more classes than this, only their counts are drawn, without names
+MOST = 30  # with more classes than this, only their counts are drawn, without names
 
 
 @figure
@@ -28,12 +29,15 @@ def dataset(clips: list[dict], title: str | None = None) -> Figure:
     seen = Counter((row["label"], row["split"]) for row in clips)
     count = {split: np.array([seen[name, split] for name in names]) for split in ("train", "val")}
     named = len(names) <= MOST
-    fig, (left, right) = plt.subplots(1, 2, figsize=(11, max(3.6, 1.4 + 0.32 * len(names)) if named else 4),
-                                      width_ratios=(1.3, 1))
+    fig, (left, right) = plt.subplots(
+        1, 2, figsize=(11, max(3.6, 1.4 + 0.32 * len(names)) if named else 4), width_ratios=(1.3, 1)
+    )
     if named:
         place = np.arange(len(names))
         left.barh(place, count["train"], color=SKY, edgecolor="0.2", label="training")
-        left.barh(place, count["val"], left=count["train"], color=ORANGE, edgecolor="0.2", hatch="//", label="validation")
+        left.barh(
+            place, count["val"], left=count["train"], color=ORANGE, edgecolor="0.2", hatch="//", label="validation"
+        )
         left.set(yticks=place, ylim=(len(names) - 0.5, -0.5), xlabel="clips")
         left.set_yticklabels([name if len(name) < 31 else name[:29] + "…" for name in names])
     else:

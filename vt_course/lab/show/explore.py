@@ -1,4 +1,5 @@
 """Interactive figures: with sliders in a running JupyterLab, as a plain picture everywhere else."""
+
 import os
 from functools import lru_cache
 from io import BytesIO
@@ -26,9 +27,11 @@ def explore_windows(size, window, shift, roll=None, mask=None):
     if not len(size) == len(window) == len(shift) in (2, 3):
         raise CourseError(f"size {size}, window {window} and shift {shift} must have two or three numbers each")
     if any(s % w or not 0 <= d < w for s, w, d in zip(size, window, shift)):
-        raise CourseError(f"every size of {size} must be a multiple of its window {window}, and 0 <= shift < window, not {shift}")
+        raise CourseError(
+            f"every size of {size} must be a multiple of its window {window}, and 0 <= shift < window, not {shift}"
+        )
 
-    @lru_cache                                       # a slider that clamps another one asks twice for the same picture
+    @lru_cache  # a slider that clamps another one asks twice for the same picture
     def draw(window, shift) -> bytes:
         return stacked(pictures(size, window, shift, roll or package_roll, mask or swin.shift_mask))
 
@@ -40,15 +43,19 @@ def explore_windows(size, window, shift, roll=None, mask=None):
         return Picture(draw(window, shift), width=900)
 
     image = widgets.Image(value=draw(window, shift), format="png", width=900)
-    names = "THW"[-len(size):]
-    sides = [widgets.SelectionSlider(options=[w for w in range(1, s + 1) if s % w == 0], value=w, description=f"window {n}")
-             for n, s, w in zip(names, size, window)]
-    shifts = [widgets.IntSlider(value=d, min=0, max=max(w - 1, 0), description=f"shift {n}", continuous_update=False)
-              for n, w, d in zip(names, window, shift)]
+    names = "THW"[-len(size) :]
+    sides = [
+        widgets.SelectionSlider(options=[w for w in range(1, s + 1) if s % w == 0], value=w, description=f"window {n}")
+        for n, s, w in zip(names, size, window)
+    ]
+    shifts = [
+        widgets.IntSlider(value=d, min=0, max=max(w - 1, 0), description=f"shift {n}", continuous_update=False)
+        for n, w, d in zip(names, window, shift)
+    ]
 
     def update(_=None):
         for side, slider in zip(sides, shifts):
-            slider.max = side.value - 1              # this also limits the slider's value
+            slider.max = side.value - 1  # this also limits the slider's value
         image.value = draw(tuple(s.value for s in sides), tuple(s.value for s in shifts))
 
     for slider in (*sides, *shifts):
@@ -59,9 +66,12 @@ def explore_windows(size, window, shift, roll=None, mask=None):
 def pictures(size, window, shift, roll, mask) -> list:
     """The figures of one setting of the sliders: the windows before and after the roll, and the mask."""
     shifted = window_numbers(size, window, shift)
-    rolled = roll(torch.as_tensor(shifted)[None, ..., None], tuple(shift))[0, ..., 0]      # (*size)
-    titles = [f"{len(np.unique(window_numbers(size, window)))} windows",
-              f"shifted by {tuple(shift)}: {len(np.unique(shifted))}", "rolled"]
+    rolled = roll(torch.as_tensor(shifted)[None, ..., None], tuple(shift))[0, ..., 0]  # (*size)
+    titles = [
+        f"{len(np.unique(window_numbers(size, window)))} windows",
+        f"shifted by {tuple(shift)}: {len(np.unique(shifted))}",
+        "rolled",
+    ]
     maps = [window_numbers(size, window), shifted, rolled]
     if len(size) == 2:
         first = regions_2d(maps, titles)

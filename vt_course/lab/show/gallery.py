@@ -1,4 +1,5 @@
 """Figures of single images."""
+
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
@@ -19,16 +20,22 @@ def gallery(images, names=None, title: str | None = None, columns: int = 8) -> F
     columns = min(columns, n)
     names = list(names) if names is not None else [""] * n
     if len(names) not in (n, columns):
-        raise CourseError(f"{len(names)} names for {n} images in {columns} columns: give one for each image or each column")
+        raise CourseError(
+            f"{len(names)} names for {n} images in {columns} columns: give one for each image or each column"
+        )
     rows = -(-n // columns)
-    side, line = 10 / columns, 0.28 * bool(any(names))      # inches
-    fig, grid = plt.subplots(rows, columns, squeeze=False, figsize=(
-        10, rows * (side * H / W + (line if len(names) == n else 0)) + line + 0.35 * bool(title)))
+    side, line = 10 / columns, 0.28 * bool(any(names))  # inches
+    fig, grid = plt.subplots(
+        rows,
+        columns,
+        squeeze=False,
+        figsize=(10, rows * (side * H / W + (line if len(names) == n else 0)) + line + 0.35 * bool(title)),
+    )
     fig.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
     for axes in grid.flat:
         bare(axes)
     for i, (axes, image) in enumerate(zip(grid.flat, images)):
-        axes.imshow(image // 8 * 8 + 4, interpolation="nearest")       # fewer colours make a smaller file
+        axes.imshow(image // 8 * 8 + 4, interpolation="nearest")  # fewer colours make a smaller file
         if i < len(names):
             axes.set_title(names[i], size=11, pad=3)
     headline(fig, title)

@@ -1,4 +1,5 @@
 """The figure of one prediction: one bar for each class."""
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
@@ -17,14 +18,25 @@ def probabilities(values, classes, title: str | None = None) -> Figure:
     panels = {name: array(v).astype(float) for name, v in panels.items()}
     for v in panels.values():
         if v.shape != (len(classes),):
-            raise CourseError(f"{len(classes)} classes need {len(classes)} probabilities, not an array of shape {v.shape}")
+            raise CourseError(
+                f"{len(classes)} classes need {len(classes)} probabilities, not an array of shape {v.shape}"
+            )
         if not np.isclose(v.sum(), 1, atol=1e-3) or v.min() < 0:
-            raise CourseError(f"probabilities are at least 0 and sum to 1, these sum to {v.sum():.3g}: is a softmax missing?")
-    fig, grid = plt.subplots(1, len(panels), squeeze=False, sharey=True, figsize=(10, 0.36 * len(classes) + 1.3 + 0.3 * bool(title)))
+            raise CourseError(
+                f"probabilities are at least 0 and sum to 1, these sum to {v.sum():.3g}: is a softmax missing?"
+            )
+    fig, grid = plt.subplots(
+        1, len(panels), squeeze=False, sharey=True, figsize=(10, 0.36 * len(classes) + 1.3 + 0.3 * bool(title))
+    )
     for axes, (name, v) in zip(grid[0], panels.items()):
         winner = int(v.argmax())
-        bars = axes.barh(range(len(v)), v, color=[VERMILION if k == winner else BLUE for k in range(len(v))],
-                         hatch=["///" if k == winner else "" for k in range(len(v))], edgecolor="white")
+        bars = axes.barh(
+            range(len(v)),
+            v,
+            color=[VERMILION if k == winner else BLUE for k in range(len(v))],
+            hatch=["///" if k == winner else "" for k in range(len(v))],
+            edgecolor="white",
+        )
         axes.bar_label(bars, [f"{100 * p:.1f} %" for p in v], padding=4, size=11)
         axes.set(xlim=(0, 1.22), xticks=[0, 0.5, 1], xlabel="probability", title=name)
         axes.set_yticks(range(len(v)), classes)

@@ -1,4 +1,5 @@
 """Figures of repeated measurements: one dot for each."""
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
@@ -8,8 +9,14 @@ from vt_course.lab.show.style import MARKERS, ORANGE, SKY, VERMILION, array, fig
 
 
 @figure
-def spread(rows: dict, xlabel: str, title: str | None = None, marks: dict | None = None,
-           paired: bool = False, median: bool = False) -> Figure:
+def spread(
+    rows: dict,
+    xlabel: str,
+    title: str | None = None,
+    marks: dict | None = None,
+    paired: bool = False,
+    median: bool = False,
+) -> Figure:
     """One dot for each measurement and a line at their mean, with the mean and the standard deviation as text.
 
     `rows`: name -> values, for instance one value for each seed. A single value has no deviation.
@@ -30,19 +37,39 @@ def spread(rows: dict, xlabel: str, title: str | None = None, marks: dict | None
     for together in zip(*rows.values()) if paired else ():
         axes.plot(together, range(len(rows)), color="0.6", linewidth=1)
     for i, values in enumerate(array(v).astype(float) for v in rows.values()):
-        axes.plot(values, np.full(len(values), i), "o", color=SKY, markeredgecolor="0.2", markersize=7,
-                  label="one measurement" if i == 0 else None)
+        axes.plot(
+            values,
+            np.full(len(values), i),
+            "o",
+            color=SKY,
+            markeredgecolor="0.2",
+            markersize=7,
+            label="one measurement" if i == 0 else None,
+        )
         middle = np.median(values) if median else values.mean()
-        axes.plot([middle] * 2, [i - 0.3, i + 0.3], color="black", linewidth=2.5,
-                  label=("median" if median else "mean") if i == 0 else None)
+        axes.plot(
+            [middle] * 2,
+            [i - 0.3, i + 0.3],
+            color="black",
+            linewidth=2.5,
+            label=("median" if median else "mean") if i == 0 else None,
+        )
         text = f"{middle:.3g}"
         if len(values) > 1 and not median:
             text += f" ± {values.std(ddof=1):.2g}"
         axes.annotate(text, (1.01, i), xycoords=("axes fraction", "data"), va="center", size=12)
     for n, (label, values) in enumerate((marks or {}).items()):
-        axes.plot(list(values.values()), [list(rows).index(name) for name in values], MARKERS[n + 1],
-                  color=(ORANGE, VERMILION)[n % 2], markeredgecolor="0.2", markersize=9, linestyle="none",
-                  label=label, zorder=1.9)                  # behind the dots
+        axes.plot(
+            list(values.values()),
+            [list(rows).index(name) for name in values],
+            MARKERS[n + 1],
+            color=(ORANGE, VERMILION)[n % 2],
+            markeredgecolor="0.2",
+            markersize=9,
+            linestyle="none",
+            label=label,
+            zorder=1.9,
+        )  # behind the dots
     axes.set(yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.5), xlabel=xlabel)
     axes.set_yticklabels(list(rows))
     axes.margins(x=0.08)

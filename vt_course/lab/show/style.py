@@ -1,4 +1,5 @@
 """The common style of all figures: colours, sizes, and the decorator that applies them."""
+
 from functools import wraps
 from textwrap import fill
 
@@ -12,23 +13,42 @@ from vt_course import CourseError
 # The colours of Okabe and Ito, which people with any kind of colour vision can tell apart. Markers,
 # line styles, borders and numbers carry the same information, for print in greyscale.
 BLUE, YELLOW, VERMILION, SKY, GREEN, ORANGE, PINK = (
-    "#0072B2", "#F0E442", "#D55E00", "#56B4E9", "#009E73", "#E69F00", "#CC79A7")
+    "#0072B2",
+    "#F0E442",
+    "#D55E00",
+    "#56B4E9",
+    "#009E73",
+    "#E69F00",
+    "#CC79A7",
+)
 COLOURS = [BLUE, ORANGE, GREEN, VERMILION, SKY, PINK, "black", YELLOW]
 MARKERS = "osD^vPX*"
 ALLOWED, FORBIDDEN = "#FFFFFF", "#0B3C5D"
 
 STYLE = {
-    "figure.dpi": 110, "savefig.dpi": "figure", "figure.constrained_layout.use": True,
-    "figure.constrained_layout.h_pad": 0.07, "figure.constrained_layout.w_pad": 0.06,
-    "font.size": 12, "axes.titlesize": 13, "figure.titlesize": 14, "axes.labelsize": 12,
-    "xtick.labelsize": 11, "ytick.labelsize": 11, "legend.fontsize": 11,
-    "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
-    "grid.alpha": 0.3, "grid.color": "0.5",
+    "figure.dpi": 110,
+    "savefig.dpi": "figure",
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 0.07,
+    "figure.constrained_layout.w_pad": 0.06,
+    "font.size": 12,
+    "axes.titlesize": 13,
+    "figure.titlesize": 14,
+    "axes.labelsize": 12,
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
+    "legend.fontsize": 11,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.alpha": 0.3,
+    "grid.color": "0.5",
 }
 
 
 def figure(draw):
     """Decorator: apply the course's style to `draw` and close its figure, so that a cell shows it only once."""
+
     @wraps(draw)
     def drawn(*args, **kwargs) -> Figure:
         before = set(plt.get_fignums())
@@ -38,6 +58,7 @@ def figure(draw):
             finally:
                 for number in set(plt.get_fignums()) - before:
                     plt.close(number)
+
     return drawn
 
 

@@ -1,4 +1,5 @@
 """Figures of windows: their tokens in 2-D and 3-D, the masks of shifted windows, their tables of the position bias."""
+
 from textwrap import fill
 
 import matplotlib.pyplot as plt
@@ -36,6 +37,7 @@ def split(cells: np.ndarray) -> list[np.ndarray]:
     and a part that is no box is cut into single tokens, because a wrong partition must not look like
     a right one.
     """
+
     def is_box(part):
         return len(part) == np.prod(np.ptp(part, axis=0) + 1)
 
@@ -44,9 +46,8 @@ def split(cells: np.ndarray) -> list[np.ndarray]:
     left, boxes = set(map(tuple, cells.tolist())), []
     while left:
         part = [left.pop()]
-        for t, h, w in part:                                # `part` grows during this loop
-            near = {(t - 1, h, w), (t, h - 1, w), (t, h, w - 1),
-                    (t + 1, h, w), (t, h + 1, w), (t, h, w + 1)}
+        for t, h, w in part:  # `part` grows during this loop
+            near = {(t - 1, h, w), (t, h - 1, w), (t, h, w - 1), (t + 1, h, w), (t, h + 1, w), (t, h, w + 1)}
             part += sorted(near & left)
             left -= near
         part = np.array(sorted(part))
@@ -63,17 +64,22 @@ def project(points) -> np.ndarray:
     turn, tilt = np.radians(36), np.radians(27)
     t, h, w = np.moveaxis(np.asarray(points, float), -1, 0)
     back = t * np.cos(turn) - w * np.sin(turn)
-    return np.stack([w * np.cos(turn) + t * np.sin(turn),
-                     back * np.sin(tilt) - h * np.cos(tilt),
-                     back * np.cos(tilt) + h * np.sin(tilt)], -1)
+    return np.stack(
+        [
+            w * np.cos(turn) + t * np.sin(turn),
+            back * np.sin(tilt) - h * np.cos(tilt),
+            back * np.cos(tilt) + h * np.sin(tilt),
+        ],
+        -1,
+    )
 
 
 # The faces of a unit cube that are visible after `project`: the step to the neighbour that would hide the
 # face, its corners, and its shading (the grey to mix in, and the share of that grey).
 FACES = [
-    ((-1, 0, 0), [(0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 0)], 1.0, 0.0),        # front, t = 0
-    ((0, -1, 0), [(0, 0, 0), (0, 0, 1), (1, 0, 1), (1, 0, 0)], 1.0, 0.35),       # top, h = 0
-    ((0, 0, 1), [(0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1)], 0.0, 0.25),        # right, last w
+    ((-1, 0, 0), [(0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 0)], 1.0, 0.0),  # front, t = 0
+    ((0, -1, 0), [(0, 0, 0), (0, 0, 1), (1, 0, 1), (1, 0, 0)], 1.0, 0.35),  # top, h = 0
+    ((0, 0, 1), [(0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1)], 0.0, 0.25),  # right, last w
 ]
 
 
@@ -83,7 +89,7 @@ def place_boxes(boxes: list[np.ndarray], gap: float) -> list[np.ndarray]:
     Along each axis the boxes keep their order. Before each different start of a box one gap is added, which is
     `gap` times the mean distance between starts. So boxes never touch, whatever the partition.
     """
-    starts = np.array([box.min(0) for box in boxes])                               # (boxes, 3)
+    starts = np.array([box.min(0) for box in boxes])  # (boxes, 3)
     size = np.max([box.max(0) + 1 for box in boxes], axis=0)
     order = np.stack([np.unique(s, return_inverse=True)[1] for s in starts.T], -1)
     step = gap * size / (order.max(0) + 1)
@@ -94,34 +100,33 @@ def place_boxes(boxes: list[np.ndarray], gap: float) -> list[np.ndarray]:
 
 def draw_boxes(axes, boxes: list[np.ndarray], placed: list[np.ndarray], colours: list) -> None:
     """Draw the visible faces of all tokens at the surface of their box, far tokens first."""
-    faces = []                                              # (depth, corners, colour)
+    faces = []  # (depth, corners, colour)
     for box, where, colour in zip(boxes, placed, colours):
         inside = set(map(tuple, box.tolist()))
         for token, corner in zip(box, where):
             for step, corners, grey, amount in FACES:
                 if tuple(token + step) not in inside:
                     face = np.array(to_rgb(colour)) * (1 - amount) + grey * amount
-                    depth = project(corner + 0.5)[2]        # of the centre of the token
+                    depth = project(corner + 0.5)[2]  # of the centre of the token
                     faces.append((depth, project(corner + corners)[:, :2], face))
     faces.sort(key=lambda face: -face[0])
     _, polygons, fills = zip(*faces)
     lines = [0.55 * f if ink(f) == "black" else 0.55 * f + 0.45 for f in np.array(fills)]
-    axes.add_collection(PolyCollection(polygons, facecolors=fills, edgecolors=lines,
-                                       linewidths=0.6))
+    axes.add_collection(PolyCollection(polygons, facecolors=fills, edgecolors=lines, linewidths=0.6))
 
 
 def draw_arrows(axes, shape, placed: list[np.ndarray]) -> None:
     """Draw arrows along three edges of the whole cube, named T, H and W, with the number of tokens."""
-    T, H, W = np.max([p.max(0) + 1 for p in placed], axis=0)       # half of each side
+    T, H, W = np.max([p.max(0) + 1 for p in placed], axis=0)  # half of each side
     off = 0.13 * max(T, H, W)
     for name, start, end, step, ha, va in (
-            (f"time\nT = {shape[0]}", (-T, H, W), (T, H, W), (0.6, -0.7), "left", "top"),
-            (f"H = {shape[1]}", (-T, -H, -W), (-T, H, -W), (-1, 0), "right", "center"),
-            (f"W = {shape[2]}", (-T, H, -W), (-T, H, W), (-0.4, -1), "right", "top")):
+        (f"time\nT = {shape[0]}", (-T, H, W), (T, H, W), (0.6, -0.7), "left", "top"),
+        (f"H = {shape[1]}", (-T, -H, -W), (-T, H, -W), (-1, 0), "right", "center"),
+        (f"W = {shape[2]}", (-T, H, -W), (-T, H, W), (-0.4, -1), "right", "top"),
+    ):
         step = off * np.array(step)
         a, b = project([start, end])[:, :2] + step
-        axes.annotate("", b, a, arrowprops=dict(arrowstyle="->", color="0.25", linewidth=1.4,
-                                                shrinkA=0, shrinkB=0))
+        axes.annotate("", b, a, arrowprops=dict(arrowstyle="->", color="0.25", linewidth=1.4, shrinkA=0, shrinkB=0))
         axes.text(*(a + b) / 2 + 0.35 * step, name, size=12, ha=ha, va=va)
         axes.update_datalim([a, b])
 
@@ -140,11 +145,10 @@ def windows_3d(labels, title=None, gap: float = 0.6) -> Figure:
         if a.ndim != 3 or a.size == 0:
             raise CourseError(f"labels must have three axes (T, H, W), not shape {a.shape}")
     sizes = sorted({count for a in arrays for count in np.unique(a, return_counts=True)[1]})
-    shades = np.linspace(0.95, 0.2, len(sizes)) if len(sizes) > 1 else [0.45]      # light for few tokens
+    shades = np.linspace(0.95, 0.2, len(sizes)) if len(sizes) > 1 else [0.45]  # light for few tokens
     colour_of = {size: plt.get_cmap("viridis")(shade)[:3] for size, shade in zip(sizes, shades)}
-    width = 5 if len(arrays) > 1 else 5.6                   # of a panel, in inches
-    fig, grid = plt.subplots(1, len(arrays), squeeze=False, layout="none",
-                             figsize=(width * len(arrays), 5))
+    width = 5 if len(arrays) > 1 else 5.6  # of a panel, in inches
+    fig, grid = plt.subplots(1, len(arrays), squeeze=False, layout="none", figsize=(width * len(arrays), 5))
     for axes, a, name in zip(grid[0], arrays, names):
         boxes, colours, legend = [], [], {}
         for label in np.unique(a):
@@ -161,10 +165,12 @@ def windows_3d(labels, title=None, gap: float = 0.6) -> Figure:
         entries = []
         for size, parts in sorted(legend.items()):
             pieces = f", in {sum(parts)} pieces" if sum(parts) > len(parts) else ""
-            entries.append(Patch(facecolor=colour_of[size], edgecolor="0.2",
-                                 label=f"{size} tokens × {len(parts)}{pieces}"))
-        axes.legend(handles=entries, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2,
-                    title=f"{len(np.unique(a))} windows")
+            entries.append(
+                Patch(facecolor=colour_of[size], edgecolor="0.2", label=f"{size} tokens × {len(parts)}{pieces}")
+            )
+        axes.legend(
+            handles=entries, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2, title=f"{len(np.unique(a))} windows"
+        )
     x0, y0 = np.min([axes.dataLim.min for axes in grid[0]], axis=0)
     x1, y1 = np.max([axes.dataLim.max for axes in grid[0]], axis=0)
     # A panel has 0.75 inches on the left and 0.55 on the right for the names of the axes. The figure is as
@@ -173,8 +179,10 @@ def windows_3d(labels, title=None, gap: float = 0.6) -> Figure:
     for axes in grid[0]:
         axes.set(xlim=(x0 - 0.75 * inch, x1 + 0.55 * inch), ylim=(y0, y1), aspect="equal")
     headline(fig, title)
-    above = 0.15 + 0.25 * sum(max(len(text.splitlines()) for text in texts) for texts in (
-        [axes.get_title() for axes in grid[0]], [fig.get_suptitle()]))
+    above = 0.15 + 0.25 * sum(
+        max(len(text.splitlines()) for text in texts)
+        for texts in ([axes.get_title() for axes in grid[0]], [fig.get_suptitle()])
+    )
     legend_rows = max((len(axes.get_legend().get_texts()) + 1) // 2 for axes in grid[0])
     below = 0.5 + 0.24 * legend_rows
     height = above + below + (y1 - y0) / inch
@@ -184,8 +192,7 @@ def windows_3d(labels, title=None, gap: float = 0.6) -> Figure:
 
 
 @figure
-def shift_mask(mask, window, heads: int | None = None, title: str | None = None,
-               grid=None) -> Figure:
+def shift_mask(mask, window, heads: int | None = None, title: str | None = None, grid=None) -> Figure:
     """One small picture for each window: which query (row) may attend to which key (column).
 
     `mask`: (nW, N, N), where 0 means allowed and a negative number means forbidden. `window`: its sides, whose
@@ -197,9 +204,8 @@ def shift_mask(mask, window, heads: int | None = None, title: str | None = None,
     mask, window = array(mask), tuple(window)
     N = int(np.prod(window))
     if mask.ndim != 3 or mask.shape[1:] != (N, N):
-        raise CourseError(f"the mask of windows {window} has shape (nW, {N}, {N}), "
-                          f"not {mask.shape}")
-    nW, forbidden = len(mask), mask < 0                     # (nW, N, N)
+        raise CourseError(f"the mask of windows {window} has shape (nW, {N}, {N}), not {mask.shape}")
+    nW, forbidden = len(mask), mask < 0  # (nW, N, N)
     if grid is not None and np.prod(grid) != nW:
         raise CourseError(f"a grid of {tuple(grid)} windows has {np.prod(grid)}, the mask {nW}")
     side = round(nW ** (1 / len(window)))
@@ -208,7 +214,7 @@ def shift_mask(mask, window, heads: int | None = None, title: str | None = None,
     names = names if len(names) == nW else [f"{i}" for i in range(nW)]
     shown = range(nW)
     if nW > 16:
-        alike = {}                                          # picture -> the windows that have it
+        alike = {}  # picture -> the windows that have it
         for i, picture in enumerate(forbidden):
             alike.setdefault(picture.tobytes(), []).append(i)
         shown = [windows[0] for windows in alike.values()]
@@ -216,8 +222,7 @@ def shift_mask(mask, window, heads: int | None = None, title: str | None = None,
             names[i] += f" and {len(others)} more" if others else ""
     columns = min(len(shown), 4)
     rows = -(-len(shown) // columns)
-    fig, cells = plt.subplots(rows, columns, squeeze=False,
-                              figsize=(10, rows * 2.75 + 1.0 + 0.3 * bool(title)))
+    fig, cells = plt.subplots(rows, columns, squeeze=False, figsize=(10, rows * 2.75 + 1.0 + 0.3 * bool(title)))
     for axes in cells.flat:
         axes.set_axis_off()
     for axes, i in zip(cells.flat, shown):
@@ -226,12 +231,16 @@ def shift_mask(mask, window, heads: int | None = None, title: str | None = None,
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set(visible=True, color="0.3")
         axes.set_title(f"{names[i]}: {100 * forbidden[i].mean():.3g} %", size=12)
-    caption = (f"{N} queries (down) × {N} keys (across) in window "
-               f"({', '.join('thw'[-len(window):])}): share forbidden")
-    fig.legend(handles=[Patch(facecolor=ALLOWED, edgecolor="0.3", label="allowed (0)"),
-                        Patch(facecolor=FORBIDDEN, label="forbidden (−100)")],
-               loc="outside lower center", ncols=2,
-               title=caption + (f", the same for all {heads} heads" if heads else ""))
+    caption = f"{N} queries (down) × {N} keys (across) in window ({', '.join('thw'[-len(window) :])}): share forbidden"
+    fig.legend(
+        handles=[
+            Patch(facecolor=ALLOWED, edgecolor="0.3", label="allowed (0)"),
+            Patch(facecolor=FORBIDDEN, label="forbidden (−100)"),
+        ],
+        loc="outside lower center",
+        ncols=2,
+        title=caption + (f", the same for all {heads} heads" if heads else ""),
+    )
     headline(fig, title)
     return fig
 
@@ -248,9 +257,10 @@ def hierarchy_2d(image, stages: list[dict], title: str | None = None) -> Figure:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise CourseError(f"the image must be uint8 (H, W, 3), not {image.dtype} {image.shape}")
     H, W = image.shape[:2]
-    side = min(2.4, 10.5 / len(stages))                     # of a panel, in inches
-    fig, grid = plt.subplots(1, len(stages), squeeze=False,
-                             figsize=(side * len(stages), side * H / W + 1.15 + 0.3 * bool(title)))
+    side = min(2.4, 10.5 / len(stages))  # of a panel, in inches
+    fig, grid = plt.subplots(
+        1, len(stages), squeeze=False, figsize=(side * len(stages), side * H / W + 1.15 + 0.3 * bool(title))
+    )
     for axes, stage in zip(grid[0], stages):
         (h, w), M = stage["size"], stage["window"]
         axes.imshow(image // 16 * 8 + 116, extent=(0, w, h, 0), aspect=H / W * w / h)
@@ -259,8 +269,12 @@ def hierarchy_2d(image, stages: list[dict], title: str | None = None) -> Figure:
             axes.vlines([*range(0, w, step), w], 0, h, **lines)
             axes.hlines([*range(0, h, step), h], 0, w, **lines)
         count = -(-h // M) * -(-w // M)
-        axes.set(title=stage["name"], xlim=(0, w), ylim=(h, 0), xlabel=(
-            f"{h} × {w} × {stage['channels']}\n{count} window{'s' * (count > 1)}\nof {M} × {M}"))
+        axes.set(
+            title=stage["name"],
+            xlim=(0, w),
+            ylim=(h, 0),
+            xlabel=(f"{h} × {w} × {stage['channels']}\n{count} window{'s' * (count > 1)}\nof {M} × {M}"),
+        )
         bare(axes)
     headline(fig, title)
     return fig
@@ -285,13 +299,14 @@ def windows_2d(tokens, window, title=None, shift=(0, 0)) -> Figure:
             raise CourseError(f"a map of numbered tokens has two axes (H, W) of at most 16, not {a.shape}")
     highest = max(1, max(a.max() for a in arrays))
     widest = max(a.shape[1] for a in arrays)
-    width = min(max(4.8, 0.36 * widest), 10.4 / len(arrays))       # of a panel, in inches
+    width = min(max(4.8, 0.36 * widest), 10.4 / len(arrays))  # of a panel, in inches
     tall = max(a.shape[0] / a.shape[1] for a in arrays)
     lines = max(len(fill(name, int(8.5 * width)).split("\n")) for name in names) if any(names) else 0
-    fig, grid = plt.subplots(1, len(arrays), squeeze=False, figsize=(
-        width * len(arrays), width * tall + 0.35 + 0.25 * (lines + bool(title))))
+    fig, grid = plt.subplots(
+        1, len(arrays), squeeze=False, figsize=(width * len(arrays), width * tall + 0.35 + 0.25 * (lines + bool(title)))
+    )
     for axes, a, name, moved in zip(grid[0], arrays, names, shifts):
-        colours = plt.get_cmap("viridis")(0.25 + 0.75 * np.maximum(a, 0) / highest)   # (H, W, 4)
+        colours = plt.get_cmap("viridis")(0.25 + 0.75 * np.maximum(a, 0) / highest)  # (H, W, 4)
         colours[a < 0] = to_rgb("#D9D9D9") + (1,)
         axes.imshow(colours)
         H, W = a.shape
@@ -322,17 +337,15 @@ def regions_2d(labels, title=None) -> Figure:
     for a in arrays:
         if a.ndim != 2:
             raise CourseError(f"a map of regions has two axes (H, W), not shape {a.shape}")
-    palette = np.array([to_rgb(c) for c in (YELLOW, BLUE, ORANGE, VERMILION, "#F7F7F7", GREEN,
-                                            SKY, "#44546A", PINK)])
+    palette = np.array([to_rgb(c) for c in (YELLOW, BLUE, ORANGE, VERMILION, "#F7F7F7", GREEN, SKY, "#44546A", PINK)])
     values = np.unique(np.concatenate([a[a >= 0] for a in arrays]))
-    width = min(4.2, 10 / len(arrays))                      # of a panel, in inches
+    width = min(4.2, 10 / len(arrays))  # of a panel, in inches
     tall = max(a.shape[0] / a.shape[1] for a in arrays)
     lines = max(len(fill(name, int(8.5 * width)).split("\n")) for name in names)
     height = width * tall + 0.35 + 0.25 * (lines + bool(title))
-    fig, grid = plt.subplots(1, len(arrays), squeeze=False, figsize=(width * len(arrays),
-                                                                    height))
+    fig, grid = plt.subplots(1, len(arrays), squeeze=False, figsize=(width * len(arrays), height))
     for axes, a, name in zip(grid[0], arrays, names):
-        colours = palette[np.searchsorted(values, a) % len(palette)]               # (H, W, 3)
+        colours = palette[np.searchsorted(values, a) % len(palette)]  # (H, W, 3)
         colours[a < 0] = to_rgb("#D9D9D9")
         axes.imshow(colours)
         axes.set_xticks(np.arange(a.shape[1] + 1) - 0.5, minor=True)
@@ -345,8 +358,7 @@ def regions_2d(labels, title=None) -> Figure:
             axes.plot([j + 0.5, j + 0.5], [i - 0.5, i + 0.5], **border)
         axes.tick_params(which="both", length=0)
         axes.spines[:].set(visible=True, color="0.3")
-        axes.set(xlabel="W", ylabel="H", title=fill(name, int(8.5 * width)),
-                 xticks=[], yticks=[])
+        axes.set(xlabel="W", ylabel="H", title=fill(name, int(8.5 * width)), xticks=[], yticks=[])
         if max(a.shape) <= 16:
             number_cells(axes, np.where(a < 0, "–", a.astype(str)), colours)
     headline(fig, title)
@@ -372,13 +384,17 @@ def table_cutouts(index, queries: list[tuple[int, int]], title: str | None = Non
         if not (0 <= h < M and 0 <= w < M):
             raise CourseError(f"query ({h}, {w}) is not in a window of {M} × {M}")
     side = 2 * M - 1
-    table = np.arange(side * side).reshape(side, side)      # (Δh, Δw)
+    table = np.arange(side * side).reshape(side, side)  # (Δh, Δw)
     read = [index[h * M + w].reshape(M, M) for h, w in queries]
     total = side + len(read) * M
-    fig, panels_ = plt.subplots(1, 1 + len(read), figsize=(10, 10 * side / total + 0.9 + 0.3 * bool(title)),
-                                width_ratios=[side] + [M] * len(read))
+    fig, panels_ = plt.subplots(
+        1,
+        1 + len(read),
+        figsize=(10, 10 * side / total + 0.9 + 0.3 * bool(title)),
+        width_ratios=[side] + [M] * len(read),
+    )
     for axes, a in zip(panels_, [table, *read]):
-        colours = plt.get_cmap("viridis")(0.25 + 0.75 * np.clip(a / (side * side - 1), 0, 1))     # (., ., 4)
+        colours = plt.get_cmap("viridis")(0.25 + 0.75 * np.clip(a / (side * side - 1), 0, 1))  # (., ., 4)
         axes.imshow(colours)
         axes.set_xticks(np.arange(a.shape[1] + 1) - 0.5, minor=True)
         axes.set_yticks(np.arange(a.shape[0] + 1) - 0.5, minor=True)
@@ -386,17 +402,20 @@ def table_cutouts(index, queries: list[tuple[int, int]], title: str | None = Non
         axes.tick_params(which="both", length=0, pad=6)
         number_cells(axes, a, colours)
     offsets = [f"{d}".replace("-", "−") for d in range(1 - M, M)]
-    panels_[0].set(xlabel="Δw", ylabel="Δh", title="the table, by offset",
-                   xticks=range(side), yticks=range(side))
+    panels_[0].set(xlabel="Δw", ylabel="Δh", title="the table, by offset", xticks=range(side), yticks=range(side))
     panels_[0].set_xticklabels(offsets)
     panels_[0].set_yticklabels(offsets)
     panels_[0].spines[:].set_visible(False)
     for axes, (h, w), a, colour, width in zip(panels_[1:], queries, read, (VERMILION, "black"), (6, 3.5)):
-        axes.set(xlabel="column of the key", ylabel="row of the key",
-                 title=fill(f"read by query ({h},\u00a0{w})", int(80 * M / total)),
-                 xticks=range(M), yticks=range(M))
+        axes.set(
+            xlabel="column of the key",
+            ylabel="row of the key",
+            title=fill(f"read by query ({h},\u00a0{w})", int(80 * M / total)),
+            xticks=range(M),
+            yticks=range(M),
+        )
         axes.spines[:].set(visible=True, color=colour, linewidth=width)
-        inside = np.pad(np.isin(table, a), 1)               # with a border of False around the table
+        inside = np.pad(np.isin(table, a), 1)  # with a border of False around the table
         border = dict(color=colour, linewidth=width, solid_capstyle="projecting", clip_on=False)
         for i, j in np.argwhere(inside[1:] != inside[:-1]):
             panels_[0].plot([j - 1.5, j - 0.5], [i - 0.5, i - 0.5], **border)
@@ -418,23 +437,27 @@ def bias_tables(table, window, head: int = 0, title: str | None = None) -> Figur
     sides = tuple(2 * w - 1 for w in (1,) * (3 - len(window)) + window)
     if table.ndim != 2 or len(table) != np.prod(sides):
         formula = " · ".join(f"(2·{w}−1)" for w in window)
-        raise CourseError(f"the bias table of window {window} has {formula} = "
-                          f"{np.prod(sides)} rows and a column per head, "
-                          f"not shape {table.shape}")
-    values = table[:, head].reshape(sides)                  # (dt, dh, dw)
+        raise CourseError(
+            f"the bias table of window {window} has {formula} = "
+            f"{np.prod(sides)} rows and a column per head, "
+            f"not shape {table.shape}"
+        )
+    values = table[:, head].reshape(sides)  # (dt, dh, dw)
     limit = np.abs(values).max() or 1.0
     columns = min(sides[0], 7 if sides[0] <= 7 else 8)
     rows = -(-sides[0] // columns)
-    side = min(8.1 / columns, 2.6)                          # of a panel, in inches
+    side = min(8.1 / columns, 2.6)  # of a panel, in inches
     height = rows * (side + 0.35) + 0.6 + 0.35 * bool(title)
-    fig, grid = plt.subplots(rows, columns, squeeze=False, sharex=True, sharey=True,
-                             figsize=(side * columns + 1.9, height))
-    for axes in grid.flat[sides[0]:]:
+    fig, grid = plt.subplots(
+        rows, columns, squeeze=False, sharex=True, sharey=True, figsize=(side * columns + 1.9, height)
+    )
+    for axes in grid.flat[sides[0] :]:
         axes.set_axis_off()
     _, dh, dw = [s // 2 for s in sides]
     for axes, dt, panel in zip(grid.flat, range(-(sides[0] // 2), sides[0]), values):
-        image = axes.imshow(panel, cmap="RdBu_r", vmin=-limit, vmax=limit,
-                            extent=(-dw - 0.5, dw + 0.5, dh + 0.5, -dh - 0.5))
+        image = axes.imshow(
+            panel, cmap="RdBu_r", vmin=-limit, vmax=limit, extent=(-dw - 0.5, dw + 0.5, dh + 0.5, -dh - 0.5)
+        )
         axes.set(xticks=sorted({-dw, 0, dw}), yticks=sorted({-dh, 0, dh}))
         axes.spines[:].set(visible=True, color="0.3")
         if len(window) == 3:
@@ -455,11 +478,10 @@ def index_matrix(index, title: str | None = None, window=None) -> Figure:
     names, suffix = range(len(index)), ""
     if window is not None:
         names = [",".join(map(str, place)) for place in np.ndindex(*window)]
-        suffix = f" ({','.join('thw'[-len(window):])})"
+        suffix = f" ({','.join('thw'[-len(window) :])})"
     if len(names) != len(index):
-        raise CourseError(f"window {tuple(window)} has {len(names)} tokens, "
-                          f"the matrix {len(index)} rows")
-    colours = plt.get_cmap("cividis")(Normalize()(index))                          # (N, N, 4)
+        raise CourseError(f"window {tuple(window)} has {len(names)} tokens, the matrix {len(index)} rows")
+    colours = plt.get_cmap("cividis")(Normalize()(index))  # (N, N, 4)
     side = 0.42 * len(index) + 1.6
     fig, axes = plt.subplots(figsize=(max(side, 4), max(side, 4) + 0.3 * bool(title)))
     axes.imshow(colours)
