@@ -34,8 +34,8 @@ VARIANTS = {
 }
 NOTE = """\
 Task and recipe were fixed on the baseline alone; its run of seed 0 was seen before the others began, and is one of \
-its runs. Then each variant was trained once per seed and is reported as it came out. 12,000 images are early in training: \
-the whole recipe sees 40,000. The times are of a machine with other work on it."""
+its runs. Then each variant was trained once per seed and is reported as it came out. 12,000 images are early in \
+training: the whole recipe sees 40,000. The times are of a machine with other work on it."""
 EPOCHS = 3  # 4,000 images each
 HELD_OUT = 1000  # images
 
