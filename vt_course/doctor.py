@@ -73,7 +73,7 @@ def system_notes() -> list[str]:
     return found
 
 
-def facts_of_machine() -> dict:
+def report() -> dict:
     """The facts of this installation: versions, hardware, decoder, data, and `missing` (what, and how to get it)."""
     broken = {name: fault for name in ("torch", "psutil", "av", "decord") if (fault := works(name))}
     facts = {
@@ -114,7 +114,7 @@ def facts_of_machine() -> dict:
     return facts
 
 
-def as_text(facts: dict) -> str:
+def render(facts: dict) -> str:
     lines = [
         f"{k:16s}{', '.join(v) or 'none' if isinstance(v, list) else v}"
         for k, v in facts.items()

@@ -13,10 +13,10 @@ NOTEBOOKS = option("names", nargs="*", help="notebooks, for instance 04_video_sw
 
 @verb("doctor", "Report versions, hardware, data and what is missing, for a bug report.", "vt-course doctor")
 def doctor(args) -> int:
-    from vt_course.doctor import as_text, facts_of_machine
+    from vt_course.doctor import render, report
 
-    facts = facts_of_machine()
-    print_json(facts) if args.json else print(as_text(facts))
+    facts = report()
+    print_json(facts) if args.json else print(render(facts))
     return 0
 
 
