@@ -1,0 +1,91 @@
+"""Every fast piece of the models equals its literal expression, forward and gradient."""
+from math import prod
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vt_course.models import fast
+from vt_course.models.swin import shift_mask, window_partition, window_reverse
+
+
+def results(piece, inputs, grad=None):
+    """What a piece returns, and the gradients of its inputs (of a fixed weighting of what it returns)."""
+    inputs = [x.detach().clone().requires_grad_() for x in inputs]
+    out = piece(*inputs)
+    weights = torch.cos(torch.arange(out.numel(), dtype=out.dtype)).view_as(out)
+    return [out.detach(), *torch.autograd.grad(out, inputs, weights)]
+
+
+def assert_equal(piece, literal, *inputs, tolerance=1e-10):
+    for got, want in zip(results(piece, inputs), results(literal, inputs), strict=True):
+        torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance)
+
+
+def random(*shape):
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+# ------------------------------------------------------------ rolled windows
+
+rolled_maps = st.lists(st.tuples(st.integers(2, 3), st.integers(2, 3), st.booleans()), min_size=1, max_size=3).filter(
+    lambda axes: any(shifted for _, _, shifted in axes))
+
+
+def rolled(x, shift, sign):
+    return torch.roll(x, [sign * s for s in shift], [a + 1 for a in range(len(shift))])
+
+
+@given(axes=rolled_maps, B=st.integers(1, 3))
+@settings(max_examples=12, deadline=None)
+def test_cut_and_paste(axes, B):
+    """The windows of the rolled map with their masks, in another order; and back."""
+    window = tuple(w for _, w, _ in axes)
+    shift = tuple(w // 2 * shifted for _, w, shifted in axes)
+    size = tuple(n * w for n, w, _ in axes)
+    x = torch.arange(B * prod(size) * 2.0, dtype=torch.float64).view(B, *size, 2)          # every number once
+    windows, groups, order = fast.cut(x, window, shift)
+    want = window_partition(rolled(x, shift, -1), window)
+    place = {tuple(w.flatten().tolist()): i for i, w in enumerate(want)}
+    at = torch.tensor([place[tuple(w.flatten().tolist())] for w in windows])               # where each stands in `want`
+    assert at.sort().values.tolist() == list(range(len(want)))
+    masks = shift_mask(size, window, shift, dtype=x.dtype).repeat(B, 1, 1)                  # (B·nW, N, N)
+    assert len(groups) == 2 ** sum(map(bool, shift)) and groups[0][1] is None
+    got = torch.cat([(torch.zeros_like(masks[0]) if mask is None else mask).expand(count, -1, -1) for count, mask in groups])
+    assert torch.equal(got, masks[at])
+    assert_equal(lambda x: fast.cut(x, window, shift)[0], lambda x: window_partition(rolled(x, shift, -1), window)[at], x)
+    assert_equal(lambda windows: fast.paste(windows, size, order),
+                 lambda windows: rolled(window_reverse(windows[at.argsort()], window, size), shift, 1), windows)
+
+
+def literal_attention(qkv, bias, groups):
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)                               # 3 x (B·nW, h, N, d)
+    masks = torch.cat([torch.zeros(count, *bias.shape[1:]) if mask is None else mask.expand(count, -1, -1) for count, mask in groups])
+    return ((q @ k.mT / q.shape[-1] ** 0.5 + bias + masks[:, None]).softmax(-1) @ v).transpose(1, 2)
+
+
+GROUPS = {"one": [(7, None)], "two": [(5, None), (2, -3.0)], "four": [(3, None), (1, -100.0), (2, -1.0), (1, -2.0)]}
+
+
+@pytest.mark.parametrize("kept", [2**23, 0], ids=["scores kept", "scores computed again"])
+@pytest.mark.parametrize("groups", GROUPS)
+def test_attention(groups, kept, monkeypatch):
+    monkeypatch.setattr(fast, "KEPT_SCORES", kept)
+    groups = [(count, factor and factor * torch.rand(6, 6, dtype=torch.float64)) for count, factor in GROUPS[groups]]
+    qkv, bias = random(7, 6, 3, 2, 4), random(2, 6, 6)
+    assert_equal(lambda qkv, bias: fast.attention(qkv, bias, groups), lambda qkv, bias: literal_attention(qkv, bias, groups), qkv, bias)
+    no_bias = torch.zeros(1, 6, 6)
+    assert_equal(lambda qkv: fast.attention(qkv, None, groups), lambda qkv: literal_attention(qkv, no_bias, groups), qkv)
+    with torch.no_grad():
+        torch.testing.assert_close(fast.attention(qkv, bias, groups), literal_attention(qkv, bias, groups), rtol=1e-10, atol=1e-10)
+
+
+def test_scores_are_computed_again_a_few_windows_at_a_time(monkeypatch):
+    parts = []
+    monkeypatch.setattr(fast, "KEPT_SCORES", 0)
+    monkeypatch.setattr(fast, "heads_first", lambda qkv, split=fast.heads_first: parts.append(len(qkv)) or split(qkv))
+    groups = [(70, None), (9, -torch.rand(64, 64, dtype=torch.float64))]
+    assert_equal(lambda qkv, bias: fast.attention(qkv, bias, groups), lambda qkv, bias: literal_attention(qkv, bias, groups),
+                 random(79, 64, 3, 2, 4), random(2, 64, 64))
+    assert parts == [32, 32, 6, 9]                                     # 2^18 scores, 2 heads of 64 x 64

@@ -1,0 +1,214 @@
+"""The fast pieces of the models. Each computes what a short literal expression says, in less time or memory.
+
+The docstring of a piece gives the expression, why the piece is faster, and by how much. `tests/test_fast.py` proves that both
+agree, in their results and gradients. Who reads a model beside its paper can read the expression and skip this file.
+
+The times are of one thread of a CPU, float32, literal over fast: `python tests/test_fast.py` measures them again.
+Nothing here is remembered by the size of the batch.
+"""
+from functools import lru_cache
+from itertools import product
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .layers import Size, own_backward
+
+
+# ---------------------------------------------------------------- rolled windows (Swin, section 3.2)
+
+def cut(x: Tensor, window: Size, shift: Size) -> tuple[Tensor, list[tuple[int, Tensor | None]], tuple[Tensor, Tensor]]:
+    """`window_partition(torch.roll(x, -shift), window)`, with the windows sorted by the kind of their `shift_mask`.
+
+    (B, *size, C) -> windows (B·nW, N, C), groups, order. The next `count` windows have the mask of their group
+    (count, mask), an (N, N) or None; `paste` needs the order. Every size must be a multiple of its window.
+
+    One gather takes the place of two copies. And along a shifted axis only the last window straddles the seam: there are
+    at most 2^axes kinds of windows (8 for video) however large the map, and all but the last ones need no mask.
+    """
+    B, *size, C = x.shape
+    N = prod(window)
+    # In torch.export and other modes that trace, tensors are stand-ins, which must not be remembered.
+    kinds = (known_kinds if type(x) is Tensor else kinds_of_windows)(tuple(size), window, shift, x.device, x.dtype)
+    first = prod(size) * torch.arange(B, device=x.device)[:, None]    # (B, 1): the first row of each sample
+    index = torch.cat([(first + rows).flatten() for rows, _ in kinds])             # (B·L,)
+    inverse = torch.empty_like(index).scatter_(0, index, torch.arange(index.shape[0], device=x.device))
+    windows = permute(x.reshape(-1, C), index, inverse).view(-1, N, C)
+    return windows, [(B * (rows.shape[0] // N), mask) for rows, mask in kinds], (index, inverse)
+
+
+def paste(windows: Tensor, size: Size, order: tuple[Tensor, Tensor]) -> Tensor:
+    """Undo `cut`: `torch.roll(window_reverse(windows, window, size), shift)`, (B·nW, N, C) -> (B, *size, C)."""
+    index, inverse = order
+    C = windows.shape[-1]
+    return permute(windows.reshape(-1, C), inverse, index).view(-1, *size, C)
+
+
+def known_kinds(*key) -> list[tuple[Tensor, Tensor | None]]:
+    """`kinds_of_windows`, computed once for each map.
+
+    Under `torch.compile` this runs once, while tracing; its tensors become constants of the graph.
+    """
+    return kept_kinds(*key)
+
+
+known_kinds._dynamo_marked_constant = True           # torch.compiler.assume_constant_result, but that imports the compiler
+
+
+def kinds_of_windows(size: Size, window: Size, shift: Size, device: torch.device,
+                     dtype: torch.dtype) -> list[tuple[Tensor, Tensor | None]]:
+    """The kinds of windows of one rolled map: [(rows, mask), ...], first the kind without a mask.
+
+    `rows` (count·N,) are the rows of the flattened map (L, C) that make the windows of this kind, one after the other.
+    """
+    row = torch.zeros((), dtype=torch.long, device=device)
+    for axis, (s, w, sh) in enumerate(zip(size, window, shift)):
+        shape = [1] * 2 * len(size)
+        shape[axis], shape[len(size) + axis] = s // w, w
+        came_from = (torch.arange(s, device=device) + sh) % s        # position i of the rolled map was there
+        row = row * s + came_from.view(shape)                         # (n1, n2, .., w1, w2, ..)
+    grid, kinds = [s // w for s, w in zip(size, window)], []
+    for straddles in product(*[(False, True) if sh else (False,) for sh in shift]):        # the seam, along each axis
+        which = tuple(slice(n - 1, n) if last else slice(0, n - 1 if sh else n)
+                      for n, sh, last in zip(grid, shift, straddles))
+        sides = torch.meshgrid(*[torch.arange(w, device=device) >= w - sh * last
+                                 for w, sh, last in zip(window, shift, straddles)], indexing="ij")
+        sides = torch.stack(sides, -1).view(-1, len(size))            # (N, axes): behind the seam or before it
+        apart = (sides[:, None] != sides).any(-1)                     # (N, N)
+        mask = torch.zeros(apart.shape, device=device, dtype=dtype).masked_fill_(apart, -100.0)
+        kinds.append((row[which].flatten(), mask if any(straddles) else None))
+    return kinds
+
+
+kept_kinds = lru_cache(maxsize=64)(torch.inference_mode(False)(kinds_of_windows))      # must also serve a later training step
+
+
+class Permute(torch.autograd.Function):
+    """`x[index]`. Knowing the inverse makes the backward pass a gather as well; PyTorch alone would have to scatter."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(index, inverse)
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        index, inverse = ctx.saved_tensors
+        return Permute.apply(grad, inverse, index), None, None
+
+
+def permute(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+    """`x[index]`, the rows of x in another order, (n, C) -> (n, C)."""
+    if torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active():
+        return x.index_select(0, index)
+    return Permute.apply(x, index, inverse)
+
+
+# ---------------------------------------------------------------- attention in windows (Swin, equation 4)
+
+def attention(qkv: Tensor, bias: Tensor | None, groups: list[tuple[int, Tensor | None]]) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias + mask) v in windows: (B·nW, N, 3, h, d) -> (B·nW, N, h, d).
+
+    The bias is (h, N, N); of None, the scores stay as they are. The next `count` windows have the mask of
+    their group (count, mask), which is (N, N) or None. See `fused_attention` and `BiasedAttention`.
+    """
+    N = qkv.shape[1]
+    bias = qkv.new_zeros(1, N, N) if bias is None else bias
+    counts = [count for count, _ in groups]
+    biases = [(bias if mask is None else bias + mask).to(qkv.dtype) for _, mask in groups]      # (h or 1, N, N)
+    if bias.requires_grad and own_backward(qkv):
+        return BiasedAttention.apply(qkv, counts, *biases)
+    return fused_attention(qkv, counts, biases)
+
+
+KEPT_SCORES = 2**23                      # most scores (32 MB) that one attention keeps for its backward pass on a CPU
+
+
+def fused_attention(qkv: Tensor, counts: list[int], biases: list[Tensor]) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v in PyTorch's fused kernel: (B·nW, N, 3, h, d) -> (B·nW, N, h, d).
+
+    `counts[k]` windows in a row have the bias `biases[k]` (h or 1, N, N).
+    """
+    outs = []
+    for part, bias in zip(qkv.split(counts), biases):
+        q, k, v = part.permute(2, 0, 3, 1, 4)                         # 3 x (n, h, N, d)
+        outs.append(F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None]).transpose(1, 2))
+    return torch.cat(outs) if len(outs) > 1 else outs[0]
+
+
+class BiasedAttention(torch.autograd.Function):
+    """`fused_attention` for training on a CPU, where PyTorch has no fused kernel for a bias that learns.
+
+    Its general path makes several passes over the N x N scores, each into new memory; here they are worked on in place.
+    Where all scores together are large (video), they are not kept for the backward pass: computing them again, a few
+    windows at a time so that they stay in the cache, is faster than fetching them from memory.
+    """
+
+    @staticmethod
+    def forward(ctx, qkv: Tensor, counts: list[int], *biases: Tensor) -> Tensor:
+        BW, N, _, h, d = qkv.shape
+        ctx.counts, ctx.again = counts, BW * h * N * N > KEPT_SCORES
+        if ctx.again:
+            out = fused_attention(qkv.detach(), counts, [bias.detach() for bias in biases])
+            ctx.save_for_backward(out, qkv, *biases)
+        else:
+            q, k, v = heads_first(qkv)                                # 3 x (B·nW·h, N, d)
+            p = qkv.new_empty(BW, h, N, N)
+            for part, bias in zip(p.split(counts), biases):
+                part.copy_(bias)
+            p = softmax_scores(q, k, p)                               # (B·nW·h, N, N)
+            out = (p @ v).view(BW, h, N, d).transpose(1, 2).contiguous()           # what proj will save too
+            ctx.save_for_backward(out, q, k, v, p)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        BW, N, h, d = grad.shape
+        dqkv = grad.new_empty(BW, N, 3, h, d)
+        if ctx.again:
+            out, qkv, *biases = ctx.saved_tensors
+            dbiases = [torch.zeros_like(bias) for bias in biases]
+            few, first = max(1, 2**18 // (h * N * N)), 0              # 1 MB of scores
+            for count, bias, dbias in zip(ctx.counts, biases, dbiases):
+                for start in range(first, first + count, few):
+                    at = slice(start, min(start + few, first + count))
+                    q, k, v = heads_first(qkv[at])                    # 3 x (n·h, N, d)
+                    p = softmax_scores(q, k, bias.repeat(at.stop - start, 1, 1, 1))
+                    ds = attention_gradients(q, k, v, p, out[at], grad[at], dqkv[at])
+                    dbias += ds.sum(0) if len(ds) > 1 else ds[0]
+                first += count
+        else:
+            out, q, k, v, p = ctx.saved_tensors
+            ds = attention_gradients(q, k, v, p, out, grad, dqkv)
+            dbiases = [part.sum(0) for part in ds.split(ctx.counts)]
+        return dqkv, None, *[dbias.mul_(d**0.5) for dbias in dbiases]
+
+
+def heads_first(qkv: Tensor) -> Tensor:
+    """(n, N, 3, h, d) -> (3, n·h, N, d)."""
+    return qkv.permute(2, 0, 3, 1, 4).reshape(3, -1, qkv.shape[1], qkv.shape[4])
+
+
+def softmax_scores(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) in the memory of `bias`: (n·h, N, d) twice, (n, h, N, N) -> (n·h, N, N)."""
+    scores = bias.view(-1, *bias.shape[2:]).baddbmm_(q, k.mT, alpha=q.shape[-1]**-0.5)
+    return torch.softmax(scores, -1, out=scores)
+
+
+def attention_gradients(q: Tensor, k: Tensor, v: Tensor, p: Tensor, out: Tensor, grad: Tensor, dqkv: Tensor) -> Tensor:
+    """Fills `dqkv` (n, N, 3, h, d) and returns the gradient of the scores over sqrt(d), (n, h, N, N).
+
+    q, k and v are (n·h, N, d), the softmax p is (n·h, N, N), the result and its gradient are (n, N, h, d).
+    """
+    n, N, h, d = grad.shape
+    scale = d**-0.5
+    # softmax: ds = p (dp - sum(p dp)), and the sum over keys of p dp is the sum over channels of out dout.
+    row = (grad * out).sum(-1).transpose(1, 2).reshape(-1, N, 1)      # (n·h, N, 1)
+    grad = grad.transpose(1, 2).reshape(-1, N, d)                     # (n·h, N, d)
+    ds = torch.baddbmm(row, grad, v.mT, beta=-scale, alpha=scale).mul_(p)          # (n·h, N, N)
+    for part, value in zip(dqkv.permute(2, 0, 3, 1, 4), (ds @ k, ds.mT @ q, p.mT @ grad)):     # part: (n, h, N, d)
+        part.copy_(value.view(n, h, N, d))
+    return ds.view(n, h, N, N)
