@@ -3,6 +3,7 @@ from math import prod
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -89,3 +90,18 @@ def test_scores_are_computed_again_a_few_windows_at_a_time(monkeypatch):
     assert_equal(lambda qkv, bias: fast.attention(qkv, bias, groups), lambda qkv, bias: literal_attention(qkv, bias, groups),
                  random(79, 64, 3, 2, 4), random(2, 64, 64))
     assert parts == [32, 32, 6, 9]                                     # 2^18 scores, 2 heads of 64 x 64
+
+
+# ------------------------------------------------------------ depthwise convolution
+
+@given(B=st.integers(1, 2), C=st.integers(1, 3), dims=st.integers(2, 3), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_depthwise(B, C, dims, data):
+    """For any size, kernel and stride: odd kernels at small strides go one way, all others another."""
+    sides, strides = data.draw(st.sampled_from([([3, 5, 7], [1, 2]), ([1, 2, 3, 5, 9], [1, 2, 3, 8])]))
+    kernel, stride = (tuple(data.draw(st.sampled_from(of)) for _ in range(dims)) for of in (sides, strides))
+    size = [data.draw(st.integers(max(1, k % 2 == 0), 9)) for k in kernel]
+    conv = {2: F.conv2d, 3: F.conv3d}[dims]
+    assert_equal(lambda x, w, b: fast.depthwise(x, w, b, stride),
+                 lambda x, w, b: conv(x, w, b, stride, [k // 2 for k in kernel], groups=C),
+                 random(B, C, *size), random(C, 1, *kernel), random(C))

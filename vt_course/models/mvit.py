@@ -24,8 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import (DropPath, Mlp, Sides, Size, check_input, check_settings, depthwise, drop_path_schedule, per_axis,
-                     rescale_for_narrow)
+from . import fast
+from .layers import DropPath, Mlp, Sides, Size, check_input, check_settings, drop_path_schedule, per_axis, rescale_for_narrow
 
 EPS = 1e-6                               # of every LayerNorm
 
@@ -44,7 +44,7 @@ class ConvPool3d(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         C = x.shape[1]
         weight = self.weight.repeat(C // self.groups, 1, 1, 1, 1)     # (d, 1, k, k, k) -> (h·d, 1, k, k, k)
-        return depthwise(x, weight, None, self.stride)
+        return fast.depthwise(x, weight, None, self.stride)
 
 
 def pooling(mode: str, kernel: Size, stride: Size, head_dim: int) -> nn.Module | None:

@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import (CHANNELS_LAST, DropPath, Mlp, Sides, Size, check_input, check_settings, depthwise, drop_path_schedule,
-                     init_weights, per_axis, rescale_for_narrow)
+from .fast import CHANNELS_LAST, depthwise
+from .layers import (DropPath, Mlp, Sides, Size, check_input, check_settings, drop_path_schedule, init_weights, per_axis,
+                     rescale_for_narrow)
 from .official import check_state, inflate_patch, unwrap
 from .swin import window_partition, window_reverse
 
