@@ -1,4 +1,5 @@
 """Every fast piece of the models equals its literal expression, forward and gradient."""
+from itertools import product
 from math import prod
 
 import pytest
@@ -90,6 +91,30 @@ def test_scores_are_computed_again_a_few_windows_at_a_time(monkeypatch):
     assert_equal(lambda qkv, bias: fast.attention(qkv, bias, groups), lambda qkv, bias: literal_attention(qkv, bias, groups),
                  random(79, 64, 3, 2, 4), random(2, 64, 64))
     assert parts == [32, 32, 6, 9]                                     # 2^18 scores, 2 heads of 64 x 64
+
+
+# ------------------------------------------------------------ relative positions
+
+@pytest.mark.parametrize("cls", [0, 1])
+@pytest.mark.parametrize("axes", ["thw", "hw", "t"])
+def test_attention_with_positions(axes, cls):
+    size_q, size_k = (2, 3, 2), (1, 2, 4)
+    q, k, v = random(2, 2, cls + prod(size_q), 5), random(2, 2, cls + prod(size_k), 5), random(2, 2, cls + prod(size_k), 5)
+    scores = {axis: random(2, 2, *size_q, n) for axis, n in zip("thw", size_k) if axis in axes}
+    places = fast.places_of_keys(axes, size_k, cls)
+
+    def literal(q, k, v, *scores):
+        E = torch.zeros(2, 2, q.shape[2], k.shape[2], dtype=q.dtype)
+        for j, place in enumerate(product(*map(range, size_k))):
+            at = dict(zip("thw", place))
+            E[:, :, cls:, cls + j] = sum(of[..., at[axis]] for axis, of in zip(axes, scores)).flatten(2)
+        return (q @ k.mT / 5**0.5 + E).softmax(-1) @ v
+
+    def piece(q, k, v, *scores):
+        return fast.attention_with_positions(q, k, v, dict(zip(axes, scores)), size_k, places)
+    assert_equal(piece, literal, q, k, v, *scores.values())
+    with torch.no_grad():                                              # another way
+        torch.testing.assert_close(piece(q, k, v, *scores.values()), literal(q, k, v, *scores.values()), rtol=1e-10, atol=1e-10)
 
 
 # ------------------------------------------------------------ depthwise convolution

@@ -225,6 +225,59 @@ def attention_gradients(q: Tensor, k: Tensor, v: Tensor, p: Tensor, out: Tensor,
     return ds.view(n, h, N, N)
 
 
+# ---------------------------------------------------------------- relative positions in pooling attention (MViTv2, section 4.1)
+
+def attention_with_positions(q: Tensor, k: Tensor, v: Tensor, scores: dict[str, Tensor], size_k: Size, places: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d) + E) v, where E adds up the scores of a query for the place of a key on each axis.
+
+    All (B, h, cls + N, d), `scores[axis]` (B, h, T, H, W, places on the axis) with (T, H, W) the map of the queries; `size_k` is
+    the map of the keys, `places` is `places_of_keys`. E is 0 where a query or a key is the class token. Literally, for
+    the query at (t, h, w) and the key at (t', h', w'):
+
+        E = scores["t"][..., t, h, w, t'] + scores["h"][..., t, h, w, h'] + scores["w"][..., t, h, w, w']
+
+    Neither way below writes out E for each axis. Two ways, because no fused CPU kernel passes gradients to a mask.
+    """
+    if torch.is_grad_enabled():
+        return positions_in_the_product(q, k, v, list(scores.values()), places)
+    return positions_as_mask(q, k, v, scores, size_k)
+
+
+def places_of_keys(axes: str, size: Size, cls: int) -> Tensor:
+    """For each key of a map of `size`, a 1 at its place on each of the `axes`, 0 elsewhere: (cls + N, places)."""
+    grid = torch.meshgrid(*[torch.arange(n) for n in size], indexing="ij")
+    places = [torch.eye(n)[at.flatten()] for axis, n, at in zip("thw", size, grid) if axis in axes]
+    return F.pad(torch.cat(places, 1), (0, 0, cls, 0))
+
+
+def positions_as_mask(q: Tensor, k: Tensor, v: Tensor, scores: dict[str, Tensor], size_k: Size) -> Tensor:
+    """`attention_with_positions` without gradients: E is the mask of a fused kernel, written in two passes."""
+    first, *rest = [of_axis.unflatten(-1, [-1 if a == axis else 1 for a in "thw"])         # (B, h, T, H, W, t, h, w)
+                    for axis, of_axis in scores.items()]
+    size_q = first.shape[2:5]
+    cls = q.shape[2] - prod(size_q)
+    E = q.new_empty(*q.shape[:3], k.shape[2])                         # (B, h, cls + N', cls + Nk)
+    E[:, :, :cls] = E[:, :, :, :cls] = 0
+    on_map = E[:, :, cls:, cls:].unflatten(3, size_k).unflatten(2, size_q)
+    on_map.copy_(first)
+    on_map += sum(rest)                  # those of one axis alone are small: added to each other first, they cost one pass
+    return F.scaled_dot_product_attention(q, k, v, E)
+
+
+def positions_in_the_product(q: Tensor, k: Tensor, v: Tensor, scores: list[Tensor], places: Tensor) -> Tensor:
+    """`attention_with_positions` for training: E inside the product of queries and keys, so that E is never written out.
+
+    The query is extended by its score for every place on an axis, the key by a 1 at its place and 0 elsewhere:
+    q'.k' = q.k + E. (It multiplies more; that is why it is not used otherwise.)
+    """
+    d = q.shape[-1]
+    extra = torch.cat(scores, -1).flatten(2, 4) * d**0.5              # (B, h, N', places)
+    q = torch.cat([q, F.pad(extra, (0, 0, q.shape[2] - extra.shape[2], 0))], -1)
+    k = torch.cat([k, places.to(k.dtype).expand(*k.shape[:3], -1)], -1)
+    v = F.pad(v, (0, places.shape[1]))                                # the kernel wants one width
+    return F.scaled_dot_product_attention(q, k, v, scale=d**-0.5)[..., :d]
+
+
 # ---------------------------------------------------------------- depthwise convolution (UniFormer, equation 6; MViT's pooling)
 
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}

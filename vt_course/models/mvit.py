@@ -129,10 +129,8 @@ class PoolingAttention(nn.Module):
                 longest = n if axis == "t" else max(n // s_q, n // s_kv)                   # the official lengths
                 table = nn.Parameter(torch.empty(2 * longest - 1, d))
                 setattr(self, f"rel_pos_{axis}", nn.init.trunc_normal_(table, std=0.02))
-        if rel_pos:                      # for each key, a 1 at its place on each axis
-            grid = torch.meshgrid(*[torch.arange(n) for n in self.size_kv], indexing="ij")
-            places = [torch.eye(n)[at.flatten()] for a, n, at in zip("thw", self.size_kv, grid) if a in rel_pos]
-            self.register_buffer("places", F.pad(torch.cat(places, 1), (0, 0, cls, 0)), persistent=False)
+        if rel_pos:
+            self.register_buffer("places", fast.places_of_keys(rel_pos, self.size_kv, cls), persistent=False)
         if residual:                     # 0 for the class token, 1 for the map
             on_map = torch.arange(cls + prod(self.size_out)) >= cls
             self.register_buffer("on_map", on_map.float()[:, None], persistent=False)
@@ -144,46 +142,21 @@ class PoolingAttention(nn.Module):
         norm = getattr(self, f"norm_{name}")
         return x if norm is None else norm(x)                         # the class token is normalised as well
 
-    def relative_scores(self, q: Tensor) -> list[Tensor]:
-        """P(q) . R for every place on each axis of the keys: (B, h, cls + N', d) -> [(B, h, T, H, W, places), ...]."""
+    def relative_scores(self, q: Tensor) -> dict[str, Tensor]:
+        """P(q) . R for every place on each axis of the keys: (B, h, cls + N', d) -> {axis: (B, h, T, H, W, places)}."""
         q = q[:, :, self.cls:].unflatten(2, self.size_out)            # (B, h, T, H, W, d)
         sizes = dict(zip("thw", zip(self.size_out, self.size_kv)))
-        return [torch.einsum(f"bnthwd,{a}kd->bnthwk", q, relative_rows(getattr(self, f"rel_pos_{a}"), *sizes[a]))
-                for a in self.rel_pos]
-
-    def attend_with_bias(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention with E, as the mask of a fused kernel. All (B, h, tokens, d)."""
-        first, *rest = [scores.unflatten(-1, [-1 if a == axis else 1 for a in "thw"])      # (B, h, T, H, W, t, h, w)
-                        for axis, scores in zip(self.rel_pos, self.relative_scores(q))]
-        bias = q.new_empty(*q.shape[:3], k.shape[2])                  # (B, h, cls + N', cls + Nk)
-        bias[:, :, :self.cls] = bias[:, :, :, :self.cls] = 0
-        places = bias[:, :, self.cls:, self.cls:].unflatten(3, self.size_kv).unflatten(2, self.size_out)
-        places.copy_(first)
-        places += sum(rest)                                           # the small ones together: this pass is the expensive one
-        return F.scaled_dot_product_attention(q, k, v, bias)
-
-    def attend_with_places(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention with E inside the product of queries and keys. All (B, h, tokens, d).
-
-        The query is extended by its score for every place on an axis, the key by a 1 at its place and 0
-        elsewhere: q'.k' = q.k + E. No fused CPU kernel passes gradients to a mask, so this is the way to train
-        without writing out all pairs. (It multiplies more; that is why it is not used otherwise.)
-        """
-        d = q.shape[-1]
-        scores = torch.cat(self.relative_scores(q), -1).flatten(2, 4) * d**0.5            # (B, h, N', places)
-        q = torch.cat([q, F.pad(scores, (0, 0, self.cls, 0))], -1)
-        k = torch.cat([k, self.places.to(k.dtype).expand(*k.shape[:3], -1)], -1)
-        v = F.pad(v, (0, self.places.shape[1]))                       # the kernel wants one width
-        return F.scaled_dot_product_attention(q, k, v, scale=d**-0.5)[..., :d]
+        return {a: torch.einsum(f"bnthwd,{a}kd->bnthwk", q, relative_rows(getattr(self, f"rel_pos_{a}"), *sizes[a]))
+                for a in self.rel_pos}
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = [self.pooled(part, name).transpose(1, 2)            # 3 x (B, h, cls + N', d)
+        q, k, v = [self.pooled(part, name).transpose(1, 2)            # P(q), P(k), P(v): 3 x (B, h, cls + N', d)
                    for name, part in zip("qkv", self.qkv(x).chunk(3, -1))]
-        attend = F.scaled_dot_product_attention
-        if self.rel_pos:
-            attend = self.attend_with_places if torch.is_grad_enabled() else self.attend_with_bias
-        out = attend(q, k, v)
-        if self.residual:
+        if self.rel_pos:                                              # softmax(P(q) P(k)^T / sqrt(d) + E) P(v)
+            out = fast.attention_with_positions(q, k, v, self.relative_scores(q), self.size_kv, self.places)
+        else:                                                         # softmax(P(q) P(k)^T / sqrt(d)) P(v)
+            out = F.scaled_dot_product_attention(q, k, v)
+        if self.residual:                                             # + P(q), but not to the class token
             out = torch.addcmul(out, q, self.on_map)
         return self.proj(out.transpose(1, 2).flatten(2))              # (B, cls + N', dim_out)
 
