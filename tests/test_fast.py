@@ -1,4 +1,4 @@
-"""Every fast piece of the models equals its literal expression, forward and gradient."""
+"""Every fast piece of the models equals its literal expression, forward and gradient, and none depends on the size of the batch."""
 from itertools import product
 from math import prod
 
@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounter
+from weights import shake
 
-from vt_course.models import fast
+from vt_course.models import ZOO, create, fast
 from vt_course.models.swin import shift_mask, window_partition, window_reverse
 
 
@@ -130,3 +132,48 @@ def test_depthwise(B, C, dims, data):
     assert_equal(lambda x, w, b: fast.depthwise(x, w, b, stride),
                  lambda x, w, b: conv(x, w, b, stride, [k // 2 for k in kernel], groups=C),
                  random(B, C, *size), random(C, 1, *kernel), random(C))
+
+
+# ------------------------------------------------------------ the size of the batch
+
+# Every mini with one stage or fewer blocks, because tracing takes a while for each; the windows of both Swins shift.
+MINIS = {"swin_mini": ((3, 32, 32), dict(depths=(2,), num_heads=(2,))),
+         "video_swin_mini": ((3, 4, 48, 48), dict(depths=(2,), num_heads=(2,))),
+         "mvit_mini": ((3, 8, 48, 48), dict(depth=2, dim_mul={1: 2}, head_mul={1: 2}, q_stride={1: (1, 2, 2)})),
+         "mvit_v2_mini": ((3, 8, 48, 48), dict(depth=2, dim_mul={1: 2}, head_mul={1: 2}, q_stride={0: (1, 1, 1), 1: (1, 2, 2)})),
+         "timesformer_mini": ((3, 8, 48, 48), dict(depth=1)),
+         "uniformer_mini": ((3, 4, 32, 32), dict(depths=(1, 1, 1, 1)))}
+each_mini = pytest.mark.parametrize("name", MINIS)
+
+
+def test_every_mini_is_here():
+    assert set(MINIS) == {name for name in ZOO if name.endswith("_mini")}
+
+
+@each_mini
+@pytest.mark.slow
+@torch.no_grad()
+def test_one_exported_program_serves_every_batch(name):
+    """Any number of clips but one, which torch.export always treats apart. And nothing of the export is remembered."""
+    shape, settings = MINIS[name]
+    model = shake(create(name, **settings))
+    program = torch.export.export(model, (torch.randn(2, *shape),), dynamic_shapes=({0: torch.export.Dim("B")},)).module()
+    for B in (3, 5):
+        x = torch.randn(B, *shape)
+        torch.testing.assert_close(program(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+@each_mini
+@pytest.mark.slow
+def test_another_batch_size_compiles_nothing_anew(name):
+    """In training, with the batch axis marked as one that changes; unmarked, the second size of two or more compiles once more
+    and then all are served (automatic dynamic shapes)."""
+    shape, settings = MINIS[name]
+    model, counter = shake(create(name, **settings)), CompileCounter()
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    for B in (2, 3, 5):
+        x = torch.randn(B, *shape)
+        torch._dynamo.mark_dynamic(x, 0)
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
+    assert counter.frame_count == 1
+    torch._dynamo.reset()
