@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from vt_course.models import ZOO, create
 from vt_course.models.cost import count_macs, count_parameters
-from vt_course.models.official import (from_official, inflate_bias_table, inflate_patch, inflate_swin,
-                                       to_official)
+from vt_course.models.official import from_official, inflate_bias_table, inflate_patch, inflate_swin, to_official
 from vt_course.models.swin import (SwinBlock, SwinTransformer, relative_position_index, shift_mask, window_partition,
                                    window_reverse)
 from vt_course.models.video_swin import SwinTransformer3D
@@ -292,7 +291,8 @@ def image_twin():
 
 def test_an_inflated_model_sees_a_still_clip_as_the_image():
     image, video = image_twin()
-    video.load_state_dict(inflate_swin(video, {"model": image.state_dict()}))
+    video.load_state_dict(video.inflate({"model": image.state_dict()}))
+    assert all(torch.equal(v, video.state_dict()[k]) for k, v in inflate_swin(video, image.state_dict()).items())
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         for want, got in zip(image.stages(x), video.stages(x[:, :, None].repeat(1, 1, 16, 1, 1))):

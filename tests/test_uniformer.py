@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vt_course.models import ZOO, create
 from vt_course.models.cost import count_macs, count_parameters
-from vt_course.models.uniformer import Depthwise, LocalBlock, RelationAggregator, UniFormer, inflate_uniformer
+from vt_course.models.uniformer import Depthwise, LocalBlock, RelationAggregator, UniFormer
 from weights import shake
 
 pytestmark = pytest.mark.slow
@@ -423,7 +423,7 @@ def test_drop_path_rises_over_all_blocks_and_initial_weights():
 def test_inflated_weights_see_a_still_clip_as_the_image(mode):
     """The middle of a long still clip, before attention mixes in its ends."""
     image, video = shake(UniFormer(dims=2, layer_scale="LG", **TINY)), UniFormer(layer_scale="LG", **TINY).eval()
-    state = inflate_uniformer(video, {"model": image.state_dict()}, mode)
+    state = video.inflate({"model": image.state_dict()}, mode)
     video.load_state_dict(state)
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -446,17 +446,17 @@ def test_inflated_weights_see_a_still_clip_as_the_image(mode):
 def test_inflation_keeps_the_models_head_for_other_classes_and_is_strict():
     image = shake(UniFormer(dims=2, **TINY))
     video = UniFormer(**TINY | dict(num_classes=7))
-    state = inflate_uniformer(video, image.state_dict())
+    state = video.inflate(image.state_dict())
     assert torch.equal(state["head.weight"], video.head.weight) and set(state) == set(video.state_dict())
     wrong = image.state_dict()
     wrong["extra"] = wrong.pop("norm.bias")
     wrong["blocks3.0.norm1.bias"] = torch.zeros(3)
     with pytest.raises(ValueError) as error:
-        inflate_uniformer(video, wrong)
+        video.inflate(wrong)
     for part in ("3 entries", "missing norm.bias", "unexpected extra", "blocks3.0.norm1.bias has shape (3,), wanted (16,)"):
         assert part in str(error.value)
     with pytest.raises(ValueError, match="'average' or 'centre'"):
-        inflate_uniformer(video, image.state_dict(), "middle")
+        video.inflate(image.state_dict(), "middle")
 
 
 # ------------------------------------------------------------ errors

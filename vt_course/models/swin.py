@@ -8,6 +8,7 @@ Video Swin adds a time axis to the same three ideas. The functions below therefo
 Parameter names are those of the official checkpoints
 (microsoft/Swin-Transformer, models/swin_transformer.py).
 """
+from collections.abc import Mapping
 from math import prod
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from . import fast
 from .layers import (DropPath, Mlp, Sides, Size, check_input, check_settings, drop_path_schedule, init_weights, per_axis,
                      rescale_for_narrow)
+from .official import resize_bias_table
 
 
 # ---------------------------------------------------------------- windows
@@ -275,6 +277,15 @@ class Backbone(nn.Module):
         x = self.norm(self.stages(x)[-1])                             # (B, *size, C)
         x = x.flatten(1, -2).mean(1)                                  # (B, C)
         return self.head(self.head_drop(x))
+
+    def resize_positions(self, state: Mapping[str, Tensor], source: Size | None = None) -> dict[str, Tensor]:
+        """`state` with the bias tables of another window resized to this model's windows (`official.resize_bias_table`).
+
+        The tables' rows tell the old window, so `source`, which other families need, is not used.
+        """
+        windows = {f"{name}.attn.relative_position_bias_table": block.window
+                   for name, block in self.named_modules() if isinstance(block, SwinBlock)}
+        return {k: resize_bias_table(v, windows[k]) if k in windows else v for k, v in state.items()}
 
 
 # ---------------------------------------------------------------- the image model

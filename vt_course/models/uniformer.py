@@ -324,25 +324,26 @@ class UniFormer(nn.Module):
         scores = self.head(x.mean(1))                                 # (B, K)
         return scores if self.aux_head is None else scores + 0.5 * self.aux_head(x).amax(1)
 
+    def resize_positions(self, state: Mapping[str, Tensor], source: Size | None = None) -> dict[str, Tensor]:
+        """`state` as it is: the position embedding is a convolution, which serves every size."""
+        return dict(state)
 
-# ---------------------------------------------------------------- image weights for the video model
+    def inflate(self, image_state: Mapping, mode: str = "average") -> dict[str, Tensor]:
+        """Initialise the video model from an image checkpoint (section 4.1). Returns a complete state dict.
 
-def inflate_uniformer(model: UniFormer, image_state: Mapping, mode: str = "average") -> dict[str, Tensor]:
-    """Initialise a video model from an image checkpoint (section 4.1). Returns a complete state dict for `model`.
-
-    Every convolution gains a time axis of the length t that the video model has there. "average" (the official rule):
-    repeat over t and divide by t, so that a still clip gives what the image gave, except near its ends, where zero
-    padding takes the place of frames. "centre": the image kernel at step t // 2 (the middle, as every published t
-    is odd), zeros elsewhere. BatchNorm statistics are copied; the head is kept when the number of classes agrees,
-    else it is the model's own. Raises ValueError that lists what does not fit, and for an unknown mode.
-    """
-    state, want = unwrap(image_state), model.state_dict()
-    for key, value in state.items():
-        if key in want and value.ndim == 4 and want[key].ndim == 5:
-            state[key] = inflate_patch(value, want[key].shape[2], mode)
-    keep = [k for k in want if k.endswith("num_batches_tracked")]     # counted anew
-    if "head.weight" in state and len(state["head.weight"]) != len(want["head.weight"]):
-        keep += ["head.weight", "head.bias"]
-    state |= {k: want[k] for k in keep}
-    check_state(model, state)
-    return state
+        Every convolution gains a time axis of the length t that the video model has there. "average" (the official rule):
+        repeat over t and divide by t, so that a still clip gives what the image gave, except near its ends, where zero
+        padding takes the place of frames. "centre": the image kernel at step t // 2 (the middle, as every published t
+        is odd), zeros elsewhere. BatchNorm statistics are copied; the head is kept when the number of classes agrees,
+        else it is the model's own. Raises ValueError that lists what does not fit, and for an unknown mode.
+        """
+        state, want = unwrap(image_state), self.state_dict()
+        for key, value in state.items():
+            if key in want and value.ndim == 4 and want[key].ndim == 5:
+                state[key] = inflate_patch(value, want[key].shape[2], mode)
+        keep = [k for k in want if k.endswith("num_batches_tracked")]             # counted anew
+        if "head.weight" in state and len(state["head.weight"]) != len(want["head.weight"]):
+            keep += ["head.weight", "head.bias"]
+        state |= {k: want[k] for k in keep}
+        check_state(self, state)
+        return state
