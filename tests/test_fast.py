@@ -1,4 +1,6 @@
 """Every fast piece of the models equals its literal expression, forward and gradient, and none depends on the size of the batch."""
+import statistics
+import time
 from itertools import product
 from math import prod
 
@@ -97,26 +99,30 @@ def test_scores_are_computed_again_a_few_windows_at_a_time(monkeypatch):
 
 # ------------------------------------------------------------ relative positions
 
+def literal_positions(q, k, v, scores, size_k):
+    """For every key its place on each axis, and the scores there summed."""
+    places = dict(zip("thw", torch.tensor(list(product(*map(range, size_k)))).unbind(1)))                 # 3 x (Nk,)
+    E = sum(of.flatten(2, 4)[..., places[axis]] for axis, of in scores.items())            # (B, h, N', Nk)
+    cls = q.shape[2] - E.shape[2]
+    return F.scaled_dot_product_attention(q, k, v, F.pad(E, (cls, 0, cls, 0)))
+
+
 @pytest.mark.parametrize("cls", [0, 1])
 @pytest.mark.parametrize("axes", ["thw", "hw", "t"])
 def test_attention_with_positions(axes, cls):
     size_q, size_k = (2, 3, 2), (1, 2, 4)
     q, k, v = random(2, 2, cls + prod(size_q), 5), random(2, 2, cls + prod(size_k), 5), random(2, 2, cls + prod(size_k), 5)
-    scores = {axis: random(2, 2, *size_q, n) for axis, n in zip("thw", size_k) if axis in axes}
+    scores = [random(2, 2, *size_q, n) for axis, n in zip("thw", size_k) if axis in axes]
     places = fast.places_of_keys(axes, size_k, cls)
-
-    def literal(q, k, v, *scores):
-        E = torch.zeros(2, 2, q.shape[2], k.shape[2], dtype=q.dtype)
-        for j, place in enumerate(product(*map(range, size_k))):
-            at = dict(zip("thw", place))
-            E[:, :, cls:, cls + j] = sum(of[..., at[axis]] for axis, of in zip(axes, scores)).flatten(2)
-        return (q @ k.mT / 5**0.5 + E).softmax(-1) @ v
 
     def piece(q, k, v, *scores):
         return fast.attention_with_positions(q, k, v, dict(zip(axes, scores)), size_k, places)
-    assert_equal(piece, literal, q, k, v, *scores.values())
+
+    def literal(q, k, v, *scores):
+        return literal_positions(q, k, v, dict(zip(axes, scores)), size_k)
+    assert_equal(piece, literal, q, k, v, *scores)
     with torch.no_grad():                                              # another way
-        torch.testing.assert_close(piece(q, k, v, *scores.values()), literal(q, k, v, *scores.values()), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(piece(q, k, v, *scores), literal(q, k, v, *scores), rtol=1e-10, atol=1e-10)
 
 
 # ------------------------------------------------------------ depthwise convolution
@@ -177,3 +183,50 @@ def test_another_batch_size_compiles_nothing_anew(name):
         torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
     assert counter.frame_count == 1
     torch._dynamo.reset()
+
+
+# ------------------------------------------------------------ how much faster: python tests/test_fast.py
+
+def times_as_fast(name, piece, literal, *inputs, turns=9):
+    """Print the median ratio of the times of literal and piece, forward and then forward with backward. They take turns."""
+    def seconds(work):
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+    inputs = [x.requires_grad_() for x in inputs]
+    grad = torch.ones_like(literal(*inputs))
+    with_backward = [lambda f=f: torch.autograd.grad(f(*inputs), inputs, grad) for f in (literal, piece)]
+    for grads, works in ((False, [lambda f=f: f(*inputs) for f in (literal, piece)]), (True, with_backward)):
+        with torch.set_grad_enabled(grads):
+            ratios = [[seconds(work) for work in works] for _ in range(turns + 1)][1:]
+        print(name, "forward, backward:" if grads else "forward:", f"{statistics.median(a / b for a, b in ratios):.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    window, shift, size = (8, 7, 7), (0, 3, 3), (8, 56, 56)            # stage 1 of Video Swin-T, 16 frames
+    masks = shift_mask(size, window, shift)                            # (64, 392, 392)
+    windows, groups, order = fast.cut(torch.zeros(1, *size, 96), window, shift)
+    times_as_fast("roll and cut, 8 x 56 x 56 x 96", lambda x: fast.paste(fast.cut(x, window, shift)[0], size, order), lambda x: rolled(
+        window_reverse(window_partition(rolled(x, shift, -1), window).contiguous(), window, size), shift, 1), torch.randn(1, *size, 96))
+
+    def written_out(qkv, bias, mask):
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return ((q @ k.mT * q.shape[-1]**-0.5 + (bias + mask[:, None])).softmax(-1) @ v).transpose(1, 2)
+    times_as_fast("attention, 64 windows of 392", lambda qkv, bias: fast.attention(qkv, bias, groups),
+                  lambda qkv, bias: written_out(qkv, bias, masks), torch.randn(64, 392, 3, 3, 32), torch.randn(3, 392, 392))
+    image, (_, few, _) = shift_mask((56, 56), (7, 7), (3, 3)), fast.cut(torch.zeros(1, 56, 56, 1), (7, 7), (3, 3))
+    times_as_fast("attention, 64 windows of 49", lambda qkv, bias: fast.attention(qkv, bias, few),
+                  lambda qkv, bias: written_out(qkv, bias, image), torch.randn(64, 49, 3, 3, 32), torch.randn(3, 49, 49))
+
+    size_q, size_k = (8, 28, 28), (8, 7, 7)                            # stage 2 of MViTv2-S, 16 frames
+    q, k, v = (torch.randn(1, 2, 1 + prod(s), 96) for s in (size_q, size_k, size_k))
+    places, scores = fast.places_of_keys("thw", size_k, 1), [torch.randn(1, 2, *size_q, n) for n in size_k]
+    times_as_fast("positions, 6272 queries, 392 keys",
+                  lambda q, k, v, *of: fast.attention_with_positions(q, k, v, dict(zip("thw", of)), size_k, places),
+                  lambda q, k, v, *of: literal_positions(q, k, v, dict(zip("thw", of)), size_k), q, k, v, *scores)
+    for C, kernel, stride in ((64, (5, 5, 5), (1, 1, 1)), (96, (3, 3, 3), (1, 2, 2))):      # UniFormer-S stage 1, MViT-B
+        x = torch.randn(1, C, 8, 56, 56).contiguous(memory_format=torch.channels_last_3d)
+        times_as_fast(f"depthwise, filters {kernel}, stride {stride}, {C} channels of 8 x 56 x 56", lambda x, w: fast.depthwise(x, w, None, stride),
+                      lambda x, w: F.conv3d(x, w, None, stride, [n // 2 for n in kernel], groups=C), x, torch.randn(C, 1, *kernel))

@@ -20,9 +20,9 @@ from .layers import Size
 
 
 def own_backward(x: Tensor) -> bool:
-    """Whether our own backward passes, faster on a CPU, are to be used for `x`.
+    """Whether `x` takes one of our own backward passes, which are faster on a CPU.
 
-    Not in compiled graphs and inside the transforms of torch.func (grad, vmap, jvp), which see into PyTorch's only.
+    It does not in compiled graphs and in the transforms of torch.func (grad, vmap, jvp): those look into PyTorch's own only.
     """
     return (x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
             and not torch._C._are_functorch_transforms_active())
@@ -170,7 +170,7 @@ class BiasedAttention(torch.autograd.Function):
             for part, bias in zip(p.split(counts), biases):
                 part.copy_(bias)
             p = softmax_scores(q, k, p)                               # (B·nW·h, N, N)
-            out = (p @ v).view(BW, h, N, d).transpose(1, 2).contiguous()           # what proj will save too
+            out = (p @ v).view(BW, h, N, d).transpose(1, 2).contiguous()           # as `proj` needs it: both keep one tensor
             ctx.save_for_backward(out, q, k, v, p)
         return out
 
@@ -204,19 +204,19 @@ def heads_first(qkv: Tensor) -> Tensor:
 
 
 def softmax_scores(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d) + bias) in the memory of `bias`: (n·h, N, d) twice, (n, h, N, N) -> (n·h, N, N)."""
+    """softmax(q k^T / sqrt(d) + bias), written over `bias`: q and k (n·h, N, d), bias (n, h, N, N) -> (n·h, N, N)."""
     scores = bias.view(-1, *bias.shape[2:]).baddbmm_(q, k.mT, alpha=q.shape[-1]**-0.5)
     return torch.softmax(scores, -1, out=scores)
 
 
 def attention_gradients(q: Tensor, k: Tensor, v: Tensor, p: Tensor, out: Tensor, grad: Tensor, dqkv: Tensor) -> Tensor:
-    """Fills `dqkv` (n, N, 3, h, d) and returns the gradient of the scores over sqrt(d), (n, h, N, N).
+    """Writes the gradients of q, k and v into `dqkv` (n, N, 3, h, d). Returns the scores' gradient divided by sqrt(d), (n, h, N, N).
 
-    q, k and v are (n·h, N, d), the softmax p is (n·h, N, N), the result and its gradient are (n, N, h, d).
+    `BiasedAttention.backward` multiplies it by sqrt(d) again for the bias. q, k and v are (n·h, N, d), the softmax p is (n·h, N, N), the result and its gradient are (n, N, h, d).
     """
     n, N, h, d = grad.shape
     scale = d**-0.5
-    # softmax: ds = p (dp - sum(p dp)), and the sum over keys of p dp is the sum over channels of out dout.
+    # The gradient of the softmax is ds = p (dp - sum(p dp)). The sum over keys of p dp equals the sum over channels of out dout.
     row = (grad * out).sum(-1).transpose(1, 2).reshape(-1, N, 1)      # (n·h, N, 1)
     grad = grad.transpose(1, 2).reshape(-1, N, d)                     # (n·h, N, d)
     ds = torch.baddbmm(row, grad, v.mT, beta=-scale, alpha=scale).mul_(p)          # (n·h, N, N)

@@ -67,9 +67,9 @@ def init_weights(module: nn.Module) -> None:
 def rescale_for_narrow(model: nn.Module) -> None:
     """Redraw the Linear weights inside blocks with std 1/sqrt(fan_in) instead of 0.02.
 
-    0.02 suits layers of many hundred channels (1/sqrt(768) = 0.036). At 24 channels it makes attention and
-    MLP so weak that every block starts as the identity, and training from scratch stays at chance for long.
-    Only our own `*_mini` variants use it; the published ones keep the official 0.02.
+    0.02 suits layers of many hundred channels (1/sqrt(768) = 0.036). With 24 channels, attention and MLP would be so
+    weak that every block starts as the identity, and training from scratch would stay at chance for a long time.
+    Only our own `*_mini` variants use it. The published variants keep the official 0.02.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and name.startswith(("layers.", "blocks")):
@@ -82,8 +82,8 @@ MAY_BE_ZERO = ("patch_padding", "shift")
 def check_settings(family: type[nn.Module], settings: dict) -> None:
     """Raise ValueError that names the first of a model's settings that makes no sense in any family.
 
-    `settings` are the `locals()` of the constructor of `family`; its annotations say what each should be: whole numbers
-    are at least 1 (but for `MAY_BE_ZERO`), rates lie in [0, 1), ratios are positive.
+    `settings` are the `locals()` of the constructor of `family`. Its annotations say what each should be. Whole numbers
+    are at least 1 (except those in `MAY_BE_ZERO`), rates lie in [0, 1), ratios are positive.
     """
     def refuse(name: str, what: str):
         raise ValueError(f"{family.__name__} was given {name}={settings[name]!r}; it must be {what}.")

@@ -47,9 +47,8 @@ def window_reverse(windows: Tensor, window: Size, size: Size) -> Tensor:
 
 
 def clamp_window(size: Size, window: Size, shift: Size) -> tuple[Size, Size]:
-    """Where the map is no larger than the window, one window covers the axis and nothing shifts.
-
-    The rule of both official repositories, applied to each axis on its own.
+    """The window and the shift for a map of `size`: along an axis no longer than the window, one window covers it and
+    nothing shifts. The rule of both official repositories, applied to each axis on its own.
     """
     clamped = tuple(min(s, w) for s, w in zip(size, window))
     return clamped, tuple(0 if s <= w else sh for s, w, sh in zip(size, window, shift))
@@ -67,8 +66,8 @@ def shift_mask(size: Size, window: Size, shift: Size, device: torch.device | Non
 
     Returns (nW, N, N): 0 where two tokens may attend to each other, -100 where the roll brought them
     together from opposite borders. After a roll by -shift, the last `shift` positions of an axis hold
-    what came from its beginning, so one bit per axis tells the two sides apart. (The official code
-    numbers 3 slices per axis, 9 or 27 regions in all; inside any one window the two agree.)
+    what came from its beginning, so one bit per axis tells the two sides apart. (The official code numbers
+    3 slices per axis, 9 or 27 regions in all. Inside any one window, both ways tell the same tokens apart.)
     """
     sides = [torch.arange(s, device=device) >= s - sh for s, sh in zip(size, shift)]
     bits = torch.stack(torch.meshgrid(*sides, indexing="ij"), -1)     # (*size, axes)
@@ -115,11 +114,11 @@ def relative_position_index(window: Size) -> Tensor:
 class WindowAttention(nn.Module):
     """(S)W-MSA: multi-head self-attention inside each (shifted) window, with a relative position bias.
 
-    softmax(q k^T / sqrt(d) + bias + mask) v (Swin, equation 4). Shape: (B, *size, C) -> (B, *size, C) for any
-    size: the map is padded at its end to whole windows; as in the official code, padded tokens are not masked.
+    softmax(q k^T / sqrt(d) + bias + mask) v (Swin, equation 4). Shape: (B, *size, C) -> (B, *size, C) for any size.
+    The map is padded at its end to whole windows. As in the official code, padded tokens are not masked.
     """
 
-    still: Size = ()                     # the size of the map on which nothing shifts, if it was fixed when the model was built
+    still: Size = ()                     # on a map of this size nothing shifts (see `SwinTransformer`)
 
     def __init__(self, dim: int, window: Size, shift: Size, num_heads: int, relative_bias: bool = True):
         super().__init__()
@@ -136,9 +135,10 @@ class WindowAttention(nn.Module):
             self.register_buffer("relative_position_index", relative_position_index(window), persistent=False)
 
     def bias(self, N: int) -> Tensor | None:
-        """(h, N, N), or None without relative positions. For a clamped window (N smaller than the full one) this takes the leading N x N
-        corner of the index, as the official video code does. That is the right geometry only if just
-        the first axis (time) shrank; see notebook 04.
+        """(h, N, N), or None in a model without relative positions.
+
+        A clamped window has fewer tokens. For it this takes the leading N x N corner of the index, as the official video
+        code does. That is the right geometry only if just the first axis (time) shrank; see notebook 04.
         """
         if self.relative_position_bias_table is None:
             return None

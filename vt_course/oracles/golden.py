@@ -23,7 +23,7 @@ from vt_course.files import read_json, read_npz
 from vt_course.models import official
 from vt_course.models.cost import count_parameters
 from vt_course.models.mvit import MViT
-from vt_course.models.mvit import config_from_facts as mvit_config
+from vt_course.models.mvit_config import config_from_facts as mvit_config
 from vt_course.models.swin import SwinTransformer
 from vt_course.models.timesformer import TimeSformer
 from vt_course.models.uniformer import UniFormer
