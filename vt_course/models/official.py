@@ -23,7 +23,7 @@ WRAPPERS = ("state_dict", "model_state", "model", "model_state_dict", "module",
 COMPUTED = ("relative_position_index", "attn_mask", "num_batches_tracked", "n_averaged")
 # Parts of names that (Distributed)DataParallel, torch.compile, FSDP and activation checkpointing put in.
 PUT_IN = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-LISTED = 6                       # so many differences are listed one by one
+LISTED = 6                       # differences that an error lists one by one; of more, it gives the number
 
 
 @dataclass(frozen=True)
@@ -153,15 +153,15 @@ def unwrap(checkpoint: Mapping) -> dict[str, Tensor]:
 
 
 def match(model: nn.Module, names) -> tuple[str, str, str]:
-    """(layout, prefix, base): with `prefix` taken off and `base` put on, most of `names` are names of the layout.
+    """The layout that has most of `names`, after `prefix` is taken off and `base` put on: (layout, prefix, base).
 
-    A prefix stands before the names where the model was a part of another one (Lightning's `model.`). A base is missing
-    where only a part was saved: a headless `TimesformerModel` has no `timesformer.`
+    Names have a prefix where the model was a part of another one (Lightning's `model.`). They lack a base where only a
+    part was saved: a headless `TimesformerModel` has no `timesformer.`
     """
     names, keys = list(names), [k for k in model.state_dict() if not computed(k)]
     before = Counter(".".join(parts[:i]) + "." for parts in (n.split(".") for n in names) for i in range(1, min(len(parts), 5)))
     prefixes = ["", *(p for p, count in before.items() if 2 * count > len(keys))]
-    found, known = {}, layouts(model)    # the first of the best counts: most names, then the least to put on and take off
+    found, known = {}, layouts(model)    # the best has most names; among equals, the shortest base, then the shortest prefix
     for layout in known:
         theirs = {n for k in keys for n in known[layout].names(k)}
         first, count = Counter(n.split(".")[0] + "." for n in theirs).most_common(1)[0]
@@ -206,7 +206,7 @@ def from_official(model: nn.Module, checkpoint: Mapping, *, resize: bool = False
         axes = layout.left_out(ours)
         return value[(None,) * axes] if axes else value
 
-    if resize:                                   # only what is stored whole: no position table is split as q, k, v are
+    if resize:                                   # what is stored in one piece is enough: only q, k and v are ever split
         whole = {ours: renamed(ours) for ours, (first, *more) in names.items() if first in theirs and not more}
         theirs |= to_official(model, model.resize_positions(whole, source), name)
     head = [n for ours in names if ours.startswith("head.") for n in names[ours]]
@@ -259,7 +259,7 @@ def check_state(model: nn.Module, state: Mapping[str, Tensor], want: Mapping[str
 
 def likely(state: Mapping[str, Tensor]) -> str:
     """A sentence: which published variants have the names and shapes of `state`, or else which family has the names."""
-    from .zoo import ZOO                         # which imports the families, and they this file
+    from .zoo import ZOO                         # only here: it imports the families, which import this file
 
     def compared(name: str) -> tuple[float, bool, str]:
         """The share of the variant's names in `state`, whether all but its head have the right shape, and the prefix."""

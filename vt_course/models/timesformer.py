@@ -237,7 +237,7 @@ class TimeSformer(nn.Module):
         if narrow_init:
             rescale_for_narrow(self)
         for name, module in self.named_modules():
-            if name.endswith("_fc"):                                  # a new step starts as nothing at all
+            if name.endswith("_fc"):                                  # so that a new step adds nothing at first
                 nn.init.zeros_(module.weight)
 
     def embed(self, x: Tensor) -> tuple[Tensor, Size]:
@@ -268,7 +268,7 @@ class TimeSformer(nn.Module):
         return torch.cat((cls.expand(B, -1, -1), x.flatten(1, 2)), 1), (H, W, T)
 
     def warn_if_stretched(self, grid: tuple[int, int], T: int) -> None:
-        """Say once that the embeddings are made for another input: what shares one cannot be told apart by its position."""
+        """Warn once where the embeddings are made for another input: patches that share one have no position of their own."""
         frames = T if self.time_embed is None else self.time_embed.shape[1]
         if self.warned or T == frames and (self.pos_embed is None or grid == self.grid) or torch.compiler.is_compiling():
             return
@@ -361,8 +361,8 @@ class TimeSformer(nn.Module):
 def resize_space(pos: Tensor, grid: tuple[int, int], source: tuple[int, int] | None = None) -> Tensor:
     """The position embedding (1, 1 + h·w, D) of a grid `source` = (h, w), by default square, for another: (1, 1 + H·W, D).
 
-    As in the official code, a grid of as many patches in another shape (2 x 8 on 4 x 4) takes the table as it is, and
-    so reads it in rows of the wrong length.
+    As in the official code, a grid of another shape with as many patches (2 x 8 for 4 x 4) takes the table as it is. It
+    then reads the table in rows of the wrong length.
     """
     side = round((pos.shape[1] - 1) ** 0.5)
     return pos if prod(grid) + 1 == pos.shape[1] else stretch(pos, source or (side, side), grid)

@@ -8,8 +8,8 @@ Three things change against the image model, and this file holds exactly those:
 Everything else, `window_partition`, the roll and its mask, blocks and merging, is `swin.py` on three axes.
 Time is never merged: T/2 steps enter and T/2 steps leave.
 
-Besides the joint attention in 3-D windows the paper tries two cheaper ways to bring in time (its ablation on
-designs for space-time attention, table 4); both are windows of other shapes, so both are here as well.
+Besides the joint attention in 3-D windows, the paper tries two other ways to bring in time (its ablation on designs
+for space-time attention, table 4). Both are windows of other shapes, so both are here as well.
 
 Parameter names are those of the official checkpoints without their `backbone.` prefix; `head` is their
 `cls_head.fc_cls` (SwinTransformer/Video-Swin-Transformer, mmaction/models/backbones/swin_transformer.py).
@@ -79,10 +79,10 @@ class SwinTransformer3D(Backbone):
     - "split": windows of 1 x M x M, and two transformer layers over time, P x 1 x 1, after the last stage;
     - "factorized": every block attends in 1 x M x M and then in P x 1 x 1 windows (`FactorizedBlock`).
 
-    No code of "split" and "factorized" was released. That the layers over time see each place on its own, and
-    that they are whole layers here and attention alone there, follows from the stated parameters and costs.
-    Assumed: a LayerNorm before and a relative position bias in each, `num_heads` as in the stage, no shift, so
-    P should be the whole T/2 (16 for 32 frames), and the split layers stand before the final norm.
+    No code of "split" and "factorized" was released. From the stated parameters and costs it follows that what is added
+    over time sees each place on its own, and that it is whole layers in "split" but attention alone in "factorized".
+    Assumed: a LayerNorm before each and a relative position bias in each, as many heads as in the stage, and no shift,
+    so P should be the whole T/2 (16 for 32 frames). The split layers stand before the final norm.
     """
 
     layout = "B C T H W"
