@@ -128,8 +128,7 @@ def attention(qkv: Tensor, bias: Tensor | None, groups: list[tuple[int, Tensor |
     is (N, N) or None.
 
     PyTorch's fused kernel never holds all N x N scores. It gives no gradient to a bias on a CPU, so training there has a
-    backward pass of its own (`BiasedAttention`). 64 windows of 8 x 7 x 7: 1.8 and 2.5 times as fast; of 7 x 7, where a
-    matrix product for all windows at once is hard to beat: 0.7 and 1.0 times.
+    backward pass of its own. 64 windows of 8 x 7 x 7: 1.8 and 2.5 times as fast; 64 windows of 7 x 7: 0.7 and 1.0 times.
     """
     N = qkv.shape[1]
     bias = qkv.new_zeros(1, N, N) if bias is None else bias
@@ -285,10 +284,9 @@ def positions_in_the_product(q: Tensor, k: Tensor, v: Tensor, scores: list[Tenso
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Size) -> Tensor:
     """`F.conv3d(x, weight, bias, stride, kernel // 2, groups=C)`, or `F.conv2d`: one filter for each channel.
 
-    (B, C, *size), (C, 1, *kernel) -> (B, C, *smaller), x in channels-last memory. The forward pass is that expression. The
-    backward pass is our own on a CPU, where PyTorch's takes 10 to 40 times as long as the forward pass: it is made of
-    convolutions that have a fast kernel. Both together, on 8 x 56 x 56 places: 5 x 5 x 5 filters 1.9 times as fast, 3 x 3 x 3
-    filters at stride 1 x 2 x 2 2.2 times.
+    (B, C, *size), (C, 1, *kernel) -> (B, C, *smaller), x in channels-last memory. On a CPU, PyTorch's backward pass takes 10
+    to 40 times as long as its forward pass; ours is made of convolutions that have a fast kernel. Forward with backward on
+    8 x 56 x 56 places: 1.9 times as fast with filters of 5 x 5 x 5, 2.2 times with 3 x 3 x 3 at a stride of 1 x 2 x 2.
     """
     if not own_backward(x):
         return convolve(x, weight, bias, stride)
