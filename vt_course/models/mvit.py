@@ -28,6 +28,7 @@ from . import fast
 from .layers import DropPath, Mlp, Sides, Size, check_input, check_settings, drop_path_schedule, per_axis, rescale_for_narrow
 from .mvit_config import EPS, check_choices, check_patches, overlapping, plan_blocks
 
+
 # ---------------------------------------------------------------- pooling
 
 class ConvPool3d(nn.Conv3d):
@@ -40,8 +41,7 @@ class ConvPool3d(nn.Conv3d):
         super().__init__(head_dim, head_dim, kernel, stride, padding, groups=head_dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        C = x.shape[1]
-        weight = self.weight.repeat(C // self.groups, 1, 1, 1, 1)     # (d, 1, k, k, k) -> (h·d, 1, k, k, k)
+        weight = self.weight.repeat(x.shape[1] // self.groups, 1, 1, 1, 1)         # (d, 1, k, k, k) -> (h·d, 1, k, k, k)
         return fast.depthwise(x, weight, None, self.stride)
 
 
