@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from weights import shake
 
 from vt_course.models import create
+
+from weights import shake
 
 pytestmark = pytest.mark.slow
 

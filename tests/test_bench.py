@@ -4,10 +4,11 @@ import sys
 
 import numpy as np
 import pytest
-from videos import rotate_tag, write_video
 
 from vt_course import CourseError
 from vt_course.claims import bench_data as bench
+
+from videos import rotate_tag, write_video
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,14 @@ import IPython.display
 import pytest
 import torch
 from matplotlib.figure import Figure
-from solutions import RIGHT, WRONG
-from solutions.video_swin import glue_view, partition, view_after_permute
 
 from vt_course.lab import progress, show
 from vt_course.lab.check import check
 from vt_course.lab.exercise import Exercise
 from vt_course.lab.exercises import EXERCISES
+
+from solutions import RIGHT, WRONG
+from solutions.video_swin import glue_view, partition, view_after_permute
 
 pytestmark = pytest.mark.slow
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from test_training import QUIET, Tiny, assert_same_run, clips, recipe, train  # noqa: F401 (fixtures)
 
 from vt_course import CourseError
 from vt_course.files import alone
 from vt_course.training import checkpoint, evaluate, fit, folder
+
+from test_training import QUIET, Tiny, assert_same_run, clips, recipe, train  # noqa: F401 (fixtures)
 
 
 @pytest.fixture(autouse=True)

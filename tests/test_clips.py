@@ -13,7 +13,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
-from videos import cut_without_encoding, decode, rotate_tag, write_audio, write_interlaced, write_video
 
 from vt_course import CourseError
 from vt_course.data import clips, transforms, verify
@@ -32,6 +31,8 @@ from vt_course.data.clips import (
     video_swin_views,
 )
 from vt_course.data.reader import BadClip, ClipReader
+
+from videos import cut_without_encoding, decode, rotate_tag, write_audio, write_interlaced, write_video
 
 # ------------------------------------------------------------------------- index rules
 

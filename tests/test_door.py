@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from videos import write_video
 
 from vt_course import CourseError, cli, files
 from vt_course.claims import golden
@@ -25,6 +24,8 @@ from vt_course.fetch import kinetics, weights
 from vt_course.fetch.download import Download
 from vt_course.lab import progress
 from vt_course.training import checkpoint
+
+from videos import write_video
 
 
 def tar(*members, size=None, pax=None) -> bytes:

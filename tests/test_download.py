@@ -16,13 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
-from server import serving
 
 from vt_course import CourseError
 from vt_course.fetch import download, weights
 from vt_course.fetch.download import fetch, sha256_of
 from vt_course.models import create, mini_weights
 from vt_course.models.official import to_official
+
+from server import serving
 
 BODY = bytes(range(256)) * 4096                                        # 1 MB
 OTHER = BODY[::-1]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from videos import write_video
 
 from vt_course import CourseError
 from vt_course.cli import main
@@ -18,6 +17,8 @@ from vt_course.data.folders import name_hash, read_folder
 from vt_course.data.prepare import verify_folder
 from vt_course.data.reader import BadClip, ClipReader
 from vt_course.data.verify import decode_all
+
+from videos import write_video
 
 
 @pytest.fixture(scope="module")

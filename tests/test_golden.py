@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from weights import unset
 
 from vt_course import CourseError
 from vt_course.claims import golden
@@ -15,6 +14,8 @@ from vt_course.claims.golden import check_case, check_folder
 from vt_course.cli import main
 from vt_course.models.mvit import MViT
 from vt_course.models.official import from_official, to_official
+
+from weights import unset
 
 pytestmark = pytest.mark.slow
 

@@ -16,8 +16,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from server import serving
-from videos import write_video
 
 from vt_course import CourseError, repo_root
 from vt_course.data import open_spec, verify
@@ -25,6 +23,9 @@ from vt_course.fetch import download
 from vt_course.fetch import kinetics as module
 from vt_course.fetch.download import sha256_of
 from vt_course.fetch.kinetics import Clip, folder_of, kinetics, rank, read_annotations
+
+from server import serving
+from videos import write_video
 
 CLASSES = ("petting animal (not cat)", "playing harp", "side kick", "yoga")
 ASKED = "playing harp,side kick"

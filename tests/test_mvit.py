@@ -14,21 +14,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torchvision.models.video import mvit
 from torchvision.models.video.mvit import MSBlockConfig
-from weights import shake, unset
 
 from vt_course.models import ZOO, create
 from vt_course.models.cost import count_macs, count_parameters
-from vt_course.models.mvit import (
-    MViT,
-    PoolingAttention,
-    config_from_facts,
-    kv_strides,
-    pooled_size,
-    pooling,
-    relative_rows,
-    round_width,
-)
+from vt_course.models.mvit import MViT, PoolingAttention, pooled_size, pooling, relative_rows
+from vt_course.models.mvit_config import config_from_facts, kv_strides, round_width
 from vt_course.models.official import from_official, to_official
+
+from weights import shake, unset
 
 DEFAULTS = {k: p.default for k, p in inspect.signature(MViT).parameters.items()}
 ONE, TWO = (1, 1, 1), (1, 2, 2)

@@ -1,14 +1,17 @@
 """Checkpoint layouts: ours <-> theirs, strictly, for every family and every layout we know."""
+import ast
 import re
+from pathlib import Path
 
 import pytest
 import torch
 import transformers
-from weights import shake
 
-from vt_course.models import create
+from vt_course.models import create, official
 from vt_course.models.official import LAYOUTS, from_official, layouts, recognise, resize_bias_table, to_official
 from vt_course.models.swin import SwinTransformer
+
+from weights import shake
 
 MINI = ["swin_mini", "video_swin_mini", "mvit_mini", "mvit_v2_mini", "timesformer_mini", "uniformer_mini"]
 PAIRS = [(name, layout) for name in MINI for layout in layouts(create(name))]
@@ -24,6 +27,19 @@ def test_there_and_back(name, layout):
     names = {tuple(sorted(to_official(model, layout=other))) for other in layouts(model)}
     if len(names) > 1:                            # layouts with different names are told apart
         assert set(to_official(model, layout=recognise(model, theirs))) == set(theirs)
+
+
+def test_what_depends_on_the_family_stands_with_the_family():
+    """official.py imports no model (`zoo`, which names all variants, only to say what weights might be) and asks for no class of ours."""
+    tree = ast.parse(Path(official.__file__).read_text(encoding="utf-8"))
+    ours = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level}
+    asked = {ast.unparse(node.args[1]) for node in ast.walk(tree)
+             if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance"}
+    assert ours == {"zoo"} and asked == {"Mapping", "Tensor"}
+    for name in MINI:
+        model = create(name)
+        state = model.resize_positions(model.state_dict())
+        assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items()), name
 
 
 def test_every_layout_is_listed():

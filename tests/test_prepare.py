@@ -16,7 +16,6 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
-from videos import cut_without_encoding, decode, rotate_tag, write_audio, write_interlaced, write_video
 
 from vt_course import CourseError
 from vt_course.cli import main
@@ -26,6 +25,8 @@ from vt_course.data.folders import read_folder
 from vt_course.data.prepare import prepare, probe_folder, stats, verify_folder, videos_below
 from vt_course.data.reader import BadClip, ClipReader
 from vt_course.files import alone
+
+from videos import cut_without_encoding, decode, rotate_tag, write_audio, write_interlaced, write_video
 
 
 def read_csv(path) -> list[dict]:

@@ -16,11 +16,12 @@ import pytest
 if not hasattr(os, "fork"):
     pytest.skip("Windows lacks what this needs: runs of several processes are forked here", allow_module_level=True)
 import torch
-from test_training import clips, weights  # noqa: F401 (a fixture)
 
 from vt_course.files import alone
 from vt_course.training.evaluate import evaluate_run
 from vt_course.training.recipes import Recipe
+
+from test_training import clips, weights  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.slow
 

@@ -15,11 +15,12 @@ import numpy as np
 import psutil
 import pytest
 from torch.utils.data import DataLoader
-from videos import decode, rotate_tag, write_audio, write_video
 
 from vt_course.data.clips import Rows, VideoFolder, collate
 from vt_course.data.reader import LARGEST, BadClip, ClipReader
 from vt_course.data.verify import in_processes, verify
+
+from videos import decode, rotate_tag, write_audio, write_video
 
 MUTANTS = 500                           # mutated files; verifying and loading them takes about 10 s on one core
 

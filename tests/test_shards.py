@@ -18,8 +18,6 @@ import torch
 import webdataset
 from PIL import Image
 from test_cli import run, run_json
-from test_training import QUIET, assert_same_run, clips, recipe, tiny, train  # noqa: F401 (fixtures)
-from videos import write_video
 
 from vt_course import CourseError
 from vt_course.data import loading, open_spec
@@ -30,6 +28,9 @@ from vt_course.data.shards import shard
 from vt_course.files import alone
 from vt_course.training import evaluate
 from vt_course.training.checkpoint import read_state
+
+from test_training import QUIET, assert_same_run, clips, recipe, tiny, train  # noqa: F401 (fixtures)
+from videos import write_video
 
 
 def read_csv(path) -> list[dict]:

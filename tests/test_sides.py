@@ -4,11 +4,12 @@ import warnings
 import pytest
 import torch
 import transformers
-from weights import shake
 
 from vt_course.models import create
 from vt_course.models.official import from_official, resize_bias_table, to_official
 from vt_course.models.swin import SwinTransformer
+
+from weights import shake
 
 IMAGE = dict(patch_kernel=(7, 7), patch_stride=(4, 4), patch_padding=(3, 3), kernel=3)
 SAME = [("swin_mini", {}, dict(img_size=32, patch_size=2, window=3), (3, 32, 32)),

@@ -3,19 +3,20 @@ import re
 from itertools import product
 from math import prod
 
-import counting
 import pytest
 import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from weights import shake
 
 from vt_course.models import ZOO, create
 from vt_course.models.cost import count_parameters
 from vt_course.models.official import from_official
-from vt_course.models.timesformer import TimeSformer, group, initialise_from_vit, resize_space, resize_time, ungroup
+from vt_course.models.timesformer import TimeSformer, group, resize_space, resize_time, ungroup
+
+import counting
+from weights import shake
 
 TINY = dict(img_size=16, patch_size=4, num_frames=4, embed_dim=8, depth=2, num_heads=2, num_classes=5, drop_path=0.0)
 SCHEMES = ["space", "joint", "divided", "local_global", "axial"]
@@ -424,7 +425,7 @@ VIT = TINY | dict(attention="space", num_frames=1)                     # on one 
 def test_a_still_clip_is_seen_as_the_image(attention):
     state, video, frame = shake(TimeSformer(**VIT).double(), 5).state_dict(), tiny(attention), clip(2, 3, 16, 16)
     head = {k: state[k] for k in ("head.weight", "head.bias")}
-    video.load_state_dict(initialise_from_vit(video, {**state, "pre_logits.fc.weight": torch.zeros(2)}) | head)
+    video.load_state_dict(video.inflate({**state, "pre_logits.fc.weight": torch.zeros(2)}) | head)
     want, _ = Literal(state, **VIT)(frame[:, :, None])
     for T in (1, 4, 6):
         close(video(frame[:, :, None].expand(-1, -1, T, -1, -1)), want)
@@ -433,7 +434,7 @@ def test_a_still_clip_is_seen_as_the_image(attention):
 @pytest.mark.parametrize("attention", SCHEMES)
 def test_every_attention_starts_as_that_of_the_image(attention):
     state, video = shake(TimeSformer(**VIT).double(), 5).state_dict(), tiny(attention, img_size=24, num_classes=3)
-    got = initialise_from_vit(video, state)
+    got = video.inflate(state)
     assert torch.equal(got["head.weight"], video.head.weight) and torch.equal(got["head.bias"], video.head.bias)
     assert torch.equal(got["pos_embed"], resize_space(state["pos_embed"], (6, 6)))
     assert attention == "space" or not got["time_embed"].any()
@@ -442,7 +443,7 @@ def test_every_attention_starts_as_that_of_the_image(attention):
             assert torch.equal(got[f"blocks.{i}.{step}_{name}.{part}"], state[f"blocks.{i}.{name}.{part}"])
         assert not got[f"blocks.{i}.{step}_fc.{part}"].any()
     video.load_state_dict(got, strict=True)
-    assert "pos_embed" not in initialise_from_vit(tiny(attention, positions="none"), state)
+    assert "pos_embed" not in tiny(attention, positions="none").inflate(state)
 
 
 def test_image_weights_that_do_not_fit():
@@ -450,7 +451,7 @@ def test_image_weights_that_do_not_fit():
     state["extra"] = state.pop("norm.bias")
     state["blocks.1.attn.qkv.bias"] = torch.zeros(3)
     with pytest.raises(ValueError) as error:
-        initialise_from_vit(tiny("divided"), state)
+        tiny("divided").inflate(state)
     assert set(str(error.value).removeprefix("the weights do not fit TimeSformer, 4 entries differ: ").split("; ")) == {
         "missing norm.bias (8,)", "unexpected extra (8,)", "blocks.1.attn.qkv.bias has shape (3,), wanted (24,)",
         "blocks.1.temporal_attn.qkv.bias has shape (3,), wanted (24,)"}

@@ -21,7 +21,6 @@ import torch
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-from videos import write_video
 
 from vt_course import CourseError, machine
 from vt_course.data import loading, transforms
@@ -29,6 +28,8 @@ from vt_course.data.reader import ClipReader
 from vt_course.models import ZOO, create
 from vt_course.training import checkpoint, curves, evaluate, fit, folder
 from vt_course.training.recipes import RECIPES, Recipe, recipe_for
+
+from videos import write_video
 
 CLASSES = ("dark", "grey", "light")
 QUIET = dict(device="cpu", workers=0, progress=False)

@@ -5,15 +5,15 @@ from math import prod
 import pytest
 import torch
 import torch.nn.functional as F
-from counting import count_equal_blocks_once
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from weights import shake
 
 from vt_course.models import ZOO, create
 from vt_course.models.cost import count_macs, count_parameters
-from vt_course.models.layers import DepthwiseFunction, convolve
-from vt_course.models.uniformer import Depthwise, LocalBlock, RelationAggregator, UniFormer, inflate_uniformer
+from vt_course.models.uniformer import Depthwise, LocalBlock, RelationAggregator, UniFormer
+
+from counting import count_equal_blocks_once
+from weights import shake
 
 pytestmark = pytest.mark.slow
 
@@ -193,22 +193,6 @@ def test_local_affinity_is_a_matrix_of_learned_numbers(size, tube):
         got = block.conv2(block.attn(block.conv1(x))).flatten(2)
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
     assert (A[0] != 0).sum(1).max() == prod(min(n, tube) for n in size)
-
-
-@given(B=st.integers(1, 2), C=st.integers(1, 3), dims=st.integers(2, 3), data=st.data())
-@settings(max_examples=60, deadline=None)
-def test_backward_pass_of_depthwise_convolution(B, C, dims, data):
-    """For any size, kernel and stride: odd kernels at small strides go one way, all others another."""
-    sides, strides = data.draw(st.sampled_from([([3, 5, 7], [1, 2]), ([1, 2, 3, 5, 9], [1, 2, 3, 8])]))
-    kernel, stride = ([data.draw(st.sampled_from(of)) for _ in range(dims)] for of in (sides, strides))
-    size = [data.draw(st.integers(max(1, k % 2 == 0), 9)) for k in kernel]
-    g = torch.Generator().manual_seed(0)
-    x, w, b = (torch.randn(*s, generator=g, dtype=torch.float64, requires_grad=True)
-               for s in ((B, C, *size), (C, 1, *kernel), (C,)))
-    grad = torch.randn(convolve(x, w, b, stride).shape, generator=g, dtype=torch.float64)
-    got, want = (torch.autograd.grad(f(x, w, b, stride), (x, w, b), grad) for f in (DepthwiseFunction.apply, convolve))
-    for a, c in zip(got, want):
-        torch.testing.assert_close(a, c, rtol=1e-10, atol=1e-10)
 
 
 def test_frozen_filters_get_no_gradient():
@@ -449,7 +433,7 @@ def test_drop_path_rises_over_all_blocks_and_initial_weights():
 def test_inflated_weights_see_a_still_clip_as_the_image(mode):
     """The middle of a long still clip, before attention mixes in its ends."""
     image, video = shake(UniFormer(dims=2, layer_scale="LG", **TINY)), UniFormer(layer_scale="LG", **TINY).eval()
-    state = inflate_uniformer(video, {"model": image.state_dict()}, mode)
+    state = video.inflate({"model": image.state_dict()}, mode)
     video.load_state_dict(state)
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -472,17 +456,17 @@ def test_inflated_weights_see_a_still_clip_as_the_image(mode):
 def test_inflation_keeps_the_models_head_for_other_classes_and_is_strict():
     image = shake(UniFormer(dims=2, **TINY))
     video = UniFormer(**TINY | dict(num_classes=7))
-    state = inflate_uniformer(video, image.state_dict())
+    state = video.inflate(image.state_dict())
     assert torch.equal(state["head.weight"], video.head.weight) and set(state) == set(video.state_dict())
     wrong = image.state_dict()
     wrong["extra"] = wrong.pop("norm.bias")
     wrong["blocks3.0.norm1.bias"] = torch.zeros(3)
     with pytest.raises(ValueError) as error:
-        inflate_uniformer(video, wrong)
+        video.inflate(wrong)
     for part in ("3 entries", "missing norm.bias", "unexpected extra", "blocks3.0.norm1.bias has shape (3,), wanted (16,)"):
         assert part in str(error.value)
     with pytest.raises(ValueError, match="'average' or 'centre'"):
-        inflate_uniformer(video, image.state_dict(), "middle")
+        video.inflate(image.state_dict(), "middle")
 
 
 # ------------------------------------------------------------ errors

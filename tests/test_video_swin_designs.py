@@ -2,21 +2,14 @@
 import pytest
 import torch
 import torch._dynamo as dynamo
-from counting import count_equal_blocks_once
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from weights import shake
 
 from vt_course.models import ZOO, create
 from vt_course.models.cost import count_parameters
-from vt_course.models.swin import (
-    SwinTransformer,
-    relative_position_index,
-    shift_mask,
-    shifted_windows,
-    window_partition,
-)
+from vt_course.models.swin import SwinTransformer, relative_position_index
 from vt_course.models.video_swin import FactorizedBlock, SwinTransformer3D
+
+from counting import count_equal_blocks_once
+from weights import shake
 
 SMALL = dict(embed_dim=12, depths=(2, 2), num_heads=(2, 4), num_classes=5)
 
@@ -171,28 +164,6 @@ def test_the_official_names_of_the_absolute_embedding():
     """microsoft/Swin-Transformer, models/swin_transformer.py: (1, patches, C), none without `ape`."""
     assert create("swin_mini", ape=True).absolute_pos_embed.shape == (1, 256, 32)
     assert "absolute_pos_embed" not in create("swin_mini").state_dict()
-
-
-# ------------------------------------------------------------ windows in sorted order
-
-@given(grid=st.lists(st.integers(2, 3), min_size=2, max_size=3), B=st.integers(1, 2), data=st.data())
-@settings(max_examples=30, deadline=None)
-def test_sorted_windows_are_the_rolled_ones_with_their_masks(grid, B, data):
-    window = tuple(data.draw(st.integers(2, 4)) for _ in grid)
-    shift = tuple(w // 2 * data.draw(st.booleans()) for w in window)
-    size = tuple(g * w for g, w in zip(grid, window))
-    cpu, kind = torch.device("cpu"), torch.float32
-    index, inverse, counts, masks = shifted_windows(B, size, window, shift, cpu, kind)
-    rows = torch.arange(B * torch.Size(size).numel())
-    assert torch.equal(index[inverse], rows) and sum(counts) == B * torch.Size(grid).numel()
-    assert len(counts) == len(masks) == 2 ** sum(map(bool, shift)) and masks[0] is None
-    masks = [torch.zeros(2 * (torch.Size(window).numel(),)), *masks[1:]]
-    rolled = torch.roll(rows.view(B, *size, 1), [-s for s in shift], [a + 1 for a in range(len(size))])
-    wanted = {tuple(w.tolist()): m for w, m in zip(window_partition(rolled, window)[..., 0],
-                                                   shift_mask(size, window, shift, cpu, kind).repeat(B, 1, 1))}
-    windows = index.view(-1, torch.Size(window).numel()).split(counts)
-    got = {tuple(w.tolist()): m for group, m in zip(windows, masks) for w in group}
-    assert got.keys() == wanted.keys() and all(torch.equal(got[k], wanted[k]) for k in got)
 
 
 # ------------------------------------------------------------ torch.compile

@@ -5,10 +5,11 @@ import warnings
 import pytest
 import torch
 import transformers
-from weights import shake
 
 from vt_course.models import create
 from vt_course.models.official import from_official, to_official, unwrap
+
+from weights import shake
 
 MINI = ["swin_mini", "video_swin_mini", "mvit_v2_mini", "timesformer_mini", "uniformer_mini"]
 

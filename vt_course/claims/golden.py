@@ -26,10 +26,10 @@ from vt_course.files import read_json, read_npz
 from vt_course.models import official
 from vt_course.models.cost import count_parameters
 from vt_course.models.mvit import MViT
-from vt_course.models.mvit import config_from_facts as mvit_config
+from vt_course.models.mvit_config import config_from_facts as mvit_config
 from vt_course.models.swin import SwinTransformer
 from vt_course.models.timesformer import TimeSformer
-from vt_course.models.uniformer import UniFormer, inflate_uniformer
+from vt_course.models.uniformer import UniFormer
 from vt_course.models.video_swin import SwinTransformer3D
 
 
@@ -467,9 +467,8 @@ def check_gradients(model: nn.Module, x: Tensor, facts: dict, layout: str, rtol:
 def check_inflation(facts: dict, arrays, row: dict) -> None:
     """Fill the image model's weights, inflate them with our code, compare tensors, then the video model's output."""
     model = build(facts["config_3d"], facts)
-    inflate = inflate_uniformer if isinstance(model, UniFormer) else official.inflate_swin
     weights = fill_all(facts["keys_2d"], facts["weights_abs_sum"])
-    model.load_state_dict(inflate(model, {"model": weights}))
+    model.load_state_dict(model.inflate({"model": weights}))
     state = model.state_dict()
     for name, want in facts["tensors"].items():
         if name not in state or list(state[name].shape) != want["shape"]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from .zoo import ZOO
+from vt_course.models.zoo import ZOO
 
 
 def create(name: str, **overrides) -> nn.Module:

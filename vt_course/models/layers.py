@@ -1,15 +1,9 @@
 """The pieces that several of the five papers truly share."""
-from itertools import product
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.nn.grad import conv2d_weight
 
 Size = tuple[int, ...]
 Sides = int | Size                       # of a setting that has a value for each axis: one number stands for all of them
-CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 class DropPath(nn.Module):
@@ -73,9 +67,9 @@ def init_weights(module: nn.Module) -> None:
 def rescale_for_narrow(model: nn.Module) -> None:
     """Redraw the Linear weights inside blocks with std 1/sqrt(fan_in) instead of 0.02.
 
-    0.02 suits layers of many hundred channels (1/sqrt(768) = 0.036). At 24 channels it makes attention and
-    MLP so weak that every block starts as the identity, and training from scratch stays at chance for long.
-    Only our own `*_mini` variants use it; the published ones keep the official 0.02.
+    0.02 suits layers of many hundred channels (1/sqrt(768) = 0.036). With 24 channels, attention and MLP would be so
+    weak that every block starts as the identity, and training from scratch would stay at chance for a long time.
+    Only our own `*_mini` variants use it. The published variants keep the official 0.02.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and name.startswith(("layers.", "blocks")):
@@ -88,8 +82,8 @@ MAY_BE_ZERO = ("patch_padding", "shift")
 def check_settings(family: type[nn.Module], settings: dict) -> None:
     """Raise ValueError that names the first of a model's settings that makes no sense in any family.
 
-    `settings` are the `locals()` of the constructor of `family`; its annotations say what each should be: whole numbers
-    are at least 1 (but for `MAY_BE_ZERO`), rates lie in [0, 1), ratios are positive.
+    `settings` are the `locals()` of the constructor of `family`. Its annotations say what each should be. Whole numbers
+    are at least 1 (except those in `MAY_BE_ZERO`), rates lie in [0, 1), ratios are positive.
     """
     def refuse(name: str, what: str):
         raise ValueError(f"{family.__name__} was given {name}={settings[name]!r}; it must be {what}.")
@@ -149,111 +143,3 @@ def check_input(x: Tensor, layout: str, channels: int) -> None:
     if not x.is_floating_point():
         raise ValueError(f"input of shape {got} has dtype {x.dtype}; wanted floating point {wanted}: "
                          "convert and normalise the pixels first.")
-
-
-def own_backward(x: Tensor) -> bool:
-    """Whether our own backward passes, faster on a CPU, are to be used for `x`.
-
-    Not in compiled graphs and inside the transforms of torch.func (grad, vmap, jvp), which see into PyTorch's only.
-    """
-    return (x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-            and not torch._C._are_functorch_transforms_active())
-
-
-# ---------------------------------------------------------------- depthwise convolution
-
-def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Size) -> Tensor:
-    """One filter for each channel, zero-padded by kernel // 2, on a channels-last map.
-
-    (B, C, *size), (C, 1, *kernel) -> (B, C, *smaller).
-    """
-    if not own_backward(x):
-        return convolve(x, weight, bias, stride)
-    if torch.is_autocast_enabled("cpu"):         # as autocast does to PyTorch's convolutions, so that backward sees one dtype
-        dtype = torch.get_autocast_dtype("cpu")
-        x, weight, bias = x.to(dtype), weight.to(dtype), bias if bias is None else bias.to(dtype)
-    return DepthwiseFunction.apply(x, weight, bias, stride)
-
-
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Size) -> Tensor:
-    conv = F.conv3d if x.ndim == 5 else F.conv2d
-    return conv(x, weight, bias, stride, tuple(k // 2 for k in weight.shape[2:]), groups=len(weight))
-
-
-class DepthwiseFunction(torch.autograd.Function):
-    """`convolve` with a faster backward pass on CPUs: PyTorch's takes 10 to 40 times as long as its forward pass."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Size) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.stride = stride
-        return convolve(x, weight, bias, stride)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g: Tensor):
-        x, weight = ctx.saved_tensors
-        kernel = weight.shape[2:]
-        g = g.to(x.dtype).contiguous(memory_format=CHANNELS_LAST[len(kernel)])
-        dx = dw = db = None
-        if max(ctx.stride) > 2 or min(kernel[-2:]) < 3 or any(k % 2 == 0 for k in kernel):
-            dx, dw = gradients_by_tap(x, weight, g, ctx.stride)
-        else:
-            if ctx.needs_input_grad[0]:
-                dx = input_gradient(x.shape, weight, g, ctx.stride)
-            if ctx.needs_input_grad[1]:
-                dw = filter_gradient(x, g, kernel, ctx.stride)
-        if ctx.needs_input_grad[2]:
-            db = g.sum((0, *range(2, g.ndim)))
-        return dx, dw, db, None
-
-
-def input_gradient(shape: Size, weight: Tensor, g: Tensor, stride: Size) -> Tensor:
-    """Gradient of x, of `shape`: itself a depthwise convolution of stride 1, with mirrored filters of odd sides.
-
-    Its input is the map g (B, C, *smaller) with zeros between the values, where the stride left places out.
-    """
-    B, C, *size = shape
-    if max(stride) > 1:
-        spread = g.new_zeros(B, *size, C).movedim(-1, 1)              # (B, C, *size)
-        spread[(..., *[slice(None, None, s) for s in stride])] = g
-        g = spread
-    axes = tuple(range(2, g.ndim))
-    return convolve(g, weight.flip(axes), None, (1,) * len(axes))
-
-
-def filter_gradient(x: Tensor, g: Tensor, kernel: Size, stride: Size) -> Tensor:
-    """Gradient of filters of odd sides: (B, C, *size), (B, C, *smaller) -> (C, 1, *kernel), sums of x times shifted g.
-
-    Each time offset is a 2-D problem, and 3 x 3 filters have a fast kernel, so larger ones are put together
-    from 3 x 3 pieces (for 5 x 5: four, which share the middle row and column).
-    """
-    if x.ndim == 4:                                                   # an image is a clip of one frame
-        return filter_gradient(x[:, :, None], g[:, :, None], (1, *kernel), (1, *stride))[:, :, 0]
-    C, (T, H, W) = g.shape[1], [s * (n - 1) + 1 for s, n in zip(stride, g.shape[2:])]      # what the first tap sees
-    x = F.pad(x, [p for k in reversed(kernel) for p in (k // 2, k // 2)]).movedim(1, -1)   # (B, T+, H+, W+, C)
-    g = g.transpose(1, 2).flatten(0, 1)                               # (B·T', C, H', W')
-    dw = x.new_empty(C, 1, *kernel)
-    for i, j in product(range(0, kernel[1] - 2, 2), range(0, kernel[2] - 2, 2)):
-        piece = x[:, :, i:i + H + 2, j:j + W + 2].contiguous()
-        for t in range(kernel[0]):
-            frames = piece[:, t:t + T:stride[0]].flatten(0, 1).movedim(-1, 1)              # (B·T', C, H+2, W+2)
-            dw[:, :, t, i:i + 3, j:j + 3] = conv2d_weight(frames, (C, 1, 3, 3), g, stride=stride[1:], groups=C)
-    return dw
-
-
-def gradients_by_tap(x: Tensor, weight: Tensor, g: Tensor, stride: Size) -> tuple[Tensor, Tensor]:
-    """Both gradients for any kernel and stride, one tap of the filter after the other.
-
-    The way for large strides, where the map of zeros in `input_gradient` would be mostly zeros.
-    """
-    kernel, size = weight.shape[2:], x.shape[2:]
-    x = F.pad(x, [p for k in reversed(kernel) for p in (k // 2, k // 2)]).movedim(1, -1)   # (B, *size+, C)
-    g = g.movedim(1, -1)                                              # (B, *smaller, C)
-    dx, dw = torch.zeros_like(x), torch.empty_like(weight)
-    for tap in product(*map(range, kernel)):
-        seen = (slice(None), *[slice(i, i + s * (n - 1) + 1, s) for i, s, n in zip(tap, stride, g.shape[1:-1])])
-        dx[seen].addcmul_(g, weight[:, 0][(slice(None), *tap)])
-        dw[:, 0][(slice(None), *tap)] = (x[seen] * g).flatten(0, -2).sum(0)
-    dx = dx[(slice(None), *[slice(k // 2, k // 2 + n) for k, n in zip(kernel, size)])]
-    return dx.movedim(-1, 1), dw

@@ -9,9 +9,9 @@ MViTv2 changes four things in the same blocks: relative positions, added to the 
 replace the absolute ones; pooled queries are added to the output of attention; queries pass a pooling in
 every block; channels double inside the attention of the first block of a stage, not in the MLP before it.
 
-Tokens are (B, N, C): the class token first, then the map in row-major (t, h, w) order. Read the other way,
-they are a channels-last map, and pooling uses them as such: no head is ever moved in memory. An image is a
-clip of one frame. Sizes are fixed when the model is built; `MViT.resize_positions` carries weights to another size.
+Tokens are (B, N, C): the class token first, then the map in row-major (t, h, w) order. The same memory is a map
+(B, T, H, W, C), and pooling reads it as one, so that no head is copied. An image is a clip of one frame.
+Sizes are fixed when the model is built; `MViT.resize_positions` carries weights to another size.
 
 Parameter names are those of the official checkpoints (facebookresearch/SlowFast, slowfast/models/
 video_model_builder.py and attention.py, with fused qkv).
@@ -24,27 +24,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import (DropPath, Mlp, Sides, Size, check_input, check_settings, depthwise, drop_path_schedule, per_axis,
-                     rescale_for_narrow)
-
-EPS = 1e-6                               # of every LayerNorm
-
+from vt_course.models import fast
+from vt_course.models.layers import (
+    DropPath,
+    Mlp,
+    Sides,
+    Size,
+    check_input,
+    check_settings,
+    drop_path_schedule,
+    per_axis,
+    rescale_for_narrow,
+)
+from vt_course.models.mvit_config import EPS, check_choices, check_patches, overlapping, plan_blocks
 
 # ---------------------------------------------------------------- pooling
 
 class ConvPool3d(nn.Conv3d):
     """Learned pooling: one filter for each channel of a head, shared by all heads (MViT, table 15).
 
-    Shape: (B, h * d, T, H, W) -> (B, h * d, T', H', W').
+    Shape: (B, h·d, T, H, W) -> (B, h·d, T', H', W').
     """
 
     def __init__(self, head_dim: int, kernel: Size, stride: Size, padding: Size):
         super().__init__(head_dim, head_dim, kernel, stride, padding, groups=head_dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        C = x.shape[1]
-        weight = self.weight.repeat(C // self.groups, 1, 1, 1, 1)     # (d, 1, k, k, k) -> (h·d, 1, k, k, k)
-        return depthwise(x, weight, None, self.stride)
+        weight = self.weight.repeat(x.shape[1] // self.groups, 1, 1, 1, 1)         # (d, 1, k, k, k) -> (h·d, 1, k, k, k)
+        return fast.depthwise(x, weight, None, self.stride)
 
 
 def pooling(mode: str, kernel: Size, stride: Size, head_dim: int) -> nn.Module | None:
@@ -57,17 +64,11 @@ def pooling(mode: str, kernel: Size, stride: Size, head_dim: int) -> nn.Module |
     return {"max": nn.MaxPool3d, "avg": nn.AvgPool3d}[mode](kernel, stride, padding)
 
 
-def overlapping(stride: Size) -> Size:
-    """The paper's kernel for a stride: s + 1, and 1 where nothing is skipped (MViT, table 15)."""
-    return tuple(s + 1 if s > 1 else 1 for s in stride)
-
-
 def pooled_size(size: Size, pool: nn.Module | None) -> Size:
     """The size of the map after `pool` (MViT, section 3.1)."""
     if pool is None:
         return size
-    geometry = zip(size, pool.kernel_size, pool.stride, pool.padding)
-    return tuple((n + 2 * p - k) // s + 1 for n, k, s, p in geometry)
+    return tuple((n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, pool.kernel_size, pool.stride, pool.padding))
 
 
 def pool_tokens(x: Tensor, pool: nn.Module | None, size: Size, cls: int) -> Tensor:
@@ -85,9 +86,9 @@ def pool_tokens(x: Tensor, pool: nn.Module | None, size: Size, cls: int) -> Tens
 def relative_rows(table: Tensor, q: int, k: int) -> Tensor:
     """The entry of `table` for every pair of a query and a key on one axis: (L, d) -> (q, k, d).
 
-    Both axes are measured in steps of the finer one, and offsets are shifted to start at 0 (MViTv2,
-    section 4.1). A table made for another length is interpolated; this happens inside MViTv2-L at 312 pixels,
-    whose official tables are made for sizes rounded down where the maps' sizes are rounded up.
+    Both axes are measured in steps of the finer one, and offsets are shifted to start at 0 (MViTv2, section 4.1).
+    A table made for another length is interpolated. This happens inside MViTv2-L at 312 pixels: the official code
+    sizes its tables with floor division, but the maps have ceil sizes.
     """
     length = 2 * max(q, k) - 1
     if len(table) != length:
@@ -99,10 +100,10 @@ def relative_rows(table: Tensor, q: int, k: int) -> Tensor:
 class PoolingAttention(nn.Module):
     """Multi-head pooling attention (MViT, section 3.1; MViTv2, section 4.1).
 
-    softmax(P(q) P(k)^T / sqrt(d) + E) P(v) [+ P(q)], where P pools over (T, H, W) and then normalises each
-    head. E is MViTv2's relative position of a query in its own words: the sum over the axes in `rel_pos` of
-    P(q) . R[offset]; it and the added P(q) leave the class token out. `table_size` is the size for which the tables of
-    relative positions are made (`size` where it is not given).
+    softmax(P(q) P(k)^T / sqrt(d) + E) P(v) [+ P(q)]. P pools over (T, H, W) and then normalises each head.
+    E adds, for each axis in `rel_pos`, the dot product of the pooled query with a learned vector for the offset (MViTv2).
+    The class token takes no part in E, and P(q) is not added to it. The learned vectors are made for maps of
+    `table_size`, by default of `size`.
 
     Shape: (B, cls + N, dim) -> (B, cls + N', dim_out), with N = prod(size) and N' = prod(size_out).
     """
@@ -122,18 +123,15 @@ class PoolingAttention(nn.Module):
             pool = pooling(mode, kernel, stride, d)
             setattr(self, f"pool_{name}", pool)
             setattr(self, f"norm_{name}", nn.LayerNorm(d, EPS) if pool is not None and mode == "conv" else None)
-        self.size_out = pooled_size(size, self.pool_q)
-        self.size_kv = pooled_size(size, self.pool_k)
+        self.size_out, self.size_kv = pooled_size(size, self.pool_q), pooled_size(size, self.pool_k)
         for axis, n, s_q, s_kv in zip("thw", table_size or size, stride_q, stride_kv):
             if axis in rel_pos:
-                longest = n if axis == "t" else max(n // s_q, n // s_kv)                   # the official lengths
+                longest = n if axis == "t" else max(n // s_q, n // s_kv)                   # as in the official code
                 table = nn.Parameter(torch.empty(2 * longest - 1, d))
                 setattr(self, f"rel_pos_{axis}", nn.init.trunc_normal_(table, std=0.02))
-        if rel_pos:                      # for each key, a 1 at its place on each axis
-            grid = torch.meshgrid(*[torch.arange(n) for n in self.size_kv], indexing="ij")
-            places = [torch.eye(n)[at.flatten()] for a, n, at in zip("thw", self.size_kv, grid) if a in rel_pos]
-            self.register_buffer("places", F.pad(torch.cat(places, 1), (0, 0, cls, 0)), persistent=False)
-        if residual:                     # 0 for the class token, 1 for the map
+        if rel_pos:
+            self.register_buffer("places", fast.places_of_keys(rel_pos, self.size_kv, cls), persistent=False)
+        if residual:                                                  # 0 for the class token, 1 for the map
             on_map = torch.arange(cls + prod(self.size_out)) >= cls
             self.register_buffer("on_map", on_map.float()[:, None], persistent=False)
 
@@ -142,48 +140,23 @@ class PoolingAttention(nn.Module):
         x = pool_tokens(x, getattr(self, f"pool_{name}"), self.size, self.cls)
         x = x.view(*x.shape[:2], self.num_heads, -1)                  # (B, cls + N', h, d)
         norm = getattr(self, f"norm_{name}")
-        return x if norm is None else norm(x)                         # the class token is normalised as well
+        return x if norm is None else norm(x)                         # normalises the class token as well
 
-    def relative_scores(self, q: Tensor) -> list[Tensor]:
-        """P(q) . R for every place on each axis of the keys: (B, h, cls + N', d) -> [(B, h, T, H, W, places), ...]."""
+    def relative_scores(self, q: Tensor) -> dict[str, Tensor]:
+        """P(q) . R for every place on each axis of the keys: (B, h, cls + N', d) -> {axis: (B, h, T, H, W, places)}."""
         q = q[:, :, self.cls:].unflatten(2, self.size_out)            # (B, h, T, H, W, d)
         sizes = dict(zip("thw", zip(self.size_out, self.size_kv)))
-        return [torch.einsum(f"bnthwd,{a}kd->bnthwk", q, relative_rows(getattr(self, f"rel_pos_{a}"), *sizes[a]))
-                for a in self.rel_pos]
-
-    def attend_with_bias(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention with E, as the mask of a fused kernel. All (B, h, tokens, d)."""
-        first, *rest = [scores.unflatten(-1, [-1 if a == axis else 1 for a in "thw"])      # (B, h, T, H, W, t, h, w)
-                        for axis, scores in zip(self.rel_pos, self.relative_scores(q))]
-        bias = q.new_empty(*q.shape[:3], k.shape[2])                  # (B, h, cls + N', cls + Nk)
-        bias[:, :, :self.cls] = bias[:, :, :, :self.cls] = 0
-        places = bias[:, :, self.cls:, self.cls:].unflatten(3, self.size_kv).unflatten(2, self.size_out)
-        places.copy_(first)
-        places += sum(rest)                                           # the small ones together: this pass is the expensive one
-        return F.scaled_dot_product_attention(q, k, v, bias)
-
-    def attend_with_places(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention with E inside the product of queries and keys. All (B, h, tokens, d).
-
-        The query is extended by its score for every place on an axis, the key by a 1 at its place and 0
-        elsewhere: q'.k' = q.k + E. No fused CPU kernel passes gradients to a mask, so this is the way to train
-        without writing out all pairs. (It multiplies more; that is why it is not used otherwise.)
-        """
-        d = q.shape[-1]
-        scores = torch.cat(self.relative_scores(q), -1).flatten(2, 4) * d**0.5            # (B, h, N', places)
-        q = torch.cat([q, F.pad(scores, (0, 0, self.cls, 0))], -1)
-        k = torch.cat([k, self.places.to(k.dtype).expand(*k.shape[:3], -1)], -1)
-        v = F.pad(v, (0, self.places.shape[1]))                       # the kernel wants one width
-        return F.scaled_dot_product_attention(q, k, v, scale=d**-0.5)[..., :d]
+        return {a: torch.einsum(f"bnthwd,{a}kd->bnthwk", q, relative_rows(getattr(self, f"rel_pos_{a}"), *sizes[a]))
+                for a in self.rel_pos}
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = [self.pooled(part, name).transpose(1, 2)            # 3 x (B, h, cls + N', d)
+        q, k, v = [self.pooled(part, name).transpose(1, 2)            # P(q), P(k), P(v): 3 x (B, h, cls + N', d)
                    for name, part in zip("qkv", self.qkv(x).chunk(3, -1))]
-        attend = F.scaled_dot_product_attention
-        if self.rel_pos:
-            attend = self.attend_with_places if torch.is_grad_enabled() else self.attend_with_bias
-        out = attend(q, k, v)
-        if self.residual:
+        if self.rel_pos:                                              # softmax(P(q) P(k)^T / sqrt(d) + E) P(v)
+            out = fast.attention_with_positions(q, k, v, self.relative_scores(q), self.size_kv, self.places)
+        else:                                                         # softmax(P(q) P(k)^T / sqrt(d)) P(v)
+            out = F.scaled_dot_product_attention(q, k, v)
+        if self.residual:                                             # + P(q), but not to the class token
             out = torch.addcmul(out, q, self.on_map)
         return self.proj(out.transpose(1, 2).flatten(2))              # (B, cls + N', dim_out)
 
@@ -237,8 +210,7 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, in_channels: int, dim: int, kernel: Size, stride: Size, padding: Size):
         super().__init__()
-        conv = nn.Conv2d if len(kernel) == 2 else nn.Conv3d
-        self.proj = conv(in_channels, dim, kernel, stride, padding)
+        self.proj = (nn.Conv2d if len(kernel) == 2 else nn.Conv3d)(in_channels, dim, kernel, stride, padding)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(x).flatten(2).transpose(1, 2)                # (B, N, D)
@@ -249,14 +221,14 @@ class MViT(nn.Module):
 
     Input (B, 3, T, H, W) with T = `frames` and (H, W) = `img_size`, or (B, 3, H, W) if the patches have two
     axes; output (B, num_classes). `img_size`, patches, strides and kernels are one number for all axes, or one for each:
-    T, H and W, in image models H and W. Everything about single blocks is given by block number, as in the official
-    configurations:
+    T, H and W, in image models H and W. What single blocks do is given by block number, as in the official
+    configurations (see `mvit_config`):
 
-    - `dim_mul`, `head_mul`: {block: factor} by which channels and heads grow from that block on (see `round_width`);
+    - `dim_mul`, `head_mul`: {block: factor} by which channels and heads grow from that block on;
     - `q_stride`: {block: (t, h, w)}, blocks whose queries are pooled;
-    - `kv_stride`: (t, h, w), the stride in block 0, divided by every query stride on the way, so that all blocks but
-      the first of a stage, which pools the larger map, see as many keys ("adaptive", MViT, table 14);
-      or {block: (t, h, w)}, fixed; or None, no pooling;
+    - `kv_stride`: (t, h, w), the stride in block 0. A block that pools its queries divides it by their stride: all blocks then
+      see equally many keys, only the first of a stage sees more, because its map is not yet smaller ("adaptive", MViT,
+      table 14). Or {block: (t, h, w)}, fixed strides; or None, keys and values are not pooled;
     - `kernel`: of all these poolings; None is stride + 1, and 1 where the stride is 1;
     - `pool_mode`: "conv", "max" or "avg" (MViT, table 15); the latter two are not followed by a LayerNorm;
     - `pos_embed`: "separate" in space and time, "joint", "space" or "none" (MViT, table 11);
@@ -276,22 +248,11 @@ class MViT(nn.Module):
                  head_dropout: float = 0.5, narrow_init: bool = False):
         super().__init__()
         check_settings(MViT, locals())
-        if pool_mode not in ("conv", "max", "avg"):
-            raise ValueError(f"pool_mode {pool_mode!r} is unknown; choose 'conv', 'max' or 'avg'")
-        if pos_embed not in ("separate", "joint", "space", "none"):
-            raise ValueError(f"pos_embed {pos_embed!r} is unknown; choose 'separate', 'joint', 'space' or 'none'")
-        if rel_pos != "".join(axis for axis in "thw" if axis in rel_pos):
-            raise ValueError(f"rel_pos {rel_pos!r} must name axes in the order of 'thw'")
-        patches = {"patch_kernel": patch_kernel, "patch_stride": patch_stride, "patch_padding": patch_padding}
-        axes = {len(value) for value in patches.values() if not isinstance(value, int)} or {3}
-        if not axes <= {2, 3} or len(axes) > 1:
-            raise ValueError(", ".join(f"{k} {v if isinstance(v, int) else tuple(v)}" for k, v in patches.items()) +
-                             " must all have two values (images) or three, or be one number for all")
-        self.in_channels = in_channels
-        self.image = axes == {2}
+        check_choices(pool_mode, pos_embed, rel_pos)
+        axes, patch_kernel, patch_stride, patch_padding = check_patches(patch_kernel, patch_stride, patch_padding)
+        self.in_channels, self.image = in_channels, axes == "HW"
         self.layout = "B C H W" if self.image else "B C T H W"
-        patch_kernel, patch_stride, patch_padding = (per_axis(k, v, "HW" if self.image else "THW") for k, v in patches.items())
-        q_stride, kv_stride, kernel = check_blocks(depth, self.image, dim_mul, head_mul, q_stride, kv_stride, kernel)
+        blocks = plan_blocks(depth, self.image, embed_dim, num_heads, dim_mul, head_mul, q_stride, kv_stride, kernel, dim_mul_in_att)
         img_size = per_axis("img_size", img_size, "HW")
         self.input_size = img_size if self.image else (frames, *img_size)
         if any(n % s for n, s in zip(self.input_size, patch_stride)):
@@ -316,22 +277,14 @@ class MViT(nn.Module):
                 self.pos_embed_class = position(1)
 
         self.blocks = nn.ModuleList()
-        kv = kv_strides(kv_stride, q_stride, depth)
-        one = (1, 1, 1)
-        dim, heads = embed_dim, num_heads
-        table_size = size                # rounded down from stage to stage where maps are rounded up (official)
-        for i, rate in enumerate(drop_path_schedule(drop_path, (depth,))[0]):
-            heads = round_width(heads, head_mul.get(i, 1))
-            at = i if dim_mul_in_att else i + 1                       # the block whose heads share the new channels
-            dim_out = round_width(dim, dim_mul.get(at, 1), round_width(heads, head_mul.get(at, 1)))
-            strides = q_stride.get(i, one), kv[i] or one
-            kernels = [(kernel or overlapping(s)) if pooled else one
-                       for s, pooled in zip(strides, (i in q_stride, kv[i]))]
+        table_size = size                # the official code divides it with floor from stage to stage; the maps have ceil sizes
+        for block, rate in zip(blocks, drop_path_schedule(drop_path, (depth,))[0]):
             self.blocks.append(MultiscaleBlock(
-                dim, dim_out, heads, size, cls, pool_mode, kernels[0], strides[0], kernels[1], strides[1], rel_pos,
-                residual_pooling, dim_mul_in_att, mlp_ratio, rate, table_size))
-            dim, size = dim_out, self.blocks[-1].size_out
-            table_size = tuple(n // s for n, s in zip(table_size, strides[0]))
+                **block, size=size, cls=cls, mode=pool_mode, rel_pos=rel_pos, residual=residual_pooling,
+                dim_mul_in_att=dim_mul_in_att, mlp_ratio=mlp_ratio, drop_path=rate, table_size=table_size))
+            size = self.blocks[-1].size_out
+            table_size = tuple(n // s for n, s in zip(table_size, block["stride_q"]))
+        dim = blocks[-1]["dim_out"]
         self.norm = nn.LayerNorm(dim, EPS)
         self.head = nn.Sequential(OrderedDict(dropout=nn.Dropout(head_dropout), projection=nn.Linear(dim, num_classes)))
         self.apply(init_weights)
@@ -388,14 +341,13 @@ class MViT(nn.Module):
     def resize_positions(self, state: Mapping[str, Tensor], source: Size | None = None) -> dict[str, Tensor]:
         """Interpolate the positions in `state`, made for another number of frames or image size, to those of this model.
 
-        Absolute positions are interpolated linearly along each axis, the rule by which MViT-B 64x3 starts from
-        32x3 and by which the official code fits another input; tables of relative positions along their length.
-        The number of joint positions does not tell T, H and W, and that of a map not H and W, which are taken to be
-        equal: else give `source`, the (T, H, W) of the tokens they were made for. All other entries are returned as
-        they are. Raises ValueError if the old positions are neither a square map nor `source`.
+        Absolute positions are interpolated linearly along each axis. MViT-B 64x3 starts from 32x3 by this rule, and the
+        official code fits another input by it. Tables of relative positions are interpolated along their length.
+        `source` is the (T, H, W) of the tokens that the old positions were made for. Joint positions need it; positions of
+        a map are without it taken to be of a square one. All other entries are returned as they are. Raises ValueError
+        if the old positions are neither a square map nor `source`.
         """
-        (T, H, W), wanted = self.size, self.state_dict()
-        state = dict(state)
+        (T, H, W), wanted, state = self.size, self.state_dict(), dict(state)
         for key, old in state.items():
             name = key.rsplit(".", 1)[-1]
             if key not in wanted or not ("pos_embed" in name or "rel_pos" in name):
@@ -418,55 +370,6 @@ class MViT(nn.Module):
         return state
 
 
-def check_blocks(depth: int, image: bool, dim_mul: dict, head_mul: dict, q_stride: dict, kv_stride, kernel) -> tuple:
-    """`q_stride`, `kv_stride` and `kernel` with three values each (T is 1 in image models).
-
-    Raises ValueError for a setting by block that names a block there is not, and for what does not fit the axes.
-    """
-    by_block = {"dim_mul": dim_mul, "head_mul": head_mul, "q_stride": q_stride}
-    if isinstance(kv_stride, Mapping):
-        by_block["kv_stride"] = kv_stride
-    for name, value in by_block.items():
-        last = depth if name == "dim_mul" else depth - 1              # channels may grow behind the last block
-        if not isinstance(value, Mapping) or not set(value) <= set(range(last + 1)):
-            raise ValueError(f"{name} {value!r} must be a dictionary by number of block, 0 to {last}")
-    for name in ("dim_mul", "head_mul"):
-        if not all(isinstance(factor, (int, float)) and factor > 0 for factor in by_block[name].values()):
-            raise ValueError(f"{name} {by_block[name]!r} must have factors above 0")
-
-    def three(name, value):
-        if image and (isinstance(value, int) or isinstance(value, (tuple, list)) and len(value) == 2):
-            return 1, *per_axis(name, value, "HW")
-        return None if value is None else per_axis(name, value, "THW")             # None: no pooling, or the paper's kernel
-
-    def blocks(name, value):
-        return {i: three(f"{name} of block {i}", size) for i, size in value.items()}
-
-    kv_stride = blocks("kv_stride", kv_stride) if isinstance(kv_stride, Mapping) else three("kv_stride", kv_stride)
-    return blocks("q_stride", q_stride), kv_stride, three("kernel", kernel)
-
-
-def round_width(width: int, factor: float, divisor: int = 1) -> int:
-    """`width` times `factor`, rounded to a multiple of `divisor`: that of heads or channels after a block.
-
-    The rule of both official builders (facebookresearch/SlowFast, slowfast/models/utils.py; facebookresearch/pytorchvideo,
-    pytorchvideo/layers/utils.py): to the nearest multiple, at least 1, and one more where that loses over a tenth.
-    """
-    near = max(1, divisor * int(width * factor / divisor + 0.5))
-    return near if near >= 0.9 * width * factor else near + divisor
-
-
-def kv_strides(kv_stride: Size | dict[int, Size] | None, q_stride: dict[int, Size], depth: int) -> list[Size | None]:
-    """The stride of the key and value pooling in each block; None where there is none (see `MViT`)."""
-    if kv_stride is None or isinstance(kv_stride, Mapping):
-        return [(kv_stride or {}).get(i) for i in range(depth)]
-    strides = []
-    for i in range(depth):
-        kv_stride = tuple(max(s // q, 1) for s, q in zip(kv_stride, q_stride.get(i, (1, 1, 1))))
-        strides.append(kv_stride)
-    return strides
-
-
 def init_weights(module: nn.Module) -> None:
     """The official initialisation: weights truncated normal with std 0.02, biases of Linear and LayerNorm 0.02."""
     if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
@@ -475,7 +378,7 @@ def init_weights(module: nn.Module) -> None:
         nn.init.constant_(module.bias, 0.02)
 
 
-# ---------------------------------------------------------------- other sizes, official configurations
+# ---------------------------------------------------------------- other sizes
 
 def resize(rows: Tensor, source: Size, target: Size) -> Tensor:
     """Interpolate a map given as rows, linearly in every axis: (prod(source), C) -> (prod(target), C)."""
@@ -484,47 +387,3 @@ def resize(rows: Tensor, source: Size, target: Size) -> Tensor:
     mode = ("linear", "bilinear", "trilinear")[len(source) - 1]
     grid = rows.T.reshape(1, -1, *source)                             # (1, C, *source)
     return F.interpolate(grid, target, mode=mode).flatten(2)[0].T     # (prod(target), C)
-
-
-def config_from_facts(config: Mapping) -> dict:
-    """Constructor arguments from an official configuration: {"NUM_FRAMES", "CROP_SIZE", "NUM_CLASSES", "MVIT": {...}}.
-
-    `MVIT` has the keys of SlowFast's configuration files and its defaults where a key is absent (slowfast/config/
-    defaults.py); SEPARATE_QKV only changes how a checkpoint stores the same weights. Raises ValueError that names
-    every setting our model does not implement.
-    """
-    facts = {k: v for k, v in config["MVIT"].items() if v is not None}
-    only = {"POOL_FIRST": False, "USE_MEAN_POOLING": False, "NORM_STEM": False, "QKV_BIAS": True, "DROPOUT_RATE": 0,
-            "NORM": "layernorm", "USE_FIXED_SINCOS_POS": False, "LAYER_SCALE_INIT_VALUE": 0, "HEAD_INIT_SCALE": 1}
-    read = {"DEPTH", "NUM_HEADS", "EMBED_DIM", "PATCH_KERNEL", "PATCH_STRIDE", "PATCH_PADDING", "PATCH_2D", "MLP_RATIO",
-            "DIM_MUL", "HEAD_MUL", "POOL_Q_STRIDE", "POOL_KV_STRIDE", "POOL_KV_STRIDE_ADAPTIVE", "POOL_KVQ_KERNEL", "MODE",
-            "CLS_EMBED_ON", "USE_ABS_POS", "SEP_POS_EMBED", "REL_POS_SPATIAL", "REL_POS_TEMPORAL", "RESIDUAL_POOLING",
-            "DIM_MUL_IN_ATT", "DROPPATH_RATE", "SEPARATE_QKV", "ZERO_DECAY_POS_CLS", "REL_POS_ZERO_INIT"}
-    wrong = [f"{k}={v!r}" for k, v in facts.items() if (v != only[k] if k in only else k not in read)]
-    if facts.get("MODE", "conv") not in ("conv", "max", "avg"):
-        wrong.append(f"MODE={facts['MODE']!r}")
-    if config.get("layer_norm_eps", EPS) != EPS:
-        wrong.append(f"layer_norm_eps={config['layer_norm_eps']}")
-    if wrong:
-        raise ValueError(f"MViT here does not implement {', '.join(wrong)}")
-
-    def per_block(key):                  # [[block, a], ..] or [[block, t, h, w], ..], the time axis absent for images
-        return {int(i): s[0] if len(s) == 1 else three(s) for i, *s in facts.get(key, [])}
-
-    def three(size):
-        return (1,) * (3 - len(size)) + tuple(size)
-
-    adaptive, kernel = facts.get("POOL_KV_STRIDE_ADAPTIVE"), facts.get("POOL_KVQ_KERNEL")
-    absolute = "separate" if facts.get("SEP_POS_EMBED", False) else "joint"
-    axes = "t" * facts.get("REL_POS_TEMPORAL", False) + "hw" * facts.get("REL_POS_SPATIAL", False)
-    return dict(
-        frames=config["NUM_FRAMES"], img_size=config["CROP_SIZE"], num_classes=config["NUM_CLASSES"],
-        patch_kernel=tuple(facts["PATCH_KERNEL"]), patch_stride=tuple(facts["PATCH_STRIDE"]),
-        patch_padding=tuple(facts["PATCH_PADDING"]), embed_dim=facts["EMBED_DIM"], num_heads=facts["NUM_HEADS"],
-        depth=facts["DEPTH"], mlp_ratio=facts.get("MLP_RATIO", 4.0), dim_mul=per_block("DIM_MUL"),
-        head_mul=per_block("HEAD_MUL"), q_stride=per_block("POOL_Q_STRIDE"),
-        kv_stride=per_block("POOL_KV_STRIDE") if adaptive is None else three(adaptive),
-        kernel=kernel and three(kernel), pool_mode=facts.get("MODE", "conv"),
-        class_token=facts.get("CLS_EMBED_ON", True), pos_embed=absolute if facts.get("USE_ABS_POS", True) else "none",
-        rel_pos=axes, residual_pooling=facts.get("RESIDUAL_POOLING", False),
-        dim_mul_in_att=facts.get("DIM_MUL_IN_ATT", False), drop_path=facts.get("DROPPATH_RATE", 0.0))

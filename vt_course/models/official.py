@@ -17,15 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .swin import Backbone, SwinBlock
-
 # Where files keep their weights: mmaction2 and Lightning, SlowFast, most others, DeepSpeed; then the averaged ones of timm and mmengine.
 WRAPPERS = ("state_dict", "model_state", "model", "model_state_dict", "module",
             "model_ema", "state_dict_ema", "ema_state_dict", "ema")
 COMPUTED = ("relative_position_index", "attn_mask", "num_batches_tracked", "n_averaged")
 # Parts of names that (Distributed)DataParallel, torch.compile, FSDP and activation checkpointing put in.
 PUT_IN = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-LISTED = 6                       # so many differences are listed one by one
+LISTED = 6                       # differences that an error lists one by one; of more, it gives the number
 
 
 @dataclass(frozen=True)
@@ -155,15 +153,15 @@ def unwrap(checkpoint: Mapping) -> dict[str, Tensor]:
 
 
 def match(model: nn.Module, names) -> tuple[str, str, str]:
-    """(layout, prefix, base): with `prefix` taken off and `base` put on, most of `names` are names of the layout.
+    """The layout that has most of `names`, after `prefix` is taken off and `base` put on: (layout, prefix, base).
 
-    A prefix stands before the names where the model was a part of another one (Lightning's `model.`). A base is missing
-    where only a part was saved: a headless `TimesformerModel` has no `timesformer.`
+    Names have a prefix where the model was a part of another one (Lightning's `model.`). They lack a base where only a
+    part was saved: a headless `TimesformerModel` has no `timesformer.`
     """
     names, keys = list(names), [k for k in model.state_dict() if not computed(k)]
     before = Counter(".".join(parts[:i]) + "." for parts in (n.split(".") for n in names) for i in range(1, min(len(parts), 5)))
     prefixes = ["", *(p for p, count in before.items() if 2 * count > len(keys))]
-    found, known = {}, layouts(model)    # the first of the best counts: most names, then the least to put on and take off
+    found, known = {}, layouts(model)    # the best has most names; among equals, the shortest base, then the shortest prefix
     for layout in known:
         theirs = {n for k in keys for n in known[layout].names(k)}
         first, count = Counter(n.split(".")[0] + "." for n in theirs).most_common(1)[0]
@@ -208,9 +206,9 @@ def from_official(model: nn.Module, checkpoint: Mapping, *, resize: bool = False
         axes = layout.left_out(ours)
         return value[(None,) * axes] if axes else value
 
-    if resize:                                   # only what is stored whole: no position table is split as q, k, v are
+    if resize:                                   # what is stored in one piece is enough: only q, k and v are ever split
         whole = {ours: renamed(ours) for ours, (first, *more) in names.items() if first in theirs and not more}
-        theirs |= to_official(model, resize_positions(model, whole, source), name)
+        theirs |= to_official(model, model.resize_positions(whole, source), name)
     head = [n for ours in names if ours.startswith("head.") for n in names[ours]]
     headless = theirs and not any(n in theirs for n in head)
     check_state(model, theirs | {n: want[n] for n in head} if headless else theirs, want)
@@ -261,7 +259,7 @@ def check_state(model: nn.Module, state: Mapping[str, Tensor], want: Mapping[str
 
 def likely(state: Mapping[str, Tensor]) -> str:
     """A sentence: which published variants have the names and shapes of `state`, or else which family has the names."""
-    from .zoo import ZOO                         # which imports the families, and they this file
+    from vt_course.models.zoo import ZOO  # only here: it imports the families, which import this file
 
     def compared(name: str) -> tuple[float, bool, str]:
         """The share of the variant's names in `state`, whether all but its head have the right shape, and the prefix."""
@@ -324,20 +322,6 @@ def resize_bias_table(table: Tensor, window: tuple[int, ...]) -> Tensor:
     return grid.permute(0, 2, 3, 1).reshape(-1, h)                    # (prod(2w'-1), h)
 
 
-def resize_positions(model: nn.Module, state: Mapping[str, Tensor],
-                     source: tuple[int, ...] | None = None) -> dict[str, Tensor]:
-    """`state` with every position table or embedding interpolated to the sizes of `model`.
-
-    Swin and Video Swin: `resize_bias_table`. MViT and TimeSformer: their method `resize_positions`, which takes `source`,
-    the old grid. UniFormer has none.
-    """
-    if isinstance(model, Backbone):
-        windows = {f"{name}.attn.relative_position_bias_table": block.window
-                   for name, block in model.named_modules() if isinstance(block, SwinBlock)}
-        return {k: resize_bias_table(v, windows[k]) if k in windows else v for k, v in state.items()}
-    return model.resize_positions(state, source) if hasattr(model, "resize_positions") else dict(state)
-
-
 # ---------------------------------------------------------------- inflation
 
 def inflate_patch(weight: Tensor, pt: int, mode: str = "average") -> Tensor:
@@ -377,18 +361,5 @@ def inflate_bias_table(table: Tensor, window: tuple[int, int, int], mode: str = 
 
 
 def inflate_swin(model: nn.Module, checkpoint: Mapping, mode: str = "average") -> dict[str, Tensor]:
-    """Initialise a Video Swin model from an image Swin checkpoint (the paper's section on initialisation).
-
-    Returns a complete state dict for `model`: everything but the patch embedding and the bias tables is
-    copied; the head is the model's own (the classes differ). Raises ValueError as `from_official` does.
-    """
-    head = {k: v for k, v in model.state_dict().items() if k.startswith("head.")}
-    state = {k: v for k, v in unwrap(checkpoint).items() if not k.startswith("head.")} | head
-    if "patch_embed.proj.weight" in state and state["patch_embed.proj.weight"].ndim == 4:
-        pt = model.patch_embed.proj.stride[0]
-        state["patch_embed.proj.weight"] = inflate_patch(state["patch_embed.proj.weight"], pt, mode)
-    window = model.layers[0].blocks[0].window
-    for key in [k for k in state if k.endswith("relative_position_bias_table")]:
-        state[key] = inflate_bias_table(state[key], window, mode)
-    check_state(model, state)
-    return state
+    """The method `inflate` of a Video Swin model, which initialises it from an image Swin checkpoint."""
+    return model.inflate(checkpoint, mode)

@@ -8,16 +8,27 @@ Video Swin adds a time axis to the same three ideas. The functions below therefo
 Parameter names are those of the official checkpoints
 (microsoft/Swin-Transformer, models/swin_transformer.py).
 """
-from functools import lru_cache
+from collections.abc import Mapping
 from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import (DropPath, Mlp, Sides, Size, check_input, check_settings, drop_path_schedule, init_weights, own_backward,
-                     per_axis, rescale_for_narrow)
-
+from vt_course.models import fast
+from vt_course.models.layers import (
+    DropPath,
+    Mlp,
+    Sides,
+    Size,
+    check_input,
+    check_settings,
+    drop_path_schedule,
+    init_weights,
+    per_axis,
+    rescale_for_narrow,
+)
+from vt_course.models.official import resize_bias_table
 
 # ---------------------------------------------------------------- windows
 
@@ -45,12 +56,17 @@ def window_reverse(windows: Tensor, window: Size, size: Size) -> Tensor:
 
 
 def clamp_window(size: Size, window: Size, shift: Size) -> tuple[Size, Size]:
-    """Where the map is no larger than the window, one window covers the axis and nothing shifts.
-
-    The rule of both official repositories, applied to each axis on its own.
+    """The window and the shift for a map of `size`: along an axis no longer than the window, one window covers it and
+    nothing shifts. The rule of both official repositories, applied to each axis on its own.
     """
     clamped = tuple(min(s, w) for s, w in zip(size, window))
     return clamped, tuple(0 if s <= w else sh for s, w, sh in zip(size, window, shift))
+
+
+def pad(x: Tensor, window: Size) -> Tensor:
+    """Zeros at the end of each axis, as many as make it a multiple of the window: (B, *size, C) -> (B, *padded, C)."""
+    padding = [-s % w for s, w in zip(x.shape[1:-1], window)]
+    return F.pad(x, (0, 0, *[p for after in reversed(padding) for p in (0, after)])) if any(padding) else x
 
 
 def shift_mask(size: Size, window: Size, shift: Size, device: torch.device | None = None,
@@ -59,8 +75,8 @@ def shift_mask(size: Size, window: Size, shift: Size, device: torch.device | Non
 
     Returns (nW, N, N): 0 where two tokens may attend to each other, -100 where the roll brought them
     together from opposite borders. After a roll by -shift, the last `shift` positions of an axis hold
-    what came from its beginning, so one bit per axis tells the two sides apart. (The official code
-    numbers 3 slices per axis, 9 or 27 regions in all; inside any one window the two agree.)
+    what came from its beginning, so one bit per axis tells the two sides apart. (The official code numbers
+    3 slices per axis, 9 or 27 regions in all. Inside any one window, both ways tell the same tokens apart.)
     """
     sides = [torch.arange(s, device=device) >= s - sh for s, sh in zip(size, shift)]
     bits = torch.stack(torch.meshgrid(*sides, indexing="ij"), -1)     # (*size, axes)
@@ -69,62 +85,22 @@ def shift_mask(size: Size, window: Size, shift: Size, device: torch.device | Non
     return torch.zeros(foreign.shape, device=device, dtype=dtype).masked_fill_(foreign, -100.0)
 
 
-def shifted_windows(*key) -> tuple[Tensor, Tensor, list[int], list[Tensor | None]]:
-    """`sort_windows`, computed once for each map; a compiled graph holds the finished tensors."""
-    return sort_windows(*key)
+def roll_and_cut(x: Tensor, window: Size, shift: Size) -> tuple[Tensor, list[tuple[int, Tensor | None]], tuple | None]:
+    """Roll the map by -shift and cut it into windows: (B, *size, C) -> windows (B·nW, N, C), groups, order.
 
-
-shifted_windows._dynamo_marked_constant = True       # torch.compiler.assume_constant_result, but that imports the compiler
-
-
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)                 # what is cached must also serve a later training step
-def sort_windows(B: int, size: Size, window: Size, shift: Size, device: torch.device,
-                 dtype: torch.dtype) -> tuple[Tensor, Tensor, list[int], list[Tensor | None]]:
-    """Roll and `window_partition` in one gather, with the windows sorted by the kind of their mask.
-
-    Along a shifted axis only the last window straddles the seam, so there are at most 2^axes kinds of
-    windows (8 for video) however large the map, and all but the last ones need no mask at all.
-    Returns (index, inverse, counts, masks): rows `index` of the flattened map (B·L, C) are the windows one
-    after the other, `inverse` leads back, and `counts[k]` windows in a row have the mask `masks[k]`: None, then (N, N).
+    Equal to `window_partition(torch.roll(x, -shift), window)` and its `shift_mask`. Where something shifts, windows
+    that have the same mask stand side by side; `put_back` needs their `order`. `groups` lists the masks: (count, mask)
+    says that the next `count` windows have this mask, (N, N), or None, which forbids nothing.
     """
-    axes, grid = range(len(size)), [s // w for s, w in zip(size, window)]
-    row = torch.arange(B * prod(size), device=device).view(B, *size, 1)
-    row = window_partition(torch.roll(row, [-s for s in shift], [a + 1 for a in axes]), window)[..., 0]
-    kind = torch.zeros(grid, dtype=torch.long, device=device)
-    counts = [B]
-    for a in axes:
-        last = torch.arange(grid[a], device=device) == grid[a] - 1
-        if shift[a]:
-            kind = 2 * kind + last.view(-1, *[1] * (len(size) - 1 - a))
-            counts = [c * n for c in counts for n in (grid[a] - 1, 1)]
-        else:
-            counts = [c * grid[a] for c in counts]
-    index = row[kind.flatten().repeat(B).argsort(stable=True)].flatten()           # (B·L,)
-    twice = tuple(2 * w if s else w for w, s in zip(window, shift))   # the smallest map with every kind once
-    return index, index.argsort(), counts, [None, *shift_mask(twice, window, shift, device, dtype)[1:]]
+    if any(shift):
+        return fast.cut(x, window, shift)
+    windows = window_partition(x, window)
+    return windows, [(windows.shape[0], None)], None
 
 
-class Permute(torch.autograd.Function):
-    """The rows of a matrix in another order. Knowing the inverse makes the backward pass a gather as well;
-    PyTorch alone would have to scatter."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(index, inverse)
-        return x.index_select(0, index)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        index, inverse = ctx.saved_tensors
-        return Permute.apply(grad, inverse, index), None, None
-
-
-def permute(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-    """Rows `index` of x, (n, C) -> (n, C)."""
-    if torch._C._are_functorch_transforms_active():
-        return x.index_select(0, index)
-    return Permute.apply(x, index, inverse)
+def put_back(windows: Tensor, window: Size, size: Size, order: tuple | None) -> Tensor:
+    """Undo `roll_and_cut`, that is `window_reverse` and a roll by +shift: (B·nW, N, C) -> (B, *size, C)."""
+    return window_reverse(windows, window, size) if order is None else fast.paste(windows, size, order)
 
 
 def relative_position_index(window: Size) -> Tensor:
@@ -144,105 +120,14 @@ def relative_position_index(window: Size) -> Tensor:
 
 # ---------------------------------------------------------------- attention and blocks
 
-KEPT_SCORES = 2**23                      # most scores (32 MB) that one attention keeps for its backward pass on a CPU
-
-
-def fused_attention(qkv: Tensor, counts: list[int], biases: list[Tensor]) -> Tensor:
-    """softmax(q k^T / sqrt(d) + bias) v in PyTorch's fused kernel: (B·nW, N, 3, h, d) -> (B·nW, N, h, d).
-
-    `counts[k]` windows in a row have the bias `biases[k]` (h or 1, N, N).
-    """
-    outs = []
-    for part, bias in zip(qkv.split(counts), biases):
-        q, k, v = part.permute(2, 0, 3, 1, 4)                         # 3 x (n, h, N, d)
-        outs.append(F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None]).transpose(1, 2))
-    return torch.cat(outs) if len(outs) > 1 else outs[0]
-
-
-class BiasedAttention(torch.autograd.Function):
-    """`fused_attention` for training on a CPU, where PyTorch has no fused kernel for a bias that learns.
-
-    Its general path makes several passes over the N x N scores, each into new memory; here they are worked on in place.
-    Where all scores together are large (video), they are not kept for the backward pass: computing them again, a few
-    windows at a time so that they stay in the cache, is faster than fetching them from memory.
-    """
-
-    @staticmethod
-    def forward(ctx, qkv: Tensor, counts: list[int], *biases: Tensor) -> Tensor:
-        BW, N, _, h, d = qkv.shape
-        ctx.counts, ctx.again = counts, BW * h * N * N > KEPT_SCORES
-        if ctx.again:
-            out = fused_attention(qkv.detach(), counts, [bias.detach() for bias in biases])
-            ctx.save_for_backward(out, qkv, *biases)
-        else:
-            q, k, v = heads_first(qkv)                                # 3 x (B·nW·h, N, d)
-            p = qkv.new_empty(BW, h, N, N)
-            for part, bias in zip(p.split(counts), biases):
-                part.copy_(bias)
-            p = softmax_scores(q, k, p)                               # (B·nW·h, N, N)
-            out = (p @ v).view(BW, h, N, d).transpose(1, 2).contiguous()           # what proj will save too
-            ctx.save_for_backward(out, q, k, v, p)
-        return out
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        BW, N, h, d = grad.shape
-        dqkv = grad.new_empty(BW, N, 3, h, d)
-        if ctx.again:
-            out, qkv, *biases = ctx.saved_tensors
-            dbiases = [torch.zeros_like(bias) for bias in biases]
-            few, first = max(1, 2**18 // (h * N * N)), 0              # 1 MB of scores
-            for count, bias, dbias in zip(ctx.counts, biases, dbiases):
-                for start in range(first, first + count, few):
-                    at = slice(start, min(start + few, first + count))
-                    q, k, v = heads_first(qkv[at])                    # 3 x (n·h, N, d)
-                    p = softmax_scores(q, k, bias.repeat(at.stop - start, 1, 1, 1))
-                    ds = attention_gradients(q, k, v, p, out[at], grad[at], dqkv[at])
-                    dbias += ds.sum(0) if len(ds) > 1 else ds[0]
-                first += count
-        else:
-            out, q, k, v, p = ctx.saved_tensors
-            ds = attention_gradients(q, k, v, p, out, grad, dqkv)
-            dbiases = [part.sum(0) for part in ds.split(ctx.counts)]
-        return dqkv, None, *[dbias.mul_(d**0.5) for dbias in dbiases]
-
-
-def heads_first(qkv: Tensor) -> Tensor:
-    """(n, N, 3, h, d) -> (3, n·h, N, d)."""
-    return qkv.permute(2, 0, 3, 1, 4).reshape(3, -1, qkv.shape[1], qkv.shape[4])
-
-
-def softmax_scores(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d) + bias) in the memory of `bias`: (n·h, N, d) twice, (n, h, N, N) -> (n·h, N, N)."""
-    scores = bias.view(-1, *bias.shape[2:]).baddbmm_(q, k.mT, alpha=q.shape[-1]**-0.5)
-    return torch.softmax(scores, -1, out=scores)
-
-
-def attention_gradients(q: Tensor, k: Tensor, v: Tensor, p: Tensor, out: Tensor, grad: Tensor, dqkv: Tensor) -> Tensor:
-    """Fills `dqkv` (n, N, 3, h, d) and returns the gradient of the scores over sqrt(d), (n, h, N, N).
-
-    q, k and v are (n·h, N, d), the softmax p is (n·h, N, N), the result and its gradient are (n, N, h, d).
-    """
-    n, N, h, d = grad.shape
-    scale = d**-0.5
-    # softmax: ds = p (dp - sum(p dp)), and the sum over keys of p dp is the sum over channels of out dout.
-    row = (grad * out).sum(-1).transpose(1, 2).reshape(-1, N, 1)      # (n·h, N, 1)
-    grad = grad.transpose(1, 2).reshape(-1, N, d)                     # (n·h, N, d)
-    ds = torch.baddbmm(row, grad, v.mT, beta=-scale, alpha=scale).mul_(p)          # (n·h, N, N)
-    for part, value in zip(dqkv.permute(2, 0, 3, 1, 4), (ds @ k, ds.mT @ q, p.mT @ grad)):     # part: (n, h, N, d)
-        part.copy_(value.view(n, h, N, d))
-    return ds.view(n, h, N, N)
-
-
 class WindowAttention(nn.Module):
     """(S)W-MSA: multi-head self-attention inside each (shifted) window, with a relative position bias.
 
-    softmax(q k^T / sqrt(d) + bias + mask) v (Swin, equation 4). Shape: (B, *size, C) -> (B, *size, C) for any
-    size: the map is padded at its end to whole windows; as in the official code, padded tokens are not masked.
+    softmax(q k^T / sqrt(d) + bias + mask) v (Swin, equation 4). Shape: (B, *size, C) -> (B, *size, C) for any size.
+    The map is padded at its end to whole windows. As in the official code, padded tokens are not masked.
     """
 
-    still: Size = ()                     # the size of the map on which nothing shifts, if it was fixed when the model was built
+    still: Size = ()                     # on a map of this size nothing shifts (see `SwinTransformer`)
 
     def __init__(self, dim: int, window: Size, shift: Size, num_heads: int, relative_bias: bool = True):
         super().__init__()
@@ -258,47 +143,29 @@ class WindowAttention(nn.Module):
             nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
             self.register_buffer("relative_position_index", relative_position_index(window), persistent=False)
 
-    def bias(self, N: int) -> Tensor:
-        """(h, N, N). For a clamped window (N smaller than the full one) this takes the leading N x N
-        corner of the index, as the official video code does. That is the right geometry only if just
-        the first axis (time) shrank; see notebook 04.
+    def bias(self, N: int) -> Tensor | None:
+        """(h, N, N), or None in a model without relative positions.
+
+        A clamped window has fewer tokens. For it this takes the leading N x N corner of the index, as the official video
+        code does. That is the right geometry only if just the first axis (time) shrank; see notebook 04.
         """
+        if self.relative_position_bias_table is None:
+            return None
         rows = self.relative_position_index[:N, :N].flatten()
         table = self.relative_position_bias_table.t().contiguous()    # (h, rows)
         return table.index_select(1, rows).view(-1, N, N)
-
-    def attend(self, qkv: Tensor, counts: list[int], masks: list[Tensor | None]) -> Tensor:
-        """Attention in windows (B·nW, N, 3C) -> (B·nW, N, C); `counts[k]` windows in a row have the mask `masks[k]`."""
-        BW, N, C3 = qkv.shape
-        h = self.num_heads
-        qkv = qkv.view(BW, N, 3, h, C3 // 3 // h)                     # (B·nW, N, 3, h, d)
-        bias = self.bias(N) if self.relative_position_bias_table is not None else qkv.new_zeros(1, N, N)
-        biases = [(bias if mask is None else bias + mask).to(qkv.dtype) for mask in masks]          # (h or 1, N, N)
-        if bias.requires_grad and own_backward(qkv):
-            out = BiasedAttention.apply(qkv, counts, *biases)         # (B·nW, N, h, d)
-        else:
-            out = fused_attention(qkv, counts, biases)
-        return out.reshape(BW, N, C3 // 3)
 
     def forward(self, x: Tensor) -> Tensor:
         size = tuple(x.shape[1:-1])
         window, shift = clamp_window(size, self.window, self.shift)
         if size == self.still:
             shift = (0,) * len(size)
-        padding = [-s % w for s, w in zip(size, window)]
-        if any(padding):
-            x = F.pad(x, (0, 0, *[p for after in reversed(padding) for p in (0, after)]))
-        B, *padded, C = x.shape
-        if not any(shift):
-            x = window_partition(x, window)                           # (B·nW, N, C)
-            x = self.proj(self.attend(self.qkv(x), [len(x)], [None]))
-            x = window_reverse(x, window, padded)                     # (B, *padded, C)
-        else:
-            index, inverse, counts, masks = shifted_windows(B, tuple(padded), window, shift, x.device, x.dtype)
-            x = permute(x.reshape(-1, C), index, inverse).view(-1, prod(window), C)
-            x = self.proj(self.attend(self.qkv(x), counts, masks))    # (B·nW, N, C)
-            x = permute(x.view(-1, C), inverse, index).view(B, *padded, C)
-        return x[(slice(None), *[slice(s) for s in size])] if any(padding) else x
+        x = pad(x, window)                                            # (B, *padded, C)
+        windows, groups, order = roll_and_cut(x, window, shift)       # (B·nW, N, C)
+        qkv = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1))             # (B·nW, N, 3, h, d)
+        out = fast.attention(qkv, self.bias(windows.shape[1]), groups)             # (B·nW, N, h, d)
+        x = put_back(self.proj(out.flatten(-2)), window, x.shape[1:-1], order)     # (B, *padded, C)
+        return x[(slice(None), *map(slice, size))]                    # (B, *size, C)
 
 
 class SwinBlock(nn.Module):
@@ -419,6 +286,15 @@ class Backbone(nn.Module):
         x = self.norm(self.stages(x)[-1])                             # (B, *size, C)
         x = x.flatten(1, -2).mean(1)                                  # (B, C)
         return self.head(self.head_drop(x))
+
+    def resize_positions(self, state: Mapping[str, Tensor], source: Size | None = None) -> dict[str, Tensor]:
+        """`state` with the bias tables of another window resized to this model's windows (`official.resize_bias_table`).
+
+        The tables' rows tell the old window, so `source`, which other families need, is not used.
+        """
+        windows = {f"{name}.attn.relative_position_bias_table": block.window
+                   for name, block in self.named_modules() if isinstance(block, SwinBlock)}
+        return {k: resize_bias_table(v, windows[k]) if k in windows else v for k, v in state.items()}
 
 
 # ---------------------------------------------------------------- the image model

@@ -31,9 +31,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import (DropPath, Mlp, Sides, check_input, check_settings, drop_path_schedule, init_weights, per_axis,
-                     rescale_for_narrow)
-from .official import check_state
+from vt_course.models.layers import (
+    DropPath,
+    Mlp,
+    Sides,
+    check_input,
+    check_settings,
+    drop_path_schedule,
+    init_weights,
+    per_axis,
+    rescale_for_narrow,
+)
+from vt_course.models.official import check_state
 
 Size = tuple[int, int, int]
 Pattern = tuple[str, str, str]
@@ -237,7 +246,7 @@ class TimeSformer(nn.Module):
         if narrow_init:
             rescale_for_narrow(self)
         for name, module in self.named_modules():
-            if name.endswith("_fc"):                                  # a new step starts as nothing at all
+            if name.endswith("_fc"):                                  # so that a new step adds nothing at first
                 nn.init.zeros_(module.weight)
 
     def embed(self, x: Tensor) -> tuple[Tensor, Size]:
@@ -268,7 +277,7 @@ class TimeSformer(nn.Module):
         return torch.cat((cls.expand(B, -1, -1), x.flatten(1, 2)), 1), (H, W, T)
 
     def warn_if_stretched(self, grid: tuple[int, int], T: int) -> None:
-        """Say once that the embeddings are made for another input: what shares one cannot be told apart by its position."""
+        """Warn once where the embeddings are made for another input: patches that share one have no position of their own."""
         frames = T if self.time_embed is None else self.time_embed.shape[1]
         if self.warned or T == frames and (self.pos_embed is None or grid == self.grid) or torch.compiler.is_compiling():
             return
@@ -328,14 +337,41 @@ class TimeSformer(nn.Module):
             state["time_embed"] = resize_time(state["time_embed"], want["time_embed"].shape[1])
         return state
 
+    def inflate(self, image_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Initialise the model from an image ViT (appendix A; timesformer/models/helpers.py). Returns a complete state dict.
 
-# ---------------------------------------------------------------- other sizes, and image weights
+        `image_state` has the names of this file, which are timm's. All attentions of a block start as the image model's,
+        the Linear after each new one at zero and so does the time embedding; the head is the model's own. Position
+        embeddings are resized to the model's grid. A `divided` or `space` model then sees a still clip exactly as the
+        image model sees the frame. Raises ValueError that lists what is missing, unexpected or misshapen.
+        """
+        want = self.state_dict()
+        state = {k: v for k, v in image_state.items() if not k.startswith(("head.", "pre_logits."))}
+        for key in want:
+            for name in PATTERNS:
+                source = key.replace(f".{name}_norm1.", ".norm1.").replace(f".{name}_attn.", ".attn.")
+                if source != key and source in state:
+                    state[key] = state[source]
+            if "_fc." in key or key == "time_embed":
+                state[key] = torch.zeros_like(want[key])
+            elif key.startswith("head."):
+                state[key] = want[key]
+        if "pos_embed" not in want:
+            state.pop("pos_embed", None)
+        if "pos_embed" in state:         # images are square, also where a video has as many patches in another shape
+            side = round((state["pos_embed"].shape[1] - 1) ** 0.5)
+            state = self.resize_positions(state, (side, side))
+        check_state(self, state)
+        return state
+
+
+# ---------------------------------------------------------------- other sizes
 
 def resize_space(pos: Tensor, grid: tuple[int, int], source: tuple[int, int] | None = None) -> Tensor:
     """The position embedding (1, 1 + h·w, D) of a grid `source` = (h, w), by default square, for another: (1, 1 + H·W, D).
 
-    As in the official code, a grid of as many patches in another shape (2 x 8 on 4 x 4) takes the table as it is, and
-    so reads it in rows of the wrong length.
+    As in the official code, a grid of another shape with as many patches (2 x 8 for 4 x 4) takes the table as it is. It
+    then reads the table in rows of the wrong length.
     """
     side = round((pos.shape[1] - 1) ** 0.5)
     return pos if prod(grid) + 1 == pos.shape[1] else stretch(pos, source or (side, side), grid)
@@ -351,32 +387,3 @@ def stretch(pos: Tensor, source: tuple[int, int], grid: tuple[int, int]) -> Tens
 def resize_time(time: Tensor, T: int) -> Tensor:
     """Resize a time embedding (1, t, D) to T frames, nearest neighbour: (1, T, D)."""
     return time if time.shape[1] == T else F.interpolate(time.transpose(1, 2), T, mode="nearest").transpose(1, 2)
-
-
-def initialise_from_vit(model: TimeSformer, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Initialise a video model from an image ViT (appendix A; timesformer/models/helpers.py).
-
-    `state` has the names of this file, which are timm's. Returns a complete state dict for `model`: all
-    attentions of a block start as the image model's, the Linear after each new one at zero and so does the
-    time embedding; the head is the model's own. Position embeddings are resized to the model's grid. A
-    `divided` or `space` model then sees a still clip exactly as the image model sees the frame.
-    Raises ValueError that lists what is missing, unexpected or misshapen.
-    """
-    want = model.state_dict()
-    state = {k: v for k, v in state.items() if not k.startswith(("head.", "pre_logits."))}
-    for key in want:
-        for name in PATTERNS:
-            source = key.replace(f".{name}_norm1.", ".norm1.").replace(f".{name}_attn.", ".attn.")
-            if source != key and source in state:
-                state[key] = state[source]
-        if "_fc." in key or key == "time_embed":
-            state[key] = torch.zeros_like(want[key])
-        elif key.startswith("head."):
-            state[key] = want[key]
-    if "pos_embed" not in want:
-        state.pop("pos_embed", None)
-    if "pos_embed" in state:                     # images are square, also where a video has as many patches in another shape
-        side = round((state["pos_embed"].shape[1] - 1) ** 0.5)
-        state = model.resize_positions(state, (side, side))
-    check_state(model, state)
-    return state

@@ -18,10 +18,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import (CHANNELS_LAST, DropPath, Mlp, Sides, Size, check_input, check_settings, depthwise, drop_path_schedule,
-                     init_weights, per_axis, rescale_for_narrow)
-from .official import check_state, inflate_patch, unwrap
-from .swin import window_partition, window_reverse
+from vt_course.models.fast import CHANNELS_LAST, depthwise
+from vt_course.models.layers import (
+    DropPath,
+    Mlp,
+    Sides,
+    Size,
+    check_input,
+    check_settings,
+    drop_path_schedule,
+    init_weights,
+    per_axis,
+    rescale_for_narrow,
+)
+from vt_course.models.official import check_state, inflate_patch, unwrap
+from vt_course.models.swin import pad, window_partition, window_reverse
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -76,7 +87,10 @@ class ConvEmbed(nn.Module):
 
 
 class Depthwise(nn.Module):
-    """One filter of odd sides `size` for each channel, zero-padded: (B, C, *size) -> (B, C, *size)."""
+    """One filter of odd sides `size` for each channel, zero-padded: (B, C, *size) -> (B, C, *size).
+
+    That is the convolution it takes its weights from, with a faster backward pass (`fast.depthwise`).
+    """
 
     def __init__(self, dims: int, dim: int, size: Sides):
         super().__init__()
@@ -136,7 +150,7 @@ class Block(nn.Module):
         self.pos_embed = Depthwise(dims, dim, 3) if dpe else None
         self.drop_path = DropPath(drop_path)
         self.gamma_1 = self.gamma_2 = None
-        if gamma_shape:                                               # LayerScale
+        if gamma_shape:                                               # LayerScale, which starts near nothing
             self.gamma_1 = nn.Parameter(torch.full(gamma_shape, 1e-6))
             self.gamma_2 = nn.Parameter(torch.full(gamma_shape, 1e-6))
 
@@ -148,11 +162,12 @@ class Block(nn.Module):
 
 
 class LocalBlock(Block):
-    """Local affinity: A(i, j) depends on the offset of j from i only, and is 0 outside a tube (equation 6).
+    """Local affinity: A(i, j) is a learned number that depends on the offset of j from i only, 0 outside a tube (equation 6).
 
-    With one head a channel, A V U is 1 x 1, depthwise, 1 x 1 convolution. BatchNorm instead of LayerNorm.
-    Without `ffn` it becomes the MobileNet block of the ablation (table 4): no FFN, and the 1 x 1 convolutions
-    widen by 3. The paper does not say where that block's activations sit; GELU after the first two is our choice.
+    Every channel is a head. V(X) is then a 1 x 1 convolution, A V(X) a depthwise convolution with filters of the tube's size, and
+    (A V(X)) U a 1 x 1 convolution. BatchNorm takes the place of LayerNorm.
+    Without `ffn` it becomes the MobileNet block of the ablation (table 4): no FFN, and the 1 x 1 convolutions widen
+    three times. The paper does not say where that block's activations sit. GELU after the first two is our choice.
     """
 
     def __init__(self, dims: int, dim: int, mlp_ratio: float, tube: Size, ffn: bool, dpe: bool, layer_scale: bool,
@@ -167,18 +182,24 @@ class LocalBlock(Block):
         self.norm2 = BATCH_NORM[dims](dim) if ffn else None
         self.mlp = ConvMlp(dims, dim, mlp_ratio) if ffn else None
 
+    def relate(self, x: Tensor) -> Tensor:
+        """A V(X) U, what each token learns from its tube (equations 4 and 5)."""
+        V = self.act(self.conv1(x))                                   # (B, C or 3C, *size)
+        AV = self.act(self.attn(V))                                   # (B, C or 3C, *size)
+        return self.conv2(AV)                                         # (B, C, *size)
+
     def forward(self, x: Tensor) -> Tensor:
         check_batch_norm(self, x)
-        x = self.embed_position(x)
-        related = self.act(self.attn(self.act(self.conv1(self.norm1(x)))))
-        x = self.add(x, self.conv2(related), self.gamma_1)
-        return x if self.mlp is None else self.add(x, self.mlp(self.norm2(x)), self.gamma_2)
+        x = self.embed_position(x)                                    # equation 1
+        x = self.add(x, self.relate(self.norm1(x)), self.gamma_1)     # equation 2
+        return x if self.mlp is None else self.add(x, self.mlp(self.norm2(x)), self.gamma_2)     # equation 3
 
 
 class GlobalBlock(Block):
-    """Self-attention among all tokens of the clip or image or, with `window` (2201.09450, adaptation to dense
-    prediction), among those of one window. As in the official code, maps are padded at their end to whole windows
-    after the norm, and padded tokens are not masked.
+    """Self-attention among all tokens of the clip or image.
+
+    With `window`, only among the tokens of one window (2201.09450, adaptation to dense prediction). As in the official
+    code, maps are then padded at their end to whole windows, after the norm, and padded tokens are not masked.
     """
 
     def __init__(self, dims: int, dim: int, mlp_ratio: float, head_dim: int, window: Size | None, dpe: bool,
@@ -191,20 +212,19 @@ class GlobalBlock(Block):
         self.mlp = Mlp(dim, mlp_ratio)
 
     def attend_in_windows(self, x: Tensor, size: Size) -> Tensor:
-        (H, W), (Mh, Mw) = size, self.window
-        x = x.unflatten(1, size)                                      # (B, H, W, C)
-        x = F.pad(x, (0, 0, 0, -W % Mw, 0, -H % Mh))
-        padded = tuple(x.shape[1:-1])
-        x = self.attn(window_partition(x, self.window))               # (B·nW, N, C)
-        return window_reverse(x, self.window, padded)[:, :H, :W].flatten(1, 2)      # (B, H·W, C)
+        H, W = size
+        x = pad(x.unflatten(1, size), self.window)                    # (B, H+, W+, C)
+        windows = self.attn(window_partition(x, self.window))         # (B·nW, N, C)
+        x = window_reverse(windows, self.window, x.shape[1:-1])       # (B, H+, W+, C)
+        return x[:, :H, :W].flatten(1, 2)                             # (B, H·W, C)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.embed_position(x)
+        x = self.embed_position(x)                                    # equation 1
         size = x.shape[2:]
         x = x.flatten(2).transpose(1, 2)                              # (B, N, C): a view, the memory is channels-last
         y = self.norm1(x)
-        x = self.add(x, self.attend_in_windows(y, size) if self.window else self.attn(y), self.gamma_1)
-        x = self.add(x, self.mlp(self.norm2(x)), self.gamma_2)
+        x = self.add(x, self.attend_in_windows(y, size) if self.window else self.attn(y), self.gamma_1)      # equation 2
+        x = self.add(x, self.mlp(self.norm2(x)), self.gamma_2)        # equation 3
         return x.transpose(1, 2).unflatten(2, size)                   # (B, C, *size)
 
 
@@ -228,7 +248,7 @@ class DividedBlock(GlobalBlock):
         t = x.transpose(1, 2).flatten(0, 1)                           # (B·H·W, T, C)
         t = t + self.drop_path(self.t_attn(self.t_norm(t)))
         s = t.unflatten(0, (B, H * W)).transpose(1, 2).flatten(0, 1)  # (B·T, H·W, C)
-        x = self.add(x.flatten(0, 1), self.attn(self.norm1(s)), self.gamma_1)
+        x = self.add(x.flatten(0, 1), self.attn(self.norm1(s)), self.gamma_1)      # (B·T, H·W, C)
         x = x.reshape(B, T * H * W, C)
         x = self.add(x, self.mlp(self.norm2(x)), self.gamma_2)
         return x.transpose(1, 2).unflatten(2, (T, H, W))              # (B, C, T, H, W)
@@ -239,11 +259,15 @@ class DividedBlock(GlobalBlock):
 class UniFormer(nn.Module):
     """UniFormer. Input (B, 3, T, H, W), or (B, 3, H, W) with `dims=2`; output (B, num_classes).
 
-    `kinds` has one letter a stage: L local, G global and, for images, W windows or H three window blocks and one
-    global in turn. `divided` splits global attention into time and space (video). `dpe`, `local_ffn` and `tube`
-    are switched in the ablations of table 4, `conv_stem` is S†'s overlapping patch embedding (images), `layer_scale`
-    names the kinds of blocks that have LayerScale. `tube` and `window` are one number, or one for each axis. `aux_head` is the second classifier of models trained with
-    token labelling: scores are head + max over places of aux_head / 2.
+    - `kinds` has one letter a stage: L local, G global; for images also W, windows, and H, three window blocks and one
+      global block in turn;
+    - `divided` splits global attention into time and space (video);
+    - `dpe`, `local_ffn` and `tube` are varied in the ablations of table 4;
+    - `tube` and `window` are one number, or one for each axis;
+    - `conv_stem` is the overlapping patch embedding of S† (images);
+    - `layer_scale` names the kinds of blocks that have LayerScale;
+    - `aux_head` is the second classifier of models trained with token labelling. The scores are then those of `head`
+      plus half the largest that `aux_head` gives at any place.
 
     Any T >= 1, and H, W >= 32 (>= 1 with `conv_stem`). Raises ValueError for other inputs and for settings that
     do not go together.
@@ -323,25 +347,26 @@ class UniFormer(nn.Module):
         scores = self.head(x.mean(1))                                 # (B, K)
         return scores if self.aux_head is None else scores + 0.5 * self.aux_head(x).amax(1)
 
+    def resize_positions(self, state: Mapping[str, Tensor], source: Size | None = None) -> dict[str, Tensor]:
+        """`state` as it is: the position embedding is a convolution, which serves every size."""
+        return dict(state)
 
-# ---------------------------------------------------------------- image weights for the video model
+    def inflate(self, image_state: Mapping, mode: str = "average") -> dict[str, Tensor]:
+        """Initialise the video model from an image checkpoint (section 4.1). Returns a complete state dict.
 
-def inflate_uniformer(model: UniFormer, image_state: Mapping, mode: str = "average") -> dict[str, Tensor]:
-    """Initialise a video model from an image checkpoint (section 4.1). Returns a complete state dict for `model`.
-
-    Every convolution gains a time axis of the length t that the video model has there. "average" (the official rule):
-    repeat over t and divide by t, so that a still clip gives what the image gave, except near its ends, where zero
-    padding takes the place of frames. "centre": the image kernel at step t // 2 (the middle, as every published t
-    is odd), zeros elsewhere. BatchNorm statistics are copied; the head is kept when the number of classes agrees,
-    else it is the model's own. Raises ValueError that lists what does not fit, and for an unknown mode.
-    """
-    state, want = unwrap(image_state), model.state_dict()
-    for key, value in state.items():
-        if key in want and value.ndim == 4 and want[key].ndim == 5:
-            state[key] = inflate_patch(value, want[key].shape[2], mode)
-    keep = [k for k in want if k.endswith("num_batches_tracked")]     # counted anew
-    if "head.weight" in state and len(state["head.weight"]) != len(want["head.weight"]):
-        keep += ["head.weight", "head.bias"]
-    state |= {k: want[k] for k in keep}
-    check_state(model, state)
-    return state
+        Every convolution gains a time axis of the length t that the video model has there. "average" (the official rule):
+        repeat over t and divide by t, so that a still clip gives what the image gave, except near its ends, where zero
+        padding takes the place of frames. "centre": the image kernel at step t // 2 (the middle, as every published t
+        is odd), zeros elsewhere. BatchNorm statistics are copied; the head is kept when the number of classes agrees,
+        else it is the model's own. Raises ValueError that lists what does not fit, and for an unknown mode.
+        """
+        state, want = unwrap(image_state), self.state_dict()
+        for key, value in state.items():
+            if key in want and value.ndim == 4 and want[key].ndim == 5:
+                state[key] = inflate_patch(value, want[key].shape[2], mode)
+        keep = [k for k in want if k.endswith("num_batches_tracked")]             # counted anew
+        if "head.weight" in state and len(state["head.weight"]) != len(want["head.weight"]):
+            keep += ["head.weight", "head.bias"]
+        state |= {k: want[k] for k in keep}
+        check_state(self, state)
+        return state

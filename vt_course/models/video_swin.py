@@ -4,22 +4,25 @@ Three things change against the image model, and this file holds exactly those:
 - a token is a tube of 2 x 4 x 4 pixels (section 3.1), so T/2 x H/4 x W/4 tokens of 96 numbers enter;
 - windows are P x M x M tokens and shift by (P/2, M/2, M/2) (section 3.2), so up to 8 kinds of border
   have to be kept apart; the bias table has (2P-1)(2M-1)(2M-1) rows;
-- image weights are inflated (the section on initialisation): see `official.inflate_swin`.
+- image weights are inflated (the section on initialisation): see `SwinTransformer3D.inflate`.
 Everything else, `window_partition`, the roll and its mask, blocks and merging, is `swin.py` on three axes.
 Time is never merged: T/2 steps enter and T/2 steps leave.
 
-Besides the joint attention in 3-D windows the paper tries two cheaper ways to bring in time (its ablation on
-designs for space-time attention, table 4); both are windows of other shapes, so both are here as well.
+Besides the joint attention in 3-D windows, the paper tries two other ways to bring in time (its ablation on designs
+for space-time attention, table 4). Both are windows of other shapes, so both are here as well.
 
 Parameter names are those of the official checkpoints without their `backbone.` prefix; `head` is their
 `cls_head.fc_cls` (SwinTransformer/Video-Swin-Transformer, mmaction/models/backbones/swin_transformer.py).
 """
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Sides, check_settings, init_weights, per_axis
-from .swin import Backbone, Size, SwinBlock, WindowAttention
+from vt_course.models.layers import Sides, check_settings, init_weights, per_axis
+from vt_course.models.official import check_state, inflate_bias_table, inflate_patch, unwrap
+from vt_course.models.swin import Backbone, Size, SwinBlock, WindowAttention
 
 
 class PatchEmbed3D(nn.Module):
@@ -76,10 +79,10 @@ class SwinTransformer3D(Backbone):
     - "split": windows of 1 x M x M, and two transformer layers over time, P x 1 x 1, after the last stage;
     - "factorized": every block attends in 1 x M x M and then in P x 1 x 1 windows (`FactorizedBlock`).
 
-    No code of "split" and "factorized" was released. That the layers over time see each place on its own, and
-    that they are whole layers here and attention alone there, follows from the stated parameters and costs.
-    Assumed: a LayerNorm before and a relative position bias in each, `num_heads` as in the stage, no shift, so
-    P should be the whole T/2 (16 for 32 frames), and the split layers stand before the final norm.
+    No code of "split" and "factorized" was released. From the stated parameters and costs it follows that what is added
+    over time sees each place on its own, and that it is whole layers in "split" but attention alone in "factorized".
+    Assumed: a LayerNorm before each and a relative position bias in each, as many heads as in the stage, and no shift,
+    so P should be the whole T/2 (16 for 32 frames). The split layers stand before the final norm.
     """
 
     layout = "B C T H W"
@@ -112,3 +115,21 @@ class SwinTransformer3D(Backbone):
         for layer in self.temporal_layers:
             maps[-1] = layer(maps[-1])                                # (B, T/2, H/32, W/32, C)
         return maps
+
+    def inflate(self, image_state: Mapping, mode: str = "average") -> dict[str, Tensor]:
+        """Initialise the model from an image Swin checkpoint (the paper's section on initialisation).
+
+        Returns a complete state dict. The patch embedding and the bias tables gain a time axis, by the rule `mode` of
+        `official.inflate_patch` and `official.inflate_bias_table`; everything else is copied; the head is the model's
+        own, because the classes differ. Raises ValueError as `from_official` does.
+        """
+        head = {k: v for k, v in self.state_dict().items() if k.startswith("head.")}
+        state = {k: v for k, v in unwrap(image_state).items() if not k.startswith("head.")} | head
+        patch = state.get("patch_embed.proj.weight")
+        if patch is not None and patch.ndim == 4:
+            state["patch_embed.proj.weight"] = inflate_patch(patch, self.patch_embed.proj.stride[0], mode)
+        window = self.layers[0].blocks[0].window
+        for key in [k for k in state if k.endswith("relative_position_bias_table")]:
+            state[key] = inflate_bias_table(state[key], window, mode)
+        check_state(self, state)
+        return state

@@ -5,9 +5,9 @@ A source that begins with "secondary" was read in a table of other authors.
 """
 import torch
 
-from ..cost import count_macs, count_parameters
-from . import mvit, swin, timesformer, uniformer
-from .variant import Variant
+from vt_course.models.cost import count_macs, count_parameters
+from vt_course.models.zoo import mvit, swin, timesformer, uniformer
+from vt_course.models.zoo.variant import Variant
 
 ZOO: dict[str, Variant] = {**swin.VARIANTS, **mvit.VARIANTS, **timesformer.VARIANTS, **uniformer.VARIANTS}
 

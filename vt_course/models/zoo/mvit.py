@@ -5,8 +5,8 @@ first stage has, how keys and values are pooled, and how the cubes are padded. I
 conv pooling. 4 + 7 + 6 blocks with max pooling have 26.11 M, 3 + 7 + 6 blocks with conv pooling have 26.04 M. Neither
 has the stated 32.9 GMACs with any of the key strides that we tried.
 """
-from ..mvit import MViT
-from .variant import Variant
+from vt_course.models.mvit import MViT
+from vt_course.models.zoo.variant import Variant
 
 TABLE3, TABLE4, TABLE5, TABLE6, TABLE17 = (f"MViT table {n}" for n in (3, 4, 5, 6, 17))
 MODEL_ZOO = "facebookresearch/SlowFast MODEL_ZOO.md"

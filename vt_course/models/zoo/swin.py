@@ -1,7 +1,7 @@
 """Swin and Video Swin: every published variant."""
-from ..swin import SwinTransformer
-from ..video_swin import SwinTransformer3D
-from .variant import Variant
+from vt_course.models.swin import SwinTransformer
+from vt_course.models.video_swin import SwinTransformer3D
+from vt_course.models.zoo.variant import Variant
 
 VSWIN = "SwinTransformer/Video-Swin-Transformer README.md"
 SWIN = "Swin table 1"

@@ -1,6 +1,6 @@
 """TimeSformer: every published variant."""
-from ..timesformer import TimeSformer
-from .variant import Variant
+from vt_course.models.timesformer import TimeSformer
+from vt_course.models.zoo.variant import Variant
 
 README = "facebookresearch/TimeSformer README.md"
 MMACTION = "open-mmlab/mmaction2 configs/recognition/timesformer"

@@ -4,8 +4,8 @@ The light models XXS and XS are left out (image_classification/models/uniformer_
 video_classification/slowfast/models/uniformer_light.py), because they have another architecture. From stage 3 on they
 have a class token. Its attention selects the tokens that a block updates; all other tokens are merged into one.
 """
-from ..uniformer import UniFormer
-from .variant import Variant
+from vt_course.models.uniformer import UniFormer
+from vt_course.models.zoo.variant import Variant
 
 VIDEO = "Sense-X/UniFormer video_classification/README.md"
 IMAGE = "Sense-X/UniFormer image_classification/README.md"
