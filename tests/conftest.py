@@ -1,18 +1,19 @@
 """One deterministic, single-threaded, headless world for all tests."""
+
 import os
 import random
 import sys
 
 # Before any test module imports torch, which reads the number of threads on import.
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TQDM_DISABLE="1")
-os.environ.pop("MPLBACKEND", None)      # a kernel that inherits it draws no inline figures
+os.environ.pop("MPLBACKEND", None)  # a kernel that inherits it draws no inline figures
 
 import hypothesis
 import matplotlib
 import numpy as np
 import pytest
 
-matplotlib.use("Agg")                   # in this process only
+matplotlib.use("Agg")  # in this process only
 hypothesis.settings.register_profile("course", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("course")
 

@@ -1,4 +1,5 @@
 """A local HTTP server that misbehaves as it is told."""
+
 import threading
 import time
 from contextlib import contextmanager
@@ -28,11 +29,14 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_response(fault.get("status", 404))
                 self.send_header("Content-Length", "0")
                 return self.end_headers()
-            if asked and "no_range" not in fault and ("no_if_range" in fault or
-                                                      self.headers.get("If-Range") in (None, server.mark(body))):
+            if (
+                asked
+                and "no_range" not in fault
+                and ("no_if_range" in fault or self.headers.get("If-Range") in (None, server.mark(body)))
+            ):
                 first, _, last = asked.removeprefix("bytes=").partition("-")
                 start, status = int(first), 206
-                body = body[:int(last) + 1] if last else body          # its length is then that of the answer: nobody minds
+                body = body[: int(last) + 1] if last else body  # its length is then that of the answer: nobody minds
             if status == 206 and start >= len(body):
                 self.send_response(416)
                 self.send_header("Content-Range", f"bytes */{len(body)}")
@@ -46,15 +50,15 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Type", fault.get("type", "application/octet-stream"))
             self.send_header("Content-Length", str(len(body) - start + fault.get("lie", 0)))
             self.end_headers()
-            data = body[start:][:fault.get("cut")]
+            data = body[start:][: fault.get("cut")]
             piece = fault.get("piece", len(data) or 1)
             for i in range(0, len(data), piece):
-                self.wfile.write(data[i:i + piece])
+                self.wfile.write(data[i : i + piece])
                 self.wfile.flush()
                 time.sleep(fault.get("pause", 0))
             if "stall" in fault:
                 server.released.wait(60)
-        except (BrokenPipeError, ConnectionResetError):                # the client was killed
+        except (BrokenPipeError, ConnectionResetError):  # the client was killed
             pass
         finally:
             server.busy.discard(self)

@@ -1,4 +1,5 @@
 """What people wrap around a model: hooks, autocast, functional calls, copies, checkpointing, int8, replicas, compilers."""
+
 import shutil
 import warnings
 from collections import OrderedDict
@@ -16,12 +17,21 @@ from weights import shake
 
 pytestmark = pytest.mark.slow
 
-INPUT = {"swin_mini": (3, 64, 64), "video_swin_mini": (3, 4, 48, 48), "mvit_mini": (3, 8, 48, 48), "mvit_v2_mini": (3, 8, 48, 48),
-         "timesformer_mini": (3, 8, 48, 48), "uniformer_mini": (3, 4, 32, 32)}
+INPUT = {
+    "swin_mini": (3, 64, 64),
+    "video_swin_mini": (3, 4, 48, 48),
+    "mvit_mini": (3, 8, 48, 48),
+    "mvit_v2_mini": (3, 8, 48, 48),
+    "timesformer_mini": (3, 8, 48, 48),
+    "uniformer_mini": (3, 4, 32, 32),
+}
 # The same networks with fewer blocks: a graph is traced for every one.
-SHALLOW = {"mvit_mini": dict(depth=2, dim_mul={1: 2}, head_mul={1: 2}, q_stride={1: (1, 2, 2)}),
-           "mvit_v2_mini": dict(depth=2, dim_mul={1: 2}, head_mul={1: 2}, q_stride={0: (1, 1, 1), 1: (1, 2, 2)}),
-           "timesformer_mini": dict(depth=1), "uniformer_mini": dict(depths=(1, 1, 1, 1))}
+SHALLOW = {
+    "mvit_mini": dict(depth=2, dim_mul={1: 2}, head_mul={1: 2}, q_stride={1: (1, 2, 2)}),
+    "mvit_v2_mini": dict(depth=2, dim_mul={1: 2}, head_mul={1: 2}, q_stride={0: (1, 1, 1), 1: (1, 2, 2)}),
+    "timesformer_mini": dict(depth=1),
+    "uniformer_mini": dict(depths=(1, 1, 1, 1)),
+}
 each_mini = pytest.mark.parametrize("name", INPUT)
 
 
@@ -41,7 +51,9 @@ def assert_same(a, b, tolerance=1e-5):
     torch.testing.assert_close(a[0], b[0], rtol=tolerance, atol=tolerance)
     assert a[1].keys() == b[1].keys()
     for key in a[1]:
-        torch.testing.assert_close(a[1][key], b[1][key], rtol=tolerance, atol=tolerance * max(1.0, b[1][key].abs().max().item()))
+        torch.testing.assert_close(
+            a[1][key], b[1][key], rtol=tolerance, atol=tolerance * max(1.0, b[1][key].abs().max().item())
+        )
 
 
 @each_mini
@@ -57,7 +69,9 @@ def test_every_leaf_module_is_called_and_what_a_hook_returns_counts(name, grad):
         assert called == set(leaves)
         for key, module in leaves.items():
             if key.endswith("qkv"):
-                handle = module.register_forward_hook(lambda m, args, out: out + args[0].mean(-1, keepdim=True) + torch.linspace(-1, 1, out.shape[-1]))
+                handle = module.register_forward_hook(
+                    lambda m, args, out: out + args[0].mean(-1, keepdim=True) + torch.linspace(-1, 1, out.shape[-1])
+                )
                 assert not torch.equal(model(x), before), key
                 handle.remove()
 
@@ -70,6 +84,7 @@ def test_bf16_autocast_trains(name):
     def autocast(x):
         with torch.autocast("cpu", torch.bfloat16):
             return model(x)
+
     got, grads = gradients(model, x, autocast)
     torch.testing.assert_close(got, want, rtol=0.05, atol=0.05 * want.std().item())
     for key, grad in want_grads.items():
@@ -90,6 +105,7 @@ def test_functional_calls_and_the_transforms_of_torch_func(name):
     def loss(params):
         out = torch.func.functional_call(model, params, (x,))
         return (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum(), out
+
     transformed, out_again = torch.func.grad(loss, has_aux=True)({k: p.detach() for k, p in model.named_parameters()})
     assert_same((out_again.detach(), transformed), (out, grads), 1e-4)
 
@@ -122,7 +138,7 @@ def test_activation_checkpointing_changes_no_gradient(name, reentrant):
 def test_dynamic_int8_takes_every_linear(name):
     model, x = make(name)
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")                                # torch.ao is on its way to another package
+        warnings.simplefilter("ignore")  # torch.ao is on its way to another package
         small = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
         want, got = model(x).flatten(), small(x).flatten()
     assert not any(type(m) is nn.Linear for m in small.modules())
@@ -136,7 +152,9 @@ def replica(module):
         setattr(copy, key, None if p is None else p.view_as(p))
     for key, b in module._buffers.items():
         copy._buffers[key] = b
-    copy._modules = OrderedDict((key, child if child is None else replica(child)) for key, child in module._modules.items())
+    copy._modules = OrderedDict(
+        (key, child if child is None else replica(child)) for key, child in module._modules.items()
+    )
     return copy
 
 
@@ -148,6 +166,7 @@ def test_a_replica_has_no_parameters_and_gives_the_gradients_of_the_model(name):
     assert_same(gradients(model, x, replica(model)), want)
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("name", SHALLOW)
 def test_a_compiled_graph_gives_the_same_gradients(name):
     """Traced and differentiated as torch.compile does, with PyTorch's own kernels. Swin and Video Swin:

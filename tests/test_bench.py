@@ -1,4 +1,5 @@
 """The bench compares the same frames, in turns, and says when a decoder cannot take part."""
+
 import importlib.util
 import sys
 
@@ -14,21 +15,20 @@ from videos import rotate_tag, write_video
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     at = tmp_path_factory.mktemp("bench")
-    return [write_video(at / "a.mp4", frames=40, bframes=2),
-            write_video(at / "b.mp4", frames=9, size=(80, 64), gop=1)]
+    return [write_video(at / "a.mp4", frames=40, bframes=2), write_video(at / "b.mp4", frames=9, size=(80, 64), gop=1)]
 
 
 @pytest.fixture
 def no_torchcodec(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchcodec", None)            # import raises
+    monkeypatch.setitem(sys.modules, "torchcodec", None)  # import raises
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
 
 
 def test_rows_agree_to_the_pixel(files):
     rows = bench.bench_decode(files, frames=8, stride=2, repeats=2)
     assert [(row["access"], row["decoder"]) for row in rows] == [
-        (access, decoder) for access in ("random", "sequential")
-        for decoder in ("ours", "decord", "pyav", "torchcodec")]
+        (access, decoder) for access in ("random", "sequential") for decoder in ("ours", "decord", "pyav", "torchcodec")
+    ]
     for row in rows:
         if row["error"] is None:
             assert row["max_difference"] == 0 and row["frames_per_second"] > 0
@@ -39,7 +39,7 @@ def test_rows_agree_to_the_pixel(files):
 
 
 def test_a_difference_between_decoders_is_found(files, monkeypatch, no_torchcodec):
-    def late(path, indices, short_side=None):                       # one pixel 7 too bright
+    def late(path, indices, short_side=None):  # one pixel 7 too bright
         clip = bench.read_ours(path, indices, short_side).copy()
         clip[-1, 0, 0, 0] ^= 7
         return clip
@@ -53,7 +53,7 @@ def test_a_difference_between_decoders_is_found(files, monkeypatch, no_torchcode
 def test_shapes_that_differ_have_no_difference(files, tmp_path):
     turned = rotate_tag(write_video(tmp_path / "x.mp4", frames=4, size=(64, 80)), tmp_path / "turned.mp4")
     rows = bench.bench_decode([turned, files[0]], frames=2, stride=1, repeats=1)
-    assert [row["max_difference"] for row in rows[:3:2]] == [0, None]       # ours, pyav
+    assert [row["max_difference"] for row in rows[:3:2]] == [0, None]  # ours, pyav
     assert "shape" in bench.decode_table(rows)
 
 
@@ -71,12 +71,11 @@ def test_every_decoder_reads_the_frames_it_is_asked_for(files):
 
 def test_decoders_take_turns_and_no_one_is_always_first():
     calls = []
-    readers = {name: lambda path, indices, short_side, name=name: calls.append((path, name))
-               for name in "xyz"}
+    readers = {name: lambda path, indices, short_side, name=name: calls.append((path, name)) for name in "xyz"}
     seconds = bench._take_turns(readers, [("a", None), ("b", None)], None, repeats=3)
     assert len(calls) == 18 and [len(seconds[name]) for name in "xyz"] == [3, 3, 3]
-    rounds = [calls[k:k + 3] for k in range(0, 18, 3)]
-    assert all(len({path for path, _ in one}) == 1 for one in rounds)       # file by file
+    rounds = [calls[k : k + 3] for k in range(0, 18, 3)]
+    assert all(len({path for path, _ in one}) == 1 for one in rounds)  # file by file
     assert all({name for _, name in one} == set("xyz") for one in rounds)
     assert [one[0][1] for one in rounds] == ["x", "y", "y", "z", "z", "x"]
 
@@ -124,18 +123,23 @@ def test_no_files_and_bad_files_are_explained(tmp_path):
 
 # ------------------------------------------------------------------------- whole samples
 
+
 def test_every_loader_feeds_the_model_the_same_clip(files):
     rows = bench.bench_loader(files, frames=(4, 8), span=8, size=32, repeats=1)
     peers = [name for name in bench.PEERS if name != "torchcodec" or bench._torchcodec_fault() is None]
-    assert [(row["frames"], row["stride"], row["peer"]) for row in rows] == [(T, 8 // T, peer) for T in (4, 8) for peer in peers]
+    assert [(row["frames"], row["stride"], row["peer"]) for row in rows] == [
+        (T, 8 // T, peer) for T in (4, 8) for peer in peers
+    ]
     for row in rows:
-        assert row["max_difference"] < 1.1                         # of 255: torchvision may round once more
+        assert row["max_difference"] < 1.1  # of 255: torchvision may round once more
         assert row["ratio"] == pytest.approx(row["clips_per_second"] / row["peer_clips_per_second"])
 
 
 def test_a_loader_that_picks_other_frames_is_found(files, monkeypatch):
     monkeypatch.setitem(bench.PEERS, "PyAV", lambda path, indices, short_side=None: bench.read_ours(path, indices // 2))
-    gaps = {row["peer"]: row["max_difference"] for row in bench.bench_loader(files, frames=(4,), span=8, size=32, repeats=1)}
+    gaps = {
+        row["peer"]: row["max_difference"] for row in bench.bench_loader(files, frames=(4,), span=8, size=32, repeats=1)
+    }
     assert gaps["PyAV"] > 10 > gaps["decord, get_batch"]
 
 
@@ -152,6 +156,7 @@ def test_memory_is_flat_over_many_opens(files):
     import psutil
 
     from vt_course.data.reader import ClipReader
+
     process = psutil.Process()
     handles = process.num_fds()
     for k in range(1000):

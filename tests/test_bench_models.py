@@ -1,4 +1,5 @@
 """The bench of models compares the same weights on the same input, and its counts are what they are called."""
+
 import json
 import os
 import signal
@@ -26,7 +27,7 @@ from vt_course.cli import main
 from vt_course.models import create
 from vt_course.models.official import to_official
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.dear
 
 CPU = torch.device("cpu")
 
@@ -56,24 +57,26 @@ def test_a_row_for_each_pass_and_mode(pairs, monkeypatch):
     monkeypatch.setattr(bench, "in_own_process", in_own_process)
     said = []
     rows = bench_models(["mini"], seconds=0, progress=said.append)
-    assert [(r["pass"], r["mode"]) for r in rows] == [("forward", "eager"), ("forward+backward", "eager")] and len(said) == 2
+    assert [(r["pass"], r["mode"]) for r in rows] == [("forward", "eager"), ("forward+backward", "eager")] and len(
+        said
+    ) == 2
     for r in rows:
         assert r["max_difference"] == 0 and r["ratio"] > 0 and r["turns"] == 7
         assert r["clips_per_second"] == pytest.approx(2e3 / r["ours_ms"]) and 0 < r["matmul_share"] < 2
-        assert r["peak_mb"] == pytest.approx(r["peer_peak_mb"], rel=0.02)         # the same network
+        assert r["peak_mb"] == pytest.approx(r["peer_peak_mb"], rel=0.02)  # the same network
     assert rows[1]["ours_ms"] > rows[0]["ours_ms"] and rows[1]["peak_mb"] > rows[0]["peak_mb"]
     assert geometric_mean([{"ratio": 2.0}, {"ratio": 8.0}]) == pytest.approx(4)
 
 
 def test_the_ratio_is_the_median_of_the_turns_ratios(pairs, monkeypatch):
     """A machine that slows down from turn to turn slows both; who comes first changes with every turn."""
-    clocks = iter([2, 3, 30, 20, 4, 8] + [5] * 6)                     # ours, peer; peer, ours; ours, peer; the other pass
+    clocks = iter([2, 3, 30, 20, 4, 8] + [5] * 6)  # ours, peer; peer, ours; ours, peer; the other pass
     monkeypatch.setattr(bench, "clock", lambda work, device: next(clocks))
     rows = bench_models(["mini"], seconds=0)
     assert rows[0]["ratio"] == 1.5 and (rows[0]["ours_ms"], rows[0]["peer_ms"]) == (4000, 8000)
-    assert rows[0]["ratio_error"] == pytest.approx(1.25 * (1 / 12) ** 0.5 / 3**0.5)       # of 1.5, 1.5 and 2
+    assert rows[0]["ratio_error"] == pytest.approx(1.25 * (1 / 12) ** 0.5 / 3**0.5)  # of 1.5, 1.5 and 2
     clocks = iter([2, 3] * 3 + [1] * 12)
-    assert [row["turns"] for row in bench_models(["mini"], seconds=12)] == [3, 6]     # 15 seconds, 12 seconds
+    assert [row["turns"] for row in bench_models(["mini"], seconds=12)] == [3, 6]  # 15 seconds, 12 seconds
 
 
 def test_a_slow_peer_makes_a_large_ratio_and_a_wrong_one_a_difference(pairs):
@@ -95,7 +98,7 @@ def test_what_cannot_be_compared(pairs, monkeypatch, capsys):
     pairs["other"] = Pair("swin_mini", "no_such_library", nn.Identity, (3, 64, 64))
     with pytest.raises(CourseError, match="needs no_such_library, which is not installed"):
         bench_models(["other"])
-    assert {r["model"] for r in bench_models(seconds=0)} == {"mini"}            # what is not installed is left out
+    assert {r["model"] for r in bench_models(seconds=0)} == {"mini"}  # what is not installed is left out
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["bench", "models", "mini", "--device", "cuda"]) == 2
     assert "no CUDA device" in capsys.readouterr().err
@@ -148,9 +151,11 @@ def test_an_interrupt_ends_the_process_of_the_pair(tmp_path, interruptible):
 def test_peak_memory_is_what_is_held_at_once():
     def one_after_the_other():
         for _ in range(3):
-            torch.zeros(250_000)                                                # 1 MB each
+            torch.zeros(250_000)  # 1 MB each
+
     def all_at_once():
         return [torch.zeros(250_000) for _ in range(3)]
+
     assert peak_bytes(one_after_the_other, CPU) == 1_000_000
     assert peak_bytes(all_at_once, CPU) == 3_000_000
 
@@ -169,10 +174,15 @@ def test_every_attention_keeps_the_map_and_costs_what_it_should(name, growth):
         assert call(torch.empty(1, 2, 14, 14, 192)).numel() >= 2 * 14 * 14 * 192
     small, large = [r for r in growth if r["attention"] == name]
     N, d = 2 * 14 * 14, 192
-    pairs = {"joint": N * N, "divided": N * 2 + (1 + 14 * 14) ** 2 * 2, "pooling, keys 1 x 4 x 4": N * 2 * 4 * 4,
-             "window 8 x 7 x 7": N * 2 * 7 * 7, "local 5 x 5 x 5": N * 125 / 2}[name]
+    pairs = {
+        "joint": N * N,
+        "divided": N * 2 + (1 + 14 * 14) ** 2 * 2,
+        "pooling, keys 1 x 4 x 4": N * 2 * 4 * 4,
+        "window 8 x 7 x 7": N * 2 * 7 * 7,
+        "local 5 x 5 x 5": N * 125 / 2,
+    }[name]
     linear = {"joint": 4, "divided": 9, "pooling, keys 1 x 4 x 4": 4, "window 8 x 7 x 7": 4, "local 5 x 5 x 5": 2}[name]
     assert small["gmacs"] == pytest.approx((2 * pairs * d + linear * N * d * d) / 1e9, rel=0.02)
-    times = large["gmacs"] / small["gmacs"]                                    # four times the tokens
+    times = large["gmacs"] / small["gmacs"]  # four times the tokens
     assert times == pytest.approx(4, rel=0.02) if "window" in name or "local" in name else times > 4.05
     assert large["ms"] > 0 and large["peak_mb"] > small["peak_mb"]

@@ -3,6 +3,7 @@
 The catalogue of a check is run through the check itself; the wrong solutions in `solutions/` are written
 again, from scratch, as a reader would write them.
 """
+
 import re
 
 import IPython.display
@@ -67,8 +68,9 @@ def equal(a, b):
 
 def diagnoses(text):
     """Every mistake of any catalogue that is named in a text."""
-    return [name for name in dict(CATALOGUE).values() if name in text] + \
-        re.findall("your axes are in another order", text)
+    return [name for name in dict(CATALOGUE).values() if name in text] + re.findall(
+        "your axes are in another order", text
+    )
 
 
 @pytest.mark.parametrize("number, name", CATALOGUE, ids=lambda text: text[:40])
@@ -78,8 +80,11 @@ def test_each_mistake_of_the_catalogue_gets_its_own_diagnosis(number, name, show
     first, second = out.splitlines()
     assert first.startswith(f"✗ exercise {number}, on ") and second == f"  Likely: {name}"
     cases = EXERCISES[number].cases()
-    same = [other for other, mistake in EXERCISES[number].mistakes if other != name
-            and all(equal(mistake(*args), wrong(*args)) for args in cases)]
+    same = [
+        other
+        for other, mistake in EXERCISES[number].mistakes
+        if other != name and all(equal(mistake(*args), wrong(*args)) for args in cases)
+    ]
     assert same == []
 
 
@@ -97,13 +102,14 @@ def test_wrong_solutions_of_readers(number, name, shown, capsys):
         assert title == f"exercise {number}: the first case that fails"
 
 
-@pytest.mark.parametrize("number, name", [("4.1", "bfloat16"), ("4.2", "never filled"),
-                                          ("4.4", "-inf"), ("4.4", "boolean"), ("4.5", "sum")])
+@pytest.mark.parametrize(
+    "number, name", [("4.1", "bfloat16"), ("4.2", "never filled"), ("4.4", "-inf"), ("4.4", "boolean"), ("4.5", "sum")]
+)
 def test_failures_are_drawn(number, name, monkeypatch):
     figures = []
     monkeypatch.setattr(IPython.display, "display", figures.append)
     check(number, WRONG[number][name][0])
-    figure, = figures
+    (figure,) = figures
     assert isinstance(figure, Figure)
     assert [axes.get_title() for axes in figure.axes[:2]] == ["expected", "got"]
 
@@ -125,19 +131,26 @@ def test_every_exercise_is_tested_enough():
 def test_a_stub_is_not_attempted_yet(number, shown, capsys):
     def stub(*args):
         raise NotImplementedError(f"exercise {number}")
+
     out = verdict(number, stub, capsys)
-    assert out == (f"○ exercise {number} is not attempted yet; until it is, the cells below use the course's own `stub`\n")
+    assert out == (
+        f"○ exercise {number} is not attempted yet; until it is, the cells below use the course's own `stub`\n"
+    )
     assert shown == []
 
 
-@pytest.mark.parametrize("error", [RuntimeError("boom"), IndexError(), KeyError("x"),
-                                   ZeroDivisionError("no"), RecursionError(), AssertionError()])
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("boom"), IndexError(), KeyError("x"), ZeroDivisionError("no"), RecursionError(), AssertionError()],
+)
 def test_whatever_a_solution_raises_is_reported(error, shown, capsys):
     def broken(x, shift):
         raise error
+
     out = verdict("4.3", broken, capsys)
-    assert out.startswith(f"✗ exercise 4.3, your function raised {type(error).__name__} on "
-                          "x of shape (2, 4, 6, 5, 3), shift=(1, 2, 3): ")
+    assert out.startswith(
+        f"✗ exercise 4.3, your function raised {type(error).__name__} on x of shape (2, 4, 6, 5, 3), shift=(1, 2, 3): "
+    )
 
 
 def test_advice_on_view_after_permute(shown, capsys):
@@ -149,14 +162,16 @@ def test_advice_on_view_after_permute(shown, capsys):
 def test_the_first_difference_is_named_with_both_values(shown, capsys):
     def off(x, window):
         out = partition(x, window)
-        if x.shape[-1] == 3:                                   # the second case
+        if x.shape[-1] == 3:  # the second case
             out[7, 5, 2], out[7, 11, 0], out[20, 0, 0] = 9, 9, 9
         return out
+
     torch.manual_seed(0)
     want = partition(*EXERCISES["4.1"].cases()[1])[7, 5, 2]
     assert verdict("4.1", off, capsys) == (
         "✗ exercise 4.1, on x of shape (2, 4, 6, 9, 3), window=(2, 2, 3): 3 of 1,296 numbers differ, "
-        f"first at index (7, 5, 2): got 9, wanted {want:.4g}\n")
+        f"first at index (7, 5, 2): got 9, wanted {want:.4g}\n"
+    )
 
 
 def test_a_difference_of_rounding_is_none(shown, capsys):
@@ -167,6 +182,7 @@ def test_a_difference_of_rounding_is_none(shown, capsys):
 def test_an_interrupt_is_not_swallowed():
     def interrupted(x, shift):
         raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
         check("4.3", interrupted)
 
@@ -178,12 +194,15 @@ def test_an_exercise_that_does_not_exist():
 
 # ---------------------------------------------------------------- numbers and gradients
 
+
 @pytest.fixture
 def toy(monkeypatch):
     """Put an exercise of one's own into the course: toy(definition, cases, ...)."""
+
     def put(definition, cases, **settings):
         exercise = Exercise("toy", definition, lambda: cases, lambda *args: "the shape", (), definition, **settings)
         monkeypatch.setitem(EXERCISES, "0.1", exercise)
+
     return put
 
 
@@ -201,13 +220,16 @@ def test_cases_may_differ_in_their_axes(toy, shown, capsys):
     assert "numbers differ" in verdict("0.1", lambda x: x, capsys)
 
 
-@pytest.mark.parametrize("wrong, words", [
-    (lambda x, w: x.detach() * w, "the gradient of `x` is not"),
-    (lambda x, w: x * w.detach(), "the gradient of `w` is not"),
-    (lambda x, w: x.data * w.data, "no gradient reaches the input"),
-    (lambda x, w: torch.tensor((x * w).tolist()), "no gradient reaches the input"),
-    (lambda x, w: 2 * x * w - (x * w).detach(), "the gradient of `x` is not"),
-])
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        (lambda x, w: x.detach() * w, "the gradient of `x` is not"),
+        (lambda x, w: x * w.detach(), "the gradient of `w` is not"),
+        (lambda x, w: x.data * w.data, "no gradient reaches the input"),
+        (lambda x, w: torch.tensor((x * w).tolist()), "no gradient reaches the input"),
+        (lambda x, w: 2 * x * w - (x * w).detach(), "the gradient of `x` is not"),
+    ],
+)
 def test_gradients_are_compared_where_they_matter(wrong, words, toy, shown, capsys):
     toy(lambda x, w: x * w, [(torch.randn(2, 3), torch.randn(3))], gradient=True)
     assert verdict("0.1", lambda x, w: w * x, capsys) == success("0.1")
@@ -228,9 +250,10 @@ def test_the_packages_piece_is_the_definition(number):
 
 # ---------------------------------------------------------------- progress
 
+
 def test_progress_notes_what_passed_once(notes, capsys):
     right = RIGHT["4.1"]["einops"]
-    check("4.1", right, solution=True)                      # the course's own solution is not the reader's
+    check("4.1", right, solution=True)  # the course's own solution is not the reader's
     check("4.1", nothing)
     assert not notes.exists() and all(row["passed"] is None for row in progress.progress_table())
     check("4.1", right)

@@ -1,4 +1,5 @@
 """The command line: what it prints, where, and with which exit code."""
+
 import argparse
 import contextlib
 import io
@@ -19,25 +20,38 @@ from vt_course.models import cost, zoo
 from vt_course.publish import build, course
 from vt_course.training import fit
 
-TINY = ["--set", "size=32", "frames=4", "stride=1", "batch_size=4", "epochs=1", "warmup_epochs=0",
-        "keep=0", "--device", "cpu", "--workers", "0"]
+TINY = [
+    "--set",
+    "size=32",
+    "frames=4",
+    "stride=1",
+    "batch_size=4",
+    "epochs=1",
+    "warmup_epochs=0",
+    "keep=0",
+    "--device",
+    "cpu",
+    "--workers",
+    "0",
+]
 
 
 def run(*argv) -> tuple[int, str, str]:
     """(exit code, stdout, stderr) of a command, in this process."""
-    with (contextlib.redirect_stdout(io.StringIO()) as out,
-          contextlib.redirect_stderr(io.StringIO()) as err):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         try:
             code = cli.main([str(word) for word in argv])
-        except SystemExit as stop:              # argparse
+        except SystemExit as stop:  # argparse
             code = stop.code
     return code, out.getvalue(), err.getvalue()
 
 
 def run_json(*argv):
     """The value that a command prints with --json: strict JSON, nothing else, nothing amiss."""
+
     def refuse(name):
         raise AssertionError(f"{name} is not JSON")
+
     code, out, err = run(*argv, "--json")
     assert (code, err) == (0, "")
     return json.loads(out, parse_constant=refuse)
@@ -64,10 +78,36 @@ def verbs(parser=None, name=()) -> dict:
 
 # ---------------------------------------------------------------- help
 
+
 def test_the_verbs():
     assert {" ".join(name) for name in verbs()} == {
-        "doctor", "data", "data synthetic", "data kinetics", "data prepare", "data shard", "data verify", "data stats", "bench", "bench decode", "bench loader", "bench models", "bench growth", "models", "verify",
-        "weights", "weights list", "weights get", "train", "evaluate", "build", "course", "test", "lab", "student", "progress"}
+        "doctor",
+        "data",
+        "data synthetic",
+        "data kinetics",
+        "data prepare",
+        "data shard",
+        "data verify",
+        "data stats",
+        "bench",
+        "bench decode",
+        "bench loader",
+        "bench models",
+        "bench growth",
+        "models",
+        "verify",
+        "weights",
+        "weights list",
+        "weights get",
+        "train",
+        "evaluate",
+        "build",
+        "course",
+        "test",
+        "lab",
+        "student",
+        "progress",
+    }
 
 
 @pytest.mark.parametrize("name", verbs(), ids=" ".join)
@@ -76,12 +116,13 @@ def test_every_verb_has_an_example_that_parses(name):
     assert code == 0 and err == "" and "example: vt-course " in out
     epilog = verbs()[name].epilog
     program, *words = shlex.split(epilog.removeprefix("example: "))
-    assert program == "vt-course" and words[:len(name)] == list(name)
+    assert program == "vt-course" and words[: len(name)] == list(name)
     assert callable(cli.parser().parse_args(words).verb)
 
 
-@pytest.mark.parametrize("name", [name for name in verbs() if len(name) > 1 or
-                                  name[0] not in ("data", "bench", "weights")], ids=" ".join)
+@pytest.mark.parametrize(
+    "name", [name for name in verbs() if len(name) > 1 or name[0] not in ("data", "bench", "weights")], ids=" ".join
+)
 def test_every_verb_has_json(name):
     assert "--json" in verbs()[name].format_help()
 
@@ -89,22 +130,34 @@ def test_every_verb_has_json(name):
 @pytest.mark.parametrize("document", ["README.md", "data/README.md"])
 def test_commands_in_documents_parse(document):
     text = (repo_root() / document).read_text(encoding="utf-8")
-    commands = re.findall(r"vt-course ((?:%s) [^`\n#]*|models|doctor|build|course)(?=[`\n#])" %
-                          "|".join({name[0] for name in verbs()}), text)
+    commands = re.findall(
+        r"vt-course ((?:%s) [^`\n#]*|models|doctor|build|course)(?=[`\n#])" % "|".join({name[0] for name in verbs()}),
+        text,
+    )
     assert commands
     for command in commands:
         cli.parser().parse_args(shlex.split(command))
 
 
-@pytest.mark.parametrize("argv", [[], ["data"], ["bench"], ["nonsense"], ["train", "video_swin_mini"],
-                                  ["data", "synthetic", "--clips", "many"],
-                                  ["data", "synthetic", "--clips", "8"],
-                                  ["data", "synthetic", "--clips", "8,8,8"],
-                                  ["data", "synthetic", "--frames", "0"],
-                                  ["bench", "decode", "x.mp4", "--repeats", "0"],
-                                  ["train", "video_swin_mini", "--out", "x", "--workers", "-1"],
-                                  ["train", "video_swin_mini", "--out", "x", "--max-steps", "2.5"],
-                                  ["evaluate", "x", "--order", "backwards"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["data"],
+        ["bench"],
+        ["nonsense"],
+        ["train", "video_swin_mini"],
+        ["data", "synthetic", "--clips", "many"],
+        ["data", "synthetic", "--clips", "8"],
+        ["data", "synthetic", "--clips", "8,8,8"],
+        ["data", "synthetic", "--frames", "0"],
+        ["bench", "decode", "x.mp4", "--repeats", "0"],
+        ["train", "video_swin_mini", "--out", "x", "--workers", "-1"],
+        ["train", "video_swin_mini", "--out", "x", "--max-steps", "2.5"],
+        ["evaluate", "x", "--order", "backwards"],
+    ],
+    ids=" ".join,
+)
 def test_what_cannot_be_parsed(argv):
     code, out, err = run(*argv)
     assert code == 2 and out == "" and err.startswith("usage: vt-course")
@@ -112,6 +165,7 @@ def test_what_cannot_be_parsed(argv):
 
 
 # ---------------------------------------------------------------- results
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -134,8 +188,7 @@ def test_data_synthetic(data):
     assert summary["clips"] == {"train": 8, "val": 8}
     same = ["data", "synthetic", "--clips", "8,8", "--frames", "4", "--size", "32"]
     code, out, err = run(*same)
-    assert (code, err) == (0, "") and re.fullmatch(
-        r".*synthetic: 16 clips, \d+ MB, 0 rendered now in \d+ s\n", out)
+    assert (code, err) == (0, "") and re.fullmatch(r".*synthetic: 16 clips, \d+ MB, 0 rendered now in \d+ s\n", out)
     assert run(*same, "--quiet-if-complete") == (0, "", "")
 
 
@@ -147,7 +200,7 @@ def test_bench_decode(data):
     assert {row["access"] for row in rows} == {"random", "sequential"}
     code, out, err = run("bench", "decode", clip, *small)
     assert (code, err) == (0, "") and len(out.splitlines()) == 1 + len(rows)
-    code, out, err = run("bench", "decode", clip, *small[:-1], "16")           # a fault of decord's
+    code, out, err = run("bench", "decode", clip, *small[:-1], "16")  # a fault of decord's
     assert code == 2 and out == "" and err.count("\n") == 1 and "decord cannot read" in err and "00000.mp4" in err
 
 
@@ -163,7 +216,7 @@ def test_bench_loader(data):
 def test_models(monkeypatch):
     few = {name: zoo.ZOO[name] for name in ("swin_tiny", "video_swin_mini")}
     monkeypatch.setattr(zoo, "ZOO", few)
-    monkeypatch.setattr(cost, "count_macs", lambda model, shape: 4.5e9)     # counting is slow
+    monkeypatch.setattr(cost, "count_macs", lambda model, shape: 4.5e9)  # counting is slow
     rows = run_json("models")
     assert [row["name"] for row in rows] == list(few) and rows[1]["gmacs_stated"] is None
     code, out, err = run("models")
@@ -186,8 +239,10 @@ def test_doctor(data, tmp_path, monkeypatch):
 
 def test_doctor_of_a_broken_installation(monkeypatch):
     """What it is for: it reports a package that does not load, and goes on without it."""
+
     def load(name):
         raise OSError(f"lib{name}.so: cannot open shared object file\nand so on")
+
     monkeypatch.setattr(doctor.importlib, "import_module", load)
     monkeypatch.setattr(doctor, "version", lambda package: None)
     facts = run_json("doctor")
@@ -206,16 +261,29 @@ def test_doctor_names_versions_that_nobody_tried(monkeypatch):
     monkeypatch.setattr(doctor, "TRIED", {name: doctor.TRIED[name] for name in ("python", *found)})
     monkeypatch.setattr(doctor.platform, "python_version", lambda: "3.15.0")
     (low, high), (first, last) = doctor.TRIED["torch"], doctor.TRIED["python"]
-    assert [row["what"] for row in run_json("doctor")["untried"]] == ["python 3.15.0", "torch 2.99.1+cpu", "numpy 1.25.2"]
+    assert [row["what"] for row in run_json("doctor")["untried"]] == [
+        "python 3.15.0",
+        "torch 2.99.1+cpu",
+        "numpy 1.25.2",
+    ]
     out = run("doctor")[1]
-    assert f"UNTRIED         torch 2.99.1+cpu: {low} to {high} were tried; if something fails, try one of these\n" in out
+    assert (
+        f"UNTRIED         torch 2.99.1+cpu: {low} to {high} were tried; if something fails, try one of these\n" in out
+    )
     assert f"UNTRIED         python 3.15.0: {first} to {last} were tried" in out
 
 
-@pytest.mark.parametrize("system, machine, macos, root, words", [
-    ("Darwin", "x86_64", "15.1", "/r", ["no wheels for Macs with Intel"]), ("Darwin", "arm64", "13.6", "/r", ["macOS 14"]),
-    ("Darwin", "arm64", "14.0", "/r", []), ("Windows", "AMD64", "", "/" + "r" * 120, ["260 characters"]), ("Windows", "AMD64", "", "/r", []),
-    ("Linux", "x86_64", "", "/" + "r" * 120, [])])
+@pytest.mark.parametrize(
+    "system, machine, macos, root, words",
+    [
+        ("Darwin", "x86_64", "15.1", "/r", ["no wheels for Macs with Intel"]),
+        ("Darwin", "arm64", "13.6", "/r", ["macOS 14"]),
+        ("Darwin", "arm64", "14.0", "/r", []),
+        ("Windows", "AMD64", "", "/" + "r" * 120, ["260 characters"]),
+        ("Windows", "AMD64", "", "/r", []),
+        ("Linux", "x86_64", "", "/" + "r" * 120, []),
+    ],
+)
 def test_doctor_says_what_a_system_needs(monkeypatch, system, machine, macos, root, words):
     monkeypatch.setattr(doctor.platform, "system", lambda: system)
     monkeypatch.setattr(doctor.platform, "machine", lambda: machine)
@@ -232,10 +300,9 @@ def test_train_and_evaluate(trained):
     assert [(row["order"], row["n"]) for row in rows] == [("normal", 8), ("single", 8)]
     code, text, err = run("evaluate", out, "--device", "cpu")
     heading, row = text.splitlines()
-    assert code == 0 and "evaluate: " in err         # the bar
+    assert code == 0 and "evaluate: " in err  # the bar
     assert heading.split() == ["frames", "clips", "top-1", "%", "±", "%"]
-    assert row.split() == ["normal", "8", f"{100 * rows[0]['top1']:.2f}",
-                           f"{100 * rows[0]['stderr']:.2f}"]
+    assert row.split() == ["normal", "8", f"{100 * rows[0]['top1']:.2f}", f"{100 * rows[0]['stderr']:.2f}"]
 
 
 def test_train_goes_on_and_says_how_it_went(trained):
@@ -244,18 +311,17 @@ def test_train_goes_on_and_says_how_it_went(trained):
     code, text, err = run(*again)
     assert code == 0 and "epoch   1/1  train loss " in text and "Traceback" not in err
     assert "already holds a run; resume it or choose another --out" in refused(*again, "--no-resume")
-    assert "epochs was 1 and is now 2" in refused(*[
-        "epochs=2" if word == "epochs=1" else word for word in again])
+    assert "epochs was 1 and is now 2" in refused(*["epochs=2" if word == "epochs=1" else word for word in again])
 
 
 # ---------------------------------------------------------------- notebooks
 
-TOY = '''# %% tags=["parameters"]
+TOY = """# %% tags=["parameters"]
 PROFILE = "smoke"
 
 # %%
 raise KeyError("broken on purpose")
-'''
+"""
 
 
 @pytest.fixture
@@ -281,13 +347,14 @@ def test_build_check(toy):
 
 def test_a_failing_notebook(toy):
     code, out, err = run("course", "--json")
-    row, = json.loads(out)
+    (row,) = json.loads(out)
     assert code == 1 and row["status"] == "failed" and row["notebook"] == "05_toy"
     assert "05_toy, cell 2" in err and "KeyError: 'broken on purpose'" in err
     assert "Error" not in out and (toy.parent / "build" / "notebooks" / "05_toy.ipynb").is_file()
 
 
 # ---------------------------------------------------------------- what goes wrong
+
 
 def test_unknown_model(data, tmp_path):
     err = refused("train", "video_swim_mini", "--out", tmp_path / "x")
@@ -307,13 +374,16 @@ def test_missing_data(tmp_path, monkeypatch):
     assert "nothing.mp4" in refused("bench", "decode", tmp_path / "nothing.mp4")
 
 
-@pytest.mark.parametrize("setting, message", [
-    ("learning_rate=1", "unknown recipe setting 'learning_rate'"),
-    ("epoch=3", "did you mean epochs?"),
-    ("epochs", "write a setting as name=value"),
-    ("lr=fast", "must be of type float"),
-    ("epochs=0", "epochs=0 must be at least 1"),
-])
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ("learning_rate=1", "unknown recipe setting 'learning_rate'"),
+        ("epoch=3", "did you mean epochs?"),
+        ("epochs", "write a setting as name=value"),
+        ("lr=fast", "must be of type float"),
+        ("epochs=0", "epochs=0 must be at least 1"),
+    ],
+)
 def test_wrong_settings(data, tmp_path, setting, message):
     err = refused("train", "video_swin_mini", "--out", tmp_path / "x", "--set", setting)
     assert message in err and not (tmp_path / "x").exists()
@@ -352,15 +422,21 @@ def test_unknown_device(data, tmp_path):
     assert "device 'abacus' cannot be used here" in err
 
 
-@pytest.mark.parametrize("error, code, err", [
-    (KeyboardInterrupt(), 130, "vt-course: interrupted\n"),
-    (OSError(28, "No space left on device", "runs/a/log"), 2,
-     "vt-course: runs/a/log: No space left on device; check the path, its permissions and the "
-     "free space.\n"),
-])
+@pytest.mark.parametrize(
+    "error, code, err",
+    [
+        (KeyboardInterrupt(), 130, "vt-course: interrupted\n"),
+        (
+            OSError(28, "No space left on device", "runs/a/log"),
+            2,
+            "vt-course: runs/a/log: No space left on device; check the path, its permissions and the free space.\n",
+        ),
+    ],
+)
 def test_exit_codes(error, code, err, monkeypatch, tmp_path):
     def stop(*args, **settings):
         raise error
+
     monkeypatch.setattr(fit, "fit", stop)
     assert run("train", "video_swin_mini", "--out", tmp_path / "x") == (code, "", err)
 
@@ -368,6 +444,7 @@ def test_exit_codes(error, code, err, monkeypatch, tmp_path):
 def test_a_bug_is_not_hidden(monkeypatch, tmp_path):
     def bug(*args, **settings):
         raise ZeroDivisionError
+
     monkeypatch.setattr(fit, "fit", bug)
     with pytest.raises(ZeroDivisionError):
         run("train", "video_swin_mini", "--out", tmp_path / "x")
@@ -380,8 +457,9 @@ COMMAND = Path(sys.executable).parent / "vt-course"
 
 def start(*argv, **settings):
     bars = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
-    return subprocess.run([COMMAND, *map(str, argv)], env=bars, capture_output=True, encoding="utf-8",
-                          timeout=120, **settings)
+    return subprocess.run(
+        [COMMAND, *map(str, argv)], env=bars, capture_output=True, encoding="utf-8", timeout=120, **settings
+    )
 
 
 def test_the_installed_command(tmp_path):
@@ -405,15 +483,16 @@ def test_a_reader_that_is_gone(data):
     read, write = os.pipe()
     os.close(read)
     same = ["data", "synthetic", "--clips", "8,8", "--frames", "4", "--size", "32", "--json"]
-    done = subprocess.run([COMMAND, *same], stdout=write, stderr=subprocess.PIPE, encoding="utf-8",
-                          timeout=120)
+    done = subprocess.run([COMMAND, *same], stdout=write, stderr=subprocess.PIPE, encoding="utf-8", timeout=120)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_the_parser_needs_no_torch():
-    code = ("import sys; from vt_course import cli; cli.parser(); "
-            "sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)")
+    code = (
+        "import sys; from vt_course import cli; cli.parser(); "
+        "sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
@@ -422,7 +501,9 @@ def test_progress_is_a_table_and_json(tmp_path, monkeypatch, capsys):
     (tmp_path / "progress.csv").write_text("exercise,passed\n4.3,2026-11-25 02:00\n", encoding="utf-8")
     assert main(["progress"]) == 0
     out = capsys.readouterr().out
-    assert "4.3       cyclic shift" in out and f"1 of {len(out.splitlines()) - 2} checks passed; kept in {tmp_path}" in out
+    assert (
+        "4.3       cyclic shift" in out and f"1 of {len(out.splitlines()) - 2} checks passed; kept in {tmp_path}" in out
+    )
     assert main(["progress", "--json"]) == 0
     rows = {row["exercise"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["4.3"]["passed"] == "2026-11-25 02:00" and rows["4.4"]["passed"] is None

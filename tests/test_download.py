@@ -1,4 +1,5 @@
 """Downloading over a network that misbehaves, and official weights published by a server of our own."""
+
 import argparse
 import hashlib
 import os
@@ -25,7 +26,7 @@ from vt_course.models.official import to_official
 
 from server import serving
 
-BODY = bytes(range(256)) * 4096                                        # 1 MB
+BODY = bytes(range(256)) * 4096  # 1 MB
 OTHER = BODY[::-1]
 
 
@@ -56,11 +57,12 @@ def one_sentence(error) -> str:
 
 # ---------------------------------------------------------------- fetch
 
+
 def test_a_good_network_leaves_the_file_and_nothing_else(server, tmp_path):
     path = tmp_path / "new" / "a.bin"
     assert fetch(server.url, path, sha256=sha(BODY), size=len(BODY)) == path
     assert path.read_bytes() == BODY and names(path.parent) == ["a.bin"] and server.log == [None]
-    fetch(server.url, path, sha256=sha(BODY)[:8])                      # there: checked, not fetched
+    fetch(server.url, path, sha256=sha(BODY)[:8])  # there: checked, not fetched
     assert server.log == [None]
 
 
@@ -192,7 +194,7 @@ def test_a_stall_ends_in_a_new_attempt(server, tmp_path):
 
 
 def test_slow_is_not_stalled(server, tmp_path):
-    server.faults += [dict(piece=100_000, pause=0.06)]                 # 0.6 s in all, twice the timeout
+    server.faults += [dict(piece=100_000, pause=0.06)]  # 0.6 s in all, twice the timeout
     assert fetch(server.url, tmp_path / "a.bin", timeout=0.3).read_bytes() == BODY and server.log == [None]
 
 
@@ -208,7 +210,7 @@ def test_a_web_page_is_not_weights(server, tmp_path):
     with pytest.raises(CourseError, match="a web page instead of a.bin"):
         fetch(server.url, tmp_path / "a.bin")
     assert names(tmp_path) == []
-    fetch(server.url, tmp_path / "a.html")                             # unless it was asked for
+    fetch(server.url, tmp_path / "a.html")  # unless it was asked for
 
 
 def test_offline(tmp_path, server):
@@ -220,7 +222,7 @@ def test_offline(tmp_path, server):
         with pytest.raises(CourseError, match="cannot reach.*seems to be offline.*by hand, put it at") as error:
             fetch(url, tmp_path / "a.bin")
         assert url in one_sentence(error) and names(tmp_path) == []
-        assert time.monotonic() - began < 5                            # no further attempts without a network
+        assert time.monotonic() - began < 5  # no further attempts without a network
 
 
 def test_offline_in_the_middle_keeps_what_came(server, tmp_path):
@@ -242,9 +244,13 @@ def test_a_folder_that_cannot_be_written(server, tmp_path):
         fetch(server.url, tmp_path / "file" / "a.bin")
 
 
-FAULT = st.one_of(st.just({"status": 503}), st.just({"no_range": True}), st.fixed_dictionaries({"cut": st.integers(0, 5000)}),
-                  st.fixed_dictionaries({"cut": st.integers(0, 5000), "no_if_range": st.just(True)}),
-                  st.fixed_dictionaries({"cut": st.integers(0, 5000), "change": st.binary(min_size=1, max_size=5000)}))
+FAULT = st.one_of(
+    st.just({"status": 503}),
+    st.just({"no_range": True}),
+    st.fixed_dictionaries({"cut": st.integers(0, 5000)}),
+    st.fixed_dictionaries({"cut": st.integers(0, 5000), "no_if_range": st.just(True)}),
+    st.fixed_dictionaries({"cut": st.integers(0, 5000), "change": st.binary(min_size=1, max_size=5000)}),
+)
 
 
 @settings(max_examples=60)
@@ -274,14 +280,18 @@ def test_whatever_happens_the_file_is_whole_or_absent(body, faults, checked, tmp
 # ---------------------------------------------------------------- processes
 
 # A shell that puts the tests into the background makes them, and so their children, deaf to Ctrl-C: undone here.
-FETCH = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n" \
-        "from vt_course.fetch.download import fetch; from vt_course import CourseError\n" \
-        "try: fetch(sys.argv[1], sys.argv[2])\n" \
-        "except CourseError as e: sys.exit(str(e))"
+FETCH = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "from vt_course.fetch.download import fetch; from vt_course import CourseError\n"
+    "try: fetch(sys.argv[1], sys.argv[2])\n"
+    "except CourseError as e: sys.exit(str(e))"
+)
 
 
 def start(url, path, before=""):
-    return subprocess.Popen([sys.executable, "-c", before + FETCH, url, str(path)], stderr=subprocess.PIPE, encoding="utf-8")
+    return subprocess.Popen(
+        [sys.executable, "-c", before + FETCH, url, str(path)], stderr=subprocess.PIPE, encoding="utf-8"
+    )
 
 
 def wait_for(condition):
@@ -307,8 +317,10 @@ def test_a_killed_download_continues(server, tmp_path, how):
     assert server.log == [None, f"bytes={had}-"] and names(tmp_path) == ["a.bin"]
 
 
-@pytest.mark.skipif(os.environ.get("OTHER_OS") == "windows", reason="played on Linux: there a lock file that another process holds "
-                    "can be removed, which Windows refuses")
+@pytest.mark.skipif(
+    os.environ.get("OTHER_OS") == "windows",
+    reason="played on Linux: there a lock file that another process holds can be removed, which Windows refuses",
+)
 def test_one_at_a_time(tmp_path):
     """Locks belong to open files, not to processes, so threads will do."""
     inside, most = [], []
@@ -351,28 +363,44 @@ def test_full_disk_keeps_nothing_that_could_not_be_continued(server, tmp_path):
     assert "nothing was kept" in process.communicate()[1] and names(tmp_path) == []
 
 
-@pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0 or not shutil.which("unshare") or
-                    subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0, reason="cannot mount")
+@pytest.mark.skipif(
+    getattr(os, "geteuid", lambda: 1)() != 0
+    or not shutil.which("unshare")
+    or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0,
+    reason="cannot mount",
+)
 def test_a_disk_too_small_is_noticed_before_the_body(server, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     script = 'mount -t tmpfs -o size=500k tmpfs "$1" && "$2" -c "$3" "$4" "$1/a.bin"; code=$?; ls "$1"; exit $code'
-    done = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", disk, sys.executable, FETCH, server.url],
-                          capture_output=True, encoding="utf-8")
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", disk, sys.executable, FETCH, server.url],
+        capture_output=True,
+        encoding="utf-8",
+    )
     if "mount:" in done.stderr:
         pytest.skip("cannot mount")
-    assert done.returncode == 1 and "too full" in done.stderr and "1 MB are to come" in done.stderr and done.stdout == ""
+    assert (
+        done.returncode == 1 and "too full" in done.stderr and "1 MB are to come" in done.stderr and done.stdout == ""
+    )
 
 
 # ---------------------------------------------------------------- official weights
+
 
 @pytest.fixture
 def published(server, tmp_path_factory, monkeypatch):
     """publish(checkpoint): a server that has it as the official file of `video_swin_mini/test`."""
     model = create("video_swin_mini")
     model.load_state_dict(load_file(mini_weights("video_swin_mini")))
-    release = weights.Release("video_swin_mini/test", "video_swin_mini", {"num_classes": 8},
-                               "https://host.invalid/v1/mini.pth?dl=0", "MIT", "a test")
+    release = weights.Release(
+        "video_swin_mini/test",
+        "video_swin_mini",
+        {"num_classes": 8},
+        "https://host.invalid/v1/mini.pth?dl=0",
+        "MIT",
+        "a test",
+    )
 
     monkeypatch.setenv("VT_COURSE_WEIGHTS_URL", server.root + "/mirror/")
     path = tmp_path_factory.mktemp("published") / "mini.pth"
@@ -381,6 +409,7 @@ def published(server, tmp_path_factory, monkeypatch):
         torch.save(checkpoint, path, **facts.pop("save", {}))
         server.files["/mirror/v1/mini.pth"] = path.read_bytes()
         monkeypatch.setitem(weights.releases(), release.name, weights.Release(**{**vars(release), **facts}))
+
     publish.model = model
     publish.official = {"meta": {"epoch": 30, "config": "x = 1"}, "state_dict": to_official(model)}
     return publish
@@ -400,12 +429,12 @@ def test_official_file_becomes_ours(server, published, tmp_path):
     state, want = load_file(path), published.model.state_dict()
     create("video_swin_mini").load_state_dict(state, strict=True)
     assert state.keys() == want.keys() and all(torch.equal(state[k], want[k]) for k in want)
-    assert names(path.parent) == ["test.safetensors", "test.sha256"]    # the original is gone
+    assert names(path.parent) == ["test.safetensors", "test.sha256"]  # the original is gone
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     assert metadata["sha256 of original"] == sha(server.files["/mirror/v1/mini.pth"])
     assert metadata["url"] == "https://host.invalid/v1/mini.pth?dl=0" and metadata["licence"] == "MIT"
-    assert get(tmp_path) == path and len(server.log) == 1               # the second time: no request
+    assert get(tmp_path) == path and len(server.log) == 1  # the second time: no request
 
 
 def test_default_folder_is_that_of_the_data(server, published, tmp_path, monkeypatch):
@@ -421,14 +450,16 @@ def test_the_record_is_what_sha256sum_reads(published, tmp_path):
     record = weights.read_record(path.with_suffix(".sha256"))
     assert record == {p: sha256_of(path.parent / p) for p in ("test.pth", "test.safetensors")}
     if shutil.which("sha256sum"):
-        subprocess.run(["sha256sum", "--check", "--strict", "test.sha256"], cwd=path.parent, check=True, capture_output=True)
+        subprocess.run(
+            ["sha256sum", "--check", "--strict", "test.sha256"], cwd=path.parent, check=True, capture_output=True
+        )
 
 
 def test_damaged_weights_are_made_again(server, published, tmp_path):
     published(published.official)
     path = get(tmp_path)
     good = path.read_bytes()
-    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))                 # in the last tensor
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))  # in the last tensor
     get(tmp_path)
     assert path.read_bytes()[-1] == good[-1] and len(server.log) == 2
 
@@ -469,11 +500,13 @@ def test_a_file_that_would_run_code_is_refused_and_does_not(published, tmp_path,
             return os.system, (f"touch {tmp_path / 'ran'}",)
 
     published({**published.official, "meta": Evil()}, save=dict(_use_new_zipfile_serialization=zipped))
-    with pytest.raises(CourseError, match=r"holds a \w+\.system beside its weights, and loading that could run code") as error:
+    with pytest.raises(
+        CourseError, match=r"holds a \w+\.system beside its weights, and loading that could run code"
+    ) as error:
         get(tmp_path)
     one_sentence(error)
     assert not (tmp_path / "ran").exists() and names(tmp_path / "video_swin_mini") == ["test.pth"]
-    pickle.loads(pickle.dumps(Evil()))                                  # the trap works
+    pickle.loads(pickle.dumps(Evil()))  # the trap works
     assert (tmp_path / "ran").exists()
 
 
@@ -517,8 +550,9 @@ def test_unknown_name():
 
 def test_addresses(monkeypatch):
     drive = "https://drive.google.com/file/d/174muWZJcZHieABDZMKiJ0tNeFLoEkJLx/view?usp=sharing"
-    assert weights.address(drive) == ("https://drive.usercontent.google.com/download?"
-                                       "id=174muWZJcZHieABDZMKiJ0tNeFLoEkJLx&export=download&confirm=t")
+    assert weights.address(drive) == (
+        "https://drive.usercontent.google.com/download?id=174muWZJcZHieABDZMKiJ0tNeFLoEkJLx&export=download&confirm=t"
+    )
     assert weights.address("https://www.dropbox.com/s/x/a.pyth?dl=0") == "https://www.dropbox.com/s/x/a.pyth?dl=1"
     assert weights.address("https://h/a.pth") == "https://h/a.pth"
     monkeypatch.setenv("VT_COURSE_WEIGHTS_URL", "http://mirror:8000/w/")
@@ -532,7 +566,7 @@ def test_the_table_is_sound():
     assert len({r["name"] for r in rows}) == len({r["url"] for r in rows}) == len(rows)
     for r in rows:
         assert r["url"].startswith("https://") and "baidu" not in r["url"] and r["source"] and r["licence"], r
-        assert "." not in r["name"] and r["name"].count("/") == 1, r     # it becomes a path, a suffix is appended
+        assert "." not in r["name"] and r["name"].count("/") == 1, r  # it becomes a path, a suffix is appended
     sizes = {r["name"]: r["weights_mb"] for r in rows}
     assert sizes["swin_tiny/in1k"] == pytest.approx(113.15, abs=0.01) and min(sizes.values()) > 80
     hashed = [r for r in rows if r["sha256"]]

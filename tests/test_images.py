@@ -1,4 +1,5 @@
 """Drawn images, and the ablation that trains on them."""
+
 import dataclasses
 import hashlib
 import json
@@ -29,6 +30,7 @@ def digest(image):
 
 # ---------------------------------------------------------------- drawing
 
+
 def test_an_image_is_a_function_of_its_key():
     image = draw("star", 64, (0, 0, 0, 4))
     assert image.shape == (64, 64, 3) and image.dtype == np.uint8
@@ -42,11 +44,11 @@ def test_the_shape_is_whole_and_has_the_stated_area(shape, size):
     """The bright pixels are the shape: its area is that of a disc of 0.22 to 0.30 sides, no border is touched."""
     areas = []
     for i in range(25):
-        bright = draw(shape, size, (7, i)).max(-1) > 235              # (S, S)
+        bright = draw(shape, size, (7, i)).max(-1) > 235  # (S, S)
         areas.append(bright.mean())
         rim = np.concatenate([bright[0], bright[-1], bright[:, 0], bright[:, -1]])
         assert rim.mean() < 0.04
-    assert 0.8 * np.pi * 0.22 ** 2 < min(areas) and max(areas) < 1.1 * np.pi * 0.30 ** 2
+    assert 0.8 * np.pi * 0.22**2 < min(areas) and max(areas) < 1.1 * np.pi * 0.30**2
     assert max(areas) > 1.3 * min(areas)
 
 
@@ -63,12 +65,14 @@ def test_shapes_turn_and_differ():
     def side(shape, key):
         bright = draw(shape, 96, key).max(-1) > 235
         return np.ptp(np.flatnonzero(bright.any(1))), np.ptp(np.flatnonzero(bright.any(0)))
+
     ratios = [a / b for a, b in (side("ellipse", (3, i)) for i in range(20))]
-    assert min(ratios) < 0.7 and max(ratios) > 1.4                    # lying and standing
+    assert min(ratios) < 0.7 and max(ratios) > 1.4  # lying and standing
     assert len({digest(draw(shape, 64, (0, 0))) for shape in SHAPES}) == 8
 
 
 # ---------------------------------------------------------------- the data set
+
 
 def test_samples_are_like_those_of_a_video_folder():
     data = Shapes("train", size=64)
@@ -99,14 +103,22 @@ def test_validation_is_fixed_and_never_seen_in_training():
         assert not set(held) & {digest(train.image(i, epoch)) for epoch in range(2) for i in range(200)}
 
 
-@pytest.mark.parametrize("settings", [dict(split="test", size=64), dict(split="val", size=16),
-                                      dict(split="val", size=65), dict(split="val", size=64, count=7)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(split="test", size=64),
+        dict(split="val", size=16),
+        dict(split="val", size=65),
+        dict(split="val", size=64, count=7),
+    ],
+)
 def test_what_cannot_be_drawn_is_refused(settings):
     with pytest.raises(CourseError, match="choose train or val"):
         Shapes(**settings)
 
 
 # ---------------------------------------------------------------- spec, recipe, training
+
 
 def test_the_spec_needs_no_files():
     spec = open_spec("images:shapes")
@@ -140,8 +152,9 @@ def few(monkeypatch):
 
 
 def test_a_run_on_images_can_be_resumed_and_read_back(few, tmp_path):
-    recipe = dataclasses.replace(recipe_for("swin_mini"), config=SMALL | {"shift": False}, batch_size=8, epochs=2,
-                                 warmup_epochs=1)
+    recipe = dataclasses.replace(
+        recipe_for("swin_mini"), config=SMALL | {"shift": False}, batch_size=8, epochs=2, warmup_epochs=1
+    )
     whole = fit.fit(recipe, tmp_path / "whole", **QUIET)
     fit.fit(recipe, tmp_path / "parts", **QUIET, max_steps=5)
     parts = fit.fit(recipe, tmp_path / "parts", **QUIET)
@@ -155,8 +168,11 @@ def test_a_run_on_images_can_be_resumed_and_read_back(few, tmp_path):
 
 def test_a_setting_the_model_lacks_is_named(few, tmp_path):
     with pytest.raises(CourseError, match="has no setting shifts"):
-        fit.fit(Recipe(model="swin_mini", data="images:shapes", frames=1, config={"shifts": False}), tmp_path / "run",
-                **QUIET)
+        fit.fit(
+            Recipe(model="swin_mini", data="images:shapes", frames=1, config={"shifts": False}),
+            tmp_path / "run",
+            **QUIET,
+        )
 
 
 def test_the_position_embedding_has_no_decay():
@@ -167,6 +183,7 @@ def test_the_position_embedding_has_no_decay():
 
 
 # ---------------------------------------------------------------- the ablation
+
 
 def test_variants_differ_in_what_they_say():
     base, still, none, absolute = (create("swin_mini", **config) for config in ablate_swin.VARIANTS.values())
@@ -188,8 +205,9 @@ def test_train_variant_in_a_few_steps(few, tmp_path):
 
 
 def test_the_summary_is_over_seeds():
-    table = ablate_swin.summarise({"a": [{"config": {}, "top1": 0.5}, {"config": {}, "top1": 0.7}],
-                                   "b": [{"config": {"ape": True}, "top1": 0.4}]})
+    table = ablate_swin.summarise(
+        {"a": [{"config": {}, "top1": 0.5}, {"config": {}, "top1": 0.7}], "b": [{"config": {"ape": True}, "top1": 0.4}]}
+    )
     assert table["a"]["mean"] == pytest.approx(0.6) and table["a"]["std"] == statistics.stdev([0.5, 0.7])
     assert table["b"]["std"] is None and table["b"]["config"] == {"ape": True}
 
@@ -198,15 +216,16 @@ def test_the_summary_is_over_seeds():
 def test_the_command_writes_the_file(few, tmp_path, monkeypatch):
     monkeypatch.setattr(ablate_swin, "VARIANTS", {"base": SMALL, "still": SMALL | {"shift": False}})
     monkeypatch.setattr(ablate_swin, "HELD_OUT", 16)
-    monkeypatch.setattr("sys.argv", ["ablate", "--out", str(tmp_path / "a.json"), "--runs", str(tmp_path / "runs"),
-                                     "--seeds", "0", "1"])
+    monkeypatch.setattr(
+        "sys.argv", ["ablate", "--out", str(tmp_path / "a.json"), "--runs", str(tmp_path / "runs"), "--seeds", "0", "1"]
+    )
     ablate_swin.main()
     result = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
     assert list(result["variants"]) == ["base", "still"] and result["seeds"] == [0, 1]
     assert [len(each["runs"]) for each in result["variants"].values()] == [2, 2]
     assert {"commit", "command", "recipe", "held_out", "platform"} <= result.keys()
     for run in (run for each in result["variants"].values() for run in each["runs"]):
-        assert run["top1"] * 16 == int(run["top1"] * 16)               # scored on the 16 held out, not on 1,000
+        assert run["top1"] * 16 == int(run["top1"] * 16)  # scored on the 16 held out, not on 1,000
 
 
 def test_the_recorded_ablation_is_what_its_runs_say():
@@ -217,7 +236,10 @@ def test_the_recorded_ablation_is_what_its_runs_say():
         assert [run["seed"] for run in each] == result["seeds"] and len(each) == 3
         assert all(run["config"] == ablate_swin.VARIANTS[name] for run in each)
     seed_and_config = {"seed": 0, "config": {}}
-    assert Recipe.from_json(json.dumps(result["recipe"] | seed_and_config)).to_json() == ablate_swin.recipe({}, 0).to_json()
+    assert (
+        Recipe.from_json(json.dumps(result["recipe"] | seed_and_config)).to_json()
+        == ablate_swin.recipe({}, 0).to_json()
+    )
 
 
 def test_the_shipped_weights_see_the_shapes():

@@ -1,4 +1,5 @@
 """A subset of Kinetics from a mirror of our own that has the layout of the real one, and its faults."""
+
 import csv
 import gzip
 import io
@@ -46,8 +47,14 @@ def make_ids(count, seed=0):
 def make_clips(split, each, cc=False):
     """`each` clips of each class, none with a "-" in front (two of them have one later on)."""
     ids = iter(i.replace("-", "x", 1) if i[0] == "-" else i for i in make_ids(each * len(CLASSES), seed=split))
-    return sorted([Clip(label, next(ids), n, n + 10, split, str(int(n % 3 == 0)) if cc else "")
-                   for label in CLASSES for n in range(each)], key=rank)
+    return sorted(
+        [
+            Clip(label, next(ids), n, n + 10, split, str(int(n % 3 == 0)) if cc else "")
+            for label in CLASSES
+            for n in range(each)
+        ],
+        key=rank,
+    )
 
 
 def tar(members, mode="w:gz"):
@@ -81,8 +88,10 @@ class Mirror:
         for split, clips, each in (("train", self.train, 6), ("val", self.val, 10)):
             server.files[f"/400/annotations/{split}.csv"] = annotations(clips)
             for n in range(len(clips) // each):
-                self.set_part(f"{split}/part_{n}.tar.gz", clips[n * each:n * each + each])
-            names = [f"https://s3.amazonaws.com/kinetics/400/{split}/part_{n}.tar.gz" for n in range(len(clips) // each)]
+                self.set_part(f"{split}/part_{n}.tar.gz", clips[n * each : n * each + each])
+            names = [
+                f"https://s3.amazonaws.com/kinetics/400/{split}/part_{n}.tar.gz" for n in range(len(clips) // each)
+            ]
             server.files[f"/400/{split}/k400_{split}_path.txt"] = "\n".join(sorted(names, reverse=True)).encode()
         server.files["/400/replacement_for_corrupted_k400.tgz"] = tar([("replacement_for_corrupted_k400/", b"")])
 
@@ -90,7 +99,8 @@ class Mirror:
         """In an archive clips lie in no order, after other things."""
         shuffled = random.Random(part).sample(clips, len(clips))
         self.server.files[f"/400/{part}"] = tar(
-            [("./README", b"x")] + [(f"./{clip.stem}.mp4", self.video(clip.id)) for clip in shuffled])
+            [("./README", b"x")] + [(f"./{clip.stem}.mp4", self.video(clip.id)) for clip in shuffled]
+        )
 
     def part_of(self, clip):
         clips, each = (self.train, 6) if clip.split == "train" else (self.val, 10)
@@ -112,8 +122,13 @@ class Mirror:
         return [p.removeprefix("/400/") for p in self.server.paths if p.endswith("gz")]
 
     def get(self, out, classes=ASKED, clips_per_class=3, **settings):
-        return kinetics(out, classes=classes, clips_per_class=clips_per_class, base_url=self.server.root,
-                        **{"workers": 1, **settings})
+        return kinetics(
+            out,
+            classes=classes,
+            clips_per_class=clips_per_class,
+            base_url=self.server.root,
+            **{"workers": 1, **settings},
+        )
 
 
 @pytest.fixture
@@ -130,9 +145,11 @@ def mirror(server, video):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """No waiting between attempts, no second process to decode in, and estimates for small clips."""
+
     def check_here(paths, workers):
         for path in paths:
             yield verify.decode_all(str(path))
+
     monkeypatch.setattr(module, "verify", check_here)
     monkeypatch.setattr(download, "BACKOFF", 0.01)
     for name, version in module.VERSIONS.items():
@@ -170,14 +187,25 @@ def one_sentence(error):
 
 # ---------------------------------------------------------------- the right clips
 
+
 def test_kinetics_400(mirror, tmp_path):
     done = mirror.get(tmp_path, clips_per_class=(3, 2))
     for split, count in (("train", 3), ("val", 2)):
-        expected = [(c.label, c.path) for label in ("playing harp", "side kick") for c in mirror.first(label, count, split)]
+        expected = [
+            (c.label, c.path) for label in ("playing harp", "side kick") for c in mirror.first(label, count, split)
+        ]
         assert rows(tmp_path, split) == expected
     assert done["clips"] == {"train": 6, "val": 4} and done["short"] == {"train": {}, "val": {}}
     assert whole(tmp_path, mirror) == 10 and sorted(p.name for p in tmp_path.iterdir()) == [
-        "annotations", "clips.jsonl", "kinetics.json", "parts.jsonl", "train", "train.csv", "val", "val.csv"]
+        "annotations",
+        "clips.jsonl",
+        "kinetics.json",
+        "parts.jsonl",
+        "train",
+        "train.csv",
+        "val",
+        "val.csv",
+    ]
 
 
 def test_the_record(mirror, tmp_path):
@@ -187,14 +215,24 @@ def test_the_record(mirror, tmp_path):
     for line in lines:
         path = tmp_path / line["split"] / folder_of(line["label"]) / line["name"]
         clip = next(c for c in mirror.train if f"{c.stem}.mp4" == line["name"])
-        assert line == dict(name=path.name, label=clip.label, split="train", part=mirror.part_of(clip), frames=6,
-                            bytes=path.stat().st_size, sha256=sha256_of(path))
+        assert line == dict(
+            name=path.name,
+            label=clip.label,
+            split="train",
+            part=mirror.part_of(clip),
+            frames=6,
+            bytes=path.stat().st_size,
+            sha256=sha256_of(path),
+        )
 
 
 def test_stops_when_it_has_enough(mirror, tmp_path):
     """Archives are read in the order of their numbers, whatever that of the list, up to the last clip needed."""
-    needed = max(int(mirror.part_of(c).split("_")[1][0]) for label in ("playing harp", "side kick")
-                 for c in mirror.first(label, 3))
+    needed = max(
+        int(mirror.part_of(c).split("_")[1][0])
+        for label in ("playing harp", "side kick")
+        for c in mirror.first(label, 3)
+    )
     done = mirror.get(tmp_path, splits=["train"])
     assert mirror.parts() == [f"train/part_{n}.tar.gz" for n in range(needed + 1)] and needed < 6
     assert done["parts"] == done["estimate"]["parts"] == needed + 1
@@ -204,9 +242,11 @@ def test_parallel_fetches_the_same(mirror, tmp_path):
     mirror.get(tmp_path / "one")
     alone = mirror.parts()
     mirror.get(tmp_path / "four", workers=4)
-    assert sorted(mirror.parts()[len(alone):]) == sorted(alone)        # and not one archive more
+    assert sorted(mirror.parts()[len(alone) :]) == sorted(alone)  # and not one archive more
     for name in ("train.csv", "val.csv", "clips.jsonl", "parts.jsonl"):
-        assert (tmp_path / "one" / name).read_text(encoding="utf-8") == (tmp_path / "four" / name).read_text(encoding="utf-8")
+        assert (tmp_path / "one" / name).read_text(encoding="utf-8") == (tmp_path / "four" / name).read_text(
+            encoding="utf-8"
+        )
 
 
 def test_parallel_is_parallel(mirror, tmp_path):
@@ -231,9 +271,16 @@ def test_more_later(mirror, tmp_path):
     had = {line["name"]: line["sha256"] for line in records(tmp_path)}
     asked = mirror.parts()
     mirror.get(tmp_path, splits=["train"], clips_per_class=5)
-    new = mirror.parts()[len(asked):]
-    assert set(new) & set(asked) == {p for p in asked if any(mirror.part_of(c) == p and f"{c.stem}.mp4" not in had
-                                     for label in ASKED.split(",") for c in mirror.first(label, 5))}
+    new = mirror.parts()[len(asked) :]
+    assert set(new) & set(asked) == {
+        p
+        for p in asked
+        if any(
+            mirror.part_of(c) == p and f"{c.stem}.mp4" not in had
+            for label in ASKED.split(",")
+            for c in mirror.first(label, 5)
+        )
+    }
     assert rows(tmp_path, "train") == [(c.label, c.path) for label in ASKED.split(",") for c in mirror.first(label, 5)]
     mirror.get(tmp_path, "yoga", splits=["train"], clips_per_class=2)
     assert rows(tmp_path, "train") == [("yoga", c.path) for c in mirror.first("yoga", 2)]
@@ -256,7 +303,9 @@ def test_what_was_deleted_comes_back(mirror, tmp_path):
 def test_creative_commons(mirror, tmp_path):
     done = mirror.get(tmp_path, clips_per_class=(3, 20), cc_only=True)
     for split, count in (("train", 3), ("val", 20)):
-        free = [c for label in ASKED.split(",") for c in [c for c in mirror.first(label, 99, split) if c.cc == "1"][:count]]
+        free = [
+            c for label in ASKED.split(",") for c in [c for c in mirror.first(label, 99, split) if c.cc == "1"][:count]
+        ]
         assert rows(tmp_path, split) == [(c.label, c.path) for c in free]
     assert done["short"] == {"train": {}, "val": {"playing harp": 2, "side kick": 2}}
 
@@ -265,7 +314,7 @@ def test_presets(mirror, tmp_path, monkeypatch):
     monkeypatch.setitem(module.TINY10, "motion", ("side kick",))
     monkeypatch.setitem(module.TINY10, "appearance", ("playing harp",))
     done = mirror.get(tmp_path / "tiny", classes=None, preset="tiny10", clips_per_class=None)
-    assert done["clips"] == {"train": 24, "val": 10}                   # of 50 + 20 all there are
+    assert done["clips"] == {"train": 24, "val": 10}  # of 50 + 20 all there are
     extra = [Clip(label, id, 0, 10, "train", "0") for label, id in zip(["yoga"] * 2 + ["side kick"], make_ids(3, 9))]
     mirror.server.files["/400/annotations/train.csv"] = annotations(mirror.train + extra)
     monkeypatch.setattr(module, "MINI", 2)
@@ -276,6 +325,7 @@ def test_presets(mirror, tmp_path, monkeypatch):
 def test_folders_and_manifests_are_what_others_read(mirror, tmp_path):
     mirror.get(tmp_path, "Petting_animal_not_cat,yoga", clips_per_class=2)
     import torchvision.datasets.kinetics as theirs  # the two functions that Kinetics builds on
+
     classes, index = theirs.find_classes(str(tmp_path / "train"))
     samples = theirs.make_dataset(str(tmp_path / "train"), index, ("avi", "mp4"))
     assert classes == ["petting_animal_not_cat", "yoga"] and Counter(k for _, k in samples) == {0: 2, 1: 2}
@@ -305,6 +355,7 @@ def test_ids_that_look_like_options_come_last():
 
 # ---------------------------------------------------------------- Kinetics-700-2020
 
+
 @pytest.fixture
 def mirror700(mirror):
     """The same clips, an archive for each class, no column is_cc."""
@@ -313,7 +364,8 @@ def mirror700(mirror):
         for n, label in enumerate(CLASSES):
             names.append(f"k700_{split}_{n + 1:03d}.tar.gz")
             mirror.server.files[f"/700_2020/{split}/{names[-1]}"] = tar(
-                [(f"{label}/{c.stem}.mp4", mirror.video(c.id)) for c in clips if c.label == label])
+                [(f"{label}/{c.stem}.mp4", mirror.video(c.id)) for c in clips if c.label == label]
+            )
         mirror.server.files[f"/700_2020/{split}/k700_2020_{split}_path.txt"] = "\n".join(names).encode()
         mirror.server.files[f"/700_2020/annotations/{split}.csv"] = annotations(clips, cc=False)
     return mirror
@@ -321,15 +373,20 @@ def mirror700(mirror):
 
 def whole_archives(mirror):
     """Requests for an archive that were not for its first 64 kB."""
-    return [p.rpartition("/")[2] for p, asked in zip(mirror.server.paths, mirror.server.log)
-            if p.endswith("gz") and asked != "bytes=0-65535"]
+    return [
+        p.rpartition("/")[2]
+        for p, asked in zip(mirror.server.paths, mirror.server.log)
+        if p.endswith("gz") and asked != "bytes=0-65535"
+    ]
 
 
 def test_kinetics_700_fetches_only_the_archives_of_its_classes(mirror700, tmp_path):
     done = mirror700.get(tmp_path, version="700-2020", clips_per_class=(3, 2))
     assert whole_archives(mirror700) == [f"k700_{s}_{n}.tar.gz" for s in ("train", "val") for n in ("002", "003")]
     assert done["parts"] == done["estimate"]["parts"] == 4 and whole(tmp_path, mirror700) == 10
-    assert rows(tmp_path, "train") == [(c.label, c.path) for label in ASKED.split(",") for c in mirror700.first(label, 3)]
+    assert rows(tmp_path, "train") == [
+        (c.label, c.path) for label in ASKED.split(",") for c in mirror700.first(label, 3)
+    ]
     before = len(mirror700.server.paths)
     mirror700.get(tmp_path, version="700-2020", clips_per_class=(3, 2))
     assert len(mirror700.server.paths) == before
@@ -349,7 +406,9 @@ def test_kinetics_700_with_an_archive_missing(mirror700, tmp_path):
 
 def test_versions_are_not_mixed(mirror700, tmp_path):
     mirror700.get(tmp_path)
-    with pytest.raises(CourseError, match="holds Kinetics-400.*must not be mixed.*another --out for Kinetics-700") as error:
+    with pytest.raises(
+        CourseError, match="holds Kinetics-400.*must not be mixed.*another --out for Kinetics-700"
+    ) as error:
         mirror700.get(tmp_path, version="700-2020")
     assert str(tmp_path) in one_sentence(error) and not any("700" in path for path in mirror700.server.paths)
     other = tmp_path / "mine"
@@ -365,6 +424,7 @@ def test_no_licence_column(mirror700, tmp_path):
 
 # ---------------------------------------------------------------- clips that cannot be had
 
+
 def test_a_spare_for_a_corrupt_clip_and_one_for_a_missing_one(mirror, tmp_path):
     corrupt, missing, *_ = first = mirror.first("side kick", 5)
     mirror.replace(corrupt, mirror.video(corrupt.id)[:900])
@@ -379,18 +439,19 @@ def test_a_spare_for_a_corrupt_clip_and_one_for_a_missing_one(mirror, tmp_path):
     assert done["short"] == {"train": {}} and whole(tmp_path, mirror) == 6
     asked = len(mirror.server.paths)
     mirror.get(tmp_path, splits=["train"])
-    assert len(mirror.server.paths) == asked                           # nor is the corrupt one tried again
+    assert len(mirror.server.paths) == asked  # nor is the corrupt one tried again
 
 
 def test_the_replacement_comes_last(mirror, tmp_path):
     corrupt = mirror.first("side kick", 3)[1]
     mirror.replace(corrupt, b"not a video")
     mirror.server.files["/400/replacement_for_corrupted_k400.tgz"] = tar(
-        [(f"replacement_for_corrupted_k400/{corrupt.id}.mp4", mirror.video(corrupt.id))])
+        [(f"replacement_for_corrupted_k400/{corrupt.id}.mp4", mirror.video(corrupt.id))]
+    )
     mirror.get(tmp_path)
     assert mirror.parts()[-1] == "replacement_for_corrupted_k400.tgz"
     assert rows(tmp_path, "train") == [(c.label, c.path) for label in ASKED.split(",") for c in mirror.first(label, 3)]
-    assert whole(tmp_path, mirror) == 13                               # and the spare that had stood in
+    assert whole(tmp_path, mirror) == 13  # and the spare that had stood in
     asked = len(mirror.server.paths)
     mirror.get(tmp_path)
     assert len(mirror.server.paths) == asked and len(rows(tmp_path, "train")) == 6
@@ -413,8 +474,7 @@ def test_too_few(mirror, tmp_path):
 
 
 def test_hostile_members(mirror, tmp_path):
-    good, escaping, absolute, linked, hard, device = [
-        c for label in ASKED.split(",") for c in mirror.first(label, 3)]
+    good, escaping, absolute, linked, hard, device = [c for label in ASKED.split(",") for c in mirror.first(label, 3)]
     out, secret = tmp_path / "deep" / "out", tmp_path / "secret.mp4"
     secret.write_bytes(b"secret")
 
@@ -422,13 +482,23 @@ def test_hostile_members(mirror, tmp_path):
         info = tarfile.TarInfo(name)
         info.type, info.linkname = kind, target
         return info
+
     body = mirror.video(good.id)
-    mirror.server.files["/400/train/part_0.tar.gz"] = tar([
-        (f"../../{escaping.stem}.mp4", mirror.video(escaping.id)), ("../../evil", b"x"), (f"/{absolute.stem}.mp4", body),
-        special(f"{linked.stem}.mp4", tarfile.SYMTYPE, str(secret)), special(f"{hard.stem}.mp4", tarfile.LNKTYPE, str(secret)),
-        special(f"{device.stem}.mp4", tarfile.CHRTYPE), special("train", tarfile.SYMTYPE, "/tmp"),
-        (f"home/someone/train/{good.stem}.mp4", body), (f"._{good.stem}.mp4", b"junk"), (f"{good.stem}.txt", b"junk"),
-        (f"{good.id}_000099_000109.mp4", b"another part of that video")])
+    mirror.server.files["/400/train/part_0.tar.gz"] = tar(
+        [
+            (f"../../{escaping.stem}.mp4", mirror.video(escaping.id)),
+            ("../../evil", b"x"),
+            (f"/{absolute.stem}.mp4", body),
+            special(f"{linked.stem}.mp4", tarfile.SYMTYPE, str(secret)),
+            special(f"{hard.stem}.mp4", tarfile.LNKTYPE, str(secret)),
+            special(f"{device.stem}.mp4", tarfile.CHRTYPE),
+            special("train", tarfile.SYMTYPE, "/tmp"),
+            (f"home/someone/train/{good.stem}.mp4", body),
+            (f"._{good.stem}.mp4", b"junk"),
+            (f"{good.stem}.txt", b"junk"),
+            (f"{good.id}_000099_000109.mp4", b"another part of that video"),
+        ]
+    )
     for n in range(1, 8):
         mirror.server.files[f"/400/train/part_{n}.tar.gz"] = tar([("./README", b"x")])
     mirror.get(out, splits=["train"])
@@ -447,25 +517,32 @@ def test_a_plain_tar_under_a_zipped_name(mirror, tmp_path):
 
 # ---------------------------------------------------------------- networks and archives that fail
 
+
 def test_drops_and_slow_bytes(mirror, tmp_path):
-    mirror.server.faults_at = {f"/400/train/part_{n}.tar.gz": [dict(cut=500), dict(status=503), dict(cut=900)] for n in (0, 1)}
-    mirror.server.faults_at |= {"/400/annotations/train.csv": [dict(cut=50)],
-                                "/400/val/part_0.tar.gz": [dict(piece=2000, pause=0.01)]}
+    mirror.server.faults_at = {
+        f"/400/train/part_{n}.tar.gz": [dict(cut=500), dict(status=503), dict(cut=900)] for n in (0, 1)
+    }
+    mirror.server.faults_at |= {
+        "/400/annotations/train.csv": [dict(cut=50)],
+        "/400/val/part_0.tar.gz": [dict(piece=2000, pause=0.01)],
+    }
     mirror.get(tmp_path, workers=2)
     assert whole(tmp_path, mirror) == 12 and {"bytes=500-", "bytes=1400-", "bytes=50-"} <= set(mirror.server.log)
 
 
 def damage(body, how):
     if how == "truncated":
-        return body[:len(body) * 2 // 3]
-    if how == "checksum":                                              # gzip's own, far behind what tar reads
+        return body[: len(body) * 2 // 3]
+    if how == "checksum":  # gzip's own, far behind what tar reads
         body = gzip.compress(gzip.decompress(body) + bytes(1 << 20))
         return body[:-8] + bytes([body[-8] ^ 1]) + body[-7:]
     if how == "bits":
-        return body[:len(body) // 2] + bytes(b ^ 255 for b in body[len(body) // 2:][:50]) + body[len(body) // 2 + 50:]
+        return (
+            body[: len(body) // 2] + bytes(b ^ 255 for b in body[len(body) // 2 :][:50]) + body[len(body) // 2 + 50 :]
+        )
     if how == "no tar":
         return gzip.compress(b"not found" * 200)
-    return gzip.decompress(body)[:1024 + 100]                          # a plain tar, cut in the header of the second file
+    return gzip.decompress(body)[: 1024 + 100]  # a plain tar, cut in the header of the second file
 
 
 @pytest.mark.parametrize("how", ["truncated", "checksum", "bits", "no tar", "plain"])
@@ -475,7 +552,9 @@ def test_a_damaged_archive(mirror, tmp_path, how):
     bad = damage(mirror.server.files[path], how)
     mirror.server.faults_at[path] = [dict(body=bad)]
     mirror.get(tmp_path / "once", splits=["train"])
-    assert mirror.parts()[:4] == [f"train/part_{n}.tar.gz" for n in (0, 1, 1, 2)] and whole(tmp_path / "once", mirror) == 6
+    assert (
+        mirror.parts()[:4] == [f"train/part_{n}.tar.gz" for n in (0, 1, 1, 2)] and whole(tmp_path / "once", mirror) == 6
+    )
 
     mirror.server.files[path] = bad
     out = tmp_path / "twice"
@@ -490,14 +569,16 @@ def test_a_damaged_archive(mirror, tmp_path, how):
 
 def test_a_missing_archive(mirror, tmp_path):
     body = mirror.server.files.pop("/400/train/part_1.tar.gz")
-    with pytest.raises(CourseError, match="part_1.tar.gz answered 404.*fetched so far stay.*--skip train/part_1") as error:
+    with pytest.raises(
+        CourseError, match="part_1.tar.gz answered 404.*fetched so far stay.*--skip train/part_1"
+    ) as error:
         mirror.get(tmp_path, workers=3)
     had = records(tmp_path)
     one_sentence(error), whole(tmp_path, mirror)
     mirror.server.files["/400/train/part_1.tar.gz"] = body
     asked = len(mirror.parts())
     mirror.get(tmp_path)
-    assert records(tmp_path)[:len(had)] == had and "train/part_0.tar.gz" not in mirror.parts()[asked:]
+    assert records(tmp_path)[: len(had)] == had and "train/part_0.tar.gz" not in mirror.parts()[asked:]
     assert whole(tmp_path, mirror) == 12
 
 
@@ -509,8 +590,9 @@ def test_no_mirror(mirror, tmp_path):
 
 # ---------------------------------------------------------------- disks
 
+
 def test_a_disk_too_small_is_noticed_before_the_download(mirror, tmp_path, monkeypatch):
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(free=10 ** 6))
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**6))
     with pytest.raises(CourseError, match="2 classes: 12 clips to come.*0.0 GB are free.*free space") as error:
         mirror.get(tmp_path)
     assert mirror.parts() == [] and one_sentence(error)
@@ -527,6 +609,7 @@ def test_a_disk_that_fills_up(mirror, tmp_path, monkeypatch, where, step):
         if len(calls) == step:
             raise OSError(28, "No space left on device")
         return real(*args, **settings)
+
     monkeypatch.setattr(owner, where, failing)
     with pytest.raises(CourseError, match="the disk is too full for.*what is there stays: free space") as error:
         mirror.get(tmp_path)
@@ -535,7 +618,7 @@ def test_a_disk_that_fills_up(mirror, tmp_path, monkeypatch, where, step):
     monkeypatch.setattr(owner, where, real)
     mirror.get(tmp_path)
     assert whole(tmp_path, mirror) == 12
-    assert max(Counter(mirror.parts()).values()) == 1, asked           # no archive a second time
+    assert max(Counter(mirror.parts()).values()) == 1, asked  # no archive a second time
 
 
 RUN = """
@@ -548,15 +631,32 @@ except CourseError as error: sys.exit(str(error))
 """
 
 
-@pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0 or not shutil.which("unshare") or
-                    subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0, reason="cannot mount")
+@pytest.mark.skipif(
+    getattr(os, "geteuid", lambda: 1)() != 0
+    or not shutil.which("unshare")
+    or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0,
+    reason="cannot mount",
+)
 def test_a_small_disk(mirror, tmp_path):
     """A real one: an error, then a larger one, and it goes on."""
     (tmp_path / "disk").mkdir()
-    script = ('mount -t tmpfs -o size=60k tmpfs "$1" || exit 77; "$2" -c "$3" "$4" "$1/out"; echo first $?; '
-              'mount -o remount,size=10m "$1"; "$2" -c "$3" "$4" "$1/out"; echo second $?; '
-              'find "$1/out/train" "$1/out/val" -name "*.mp4"')
-    command = ["unshare", "-m", "sh", "-c", script, "sh", tmp_path / "disk", sys.executable, CHECK_HERE + RUN, mirror.server.root]
+    script = (
+        'mount -t tmpfs -o size=60k tmpfs "$1" || exit 77; "$2" -c "$3" "$4" "$1/out"; echo first $?; '
+        'mount -o remount,size=10m "$1"; "$2" -c "$3" "$4" "$1/out"; echo second $?; '
+        'find "$1/out/train" "$1/out/val" -name "*.mp4"'
+    )
+    command = [
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        tmp_path / "disk",
+        sys.executable,
+        CHECK_HERE + RUN,
+        mirror.server.root,
+    ]
     done = subprocess.run(command, capture_output=True, encoding="utf-8")
     if done.returncode == 77:
         pytest.skip("cannot mount")
@@ -566,8 +666,11 @@ def test_a_small_disk(mirror, tmp_path):
 
 # ---------------------------------------------------------------- kill -9
 
+
 def start(server, out, before=""):
-    return subprocess.Popen([sys.executable, "-c", before + RUN, server.root, str(out)], stderr=subprocess.PIPE, encoding="utf-8")
+    return subprocess.Popen(
+        [sys.executable, "-c", before + RUN, server.root, str(out)], stderr=subprocess.PIPE, encoding="utf-8"
+    )
 
 
 CHECK_HERE = """
@@ -581,7 +684,7 @@ kinetics.verify = lambda paths, workers: (verify.decode_all(str(path)) for path 
 def test_kill_in_the_middle_of_a_download(mirror, tmp_path):
     """With the real verifier, which must not outlive it."""
     big = {p: b + bytes(400_000) for p, b in mirror.server.files.items() if p.startswith("/400/train/part")}
-    mirror.server.files.update(big)                                    # zeros after a gzip stream are allowed
+    mirror.server.files.update(big)  # zeros after a gzip stream are allowed
     mirror.server.faults_at = {"/400/train/part_1.tar.gz": [dict(piece=20_000, pause=0.1)]}
     part = tmp_path / "archives" / "train" / "part_1.tar.gz.part"
     process, end = start(mirror.server, tmp_path), time.monotonic() + 30
@@ -597,7 +700,7 @@ def test_kill_in_the_middle_of_a_download(mirror, tmp_path):
     asked = dict(zip(mirror.server.paths, mirror.server.log))
     assert asked["/400/train/part_1.tar.gz"] == f"bytes={size}-"
     assert mirror.parts().count("train/part_0.tar.gz") == 1
-    assert whole(tmp_path, mirror) == 12 and records(tmp_path)[:len(had)] == had
+    assert whole(tmp_path, mirror) == 12 and records(tmp_path)[: len(had)] == had
 
 
 DYING = """
@@ -647,7 +750,9 @@ def test_killed_again_and_again(mirror, tmp_path):
     """In one folder: there is never a video that is not whole, nothing is lost, and in the end all is as without kills."""
     corrupt = mirror.first("side kick", 3)[1]
     mirror.replace(corrupt, mirror.video(corrupt.id)[:900])
-    mirror.server.files["/400/replacement_for_corrupted_k400.tgz"] = tar([(f"r/{corrupt.id}.mp4", mirror.video(corrupt.id))])
+    mirror.server.files["/400/replacement_for_corrupted_k400.tgz"] = tar(
+        [(f"r/{corrupt.id}.mp4", mirror.video(corrupt.id))]
+    )
     mirror.get(tmp_path / "whole")
     out, most = tmp_path / "killed", 0
     for step in kills(mirror, out, 3, "train,val"):
@@ -689,21 +794,37 @@ def test_two_at_once(mirror, tmp_path):
 
 # ---------------------------------------------------------------- wishes that cannot be met
 
-@pytest.mark.parametrize("settings, message", [
-    (dict(classes="playing harb"), r"no class 'playing harb' in .*train.csv; closest: 'playing harp'"),
-    (dict(classes="zzzzzz"), "closest: nothing like it"),
-    (dict(classes=None), "either classes or a preset"), (dict(preset="tiny10"), "either classes or a preset"),
-    (dict(classes=None, preset="tiny11"), "tiny10, mini200"), (dict(version="600"), "'600'.*400 or 700-2020"),
-    (dict(splits=["test"]), "choose train, val or both"), (dict(splits=[]), "choose train, val or both"),
-    (dict(clips_per_class=(0, 1)), "give 1 or more"), (dict(workers=0), "give 1 or more")])
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(classes="playing harb"), r"no class 'playing harb' in .*train.csv; closest: 'playing harp'"),
+        (dict(classes="zzzzzz"), "closest: nothing like it"),
+        (dict(classes=None), "either classes or a preset"),
+        (dict(preset="tiny10"), "either classes or a preset"),
+        (dict(classes=None, preset="tiny11"), "tiny10, mini200"),
+        (dict(version="600"), "'600'.*400 or 700-2020"),
+        (dict(splits=["test"]), "choose train, val or both"),
+        (dict(splits=[]), "choose train, val or both"),
+        (dict(clips_per_class=(0, 1)), "give 1 or more"),
+        (dict(workers=0), "give 1 or more"),
+    ],
+)
 def test_mistakes(mirror, tmp_path, settings, message):
     with pytest.raises(CourseError, match=message) as error:
         mirror.get(tmp_path, **settings)
     assert one_sentence(error) and mirror.parts() == []
 
 
-@pytest.mark.parametrize("text", ["<html>Not found</html>", "label,youtube_id\nyoga,abc", "label,youtube_id,time_start,time_end\n"
-                                  "yoga,../../evil1,0,10", "label,youtube_id,time_start,time_end\n../yoga,abcdefghijk,0,10"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<html>Not found</html>",
+        "label,youtube_id\nyoga,abc",
+        "label,youtube_id,time_start,time_end\nyoga,../../evil1,0,10",
+        "label,youtube_id,time_start,time_end\n../yoga,abcdefghijk,0,10",
+    ],
+)
 def test_lists_that_are_none(mirror, tmp_path, text):
     mirror.server.files["/400/annotations/train.csv"] = text.encode()
     with pytest.raises(CourseError, match="train.csv.*delete it") as error:
@@ -728,7 +849,9 @@ def test_the_subset_has_five_classes_of_each_kind_and_twenty_clips_of_each():
     assert module.PRESETS["tiny10"] == (50, 20)
 
 
-@pytest.mark.skipif("VT_COURSE_CLIPS" not in os.environ, reason="VT_COURSE_CLIPS does not name the folder of the official list")
+@pytest.mark.skipif(
+    "VT_COURSE_CLIPS" not in os.environ, reason="VT_COURSE_CLIPS does not name the folder of the official list"
+)
 def test_the_subset_obeys_the_rule():
     """Of each class the first 20 of the official list, and its times, as `kinetics` chooses them."""
     official = read_annotations(Path(os.environ["VT_COURSE_CLIPS"]) / "fixtures" / "k400_val.csv", "val")

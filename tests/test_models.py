@@ -23,8 +23,17 @@ from counting import count_equal_blocks_once
 from weights import shake, unset
 
 # B, T, H, W: even, odd, non-square, smaller than the window in one or all axes, B > 1, still
-SHAPES = [(1, 16, 64, 64), (2, 8, 56, 56), (1, 7, 50, 45), (1, 20, 64, 96), (2, 4, 32, 32), (1, 1, 40, 40),
-          (1, 17, 30, 61), (1, 3, 5, 9), (1, 18, 120, 36)]
+SHAPES = [
+    (1, 16, 64, 64),
+    (2, 8, 56, 56),
+    (1, 7, 50, 45),
+    (1, 20, 64, 96),
+    (2, 4, 32, 32),
+    (1, 1, 40, 40),
+    (1, 17, 30, 61),
+    (1, 3, 5, 9),
+    (1, 18, 120, 36),
+]
 
 
 def gradients(model, x):
@@ -76,8 +85,15 @@ def pair(request):
 
 
 # The deep and the wide one differ from tiny in depth and width, which a small clip shows.
-@pytest.mark.parametrize("pair, shape", [*[("tiny", shape) for shape in SHAPES], *[
-    (name, shape) for name in ("small", "base") for shape in ((1, 7, 50, 45), (1, 10, 32, 48))]], indirect=["pair"], ids=str)
+@pytest.mark.parametrize(
+    "pair, shape",
+    [
+        *[("tiny", shape) for shape in SHAPES],
+        *[(name, shape) for name in ("small", "base") for shape in ((1, 7, 50, 45), (1, 10, 32, 48))],
+    ],
+    indirect=["pair"],
+    ids=str,
+)
 def test_video_swin_equals_torchvision(pair, shape):
     _, ours, theirs = pair
     B, T, H, W = shape
@@ -87,8 +103,18 @@ def test_video_swin_equals_torchvision(pair, shape):
         torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("pair, shape", [("tiny", (2, 8, 32, 32)), ("tiny", (1, 7, 50, 45)), ("tiny", (1, 20, 40, 72)),
-                                         ("small", (1, 9, 20, 36)), ("base", (1, 9, 20, 36))], indirect=["pair"], ids=str)
+@pytest.mark.parametrize(
+    "pair, shape",
+    [
+        ("tiny", (2, 8, 32, 32)),
+        ("tiny", (1, 7, 50, 45)),
+        ("tiny", (1, 20, 40, 72)),
+        ("small", (1, 9, 20, 36)),
+        ("base", (1, 9, 20, 36)),
+    ],
+    indirect=["pair"],
+    ids=str,
+)
 def test_video_swin_gradients_equal_torchvision(pair, shape):
     _, ours, theirs = pair
     B, T, H, W = shape
@@ -96,8 +122,10 @@ def test_video_swin_gradients_equal_torchvision(pair, shape):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, size", [("tiny", (224, 224)), ("tiny", (228, 268)), ("small", (224, 224)), ("base", (224, 224))])
-def test_swin_equals_torchvision(name, size, monkeypatch):               # every stage map is at least 7 x 7
+@pytest.mark.parametrize(
+    "name, size", [("tiny", (224, 224)), ("tiny", (228, 268)), ("small", (224, 224)), ("base", (224, 224))]
+)
+def test_swin_equals_torchvision(name, size, monkeypatch):  # every stage map is at least 7 x 7
     ours, theirs = twins(f"swin_{name}", monkeypatch)
     x = torch.randn(2 if size == (228, 268) else 1, 3, *size, generator=torch.Generator().manual_seed(0))
     assert_same_gradients(ours, theirs, x)
@@ -106,19 +134,38 @@ def test_swin_equals_torchvision(name, size, monkeypatch):               # every
 # What the official model classes have: (parameters, GMACs of one view). Run on CPU at the commits in
 # tests/golden/README.md; the README values and paper tables agree to their printed digits or are noted in the zoo.
 COMPUTED = {
-    "swin_tiny": (28.288, 4.49), "swin_small": (49.606, 8.74), "swin_base": (87.768, 15.43),
-    "swin_base_384": (87.904, 47.08), "swin_large": (196.532, 34.48), "swin_large_384": (196.736, 103.92),
-    "video_swin_tiny": (28.158, 87.76), "video_swin_small": (49.817, 165.68), "video_swin_base": (88.049, 281.33),
-    "video_swin_base_22k": (88.049, 281.33), "video_swin_base_k600": (88.254, 281.33), "video_swin_base_ssv2": (88.834, 320.36),
-    "video_swin_large": (196.954, 603.27), "video_swin_large_384": (199.9995, 2106.4),
+    "swin_tiny": (28.288, 4.49),
+    "swin_small": (49.606, 8.74),
+    "swin_base": (87.768, 15.43),
+    "swin_base_384": (87.904, 47.08),
+    "swin_large": (196.532, 34.48),
+    "swin_large_384": (196.736, 103.92),
+    "video_swin_tiny": (28.158, 87.76),
+    "video_swin_small": (49.817, 165.68),
+    "video_swin_base": (88.049, 281.33),
+    "video_swin_base_22k": (88.049, 281.33),
+    "video_swin_base_k600": (88.254, 281.33),
+    "video_swin_base_ssv2": (88.834, 320.36),
+    "video_swin_large": (196.954, 603.27),
+    "video_swin_large_384": (199.9995, 2106.4),
     # by arithmetic, nobody released these: 199.9995 + 200 · 1537; see tests/test_video_swin_designs.py
-    "video_swin_large_384_k600": (200.307, 2106.4), "video_swin_tiny_split": (42.009, 83.20),
+    "video_swin_large_384_k600": (200.307, 2106.4),
+    "video_swin_tiny_split": (42.009, 83.20),
     "video_swin_tiny_factorized": (36.489, 95.00),
 }
 
 
-@pytest.mark.parametrize("name, settings", [("swin_mini", {}), ("swin_mini", dict(shift=False)), ("video_swin_mini", {}),
-                                            ("video_swin_mini", dict(window=(2, 4, 4))), ("video_swin_mini", dict(design="factorized"))], ids=str)
+@pytest.mark.parametrize(
+    "name, settings",
+    [
+        ("swin_mini", {}),
+        ("swin_mini", dict(shift=False)),
+        ("video_swin_mini", {}),
+        ("video_swin_mini", dict(window=(2, 4, 4))),
+        ("video_swin_mini", dict(design="factorized")),
+    ],
+    ids=str,
+)
 def test_equal_blocks_counted_once_make_the_whole(name, settings):
     with torch.device("meta"):
         model = create(name, **settings)
@@ -132,7 +179,9 @@ def test_parameters_and_macs(name):
         model = create(name)
     params, gmacs = COMPUTED[name]
     assert count_parameters(model) / 1e6 == pytest.approx(params, abs=6e-4)
-    assert count_equal_blocks_once(model, (1, *ZOO[name].input)) / 1e9 == pytest.approx(gmacs, abs=0.06 if gmacs > 1000 else 6e-3)
+    assert count_equal_blocks_once(model, (1, *ZOO[name].input)) / 1e9 == pytest.approx(
+        gmacs, abs=0.06 if gmacs > 1000 else 6e-3
+    )
 
 
 def test_every_published_variant_is_checked():
@@ -151,7 +200,11 @@ def test_stage_maps():
     maps = model.features(torch.randn(2, 3, 16, 50, 64))
     D = model.layers[0].blocks[0].norm1.normalized_shape[0]
     assert [tuple(m.shape) for m in maps] == [
-        (2, D, 8, 13, 16), (2, 2 * D, 8, 7, 8), (2, 4 * D, 8, 4, 4), (2, 8 * D, 8, 2, 2)]
+        (2, D, 8, 13, 16),
+        (2, 2 * D, 8, 7, 8),
+        (2, 4 * D, 8, 4, 4),
+        (2, 8 * D, 8, 2, 2),
+    ]
 
 
 # ------------------------------------------------------------ properties
@@ -190,7 +243,7 @@ def literal_shifted_attention(block, x):
                 piece = x[:, t0:t1, y0:y1, x0:x1].reshape(B, -1, C)
                 pos = coords[t0:t1, y0:y1, x0:x1].reshape(-1, 3)
                 off = pos[:, None] - pos[None] + torch.tensor(block.attn.window) - 1
-                bias = table[off[..., 0], off[..., 1], off[..., 2]].permute(2, 0, 1)   # (h, N, N)
+                bias = table[off[..., 0], off[..., 1], off[..., 2]].permute(2, 0, 1)  # (h, N, N)
                 q, k, v = block.attn.qkv(piece).view(B, -1, 3, h, C // h).permute(2, 0, 3, 1, 4)
                 attn = (q @ k.transpose(-1, -2) / (C // h) ** 0.5 + bias).softmax(-1)
                 y = block.attn.proj((attn @ v).transpose(1, 2).reshape(B, -1, C))
@@ -237,12 +290,15 @@ def test_relative_position_index_by_hand():
 
 def test_the_index_slice_is_right_only_when_time_shrank():
     full = relative_position_index((8, 7, 7))
+
     def same(clamped):
         N = torch.Size(clamped).numel()
         small, sliced = relative_position_index(clamped), full[:N, :N]
         # equal geometry: the same pairs of tokens share an entry
-        return all(len(sliced[small == i].unique()) == 1 for i in small.unique()) and \
-            len(sliced.unique()) == len(small.unique())
+        return all(len(sliced[small == i].unique()) == 1 for i in small.unique()) and len(sliced.unique()) == len(
+            small.unique()
+        )
+
     assert same((4, 7, 7))
     assert not any(same(c) for c in ((8, 4, 4), (8, 7, 4), (4, 4, 7)))
 
@@ -267,14 +323,14 @@ def test_bias_cache_follows_the_weights():
     x = torch.randn(1, 3, 8, 32, 32)
     with torch.inference_mode():
         before = model(x)
-    assert torch.allclose(before, model(x).detach(), atol=1e-6)        # cached without, gathered with gradients
+    assert torch.allclose(before, model(x).detach(), atol=1e-6)  # cached without, gathered with gradients
     with torch.no_grad():
         table = model.layers[0].blocks[0].attn.relative_position_bias_table
         table.add_(torch.randn(len(table), 1))
         changed = model(x)
     assert not torch.allclose(before, changed, atol=1e-4)
     assert torch.allclose(changed, model(x).detach(), atol=1e-6)
-    model(x).sum().backward()                                          # masks made in inference mode still serve
+    model(x).sum().backward()  # masks made in inference mode still serve
 
 
 def test_drop_path_schedule_and_expectation():
@@ -285,12 +341,13 @@ def test_drop_path_schedule_and_expectation():
     drop = model.layers[-1].blocks[-1].drop_path.train()
     torch.manual_seed(0)
     y = drop(torch.ones(20000, 2, 3))
-    assert torch.equal(y, y[:, :1, :1].expand_as(y))                   # whole samples
+    assert torch.equal(y, y[:, :1, :1].expand_as(y))  # whole samples
     assert set(y.unique().tolist()) == {0.0, 1.25}
     assert y.mean().item() == pytest.approx(1, abs=0.02)
 
 
 # ------------------------------------------------------------ checkpoints and inflation
+
 
 def test_official_round_trip_with_wrappers_and_buffers():
     model = shake(create("video_swin_mini"))
@@ -309,8 +366,11 @@ def test_wrong_checkpoint_lists_what_differs():
     official["cls_head.fc_cls.bias"] = torch.zeros(3)
     with pytest.raises(ValueError) as error:
         from_official(model, official)
-    for part in ("missing backbone.norm.bias", "unexpected backbone.extra.weight",
-                 "cls_head.fc_cls.bias has shape (3,), wanted (8,)"):
+    for part in (
+        "missing backbone.norm.bias",
+        "unexpected backbone.extra.weight",
+        "cls_head.fc_cls.bias has shape (3,), wanted (8,)",
+    ):
         assert part in str(error.value)
 
 
@@ -347,14 +407,18 @@ def test_centre_inflation():
 
 # ------------------------------------------------------------ errors
 
-@pytest.mark.parametrize("x, words", [
-    (torch.zeros(3, 8, 32, 32), ["4 axes", "(3, 8, 32, 32)", "(B, C=3, T, H, W)", "x[None]"]),
-    (torch.zeros(1, 8, 3, 32, 32), ["8 channels", "(1, 8, 3, 32, 32)", "(B, C=3, T, H, W)"]),
-    (torch.zeros(1, 3, 8, 32, 32, dtype=torch.uint8), ["uint8", "(1, 3, 8, 32, 32)", "floating point"]),
-    (torch.zeros(1, 3, 0, 32, 32), ["empty along T", "(1, 3, 0, 32, 32)"]),
-    (torch.zeros(1, 3, 8, 0, 32), ["empty along H"]),
-    (torch.zeros(1, 3, 8, 32, 0), ["empty along W"]),
-])
+
+@pytest.mark.parametrize(
+    "x, words",
+    [
+        (torch.zeros(3, 8, 32, 32), ["4 axes", "(3, 8, 32, 32)", "(B, C=3, T, H, W)", "x[None]"]),
+        (torch.zeros(1, 8, 3, 32, 32), ["8 channels", "(1, 8, 3, 32, 32)", "(B, C=3, T, H, W)"]),
+        (torch.zeros(1, 3, 8, 32, 32, dtype=torch.uint8), ["uint8", "(1, 3, 8, 32, 32)", "floating point"]),
+        (torch.zeros(1, 3, 0, 32, 32), ["empty along T", "(1, 3, 0, 32, 32)"]),
+        (torch.zeros(1, 3, 8, 0, 32), ["empty along H"]),
+        (torch.zeros(1, 3, 8, 32, 0), ["empty along W"]),
+    ],
+)
 def test_wrong_input_says_what_came_and_what_was_wanted(x, words):
     model = create("video_swin_mini")
     for call in (model, model.features):

@@ -1,4 +1,5 @@
 """MViT and MViTv2 against their literal definition, torchvision's classes and the numbers stated about them."""
+
 import inspect
 import json
 from itertools import product
@@ -25,10 +26,24 @@ from weights import shake, unset
 
 DEFAULTS = {k: p.default for k, p in inspect.signature(MViT).parameters.items()}
 ONE, TWO = (1, 1, 1), (1, 2, 2)
-TINY = dict(frames=4, img_size=32, embed_dim=8, depth=4, num_classes=5, kv_stride=(1, 4, 4), dim_mul={1: 2, 3: 2},
-            head_mul={1: 2, 3: 2}, q_stride={1: TWO, 3: TWO})
-V2 = TINY | dict(q_stride={0: ONE, 1: TWO, 2: ONE, 3: TWO}, pos_embed="none", rel_pos="thw", residual_pooling=True,
-                 dim_mul_in_att=True)
+TINY = dict(
+    frames=4,
+    img_size=32,
+    embed_dim=8,
+    depth=4,
+    num_classes=5,
+    kv_stride=(1, 4, 4),
+    dim_mul={1: 2, 3: 2},
+    head_mul={1: 2, 3: 2},
+    q_stride={1: TWO, 3: TWO},
+)
+V2 = TINY | dict(
+    q_stride={0: ONE, 1: TWO, 2: ONE, 3: TWO},
+    pos_embed="none",
+    rel_pos="thw",
+    residual_pooling=True,
+    dim_mul_in_att=True,
+)
 PLAIN = TINY | dict(depth=2, num_heads=2, dim_mul={1: 2}, head_mul={}, q_stride={}, kv_stride=None)
 IMAGE = dict(patch_kernel=(7, 7), patch_stride=(4, 4), patch_padding=(3, 3), kernel=(1, 3, 3))
 MAX = dict(pool_mode="max", kernel=None)
@@ -37,11 +52,12 @@ MAX = dict(pool_mode="max", kernel=None)
 def random_input(config, B=2):
     c, g = DEFAULTS | config, torch.Generator().manual_seed(1)
     sides = c["img_size"] if isinstance(c["img_size"], tuple) else (c["img_size"],) * 2
-    size = [c["frames"], *sides][len(c["patch_kernel"]) == 2:]
+    size = [c["frames"], *sides][len(c["patch_kernel"]) == 2 :]
     return torch.randn(B, c["in_channels"], *size, generator=g, dtype=torch.float64)
 
 
 # ------------------------------------------------------------ the definition, straight from the weights
+
 
 def stretch(n, m):
     """The matrix (m, n) that interpolates n values linearly at the centres of m equal parts."""
@@ -71,7 +87,7 @@ class Literal:
         x, padding = grid.permute(0, 4, 1, 2, 3), [k // 2 for k in kernel]
         if mode == "conv":
             x = F.conv3d(x, weight, None, stride, padding, groups=x.shape[1])
-        else:                                                          # the padding of averages counts, as zeros
+        else:  # the padding of averages counts, as zeros
             x = (F.max_pool3d if mode == "max" else F.avg_pool3d)(x, kernel, stride, padding)
         return x.permute(0, 2, 3, 4, 1)
 
@@ -96,7 +112,7 @@ class Literal:
             parts = []
             for i, (letter, stride) in enumerate(zip("qkv", strides)):
                 at = i * C + n * C // heads
-                c, m = (x[..., at:at + C // heads] for x in whole)
+                c, m = (x[..., at : at + C // heads] for x in whole)
                 kernel = self.c["kernel"] or tuple(s + 1 if s > 1 else 1 for s in stride or ONE)
                 if stride and prod(kernel) * prod(stride) > 1:
                     weight = self.w.get(f"{name}.pool_{letter}.weight")
@@ -162,18 +178,34 @@ class Literal:
 
 
 CONFIGS = {
-    "v1": TINY, "max": TINY | MAX, "avg": TINY | dict(pool_mode="avg", frames=8), "conv, s+1": TINY | dict(kernel=None),
-    "even kernels": TINY | dict(kernel=None, kv_stride=(1, 3, 3)), "no kv pooling": TINY | dict(kv_stride=None),
-    "joint": TINY | dict(pos_embed="joint"), "space": TINY | dict(pos_embed="space"), "odd": TINY | dict(img_size=20),
-    "fixed kv": TINY | dict(kv_stride={0: (2, 4, 4), 3: (1, 3, 3)}), "no class": TINY | dict(class_token=False),
+    "v1": TINY,
+    "max": TINY | MAX,
+    "avg": TINY | dict(pool_mode="avg", frames=8),
+    "conv, s+1": TINY | dict(kernel=None),
+    "even kernels": TINY | dict(kernel=None, kv_stride=(1, 3, 3)),
+    "no kv pooling": TINY | dict(kv_stride=None),
+    "joint": TINY | dict(pos_embed="joint"),
+    "space": TINY | dict(pos_embed="space"),
+    "odd": TINY | dict(img_size=20),
+    "fixed kv": TINY | dict(kv_stride={0: (2, 4, 4), 3: (1, 3, 3)}),
+    "no class": TINY | dict(class_token=False),
     "time shrinks": TINY | dict(frames=8, q_stride={1: (2, 2, 2), 3: (1, 2, 1)}, kv_stride=(2, 4, 4)),
-    "oblong": TINY | dict(img_size=(44, 20)), "v2, oblong": V2 | dict(img_size=(20, 44)),
-    "plain": PLAIN, "wider": TINY | dict(num_heads=2, mlp_ratio=3, in_channels=2, head_mul={3: 4}),
-    "v2": V2, "v2, no class": V2 | dict(class_token=False), "v2, one axis": V2 | dict(rel_pos="t"), "v2, max": V2 | MAX,
-    "v2, odd maps": V2 | dict(img_size=28, frames=6), "v2, heads stay": V2 | dict(head_mul={}),
+    "oblong": TINY | dict(img_size=(44, 20)),
+    "v2, oblong": V2 | dict(img_size=(20, 44)),
+    "plain": PLAIN,
+    "wider": TINY | dict(num_heads=2, mlp_ratio=3, in_channels=2, head_mul={3: 4}),
+    "v2": V2,
+    "v2, no class": V2 | dict(class_token=False),
+    "v2, one axis": V2 | dict(rel_pos="t"),
+    "v2, max": V2 | MAX,
+    "v2, odd maps": V2 | dict(img_size=28, frames=6),
+    "v2, heads stay": V2 | dict(head_mul={}),
     "v2, time shrinks": V2 | dict(frames=8, q_stride=V2["q_stride"] | {1: (2, 2, 2)}, kv_stride=(2, 4, 4)),
-    "v2, many keys": V2 | dict(kv_stride=None), "v2, no residual": V2 | dict(residual_pooling=False),
-    "image": TINY | IMAGE, "image, max": TINY | IMAGE | MAX, "image v2": V2 | IMAGE | dict(rel_pos="hw"),
+    "v2, many keys": V2 | dict(kv_stride=None),
+    "v2, no residual": V2 | dict(residual_pooling=False),
+    "image": TINY | IMAGE,
+    "image, max": TINY | IMAGE | MAX,
+    "image v2": V2 | IMAGE | dict(rel_pos="hw"),
     "image v2, grows in the MLP": V2 | IMAGE | dict(rel_pos="hw", class_token=False, dim_mul_in_att=False),
 }
 
@@ -217,13 +249,16 @@ def test_rows_of_relative_positions(q, k):
 
 # ------------------------------------------------------------ torchvision
 
+
 def twins(v2, frames, size):
     """The same tiny network, torchvision's and ours."""
     wide = ((8, 8), (8, 16), (16, 16), (16, 32)) if v2 else ((8, 16), (16, 16), (16, 32), (32, 32))
     kernels, strides = [[3, 3, 3] if v2 else [], [3, 3, 3]] * 2, [[1, 1, 1] if v2 else [], [1, 2, 2]] * 2
     kv = [1, 4, 4], [1, 2, 2], [1, 2, 2], [1, 1, 1]
     blocks = [MSBlockConfig(h, *c, k, [3, 3, 3], *s) for h, c, k, *s in zip((1, 2, 2, 4), wide, kernels, strides, kv)]
-    theirs = torchvision.models.video.MViT((size, size) if isinstance(size, int) else size, frames, blocks, v2, False, v2, v2, num_classes=5)
+    theirs = torchvision.models.video.MViT(
+        (size, size) if isinstance(size, int) else size, frames, blocks, v2, False, v2, v2, num_classes=5
+    )
     return shake(theirs).double(), MViT(**(V2 if v2 else TINY) | dict(frames=frames, img_size=size)).double().eval()
 
 
@@ -239,8 +274,13 @@ def test_equals_torchvision(v2, frames, size):
         return torch.testing.assert_close(ours(x), theirs(x), rtol=1e-9, atol=1e-9)
     ours.load_state_dict(from_official(ours, theirs.state_dict()))
     assert to_official(ours, layout="torchvision").keys() == theirs.state_dict().keys()
-    assert_same(ours, theirs, dict(frames=frames, img_size=size),
-                lambda: from_official(ours, {k: p.grad for k, p in theirs.named_parameters()}), 1e-9)
+    assert_same(
+        ours,
+        theirs,
+        dict(frames=frames, img_size=size),
+        lambda: from_official(ours, {k: p.grad for k, p in theirs.named_parameters()}),
+        1e-9,
+    )
 
 
 @pytest.mark.slow
@@ -268,30 +308,48 @@ def test_the_published_models_equal_torchvisions(ours, theirs, monkeypatch):
 # (parameters in M, GMACs of one view), our own count. torchvision states 36.610672 M and 70.599 GMACs for
 # mvit_base_16x4, 34.537744 and 64.224 for mvit_v2_small_16x4 (MViT_V1_B_Weights, MViT_V2_S_Weights).
 COMPUTED = {
-    "mvit_base_16x4": (36.6107, 70.599), "mvit_base_16x4_k600": (36.7645, 70.600),
-    "mvit_base_16x4_ssv2": (36.4369, 70.599), "mvit_base_32x3": (36.6114, 169.958),
-    "mvit_base_32x3_k600": (36.7652, 169.958), "vit_base_8x8": (87.1600, 179.563),
-    "mvit_base_32x3_ssv2": (36.4376, 169.958), "mvit_base_64x3": (36.6130, 455.062),
-    "mvit_base_64x3_ssv2": (36.4392, 455.062), "mvit_base_24_32x3": (53.1153, 235.776),
-    "mvit_base_24_32x3_k600": (53.2691, 235.776), "mvit_base_24_32x3_ssv2": (52.9415, 235.776),
-    "mvit_image_base_16": (36.9826, 7.809), "mvit_image_base_16_max": (36.9456, 7.781),
-    "mvit_image_base_24_max": (53.4625, 10.903), "mvit_image_base_24_wide_320": (72.9618, 32.718),
-    "mvit_image_base_24_wide_320_max": (72.8990, 32.630), "mvit_v2_small_16x4": (34.5377, 64.224),
-    "mvit_v2_small_16x4_ssv2": (34.3640, 64.224), "mvit_v2_base_32x3": (51.2301, 224.473),
-    "mvit_v2_base_32x3_ssv2": (51.0563, 224.473), "mvit_v2_large_40x3": (213.3901, 2823.404),
-    "mvit_v2_large_40x3_ssv2": (213.1295, 2823.404), "mvit_v2_image_tiny": (24.1733, 4.677),
-    "mvit_v2_image_small": (34.8702, 6.960), "mvit_v2_image_base": (51.4727, 10.102),
-    "mvit_v2_image_large": (217.9930, 43.711), "mvit_v2_image_huge": (666.8799, 120.305),
+    "mvit_base_16x4": (36.6107, 70.599),
+    "mvit_base_16x4_k600": (36.7645, 70.600),
+    "mvit_base_16x4_ssv2": (36.4369, 70.599),
+    "mvit_base_32x3": (36.6114, 169.958),
+    "mvit_base_32x3_k600": (36.7652, 169.958),
+    "vit_base_8x8": (87.1600, 179.563),
+    "mvit_base_32x3_ssv2": (36.4376, 169.958),
+    "mvit_base_64x3": (36.6130, 455.062),
+    "mvit_base_64x3_ssv2": (36.4392, 455.062),
+    "mvit_base_24_32x3": (53.1153, 235.776),
+    "mvit_base_24_32x3_k600": (53.2691, 235.776),
+    "mvit_base_24_32x3_ssv2": (52.9415, 235.776),
+    "mvit_image_base_16": (36.9826, 7.809),
+    "mvit_image_base_16_max": (36.9456, 7.781),
+    "mvit_image_base_24_max": (53.4625, 10.903),
+    "mvit_image_base_24_wide_320": (72.9618, 32.718),
+    "mvit_image_base_24_wide_320_max": (72.8990, 32.630),
+    "mvit_v2_small_16x4": (34.5377, 64.224),
+    "mvit_v2_small_16x4_ssv2": (34.3640, 64.224),
+    "mvit_v2_base_32x3": (51.2301, 224.473),
+    "mvit_v2_base_32x3_ssv2": (51.0563, 224.473),
+    "mvit_v2_large_40x3": (213.3901, 2823.404),
+    "mvit_v2_large_40x3_ssv2": (213.1295, 2823.404),
+    "mvit_v2_image_tiny": (24.1733, 4.677),
+    "mvit_v2_image_small": (34.8702, 6.960),
+    "mvit_v2_image_base": (51.4727, 10.102),
+    "mvit_v2_image_large": (217.9930, 43.711),
+    "mvit_v2_image_huge": (666.8799, 120.305),
 }
-DIFFERENT = {                                                          # what does not come out: (stated, ours)
+DIFFERENT = {  # what does not come out: (stated, ours)
     # MViT-B-24 is in tables 5 (K600, 52.9) and 6 (SSv2, 53.2) only. 174 classes make 52.94, 600 make 53.27: it seems
     # the two have changed places. Table 6 repeats the parameters of 400 classes for the others.
-    ("mvit_base_24_32x3", "params M"): (52.9, 53.1153), ("mvit_base_24_32x3_k600", "params M"): (52.9, 53.2691),
-    ("mvit_base_24_32x3_ssv2", "params M"): (53.2, 52.9415), ("mvit_base_16x4_ssv2", "params M"): (36.6, 36.4369),
-    ("mvit_base_32x3_ssv2", "params M"): (36.6, 36.4376), ("mvit_base_64x3_ssv2", "params M"): (36.6, 36.4392),
-    ("mvit_v2_large_40x3", "params M"): (217.6, 213.3901),             # what is stated for SSv2 does come out
-    ("mvit_v2_image_large", "GMACs"): (42.1, 43.711),                  # its parameters do come out
-    ("mvit_v2_image_base", "GMACs"): (10.2, 10.102), ("mvit_v2_image_base", "params M"): (52, 51.4727),
+    ("mvit_base_24_32x3", "params M"): (52.9, 53.1153),
+    ("mvit_base_24_32x3_k600", "params M"): (52.9, 53.2691),
+    ("mvit_base_24_32x3_ssv2", "params M"): (53.2, 52.9415),
+    ("mvit_base_16x4_ssv2", "params M"): (36.6, 36.4369),
+    ("mvit_base_32x3_ssv2", "params M"): (36.6, 36.4376),
+    ("mvit_base_64x3_ssv2", "params M"): (36.6, 36.4392),
+    ("mvit_v2_large_40x3", "params M"): (217.6, 213.3901),  # what is stated for SSv2 does come out
+    ("mvit_v2_image_large", "GMACs"): (42.1, 43.711),  # its parameters do come out
+    ("mvit_v2_image_base", "GMACs"): (10.2, 10.102),
+    ("mvit_v2_image_base", "params M"): (52, 51.4727),
 }
 COUNTED = {}
 
@@ -352,24 +410,32 @@ def cube(frames, kernel, stride, padding):
 
 
 VIT, BASE = ZOO["vit_base_8x8"].config, (1, 2, 11, 2)
-ABLATIONS = {                                                          # table, row: configuration, GMACs, parameters
-    "10, ViT-B": (VIT, 179.6, None), "10, Q pool": (VIT | MAX | dict(q_stride={6: TWO}), 111.1, None),
+ABLATIONS = {  # table, row: configuration, GMACs, parameters
+    "10, ViT-B": (VIT, 179.6, None),
+    "10, Q pool": (VIT | MAX | dict(q_stride={6: TWO}), 111.1, None),
     # The stride is not stated. 1x2x2 in every block but the first gives it; in all blocks it would be 145.6.
     "10, K V pool": (VIT | MAX | dict(kv_stride=dict.fromkeys(range(1, 12), TWO)), 148.4, None),
-    "11, none": (MAX | dict(pos_embed="none"), 70.5, 36.2), "11, space": (MAX | dict(pos_embed="space"), 70.5, 36.5),
-    "11, joint": (MAX | dict(pos_embed="joint"), 70.5, 38.6), "11, separate": (MAX, 70.5, 36.5),
+    "11, none": (MAX | dict(pos_embed="none"), 70.5, 36.2),
+    "11, space": (MAX | dict(pos_embed="space"), 70.5, 36.5),
+    "11, joint": (MAX | dict(pos_embed="joint"), 70.5, 38.6),
+    "11, separate": (MAX, 70.5, 36.5),
     "12, 8x8, 1x4x4": (cube(8, (1, 4, 4), (1, 4, 4), (0, 0, 0)), 69.4, 36.5),
     "12, 8x8, 1x7x7": (cube(8, (1, 7, 7), (1, 4, 4), (0, 3, 3)), 69.6, 36.5),
     "12, 8x8, 3x7x7": (cube(8, (3, 7, 7), (1, 4, 4), (1, 3, 3)), 70.5, 36.5),
     "12, 32x2, 3x7x7": (cube(32, (3, 7, 7), (4, 4, 4), (1, 3, 3)), 70.5, 36.5),
     # Table 13 was run with the 2x4x4, adaptive, of table 14: its V5 is the default and costs as much as that row.
-    "13, V1": (ablated(2, 6, 6, 2), 90.2, 29.5), "13, V2": (ablated(2, 4, 6, 4), 86.9, 42.8),
-    "13, V3": (ablated(2, 4, 8, 2), 88.3, 32.2), "13, V4": (ablated(2, 2, 8, 4), 85.0, 45.5),
-    "13, V5, and 14": (ablated(*BASE), 83.6, 36.5), "13, V6": (ablated(2, 2, 10, 2), 86.4, 34.9),
+    "13, V1": (ablated(2, 6, 6, 2), 90.2, 29.5),
+    "13, V2": (ablated(2, 4, 6, 4), 86.9, 42.8),
+    "13, V3": (ablated(2, 4, 8, 2), 88.3, 32.2),
+    "13, V4": (ablated(2, 2, 8, 4), 85.0, 45.5),
+    "13, V5, and 14": (ablated(*BASE), 83.6, 36.5),
+    "13, V6": (ablated(2, 2, 10, 2), 86.4, 34.9),
     "14, 1x4x4": (ablated(*BASE, kv=(1, 4, 4), adaptive=False), 71.4, None),
     "14, 2x4x4": (ablated(*BASE, adaptive=False), 64.3, None),
-    "14, 1x8x8 adaptive": (MAX, 70.5, None), "14, 2x8x8 adaptive": (ablated(*BASE, kv=(2, 8, 8)), 63.7, None),
-    "15, avg": (MAX | dict(pool_mode="avg"), 70.5, 36.5), "15, conv s+1": (dict(kernel=None), 70.5, 36.6),
+    "14, 1x8x8 adaptive": (MAX, 70.5, None),
+    "14, 2x8x8 adaptive": (ablated(*BASE, kv=(2, 8, 8)), 63.7, None),
+    "15, avg": (MAX | dict(pool_mode="avg"), 70.5, 36.5),
+    "15, conv s+1": (dict(kernel=None), 70.5, 36.6),
     "15, conv 3x3x3": ({}, 70.5, 36.6),
 }
 
@@ -383,11 +449,14 @@ def test_costs_of_the_ablations(row):
     assert stated_params is None or round(params, 1) == stated_params
 
 
-@pytest.mark.parametrize("config, stated, ours", [
-    (cube(32, (7, 7, 7), (4, 4, 4), (3, 3, 3)), 70.5, 71.741),         # table 12; 3x7x7 cannot cost the same
-    (MAX | dict(kv_stride=None), 130.8, 279.947),                      # table 14, "none"; block 0 alone is 121 of it
-    (MAX | dict(kv_stride=(2, 4, 4)), 83.6, 82.956),                   # table 14, had the last stage pooled time too
-])
+@pytest.mark.parametrize(
+    "config, stated, ours",
+    [
+        (cube(32, (7, 7, 7), (4, 4, 4), (3, 3, 3)), 70.5, 71.741),  # table 12; 3x7x7 cannot cost the same
+        (MAX | dict(kv_stride=None), 130.8, 279.947),  # table 14, "none"; block 0 alone is 121 of it
+        (MAX | dict(kv_stride=(2, 4, 4)), 83.6, 82.956),  # table 14, had the last stage pooled time too
+    ],
+)
 def test_costs_that_do_not_come_out(config, stated, ours):
     """For the first two we know no reading that gives the stated number; the third is a reading that does not."""
     gmacs = cost(config)[1]
@@ -414,14 +483,15 @@ def test_pooling_that_changes_nothing_is_plain_attention(conv, heads, d, size, c
     x = torch.randn(cls + prod(size), 2, C, dtype=torch.float64)
     with torch.no_grad():
         want, _ = F.multi_head_attention_forward(
-            x, x, x, C, heads, a.qkv.weight, a.qkv.bias, None, None, False, 0.0, a.proj.weight, a.proj.bias)
+            x, x, x, C, heads, a.qkv.weight, a.qkv.bias, None, None, False, 0.0, a.proj.weight, a.proj.bias
+        )
         torch.testing.assert_close(a(x.transpose(0, 1)).transpose(0, 1), want, rtol=1e-10, atol=1e-10)
 
 
 @given(size=SIZES, kernel=SIZES, stride=SIZES, mode=st.sampled_from(["conv", "max", "avg"]))
 @settings(max_examples=60)
 def test_pooled_size(size, kernel, stride, mode):
-    assume(mode == "conv" or all(n >= k for n, k in zip(size, kernel)))          # torch pools no smaller map
+    assume(mode == "conv" or all(n >= k for n, k in zip(size, kernel)))  # torch pools no smaller map
     pool = pooling(mode, kernel, stride, 2)
     y = torch.randn(1, 4, *size) if pool is None else pool(torch.randn(1, 4, *size))
     assert pooled_size(size, pool) == tuple(y.shape[2:]) and (pool is None) == (kernel == stride == ONE)
@@ -442,7 +512,8 @@ def test_keys_of_adaptive_strides():
             blocks = create(name).blocks
         T = blocks[0].size[0]
         assert {i: b.attn.size_kv for i, b in enumerate(blocks) if b.attn.size_kv != (T, 7, 7)} == dict.fromkeys(
-            first, (T, 14, 14))
+            first, (T, 14, 14)
+        )
     assert kv_strides(None, {}, 2) == [None] * 2 and kv_strides({1: TWO}, {1: TWO}, 3) == [None, TWO, None]
 
 
@@ -461,10 +532,16 @@ def test_samples_do_not_see_each_other(name):
 @pytest.mark.parametrize("pos", ["none", "space", "separate", "joint"])
 def test_only_positions_know_where_tokens_are(pos, cls, frames):
     """Without pooling and overlap, order is in the position embedding alone; "space" does not hold that of frames."""
-    config = PLAIN | dict(img_size=8, patch_kernel=(1, 4, 4), patch_stride=(1, 4, 4), patch_padding=(0, 0, 0),
-                          pos_embed=pos, class_token=cls)
+    config = PLAIN | dict(
+        img_size=8,
+        patch_kernel=(1, 4, 4),
+        patch_stride=(1, 4, 4),
+        patch_padding=(0, 0, 0),
+        pos_embed=pos,
+        class_token=cls,
+    )
     model, x = shake(MViT(**config)).double(), random_input(config)
-    y = x[:, :, [2, 0, 3, 1]]                                          # the frames in another order, or the patches too
+    y = x[:, :, [2, 0, 3, 1]]  # the frames in another order, or the patches too
     if not frames:
         y = y.unflatten(4, (2, 4)).unflatten(3, (2, 4)).flip(3, 5).flatten(5, 6).flatten(3, 4)
     with torch.no_grad():
@@ -473,15 +550,16 @@ def test_only_positions_know_where_tokens_are(pos, cls, frames):
 
 # ------------------------------------------------------------ fresh weights
 
+
 @pytest.mark.parametrize("name", ["v1", "v2", "image", "joint"])
 def test_initial_weights(name):
     """Matrices, kernels, tokens and positions have std 0.02; biases of Linear and LayerNorm are 0.02, not 0."""
     for key, p in MViT(**CONFIGS[name] | dict(embed_dim=96)).named_parameters():
-        if key == "patch_embed.proj.bias":                             # PyTorch's own, as in the official code
+        if key == "patch_embed.proj.bias":  # PyTorch's own, as in the official code
             assert p.std() > 0
         elif p.ndim == 1:
             assert (p == (0.02 if key.endswith("bias") else 1)).all(), key
-        else:                                                          # within 4 deviations of that many draws
+        else:  # within 4 deviations of that many draws
             assert p.std().item() == pytest.approx(0.02, rel=4 / (2 * p.numel()) ** 0.5), key
             assert abs(p.mean().item()) < 4 * 0.02 / p.numel() ** 0.5, key
 
@@ -496,11 +574,12 @@ def test_our_mini_variants(name):
         assert layer.weight.std().item() == pytest.approx(layer.in_features**-0.5, rel=0.06)
     assert model.head.projection.weight.std().item() == pytest.approx(0.02, rel=0.1)
     shapes = [m.shape for m in model.features(torch.zeros(2, 3, 8, 48, 48))]
-    C = (32, 64, 128) if name == "mvit_v2_mini" else (64, 128, 128)    # MViT grows at the end of a stage
+    C = (32, 64, 128) if name == "mvit_v2_mini" else (64, 128, 128)  # MViT grows at the end of a stage
     assert shapes == [(2, C[0], 4, 12, 12), (2, C[1], 4, 6, 6), (2, C[2], 4, 3, 3)]
 
 
 # ------------------------------------------------------------ other sizes, official configurations
+
 
 @pytest.mark.parametrize("pos, cls", list(product(["separate", "joint", "space", "none"], [True, False])))
 @given(T=st.integers(1, 4), S=st.integers(1, 6), new_T=st.integers(1, 4), new_S=st.integers(1, 6))
@@ -531,8 +610,8 @@ def test_positions_are_interpolated_linearly_along_each_axis(pos, cls, T, S, new
 
 
 def test_a_source_counts_even_where_it_has_as_many_positions():
-    new = MViT(**PLAIN | dict(frames=8, img_size=4, pos_embed="joint", class_token=False))             # 4 x 1 x 1
-    old = torch.tensor([1.0, 2, 4, 9]).view(1, 4, 1).expand(1, 4, 8)                                   # 1 x 2 x 2
+    new = MViT(**PLAIN | dict(frames=8, img_size=4, pos_embed="joint", class_token=False))  # 4 x 1 x 1
+    old = torch.tensor([1.0, 2, 4, 9]).view(1, 4, 1).expand(1, 4, 8)  # 1 x 2 x 2
     state = new.resize_positions({"pos_embed": old}, (1, 2, 2))
     torch.testing.assert_close(state["pos_embed"], torch.full((1, 4, 8), 4.0))
 
@@ -552,9 +631,21 @@ def test_positions_of_an_oblong_map_are_resized_along_each_axis(pos):
 
 
 # (factor, heads) -> channels: facebookresearch/pytorchvideo's and SlowFast's round_width, by hand
-@pytest.mark.parametrize("width, factor, divisor, rounded", [
-    (96, 2, 2, 192), (20, 1.5, 4, 32), (20, 1.5, 3, 30), (1, 1.5, 1, 2), (10, 1.3, 8, 16), (30, 1, 4, 32), (22, 1, 16, 32),
-    (17, 1, 16, 16), (18, 1, 16, 32), (32, 0.01, 1, 1)])
+@pytest.mark.parametrize(
+    "width, factor, divisor, rounded",
+    [
+        (96, 2, 2, 192),
+        (20, 1.5, 4, 32),
+        (20, 1.5, 3, 30),
+        (1, 1.5, 1, 2),
+        (10, 1.3, 8, 16),
+        (30, 1, 4, 32),
+        (22, 1, 16, 32),
+        (17, 1, 16, 16),
+        (18, 1, 16, 32),
+        (32, 0.01, 1, 1),
+    ],
+)
 def test_channels_are_a_multiple_of_the_heads(width, factor, divisor, rounded):
     assert round_width(width, factor, divisor) == rounded
 
@@ -570,9 +661,13 @@ def test_64x3_starts_from_32x3():
         from_official(new, old.state_dict())
 
 
-@pytest.mark.parametrize("changes, state, words", [
-    (dict(pos_embed="joint", frames=8), {"pos_embed": (1, 129, 8)}, "129 joint positions .* fit 257; give source"),
-    ({}, {"pos_embed_spatial": (1, 50, 8)}, r"50 positions are not a map of \(7, 7\)")])
+@pytest.mark.parametrize(
+    "changes, state, words",
+    [
+        (dict(pos_embed="joint", frames=8), {"pos_embed": (1, 129, 8)}, "129 joint positions .* fit 257; give source"),
+        ({}, {"pos_embed_spatial": (1, 50, 8)}, r"50 positions are not a map of \(7, 7\)"),
+    ],
+)
 def test_positions_that_cannot_be_resized(changes, state, words):
     with pytest.raises(ValueError, match=words):
         MViT(**TINY | changes).resize_positions({k: torch.zeros(s) for k, s in state.items()})
@@ -587,10 +682,20 @@ def test_official_configurations():
     """The facts of the recorded model, and what changes in them for images, for MViTv2 and for fixed strides."""
     assert DEFAULTS | config_from_facts(facts()) == DEFAULTS | ZOO["mvit_base_16x4"].config | dict(drop_path=0.0)
     v2 = dict.fromkeys(("REL_POS_SPATIAL", "REL_POS_TEMPORAL", "RESIDUAL_POOLING", "DIM_MUL_IN_ATT"), True) | dict(
-        USE_ABS_POS=False, DROPPATH_RATE=0.2, POOL_Q_STRIDE=[[i, 1, *[1 + (i in (1, 3, 14))] * 2] for i in range(16)])
+        USE_ABS_POS=False, DROPPATH_RATE=0.2, POOL_Q_STRIDE=[[i, 1, *[1 + (i in (1, 3, 14))] * 2] for i in range(16)]
+    )
     assert DEFAULTS | config_from_facts(facts(**v2)) == DEFAULTS | ZOO["mvit_v2_small_16x4"].config
-    image = config_from_facts(facts(PATCH_KERNEL=[7, 7], PATCH_STRIDE=[4, 4], PATCH_PADDING=[3, 3], SEP_POS_EMBED=False,
-                                    POOL_Q_STRIDE=[[1, 2, 2]], POOL_KV_STRIDE_ADAPTIVE=[4, 4], POOL_KVQ_KERNEL=[3, 3]))
+    image = config_from_facts(
+        facts(
+            PATCH_KERNEL=[7, 7],
+            PATCH_STRIDE=[4, 4],
+            PATCH_PADDING=[3, 3],
+            SEP_POS_EMBED=False,
+            POOL_Q_STRIDE=[[1, 2, 2]],
+            POOL_KV_STRIDE_ADAPTIVE=[4, 4],
+            POOL_KVQ_KERNEL=[3, 3],
+        )
+    )
     assert {k: image[k] for k in IMAGE} == IMAGE and image["pos_embed"] == "joint"
     assert image["q_stride"] == {1: TWO} and image["kv_stride"] == (1, 4, 4)
     fixed = config_from_facts(facts(POOL_KV_STRIDE_ADAPTIVE=None, POOL_KV_STRIDE=[[0, 1, 4, 4]], POOL_KVQ_KERNEL=None))
@@ -606,24 +711,37 @@ def test_settings_we_do_not_have_are_all_named():
 
 # ------------------------------------------------------------ errors
 
-@pytest.mark.parametrize("config, words", [
-    (dict(num_heads=3), "dim 8 is not divisible by num_heads 3"),
-    (dict(pool_mode="min"), "pool_mode 'min' is unknown; choose 'conv', 'max' or 'avg'"),
-    (dict(pos_embed="time"), "pos_embed 'time' is unknown; choose 'separate', 'joint', 'space' or 'none'"),
-    (dict(frames=5), r"\(5, 32, 32\) is not a multiple of patch_stride \(2, 4, 4\)"),
-    (IMAGE | dict(img_size=30), r"\(30, 30\) is not a multiple of patch_stride \(4, 4\)")])
+
+@pytest.mark.parametrize(
+    "config, words",
+    [
+        (dict(num_heads=3), "dim 8 is not divisible by num_heads 3"),
+        (dict(pool_mode="min"), "pool_mode 'min' is unknown; choose 'conv', 'max' or 'avg'"),
+        (dict(pos_embed="time"), "pos_embed 'time' is unknown; choose 'separate', 'joint', 'space' or 'none'"),
+        (dict(frames=5), r"\(5, 32, 32\) is not a multiple of patch_stride \(2, 4, 4\)"),
+        (IMAGE | dict(img_size=30), r"\(30, 30\) is not a multiple of patch_stride \(4, 4\)"),
+    ],
+)
 def test_wrong_configurations(config, words):
     with pytest.raises(ValueError, match=words):
         MViT(**TINY | config)
 
 
-@pytest.mark.parametrize("config, x, words", [
-    (TINY, torch.zeros(3, 4, 32, 32), ["4 axes", "(B, C=3, T, H, W)", "x[None]"]),
-    (TINY, torch.zeros(1, 4, 3, 32, 32), ["4 channels", "(1, 4, 3, 32, 32)"]),
-    (TINY, torch.zeros(1, 3, 4, 32, 32, dtype=torch.uint8), ["uint8", "floating point"]),
-    (TINY, torch.zeros(1, 3, 8, 64, 64), ["(8, 64, 64)", "(4, 32, 32)", "frames=8, img_size=64", "resize_positions"]),
-    (TINY | IMAGE, torch.zeros(1, 3, 48, 48), ["(48, 48)", "(32, 32)", "with img_size=48"]),
-    (TINY | IMAGE, torch.zeros(1, 3, 4, 32, 32), ["5 axes", "(B, C=3, H, W)"])])
+@pytest.mark.parametrize(
+    "config, x, words",
+    [
+        (TINY, torch.zeros(3, 4, 32, 32), ["4 axes", "(B, C=3, T, H, W)", "x[None]"]),
+        (TINY, torch.zeros(1, 4, 3, 32, 32), ["4 channels", "(1, 4, 3, 32, 32)"]),
+        (TINY, torch.zeros(1, 3, 4, 32, 32, dtype=torch.uint8), ["uint8", "floating point"]),
+        (
+            TINY,
+            torch.zeros(1, 3, 8, 64, 64),
+            ["(8, 64, 64)", "(4, 32, 32)", "frames=8, img_size=64", "resize_positions"],
+        ),
+        (TINY | IMAGE, torch.zeros(1, 3, 48, 48), ["(48, 48)", "(32, 32)", "with img_size=48"]),
+        (TINY | IMAGE, torch.zeros(1, 3, 4, 32, 32), ["5 axes", "(B, C=3, H, W)"]),
+    ],
+)
 def test_wrong_input_says_what_came_and_what_was_wanted(config, x, words):
     model = MViT(**config)
     for call in (model, model.features):

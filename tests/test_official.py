@@ -1,4 +1,5 @@
 """Checkpoint layouts: ours <-> theirs, strictly, for every family and every layout we know."""
+
 import ast
 import re
 from pathlib import Path
@@ -25,17 +26,24 @@ def test_there_and_back(name, layout):
     assert set(back) == set(model.state_dict())
     assert all(torch.equal(back[k], v) for k, v in model.state_dict().items())
     names = {tuple(sorted(to_official(model, layout=other))) for other in layouts(model)}
-    if len(names) > 1:                            # layouts with different names are told apart
+    if len(names) > 1:  # layouts with different names are told apart
         assert set(to_official(model, layout=recognise(model, theirs))) == set(theirs)
 
 
 def test_what_depends_on_the_family_stands_with_the_family():
     """official.py imports no model (`zoo`, which names all variants, only to say what weights might be) and asks for no class of ours."""
     tree = ast.parse(Path(official.__file__).read_text(encoding="utf-8"))
-    ours = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level}
-    asked = {ast.unparse(node.args[1]) for node in ast.walk(tree)
-             if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance"}
-    assert ours == {"zoo"} and asked == {"Mapping", "Tensor"}
+    ours = {
+        node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("vt_course")
+    }
+    asked = {
+        ast.unparse(node.args[1])
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance"
+    }
+    assert ours == {"vt_course.models.zoo"} and asked == {"Mapping", "Tensor"}
     for name in MINI:
         model = create(name)
         state = model.resize_positions(model.state_dict())
@@ -78,6 +86,7 @@ def test_unknown_layout():
 
 # ------------------------------------------------------------ other people's models
 
+
 def compare(ours, theirs, x, call=lambda model, x: model(x)):
     """Same weights, same logits, same gradients through the layout."""
     ours.load_state_dict(from_official(ours, theirs.state_dict()), strict=True)
@@ -91,14 +100,19 @@ def compare(ours, theirs, x, call=lambda model, x: model(x)):
         torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-5)
     renamed = from_official(ours, grads[1][2])
     for key, grad in grads[0][2].items():
-        torch.testing.assert_close(grad, renamed[key], rtol=1e-4, atol=1e-4 * max(1, grad.abs().max().item()), msg=lambda m: f"{key}: {m}")
+        torch.testing.assert_close(
+            grad, renamed[key], rtol=1e-4, atol=1e-4 * max(1, grad.abs().max().item()), msg=lambda m: f"{key}: {m}"
+        )
 
 
 @pytest.mark.parametrize("size, batch", [(64, 2), (96, 1)], ids=str)
 def test_swin_equals_transformers(size, batch):
     config = dict(embed_dim=24, depths=(2, 2), num_heads=(3, 6))
-    theirs = shake(transformers.SwinForImageClassification(transformers.SwinConfig(
-        image_size=size, window_size=4, num_labels=10, drop_path_rate=0.0, **config)))
+    theirs = shake(
+        transformers.SwinForImageClassification(
+            transformers.SwinConfig(image_size=size, window_size=4, num_labels=10, drop_path_rate=0.0, **config)
+        )
+    )
     ours = SwinTransformer(img_size=size, window=4, num_classes=10, **config).eval()
     x = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
     compare(ours, theirs, x, lambda model, x: model(pixel_values=x).logits)
@@ -112,6 +126,7 @@ def test_swin_equals_timm():
 
 # ------------------------------------------------------------ other sizes
 
+
 def test_resized_bias_table_is_bicubic_in_space_and_linear_in_time():
     table = torch.randn(13 * 13, 3)
     assert torch.equal(resize_bias_table(table, (7, 7)), table)
@@ -119,11 +134,11 @@ def test_resized_bias_table_is_bicubic_in_space_and_linear_in_time():
     torch.testing.assert_close(resize_bias_table(table, (12, 12)), grid.view(3, -1).T)
     video = torch.randn(15 * 13 * 13, 3)
     one = resize_bias_table(video, (8, 12, 12)).view(15, -1, 3)
-    for t in range(15):                           # every temporal offset on its own
+    for t in range(15):  # every temporal offset on its own
         torch.testing.assert_close(one[t], resize_bias_table(video.view(15, -1, 3)[t], (12, 12)))
     longer = resize_bias_table(video, (16, 7, 7)).view(31, 169, 3)
     assert longer.amax() <= video.amax() and longer.amin() >= video.amin()
-    torch.testing.assert_close(longer[15], video.view(15, 169, 3)[7])          # offset 0 stays offset 0
+    torch.testing.assert_close(longer[15], video.view(15, 169, 3)[7])  # offset 0 stays offset 0
     with pytest.raises(ValueError, match="14 rows"):
         resize_bias_table(torch.zeros(14, 2), (4, 4))
     with pytest.raises(ValueError, match="(5, 3, 3)"):

@@ -1,4 +1,5 @@
 """Encoding a folder again, checking it, counting it: what is promised, what is kept after a kill, what is refused."""
+
 import csv
 import json
 import math
@@ -36,7 +37,7 @@ def read_csv(path) -> list[dict]:
 
 def all_frames(path) -> np.ndarray:
     reader = ClipReader(path)
-    return reader.read(range(reader.num_frames)).astype(np.int16)          # so that differences have a sign
+    return reader.read(range(reader.num_frames)).astype(np.int16)  # so that differences have a sign
 
 
 def times(path) -> np.ndarray:
@@ -63,7 +64,7 @@ def src(tmp_path_factory) -> Path:
     write_video(at / "val/run/vfr.mp4", frames=12, times=[0, 1, 2, 3, 12, 13, 14, 30, 31, 60, 61, 62])
     write_video(at / "val/ünï jump/upright.mp4", frames=8, size=(120, 54))
     rotate_tag(at / "val/ünï jump/upright.mp4", at / "val/ünï jump/turned.mp4")
-    write_video(at / "val/run/stream.ts", frames=20)                       # ClipReader refuses it
+    write_video(at / "val/run/stream.ts", frames=20)  # ClipReader refuses it
     cut_without_encoding(write_video(at / "x.mp4", frames=60), at / "val/run/copied.mp4", 0.7)
     (at / "x.mp4").unlink()
     (at / "train/run/empty.mp4").touch()
@@ -71,30 +72,51 @@ def src(tmp_path_factory) -> Path:
     write_audio(at / "val/run/sound.mp4")
     data = bytearray((at / "train/run/large.mp4").read_bytes())
     (at / "train/run/cut.mp4").write_bytes(data[:-99])
-    data[len(data) // 2:len(data) // 2 + 20] = bytes(range(20))
+    data[len(data) // 2 : len(data) // 2 + 20] = bytes(range(20))
     (at / "train/run/scar.mp4").write_bytes(data)
     (at / "train/run/README.txt").write_text("not copied", encoding="utf-8")
     return at
 
 
-BAD = {"train/run/empty.mp4": "Invalid data", "train/run/text.mp4": "Invalid data", "val/run/sound.mp4": "no video stream",
-       "train/run/cut.mp4": "is truncated", "train/run/scar.mp4": "is damaged after frame"}
-GOOD = {"train/run/large.mp4": 30, "train/run/old.mp4": 24, "train/run/full range.mp4": 24, "train/ünï jump/odd.mp4": 24,
-        "val/run/vfr.mp4": 12, "val/ünï jump/upright.mp4": 8, "val/ünï jump/turned.mp4": 8, "val/run/stream.mp4": 20,
-        "val/run/copied.mp4": 43}
+BAD = {
+    "train/run/empty.mp4": "Invalid data",
+    "train/run/text.mp4": "Invalid data",
+    "val/run/sound.mp4": "no video stream",
+    "train/run/cut.mp4": "is truncated",
+    "train/run/scar.mp4": "is damaged after frame",
+}
+GOOD = {
+    "train/run/large.mp4": 30,
+    "train/run/old.mp4": 24,
+    "train/run/full range.mp4": 24,
+    "train/ünï jump/odd.mp4": 24,
+    "val/run/vfr.mp4": 12,
+    "val/ünï jump/upright.mp4": 8,
+    "val/ünï jump/turned.mp4": 8,
+    "val/run/stream.mp4": 20,
+    "val/run/copied.mp4": 43,
+}
 
 
 @pytest.fixture(scope="module")
 def out(src, tmp_path_factory) -> Path:
     at = tmp_path_factory.mktemp("prepared") / "new" / "out"
     summary = prepare(src, at, short_side=100, workers=2)
-    assert summary == dict(out=str(at), encoded=len(GOOD), done_before=0, failed=len(BAD), left_out=1,
-                           clips=len(GOOD) + len(BAD),
-                           bytes=sum((at / path).stat().st_size for path in GOOD), seconds=summary["seconds"])
+    assert summary == dict(
+        out=str(at),
+        encoded=len(GOOD),
+        done_before=0,
+        failed=len(BAD),
+        left_out=1,
+        clips=len(GOOD) + len(BAD),
+        bytes=sum((at / path).stat().st_size for path in GOOD),
+        seconds=summary["seconds"],
+    )
     return at
 
 
 # ------------------------------------------------------------------------- what comes out
+
 
 def test_the_layout_is_kept_and_every_clip_is_whole(src, out):
     assert videos_below(out, (".mp4",)) == sorted(GOOD)
@@ -102,7 +124,8 @@ def test_the_layout_is_kept_and_every_clip_is_whole(src, out):
     assert listing.layout == "train and val" and listing.classes == ("run", "ünï jump")
     rows = verify_folder(out, workers=1)
     assert {row["path"]: (row["status"], row["frames"]) for row in rows} == {
-        path: ("ok", frames) for path, frames in GOOD.items()}
+        path: ("ok", frames) for path, frames in GOOD.items()
+    }
     assert read_csv(out / "report.csv") == [{k: "" if v is None else str(v) for k, v in row.items()} for row in rows]
     record = {row["path"]: row for row in read_csv(out / "prepared.csv")}
     assert {path: int(row["frames"]) for path, row in record.items()} == GOOD
@@ -118,12 +141,18 @@ def test_what_fails_is_listed_with_the_reason_and_leaves_nothing(src, out):
     assert read_csv(out / "left_out.csv") == [dict(path=str(src / "train/run/README.txt"))]
 
 
-@pytest.mark.parametrize("source, path, size", [
-    ("train/run/large.mp4", "train/run/large.mp4", (100, 132)),            # 133.3, made even
-    ("train/run/old.avi", "train/run/old.mp4", (48, 64)), ("train/run/full range.avi", "train/run/full range.mp4", (48, 64)),
-    ("train/ünï jump/odd.mkv", "train/ünï jump/odd.mp4", (50, 66)), ("val/run/vfr.mp4", "val/run/vfr.mp4", (48, 64)),
-    ("val/ünï jump/upright.mp4", "val/ünï jump/upright.mp4", (120, 54)),
-    ("val/ünï jump/turned.mp4", "val/ünï jump/turned.mp4", (54, 120))])
+@pytest.mark.parametrize(
+    "source, path, size",
+    [
+        ("train/run/large.mp4", "train/run/large.mp4", (100, 132)),  # 133.3, made even
+        ("train/run/old.avi", "train/run/old.mp4", (48, 64)),
+        ("train/run/full range.avi", "train/run/full range.mp4", (48, 64)),
+        ("train/ünï jump/odd.mkv", "train/ünï jump/odd.mp4", (50, 66)),
+        ("val/run/vfr.mp4", "val/run/vfr.mp4", (48, 64)),
+        ("val/ünï jump/upright.mp4", "val/ünï jump/upright.mp4", (120, 54)),
+        ("val/ünï jump/turned.mp4", "val/ünï jump/turned.mp4", (54, 120)),
+    ],
+)
 def test_the_pictures_are_those_of_the_source(src, out, source, path, size):
     before, after = all_frames(src / source), all_frames(out / path)
     assert after.shape == (len(before), *size, 3)
@@ -131,11 +160,11 @@ def test_the_pictures_are_those_of_the_source(src, out, source, path, size):
         [stream] = container.streams
         assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
         assert sum(packet.is_keyframe for packet in container.demux(stream)) >= len(before) // 16
-    if before.shape[1] != 150:                                             # not scaled
-        gap = after - before[:, :size[0], :size[1]]
+    if before.shape[1] != 150:  # not scaled
+        gap = after - before[:, : size[0], : size[1]]
         assert abs(gap).mean() < 11 and abs(gap.mean()) < 2.5
-        slope = np.polyfit(before[:, :size[0], :size[1]].ravel(), after.ravel(), 1)[0]
-        assert 0.85 < slope < 1.04                                         # 1.16 where the range is mistaken
+        slope = np.polyfit(before[:, : size[0], : size[1]].ravel(), after.ravel(), 1)[0]
+        assert 0.85 < slope < 1.04  # 1.16 where the range is mistaken
     new, old = ClipReader(out / path), ClipReader(src / source)
     assert new.seconds == pytest.approx(old.seconds, abs=0.05)
     before, after = times(src / source), times(out / path)
@@ -153,52 +182,76 @@ def test_prepare_mends_what_reading_refuses(src, out):
     assert abs(gap).mean() < 5
 
 
-@pytest.mark.parametrize("fps, seconds, frames, shown", [
-    (12, 10, 12, range(0, 24, 2)), (48, 10, 48, [k // 2 for k in range(48)]), (None, 0.5, 12, range(12)),
-    (8, 0.5, 4, [0, 3, 6, 9]), (1, None, 1, [0])])
+@pytest.mark.parametrize(
+    "fps, seconds, frames, shown",
+    [
+        (12, 10, 12, range(0, 24, 2)),
+        (48, 10, 48, [k // 2 for k in range(48)]),
+        (None, 0.5, 12, range(12)),
+        (8, 0.5, 4, [0, 3, 6, 9]),
+        (1, None, 1, [0]),
+    ],
+)
 def test_rate_and_length(tmp_path, fps, seconds, frames, shown):
     (tmp_path / "src").mkdir()
-    write_video(tmp_path / "src/a.mp4", size=(64, 64), gop=1)              # 24 frames, 1 s
+    write_video(tmp_path / "src/a.mp4", size=(64, 64), gop=1)  # 24 frames, 1 s
     assert prepare(tmp_path / "src", tmp_path / "out", fps=fps, seconds=seconds, workers=1)["encoded"] == 1
     reader = ClipReader(tmp_path / "out/a.mp4")
     assert reader.num_frames == frames and reader.fps == pytest.approx(fps or 24, rel=0.02)
     assert nearest(tmp_path / "out/a.mp4", all_frames(tmp_path / "src/a.mp4")) == list(shown)
 
 
-@pytest.mark.parametrize("seconds, shown", [(10, [0, 1, 1, 1, 2, 3]), (0.5, [0, 1])])     # not the whole time that 1 stays
+@pytest.mark.parametrize("seconds, shown", [(10, [0, 1, 1, 1, 2, 3]), (0.5, [0, 1])])  # not the whole time that 1 stays
 def test_variable_rates_are_resampled_by_time(tmp_path, seconds, shown):
     (tmp_path / "src").mkdir()
-    write_video(tmp_path / "src/a.mp4", frames=4, times=[0, 6, 24, 30], size=(64, 64), gop=1)    # 0, 0.25, 1, 1.25 s
+    write_video(tmp_path / "src/a.mp4", frames=4, times=[0, 6, 24, 30], size=(64, 64), gop=1)  # 0, 0.25, 1, 1.25 s
     prepare(tmp_path / "src", tmp_path / "out", fps=4, seconds=seconds, workers=1)
     assert nearest(tmp_path / "out/a.mp4", all_frames(tmp_path / "src/a.mp4")) == shown
 
 
-OLD = {"a.mpg": "mpeg2video", "b.vob": "mpeg2video", "c.m2ts": "libx264", "d.wmv": "wmv2", "e.asf": "msmpeg4", "f.flv": "flv",
-       "g.gif": "gif", "h.MPEG": "mpeg1video", "i.ogv": "theora"}
+OLD = {
+    "a.mpg": "mpeg2video",
+    "b.vob": "mpeg2video",
+    "c.m2ts": "libx264",
+    "d.wmv": "wmv2",
+    "e.asf": "msmpeg4",
+    "f.flv": "flv",
+    "g.gif": "gif",
+    "h.MPEG": "mpeg1video",
+    "i.ogv": "theora",
+}
 
 
 def test_kinds_of_video_of_old_are_converted_and_others_named(tmp_path):
     (tmp_path / "src/class/group").mkdir(parents=True)
     known = [name for name, codec in OLD.items() if codec in av.codecs_available and (codec not in ("theora",))]
     for name in known:
-        write_video(tmp_path / "src/class/group" / name.lower(), frames=12, fps=25, codec=OLD[name],
-                    pixels="rgb8" if name.endswith("gif") else "yuv420p").rename(tmp_path / "src/class/group" / name)
+        write_video(
+            tmp_path / "src/class/group" / name.lower(),
+            frames=12,
+            fps=25,
+            codec=OLD[name],
+            pixels="rgb8" if name.endswith("gif") else "yuv420p",
+        ).rename(tmp_path / "src/class/group" / name)
     for name in ("class/group/a.xgtf", "class/thumbs.db", "picture.png"):
         (tmp_path / "src" / name).write_text("no video", encoding="utf-8")
     summary = prepare(tmp_path / "src", tmp_path / "out", workers=1)
     assert (summary["encoded"], summary["failed"], summary["left_out"]) == (len(known), 0, 3) and len(known) >= 7
     assert [os.path.relpath(row["path"], tmp_path / "src") for row in read_csv(tmp_path / "out/left_out.csv")] == [
-        "class/group/a.xgtf", "class/thumbs.db", "picture.png"]
+        "class/group/a.xgtf",
+        "class/thumbs.db",
+        "picture.png",
+    ]
     for name in known:
         made = ClipReader(tmp_path / "out/class/group" / f"{name.split('.')[0]}.mp4")
         assert made.num_frames == 12 and made.seconds == pytest.approx(0.48, abs=0.09), name
         before, after = decode(tmp_path / "src/class/group" / name), made.read(range(12))
-        assert abs(before.astype(int) - after).mean() < 20, name               # a GIF has 256 colours
+        assert abs(before.astype(int) - after).mean() < 20, name  # a GIF has 256 colours
 
 
 def test_wide_pixels_and_interlaced_pictures_are_prepared_as_they_are_shown(tmp_path):
     (tmp_path / "src").mkdir()
-    write_video(tmp_path / "src/wide.mp4", frames=6, aspect=Fraction(2))               # 64x48, shown as 128x48
+    write_video(tmp_path / "src/wide.mp4", frames=6, aspect=Fraction(2))  # 64x48, shown as 128x48
     rotate_tag(tmp_path / "src/wide.mp4", tmp_path / "src/turned.mp4")
     write_interlaced(tmp_path / "src/combs.mkv")
     prepare(tmp_path / "src", tmp_path / "out", workers=1)
@@ -207,7 +260,10 @@ def test_wide_pixels_and_interlaced_pictures_are_prepared_as_they_are_shown(tmp_
         assert after._stream.sample_aspect_ratio in (None, 1) and after.size == before.size
         assert not next(after.every_frame()).interlaced_frame
         assert abs(after.read([0, 5]).astype(int) - before.read([0, 5])).mean() < 9
-    assert ClipReader(tmp_path / "out/wide.mp4").size == (48, 128) and ClipReader(tmp_path / "out/turned.mp4").size == (128, 48)
+    assert ClipReader(tmp_path / "out/wide.mp4").size == (48, 128) and ClipReader(tmp_path / "out/turned.mp4").size == (
+        128,
+        48,
+    )
 
 
 def test_folders_of_frames_become_videos_and_lists_stay_lists(tmp_path):
@@ -227,7 +283,9 @@ def test_folders_of_frames_become_videos_and_lists_stay_lists(tmp_path):
     assert abs(clip.read(range(12)).mean((1, 2, 3)) - (10 + 16 * np.arange(12))).max() < 4
     spec = open_spec(f"folder:{tmp_path / 'out'}")
     assert spec.classes == ("0", "1", "2", "3") and [row["label"] for row in spec.train] == ["3", "1"]
-    assert [os.path.normpath(row["path"]) for row in spec.val] == [str(tmp_path / "out/frames" / name) for name in ("v_1.5.mp4", "7.mp4")]
+    assert [os.path.normpath(row["path"]) for row in spec.val] == [
+        str(tmp_path / "out/frames" / name) for name in ("v_1.5.mp4", "7.mp4")
+    ]
     assert prepare(tmp_path / "src", tmp_path / "out", workers=1)["done_before"] == 2
     rows = probe_folder(tmp_path / "src")
     assert {(row["width"], row["height"], row["seconds"]) for row in rows} == {(64, 48, 0.48), (64, 48, 0.16)}
@@ -237,10 +295,17 @@ def test_folders_of_frames_become_videos_and_lists_stay_lists(tmp_path):
 # ------------------------------------------------------------------------- parts of videos
 
 LONG = {  # the names of what is 150 frames long, 24 a second, with a key frame every 2 s
-    "plain.mp4": dict(bframes=2), "old.avi": dict(codec="mpeg4"), "guessed.avi": dict(bframes=2), "broadcast.ts": dict(bframes=2)}
+    "plain.mp4": dict(bframes=2),
+    "old.avi": dict(codec="mpeg4"),
+    "guessed.avi": dict(bframes=2),
+    "broadcast.ts": dict(bframes=2),
+}
 PARTS = {  # (start, end): (what the file is called, the frames shown)
-    ("", "0.5"): ("000000_000000.5", range(12)), ("1", "2"): ("000001_000002", range(24, 48)),
-    ("3.5", "4.25"): ("000003.5_000004.25", range(84, 102)), ("5", ""): ("000005_end", range(120, 150))}
+    ("", "0.5"): ("000000_000000.5", range(12)),
+    ("1", "2"): ("000001_000002", range(24, 48)),
+    ("3.5", "4.25"): ("000003.5_000004.25", range(84, 102)),
+    ("5", ""): ("000005_end", range(120, 150)),
+}
 
 
 def put_manifest(path, rows) -> None:
@@ -259,9 +324,16 @@ def long(tmp_path_factory) -> tuple[Path, Path]:
     write_video(at / "src/unlisted.mp4", frames=2)
     write_video(at / "elsewhere.mp4", frames=2)
     rows = [[f"v, w/{name}", "run, jump", "x", *times] for name in LONG for times in PARTS]
-    put_manifest(at / "src/manifest.csv", [
-        *rows, ["v, w/guessed.avi", "run, jump", "whole", "", ""], ["v, w/plain.mp4", "late", "y", "60", "70"],
-        ["../elsewhere.mp4", "other", "z", "0", "0.05"], ["v, w/gone.mp4", "other", "", "2", "3"]])
+    put_manifest(
+        at / "src/manifest.csv",
+        [
+            *rows,
+            ["v, w/guessed.avi", "run, jump", "whole", "", ""],
+            ["v, w/plain.mp4", "late", "y", "60", "70"],
+            ["../elsewhere.mp4", "other", "z", "0", "0.05"],
+            ["v, w/gone.mp4", "other", "", "2", "3"],
+        ],
+    )
     summary = prepare(at / "src", at / "out", workers=2)
     assert (summary["encoded"], summary["failed"], summary["clips"]) == (len(rows) + 2, 2, len(rows) + 4)
     return at / "src", at / "out"
@@ -280,20 +352,26 @@ def test_a_part_shows_its_frames_and_no_others(long, name):
 
 def test_the_manifest_names_the_parts_and_only_what_is_asked_for_is_encoded(long):
     src, out = long
-    whole = {"v, w/guessed.mp4", "unlisted.mp4"}                           # plain.mp4 is named in parts only
+    whole = {"v, w/guessed.mp4", "unlisted.mp4"}  # plain.mp4 is named in parts only
     assert set(videos_below(out, (".mp4",))) == whole | {
-        f"v, w/{Path(name).stem}_{called}.mp4" for name in LONG for called, _ in PARTS.values()}
+        f"v, w/{Path(name).stem}_{called}.mp4" for name in LONG for called, _ in PARTS.values()
+    }
     rows = {row["path"]: row for row in read_csv(out / "manifest.csv")}
     elsewhere = rows.pop(str(src.parent / "elsewhere.mp4"))
-    assert (elsewhere["start"], elsewhere["end"]) == ("0.0", "0.05")       # not prepared, so it is still a part
+    assert (elsewhere["start"], elsewhere["end"]) == ("0.0", "0.05")  # not prepared, so it is still a part
     assert {row["start"] + row["end"] for row in rows.values()} == {""}
     assert rows["v, w/plain_000001_000002.mp4"]["label"] == "run, jump" and rows["v, w/guessed.mp4"]["bytes"] == "whole"
     status = {row["path"]: row["status"] for row in verify_folder(out)}
     assert sorted(path for path, word in status.items() if word != "ok") == [
-        "v, w/gone_000002_000003.mp4", "v, w/plain_000060_000070.mp4"]
-    late, gone = sorted((row["reason"] for row in read_csv(out / "quarantine.csv")), key=lambda reason: "gone" in reason)
-    assert late.endswith("plain.mp4 shows no frame from 60 to 70 s (it was read up to 6.21 s); correct start and end in the "
-                         "manifest.")
+        "v, w/gone_000002_000003.mp4",
+        "v, w/plain_000060_000070.mp4",
+    ]
+    late, gone = sorted(
+        (row["reason"] for row in read_csv(out / "quarantine.csv")), key=lambda reason: "gone" in reason
+    )
+    assert late.endswith(
+        "plain.mp4 shows no frame from 60 to 70 s (it was read up to 6.21 s); correct start and end in the manifest."
+    )
     assert "gone.mp4 cannot be read (No such file or directory)" in gone
 
 
@@ -301,8 +379,14 @@ def test_a_part_done_stays_and_another_time_is_another_file(long, tmp_path):
     src, out = copy_of(*long, tmp_path)
     before = stamps(out)
     assert prepare(src, out, workers=2)["encoded"] == 0 and stamps(out) == before
-    put_manifest(src / "manifest.csv", [["v, w/plain.mp4", "a", "", "1", "2"], ["v, w/plain.mp4", "b", "", "1", "2.5"],
-                                        ["v, w/plain.mp4", "c", "", "1", "2"]])
+    put_manifest(
+        src / "manifest.csv",
+        [
+            ["v, w/plain.mp4", "a", "", "1", "2"],
+            ["v, w/plain.mp4", "b", "", "1", "2.5"],
+            ["v, w/plain.mp4", "c", "", "1", "2"],
+        ],
+    )
     for name in set(LONG) - {"plain.mp4"}:
         (src / "v, w" / name).unlink()
     summary = prepare(src, out, workers=2)
@@ -310,7 +394,8 @@ def test_a_part_done_stays_and_another_time_is_another_file(long, tmp_path):
     after = stamps(out)
     assert {path for path in after if before.get(path) != after[path]} == {"v, w/plain_000001_000002.5.mp4"}
     assert [row["path"] for row in read_csv(out / "manifest.csv")] == [
-        f"v, w/plain_000001_00000{end}.mp4" for end in ("2", "2.5", "2")]
+        f"v, w/plain_000001_00000{end}.mp4" for end in ("2", "2.5", "2")
+    ]
     prepare(src, out, seconds=0.25, workers=2)
     assert ClipReader(out / "v, w/plain_000001_000002.5.mp4").num_frames == 6
 
@@ -328,8 +413,9 @@ def test_a_video_of_a_parts_name_is_refused(long, tmp_path):
 
 # ------------------------------------------------------------------------- again, and after a kill
 
+
 def copy_of(src, out, tmp_path) -> tuple[Path, Path]:
-    shutil.copytree(src, tmp_path / "src", copy_function=shutil.copy2)     # times are kept
+    shutil.copytree(src, tmp_path / "src", copy_function=shutil.copy2)  # times are kept
     shutil.copytree(out, tmp_path / "out", copy_function=shutil.copy2)
     return tmp_path / "src", tmp_path / "out"
 
@@ -343,11 +429,11 @@ def test_a_second_run_does_only_what_is_new(src, out, tmp_path):
     before = stamps(out)
     assert prepare(src, out, short_side=100, workers=2)["encoded"] == 0 and stamps(out) == before
     shutil.copy(src / "train/run/large.mp4", src / "train/run/empty.mp4")  # mended
-    os.utime(src / "train/run/old.avi", ns=(1, 1))                         # another file by now
+    os.utime(src / "train/run/old.avi", ns=(1, 1))  # another file by now
     (out / "val/run/vfr.mp4").unlink()
     (out / "val/run/copied.mp4").write_bytes(b"half")
     with open(out / "prepared.csv", "a", encoding="utf-8") as file:
-        file.write("train/run/large.mp4,train/run/la")                     # a kill left half a line
+        file.write("train/run/large.mp4,train/run/la")  # a kill left half a line
     changed = ["train/run/empty.mp4", "train/run/old.mp4", "val/run/vfr.mp4", "val/run/copied.mp4"]
     summary = prepare(src, out, short_side=100, workers=2)
     assert (summary["encoded"], summary["done_before"], summary["failed"]) == (4, len(GOOD) - 3, len(BAD) - 1)
@@ -355,7 +441,7 @@ def test_a_second_run_does_only_what_is_new(src, out, tmp_path):
     assert sorted(path for path in after if after[path] != before.get(path)) == sorted(changed)
     assert len(read_csv(out / "quarantine.csv")) == len(BAD) - 1
     assert prepare(src, out, short_side=100)["encoded"] == 0
-    assert prepare(src, out, short_side=48, workers=2)["encoded"] == len(GOOD) + 1     # other settings, all again
+    assert prepare(src, out, short_side=48, workers=2)["encoded"] == len(GOOD) + 1  # other settings, all again
 
 
 @pytest.mark.slow
@@ -393,10 +479,12 @@ def test_a_full_disk_stops_the_run_and_is_not_blamed_on_the_clip(tmp_path):
     (tmp_path / "src").mkdir()
     write_video(tmp_path / "src/a.mp4", frames=8)
     write_video(tmp_path / "src/b.mp4", frames=60, size=(240, 320))
-    code = ("import resource, sys; from vt_course.data.prepare import prepare; from vt_course import CourseError\n"
-            "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
-            f"try: prepare({str(tmp_path / 'src')!r}, {str(tmp_path / 'out')!r}, workers=1)\n"
-            "except CourseError as error: print(error); sys.exit(7)")
+    code = (
+        "import resource, sys; from vt_course.data.prepare import prepare; from vt_course import CourseError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        f"try: prepare({str(tmp_path / 'src')!r}, {str(tmp_path / 'out')!r}, workers=1)\n"
+        "except CourseError as error: print(error); sys.exit(7)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
     assert done.returncode == 7 and "cannot be written (File too large); free space and run the same" in done.stdout
     assert videos_below(tmp_path / "out", (".mp4", ".part")) == ["a.mp4"]
@@ -411,11 +499,18 @@ def test_what_a_killed_run_still_writes_to_is_out_of_the_way(tmp_path):
     (tmp_path / "out/.0.99999999.part").write_text("half", encoding="utf-8")
     prepare(tmp_path / "src", tmp_path / "out", workers=1)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "a.mp4", "left_out.csv", "prepared.csv", "quarantine.csv"]
+        "a.mp4",
+        "left_out.csv",
+        "prepared.csv",
+        "quarantine.csv",
+    ]
 
 
-@pytest.mark.parametrize("name", ["-v: a %d, 'q' \"é\" 视.mp4", "é" * 125 + ".mp4", os.fsdecode(b"\xff\xfe.mp4")],
-                         ids=["odd", "long", "bytes"])
+@pytest.mark.parametrize(
+    "name",
+    ["-v: a %d, 'q' \"é\" 视.mp4", "é" * 125 + ".mp4", os.fsdecode(b"\xff\xfe.mp4")],
+    ids=["odd", "long", "bytes"],
+)
 def test_any_name_will_do(tmp_path, monkeypatch, name):
     (tmp_path / "src").mkdir()
     write_video(tmp_path / "a.mp4", frames=2).rename(tmp_path / "src" / name)
@@ -426,10 +521,27 @@ def test_any_name_will_do(tmp_path, monkeypatch, name):
     assert prepare(".", "../out", workers=1)["done_before"] == 1
 
 
-@pytest.mark.parametrize("option, value", [
-    ("--fps", "all"), ("--fps", "0"), ("--fps", "-3"), ("--fps", "nan"), ("--fps", "inf"), ("--fps", "ten"), ("--fps", "1e-9"),
-    ("--seconds", "keep"), ("--seconds", "0"), ("--seconds", "nan"), ("--seconds", "inf"), ("--seconds", "-1"),
-    ("--short-side", "0"), ("--short-side", "15"), ("--short-side", "25.5"), ("--short-side", "nan")])
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("--fps", "all"),
+        ("--fps", "0"),
+        ("--fps", "-3"),
+        ("--fps", "nan"),
+        ("--fps", "inf"),
+        ("--fps", "ten"),
+        ("--fps", "1e-9"),
+        ("--seconds", "keep"),
+        ("--seconds", "0"),
+        ("--seconds", "nan"),
+        ("--seconds", "inf"),
+        ("--seconds", "-1"),
+        ("--short-side", "0"),
+        ("--short-side", "15"),
+        ("--short-side", "25.5"),
+        ("--short-side", "nan"),
+    ],
+)
 def test_the_command_takes_numbers_only_where_it_says_so(src, tmp_path, capsys, option, value):
     with pytest.raises(SystemExit) as stop:
         main(["data", "prepare", str(src), "--out", str(tmp_path / "out"), f"{option}={value}"])
@@ -439,10 +551,30 @@ def test_the_command_takes_numbers_only_where_it_says_so(src, tmp_path, capsys, 
 
 def test_an_odd_short_side_gives_even_pictures(src, tmp_path, capsys):
     (tmp_path / "src").mkdir()
-    shutil.copy(src / "train/run/large.mp4", tmp_path / "src")             # 150x200
-    assert main(["data", "prepare", str(tmp_path / "src"), "--out", str(tmp_path / "out"), "--short-side", "75", "--fps", "keep",
-                 "--seconds", "all", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["encoded"] == 1 and ClipReader(tmp_path / "out/large.mp4").size == (74, 100)
+    shutil.copy(src / "train/run/large.mp4", tmp_path / "src")  # 150x200
+    assert (
+        main(
+            [
+                "data",
+                "prepare",
+                str(tmp_path / "src"),
+                "--out",
+                str(tmp_path / "out"),
+                "--short-side",
+                "75",
+                "--fps",
+                "keep",
+                "--seconds",
+                "all",
+                "--json",
+            ]
+        )
+        == 0
+    )
+    assert json.loads(capsys.readouterr().out)["encoded"] == 1 and ClipReader(tmp_path / "out/large.mp4").size == (
+        74,
+        100,
+    )
 
 
 @pytest.mark.posix("a named pipe")
@@ -454,7 +586,9 @@ def test_a_file_that_never_ends_is_given_up(tmp_path):
     [row] = read_csv(tmp_path / "out/quarantine.csv")
     assert "hangs.mp4 is not decoded within 2 s" in row["reason"]
     assert [(row["path"], row["status"]) for row in verify_folder(tmp_path / "src", timeout=1)] == [
-        ("hangs.mp4", "timeout"), ("ok.mp4", "ok")]
+        ("hangs.mp4", "timeout"),
+        ("ok.mp4", "ok"),
+    ]
 
 
 def test_large_clips_are_told_what_prepare_would_save(tmp_path):
@@ -470,22 +604,29 @@ def test_large_clips_are_told_what_prepare_would_save(tmp_path):
 
 # ------------------------------------------------------------------------- refusals, lists, links
 
+
 def test_what_cannot_work_is_refused(src, tmp_path):
     (tmp_path / "two").mkdir()
     for name in ("a.mp4", "a.avi"):
         (tmp_path / "two" / name).touch()
     (tmp_path / "none").mkdir()
-    for call, words in ((lambda: prepare(tmp_path / "two", tmp_path / "out"), "would both become"),
-                        (lambda: prepare(tmp_path / "none", tmp_path / "out"), "has no videos"),
-                        (lambda: prepare(tmp_path / "gone", tmp_path / "out"), "there is no folder"),
-                        (lambda: prepare(src, src), "cannot be prepared into itself"),
-                        (lambda: prepare(src, tmp_path / "out", short_side=0), "short_side is 0; give at least 16"),
-                        *((lambda value=value: prepare(src, tmp_path / "out", fps=value), f"fps is {value}; give 0.01 to 1000")
-                          for value in (-1, 0, math.nan, math.inf, 1e-9)),
-                        *((lambda value=value: prepare(src, tmp_path / "out", seconds=value), f"seconds is {value}; give at")
-                          for value in (-1, 0, math.nan, math.inf, 1e-9)),
-                        (lambda: verify_folder(tmp_path / "gone"), "there is no folder"),
-                        (lambda: verify_folder(tmp_path / "none"), "has no videos and no list")):
+    for call, words in (
+        (lambda: prepare(tmp_path / "two", tmp_path / "out"), "would both become"),
+        (lambda: prepare(tmp_path / "none", tmp_path / "out"), "has no videos"),
+        (lambda: prepare(tmp_path / "gone", tmp_path / "out"), "there is no folder"),
+        (lambda: prepare(src, src), "cannot be prepared into itself"),
+        (lambda: prepare(src, tmp_path / "out", short_side=0), "short_side is 0; give at least 16"),
+        *(
+            (lambda value=value: prepare(src, tmp_path / "out", fps=value), f"fps is {value}; give 0.01 to 1000")
+            for value in (-1, 0, math.nan, math.inf, 1e-9)
+        ),
+        *(
+            (lambda value=value: prepare(src, tmp_path / "out", seconds=value), f"seconds is {value}; give at")
+            for value in (-1, 0, math.nan, math.inf, 1e-9)
+        ),
+        (lambda: verify_folder(tmp_path / "gone"), "there is no folder"),
+        (lambda: verify_folder(tmp_path / "none"), "has no videos and no list"),
+    ):
         with pytest.raises(CourseError, match=words) as caught:
             call()
         assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
@@ -504,10 +645,14 @@ def test_lists_go_along_and_still_name_their_videos(tmp_path):
         write_video(tmp_path / "src" / name, frames=4, codec="mpeg4")
     lists = tmp_path / "src/ucfTrainTestlist"
     lists.mkdir()
-    for name, text in (("classInd.txt", "1 YoYo"), ("trainlist01.txt", "YoYo/v_YoYo_g08_c01.avi 1"),
-                       ("testlist01.txt", "YoYo/v_YoYo_g01_c01.avi"), ("diary.txt", "dear")):
+    for name, text in (
+        ("classInd.txt", "1 YoYo"),
+        ("trainlist01.txt", "YoYo/v_YoYo_g08_c01.avi 1"),
+        ("testlist01.txt", "YoYo/v_YoYo_g01_c01.avi"),
+        ("diary.txt", "dear"),
+    ):
         (lists / name).write_text(text + "\n", encoding="utf-8")
-    prepare(tmp_path / "src", tmp_path / "src/small", workers=1)           # out inside src is no source
+    prepare(tmp_path / "src", tmp_path / "src/small", workers=1)  # out inside src is no source
     assert prepare(tmp_path / "src", tmp_path / "src/small", workers=1)["clips"] == 2
     listing = read_folder(tmp_path / "src/small")
     assert listing.layout == "UCF101" and listing.val[0]["path"].endswith("v_YoYo_g01_c01.mp4") and not listing.notes
@@ -528,23 +673,43 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
 
 # ------------------------------------------------------------------------- verify and stats
 
+
 @pytest.mark.posix("symbolic links")
 def test_verify_reports_what_lists_and_names_promise(src, out, tmp_path):
     for name in ("good.mp4", "unlisted.mp4", "brief.mp4", "until.mp4", "id_000010_000011.mp4", "id_000010_000013.mp4"):
-        shutil.copy(out / "train/run/old.mp4", tmp_path / name)            # 24 frames, 1 s
+        shutil.copy(out / "train/run/old.mp4", tmp_path / name)  # 24 frames, 1 s
     write_video(tmp_path / "one.mp4", frames=1)
     shutil.copy(src / "train/run/cut.mp4", tmp_path / "cut.mp4")
     (tmp_path / "link.mp4").symlink_to("nowhere.mp4")
-    (tmp_path / "manifest.csv").write_text("\n".join([
-        "path,label,start,end,frames", "good.mp4,a,0,1.2,24", "good.mp4,a,0.5,,", "brief.mp4,a,,,30", "until.mp4,b,0,3,",
-        "gone.mp4,b,,,", "id_000010_000011.mp4,b,,,", "id_000010_000013.mp4,b,,,"]) + "\n", encoding="utf-8")
+    (tmp_path / "manifest.csv").write_text(
+        "\n".join(
+            [
+                "path,label,start,end,frames",
+                "good.mp4,a,0,1.2,24",
+                "good.mp4,a,0.5,,",
+                "brief.mp4,a,,,30",
+                "until.mp4,b,0,3,",
+                "gone.mp4,b,,,",
+                "id_000010_000011.mp4,b,,,",
+                "id_000010_000013.mp4,b,,,",
+            ]
+        )
+        + "\n",
+        encoding="utf-8",
+    )
     rows = verify_folder(tmp_path, report=tmp_path / "elsewhere.csv", workers=2)
     assert {row["path"]: (row["status"], row["reason"].split(" (")[0]) for row in rows} == {
-        "good.mp4": ("ok", ""), "unlisted.mp4": ("ok", ""), "brief.mp4": ("short", "24 frames of 30"),
-        "until.mp4": ("short", "1.0 s of 3.0"), "gone.mp4": ("missing", "there is no such file, or only a link to it"),
+        "good.mp4": ("ok", ""),
+        "unlisted.mp4": ("ok", ""),
+        "brief.mp4": ("short", "24 frames of 30"),
+        "until.mp4": ("short", "1.0 s of 3.0"),
+        "gone.mp4": ("missing", "there is no such file, or only a link to it"),
         "link.mp4": ("missing", "there is no such file, or only a link to it"),
-        "id_000010_000011.mp4": ("ok", ""), "id_000010_000013.mp4": ("short", "1.0 s of 3.0"),
-        "one.mp4": ("short", "a single frame"), "cut.mp4": ("corrupt", f"Clip {tmp_path}/cut.mp4 is truncated")}
+        "id_000010_000011.mp4": ("ok", ""),
+        "id_000010_000013.mp4": ("short", "1.0 s of 3.0"),
+        "one.mp4": ("short", "a single frame"),
+        "cut.mp4": ("corrupt", f"Clip {tmp_path}/cut.mp4 is truncated"),
+    }
     assert [row["path"] for row in read_csv(tmp_path / "elsewhere.csv")] == sorted(row["path"] for row in rows)
     assert list(rows[0]) == ["path", "status", "frames", "seconds", "reason"] and not (tmp_path / "report.csv").exists()
 
@@ -563,7 +728,7 @@ def test_statistics(src):
     clips = probe_folder(src, workers=1)
     assert {row["split"] for row in clips} == {"train", "val"}
     by_name = {Path(row["path"]).name: row for row in clips}
-    assert len(clips) == len(GOOD) - 1 + len(BAD)                          # stream.ts is none that we read
+    assert len(clips) == len(GOOD) - 1 + len(BAD)  # stream.ts is none that we read
     large = by_name["large.mp4"]
     assert (large["width"], large["height"], large["seconds"], large["error"]) == (200, 150, 3.0, None)
     assert large["bytes"] == (src / "train/run/large.mp4").stat().st_size
@@ -598,11 +763,18 @@ def test_real_files_are_prepared_as_they_are_read(tmp_path):
     summary = prepare(fixtures, tmp_path, short_side=128, seconds=None, workers=2)
     [bad] = read_csv(tmp_path / "quarantine.csv")
     assert summary["encoded"] == 8 and "corrupted.mp4 is damaged after frame" in bad["reason"]
-    for name in ("video_0.mov", "video_90.mov", "video_180.mov", "video_270.mov", "kinetics_demo_340x256.mp4", "flipping_a_pancake.mkv"):
+    for name in (
+        "video_0.mov",
+        "video_90.mov",
+        "video_180.mov",
+        "video_270.mov",
+        "kinetics_demo_340x256.mp4",
+        "flipping_a_pancake.mkv",
+    ):
         new, old = ClipReader(tmp_path / name.replace(name[-4:], ".mp4")), ClipReader(fixtures / name, 128)
         assert abs(new.height - old.height) < 2 and abs(new.width - old.width) < 2, name
         height, width = min(new.height, old.height), min(new.width, old.width)
         first, second = (reader.read([0, 2]).astype(int)[:, :height, :width] for reader in (new, old))
-        assert abs(first - second).mean() < 9, name                        # other filters, even sizes
-        assert abs(first - second[:, ::-1, ::-1]).mean() > 15, name        # not upside down
+        assert abs(first - second).mean() < 9, name  # other filters, even sizes
+        assert abs(first - second[:, ::-1, ::-1]).mean() > 15, name  # not upside down
     assert {row["status"] for row in verify_folder(tmp_path)} == {"ok"}

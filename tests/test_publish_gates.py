@@ -2,6 +2,7 @@
 
 The toy notebook below is built once; the broken ones are edits of it, or of its source.
 """
+
 import copy
 import json
 import os
@@ -22,7 +23,7 @@ from vt_course.publish.course import PeakMemory, at_once, course_table, run_cour
 
 pytestmark = pytest.mark.slow
 
-CLEAN = '''# %% [markdown]
+CLEAN = """# %% [markdown]
 # # A toy
 
 # %% tags=["parameters"]
@@ -63,8 +64,8 @@ double = check("1.1", double, solution=True)
 
 # %% tags=["claim:toy-1"]
 "%s" % double(21)
-'''
-SHORT = '''# %% tags=["parameters"]
+"""
+SHORT = """# %% tags=["parameters"]
 PROFILE = "smoke"
 
 # %%
@@ -75,8 +76,8 @@ print("one")
 
 # %%
 print("three")
-'''
-FAULTS = {                  # what the third cell of a short notebook may do
+"""
+FAULTS = {  # what the third cell of a short notebook may do
     "error": "raise KeyError('broken on purpose')",
     "dead": "import os\n\nos._exit(1)",
     "slow": "import time\n\ntime.sleep(60)",
@@ -106,10 +107,12 @@ def printed(text: str, name: str = "stdout"):
 def short(cell: str, outputs=()) -> nbformat.NotebookNode:
     """A built-looking notebook around `cell`, as if an earlier version of it had run well."""
     make = nbformat.v4
-    cells = [make.new_code_cell('PROFILE = "smoke"', metadata=dict(tags=["parameters"])),
-             make.new_code_cell('print("one")', outputs=[printed("one\n")]),
-             make.new_code_cell(cell, outputs=list(outputs)),
-             make.new_code_cell('print("three")', outputs=[printed("three\n")])]
+    cells = [
+        make.new_code_cell('PROFILE = "smoke"', metadata=dict(tags=["parameters"])),
+        make.new_code_cell('print("one")', outputs=[printed("one\n")]),
+        make.new_code_cell(cell, outputs=list(outputs)),
+        make.new_code_cell('print("three")', outputs=[printed("three\n")]),
+    ]
     for count, cell in enumerate(cells, start=1):
         cell.execution_count, cell.id = count, f"cell-{count}"
     metadata = dict(kernelspec=dict(name="python3", language="python", display_name="Python 3"))
@@ -127,7 +130,8 @@ def clean(tmp_path_factory):
     spec = root / "jupyter" / "kernels" / "python3"
     spec.mkdir(parents=True)
     (spec / "kernel.json").write_text(
-        json.dumps(dict(argv=["/nonexistent"], display_name="no", language="python")), encoding="utf-8")
+        json.dumps(dict(argv=["/nonexistent"], display_name="no", language="python")), encoding="utf-8"
+    )
     write_source(root, "01_clean", CLEAN)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_PATH", str(root / "jupyter"))
@@ -145,6 +149,7 @@ def built(clean):
 
 # ---------------------------------------------------------------- the clean notebook
 
+
 def test_clean_notebook_passes_hygiene_and_drift(clean):
     assert hygiene.problems(clean / "notebooks" / "01_clean.ipynb") == []
     assert build(root=clean, check=True) == [dict(notebook="01_clean", status="in step")]
@@ -158,7 +163,7 @@ def test_built_notebook_holds_what_readers_need_and_no_more(clean, built):
     assert code(built, 3).outputs[0].text.endswith("matplotlib_inline.backend_inline\n")
     assert not list(clean.glob("notebooks/*.part"))
     profile = repo_root() / ".ci" / "ipython" / "profile_default"
-    assert not list(profile.rglob("*.sqlite"))          # no history that kernels would share
+    assert not list(profile.rglob("*.sqlite"))  # no history that kernels would share
 
 
 def test_cell_ids_do_not_depend_on_the_cells_before(clean, built, tmp_path):
@@ -171,7 +176,7 @@ def test_cell_ids_do_not_depend_on_the_cells_before(clean, built, tmp_path):
 def test_course_runs_the_clean_notebook_and_leaves_it_alone(clean, capfd):
     notebook = clean / "notebooks" / "01_clean.ipynb"
     before = notebook.read_bytes(), sorted(notebook.parent.iterdir())
-    row, = run_course(root=clean, profile="lecture")
+    (row,) = run_course(root=clean, profile="lecture")
     assert (row["cells"], row["passed"], row["checks"], row["status"]) == (7, 1, 1, "ok")
     assert row["seconds"] > 0 and 30 < row["peak_mb"] < 2000
     assert (notebook.read_bytes(), sorted(notebook.parent.iterdir())) == before
@@ -180,21 +185,25 @@ def test_course_runs_the_clean_notebook_and_leaves_it_alone(clean, capfd):
     assert Path(row["output"]) == clean / "build" / "notebooks" / "01_clean.ipynb"
     out, err = capfd.readouterr()
     assert out == course_table([row]) + "\n" and re.search(r"01_clean +7 .* 1/1  ok\n", out)
-    assert "7/7" in err and "IPKernelApp" not in err    # the bar; but kernels start silently
+    assert "7/7" in err and "IPKernelApp" not in err  # the bar; but kernels start silently
 
 
 def test_the_course_runs_side_by_side_and_its_rows_keep_their_order(built, tmp_path):
     """Each of the two waits for the other, with the threads of half of the machine."""
-    meet = ("import os, pathlib, time\n\npathlib.Path('{0}').touch()\nstart = time.time()\nwhile not pathlib.Path('{1}').exists():\n"
-            "    assert time.time() < start + 30\n    time.sleep(0.05)\nassert os.environ['OMP_NUM_THREADS'] == '1'")
+    meet = (
+        "import os, pathlib, time\n\npathlib.Path('{0}').touch()\nstart = time.time()\nwhile not pathlib.Path('{1}').exists():\n"
+        "    assert time.time() < start + 30\n    time.sleep(0.05)\nassert os.environ['OMP_NUM_THREADS'] == '1'"
+    )
     for stem, cell in (("01_first", meet.format("a", "b")), ("02_second", meet.format("b", "a"))):
         write_notebook(tmp_path, stem, short(cell))
     rows = run_course(root=tmp_path, progress=False, workers=2)
     assert [(row["notebook"], row["status"]) for row in rows] == [("01_first", "ok"), ("02_second", "ok")]
 
 
-@pytest.mark.parametrize("free, limit, cpus, notebooks, wanted", [
-    (64, 64, 8, 11, 8), (64, 64, 2, 11, 2), (64, 64, 8, 3, 3), (5, 64, 8, 11, 2), (64, 8, 8, 11, 4), (1, 1, 8, 11, 1)])
+@pytest.mark.parametrize(
+    "free, limit, cpus, notebooks, wanted",
+    [(64, 64, 8, 11, 8), (64, 64, 2, 11, 2), (64, 64, 8, 3, 3), (5, 64, 8, 11, 2), (64, 8, 8, 11, 4), (1, 1, 8, 11, 1)],
+)
 def test_as_many_at_once_as_cores_and_memory_allow(monkeypatch, free, limit, cpus, notebooks, wanted):
     monkeypatch.setattr(course, "cores", lambda: cpus)
     monkeypatch.setattr(course, "memory_limit", lambda: limit * 2**30)
@@ -204,7 +213,10 @@ def test_as_many_at_once_as_cores_and_memory_allow(monkeypatch, free, limit, cpu
 
 # ---------------------------------------------------------------- the student edition, as it is handed out
 
-HANDED_OUT = CLEAN.replace('"%s" % double(21)', "print(double(21))").replace('print("exercise 1.1: not attempted yet")\n    return f', 'print("○ exercise 1.1 is not attempted yet")\n        return lambda x: 2 * x\n    return f')
+HANDED_OUT = CLEAN.replace('"%s" % double(21)', "print(double(21))").replace(
+    'print("exercise 1.1: not attempted yet")\n    return f',
+    'print("○ exercise 1.1 is not attempted yet")\n        return lambda x: 2 * x\n    return f',
+)
 
 
 @pytest.fixture(scope="module")
@@ -216,19 +228,22 @@ def handed_out(tmp_path_factory):
     return root / "notebooks" / "01_toy.ipynb"
 
 
-@pytest.mark.parametrize("old, new, message", [
-    ("", "", None),
-    ("○ exercise 1.1 is not attempted yet", "✓ exercise 1.1", "the check of exercise 1.1 printed '✓ exercise 1.1"),
-    ("lambda x: 2 * x", "lambda x: 3 * x", "printed '63.*', the committed notebook '42"),
-    ("return lambda", "import sys; print('!', file=sys.stderr); return lambda", "wrote to stderr: '!'"),
-    ("return lambda x: 2 * x", "return f", "raised NotImplementedError: exercise 1.1"),
-])
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("", "", None),
+        ("○ exercise 1.1 is not attempted yet", "✓ exercise 1.1", "the check of exercise 1.1 printed '✓ exercise 1.1"),
+        ("lambda x: 2 * x", "lambda x: 3 * x", "printed '63.*', the committed notebook '42"),
+        ("return lambda", "import sys; print('!', file=sys.stderr); return lambda", "wrote to stderr: '!'"),
+        ("return lambda x: 2 * x", "return f", "raised NotImplementedError: exercise 1.1"),
+    ],
+)
 def test_an_unsolved_run_prints_what_the_committed_notebook_shows(handed_out, tmp_path, old, new, message):
     assert HANDED_OUT.count(old) == 1 or not old
     write_source(tmp_path, "01_toy", HANDED_OUT.replace(old, new))
     shutil.copy(handed_out, tmp_path / "notebooks")
     if message is None:
-        row, = run_course(root=tmp_path, unsolved=True, progress=False)
+        (row,) = run_course(root=tmp_path, unsolved=True, progress=False)
         assert (row["passed"], row["checks"], row["status"]) == (0, 1, "ok")
         assert Path(row["output"]) == tmp_path / "build" / "unsolved" / "01_toy.ipynb"
         assert "return x + x" not in Path(row["output"]).read_text(encoding="utf-8")
@@ -239,9 +254,10 @@ def test_an_unsolved_run_prints_what_the_committed_notebook_shows(handed_out, tm
 
 # ---------------------------------------------------------------- nbval
 
+
 def test_nbval_gate(clean, built, tmp_path):
     """One run, two workers, as in `make test` but for the time a cell may take."""
-    shutil.copytree(repo_root() / ".ci", tmp_path / ".ci")      # notebooks must lie in the checkout, see `compare`
+    shutil.copytree(repo_root() / ".ci", tmp_path / ".ci")  # notebooks must lie in the checkout, see `compare`
     shutil.copy(repo_root() / "pyproject.toml", tmp_path)
     write_notebook(tmp_path, "01_clean", built)
     broken = short("print(1 + 1)", [printed("3\n")])
@@ -252,12 +268,29 @@ def test_nbval_gate(clean, built, tmp_path):
     write_notebook(tmp_path, "04_slow", short(FAULTS["slow"]))
     report = tmp_path / "report.xml"
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
-    code = ("import sys\nfrom pathlib import Path\nfrom vt_course.publish.compare import compare\nroot = Path(sys.argv[1])\n"
-            "sys.exit(compare(sorted((root / 'notebooks').glob('*.ipynb')), *sys.argv[2:], root=root))")
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom vt_course.publish.compare import compare\nroot = Path(sys.argv[1])\n"
+        "sys.exit(compare(sorted((root / 'notebooks').glob('*.ipynb')), *sys.argv[2:], root=root))"
+    )
     run = subprocess.run(
-        [sys.executable, "-c", code, tmp_path, "--nbval-cell-timeout", "6", "--junitxml", report, "-o", "junit_family=xunit1"],
-        env={**env, "MPLBACKEND": "Agg"}, cwd=repo_root(),
-        capture_output=True, encoding="utf-8", timeout=300)
+        [
+            sys.executable,
+            "-c",
+            code,
+            tmp_path,
+            "--nbval-cell-timeout",
+            "6",
+            "--junitxml",
+            report,
+            "-o",
+            "junit_family=xunit1",
+        ],
+        env={**env, "MPLBACKEND": "Agg"},
+        cwd=repo_root(),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+    )
     assert run.returncode == 1, run.stdout + run.stderr
     cells, red = {}, {}
     for case in ElementTree.parse(report).iter("testcase"):
@@ -269,8 +302,10 @@ def test_nbval_gate(clean, built, tmp_path):
     assert cells == {"01_clean": 7, "02_broken": 6, "03_dead": 4, "04_slow": 4}
     # nbval counts code cells from 0: Cell 2 is In [3]. The good cells are not red.
     assert {stem: list(names) for stem, names in red.items()} == {
-        "02_broken": ["Cell 2", "Cell 4", "Cell 5"], "03_dead": ["Cell 2"],
-        "04_slow": ["Cell 2"]}, run.stdout
+        "02_broken": ["Cell 2", "Cell 4", "Cell 5"],
+        "03_dead": ["Cell 2"],
+        "04_slow": ["Cell 2"],
+    }, run.stdout
     assert "Cell outputs differ" in red["02_broken"]["Cell 2"]
     assert "careful" in red["02_broken"]["Cell 4"]
     assert "broken on purpose" in red["02_broken"]["Cell 5"]
@@ -278,6 +313,7 @@ def test_nbval_gate(clean, built, tmp_path):
 
 
 # ---------------------------------------------------------------- the course run
+
 
 def test_course_names_every_failure_and_goes_on(clean, built, tmp_path, monkeypatch):
     unsolved = copy.deepcopy(built)
@@ -295,17 +331,23 @@ def test_course_names_every_failure_and_goes_on(clean, built, tmp_path, monkeypa
         run_course(root=tmp_path, progress=False)
     text, rows = str(failed.value), {row["notebook"][3:]: row for row in failed.value.rows}
     assert {name: row["status"] for name, row in rows.items()} == {
-        "dead": "failed", "slow": "failed", "error": "failed", "exit": "failed",
-        "unsolved": "failed", "unaware": "failed", "fine": "ok"}
+        "dead": "failed",
+        "slow": "failed",
+        "error": "failed",
+        "exit": "failed",
+        "unsolved": "failed",
+        "unaware": "failed",
+        "fine": "ok",
+    }
     assert f"error, {CELL}: raised KeyError: 'broken on purpose'\n" in text
-    assert "----> 1 raise KeyError('broken on purpose')" in text       # the traceback
+    assert "----> 1 raise KeyError('broken on purpose')" in text  # the traceback
     assert f"dead, {CELL}: the kernel died" in text
     assert f"slow, {CELL}: took too long" in text
     assert f"exit, {CELL}: ended the notebook before its last cell" in text
     assert "unsolved: the check of exercise 1.1 did not pass" in text
     assert "unaware: has no parameter PROFILE" in text
-    assert rows["dead"]["seconds"] < rows["slow"]["seconds"]      # not only when its time is up
-    for name in ("dead", "slow", "error"):                        # what ran is kept, for whoever looks for the reason
+    assert rows["dead"]["seconds"] < rows["slow"]["seconds"]  # not only when its time is up
+    for name in ("dead", "slow", "error"):  # what ran is kept, for whoever looks for the reason
         assert "one\n" in Path(rows[name]["output"]).read_text(encoding="utf-8").replace("\\n", "\n")
     assert "fine" not in text
 
@@ -355,20 +397,22 @@ def test_peak_memory_counts_only_what_is_watched():
         watched = subprocess.Popen([sys.executable, "-c", sleeper, str(60_000_000)])
         memory.watch(watched.pid)
         watched.wait()
-        memory.watch(watched.pid)                               # it has ended: nothing to watch
+        memory.watch(watched.pid)  # it has ended: nothing to watch
     before.wait()
     assert 60e6 < memory.peak < 150e6
 
 
 # ---------------------------------------------------------------- build
 
+
 @pytest.mark.parametrize("stem", FAULTS)
 def test_failed_build_names_the_cell_and_keeps_the_old_notebook(stem, tmp_path, monkeypatch):
     monkeypatch.setitem(kernel.CELL_SECONDS, "smoke", 4)
     write_source(tmp_path, "05_toy", SHORT.format(cell=FAULTS[stem]))
     old = write_notebook(tmp_path, "05_toy", short("x = 1")).read_bytes()
-    message = {"error": "raised KeyError: 'broken on purpose'", "dead": "the kernel died",
-               "slow": "took too long"}[stem]
+    message = {"error": "raised KeyError: 'broken on purpose'", "dead": "the kernel died", "slow": "took too long"}[
+        stem
+    ]
     with pytest.raises(NotebookFailed) as failed:
         build(root=tmp_path, progress=False)
     assert f"05_toy, {CELL}: {message}" in str(failed.value)
@@ -392,13 +436,16 @@ def test_build_refuses_unsuitable_source_before_running_it(tmp_path):
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("old, new, message", [
-    ("return x + x", "return 2 * x", r"01_clean, cell 8 \(In \[6\]\): differs from its source"),
-    ('tags=["figure"]', 'tags=["oracle"]', r"cell 4 \(In \[3\]\): differs"),
-    ("# # A toy", "# # Another toy", "cell 1: differs"),
-    ("# %% [markdown]\n# # A toy", "# %%\nx = 1", "cell 1: differs"),
-    ('"%s" % double(21)', '"%s" % double(21)\n\n# %%\nx = 1', "has 9 cells, its source 10"),
-])
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("return x + x", "return 2 * x", r"01_clean, cell 8 \(In \[6\]\): differs from its source"),
+        ('tags=["figure"]', 'tags=["oracle"]', r"cell 4 \(In \[3\]\): differs"),
+        ("# # A toy", "# # Another toy", "cell 1: differs"),
+        ("# %% [markdown]\n# # A toy", "# %%\nx = 1", "cell 1: differs"),
+        ('"%s" % double(21)', '"%s" % double(21)\n\n# %%\nx = 1', "has 9 cells, its source 10"),
+    ],
+)
 def test_drift_is_named_and_nothing_is_written(built, tmp_path, old, new, message):
     assert CLEAN.count(old) == 1
     write_source(tmp_path, "01_clean", CLEAN.replace(old, new))
@@ -422,6 +469,7 @@ def test_drift_finds_notebooks_without_source_and_sources_without_notebook(built
 
 # ---------------------------------------------------------------- hygiene
 
+
 def never_run(nb):
     code(nb, 2).execution_count, code(nb, 2).outputs = None, []
 
@@ -442,8 +490,7 @@ def run_twice(nb):
 
 
 def holds_error(nb):
-    code(nb, 2).outputs = [
-        nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])]
+    code(nb, 2).outputs = [nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])]
 
 
 def holds_stderr(nb):
@@ -461,18 +508,21 @@ def unsolved(nb):
 def source(text, number=2):
     def edit(nb):
         code(nb, number).source = text
+
     return edit
 
 
 def tags(number, *tags):
     def edit(nb):
         code(nb, number).metadata["tags"] = list(tags)
+
     return edit
 
 
 def hints(text):
     def edit(nb):
         nb.cells[6].source = text
+
     return edit
 
 
@@ -504,56 +554,58 @@ def long_cells(nb):
 IN_2 = r"01_clean, cell 3 \(In \[2\]\): "
 
 
-@pytest.mark.parametrize("edit, message", [
-    (never_run, IN_2 + "execution count is None, not 2"),
-    (stripped, "execution count is None, not 7"),
-    (outputs_cleared, "01_clean: no cell has any output"),
-    (run_twice, IN_2 + "execution count is 3, not 2"),
-    (holds_error, IN_2 + "holds an error, ValueError: no"),
-    (holds_stderr, IN_2 + "wrote to stderr: 'UserWarning: careful'"),
-    (names_machine, IN_2 + "the output names a folder of the machine"),
-    (unsolved, "01_clean: exercise 1.1 printed no line that begins with '✓ '"),
-    (source("x = 1;"), IN_2 + "a line ends with `;`"),
-    (source("if True:\n    x = 1;  # quiet\ny = 2"), IN_2 + "a line ends with `;`"),
-    (source("!false"), IN_2 + "is not plain Python"),
-    (source("%matplotlib inline"), IN_2 + "is not plain Python.*'%matplotlib inline'"),
-    (source("files = !ls"), IN_2 + "is not plain Python"),
-    (source("print?"), IN_2 + "is not plain Python"),
-    (source("get_ipython().system('ls')"), IN_2 + r"calls get_ipython\(\)"),
-    (source("# NBVAL_IGNORE_OUTPUT\nprint(1)"), IN_2 + "a comment switches nbval off"),
-    (source(""), IN_2 + "is an empty code cell"),
-    (source("\n".join(["x = 1"] * 31)), IN_2 + "has 31 lines; at most 30"),
-    (source("x = " + "1" * 85), IN_2 + "has a line of 89 characters"),
-    (long_cells, "01_clean: half of the code cells have more than 8 lines"),
-    (source("PROFILE = 'full'", 1), "needs exactly one cell tagged `parameters`"),
-    (tags(2, "parameters"), "needs exactly one cell tagged `parameters`"),
-    (tags(2, "raises-exception"), IN_2 + "the tag 'raises-exception' is not one of"),
-    (tags(2, "exercise:"), IN_2 + "the tag 'exercise:' is not"),
-    (tags(6), "01_clean: exercise 1.1 lacks a cell tagged solution:1.1"),
-    (tags(5), "exercise 1.1 lacks a cell tagged check:1.1"),
-    (tags(7, "exercise:1.2"), "lacks a cell tagged check:1.2, hints:1.2, solution:1.2"),
-    (tags(2, "exercise:1.1"), "exercise 1.1 has 2 cells tagged exercise:1.1"),
-    (tags(6, "solution:1.1", "check:1.1"), "exercise 1.1: its cells must come in the order"),
-    (tags(2, "hints:1.1"), "exercise 1.1: hints:1.1 must be a markdown cell"),
-    (source("double = None", 4), "cell exercise:1.1 must hold NotImplementedError"),
-    (hints("Add it."), "cell hints:1.1 must hold <details>"),
-    (hints_last, "cells must come in the order exercise, check, hints, solution"),
-    (same_ids, "01_clean: cell ids are missing or not unique"),
-    (other_kernel, "01_clean: the kernelspec must be python3"),
-    (metadata, IN_2 + "carries metadata collapsed"),
-    (heavy, "01_clean: takes 1.6 MB; the cap is 1.5 MB"),
-])
+@pytest.mark.parametrize(
+    "edit, message",
+    [
+        (never_run, IN_2 + "execution count is None, not 2"),
+        (stripped, "execution count is None, not 7"),
+        (outputs_cleared, "01_clean: no cell has any output"),
+        (run_twice, IN_2 + "execution count is 3, not 2"),
+        (holds_error, IN_2 + "holds an error, ValueError: no"),
+        (holds_stderr, IN_2 + "wrote to stderr: 'UserWarning: careful'"),
+        (names_machine, IN_2 + "the output names a folder of the machine"),
+        (unsolved, "01_clean: exercise 1.1 printed no line that begins with '✓ '"),
+        (source("x = 1;"), IN_2 + "a line ends with `;`"),
+        (source("if True:\n    x = 1;  # quiet\ny = 2"), IN_2 + "a line ends with `;`"),
+        (source("!false"), IN_2 + "is not plain Python"),
+        (source("%matplotlib inline"), IN_2 + "is not plain Python.*'%matplotlib inline'"),
+        (source("files = !ls"), IN_2 + "is not plain Python"),
+        (source("print?"), IN_2 + "is not plain Python"),
+        (source("get_ipython().system('ls')"), IN_2 + r"calls get_ipython\(\)"),
+        (source("# NBVAL_IGNORE_OUTPUT\nprint(1)"), IN_2 + "a comment switches nbval off"),
+        (source(""), IN_2 + "is an empty code cell"),
+        (source("\n".join(["x = 1"] * 31)), IN_2 + "has 31 lines; at most 30"),
+        (source("x = " + "1" * 85), IN_2 + "has a line of 89 characters"),
+        (long_cells, "01_clean: half of the code cells have more than 8 lines"),
+        (source("PROFILE = 'full'", 1), "needs exactly one cell tagged `parameters`"),
+        (tags(2, "parameters"), "needs exactly one cell tagged `parameters`"),
+        (tags(2, "raises-exception"), IN_2 + "the tag 'raises-exception' is not one of"),
+        (tags(2, "exercise:"), IN_2 + "the tag 'exercise:' is not"),
+        (tags(6), "01_clean: exercise 1.1 lacks a cell tagged solution:1.1"),
+        (tags(5), "exercise 1.1 lacks a cell tagged check:1.1"),
+        (tags(7, "exercise:1.2"), "lacks a cell tagged check:1.2, hints:1.2, solution:1.2"),
+        (tags(2, "exercise:1.1"), "exercise 1.1 has 2 cells tagged exercise:1.1"),
+        (tags(6, "solution:1.1", "check:1.1"), "exercise 1.1: its cells must come in the order"),
+        (tags(2, "hints:1.1"), "exercise 1.1: hints:1.1 must be a markdown cell"),
+        (source("double = None", 4), "cell exercise:1.1 must hold NotImplementedError"),
+        (hints("Add it."), "cell hints:1.1 must hold <details>"),
+        (hints_last, "cells must come in the order exercise, check, hints, solution"),
+        (same_ids, "01_clean: cell ids are missing or not unique"),
+        (other_kernel, "01_clean: the kernelspec must be python3"),
+        (metadata, IN_2 + "carries metadata collapsed"),
+        (heavy, "01_clean: takes 1.6 MB; the cap is 1.5 MB"),
+    ],
+)
 def test_hygiene_gate(built, tmp_path, edit, message):
     nb = copy.deepcopy(built)
     edit(nb)
     path = tmp_path / "01_clean.ipynb"
-    path.write_text(nbformat.v4.writes(nb), encoding="utf-8")   # nbformat.write repairs the ids
+    path.write_text(nbformat.v4.writes(nb), encoding="utf-8")  # nbformat.write repairs the ids
     found = hygiene.problems(path)
     assert any(re.search(message, text) for text in found), found
 
 
-@pytest.mark.parametrize(
-    "text", ["x = 'a;'", "x = 1  # a;", "x = [1,\n     2]", "a = 1; b = 2\nb", '"""\nx;\n"""'])
+@pytest.mark.parametrize("text", ["x = 'a;'", "x = 1  # a;", "x = [1,\n     2]", "a = 1; b = 2\nb", '"""\nx;\n"""'])
 def test_hygiene_allows_semicolons_that_hide_nothing(built, text):
     nb = copy.deepcopy(built)
     code(nb, 2).source = text
@@ -562,5 +614,5 @@ def test_hygiene_allows_semicolons_that_hide_nothing(built, text):
 
 def test_hygiene_of_a_file_that_is_no_notebook(tmp_path):
     (tmp_path / "01_text.ipynb").write_text("hello", encoding="utf-8")
-    text, = hygiene.problems(tmp_path / "01_text.ipynb")
+    (text,) = hygiene.problems(tmp_path / "01_text.ipynb")
     assert text.startswith("01_text: is not a notebook file")

@@ -1,4 +1,5 @@
 """Several processes that train one model: the same run as one process makes, and one clear end when something fails."""
+
 import collections
 import csv
 import json
@@ -140,13 +141,36 @@ SCRIPT = textwrap.dedent("""
 """)
 
 
-def torchrun(folder, clips) -> list[str]:                                 # noqa: F811
+def torchrun(folder, clips) -> list[str]:  # noqa: F811
     """A folder with a script, and the arguments of the torchrun that runs it."""
     folder.mkdir()
-    (folder / "script.py").write_text(f"LOG, PORT = {str(folder / 'log.txt')!r}, '{free_port()}'\n" + SCRIPT, encoding="utf-8")
-    return [str(folder), "--nproc-per-node", "3", str(folder / "script.py"), "train", "video_swin_mini",
-            "--data", f"csv:{clips / 'train.csv'},{clips / 'val.csv'}", "--out", str(folder / "run"), "--device", "cpu", "--workers", "2",
-            "--json", "--set", "frames=8", "stride=1", "size=32", "keep=0", "batch_size=5", "epochs=2"]
+    (folder / "script.py").write_text(
+        f"LOG, PORT = {str(folder / 'log.txt')!r}, '{free_port()}'\n" + SCRIPT, encoding="utf-8"
+    )
+    return [
+        str(folder),
+        "--nproc-per-node",
+        "3",
+        str(folder / "script.py"),
+        "train",
+        "video_swin_mini",
+        "--data",
+        f"csv:{clips / 'train.csv'},{clips / 'val.csv'}",
+        "--out",
+        str(folder / "run"),
+        "--device",
+        "cpu",
+        "--workers",
+        "2",
+        "--json",
+        "--set",
+        "frames=8",
+        "stride=1",
+        "size=32",
+        "keep=0",
+        "batch_size=5",
+        "epochs=2",
+    ]
 
 
 def free_port() -> int:
@@ -156,7 +180,7 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def runs(clips, tmp_path_factory):                                        # noqa: F811
+def runs(clips, tmp_path_factory):  # noqa: F811
     """All plans, made by one process: name -> (run folder, exit codes of the ranks, what each wrote to stderr).
 
     And "torchrun" -> (folder, its exit code).
@@ -169,10 +193,19 @@ def runs(clips, tmp_path_factory):                                        # noqa
     bad = {"data": f"csv:{folder / 'bad_train.csv'},{folder / 'bad_val.csv'}"}
     other = f"csv:{clips / 'val.csv'},{clips / 'val.csv'}"
     # 12 clips in batches of 5: of the last one, two clips, rank 2 of 3 gets none.
-    recipe = Recipe(model="tiny", data=f"csv:{clips / 'train.csv'},{clips / 'val.csv'}", frames=2, stride=2, size=16,
-                    batch_size=5, epochs=3, lr=0.01, drop_path=0.0)
+    recipe = Recipe(
+        model="tiny",
+        data=f"csv:{clips / 'train.csv'},{clips / 'val.csv'}",
+        frames=2,
+        stride=2,
+        size=16,
+        batch_size=5,
+        epochs=3,
+        lr=0.01,
+        drop_path=0.0,
+    )
     mini = dict(frames=8, stride=1, size=32, epochs=1, lr=1e-4, grad_clip=0.0)
-    plans = {                              # run folder, ranks, what happens, arguments of `fit`, changes to the recipe
+    plans = {  # run folder, ranks, what happens, arguments of `fit`, changes to the recipe
         "one": ("one", 1, [None], {}, {}),
         "three": ("three", 3, [None], {}, {}),
         # Ctrl-C in one rank alone, after step 2 of epoch 2
@@ -185,33 +218,49 @@ def runs(clips, tmp_path_factory):                                        # noqa
         "disk": ("disk", 2, ["disk", 5_000], {}, {}),
         "dead": ("dead", 3, ["signal", int(signal.SIGKILL), 1, 4], {}, {}),
         "few": ("few", 6, [None], {}, {}),
-        "held": ("held", 2, [None], {}, {}),                    # by another run, see below
-        **{f"{model}, {ranks}": (f"{model}{ranks}", ranks, [None], {}, {**mini, "model": model})
-           for model in MINIS for ranks in (1, 2)}}
+        "held": ("held", 2, [None], {}, {}),  # by another run, see below
+        **{
+            f"{model}, {ranks}": (f"{model}{ranks}", ranks, [None], {}, {**mini, "model": model})
+            for model in MINIS
+            for ranks in (1, 2)
+        },
+    }
     jobs = [(str(folder / plan[0]), *plan[1:], free_port()) for plan in plans.values()]
-    head = (f"TESTS = {str(Path(__file__).parent)!r}\nRECIPE = {recipe.to_json()!r}\nWARM = {str(folder / 'warm')!r}\n"
-            f"PLANS = {jobs!r}\nTORCHRUN = {torchrun(folder / 'torchrun', clips)!r}\n")
+    head = (
+        f"TESTS = {str(Path(__file__).parent)!r}\nRECIPE = {recipe.to_json()!r}\nWARM = {str(folder / 'warm')!r}\n"
+        f"PLANS = {jobs!r}\nTORCHRUN = {torchrun(folder / 'torchrun', clips)!r}\n"
+    )
     (folder / "held").mkdir()
     with alone(folder / "held" / ".lock"):
         done = subprocess.run([sys.executable, "-c", head + DRIVER], capture_output=True, encoding="utf-8", timeout=300)
     assert "RESULTS" in done.stdout, done.stderr
     *codes, torchruns = json.loads(done.stdout.split("RESULTS")[1])
     return {"torchrun": (folder / "torchrun", torchruns)} | {
-            name: (Path(job[0]), code, [Path(f"{job[0]}_{number}_{rank}.txt").read_text(encoding="utf-8") for rank in range(job[1])])
-            for number, (name, job, code) in enumerate(zip(plans, jobs, codes))}
+        name: (
+            Path(job[0]),
+            code,
+            [Path(f"{job[0]}_{number}_{rank}.txt").read_text(encoding="utf-8") for rank in range(job[1])],
+        )
+        for number, (name, job, code) in enumerate(zip(plans, jobs, codes))
+    }
 
 
 def seen(out):
     """How often each (epoch, clip) was trained on, and the ranks that saw any."""
-    lines = [re.fullmatch(r"(\d+) (\d+) \[(.*)\]", line).groups() for line in Path(f"{out}_seen.txt").read_text(encoding="utf-8").splitlines()]
+    lines = [
+        re.fullmatch(r"(\d+) (\d+) \[(.*)\]", line).groups()
+        for line in Path(f"{out}_seen.txt").read_text(encoding="utf-8").splitlines()
+    ]
     counts = collections.Counter((int(epoch), int(i)) for epoch, _, indices in lines for i in indices.split(",") if i)
     return counts, {int(rank) for _, rank, indices in lines if indices}
 
 
 def metrics(out):
     with open(out / "metrics.csv", newline="", encoding="utf-8") as file:
-        return [{name: float(value) for name, value in row.items() if name not in ("seconds", "clips_per_second")}
-                for row in csv.DictReader(file)]
+        return [
+            {name: float(value) for name, value in row.items() if name not in ("seconds", "clips_per_second")}
+            for row in csv.DictReader(file)
+        ]
 
 
 def assert_nearly_same(a, b, atol=2e-5):
@@ -248,12 +297,16 @@ def test_an_unreadable_clip_of_any_rank_is_told(runs):
     assert "gone.mp4" in said[0] and said[1:] == ["", ""]
 
 
-@pytest.mark.parametrize("name, codes, words", [
-    ("data", [2] * 3, "lists other clips for rank 2"),
-    ("disk", [2] * 2, "File too large"),
-    ("dead", [2, -signal.SIGKILL, 2], "another process of torchrun ended"),
-    ("few", [2] * 6, "batch_size=5 is of all 6 processes"),
-    ("held", [2] * 2, "another run is at work in")])
+@pytest.mark.parametrize(
+    "name, codes, words",
+    [
+        ("data", [2] * 3, "lists other clips for rank 2"),
+        ("disk", [2] * 2, "File too large"),
+        ("dead", [2, -signal.SIGKILL, 2], "another process of torchrun ended"),
+        ("few", [2] * 6, "batch_size=5 is of all 6 processes"),
+        ("held", [2] * 2, "another run is at work in"),
+    ],
+)
 def test_the_end_is_one_sentence_of_one_rank(name, codes, words, runs):
     out, ended, said = runs[name]
     assert ended == codes, said
@@ -261,31 +314,33 @@ def test_the_end_is_one_sentence_of_one_rank(name, codes, words, runs):
     assert len(lines) == 1 and words in lines[0], said
     assert not any("Traceback" in text for text in said) and not any("vt-course" in text for text in said[1:]), said
     if name == "dead":
-        assert metrics(out)[-1]["epoch"] == 1                   # the checkpoint of the first epoch is kept
+        assert metrics(out)[-1]["epoch"] == 1  # the checkpoint of the first epoch is kept
 
 
 @pytest.mark.parametrize("model", MINIS)
 def test_every_family_trains_in_two_ranks(model, runs):
     (one, *_), (two, codes, said) = runs[f"{model}, 1"], runs[f"{model}, 2"]
     assert codes == [0] * 2, said
-    if model == "uniformer_mini":                               # its batch norms see the clips of one rank only
+    if model == "uniformer_mini":  # its batch norms see the clips of one rank only
         val_loss = evaluate_run(two / "last.safetensors", device="cpu", workers=0, progress=False)["loss"]
-        assert val_loss == pytest.approx(metrics(two)[0]["val_loss"], rel=1e-5)     # both ranks validated rank 0's model
+        assert val_loss == pytest.approx(metrics(two)[0]["val_loss"], rel=1e-5)  # both ranks validated rank 0's model
     else:
-        assert_nearly_same(one, two, atol=4e-4)                 # Adam makes a step of a sign
+        assert_nearly_same(one, two, atol=4e-4)  # Adam makes a step of a sign
 
 
 def test_torchrun_with_three_ranks_and_two_workers_each(runs):
     """Stopped within an epoch and started again: each clip comes exactly once an epoch."""
     folder, code = runs["torchrun"]
     assert code == 0, (folder / "stderr.txt").read_text(encoding="utf-8")
-    stopped, summary, rest = (folder / "stdout.txt").read_text(encoding="utf-8").split("END")               # each printed once
+    stopped, summary, rest = (folder / "stdout.txt").read_text(encoding="utf-8").split("END")  # each printed once
     stopped, summary = json.loads(stopped), json.loads(summary)
     assert rest == "" and stopped["steps"] == 2 and not stopped["finished"]
     assert summary["ranks"] == 3 and summary["finished"] and summary["steps"] == 6
     lines = [line.split() for line in (folder / "log.txt").read_text(encoding="utf-8").splitlines()]
-    processes = {rank: {pid for kind, r, pid in (line for line in lines if line[0] == "read") if r == rank} for rank in "012"}
-    assert all(len(pids) == 4 for pids in processes.values()), processes        # two loader processes in each of two runs
+    processes = {
+        rank: {pid for kind, r, pid in (line for line in lines if line[0] == "read") if r == rank} for rank in "012"
+    }
+    assert all(len(pids) == 4 for pids in processes.values()), processes  # two loader processes in each of two runs
     trained = collections.Counter((int(line[2]), int(i)) for line in lines if line[0] == "step" for i in line[3:])
     assert trained == {(epoch, i): 1 for epoch in range(2) for i in range(12)}
     assert {line[1] for line in lines if line[0] == "step" and len(line) > 3} == {"0", "1", "2"}

@@ -4,6 +4,7 @@
 encoding) and the common shapes (one frame, variable rate, rotated, odd sizes, Unicode). Here: what is rarer, the
 thorough check of the healthy ones, and files that were damaged at random.
 """
+
 import os
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from vt_course.data.verify import in_processes, verify
 
 from videos import decode, rotate_tag, write_audio, write_video
 
-MUTANTS = 500                           # mutated files; verifying and loading them takes about 10 s on one core
+MUTANTS = 500  # mutated files; verifying and loading them takes about 10 s on one core
 
 
 def video_folder(paths, **settings) -> VideoFolder:
@@ -58,14 +59,20 @@ def huge_video(path, side: int) -> Path:
 # ------------------------------------------------------------------------- what is read
 
 ODD = {  # name: (how it is written, its frames); each is also verified
-    "10 bits.mp4": (dict(pixels="yuv420p10le"), 24), "10 bits hevc.mkv": (dict(codec="libx265", pixels="yuv420p10le"), 24),
-    "grey.mp4": (dict(pixels="gray"), 24), "full range.avi": (dict(codec="mjpeg", pixels="yuvj420p"), 24),
-    "vp9.webm": (dict(codec="libvpx-vp9"), 24), "two pixels.mp4": (dict(size=(2, 2)), 24),
-    "b frames.avi": (dict(codec="libx264", bframes=2), 24), "b frames mpeg4.avi": (dict(codec="mpeg4", bframes=2), 24),
-    "one frame.mp4": (dict(frames=1), 1), "odd size.mp4": (dict(size=(51, 67), pixels="yuv444p"), 24),
+    "10 bits.mp4": (dict(pixels="yuv420p10le"), 24),
+    "10 bits hevc.mkv": (dict(codec="libx265", pixels="yuv420p10le"), 24),
+    "grey.mp4": (dict(pixels="gray"), 24),
+    "full range.avi": (dict(codec="mjpeg", pixels="yuvj420p"), 24),
+    "vp9.webm": (dict(codec="libvpx-vp9"), 24),
+    "two pixels.mp4": (dict(size=(2, 2)), 24),
+    "b frames.avi": (dict(codec="libx264", bframes=2), 24),
+    "b frames mpeg4.avi": (dict(codec="mpeg4", bframes=2), 24),
+    "one frame.mp4": (dict(frames=1), 1),
+    "odd size.mp4": (dict(size=(51, 67), pixels="yuv444p"), 24),
     "av1.mp4": (dict(codec="libsvtav1", size=(64, 64)), 24),
     "variable rate.mp4": (dict(frames=12, times=[0, 1, 2, 3, 12, 13, 14, 30, 31, 60, 61, 62]), 12),
-    "a space, 视频 & ünï 'q' #1 %20.mp4": ({}, 24)}
+    "a space, 视频 & ünï 'q' #1 %20.mp4": ({}, 24),
+}
 
 
 @pytest.fixture(scope="module")
@@ -123,16 +130,17 @@ def test_the_content_decides_not_the_ending(odd, tmp_path):
 def test_a_title_that_is_not_utf_8_is_no_fault(tmp_path):
     data = write_video(tmp_path / "old.mp4").read_bytes()
     handler = data.index(b"VideoHandler")
-    (tmp_path / "old.mp4").write_bytes(data[:handler] + "Vidéo".encode("latin-1") + data[handler + 5:])
+    (tmp_path / "old.mp4").write_bytes(data[:handler] + "Vidéo".encode("latin-1") + data[handler + 5 :])
     [row] = verify([tmp_path / "old.mp4"], timeout=30)
     assert row["error"] is None and row["frames"] == 24
 
 
 # ------------------------------------------------------------------------- what is not read
 
+
 @pytest.mark.parametrize("ending", ["mp4", "mov", "avi", "mkv"])
 def test_a_small_file_with_giant_pictures_is_refused_before_it_takes_memory(tmp_path, ending):
-    side = 6016                                                # 36.2 million pixels; 8K has 35.4
+    side = 6016  # 36.2 million pixels; 8K has 35.4
     assert side * side > LARGEST
     path = huge_video(tmp_path / f"huge.{ending}", side)
     assert path.stat().st_size < 500_000
@@ -175,13 +183,15 @@ def test_permission_denied_is_one_sentence_even_where_root_would_read(tmp_path, 
         ClipReader(tmp_path / "locked.mp4")
 
 
-@pytest.mark.parametrize("at, value", [(12, 2**31 - 1), (8, 257), (12, 9000)], ids=["frames", "entries", "a few too many"])
+@pytest.mark.parametrize(
+    "at, value", [(12, 2**31 - 1), (8, 257), (12, 9000)], ids=["frames", "entries", "a few too many"]
+)
 def test_an_index_that_claims_too_much_costs_no_memory(tmp_path, at, value):
     """A table of times for more frames than there are; decord ended the process on the first two."""
     path = write_video(tmp_path / "claims.mp4", frames=16, size=(64, 64))
     data = bytearray(path.read_bytes())
     times = data.index(b"stts") + at
-    data[times:times + 4] = value.to_bytes(4, "big")
+    data[times : times + 4] = value.to_bytes(4, "big")
     path.write_bytes(data)
     before = psutil.Process().memory_info().rss
     if value == 257:
@@ -193,15 +203,18 @@ def test_an_index_that_claims_too_much_costs_no_memory(tmp_path, at, value):
 
 # ------------------------------------------------------------------------- damage at random
 
+
 def mutants(at: Path, count: int, seed: int = 0) -> list[Path]:
     """Files of 64x64 pixels with flipped bits, anywhere or in the index, cut short, or with a zeroed tail."""
     rng, paths = np.random.default_rng(seed), []
-    healthy = [write_video(at / f"healthy{k}.mp4", frames=16, size=(64, 64), **how).read_bytes() for k, how in enumerate((
-        dict(gop=8, faststart=True), dict(gop=4, bframes=2), dict(gop=8, codec="mpeg4")))]
+    healthy = [
+        write_video(at / f"healthy{k}.mp4", frames=16, size=(64, 64), **how).read_bytes()
+        for k, how in enumerate((dict(gop=8, faststart=True), dict(gop=4, bframes=2), dict(gop=8, codec="mpeg4")))
+    ]
     for k in range(count):
         data = bytearray(healthy[k % 3])
         index = data.index(b"moov") - 4
-        length = int.from_bytes(data[index:index + 4], "big")
+        length = int.from_bytes(data[index : index + 4], "big")
         kind = k // 3 % 4
         if kind in (0, 1):
             first, size = ((0, len(data)), (index, length))[kind]
@@ -223,12 +236,14 @@ def children() -> set[int]:
 def test_hundreds_of_damaged_files_crash_nothing_and_leave_no_process(tmp_path):
     paths, before = mutants(tmp_path, MUTANTS), children()
     ds = video_folder(paths, frames=8, train=True)
-    loader = DataLoader(ds, batch_size=10, num_workers=2, collate_fn=collate, timeout=10, multiprocessing_context="fork")
-    batches = list(loader)                                     # a batch that takes 10 s raises
+    loader = DataLoader(
+        ds, batch_size=10, num_workers=2, collate_fn=collate, timeout=10, multiprocessing_context="fork"
+    )
+    batches = list(loader)  # a batch that takes 10 s raises
     good = [index for batch in batches for index in batch["index"].tolist()]
     bad = dict(fault for batch in batches for fault in batch["bad"])
     assert sorted([*good, *bad]) == list(range(MUTANTS))
-    assert len(bad) > MUTANTS // 2                             # the mutations do harm
+    assert len(bad) > MUTANTS // 2  # the mutations do harm
     for index, message in bad.items():
         assert str(paths[index]) in message and message.endswith(".") and "\n" not in message
 
@@ -239,7 +254,7 @@ def test_hundreds_of_damaged_files_crash_nothing_and_leave_no_process(tmp_path):
     assert [row["path"] for row in rows] == list(map(str, paths)) and slowest < 15
     for row, index in zip(rows, range(MUTANTS)):
         assert row["error"] is None or (row["error"].endswith(".") and "\n" not in row["error"])
-        assert row["error"] or index not in bad                # what reading refuses, the thorough check refuses
+        assert row["error"] or index not in bad  # what reading refuses, the thorough check refuses
         assert "crashes" not in (row["error"] or ""), row
     assert sum(row["error"] is not None for row in rows) >= len(bad)
     del loader
@@ -277,7 +292,7 @@ def test_a_killed_caller_leaves_no_process(tmp_path):
         if family:
             break
         time.sleep(0.05)
-    time.sleep(0.8)                                            # it has begun with the file
+    time.sleep(0.8)  # it has begun with the file
     caller.kill()
     caller.wait()
     _, alive = psutil.wait_procs(family, timeout=20)

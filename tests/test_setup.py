@@ -1,4 +1,5 @@
 """.ci/setup in a checkout of its own, with stand-ins for uv and Python that only take notes."""
+
 import os
 import shutil
 import subprocess
@@ -11,16 +12,16 @@ if not hasattr(os, "fork"):
 
 from vt_course import repo_root
 
-TOOLS = ("sh", "cat", "cksum", "dirname", "mkdir", "rm", "chmod")     # all that the script may use
-UV = '''#!/bin/sh
+TOOLS = ("sh", "cat", "cksum", "dirname", "mkdir", "rm", "chmod")  # all that the script may use
+UV = """#!/bin/sh
 echo "uv $*" >> "$NOTES"
 case "$*" in
     *"${FAIL:-nothing}"*) echo "uv: no network" >&2; exit 7 ;;
     venv*) mkdir -p .venv/bin ;;
 esac
-'''
+"""
 # `-c` programs: the script asks for the version, and whether it is new enough.
-PYTHON = '''#!/bin/sh
+PYTHON = """#!/bin/sh
 echo "python3 $*" >> "$NOTES"
 case "$*" in
     *"<= sys.version_info <"*) exit "${TOO_OLD:-0}" ;;
@@ -30,7 +31,7 @@ case "$*" in
     "-m pip install"*) [ -z "${NO_PIP:-}" ] || exit 1
                        cp "$STAND_IN" .uv/bin/uv ;;
 esac
-'''
+"""
 
 
 class Checkout:
@@ -64,8 +65,12 @@ class Checkout:
         """(exit code, stderr, what the stand-ins were asked to do)."""
         self.notes.write_text("", encoding="utf-8")
         done = subprocess.run(
-            [self.root / ".ci" / "setup"], cwd=self.root.parent, capture_output=True, encoding="utf-8",
-            env=dict(PATH=str(self.bin), NOTES=str(self.notes), STAND_IN=str(self.stand_in), **env))
+            [self.root / ".ci" / "setup"],
+            cwd=self.root.parent,
+            capture_output=True,
+            encoding="utf-8",
+            env=dict(PATH=str(self.bin), NOTES=str(self.notes), STAND_IN=str(self.stand_in), **env),
+        )
         assert done.stdout == ""
         return done.returncode, done.stderr, self.notes.read_text(encoding="utf-8").splitlines()
 
@@ -81,7 +86,8 @@ def test_setup_makes_the_venv_from_the_lock(checkout):
     assert [line for line in notes if line.startswith("uv ")] == [
         f"uv venv --quiet --allow-existing --python {checkout.bin / 'python3'} .venv",
         "uv pip sync --quiet --python .venv/bin/python --compile-bytecode --require-hashes requirements.lock",
-        "uv pip install --quiet --python .venv/bin/python --no-deps --editable ."]
+        "uv pip install --quiet --python .venv/bin/python --no-deps --editable .",
+    ]
     assert checkout.stamp.is_file() and not (checkout.root / ".uv").exists()
 
 
@@ -95,11 +101,12 @@ def test_pytorch_without_cuda_is_asked_for_once(checkout):
     assert code == 0 and "about 1 GB" in err
     assert [line for line in notes if line.startswith("uv pip")] == [
         "uv pip install --quiet --python .venv/bin/python --compile-bytecode --torch-backend cpu --no-verify-hashes --constraint requirements.lock"
-        " --editable .[notebooks,test,shards,bench]"]
-    assert checkout.run(TORCH="cpu") == (0, "", []) and checkout.run() == (0, "", [])        # it stays
+        " --editable .[notebooks,test,shards,bench]"
+    ]
+    assert checkout.run(TORCH="cpu") == (0, "", []) and checkout.run() == (0, "", [])  # it stays
     checkout.lock.write_text("toy==1.1\n", encoding="utf-8")
-    assert any(line.startswith("uv pip sync") for line in checkout.run()[2])                 # but for another lock
-    assert any("--torch-backend cpu" in line for line in checkout.run(TORCH="cpu")[2])       # and back
+    assert any(line.startswith("uv pip sync") for line in checkout.run()[2])  # but for another lock
+    assert any("--torch-backend cpu" in line for line in checkout.run(TORCH="cpu")[2])  # and back
 
 
 def test_an_unknown_torch_is_refused(checkout):
@@ -135,7 +142,9 @@ def test_a_wheelhouse_needs_a_folder_and_keeps_the_lock(checkout, tmp_path):
     subprocess.run([checkout.root / ".ci" / "wheelhouse", out], env=env, check=True, capture_output=True)
     assert (out / "requirements.txt").read_text(encoding="utf-8") == "toy==1.0\n"
     locked, tools = checkout.notes.read_text(encoding="utf-8").splitlines()
-    assert locked.endswith(f"--only-binary :all: --dest {out} --no-deps --require-hashes --requirement {out}/requirements.txt")
+    assert locked.endswith(
+        f"--only-binary :all: --dest {out} --no-deps --require-hashes --requirement {out}/requirements.txt"
+    )
     assert tools.endswith(f"--dest {out} uv hatchling editables")
 
 
@@ -160,9 +169,11 @@ def test_without_uv_it_is_installed_into_the_checkout(checkout):
     code, err, notes = checkout.run()
     assert code == 0 and err.startswith("setup: no uv on the PATH; installing it into .uv/\n")
     assert [line for line in notes if " -m " in line] == [
-        "python3 -m venv .uv", "python3 -m pip install --quiet --disable-pip-version-check uv"]
+        "python3 -m venv .uv",
+        "python3 -m pip install --quiet --disable-pip-version-check uv",
+    ]
     assert any(line.startswith("uv pip sync") for line in notes) and checkout.stamp.is_file()
-    checkout.lock.write_text("toy==1.1\n", encoding="utf-8")              # and found there from then on
+    checkout.lock.write_text("toy==1.1\n", encoding="utf-8")  # and found there from then on
     code, _, notes = checkout.run()
     assert code == 0 and notes and "python3 -m venv .uv" not in notes
 
@@ -176,7 +187,7 @@ def test_without_uv_and_venv_the_package_is_named(checkout):
     assert message.startswith("setup: this Python has no venv module.")
     assert "apt install python3.12-venv)" in message
     assert not checkout.stamp.exists() and not (checkout.root / ".uv").exists()
-    assert checkout.run()[0] == 0                       # after it was installed
+    assert checkout.run()[0] == 0  # after it was installed
 
 
 def test_without_network_for_uv(checkout):
@@ -191,7 +202,7 @@ def test_without_python_the_way_to_get_it_is_said(checkout):
     (checkout.bin / "python3").unlink()
     code, err, notes = checkout.run()
     assert (code, notes) == (2, [])
-    message, = err.splitlines()
+    (message,) = err.splitlines()
     assert message.startswith("setup: no python3 found. Install Python 3.11 or newer")
     assert checkout.run(PYTHON="python4")[1].startswith("setup: no python4 found.")
 
@@ -201,7 +212,7 @@ def test_a_failing_step_leaves_no_stamp(checkout, step):
     code, err, notes = checkout.run(FAIL=step)
     assert code != 0 and "uv: no network" in err and "done" not in err
     assert step in notes[-1] and not checkout.stamp.exists()
-    code, _, notes = checkout.run()                     # the next run starts again
+    code, _, notes = checkout.run()  # the next run starts again
     assert code == 0 and len([line for line in notes if line.startswith("uv ")]) == 3
 
 

@@ -1,4 +1,5 @@
 """Shards: the WebDataset library reads what we write, we read what others write, and training does not see a difference."""
+
 import csv
 import dataclasses
 import hashlib
@@ -59,7 +60,7 @@ def src(tmp_path_factory) -> Path:
         lines[split].append([name, label, "0.05" if k == 4 else "", "0.2" if k == 4 else ""])
     (at / "text.mp4").write_text("no video", encoding="utf-8")
     for rows in lines.values():
-        rows.sort(key=lambda row: row[1])                                  # as a listing by class is
+        rows.sort(key=lambda row: row[1])  # as a listing by class is
     lines["train"] += [["text.mp4", "rün", "", ""], ["gone.mp4", "rün", "", ""]]
     for split, rows in lines.items():
         with open(at / f"{split}.csv", "w", newline="", encoding="utf-8") as file:
@@ -67,7 +68,7 @@ def src(tmp_path_factory) -> Path:
     return at
 
 
-SIZE = 12_000                                                              # of a shard: three or four clips
+SIZE = 12_000  # of a shard: three or four clips
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +76,17 @@ def out(src, tmp_path_factory) -> Path:
     at = tmp_path_factory.mktemp("shards") / "new" / "out"
     done = shard(src, at, SIZE)
     tars = sorted(at.glob("*.tar"))
-    assert done == dict(out=str(at), shards=len(tars), written=len(tars), done_before=0, clips=15, left_out=2, notes=done["notes"],
-                        bytes=sum(path.stat().st_size for path in tars), seconds=done["seconds"])
+    assert done == dict(
+        out=str(at),
+        shards=len(tars),
+        written=len(tars),
+        done_before=0,
+        clips=15,
+        left_out=2,
+        notes=done["notes"],
+        bytes=sum(path.stat().st_size for path in tars),
+        seconds=done["seconds"],
+    )
     assert "1 of 17 listed clips are not there" in done["notes"][0] and len(tars) >= 5
     return at
 
@@ -93,6 +103,7 @@ def by_path(out, split) -> dict[str, dict]:
 
 # ------------------------------------------------------------------------- what is written
 
+
 def test_the_library_reads_every_clip_unchanged(src, out):
     spec = open_spec(f"shards:{out}")
     for split, count in (("train", 11), ("val", 4)):
@@ -105,37 +116,45 @@ def test_the_library_reads_every_clip_unchanged(src, out):
             assert sample[Path(path).suffix[1:].lower()] == (src / path).read_bytes()
             meta, row = json.loads(sample["json"]), rows[path]
             assert spec.classes[int(sample["cls"])] == meta["label"] == row["label"] and sample["__key__"].isdecimal()
-            assert [meta.get(key) for key in ("start", "end")] == [float(row[key]) if row[key] else None for key in ("start", "end")]
+            assert [meta.get(key) for key in ("start", "end")] == [
+                float(row[key]) if row[key] else None for key in ("start", "end")
+            ]
 
 
 def test_the_index_says_where_each_video_lies(src, out):
     for split in ("train", "val"):
         rows, found = read_csv(out / f"{split}.csv"), samples(out, split)
         assert len(rows) == len(found)
-        for row, sample in zip(rows, found):                               # in the order of the tars
+        for row, sample in zip(rows, found):  # in the order of the tars
             meta = json.loads(sample["json"])
-            data = (out / row["path"]).read_bytes()[int(row["offset"]):int(row["offset"]) + int(row["bytes"])]
+            data = (out / row["path"]).read_bytes()[int(row["offset"]) : int(row["offset"]) + int(row["bytes"])]
             assert data == (src / meta["path"]).read_bytes() and row["label"] == meta["label"]
             assert [row["start"], row["end"]] == [str(meta.get(key, "")) for key in ("start", "end")]
 
 
 def test_shards_are_of_the_size_asked_for_and_mix_the_classes(src, out):
     for split in ("train", "val"):
-        videos = [[member.size for member in tarfile.open(path) if not member.name.endswith(("cls", "json"))]
-                  for path in sorted(out.glob(f"{split}-*.tar"))]
+        videos = [
+            [member.size for member in tarfile.open(path) if not member.name.endswith(("cls", "json"))]
+            for path in sorted(out.glob(f"{split}-*.tar"))
+        ]
         assert all(sum(sizes) <= SIZE for sizes in videos) and all(videos)
-        assert all(sum(one) + two[0] > SIZE - 50 for one, two in zip(videos, videos[1:]))   # full (the text has 8 bytes)
+        assert all(sum(one) + two[0] > SIZE - 50 for one, two in zip(videos, videos[1:]))  # full (the text has 8 bytes)
     labels = [row["label"] for row in read_csv(out / "train.csv")]
-    assert 3 <= sum(one != two for one, two in zip(labels, labels[1:]))    # sorted by class: 1
+    assert 3 <= sum(one != two for one, two in zip(labels, labels[1:]))  # sorted by class: 1
 
 
 def test_the_record_says_what_is_in_each_shard_and_what_is_not(src, out):
     record = json.loads((out / "shards.json").read_text(encoding="utf-8"))
-    assert record["classes"] == ["jump, high", "rün"] and list(record["shards"]) == sorted(path.name for path in out.glob("*.tar"))
+    assert record["classes"] == ["jump, high", "rün"] and list(record["shards"]) == sorted(
+        path.name for path in out.glob("*.tar")
+    )
     for name, told in record["shards"].items():
         data = (out / name).read_bytes()
         assert (told["bytes"], told["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
-        assert told["clips"] == sum(row["path"] == name for split in ("train", "val") for row in read_csv(out / f"{split}.csv"))
+        assert told["clips"] == sum(
+            row["path"] == name for split in ("train", "val") for row in read_csv(out / f"{split}.csv")
+        )
     reasons = {os.path.basename(row["path"]): row["reason"] for row in read_csv(out / "left_out.csv")}
     assert reasons.keys() == {"text.mp4", "gone.mp4"}
     assert "is no MP4" in reasons["text.mp4"] and "is not there" in reasons["gone.mp4"]
@@ -143,13 +162,14 @@ def test_the_record_says_what_is_in_each_shard_and_what_is_not(src, out):
 
 
 def test_the_same_clips_give_the_same_bytes_anywhere(src, out, tmp_path):
-    shutil.copytree(src, tmp_path / "src")                                 # other times, another place
+    shutil.copytree(src, tmp_path / "src")  # other times, another place
     shard(tmp_path / "src", tmp_path / "out", SIZE)
     for path in [*out.glob("*.tar"), out / "train.csv", out / "val.csv"]:
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 # ------------------------------------------------------------------------- again, and after a kill
+
 
 def stamps(out) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
@@ -165,7 +185,10 @@ def test_a_second_run_does_only_what_is_not_there(src, out, tmp_path):
     kept = stamps(copy)
     assert shard(src, copy, SIZE)["written"] == 2
     assert {path.name: path.read_bytes() for path in copy.glob("*.*")} == first
-    assert {name for name in kept if stamps(copy)[name] == kept[name]} == kept.keys() - {"train-000001.tar", "val-000000.tar"}
+    assert {name for name in kept if stamps(copy)[name] == kept[name]} == kept.keys() - {
+        "train-000001.tar",
+        "val-000000.tar",
+    }
 
 
 def in_a_fork(work, tmp_path) -> tuple[int, str]:
@@ -210,16 +233,20 @@ def test_a_kill_loses_only_the_shard_in_hand(src, out, tmp_path, monkeypatch):
 def test_a_full_disk_keeps_the_whole_shards(tmp_path):
     for split, frames in (("train", 4), ("train", 5), ("val", 90)):
         (tmp_path / f"src/{split}/a").mkdir(parents=True, exist_ok=True)
-        write_video(tmp_path / f"src/{split}/a/{frames}.mp4", frames=frames, size=(240, 320) if frames > 9 else (48, 64))
+        write_video(
+            tmp_path / f"src/{split}/a/{frames}.mp4", frames=frames, size=(240, 320) if frames > 9 else (48, 64)
+        )
 
     def with_small_files():
         import resource
+
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
         shard(tmp_path / "src", tmp_path / "out", 1)
 
     code, said = in_a_fork(with_small_files, tmp_path)
-    assert code == 7 and said.endswith("cannot be written (File too large); the shards before it are whole: free space and run "
-                                       "the same command again."), said
+    assert code == 7 and said.endswith(
+        "cannot be written (File too large); the shards before it are whole: free space and run the same command again."
+    ), said
     whole = list((tmp_path / "out").glob("*.tar"))
     assert len(whole) == 2 and not list((tmp_path / "out").glob(".*"))
     again = shard(tmp_path / "src", tmp_path / "out", 1)
@@ -242,14 +269,17 @@ def test_what_cannot_work_is_refused(src, out, tmp_path, monkeypatch):
         refusal(lambda: shard(src, out, SIZE), "another run is at work")
     monkeypatch.setitem(sys.modules, "webdataset", None)
     refusal(lambda: shard(src, tmp_path / "x"), r"needs the library webdataset, .*pip install -e .\[shards\]")
-    assert not (tmp_path / "x").exists() and open_spec(f"shards:{out}").classes       # reading needs no library
+    assert not (tmp_path / "x").exists() and open_spec(f"shards:{out}").classes  # reading needs no library
 
 
 def test_clips_of_which_none_can_be_used(tmp_path):
     for split in ("train", "val"):
         (tmp_path / f"src/{split}/a").mkdir(parents=True)
         (tmp_path / f"src/{split}/a/1.mp4").write_text("no video", encoding="utf-8")
-    refusal(lambda: shard(tmp_path / "src", tmp_path / "out"), "none of the train clips of .* can be used; .*left_out.csv says why")
+    refusal(
+        lambda: shard(tmp_path / "src", tmp_path / "out"),
+        "none of the train clips of .* can be used; .*left_out.csv says why",
+    )
     assert len(read_csv(tmp_path / "out/left_out.csv")) == 2
 
 
@@ -264,6 +294,7 @@ def test_the_command(src, out, tmp_path):
 
 
 # ------------------------------------------------------------------------- shards of others
+
 
 def write_tar(path, members: dict, **settings) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -304,8 +335,17 @@ def foreign(src, tmp_path) -> Path:
     """As other programs write them: labels in .json, .cls or .txt, folders, long names, sound beside the video."""
     videos = [path.read_bytes() for path in sorted(src.glob("*.mp4"))[:4]]
     at, long = tmp_path / "foreign", "a/" * 60 + "long"
-    write_tar(at / "train-00.tar", {"./1.json": b'{"label": "run", "start": 900}', "./1.mp4": videos[0], "./1.wav": b"RIFF",
-                                    f"{long}.v.MP4": videos[1], f"{long}.v.cls": b"jump\n"}, format=tarfile.PAX_FORMAT)
+    write_tar(
+        at / "train-00.tar",
+        {
+            "./1.json": b'{"label": "run", "start": 900}',
+            "./1.mp4": videos[0],
+            "./1.wav": b"RIFF",
+            f"{long}.v.MP4": videos[1],
+            f"{long}.v.cls": b"jump\n",
+        },
+        format=tarfile.PAX_FORMAT,
+    )
     write_tar(at / "train-01.tar", {"3.txt": b"run", "3.mp4": videos[2], "README": b"mine", "4.cls": b"run"})
     write_tar(at / "validation/0.tar", {"x.mp4": videos[3], "x.cls": b"jump", "x.json": b"[1]"})
     write_tar(at / "test-0.tar", {"y.mp4": videos[3], "y.cls": b"another"})
@@ -315,13 +355,18 @@ def foreign(src, tmp_path) -> Path:
 def test_shards_of_others_are_indexed_from_their_headers(src, foreign):
     spec = open_spec(f"shards:{foreign}")
     assert spec.classes == ("jump", "run")
-    assert spec.notes == (f"Validation is on validation; left out of {foreign}: test.",
-                          f"1 samples in {foreign} have no video and are left out.", "No validation clip of class run.")
-    assert [row["label"] for row in spec.train] == ["run", "jump", "run"] and [row["label"] for row in spec.val] == ["jump"]
+    assert spec.notes == (
+        f"Validation is on validation; left out of {foreign}: test.",
+        f"1 samples in {foreign} have no video and are left out.",
+        "No validation clip of class run.",
+    )
+    assert [row["label"] for row in spec.train] == ["run", "jump", "run"] and [row["label"] for row in spec.val] == [
+        "jump"
+    ]
     videos = [path.read_bytes() for path in sorted(src.glob("*.mp4"))[:4]]
     for row, video in zip([*spec.train, *spec.val], videos, strict=True):
-        assert Path(row["path"]).read_bytes()[row["offset"]:row["offset"] + row["bytes"]] == video
-        assert row["start"] is row["end"] is None                          # of others, who knows what "start" means
+        assert Path(row["path"]).read_bytes()[row["offset"] : row["offset"] + row["bytes"]] == video
+        assert row["start"] is row["end"] is None  # of others, who knows what "start" means
     sample = VideoFolder(spec.val, classes=spec.classes, frames=4, stride=1, size=32, train=False)[0]
     assert sample["label"] == 0 and sample["clip"].shape == (3, 4, 32, 32)
     (foreign / "validation/0.tar").rename(foreign / "valid_0.tar")
@@ -331,22 +376,37 @@ def test_shards_of_others_are_indexed_from_their_headers(src, foreign):
 def test_classes_that_are_numbers_are_in_their_order(foreign):
     video = b"any"
     for split in ("train", "val"):
-        write_tar(foreign / f"numbers/{split}.tar", {f"{k}.{end}": text for k in range(11) for end, text in
-                                                     (("mp4", video), ("cls", str(k).encode()))})
+        write_tar(
+            foreign / f"numbers/{split}.tar",
+            {f"{k}.{end}": text for k in range(11) for end, text in (("mp4", video), ("cls", str(k).encode()))},
+        )
     assert open_spec(f"shards:{foreign / 'numbers'}").classes == tuple(map(str, range(11)))
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda at: shutil.rmtree(at), "There is no folder"),
-    (lambda at: [path.rename(path.with_suffix(".tar.gz")) for path in at.rglob("*.tar")], "has no tar files"),
-    (lambda at: [path.unlink() for path in at.rglob("train*.tar")], "do not begin with train and val or test"),
-    (lambda at: (at / "validation/0.tar").rename(at / "../0.tar") and (at / "test-0.tar").unlink(), "do not begin with train and val"),
-    (lambda at: write_tar(at / "train-01.tar", {"3.mp4": b"any"}), "Sample 3 in shard .*train-01.tar has no label"),
-    (lambda at: write_tar(at / "train-01.tar", {"3.mp4": b"any", "3.json": b"{"}), "3.json in shard .* is not valid JSON"),
-    (lambda at: write_tar(at / "validation/0.tar", {"x.mp4": b"any", "x.cls": b"new"}), "class new for validation only"),
-    (lambda at: (at / "train-01.tar").write_bytes(b""), "train-01.tar is truncated, damaged or no plain tar"),
-    (lambda at: (at / "train-01.tar").write_bytes(b"\x1f\x8b" * 900), "no plain tar"),
-], ids=["no folder", "compressed", "names", "no val", "label", "json", "class", "empty", "gzip"])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda at: shutil.rmtree(at), "There is no folder"),
+        (lambda at: [path.rename(path.with_suffix(".tar.gz")) for path in at.rglob("*.tar")], "has no tar files"),
+        (lambda at: [path.unlink() for path in at.rglob("train*.tar")], "do not begin with train and val or test"),
+        (
+            lambda at: (at / "validation/0.tar").rename(at / "../0.tar") and (at / "test-0.tar").unlink(),
+            "do not begin with train and val",
+        ),
+        (lambda at: write_tar(at / "train-01.tar", {"3.mp4": b"any"}), "Sample 3 in shard .*train-01.tar has no label"),
+        (
+            lambda at: write_tar(at / "train-01.tar", {"3.mp4": b"any", "3.json": b"{"}),
+            "3.json in shard .* is not valid JSON",
+        ),
+        (
+            lambda at: write_tar(at / "validation/0.tar", {"x.mp4": b"any", "x.cls": b"new"}),
+            "class new for validation only",
+        ),
+        (lambda at: (at / "train-01.tar").write_bytes(b""), "train-01.tar is truncated, damaged or no plain tar"),
+        (lambda at: (at / "train-01.tar").write_bytes(b"\x1f\x8b" * 900), "no plain tar"),
+    ],
+    ids=["no folder", "compressed", "names", "no val", "label", "json", "class", "empty", "gzip"],
+)
 def test_shards_of_others_that_cannot_be_read(foreign, change, words):
     change(foreign)
     refusal(lambda: open_spec(f"shards:{foreign}"), words)
@@ -356,7 +416,16 @@ def test_a_truncated_tar_is_named_wherever_it_was_cut(foreign, out, tmp_path):
     whole = (foreign / "train-00.tar").read_bytes()
     with tarfile.open(foreign / "train-00.tar") as tar:
         end = tar.getmembers()[-1].offset_data + 512
-    for size in (100, 512, 700, end // 2, end - 1000, end - 512, end - 5, end):        # in headers, videos, and between members
+    for size in (
+        100,
+        512,
+        700,
+        end // 2,
+        end - 1000,
+        end - 512,
+        end - 5,
+        end,
+    ):  # in headers, videos, and between members
         (foreign / "train-00.tar").write_bytes(whole[:size])
         refusal(lambda: open_spec(f"shards:{foreign}"), "train-00.tar is truncated")
     copy = shutil.copytree(out, tmp_path / "copy")
@@ -369,6 +438,7 @@ def test_a_truncated_tar_is_named_wherever_it_was_cut(foreign, out, tmp_path):
 
 
 # ------------------------------------------------------------------------- training
+
 
 def test_samples_are_those_of_the_files(src, out):
     settings = dict(frames=4, stride=1, size=32, train=True, seed=5, flip=0.5)
@@ -384,7 +454,7 @@ def test_samples_are_those_of_the_files(src, out):
 
 
 @pytest.fixture(scope="module")
-def as_shards(clips, tmp_path_factory) -> tuple[str, str]:                 # noqa: F811
+def as_shards(clips, tmp_path_factory) -> tuple[str, str]:  # noqa: F811
     """The clips of test_training as (shards:OUT, csv:... of the files in the order of the shards)."""
     at = tmp_path_factory.mktemp("training")
     shard(clips, at / "shards", 9_000)
@@ -396,34 +466,34 @@ def as_shards(clips, tmp_path_factory) -> tuple[str, str]:                 # noq
     return f"shards:{at / 'shards'}", f"csv:{at / 'train.csv'},{at / 'val.csv'}"
 
 
-def test_training_equals_that_on_files_bit_for_bit(as_shards, recipe, tiny, tmp_path):      # noqa: F811
+def test_training_equals_that_on_files_bit_for_bit(as_shards, recipe, tiny, tmp_path):  # noqa: F811
     for name, data, workers in (("shards", as_shards[0], 0), ("files", as_shards[1], 0), ("workers", as_shards[0], 2)):
         train(dataclasses.replace(recipe, data=data), tmp_path / name, workers=workers)
     assert_same_run(tmp_path / "shards", tmp_path / "files")
     assert_same_run(tmp_path / "shards", tmp_path / "workers")
 
 
-def test_a_stop_within_an_epoch_changes_nothing(as_shards, recipe, tiny, tmp_path):         # noqa: F811
+def test_a_stop_within_an_epoch_changes_nothing(as_shards, recipe, tiny, tmp_path):  # noqa: F811
     recipe = dataclasses.replace(recipe, data=as_shards[0])
     train(recipe, tmp_path / "whole")
-    for steps in (1, 5, None):                                             # three steps an epoch
+    for steps in (1, 5, None):  # three steps an epoch
         train(recipe, tmp_path / "stopped", max_steps=steps, workers=2)
         if steps:
             assert read_state(tmp_path / "stopped")["progress"]["batch"] == steps % 3
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
-def test_frames_kept_in_memory_are_each_clips_own(as_shards, recipe):                      # noqa: F811
+def test_frames_kept_in_memory_are_each_clips_own(as_shards, recipe):  # noqa: F811
     plain, _ = evaluate.open_data(dataclasses.replace(recipe, data=as_shards[0]))
-    kept, _ = evaluate.open_data(dataclasses.replace(recipe, data=as_shards[0], keep=32))    # as stored
-    for k in range(12):                                                    # several in one tar
+    kept, _ = evaluate.open_data(dataclasses.replace(recipe, data=as_shards[0], keep=32))  # as stored
+    for k in range(12):  # several in one tar
         assert torch.equal(kept[1, k]["clip"], plain[1, k]["clip"])
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_each_clip_is_read_once_an_epoch(as_shards, recipe, workers):                       # noqa: F811
+def test_each_clip_is_read_once_an_epoch(as_shards, recipe, workers):  # noqa: F811
     dataset, _ = evaluate.open_data(dataclasses.replace(recipe, data=as_shards[0]))
-    batches = loading.EpochBatches(len(dataset), 5, seed=1)                    # 5, 5 and 2
+    batches = loading.EpochBatches(len(dataset), 5, seed=1)  # 5, 5 and 2
     loader = loading.make_loader(dataset, batches, workers, torch.device("cpu"))
     orders = []
     for batches.epoch in (0, 1):
@@ -433,5 +503,5 @@ def test_each_clip_is_read_once_an_epoch(as_shards, recipe, workers):           
         assert Counter(orders[-1]) == Counter(range(12))
         assert [int(k) for batch in read for k in batch["label"]] == [dataset.labels[k] for k in orders[-1]]
     assert orders[0] != orders[1]
-    batches.start = 2                                                      # as a restart after two of three batches
+    batches.start = 2  # as a restart after two of three batches
     assert [int(k) for batch in loader for k in batch["index"]] == orders[1][10:]

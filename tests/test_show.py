@@ -1,4 +1,5 @@
 """Figures are checked through their data, and every one of them for text that can be read."""
+
 import io
 from collections import Counter
 
@@ -18,7 +19,7 @@ from vt_course.lab.show import __main__ as picture
 from vt_course.lab.show import clips, compare, windows
 from vt_course.models import swin
 
-pytestmark = pytest.mark.filterwarnings("error")        # they would be printed into notebooks
+pytestmark = pytest.mark.filterwarnings("error")  # they would be printed into notebooks
 
 SIZE, WINDOW, SHIFT = (8, 8, 8), (4, 4, 4), (2, 2, 2)
 REGULAR, SHIFTED = show.window_numbers(SIZE, WINDOW), show.window_numbers(SIZE, WINDOW, SHIFT)
@@ -63,7 +64,7 @@ def assert_readable(fig) -> None:
         assert box.x1 <= width + 1 and box.y1 <= height + 1, f"{text} is clipped: {box}"
     level = [(text, box) for text, box in texts if text.get_rotation() % 90 == 0]
     low, high = (np.array([getattr(box, end) for _, box in level]) for end in ("min", "max"))
-    shared = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)       # (n, n, x y)
+    shared = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)  # (n, n, x y)
     for i, j in np.argwhere(np.triu((shared > 1).all(-1), 1)):
         raise AssertionError(f"{level[i][0]} lies on {level[j][0]}")
 
@@ -73,8 +74,7 @@ def clip(T=12, H=48, W=64) -> np.ndarray:
 
 
 def stages(*sides) -> list[dict]:
-    return [dict(name=f"stage {i + 1}", shape=(16, s, s), channels=96 << i)
-            for i, s in enumerate(sides)]
+    return [dict(name=f"stage {i + 1}", shape=(16, s, s), channels=96 << i) for i, s in enumerate(sides)]
 
 
 LONG = "A title that an author wrote without a thought for the width of the figure beneath it"
@@ -83,31 +83,39 @@ FIGURES = {
     "film strip, rows": lambda: show.film_strip([clip(), clip(30)], 12, rows=CLASSES[-2:]),
     "windows, one": lambda: show.windows_3d(SHIFTED, LONG),
     "windows, two": lambda: show.windows_3d([REGULAR, SHIFTED], ["8 windows", LONG]),
-    "windows, flat": lambda: show.windows_3d(
-        show.window_numbers((2, 14, 28), (2, 7, 7), (0, 3, 3))),
-    "windows, scattered": lambda: show.windows_3d([DILATED, np.roll(REGULAR, SHIFT, (0, 1, 2))],
-                                                  ["wrong axes", "rolled"]),
+    "windows, flat": lambda: show.windows_3d(show.window_numbers((2, 14, 28), (2, 7, 7), (0, 3, 3))),
+    "windows, scattered": lambda: show.windows_3d(
+        [DILATED, np.roll(REGULAR, SHIFT, (0, 1, 2))], ["wrong axes", "rolled"]
+    ),
     "mask, 3-D": lambda: show.shift_mask(MASK, WINDOW, heads=12, title=LONG),
     "mask, 2-D": lambda: show.shift_mask(
-        swin.shift_mask((8, 8), (4, 4), (2, 2), torch.device("cpu"), torch.float32), (4, 4)),
+        swin.shift_mask((8, 8), (4, 4), (2, 2), torch.device("cpu"), torch.float32), (4, 4)
+    ),
     "mask, one": lambda: show.shift_mask(torch.zeros(1, 8, 8), (2, 2, 2)),
     "regions": lambda: show.regions_2d([SHIFTED[0], REGULAR[0]], ["after the roll", LONG]),
     "regions, 12": lambda: show.regions_2d(np.arange(144).reshape(12, 12) // 8 + 90, LONG),
     "bias 8": lambda: show.bias_tables(torch.randn(15 * 13 * 13, 3), (8, 7, 7), 2, LONG),
     "bias 2-D": lambda: show.bias_tables(torch.randn(169, 3), (7, 7), title="Stage 1"),
     "bias, untrained": lambda: show.bias_tables(torch.zeros(27, 1), (2, 2, 2)),
-    "index 8": lambda: show.index_matrix(
-        swin.relative_position_index((2, 2, 2)), LONG, (2, 2, 2)),
+    "index 8": lambda: show.index_matrix(swin.relative_position_index((2, 2, 2)), LONG, (2, 2, 2)),
     "index 16": lambda: show.index_matrix(swin.relative_position_index((4, 2, 2)), "Rows"),
     "flow": lambda: show.token_flow(stages(112, 56, 28, 14, 7), LONG),
     "flow, mini": lambda: show.token_flow(stages(16, 8, 4)),
     "confusion": lambda: show.confusion(np.eye(8, dtype=int) * 150, CLASSES, LONG),
     "ceilings": lambda: show.ceilings(
         {"frames in order": (0.995, 0.004), "one frame": (0.13, 0.02)},
-        {"one frame": 0.125, "frames in no order": 0.15, "no order": 0.5, "best": 1.0}, LONG),
+        {"one frame": 0.125, "frames in no order": 0.15, "no order": 0.5, "best": 1.0},
+        LONG,
+    ),
     "cost": lambda: show.cost_curves(
-        {"joint": dict(x=[2, 3, 4, 64], y=[4, 9, 16, 4096], formula_y=[4, 9, 16, 4096]),
-         "windows": dict(x=[2, 4, 8], y=[1, 2, 4])}, "frames", "GMACs", LONG),
+        {
+            "joint": dict(x=[2, 3, 4, 64], y=[4, 9, 16, 4096], formula_y=[4, 9, 16, 4096]),
+            "windows": dict(x=[2, 4, 8], y=[1, 2, 4]),
+        },
+        "frames",
+        "GMACs",
+        LONG,
+    ),
     "curves": lambda: show.curves({"train": [3, 2, 1], "validation": [3.1, 2.2, 1.5]}, "loss"),
     "mask, wrong": lambda: show.expected_got(MASK, MASK.roll(1, 0), LONG),
     "index, wrong": lambda: show.expected_got(REGULAR[0], REGULAR[0].T, "window_partition"),
@@ -156,27 +164,29 @@ def test_same_input_same_bytes():
         buffer = io.BytesIO()
         show.windows_3d([REGULAR, SHIFTED], ["a", "b"]).savefig(buffer, format="png")
         return buffer.getvalue()
+
     assert png() == png()
 
 
 # ---------------------------------------------------------------- clips
 
+
 def test_normalisation_is_undone():
     frames = torch.from_numpy(clip())
-    floats = normalise(frames)                                     # (C, T, H, W)
+    floats = normalise(frames)  # (C, T, H, W)
     assert floats.min() < -1
     assert (clips.frames_of(floats) == frames.numpy()).all()
     a, b = show.film_strip(frames), show.film_strip(floats)
     for left, right in zip(a.axes, b.axes, strict=True):
         assert (left.images[0].get_array() == right.images[0].get_array()).all()
     shown = a.axes[0].images[0].get_array().astype(int)
-    assert np.abs(shown - frames[0].numpy()).max() <= 4       # small frames are not resized
+    assert np.abs(shown - frames[0].numpy()).max() <= 4  # small frames are not resized
 
 
 def test_frames_are_evenly_spaced_and_numbered():
     fig = show.film_strip(clip(T=29), n=8)
     assert [a.get_title() for a in fig.axes] == [f"frame {i}" for i in range(0, 29, 4)]
-    assert len(show.film_strip(clip(T=3), n=8).axes) == 3          # never one frame twice
+    assert len(show.film_strip(clip(T=3), n=8).axes) == 3  # never one frame twice
 
 
 def test_rows_are_named_and_each_strip_is_its_own_clip():
@@ -187,9 +197,9 @@ def test_rows_are_named_and_each_strip_is_its_own_clip():
     assert max(means[:4]) < 10 and min(means[4:]) > 245
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((3, 8, 8, 8), np.uint8),
-                                   np.zeros((8, 8, 3), np.uint8),
-                                   np.zeros((8, 8, 8, 3), np.float32)])
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((3, 8, 8, 8), np.uint8), np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 8, 3), np.float32)]
+)
 def test_what_is_no_clip_is_named_with_its_shape(wrong):
     with pytest.raises(CourseError, match=r"\(3, T, H, W\), not \w+ \("):
         show.film_strip(wrong)
@@ -199,16 +209,16 @@ def test_what_is_no_clip_is_named_with_its_shape(wrong):
 
 # ---------------------------------------------------------------- windows in 3-D
 
+
 def test_the_27_windows_and_their_sizes():
     left, right = show.windows_3d([torch.tensor(REGULAR), SHIFTED], ["regular", "shifted"]).axes
     assert left.get_legend().get_title().get_text() == "8 windows"
     assert legend_of(left) == ["64 tokens × 8"]
     assert right.get_legend().get_title().get_text() == "27 windows"
-    assert legend_of(right) == ["8 tokens × 8", "16 tokens × 12",
-                                "32 tokens × 6", "64 tokens × 1"]
+    assert legend_of(right) == ["8 tokens × 8", "16 tokens × 12", "32 tokens × 6", "64 tokens × 1"]
     assert (left.get_title(), right.get_title()) == ("regular", "shifted")
     colour = [axes.get_legend().get_patches()[-1].get_facecolor() for axes in (left, right)]
-    assert colour[0] == colour[1]                                  # 64 tokens: one colour
+    assert colour[0] == colour[1]  # 64 tokens: one colour
     assert len({p.get_facecolor() for p in right.get_legend().get_patches()}) == 4
 
 
@@ -224,7 +234,7 @@ def test_one_face_for_every_token_at_a_visible_surface():
 def test_numbers_do_not_matter_only_who_shares_one():
     """The package's own partition, rolled and cut as in the model, draws the same 8 windows."""
     tokens = torch.arange(512).view(1, *SIZE, 1)
-    windows = swin.window_partition(tokens, WINDOW)                # (nW, N, 1)
+    windows = swin.window_partition(tokens, WINDOW)  # (nW, N, 1)
     labels = torch.empty(512, dtype=torch.long)
     labels[windows.flatten()] = torch.arange(8).flip(0).repeat_interleave(64)
     a, b = (show.windows_3d(x).axes[0] for x in (labels.view(SIZE), REGULAR))
@@ -239,12 +249,12 @@ def test_a_wrong_partition_looks_wrong():
     assert legend_of(axes) == ["64 tokens × 8, in 512 pieces"]
     assert len(axes.collections[0].get_paths()) == 3 * 512
     axes = show.windows_3d(np.roll(REGULAR, SHIFT, (0, 1, 2))).axes[0]
-    assert legend_of(axes) == ["64 tokens × 8, in 27 pieces"]      # wraps round the border
+    assert legend_of(axes) == ["64 tokens × 8, in 27 pieces"]  # wraps round the border
 
 
 def test_a_group_that_is_no_box_falls_into_single_tokens():
     labels = np.zeros((2, 2, 2), int)
-    labels[0, 0, 0] = 1                                      # the rest: a box less a corner
+    labels[0, 0, 0] = 1  # the rest: a box less a corner
     axes = show.windows_3d(labels).axes[0]
     assert legend_of(axes) == ["1 tokens × 1", "7 tokens × 1, in 7 pieces"]
     assert len(axes.collections[0].get_paths()) == 3 * 8
@@ -262,19 +272,20 @@ def test_pieces_hold_each_token_once_and_never_meet(numbers, gap):
         assert len(set(labels[tuple(box.T)])) == 1
     corners = np.concatenate(windows.place_boxes(boxes, gap))
     apart = np.abs(corners[:, None] - corners[None]).max(-1) + 10 * np.eye(27)
-    assert apart.min() > 1 - 1e-9                                  # unit cubes do not overlap
+    assert apart.min() > 1 - 1e-9  # unit cubes do not overlap
 
 
 def test_time_runs_into_the_picture_and_near_tokens_hide_far_ones():
     origin = windows.project((0, 0, 0))
     t, h, w = (windows.project(step) - origin for step in np.eye(3))
-    assert h[0] == 0 and h[1] < 0 and w[0] > 0                     # rows down, columns right
-    assert t[2] > 0 and h[2] > 0 and w[2] < 0                      # near: first, top, right
+    assert h[0] == 0 and h[1] < 0 and w[0] > 0  # rows down, columns right
+    assert t[2] > 0 and h[2] > 0 and w[2] < 0  # near: first, top, right
     labels = np.arange(8).reshape(2, 2, 2)
     last = show.windows_3d(labels, gap=0).axes[0].collections[0].get_paths()[-3:]
     middle = windows.project((1, 1, 1))
-    nearest = np.concatenate([(windows.project(np.add((0, 0, 1), corners)) - middle)[:, :2]
-                              for _, corners, *_ in windows.FACES])
+    nearest = np.concatenate(
+        [(windows.project(np.add((0, 0, 1), corners)) - middle)[:, :2] for _, corners, *_ in windows.FACES]
+    )
     drawn = np.concatenate([path.vertices[:4] for path in last])
     assert np.allclose(sorted(map(tuple, drawn.round(6))), sorted(map(tuple, nearest.round(6))))
 
@@ -288,11 +299,19 @@ def test_labels_need_three_axes_and_a_title_each():
 
 # ---------------------------------------------------------------- masks and regions
 
+
 def test_mask_panels_show_the_mask_and_its_share():
     fig = show.shift_mask(MASK, WINDOW)
     assert [a.get_title() for a in fig.axes] == [
-        "(0, 0, 0): 0 %", "(0, 0, 1): 50 %", "(0, 1, 0): 50 %", "(0, 1, 1): 75 %",
-        "(1, 0, 0): 50 %", "(1, 0, 1): 75 %", "(1, 1, 0): 75 %", "(1, 1, 1): 87.5 %"]
+        "(0, 0, 0): 0 %",
+        "(0, 0, 1): 50 %",
+        "(0, 1, 0): 50 %",
+        "(0, 1, 1): 75 %",
+        "(1, 0, 0): 50 %",
+        "(1, 0, 1): 75 %",
+        "(1, 1, 0): 75 %",
+        "(1, 1, 1): 87.5 %",
+    ]
     for axes, window in zip(fig.axes, MASK, strict=True):
         assert (axes.images[0].get_array() == (window < 0).numpy()).all()
 
@@ -309,8 +328,12 @@ def test_many_windows_are_drawn_once_for_each_picture():
     cpu = torch.device("cpu")
     mask = swin.shift_mask((2, 14, 21), (2, 2, 3), (0, 1, 1), cpu, torch.float32)
     titles = [a.get_title() for a in show.shift_mask(mask, (2, 2, 3), grid=(1, 7, 7)).axes]
-    assert titles == ["(0, 0, 0) and 35 more: 0 %", "(0, 0, 6) and 5 more: 44.4 %",
-                      "(0, 6, 0) and 5 more: 50 %", "(0, 6, 6): 72.2 %"]
+    assert titles == [
+        "(0, 0, 0) and 35 more: 0 %",
+        "(0, 0, 6) and 5 more: 44.4 %",
+        "(0, 6, 0) and 5 more: 50 %",
+        "(0, 6, 6): 72.2 %",
+    ]
     assert show.shift_mask(mask, (2, 2, 3)).axes[0].get_title() == "0 and 35 more: 0 %"
     with pytest.raises(CourseError, match=r"\(1, 7, 6\) windows has 42, the mask 49"):
         show.shift_mask(mask, (2, 2, 3), grid=(1, 7, 6))
@@ -336,6 +359,7 @@ def test_regions_show_numbers_colours_and_borders():
 
 # ---------------------------------------------------------------- bias
 
+
 @pytest.mark.parametrize("window", [(2, 3, 4), (3, 3)])
 def test_bias_panels_agree_with_the_models_index(window):
     """A panel's pixel (dh, dw) at dt is the bias that the model adds for that query and key."""
@@ -353,7 +377,7 @@ def test_bias_panels_agree_with_the_models_index(window):
     if len(window) == 3:
         assert [a.get_title() for a in panels] == ["dt = −1", "dt = 0", "dt = 1"]
     low, high = panels[0].images[0].get_clim()
-    assert low == -high                                            # zero is the middle colour
+    assert low == -high  # zero is the middle colour
 
 
 def test_bias_table_of_the_wrong_length_is_explained():
@@ -375,24 +399,29 @@ def test_index_matrix_shows_every_number_and_names_tokens():
 
 # ---------------------------------------------------------------- shapes and costs
 
+
 def test_token_flow_is_to_scale_and_counts():
     axes = show.token_flow(stages(56, 28)).axes[0]
-    assert texts_of(axes) == ["stage 1", "16 × 56 × 56 × 96\n50,176 tokens\n19.3 MB",
-                              "stage 2", "16 × 28 × 28 × 192\n12,544 tokens\n9.63 MB"]
+    assert texts_of(axes) == [
+        "stage 1",
+        "16 × 56 × 56 × 96\n50,176 tokens\n19.3 MB",
+        "stage 2",
+        "16 × 28 × 28 × 192\n12,544 tokens\n9.63 MB",
+    ]
     fronts = [np.ptp(p.get_xy(), axis=0) for p in axes.patches[::3]]
     assert np.allclose(fronts, [(56, 56), (28, 28)])
     depths = [p.get_xy()[1] - p.get_xy()[0] for p in axes.patches[2::3]]
-    assert np.allclose(depths[0], depths[1])                       # time stays as it is
+    assert np.allclose(depths[0], depths[1])  # time stays as it is
 
 
 def test_slopes_are_fitted_on_log_log_axes():
     x = np.array([1, 2, 4, 8])
-    axes = show.cost_curves({"square": dict(x=x, y=5 * x**2, formula_y=x**2),
-                             "line": dict(x=x, y=7.0 * x, formula_y=None)}, "T", "s").axes[0]
+    axes = show.cost_curves(
+        {"square": dict(x=x, y=5 * x**2, formula_y=x**2), "line": dict(x=x, y=7.0 * x, formula_y=None)}, "T", "s"
+    ).axes[0]
     assert legend_of(axes) == ["square (slope 2.00)", "line (slope 1.00)", "lines: formula"]
     assert axes.get_xscale() == axes.get_yscale() == "log"
-    assert [line.get_ydata().tolist() for line in axes.lines] == [
-        [5, 20, 80, 320], [1, 4, 16, 64], [7, 14, 28, 56]]
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[5, 20, 80, 320], [1, 4, 16, 64], [7, 14, 28, 56]]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["1", "2", "4", "8"]
     for bad in ([0, 1], [1], [1, 2, 3]):
         with pytest.raises(CourseError, match="'a' needs at least two positive points"):
@@ -400,6 +429,7 @@ def test_slopes_are_fitted_on_log_log_axes():
 
 
 # ---------------------------------------------------------------- results
+
 
 def test_confusion_shows_counts_and_colours_rows():
     matrix = np.array([[8, 2, 0], [0, 1, 1], [0, 0, 0]])
@@ -413,11 +443,11 @@ def test_confusion_shows_counts_and_colours_rows():
 
 
 def test_accuracies_against_ceilings_are_in_percent():
-    axes = show.ceilings({"in order": (0.945, 0.011), "shuffled": (0.48, 0.025)},
-                         {"no order": 0.5, "one frame": 0.125}).axes[0]
+    axes = show.ceilings(
+        {"in order": (0.945, 0.011), "shuffled": (0.48, 0.025)}, {"no order": 0.5, "one frame": 0.125}
+    ).axes[0]
     assert [p.get_width() for p in axes.patches] == [94.5, 48.0]
-    assert texts_of(axes) == ["94.5 ± 1.1 %", "48.0 ± 2.5 %",
-                              "one frame: 12.5 %", "no order: 50 %"]
+    assert texts_of(axes) == ["94.5 ± 1.1 %", "48.0 ± 2.5 %", "one frame: 12.5 %", "no order: 50 %"]
     dashed = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"]
     assert dashed == [12.5, 50]
     ends = np.concatenate([c.get_segments() for c in axes.collections])[:, :, 0]
@@ -428,14 +458,13 @@ def test_accuracies_against_ceilings_are_in_percent():
 
 
 def test_curves_start_at_epoch_one_unless_told():
-    axes = show.curves({"train": torch.tensor([3.0, 2.0]),
-                        "validation": dict(x=[5, 9], y=[1, 0])}, "loss").axes[0]
-    assert [line.get_xydata().tolist() for line in axes.lines] == [
-        [[1, 3], [2, 2]], [[5, 1], [9, 0]]]
+    axes = show.curves({"train": torch.tensor([3.0, 2.0]), "validation": dict(x=[5, 9], y=[1, 0])}, "loss").axes[0]
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[1, 3], [2, 2]], [[5, 1], [9, 0]]]
     assert legend_of(axes) == ["train", "validation"]
 
 
 # ---------------------------------------------------------------- exercises
+
 
 def test_first_difference_is_named_and_marked():
     expected, got = np.arange(12).reshape(3, 4), np.arange(12).reshape(3, 4)
@@ -458,7 +487,7 @@ def test_the_mark_follows_into_a_slice_of_a_3_d_array():
     pixels = compare.montage(np.arange(MASK.numel(), dtype=float).reshape(MASK.shape))
     assert pixels[y, x] == np.ravel_multi_index((3, 10, 20), MASK.shape)
     seen = pixels[np.isfinite(pixels)]
-    assert sorted(seen) == list(range(MASK.numel()))               # nothing lost, nothing twice
+    assert sorted(seen) == list(range(MASK.numel()))  # nothing lost, nothing twice
 
 
 def test_of_more_axes_the_slice_that_differs_is_drawn():
@@ -471,21 +500,29 @@ def test_of_more_axes_the_slice_that_differs_is_drawn():
 
 
 def test_equal_arrays_and_other_shapes_and_nan():
-    titles = [show.expected_got(a, b).axes[2].get_title() for a, b in (
-        (MASK, MASK.double()),
-        (np.ones(4), np.ones(4) + 1e-6),
-        (np.ones((8, 3)), np.ones((3, 8))),
-        (np.ones(2), np.full(2, np.nan)),
-        (np.array([True, False]), np.array([True, True])))]
-    assert titles == ["all 32,768 equal", "all 4 equal",
-                      "shapes differ\nexpected (8, 3)\ngot (3, 8)",
-                      "2 of 2 differ, first\n[0]: expected 1, got nan",
-                      "1 of 2 differ, first\n[1]: expected 0, got 1"]
+    titles = [
+        show.expected_got(a, b).axes[2].get_title()
+        for a, b in (
+            (MASK, MASK.double()),
+            (np.ones(4), np.ones(4) + 1e-6),
+            (np.ones((8, 3)), np.ones((3, 8))),
+            (np.ones(2), np.full(2, np.nan)),
+            (np.array([True, False]), np.array([True, True])),
+        )
+    ]
+    assert titles == [
+        "all 32,768 equal",
+        "all 4 equal",
+        "shapes differ\nexpected (8, 3)\ngot (3, 8)",
+        "2 of 2 differ, first\n[0]: expected 1, got nan",
+        "1 of 2 differ, first\n[1]: expected 0, got 1",
+    ]
     with pytest.raises(CourseError, match=r"empty array .* got \(0, 4\)"):
         show.expected_got(np.ones(4), np.ones((0, 4)))
 
 
 # ---------------------------------------------------------------- the picture of the README
+
 
 def test_the_readme_picture_is_what_the_command_draws(tmp_path, monkeypatch):
     committed = repo_root() / "notebooks" / "img" / "windows_27.png"
@@ -497,4 +534,4 @@ def test_the_readme_picture_is_what_the_command_draws(tmp_path, monkeypatch):
     assert committed.stat().st_size < 250_000
     assert old.getpixel((2, 2)) == (255, 255, 255)
     difference = np.abs(np.asarray(old, float) - np.asarray(new, float)).mean()
-    assert difference < 2                   # of 255: another Matplotlib may shift a line
+    assert difference < 2  # of 255: another Matplotlib may shift a line

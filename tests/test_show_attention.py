@@ -1,4 +1,5 @@
 """Figures of attention: what is drawn is what was given, and wrong input is named."""
+
 import numpy as np
 import pytest
 import torch
@@ -8,12 +9,14 @@ from vt_course import CourseError
 from vt_course.lab import show
 from vt_course.lab.show.attention import amount
 
-pytestmark = pytest.mark.filterwarnings("error")        # they would be printed into notebooks
+pytestmark = pytest.mark.filterwarnings("error")  # they would be printed into notebooks
 
 SHARES = torch.randn(4, 144, generator=torch.Generator().manual_seed(0)).softmax(-1).view(4, 4, 6, 6)
-FLOW = [dict(name="tokens", axes="N C", shape=(1569, 768)),
-        dict(name="queries, keys, values", axes="3 h N d", shape=(3, 12, 1569, 64)),
-        dict(name="logits in half precision", axes="h N N", shape=(12, 1569, 1569), each=2)]
+FLOW = [
+    dict(name="tokens", axes="N C", shape=(1569, 768)),
+    dict(name="queries, keys, values", axes="3 h N d", shape=(3, 12, 1569, 64)),
+    dict(name="logits in half precision", axes="h N N", shape=(12, 1569, 1569), each=2),
+]
 GROWING = {"joint": dict(x=[8, 16, 32], y=[1, 4, 16])}
 FIGURES = {
     "matrix": lambda: show.attention_matrices(SHARES[0].reshape(12, 12), LONG, every=6),
@@ -40,7 +43,7 @@ def test_matrices_are_drawn_as_given_on_one_scale():
     assert (left.images[0].get_array() == weak).all() and (right.images[0].get_array() == strong).all()
     assert left.images[0].get_clim() == right.images[0].get_clim() == (0, 1)
     assert [a.get_title() for a in (left, right)] == ["weak", "strong"]
-    assert [line.get_ydata()[0] for line in left.lines[::2]] == [1.5]      # between the frames
+    assert [line.get_ydata()[0] for line in left.lines[::2]] == [1.5]  # between the frames
     assert not show.attention_matrices(weak).axes[0].lines
     signed = show.attention_matrices(-weak).axes[0].images[0]
     assert signed.get_clim() == (-0.5, 0)
@@ -59,7 +62,7 @@ def test_each_step_shows_its_own_weights_over_its_middle_frame():
     fig = show.attention_over_frames(frames, weights, (1, 0, 2))
     first, second = fig.axes
     assert [a.get_title() for a in fig.axes] == ["t = 0: 25 %", "t = 1: 75 %"]
-    assert [a.images[0].get_array().mean() for a in fig.axes] == [20, 60]     # frames 2 and 6
+    assert [a.images[0].get_array().mean() for a in fig.axes] == [20, 60]  # frames 2 and 6
     opacity = [a.images[1].get_array()[..., 3] for a in fig.axes]
     assert np.allclose(opacity[1], [[0, 0, 0.85], [0, 0, 0]]) and np.allclose(opacity[0].max(), 0.85 / 3)
     assert not first.patches and len(second.patches) == 2
@@ -76,14 +79,17 @@ def test_rows_are_named_and_scaled_each_by_its_own():
     assert [a.images[1].get_array()[..., 3].max() for a in (fig.axes[0], fig.axes[2])] == [0.85, 0.85]
 
 
-@pytest.mark.parametrize("weights, query, rows, message", [
-    (SHARES[0] * 2, (0, 0, 0), None, "shares that sum to 1, not 2 with"),
-    (SHARES[0] - 1, (0, 0, 0), None, "is it the softmax over the keys"),
-    (SHARES[0], (4, 0, 0), None, r"\(4, 0, 0\) lies outside the map \(4, 6, 6\)"),
-    (SHARES[0], (0, -1, 0), None, "lies outside the map"),
-    (SHARES[0, 0], (0, 0, 0), None, r"\(t, h, w\) or \(rows, t, h, w\), not \(6, 6\)"),
-    (SHARES, (0, 0, 0), ["a"], "1 row names for 4 rows"),
-])
+@pytest.mark.parametrize(
+    "weights, query, rows, message",
+    [
+        (SHARES[0] * 2, (0, 0, 0), None, "shares that sum to 1, not 2 with"),
+        (SHARES[0] - 1, (0, 0, 0), None, "is it the softmax over the keys"),
+        (SHARES[0], (4, 0, 0), None, r"\(4, 0, 0\) lies outside the map \(4, 6, 6\)"),
+        (SHARES[0], (0, -1, 0), None, "lies outside the map"),
+        (SHARES[0, 0], (0, 0, 0), None, r"\(t, h, w\) or \(rows, t, h, w\), not \(6, 6\)"),
+        (SHARES, (0, 0, 0), ["a"], "1 row names for 4 rows"),
+    ],
+)
 def test_weights_that_are_none_are_named(weights, query, rows, message):
     with pytest.raises(CourseError, match=message):
         show.attention_over_frames(clip(), weights, query, rows)
@@ -103,7 +109,15 @@ def test_a_flow_counts_numbers_and_bytes():
 
 def test_amounts_of_bytes():
     assert [amount(n) for n in (12, 999, 1000, 4_819_968, 118e6, 15.1e9, 2.5e12, 4e15)] == [
-        "12 B", "999 B", "1 kB", "4.82 MB", "118 MB", "15.1 GB", "2.5 TB", "4e+03 TB"]
+        "12 B",
+        "999 B",
+        "1 kB",
+        "4.82 MB",
+        "118 MB",
+        "15.1 GB",
+        "2.5 TB",
+        "4e+03 TB",
+    ]
 
 
 def test_limits_are_drawn_across_with_their_names():

@@ -1,4 +1,5 @@
 """Moving pictures, picked frames, test views, one token: what is drawn is what was given."""
+
 import io
 
 import numpy as np
@@ -27,6 +28,7 @@ def noise(T, side, seed=0):
 
 # ---------------------------------------------------------------- play
 
+
 def test_a_moving_picture_has_the_frames_in_order_at_their_rate():
     picture = show.play(colours(), fps=8, width=200)
     assert isinstance(picture, Picture) and picture.width == 200
@@ -46,7 +48,7 @@ def test_normalised_clips_play_as_well():
 
 
 def test_a_moving_picture_stays_small():
-    assert len(show.play(noise(32, 112)).data) <= clips.PLAY_BYTES        # noise cannot be compressed
+    assert len(show.play(noise(32, 112)).data) <= clips.PLAY_BYTES  # noise cannot be compressed
     with pytest.raises(CourseError, match="every second one"):
         show.play(noise(120, 112))
     with pytest.raises(CourseError, match="a clip is uint8"):
@@ -55,6 +57,7 @@ def test_a_moving_picture_stays_small():
 
 # ---------------------------------------------------------------- sampling
 
+
 def lines(axes):
     """x of the vertical lines of each clip, in the order drawn."""
     return [[path.vertices[0, 0] for path in c.get_paths()] for c in axes.collections]
@@ -62,7 +65,7 @@ def lines(axes):
 
 def test_each_row_shows_its_frames():
     schemes = {"32×2": dense_indices(300, 32, 2), "uniform": torch.from_numpy(uniform_indices(300, 16))}
-    axes, = show.sampling(300, schemes, segments={"uniform": np.arange(17) * 300 / 16}, title="Title").axes
+    (axes,) = show.sampling(300, schemes, segments={"uniform": np.arange(17) * 300 / 16}, title="Title").axes
     assert [t.get_text() for t in axes.get_yticklabels()] == ["32×2", "uniform"]
     assert lines(axes) == [list(indices) for indices in schemes.values()]
     bars = [p for p in axes.patches if isinstance(p, Rectangle)]
@@ -73,7 +76,7 @@ def test_each_row_shows_its_frames():
 
 def test_several_clips_lie_on_levels_of_their_own():
     views = video_swin_views(300, 32, 2, 4)
-    axes, = show.sampling(300, {"views": views}, fps=60).axes
+    (axes,) = show.sampling(300, {"views": views}, fps=60).axes
     assert lines(axes) == views.tolist()
     levels = [p.get_y() for p in axes.patches]
     assert len(set(levels)) == 4 and levels == sorted(levels)
@@ -81,7 +84,7 @@ def test_several_clips_lie_on_levels_of_their_own():
 
 
 def test_a_looped_clip_gets_a_new_bar():
-    axes, = show.sampling(20, {"short": dense_indices(20, 8, 4)}).axes
+    (axes,) = show.sampling(20, {"short": dense_indices(20, 8, 4)}).axes
     assert lines(axes) == [[0, 4, 8, 12, 16], [0, 4, 8]]
     assert len({p.get_y() for p in axes.patches}) == 2 and axes.texts[0].get_text() == "8 frames\nlooped"
 
@@ -93,6 +96,7 @@ def test_frames_that_the_video_does_not_have(wrong):
 
 
 # ---------------------------------------------------------------- film strips
+
 
 def test_a_strip_from_the_middle_of_a_video_has_the_videos_frame_numbers():
     fig = show.film_strip([noise(6, 16), noise(6, 16)], n=6, first=12)
@@ -109,7 +113,7 @@ def test_views_are_light_inside_their_box_and_dark_outside():
     fig = show.views(colours(), [[0, 2, 4], [1, 3, 5]], BOXES, "Title")
     assert len(fig.axes) == 6
     for row, (frames, middle) in enumerate((([0, 2, 4], 2), ([1, 3, 5], 3))):
-        line, *pictures = fig.axes[3 * row:3 * row + 3]
+        line, *pictures = fig.axes[3 * row : 3 * row + 3]
         assert lines(line) == [frames] and line.get_title() == f"frames {frames[0]} to {frames[-1]}"
         value = int(colours()[middle, 0, 0, 0])
         for c, (axes, box) in enumerate(zip(pictures, BOXES.tolist())):
@@ -118,14 +122,21 @@ def test_views_are_light_inside_their_box_and_dark_outside():
             inside = np.zeros(image.shape[:2], bool)
             inside[top:bottom, left:right] = True
             assert np.abs(image[inside] - value).max() <= 4 and image[~inside].max() <= 0.3 * (value + 4)
-            frame, = axes.patches
+            (frame,) = axes.patches
             assert frame.get_bbox().bounds == (left, top, right - left, bottom - top)
             assert axes.get_title() == f"view {2 * row + c + 1}"
 
 
-@pytest.mark.parametrize("indices, boxes, words", [
-    ([[0, 6]], BOXES, "the video has 0 to 5"), ([[0, 1]], [[0, 0, 25, 24]], "within 24 x 32"),
-    ([[0, 1]], [[0, 8, 24, 8]], "within"), ([[0, 1]], [[-1, 0, 24, 24]], "within"), ([[0, 1]], [[0, 0]], "within")])
+@pytest.mark.parametrize(
+    "indices, boxes, words",
+    [
+        ([[0, 6]], BOXES, "the video has 0 to 5"),
+        ([[0, 1]], [[0, 0, 25, 24]], "within 24 x 32"),
+        ([[0, 1]], [[0, 8, 24, 8]], "within"),
+        ([[0, 1]], [[-1, 0, 24, 24]], "within"),
+        ([[0, 1]], [[0, 0]], "within"),
+    ],
+)
 def test_views_that_do_not_exist(indices, boxes, words):
     with pytest.raises(CourseError, match=words):
         show.views(colours(), indices, boxes)
@@ -133,9 +144,10 @@ def test_views_that_do_not_exist(indices, boxes, words):
 
 # ---------------------------------------------------------------- one token
 
+
 def cut(frames, tube, place):
     t, h, w = (slice(i * n, (i + 1) * n) for i, n in zip(place, tube))
-    return frames[t, h, w].transpose(3, 0, 1, 2).reshape(-1)              # (c, t, h, w)
+    return frames[t, h, w].transpose(3, 0, 1, 2).reshape(-1)  # (c, t, h, w)
 
 
 @pytest.mark.parametrize("tube, place", [((2, 4, 4), (1, 2, 3)), ((1, 4, 4), (3, 0, 1)), ((3, 2, 4), (0, 1, 0))])
@@ -148,13 +160,16 @@ def test_a_token_is_drawn_as_its_numbers(tube, place):
     assert [int(t.get_text()) for t in axes.texts] == numbers.tolist()
     first = place[0] * tube[0]
     assert [t.get_text() for t in axes.get_yticklabels()] == [
-        f"{c}, frame {first + i}" for c in ("red", "green", "blue") for i in range(tube[0])]
+        f"{c}, frame {first + i}" for c in ("red", "green", "blue") for i in range(tube[0])
+    ]
     tint = axes.images[0].get_array()
     assert tint[0, 0, 0] == pytest.approx(0.5 + 0.5 * numbers[0] / 255) and (tint[0, :, 1:] == 0.5).all()
     for i in range(tube[0]):
         assert pictures[2 * i].get_title() == f"frame {first + i}"
         pixels = pictures[2 * i + 1].images[0].get_array()
-        assert (pixels.transpose(2, 0, 1).reshape(3, -1)[0] == numbers[i * tube[1] * tube[2]:][:tube[1] * tube[2]]).all()
+        assert (
+            pixels.transpose(2, 0, 1).reshape(3, -1)[0] == numbers[i * tube[1] * tube[2] :][: tube[1] * tube[2]]
+        ).all()
 
 
 def test_the_numbers_of_a_token_can_be_read_on_their_colour():
@@ -163,7 +178,7 @@ def test_the_numbers_of_a_token_can_be_read_on_their_colour():
     tint = axes.images[0].get_array()
     for text, colour in zip(axes.texts, tint.reshape(-1, 3)):
         linear = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
-        lightness = linear @ [0.2126, 0.7152, 0.0722] + 0.05                      # WCAG
+        lightness = linear @ [0.2126, 0.7152, 0.0722] + 0.05  # WCAG
         assert (lightness / 0.05 if text.get_color() == "black" else 1.05 / lightness) > 5
 
 
@@ -183,16 +198,27 @@ def test_tokens_that_do_not_fit():
 
 # ---------------------------------------------------------------- readable
 
-SCHEMES = {"Video Swin 32×2": dense_indices(300, 32, 2), "MViT-B, UniFormer 16×4": dense_indices(300, 16, 4),
-           "looped": dense_indices(300, 96, 4), "views": video_swin_views(300, 32, 2, 5)}
+SCHEMES = {
+    "Video Swin 32×2": dense_indices(300, 32, 2),
+    "MViT-B, UniFormer 16×4": dense_indices(300, 16, 4),
+    "looped": dense_indices(300, 96, 4),
+    "views": video_swin_views(300, 32, 2, 5),
+}
 
 
-@pytest.mark.parametrize("draw", [
-    lambda: show.sampling(300, SCHEMES, title=LONG), lambda: show.sampling(60, {"one": [3, 5]}, fps=12),
-    lambda: show.views(noise(32, 64), video_swin_views(32, 8, 2, 4), [[0, x, 48, x + 48] for x in (0, 8, 16)], LONG),
-    lambda: show.views(noise(32, 64), [[0, 31]], [[0, 0, 64, 64]]),
-    lambda: show.token(noise(6, 112), (2, 4, 4), (2, 20, 27), np.full(96, 255), LONG),
-    lambda: show.token(noise(16, 64), (1, 4, 4), (15, 0, 0), np.zeros(48)),
-], ids=["sampling", "sampling, one", "views, 4 × 3", "views, one", "tube", "patch"])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: show.sampling(300, SCHEMES, title=LONG),
+        lambda: show.sampling(60, {"one": [3, 5]}, fps=12),
+        lambda: show.views(
+            noise(32, 64), video_swin_views(32, 8, 2, 4), [[0, x, 48, x + 48] for x in (0, 8, 16)], LONG
+        ),
+        lambda: show.views(noise(32, 64), [[0, 31]], [[0, 0, 64, 64]]),
+        lambda: show.token(noise(6, 112), (2, 4, 4), (2, 20, 27), np.full(96, 255), LONG),
+        lambda: show.token(noise(16, 64), (1, 4, 4), (15, 0, 0), np.zeros(48)),
+    ],
+    ids=["sampling", "sampling, one", "views, 4 × 3", "views, one", "tube", "patch"],
+)
 def test_everything_can_be_read(draw):
     assert_readable(draw())

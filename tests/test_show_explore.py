@@ -1,4 +1,5 @@
 """The windows to play with: a static picture without a front end, sliders with one."""
+
 import io
 
 import numpy as np
@@ -43,7 +44,7 @@ def test_the_readers_functions_are_drawn(static):
     wrong_mask = pixels(show.explore_windows((4, 4), (2, 2), (1, 1), mask=lambda *a: -100 - swin.shift_mask(*a)).data)
     top, middle = len(right) // 2, right.shape[1] * 2 // 3
 
-    def differ(other, *part):                       # a palette of few colours moves each a little
+    def differ(other, *part):  # a palette of few colours moves each a little
         return np.abs(right[part] - other[part]).mean() > 2
 
     assert (right == same).all()
@@ -58,7 +59,7 @@ def test_sliders_redraw_the_picture(live):
     shifts.children[0].value = 1
     second = image.value
     assert first != second and shifts.children[0].max == 3
-    sides.children[0].value = 2                               # the shift stays below the window
+    sides.children[0].value = 2  # the shift stays below the window
     assert image.value not in (first, second) and shifts.children[0].max == 1
     sides.children[0].value, sides.children[1].value = 1, 1
     assert [s.value for s in shifts.children] == [0, 0]
@@ -67,10 +68,16 @@ def test_sliders_redraw_the_picture(live):
     assert image.value == first
 
 
-@pytest.mark.parametrize("size, window, shift", [
-    ((8, 8), (3, 4), (0, 0)), ((8, 8), (4, 4), (4, 0)), ((8, 8), (4, 4), (-1, 0)), ((8,), (4,), (2,)),
-    ((8, 8), (4, 4, 4), (2, 2)),
-])
+@pytest.mark.parametrize(
+    "size, window, shift",
+    [
+        ((8, 8), (3, 4), (0, 0)),
+        ((8, 8), (4, 4), (4, 0)),
+        ((8, 8), (4, 4), (-1, 0)),
+        ((8,), (4,), (2,)),
+        ((8, 8), (4, 4, 4), (2, 2)),
+    ],
+)
 def test_settings_that_cannot_be_drawn(size, window, shift, static):
     with pytest.raises(CourseError):
         show.explore_windows(size, window, shift)

@@ -1,4 +1,5 @@
 """The figure of a prediction draws the numbers it is given, and refuses what is no probability."""
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -25,10 +26,15 @@ def test_the_bars_are_the_probabilities():
     assert fig.axes[0].yaxis_inverted()
 
 
-@pytest.mark.parametrize("values, words", [
-    (np.array([0.5, 0.5]), "3 classes need 3 probabilities"), (np.array([[0.2, 0.7, 0.1]]), "of shape"),
-    (np.array([2.0, -1.5, 0.3]), "is a softmax missing"), (np.array([1.5, -0.5, 0.0]), "is a softmax missing"),
-])
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        (np.array([0.5, 0.5]), "3 classes need 3 probabilities"),
+        (np.array([[0.2, 0.7, 0.1]]), "of shape"),
+        (np.array([2.0, -1.5, 0.3]), "is a softmax missing"),
+        (np.array([1.5, -0.5, 0.0]), "is a softmax missing"),
+    ],
+)
 def test_what_is_no_probability_is_refused(values, words):
     with pytest.raises(CourseError, match=words):
         show.probabilities(values, CLASSES)

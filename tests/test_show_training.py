@@ -1,4 +1,5 @@
 """Figures of training: what is drawn is what was given, and wrong input is named."""
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +9,7 @@ from vt_course import CourseError
 from vt_course.lab import show
 from vt_course.lab.show.training import accuracies, count_float32
 
-pytestmark = pytest.mark.filterwarnings("error")        # they would be printed into notebooks
+pytestmark = pytest.mark.filterwarnings("error")  # they would be printed into notebooks
 
 PER_CLIP = [("mp4 file", "32 frames"), ("crop", "one random box\nfor all 8 frames"), ("normalise", "floats")]
 PER_STEP = [("batch", "10 clips"), ("model", "10 × 8 logits,\ndrop path"), ("loss", "cross-entropy"), ("AdamW", "lr")]
@@ -24,7 +25,9 @@ FIGURES = {
     "numbers": lambda: show.number_lines(HALF, 0.98, 1.02, 1.003, LONG),
     "numbers, no value": lambda: show.number_lines(HALF[1:], 1, 1.1),
     "gradients": lambda: show.gradient_sizes({"gradients": GRADIENTS, "times 2¹⁶": GRADIENTS * 2**16}, LONG),
-    "accuracies": lambda: accuracies({"one view": (0.9, 400), "frames shuffled": (0.19, 400), "all": (1.0, 3)}, 1 / 8, LONG),
+    "accuracies": lambda: accuracies(
+        {"one view": (0.9, 400), "frames shuffled": (0.19, 400), "all": (1.0, 3)}, 1 / 8, LONG
+    ),
     "accuracy": lambda: accuracies({"mine": (2 / 3, 3)}, 1 / 3),
     "gradients, one": lambda: show.gradient_sizes({"gradients": GRADIENTS}),
 }
@@ -41,7 +44,7 @@ def test_a_path_has_a_box_for_each_stop_and_an_arrow_between():
     assert all(text in texts for stop in PER_CLIP + PER_STEP for text in stop) and "again" in texts
     assert len(axes.patches) == 7
     arrows = [a for a in axes.texts if getattr(a, "arrow_patch", None) is not None]
-    assert len(arrows) == 2 + 3 + 2                         # within the rows, to the second row, back to the model
+    assert len(arrows) == 2 + 3 + 2  # within the rows, to the second row, back to the model
     with pytest.raises(CourseError, match="at least three boxes"):
         show.training_path(PER_CLIP[:2], PER_STEP, "again")
 
@@ -91,7 +94,7 @@ def test_gradients_are_counted_by_what_float16_makes_of_them():
     fig = show.gradient_sizes({"gradients": GRADIENTS, "with zeros": torch.cat([GRADIENTS, torch.zeros(9)])})
     titles = [axes.get_title() for axes in fig.axes]
     assert titles == [f"{name}: 12.5 % become 0, 25 % lose digits" for name in ("gradients", "with zeros")]
-    assert (GRADIENTS.half() == 0).sum() == 1               # of 8: 2^-30
+    assert (GRADIENTS.half() == 0).sum() == 1  # of 8: 2^-30
     heights = {round(p.get_x()): p.get_height() for p in fig.axes[0].containers[0]}
     assert {edge: h for edge, h in heights.items() if h} == dict.fromkeys([-30, -25, -16, -10, 0, 3, 5, 15], 12.5)
     with pytest.raises(CourseError, match="no gradients other than zero"):
@@ -105,14 +108,14 @@ def test_float32_numbers_are_counted(low, high):
     near = np.float32([low, high]).view(np.int32) + [-9, 9]
     numbers = np.arange(*near, dtype=np.int32).view(np.float32).astype(float)
     assert count_float32(low, high) == count_float32(-high, -low) == ((numbers >= low) & (numbers <= high)).sum()
-    assert count_float32(-2**-140, 2**-140) == 2 * 2**9 + 1             # across 0
+    assert count_float32(-(2**-140), 2**-140) == 2 * 2**9 + 1  # across 0
 
 
 def test_accuracies_have_their_standard_error_and_none_where_it_is_unknown():
     axes = accuracies({"a": (0.5, 100), "b": (1.0, 3), "c": (0.0, 4)}, 1 / 8).axes[0]
     assert [t.get_text() for t in axes.texts] == ["50.0 ± 5.0 % of 100", "100 %, ± unknown of 3", "0 %, ± unknown of 4"]
     assert [bars.has_xerr for bars in axes.containers] == [True, False, False]
-    (left, right), = [segment[:, 0] for segment in axes.containers[0].lines[2][0].get_segments()]
+    ((left, right),) = [segment[:, 0] for segment in axes.containers[0].lines[2][0].get_segments()]
     assert (left, right) == (45, 55)
     assert [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [12.5]
     for wrong in ((1.1, 3), (0.5, 0)):

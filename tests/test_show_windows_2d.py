@@ -1,4 +1,5 @@
 """Figures of notebook 03: numbered tokens in windows, the hierarchy, repeated measurements."""
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +10,7 @@ from vt_course import CourseError
 from vt_course.lab import show
 from vt_course.models.swin import relative_position_index
 
-pytestmark = pytest.mark.filterwarnings("error")        # they would be printed into notebooks
+pytestmark = pytest.mark.filterwarnings("error")  # they would be printed into notebooks
 
 NUMBERS = torch.arange(64).view(8, 8)
 IMAGE = np.broadcast_to(np.arange(224, dtype=np.uint8)[:, None], (224, 224, 3)).copy()
@@ -18,18 +19,30 @@ VIT = dict(name="ViT", size=(14, 14), window=14, channels=768)
 
 FIGURES = {
     "one map": lambda: show.windows_2d(NUMBERS, 4, "64 tokens in 4 windows of 4 × 4"),
-    "two maps": lambda: show.windows_2d([NUMBERS, NUMBERS.roll((-2, -2), (0, 1))], 4, ["before", "after"], [(2, 2), (0, 0)]),
+    "two maps": lambda: show.windows_2d(
+        [NUMBERS, NUMBERS.roll((-2, -2), (0, 1))], 4, ["before", "after"], [(2, 2), (0, 0)]
+    ),
     "three maps": lambda: show.windows_2d([NUMBERS] * 3, (4, 2), ["a title that is longer than its map is wide"] * 3),
     "padded": lambda: show.windows_2d(np.pad(NUMBERS, 2, constant_values=-1), 4),
     "largest": lambda: show.windows_2d(torch.arange(256).view(16, 16), 4),
     "hierarchy": lambda: show.hierarchy_2d(IMAGE, [*SWIN, VIT], "Swin and ViT"),
-    "hierarchy, one stage": lambda: show.hierarchy_2d(IMAGE[:100], [dict(name="odd", size=(5, 9), window=4, channels=3)]),
-    "gallery": lambda: show.gallery(np.stack([IMAGE[:64, :64]] * 16), "one two three four five six seven eight".split(), "Shapes"),
+    "hierarchy, one stage": lambda: show.hierarchy_2d(
+        IMAGE[:100], [dict(name="odd", size=(5, 9), window=4, channels=3)]
+    ),
+    "gallery": lambda: show.gallery(
+        np.stack([IMAGE[:64, :64]] * 16), "one two three four five six seven eight".split(), "Shapes"
+    ),
     "gallery, one": lambda: show.gallery(IMAGE[None, :64, :64], ["alone"], columns=1),
-    "spread": lambda: show.spread({"stage 1": [1.0, 1.25], "a long name of a row": [2.5]}, "ratio", "Title",
-                                  {"counted": {"stage 1": 1.1}, "published": {"stage 1": 1.5}}),
+    "spread": lambda: show.spread(
+        {"stage 1": [1.0, 1.25], "a long name of a row": [2.5]},
+        "ratio",
+        "Title",
+        {"counted": {"stage 1": 1.1}, "published": {"stage 1": 1.5}},
+    ),
     "spread, median": lambda: show.spread({"one": [1.0, 2.0, 9.0]}, "x", median=True),
-    "none": lambda: show.regions_2d([NUMBERS // 20 - 1] * 3, ["a title that is longer than its map is wide, by far"] * 3),
+    "none": lambda: show.regions_2d(
+        [NUMBERS // 20 - 1] * 3, ["a title that is longer than its map is wide, by far"] * 3
+    ),
     "cut-outs": lambda: show.table_cutouts(relative_position_index((4, 4)), [(0, 0), (1, 2)]),
     "cut-outs, small": lambda: show.table_cutouts(relative_position_index((2, 2)), [(0, 0), (0, 1)], "Title"),
     "one cut-out": lambda: show.table_cutouts(relative_position_index((3, 3)), [(2, 2)]),
@@ -58,14 +71,14 @@ def test_numbers_stand_where_they_were_given_and_lines_where_windows_end():
     assert heavy_lines(left) == ([0, 1, 5, 8], [0, 2, 6, 8])
     assert heavy_lines(right) == ([0, 4, 8], [0, 4, 8])
     a, b = (axes.images[0].get_array() for axes in (left, right))
-    assert np.array_equal(np.roll(a, (-2, -2), (0, 1)), b)         # a token keeps its colour
-    oblong, = show.windows_2d(torch.arange(12).view(2, 6), (2, 3)).axes
+    assert np.array_equal(np.roll(a, (-2, -2), (0, 1)), b)  # a token keeps its colour
+    (oblong,) = show.windows_2d(torch.arange(12).view(2, 6), (2, 3)).axes
     assert heavy_lines(oblong) == ([0, 3, 6], [0, 2])
 
 
 def test_padding_is_grey_and_has_no_number():
     padded = np.pad(NUMBERS[:2, :2], 1, constant_values=-1)
-    axes, = show.windows_2d(padded, 2).axes
+    (axes,) = show.windows_2d(padded, 2).axes
     assert texts_of(axes) == ["0", "1", "8", "9"]
     colours = axes.images[0].get_array()
     assert len({tuple(c) for c in colours[padded < 0]}) == 1
@@ -87,26 +100,29 @@ def test_hierarchy_counts_windows_and_draws_every_patch():
     fig = show.hierarchy_2d(IMAGE, [*SWIN, VIT])
     assert [axes.get_title() for axes in fig.axes] == ["stage 1", "stage 2", "stage 3", "stage 4", "ViT"]
     assert [axes.get_xlabel() for axes in fig.axes] == [
-        "56 × 56 × 96\n64 windows\nof 7 × 7", "28 × 28 × 192\n16 windows\nof 7 × 7", "14 × 14 × 384\n4 windows\nof 7 × 7",
-        "7 × 7 × 768\n1 window\nof 7 × 7", "14 × 14 × 768\n1 window\nof 14 × 14"]
+        "56 × 56 × 96\n64 windows\nof 7 × 7",
+        "28 × 28 × 192\n16 windows\nof 7 × 7",
+        "14 × 14 × 384\n4 windows\nof 7 × 7",
+        "7 × 7 × 768\n1 window\nof 7 × 7",
+        "14 × 14 × 768\n1 window\nof 14 × 14",
+    ]
     lines = [[len(c.get_segments()) for c in axes.collections] for axes in fig.axes]
     assert lines[0] == [57, 57, 9, 9] and lines[3] == [8, 8, 2, 2]
-    odd, = show.hierarchy_2d(IMAGE[:100], [dict(name="odd", size=(5, 9), window=4, channels=3)]).axes
-    assert odd.get_xlabel() == "5 × 9 × 3\n6 windows\nof 4 × 4"       # those cut off are windows too
+    (odd,) = show.hierarchy_2d(IMAGE[:100], [dict(name="odd", size=(5, 9), window=4, channels=3)]).axes
+    assert odd.get_xlabel() == "5 × 9 × 3\n6 windows\nof 4 × 4"  # those cut off are windows too
     with pytest.raises(CourseError, match=r"uint8 \(H, W, 3\), not float64"):
         show.hierarchy_2d(IMAGE / 255, SWIN)
 
 
 def test_spread_draws_each_measurement_and_its_summary():
-    axes, = show.spread({"a": [1.0, 2.0, 3.0], "b": [5.0]}, "ms", marks={"paper": {"b": 4.0}}).axes
+    (axes,) = show.spread({"a": [1.0, 2.0, 3.0], "b": [5.0]}, "ms", marks={"paper": {"b": 4.0}}).axes
     assert texts_of(axes) == ["2 ± 1", "5"]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "b"]
     dots = [line.get_xydata().tolist() for line in axes.lines if line.get_marker() == "o"]
     assert dots == [[[1, 0], [2, 0], [3, 0]], [[5, 1]]]
-    mark, = (line for line in axes.lines if line.get_label() == "paper")
+    (mark,) = (line for line in axes.lines if line.get_label() == "paper")
     assert mark.get_xydata().tolist() == [[4, 1]]
-    assert [
-        t.get_text() for t in axes.figure.legends[0].get_texts()] == ["one measurement", "mean", "paper"]
+    assert [t.get_text() for t in axes.figure.legends[0].get_texts()] == ["one measurement", "mean", "paper"]
     with pytest.raises(CourseError, match="'a' needs a list of at least one value"):
         show.spread({"a": []}, "ms")
     with pytest.raises(CourseError, match="marks 'paper' name 'c', which is no row"):
@@ -127,14 +143,14 @@ def test_gallery_shows_the_images_in_order_under_their_names():
 
 
 def test_paired_measurements_are_joined():
-    axes, = show.spread({"a": [1.0, 2.0], "b": [5.0, 4.0]}, "ms", paired=True).axes
+    (axes,) = show.spread({"a": [1.0, 2.0], "b": [5.0, 4.0]}, "ms", paired=True).axes
     assert [line.get_xydata().tolist() for line in axes.lines[:2]] == [[[1, 0], [5, 1]], [[2, 0], [4, 1]]]
     with pytest.raises(CourseError, match="equally many values"):
         show.spread({"a": [1.0, 2.0], "b": [5.0]}, "ms", paired=True)
 
 
 def test_the_median_stands_where_the_mean_would_and_has_no_deviation():
-    axes, = show.spread({"a": [1.0, 2.0, 9.0], "b": [3.0]}, "ms", marks={"paper": {"a": 2.0}}, median=True).axes
+    (axes,) = show.spread({"a": [1.0, 2.0, 9.0], "b": [3.0]}, "ms", marks={"paper": {"a": 2.0}}, median=True).axes
     assert texts_of(axes) == ["2", "3"]
     lines = {line.get_label(): line for line in axes.lines}
     assert lines["median"].get_xdata().tolist() == [2, 2] and "mean" not in lines
@@ -142,12 +158,14 @@ def test_the_median_stands_where_the_mean_would_and_has_no_deviation():
 
 
 def test_a_negative_region_is_none():
-    axes, = show.regions_2d(np.array([[1, -1], [2, 1]])).axes
+    (axes,) = show.regions_2d(np.array([[1, -1], [2, 1]])).axes
     assert texts_of(axes) == ["1", "–", "2", "1"]
     grid = axes.images[0].get_array()
     assert len({tuple(c) for c in np.array(grid).reshape(-1, 3)}) == 3
-    alone, = show.regions_2d(np.array([[1, 2]])).axes
-    assert np.array_equal(alone.images[0].get_array()[0], np.array(grid)[[0, 1], [0, 0]])    # colours stay those of the others
+    (alone,) = show.regions_2d(np.array([[1, 2]])).axes
+    assert np.array_equal(
+        alone.images[0].get_array()[0], np.array(grid)[[0, 1], [0, 0]]
+    )  # colours stay those of the others
 
 
 def outline(axes, colour):
@@ -168,8 +186,8 @@ def test_cutouts_are_what_each_query_reads():
     drawn = {to_rgba(line.get_color()): line.get_color() for line in table.lines}
     assert outline(table, drawn[colours[0]]) == ((0, 3), (0, 3))
     assert outline(table, drawn[colours[1]]) == ((1, 4), (2, 5))
-    assert len(table.lines) == 2 * 16                       # two closed squares of 4 x 4
-    scattered = index.roll(1, 1)                            # a wrong index is drawn as it is
+    assert len(table.lines) == 2 * 16  # two closed squares of 4 x 4
+    scattered = index.roll(1, 1)  # a wrong index is drawn as it is
     assert texts_of(show.table_cutouts(scattered, [(0, 0)]).axes[1]) == [str(int(n)) for n in scattered[0]]
 
 

@@ -4,6 +4,7 @@ That every student edition runs from top to bottom unsolved is shown by the stag
 executing it. That it runs solved, with all checks passed, follows from two facts: the stage `outputs` executes the committed
 notebook, and the tests below show that this is the student edition with the solutions put in.
 """
+
 import ast
 
 import nbformat
@@ -30,7 +31,7 @@ def solutions(source) -> dict[str, str]:
         if "solution" in parts(cell):
             statements = ast.parse(cell.source).body
             assert "check(" in ast.unparse(statements[-1])
-            found[parts(cell)["solution"]] = "\n".join(cell.source.splitlines()[:statements[-1].lineno - 1])
+            found[parts(cell)["solution"]] = "\n".join(cell.source.splitlines()[: statements[-1].lineno - 1])
     return found
 
 
@@ -64,10 +65,15 @@ def test_the_committed_notebook_is_the_student_edition_solved(source):
 @each_notebook
 def test_every_solution_of_the_committed_notebook_passed(source):
     committed = nbformat.read(FOLDER / f"{source.stem}.ipynb", as_version=4)
-    shown = {parts(cell)["solution"]: "".join(out.text for out in cell.outputs if out.get("name") == "stdout")
-             for cell in committed.cells if "solution" in parts(cell)}
-    assert shown == {number: f"✓ exercise {number} ({EXERCISES[number].title}): {len(EXERCISES[number].cases())} cases\n"
-                     for number in solutions(source)}
+    shown = {
+        parts(cell)["solution"]: "".join(out.text for out in cell.outputs if out.get("name") == "stdout")
+        for cell in committed.cells
+        if "solution" in parts(cell)
+    }
+    assert shown == {
+        number: f"✓ exercise {number} ({EXERCISES[number].title}): {len(EXERCISES[number].cases())} cases\n"
+        for number in solutions(source)
+    }
 
 
 @each_notebook
@@ -78,7 +84,8 @@ def test_no_solution_is_left(source):
     for number, body in solutions(source).items():
         assert body not in text
     assert [cell.id for cell in nb.cells if cell.source != NOTE] == [
-        cell.id for cell in solved.cells if "solution" not in parts(cell)]
+        cell.id for cell in solved.cells if "solution" not in parts(cell)
+    ]
     assert not any(cell.get("outputs") for cell in nb.cells)
 
 
@@ -95,22 +102,27 @@ STUB = '''import math
 def f(x, n: int = 2) -> int:
     """Doc."""
     raise NotImplementedError("exercise 1.1")'''
-SOLUTION = STUB.replace('raise NotImplementedError("exercise 1.1")', "return n * x") + '\n\nf = check("1.1", f, solution=True)'
+SOLUTION = (
+    STUB.replace('raise NotImplementedError("exercise 1.1")', "return n * x") + '\n\nf = check("1.1", f, solution=True)'
+)
 
 
-@pytest.mark.parametrize("change, words", [
-    ((SOLUTION, SOLUTION), None),
-    (("n: int = 2", "n: int = 3"), "body removed"),
-    (("n: int = 2", "m: int = 2"), "body removed"),
-    (("-> int", "-> float"), "body removed"),
-    (("Doc.", "Another."), "body removed"),
-    (("import math", "import math, os"), "body removed"),
-    (("import math", "import math\nhelper = 3"), "body removed"),
-    (("def f(x", "@torch.no_grad()\ndef f(x"), "body removed"),
-    (("f = check(", "_ = check("), 'solution:1.1 must end with `f = check("1.1", f, solution=True)`'),
-    ((", solution=True", ""), "solution:1.1 must end with"),
-    (('"1.1", f, sol', '"1.2", f, sol'), "solution:1.1 must end with"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ((SOLUTION, SOLUTION), None),
+        (("n: int = 2", "n: int = 3"), "body removed"),
+        (("n: int = 2", "m: int = 2"), "body removed"),
+        (("-> int", "-> float"), "body removed"),
+        (("Doc.", "Another."), "body removed"),
+        (("import math", "import math, os"), "body removed"),
+        (("import math", "import math\nhelper = 3"), "body removed"),
+        (("def f(x", "@torch.no_grad()\ndef f(x"), "body removed"),
+        (("f = check(", "_ = check("), 'solution:1.1 must end with `f = check("1.1", f, solution=True)`'),
+        ((", solution=True", ""), "solution:1.1 must end with"),
+        (('"1.1", f, sol', '"1.2", f, sol'), "solution:1.1 must end with"),
+    ],
+)
 def test_a_stub_is_its_solution_with_the_body_removed(change, words):
     cells = {"exercise": STUB, "check": 'f = check("1.1", f)', "solution": SOLUTION.replace(*change)}
     found = hygiene._stub_problems("1.1", cells)
@@ -119,7 +131,10 @@ def test_a_stub_is_its_solution_with_the_body_removed(change, words):
 
 def test_a_stub_may_be_a_class():
     stub = 'class F(nn.Module):\n    def forward(self, x):\n        """Doc."""\n        raise NotImplementedError("exercise 1.1")'
-    right = stub.replace('raise NotImplementedError("exercise 1.1")', "return x") + '\n\n\nF = check("1.1", F, solution=True)'
+    right = (
+        stub.replace('raise NotImplementedError("exercise 1.1")', "return x")
+        + '\n\n\nF = check("1.1", F, solution=True)'
+    )
     cells = {"exercise": stub, "check": 'F = check("1.1", F)', "solution": right}
     assert hygiene._stub_problems("1.1", cells) == []
     cells["solution"] = right.replace("(self, x)", "(self, y)")
@@ -128,12 +143,13 @@ def test_a_stub_may_be_a_class():
 
 # ---------------------------------------------------------------- the verb
 
+
 def test_the_verb_writes_all_and_writes_again(tmp_path, capsys):
     assert main(["student", "--out", str(tmp_path / "a")]) == 0
     written = sorted((tmp_path / "a").iterdir())
     assert [path.stem for path in written] == [source.stem for source in SOURCES]
     before = written[-1].read_bytes()
-    assert main(["student", "04", "--out", str(tmp_path / "a")]) == 0     # untouched: may be replaced
+    assert main(["student", "04", "--out", str(tmp_path / "a")]) == 0  # untouched: may be replaced
     assert written[-1].read_bytes() == before
     assert "04_video_swin" in capsys.readouterr().out
 
@@ -154,8 +170,9 @@ def test_work_of_a_reader_is_never_overwritten(work, tmp_path, capsys):
         path.write_text("{", encoding="utf-8")
     kept = path.read_bytes()
     assert main(["student", "--out", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == (f"vt-course: {path} was changed or run by somebody; move it away,"
-                                       " or choose another folder with --out.\n")
+    assert capsys.readouterr().err == (
+        f"vt-course: {path} was changed or run by somebody; move it away, or choose another folder with --out.\n"
+    )
     assert path.read_bytes() == kept and list(tmp_path.iterdir()) == [path]
 
 

@@ -6,6 +6,7 @@ Probes on decoded .mp4 files then look for what a proof may have missed, above a
 encoding. A probe may exceed its ceiling by four standard deviations of a binomial, and leaks
 planted on purpose show that it would.
 """
+
 import csv
 import errno
 import io
@@ -34,8 +35,11 @@ PARTNER = dict(zip(MOTIONS, np.array(MOTIONS).reshape(4, 2)[:, ::-1].ravel()))
 
 def tree(folder):
     """Every file below a folder that is not hidden: {relative path: bytes}."""
-    return {str(file.relative_to(folder)): file.read_bytes()
-            for file in sorted(folder.rglob("*")) if file.is_file() and file.name != ".lock"}
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != ".lock"
+    }
 
 
 def read(source):
@@ -44,11 +48,15 @@ def read(source):
         packets = [p for p in container.demux(video=0) if p.size]
         stream = container.streams.video[0]
         frames = [frame for packet in [*packets, None] for frame in stream.decode(packet)]
-        return (np.stack([frame.to_ndarray(format="rgb24") for frame in frames]),
-                np.array([p.size for p in packets]), [frame.key_frame for frame in frames])
+        return (
+            np.stack([frame.to_ndarray(format="rgb24") for frame in frames]),
+            np.array([p.size for p in packets]),
+            [frame.key_frame for frame in frames],
+        )
 
 
 # ---------------------------------------------------------------- the files
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
@@ -108,6 +116,7 @@ def test_the_default_set_fits_in_150_megabytes():
 
 # ---------------------------------------------------------------- interruptions and mistakes
 
+
 def test_a_second_run_renders_only_what_is_missing(tiny, tmp_path):
     out = tmp_path / "set"
     render(out, **TINY)
@@ -120,8 +129,7 @@ def test_a_second_run_renders_only_what_is_missing(tiny, tmp_path):
     (out / "clips/train/00003.mp4.99.part").write_bytes(b"half a clip")
     assert render(out, **TINY)["rendered"] == 2
     assert tree(out) == tiny.files
-    assert all(file.stat().st_mtime_ns == stamp for file, stamp in stamps.items()
-               if file not in lost)
+    assert all(file.stat().st_mtime_ns == stamp for file, stamp in stamps.items() if file not in lost)
 
 
 # A worker imports the script too. There it leaves its process id and takes its time, so that it is surely at work when a test looks.
@@ -220,11 +228,17 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         render(tmp_path / "file" / "set", **TINY)
 
 
-@pytest.mark.parametrize("wrong, message", [
-    (dict(clips=(100, 20)), "multiples of 8"), (dict(clips=(0, 8)), "multiples of 8"),
-    (dict(frames=1), "at least 2"), (dict(size=113), "even"), (dict(size=16), "32 pixels"),
-    (dict(seed=-1), "negative"),
-])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (dict(clips=(100, 20)), "multiples of 8"),
+        (dict(clips=(0, 8)), "multiples of 8"),
+        (dict(frames=1), "at least 2"),
+        (dict(size=113), "even"),
+        (dict(size=16), "32 pixels"),
+        (dict(seed=-1), "negative"),
+    ],
+)
 def test_settings_that_make_no_sense(tmp_path, wrong, message):
     with pytest.raises(CourseError, match=message):
         render(tmp_path / "set", **{**TINY, **wrong})
@@ -233,14 +247,13 @@ def test_settings_that_make_no_sense(tmp_path, wrong, message):
 
 def test_import_is_light():
     """Each worker imports this module; torch would cost seconds, a second FFmpeg may clash."""
-    code = ("import sys, vt_course.data.synthetic; "
-            "print({'torch', 'decord', 'av'} & set(sys.modules))")
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8",
-                             check=True).stdout
+    code = "import sys, vt_course.data.synthetic; print({'torch', 'decord', 'av'} & set(sys.modules))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True).stdout
     assert printed.strip() == "set()"
 
 
 # ---------------------------------------------------------------- data specs
+
 
 def test_open_spec_synthetic(tmp_path, monkeypatch):
     monkeypatch.setenv("VT_COURSE_DATA", str(tmp_path))
@@ -281,6 +294,7 @@ def test_open_spec_unknown(spec):
 
 # ---------------------------------------------------------------- labels
 
+
 @pytest.mark.parametrize("count", [8, 64, 400, 1600])
 def test_labels_are_balanced_and_independent(count):
     for split in (0, 1):
@@ -297,6 +311,7 @@ def test_labels_are_balanced_and_independent(count):
 
 
 # ---------------------------------------------------------------- the facts behind the ceilings
+
 
 def uniformity(poses):
     """Kolmogorov-Smirnov distance to the uniform law, in units of 1/sqrt(n), per column."""
@@ -327,13 +342,15 @@ def test_a_path_backwards_is_the_partner_s_path():
 
 
 def parts(motion="grow", appearance="heart", frames=6, size=48, key=(7, 0, 0)):
-    return (synthetic.draw_scene(appearance, size, key), draw_path(motion, frames, key),
-            synthetic.draw_shake(frames, size, key))
+    return (
+        synthetic.draw_scene(appearance, size, key),
+        draw_path(motion, frames, key),
+        synthetic.draw_shake(frames, size, key),
+    )
 
 
 def reorder(shake, order):
-    return replace(shake, offset=shake.offset[order], gain=shake.gain[order],
-                   noise=shake.noise[order])
+    return replace(shake, offset=shake.offset[order], gain=shake.gain[order], noise=shake.noise[order])
 
 
 @pytest.mark.parametrize("motion", MOTIONS)
@@ -341,8 +358,7 @@ def test_a_clip_backwards_is_a_clip_of_the_partner(motion):
     scene, path, shake = parts(motion)
     backwards = synthetic.paint(scene, path, shake)[::-1]
     partner = clip_array(PARTNER[motion], "heart", frames=6, size=48, key=(7, 0, 0))
-    same_noise = synthetic.paint(scene, draw_path(PARTNER[motion], 6, (7, 0, 0)),
-                                 reorder(shake, np.arange(6)[::-1]))
+    same_noise = synthetic.paint(scene, draw_path(PARTNER[motion], 6, (7, 0, 0)), reorder(shake, np.arange(6)[::-1]))
     assert (backwards == same_noise).all()
     assert not (backwards == partner).all()  # noise is drawn per frame, so it does not match
 
@@ -364,8 +380,12 @@ def test_noise_is_independent_between_frames():
 
 def test_encoding_backwards_is_the_encoding_backwards():
     """With a cut in the clip, where an encoder that looks around would do something else."""
-    clip = np.concatenate([clip_array("left", "star", frames=4, size=64, key=(9, 0, 0)),
-                           clip_array("grow", "cross", frames=5, size=64, key=(9, 0, 1))])
+    clip = np.concatenate(
+        [
+            clip_array("left", "star", frames=4, size=64, key=(9, 0, 0)),
+            clip_array("grow", "cross", frames=5, size=64, key=(9, 0, 1)),
+        ]
+    )
     ahead, ahead_sizes, _ = read(encode(clip))
     back, back_sizes, _ = read(encode(clip[::-1]))
     assert (back[::-1] == ahead).all()
@@ -410,46 +430,61 @@ def shrink(frames):
 
 def frame_features(frames, sizes):
     """What one frame (n, S, S, 3) may give away: place, brightness, texture, edges, bytes."""
-    small = shrink(frames)                                                     # (n, 12, 12, 3)
+    small = shrink(frames)  # (n, 12, 12, 3)
     stands_out = np.abs(small - np.median(small, axis=(1, 2), keepdims=True)).mean(-1)
     x = frames.astype(np.float32) / 255
     across, down = np.abs(np.diff(x, axis=2)), np.abs(np.diff(x, axis=1))
     n = len(frames)
     # Steps by column and by row of an 8x8 grid: the encoder's blocks show here.
-    grid = [np.stack([across[:, :, i::8].mean(axis=(1, 2, 3)) for i in range(8)], 1),
-            np.stack([down[:, i::8].mean(axis=(1, 2, 3)) for i in range(8)], 1)]
-    return np.concatenate([small.reshape(n, -1), stands_out.reshape(n, -1), x.mean((1, 2)),
-                           x.std((1, 2)), *grid, sizes.reshape(n, 1)], axis=1)
+    grid = [
+        np.stack([across[:, :, i::8].mean(axis=(1, 2, 3)) for i in range(8)], 1),
+        np.stack([down[:, i::8].mean(axis=(1, 2, 3)) for i in range(8)], 1),
+    ]
+    return np.concatenate(
+        [small.reshape(n, -1), stands_out.reshape(n, -1), x.mean((1, 2)), x.std((1, 2)), *grid, sizes.reshape(n, 1)],
+        axis=1,
+    )
 
 
 def set_features(clips, sizes):
     """What a clip (n, T, S, S, 3) may give away without its order."""
     n, frames = clips.shape[:2]
-    small = shrink(clips)                                                    # (n, T, 12, 12, 3)
-    grey = small.mean(-1).reshape(n, frames, -1)                               # (n, T, 144)
-    apart = ((grey[:, :, None] - grey[:, None]) ** 2).mean(-1)                 # (n, T, T)
-    apart = np.sort(apart[:, *np.triu_indices(frames, 1)], axis=1)             # (n, T(T-1)/2)
-    spread = grey.std(1)                                                       # (n, 144)
+    small = shrink(clips)  # (n, T, 12, 12, 3)
+    grey = small.mean(-1).reshape(n, frames, -1)  # (n, T, 144)
+    apart = ((grey[:, :, None] - grey[:, None]) ** 2).mean(-1)  # (n, T, T)
+    apart = np.sort(apart[:, *np.triu_indices(frames, 1)], axis=1)  # (n, T(T-1)/2)
+    spread = grey.std(1)  # (n, 144)
     fine = clips.astype(np.float32).mean(-1).std(1).mean((1, 2))[:, None] / 255
     skew = ((grey - grey.mean(1, keepdims=True)) ** 3).mean(1)
     shape = np.sort(spread, axis=1)
     planes = spread.reshape(n, 12, 12)
-    return np.concatenate([
-        small.mean(1).reshape(n, -1), spread, shape, skew, np.log(apart + 1e-6), fine,
-        planes.max(1), planes.max(2), np.sort(grey.mean(-1), axis=1), np.sort(sizes, axis=1),
-        np.stack([motion_spread(clip) for clip in clips]),
-    ], axis=1)
+    return np.concatenate(
+        [
+            small.mean(1).reshape(n, -1),
+            spread,
+            shape,
+            skew,
+            np.log(apart + 1e-6),
+            fine,
+            planes.max(1),
+            planes.max(2),
+            np.sort(grey.mean(-1), axis=1),
+            np.sort(sizes, axis=1),
+            np.stack([motion_spread(clip) for clip in clips]),
+        ],
+        axis=1,
+    )
 
 
 def motion_spread(clip):
     """How far frames (T, S, S, 3) lie from their mean along each coordinate, order unknown."""
     x = blur(clip)
     mean = x.mean(0)
-    slopes, weight = flow(mean)                                              # (4, S*S*3)
-    change = (weight * (x - mean)).reshape(len(x), -1)                       # (T, S*S*3)
-    moved = np.linalg.solve(slopes @ slopes.T, slopes @ change.T)            # (4, T)
+    slopes, weight = flow(mean)  # (4, S*S*3)
+    change = (weight * (x - mean)).reshape(len(x), -1)  # (T, S*S*3)
+    moved = np.linalg.solve(slopes @ slopes.T, slopes @ change.T)  # (4, T)
     moved = moved / moved.std(1).max()
-    return np.concatenate([moved.std(1), (moved ** 3).mean(1), np.sort(moved, axis=1).ravel()])
+    return np.concatenate([moved.std(1), (moved**3).mean(1), np.sort(moved, axis=1).ravel()])
 
 
 def blur(clip):
@@ -469,7 +504,7 @@ def flow(image):
     centre = [np.angle(white.sum(axis) @ ring) / (2 * np.pi) * size for axis in (0, 1)]
     u, v = ((np.arange(size) - c + size / 2) % size - size / 2 for c in centre)
     u, v = u[None, :, None], v[:, None, None]
-    weight = np.exp(-(u ** 2 + v ** 2) / (2 * 0.28 * size) ** 2)
+    weight = np.exp(-(u**2 + v**2) / (2 * 0.28 * size) ** 2)
     gx, gy = ((np.roll(image, 1, axis) - np.roll(image, -1, axis)) / 2 for axis in (1, 0))
     arm = size / 5
     slopes = (gx, gy, (u * gx + v * gy) / arm, (u * gy - v * gx) / arm)
@@ -489,7 +524,7 @@ def probe(features, targets, classes):
     halves = np.array_split(np.arange(len(features)), 2)
     accuracies = []
     for inputs in (features, np.maximum(lifted, 0)):
-        kernel = inputs @ inputs.T / inputs.shape[1] + 1                        # (n, n)
+        kernel = inputs @ inputs.T / inputs.shape[1] + 1  # (n, n)
         right = 0
         for fit, test in (halves, halves[::-1]):
             goal = np.eye(classes)[targets[fit]]
@@ -514,13 +549,14 @@ def oracle(clip):
     x = blur(clip)
     normal, change = np.zeros((4, 4)), np.zeros(4)
     for past, future in zip(x[:-1], x[1:]):
-        slopes, weight = flow((past + future) / 2)                           # (4, S*S*3)
+        slopes, weight = flow((past + future) / 2)  # (4, S*S*3)
         normal += slopes @ slopes.T
         change += slopes @ (weight * (future - past)).ravel()
     moved = np.linalg.solve(normal, change)
     best = np.abs(moved).argmax()
-    positive, negative = (("right", "left"), ("down", "up"), ("grow", "shrink"),
-                          ("clockwise", "counter-clockwise"))[best]
+    positive, negative = (("right", "left"), ("down", "up"), ("grow", "shrink"), ("clockwise", "counter-clockwise"))[
+        best
+    ]
     return MOTIONS.index(positive if moved[best] > 0 else negative)
 
 
@@ -539,8 +575,9 @@ def test_one_frame_stays_at_its_ceiling(decoded):
 def test_frames_without_order_stay_at_their_ceiling(decoded):
     features = set_features(decoded.clips, decoded.sizes)
     order = np.random.default_rng(0).permutation(8)
-    assert np.allclose(features, set_features(decoded.clips[:, order], decoded.sizes[:, order]),
-                       atol=1e-4), "the features must not know the order"
+    assert np.allclose(features, set_features(decoded.clips[:, order], decoded.sizes[:, order]), atol=1e-4), (
+        "the features must not know the order"
+    )
     assert within_pairs(features, decoded.motions) < bound(1 / 2), "a set tells the direction"
     assert 0.4 < probe(features, decoded.motions, 8) < bound(1 / 2)  # it does see the pair
 
@@ -561,11 +598,9 @@ def test_the_frame_probe_finds_planted_leaks(decoded):
     assert probe(features, decoded.motions, 8) > bound(1 / 8), "brightness by class"
 
     keys = [(PROBED["seed"], split, k) for split in (0, 1) for k in range(320)]
-    starts = np.stack([draw_path(MOTIONS[m], 8, key)[0, :2]
-                       for m, key in zip(decoded.motions, keys)])              # (N, 2) x, y
+    starts = np.stack([draw_path(MOTIONS[m], 8, key)[0, :2] for m, key in zip(decoded.motions, keys)])  # (N, 2) x, y
     shifts = np.round((0.5 - starts) * 48).astype(int)
-    centred = np.stack([np.roll(clip[7], (dy, dx), (0, 1))
-                        for clip, (dx, dy) in zip(decoded.clips, shifts)])
+    centred = np.stack([np.roll(clip[7], (dy, dx), (0, 1)) for clip, (dx, dy) in zip(decoded.clips, shifts)])
     features = frame_features(centred, decoded.sizes[:, 7])
     assert probe(features, decoded.motions, 8) > bound(1 / 8), "all start at the same place"
 
@@ -590,10 +625,12 @@ def test_the_set_probe_finds_planted_leaks(decoded):
 
 # ---------------------------------------------------------------- appearance
 
+
 def test_one_frame_tells_the_appearance():
     """The outline seen from the shape's centre, compared by Fourier magnitudes: no rotation."""
+
     def signature(outline):
-        waves = np.abs(np.fft.rfft(outline / np.sqrt(np.mean(outline ** 2))))
+        waves = np.abs(np.fft.rfft(outline / np.sqrt(np.mean(outline**2))))
         return waves[1:13] / len(outline)
 
     size, angles = 112, np.linspace(-np.pi, np.pi, 256, endpoint=False)
@@ -605,8 +642,10 @@ def test_one_frame_tells_the_appearance():
         frame = read(encode(clip_array(motion, name, frames=2, key=key)))[0][0].min(-1)
         x, y = draw_path(motion, 2, key)[0, :2] * size
         radii = np.arange(1, 55, 0.5)[:, None]
-        rays = frame[np.floor(y + radii * np.sin(angles)).astype(int) % size,
-                     np.floor(x + radii * np.cos(angles)).astype(int) % size]  # (radii, angles)
+        rays = frame[
+            np.floor(y + radii * np.sin(angles)).astype(int) % size,
+            np.floor(x + radii * np.cos(angles)).astype(int) % size,
+        ]  # (radii, angles)
         rim = radii[:, 0][len(radii) - 1 - (rays[::-1] > 175).argmax(0)]
         right += APPEARANCES[np.abs(signature(rim) - templates).sum(1).argmin()] == name
     assert right >= 0.9 * 64

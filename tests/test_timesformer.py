@@ -1,4 +1,5 @@
 """TimeSformer against its literal definition, transformers' model, and the numbers stated about it."""
+
 import re
 from itertools import product
 from math import prod
@@ -51,16 +52,21 @@ def same_to_the_gradients(ours, theirs):
 # Do the patches a and b, given as (row, column, frame), see each other in this step? Section 3, and for the last
 # four the reading in the module's docstring.
 SEES = {
-    "all": lambda a, b, H, W: True,                                    # equation 5
-    "temporal": lambda a, b, H, W: a[:2] == b[:2],                     # equation 13: the same place
-    "space": lambda a, b, H, W: a[2] == b[2],                          # equation 6: the same frame
+    "all": lambda a, b, H, W: True,  # equation 5
+    "temporal": lambda a, b, H, W: a[:2] == b[:2],  # equation 13: the same place
+    "space": lambda a, b, H, W: a[2] == b[2],  # equation 6: the same frame
     "local": lambda a, b, H, W: (a[0] < H / 2, a[1] < W / 2) == (b[0] < H / 2, b[1] < W / 2),
     "global": lambda a, b, H, W: all((i - j) % 2 == 0 for i, j in zip(a, b)),
-    "width": lambda a, b, H, W: (a[0], a[2]) == (b[0], b[2]),          # one row of one frame
-    "height": lambda a, b, H, W: a[1:] == b[1:],                       # one column of one frame
+    "width": lambda a, b, H, W: (a[0], a[2]) == (b[0], b[2]),  # one row of one frame
+    "height": lambda a, b, H, W: a[1:] == b[1:],  # one column of one frame
 }
-STEPS = {"space": ["space"], "joint": ["all"], "divided": ["temporal", "space"], "local_global": ["local", "global"],
-         "axial": ["temporal", "width", "height"]}
+STEPS = {
+    "space": ["space"],
+    "joint": ["all"],
+    "divided": ["temporal", "space"],
+    "local_global": ["local", "global"],
+    "axial": ["temporal", "width", "height"],
+}
 
 
 class Literal:
@@ -81,8 +87,8 @@ class Literal:
         q, (_, k, v) = query.chunk(3)[0], torch.stack(seen).chunk(3, 1)
         out, d = [], len(q) // self.heads
         for i in range(0, len(q), d):
-            e = (k[:, i:i + d] @ q[i:i + d] / d**0.5).exp()
-            out.append(e / e.sum() @ v[:, i:i + d])
+            e = (k[:, i : i + d] @ q[i : i + d] / d**0.5).exp()
+            out.append(e / e.sum() @ v[:, i : i + d])
         return self.linear(name + ".proj", torch.cat(out))
 
     def mlp(self, name, x):
@@ -91,7 +97,7 @@ class Literal:
 
     def block(self, name, cls, x, H, W):
         *first, last = STEPS[self.attention]
-        for step in first:                                             # patches only, and a Linear at the end
+        for step in first:  # patches only, and a Linear at the end
             new = f"{name}.{step}_"
             qkv = {p: self.linear(new + "attn.qkv", self.norm(new + "norm1", v)) for p, v in x.items()}
             y = {p: self.attend(new + "attn", qkv[p], [qkv[o] for o in x if SEES[step](p, o, H, W)]) for p in x}
@@ -110,14 +116,14 @@ class Literal:
         cls, places, times = self.w["cls_token"][0, 0], self.w.get("pos_embed"), self.w.get("time_embed")
         patches = {}
         for h, w, t in product(range(H), range(W), range(T)):
-            v = self.linear("patch_embed.proj", x[:, t, h * P:h * P + P, w * P:w * P + P].flatten())
+            v = self.linear("patch_embed.proj", x[:, t, h * P : h * P + P, w * P : w * P + P].flatten())
             if places is not None:
                 side = round((places.shape[1] - 1) ** 0.5)
                 v = v + places[0, 1 + h * side // H * side + w * side // W]
             patches[h, w, t] = v if times is None else v + times[0, t * times.shape[1] // T]
         cls = cls if places is None else cls + places[0, 0]
         clips, maps = [(cls, patches)], []
-        if self.attention == "space":                                  # a clip and a class token for every frame
+        if self.attention == "space":  # a clip and a class token for every frame
             clips = [(cls, {p: v for p, v in patches.items() if p[2] == t}) for t in range(T)]
         for i in range(self.depth):
             clips = [self.block(f"blocks.{i}", *c, H, W) for c in clips]
@@ -127,21 +133,30 @@ class Literal:
         return self.linear("head", self.norm("norm", sum(c for c, _ in clips) / len(clips))), torch.stack(maps)
 
     def __call__(self, x):
-        return (torch.stack(t) for t in zip(*map(self.one, x)))        # (B, K), (B, depth, D, T, H/P, W/P)
+        return (torch.stack(t) for t in zip(*map(self.one, x)))  # (B, K), (B, depth, D, T, H/P, W/P)
 
 
 # Settings, and (B, T, H, W) in pixels: as built for, fewer and oblong, more with a rest of pixels, odd numbers.
-DEFINED = [({}, (1, 4, 16, 16)), ({}, (2, 2, 8, 24)), ({}, (1, 6, 19, 10)), ({}, (1, 3, 12, 20)),
-           (dict(positions="space"), (1, 2, 16, 8)), (dict(positions="none"), (1, 2, 16, 8)),
-           (dict(in_channels=2, mlp_ratio=1.5, num_heads=4), (1, 2, 8, 8))]
+DEFINED = [
+    ({}, (1, 4, 16, 16)),
+    ({}, (2, 2, 8, 24)),
+    ({}, (1, 6, 19, 10)),
+    ({}, (1, 3, 12, 20)),
+    (dict(positions="space"), (1, 2, 16, 8)),
+    (dict(positions="none"), (1, 2, 16, 8)),
+    (dict(in_channels=2, mlp_ratio=1.5, num_heads=4), (1, 2, 8, 8)),
+]
 
 
-@pytest.mark.parametrize("attention, more, size", [
-    (a, *case) for a, case in product(SCHEMES, DEFINED) if a != "local_global" or case[1][1] % 2 == 0], ids=str)
+@pytest.mark.parametrize(
+    "attention, more, size",
+    [(a, *case) for a, case in product(SCHEMES, DEFINED) if a != "local_global" or case[1][1] % 2 == 0],
+    ids=str,
+)
 def test_equals_the_definition(attention, more, size):
     """Scores, maps, and the gradients of the input and of all weights."""
     config = TINY | dict(attention=attention) | more
-    model = shake(TimeSformer(**config).double()).train()              # no drop path: training changes nothing
+    model = shake(TimeSformer(**config).double()).train()  # no drop path: training changes nothing
     assert (model.pos_embed is None) == (more.get("positions") == "none")
     assert (model.time_embed is None) == ("positions" in more or attention == "space")
     weights = {k: v.detach().clone().requires_grad_() for k, v in model.named_parameters()}
@@ -154,8 +169,12 @@ def test_equals_the_definition(attention, more, size):
 
 # ------------------------------------------------------------ who sees whom
 
-@pytest.mark.parametrize("attention, steps", [
-    (a, steps) for a in SCHEMES for steps in [[s] for s in STEPS[a]] + [STEPS[a]] * (len(STEPS[a]) > 1)], ids=str)
+
+@pytest.mark.parametrize(
+    "attention, steps",
+    [(a, steps) for a in SCHEMES for steps in [[s] for s in STEPS[a]] + [STEPS[a]] * (len(STEPS[a]) > 1)],
+    ids=str,
+)
 @pytest.mark.parametrize("start", [(0, 0, 0), (1, 4, 2), (3, 5, 3)], ids=str)
 @torch.no_grad()
 def test_who_sees_whom(attention, steps, start):
@@ -173,18 +192,18 @@ def test_who_sees_whom(attention, steps, start):
     def run(x):
         return model.features(x)[0], tokens.pop()[:, 0]
 
-    def changes(before, after):                                        # in the patches, in the class token
-        places = (after[0] - before[0]).abs().amax((0, 1)).permute(1, 2, 0) > 1e-9                 # (H, W, T)
+    def changes(before, after):  # in the patches, in the class token
+        places = (after[0] - before[0]).abs().amax((0, 1)).permute(1, 2, 0) > 1e-9  # (H, W, T)
         return set(map(tuple, places.nonzero().tolist())), bool((after[1] - before[1]).abs().max() > 1e-9)
 
     x = clip(1, 3, T, H * 4, W * 4)
     before = run(x)
     h, w, t = start
-    x[:, :, t, h * 4:h * 4 + 4, w * 4:w * 4 + 4] += clip(4, 4, seed=3)
+    x[:, :, t, h * 4 : h * 4 + 4, w * 4 : w * 4 + 4] += clip(4, 4, seed=3)
     after, want = run(x), {start}
-    for step in steps:                                                 # who sees one of those that know already
+    for step in steps:  # who sees one of those that know already
         want |= {b for b in everywhere for a in want if SEES[step](a, b, H, W)}
-    assert changes(before, after) == (want, last)                      # the class token stays out of the other steps
+    assert changes(before, after) == (want, last)  # the class token stays out of the other steps
     number = dict(temporal=T, space=H * W, local=T * H // 2 * W // 2, width=W, height=H) | {"global": H * W * T // 8}
     assert len(want) == (number.get(steps[0], H * W * T) if len(steps) == 1 else H * W * T)
     model.cls_token.add_(clip(8, seed=4))
@@ -202,24 +221,48 @@ def test_ungroup_undoes_group(data, B, C):
     assert torch.equal(ungroup(y, size, pattern), x)
     groups = {}
     for i, place in enumerate(product(*map(range, size))):
-        key = tuple({"whole": 0, "each": p, "half": 2 * p // n, "stride": p % 2}[how]
-                    for p, n, how in zip(place, size, pattern))
+        key = tuple(
+            {"whole": 0, "each": p, "half": 2 * p // n, "stride": p % 2}[how] for p, n, how in zip(place, size, pattern)
+        )
         groups.setdefault(key, []).append(i)
     assert torch.equal(y, x[:, torch.tensor([groups[k] for k in sorted(groups)])])
 
 
 # ------------------------------------------------------------ an independent implementation
 
+
 @pytest.mark.parametrize("attention", ["divided", "joint"])
-@pytest.mark.parametrize("shape, built", [((2, 4, 32, 32), 32), ((1, 6, 32, 32), 32), ((2, 3, 24, 32), 32), ((1, 5, 48, 40), 32),
-                                          ((2, 4, 24, 40), (24, 40)), ((1, 5, 40, 16), (40, 16))], ids=str)
+@pytest.mark.parametrize(
+    "shape, built",
+    [
+        ((2, 4, 32, 32), 32),
+        ((1, 6, 32, 32), 32),
+        ((2, 3, 24, 32), 32),
+        ((1, 5, 48, 40), 32),
+        ((2, 4, 24, 40), (24, 40)),
+        ((1, 5, 40, 16), (40, 16)),
+    ],
+    ids=str,
+)
 def test_equals_transformers(attention, shape, built):
     """Equal logits, gradients of the input and of all parameters, also where positions must be resized."""
     B, T, H, W = shape
-    theirs = shake(transformers.TimesformerForVideoClassification(transformers.TimesformerConfig(
-        image_size=built, patch_size=8, num_frames=4, hidden_size=48, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=192, num_labels=7, attention_type=attention + "_space_time")).double())
-    theirs.config.num_frames, theirs.config.image_size = T, W          # its layers sort the tokens by these
+    theirs = shake(
+        transformers.TimesformerForVideoClassification(
+            transformers.TimesformerConfig(
+                image_size=built,
+                patch_size=8,
+                num_frames=4,
+                hidden_size=48,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                intermediate_size=192,
+                num_labels=7,
+                attention_type=attention + "_space_time",
+            )
+        ).double()
+    )
+    theirs.config.num_frames, theirs.config.image_size = T, W  # its layers sort the tokens by these
     ours = TimeSformer(built, 8, 4, 3, 7, embed_dim=48, depth=2, num_heads=4, attention=attention).double().eval()
     ours.load_state_dict(from_official(ours, theirs.state_dict()), strict=True)
     a, b = (clip(B, 3, T, H, W).requires_grad_() for _ in range(2))
@@ -231,25 +274,37 @@ def test_equals_transformers(attention, shape, built):
 
 # Our own count: parameters in M, GMACs of one view.
 COMPUTED = {
-    "timesformer_divided_8x224": (121.566, 195.830), "timesformer_divided_8x224_k600": (121.720, 195.830),
-    "timesformer_divided_8x224_ssv2": (121.393, 195.830), "timesformer_hr_16x448": (122.024, 1702.686),
-    "timesformer_hr_16x448_k600": (122.178, 1702.686), "timesformer_hr_16x448_ssv2": (121.850, 1702.685),
-    "timesformer_l_96x224": (121.634, 2379.857), "timesformer_l_96x224_k600": (121.788, 2379.857),
-    "timesformer_l_64x224_ssv2": (121.436, 1579.191), "timesformer_space_8x224": (86.106, 140.505),
-    "timesformer_joint_8x224": (86.112, 179.563), "timesformer_local_global_8x224": (121.566, 206.928),
-    "timesformer_axial_8x224": (157.020, 249.412), "timesformer_divided_8x224_space_positions": (121.560, 195.830),
-    "timesformer_divided_8x224_no_positions": (121.409, 195.830), "timesformer_mini": (0.658, 0.197),
+    "timesformer_divided_8x224": (121.566, 195.830),
+    "timesformer_divided_8x224_k600": (121.720, 195.830),
+    "timesformer_divided_8x224_ssv2": (121.393, 195.830),
+    "timesformer_hr_16x448": (122.024, 1702.686),
+    "timesformer_hr_16x448_k600": (122.178, 1702.686),
+    "timesformer_hr_16x448_ssv2": (121.850, 1702.685),
+    "timesformer_l_96x224": (121.634, 2379.857),
+    "timesformer_l_96x224_k600": (121.788, 2379.857),
+    "timesformer_l_64x224_ssv2": (121.436, 1579.191),
+    "timesformer_space_8x224": (86.106, 140.505),
+    "timesformer_joint_8x224": (86.112, 179.563),
+    "timesformer_local_global_8x224": (121.566, 206.928),
+    "timesformer_axial_8x224": (157.020, 249.412),
+    "timesformer_divided_8x224_space_positions": (121.560, 195.830),
+    "timesformer_divided_8x224_no_positions": (121.409, 195.830),
+    "timesformer_mini": (0.658, 0.197),
 }
-TABLE_1 = {"space": 85.9, "joint": 85.9, "divided": 121.4, "local_global": 121.4, "axial": 156.8}      # params M
-EXTRA = {"space": 0, "joint": 0, "divided": 1, "local_global": 1, "axial": 2}                          # steps a block
+TABLE_1 = {"space": 85.9, "joint": 85.9, "divided": 121.4, "local_global": 121.4, "axial": 156.8}  # params M
+EXTRA = {"space": 0, "joint": 0, "divided": 1, "local_global": 1, "axial": 2}  # steps a block
 
 
 def comparisons(attention, s, T):
     """Of one patch in a block at T frames of N = s x s patches, and of all copies of the class token (section 3)."""
-    N = s * s                                                          # in `divided` the paper counts N + T + 2
-    return {"space": (N + 1, T * (N + 1)), "joint": (N * T + 1, N * T + 1), "divided": (N + T + 1, T * (N + 1)),
-            "local_global": (N * T // 4 + N * T // 8 + 1, 8 * (N * T // 8 + 1)),
-            "axial": (T + s + s + 1, s * T * (s + 1))}[attention]
+    N = s * s  # in `divided` the paper counts N + T + 2
+    return {
+        "space": (N + 1, T * (N + 1)),
+        "joint": (N * T + 1, N * T + 1),
+        "divided": (N + T + 1, T * (N + 1)),
+        "local_global": (N * T // 4 + N * T // 8 + 1, 8 * (N * T // 8 + 1)),
+        "axial": (T + s + s + 1, s * T * (s + 1)),
+    }[attention]
 
 
 @pytest.mark.parametrize("name", COMPUTED)
@@ -263,22 +318,31 @@ def test_parameters_and_macs(name):
     attention, s = config["attention"], config["img_size"] // P
     places, times = config["positions"] != "none", config["positions"] == "space-time" and attention != "space"
     params = count_parameters(model)
-    assert params == ((3 * P * P + 1) * D + D + places * (s * s + 1) * D + times * T * D
-                      + L * (12 * D * D + 13 * D + EXTRA[attention] * (5 * D * D + 7 * D)) + 2 * D + (D + 1) * K)
-    linear = []                                                        # MACs but those of attention
+    assert params == (
+        (3 * P * P + 1) * D
+        + D
+        + places * (s * s + 1) * D
+        + times * T * D
+        + L * (12 * D * D + 13 * D + EXTRA[attention] * (5 * D * D + 7 * D))
+        + 2 * D
+        + (D + 1) * K
+    )
+    linear = []  # MACs but those of attention
     for path, module in model.named_modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
-            times = L if path.startswith("blocks.") else 1             # only one of the equal blocks runs
-            module.register_forward_hook(lambda m, args, out, times=times: linear.append(times * m.weight[0].numel() * out.numel()))
+            times = L if path.startswith("blocks.") else 1  # only one of the equal blocks runs
+            module.register_forward_hook(
+                lambda m, args, out, times=times: linear.append(times * m.weight[0].numel() * out.numel())
+            )
     counting.COUNTED.clear()
     macs = counting.count_equal_blocks_once(model, (1, *ZOO[name].input))
     each, cls = comparisons(attention, s, T)
     assert macs - sum(linear) == 2 * D * L * (s * s * T * each + cls)
     assert (round(params / 1e6, 3), round(macs / 1e9, 3)) == COMPUTED[name]
     for quantity, value, source in ZOO[name].stated:
-        if quantity == "params M":                                     # with 174 classes
+        if quantity == "params M":  # with 174 classes
             assert value == TABLE_1[attention] == pytest.approx((params + (D + 1) * (174 - K)) / 1e6, abs=0.05)
-        elif quantity == "GMACs":                                      # rounded to 1, or in TFLOPs to 0.01 over 3 views
+        elif quantity == "GMACs":  # rounded to 1, or in TFLOPs to 0.01 over 3 views
             assert macs / 1e9 == pytest.approx(value, abs=0.5 if isinstance(value, int) else 10 / 6 + 0.05), source
 
 
@@ -288,6 +352,7 @@ def test_every_variant_is_checked():
 
 
 # ------------------------------------------------------------ properties
+
 
 @given(order=st.permutations(range(4)), seed=st.integers(0, 9))
 @settings(max_examples=15)
@@ -304,7 +369,7 @@ def test_who_sees_the_order_of_frames(order, seed):
     still = model(x)
     close(model(x[:, :, order]), still, 1e-12)
     model.load_state_dict(awake | dict(time_embed=asleep["time_embed"]))
-    assert (model(x) - still).abs().max() > 1e-3                       # frames see each other now
+    assert (model(x) - still).abs().max() > 1e-3  # frames see each other now
     close(model(x[:, :, order]), model(x))
     model.load_state_dict(awake)
     assert torch.allclose(model(x[:, :, order]), model(x), atol=1e-7) == (order == sorted(order))
@@ -314,7 +379,7 @@ def test_who_sees_the_order_of_frames(order, seed):
 @settings(max_examples=10)
 @torch.no_grad()
 def test_joint_without_positions_sees_a_set_of_patches(order):
-    def lay(p):                                                        # 12 patches -> 2 frames of 2 x 3
+    def lay(p):  # 12 patches -> 2 frames of 2 x 3
         return p.unflatten(2, (2, 2, 3)).permute(0, 1, 2, 3, 5, 4, 6).flatten(5, 6).flatten(3, 4)
 
     patches, same = clip(1, 3, 12, 4, 4), order == sorted(order)
@@ -328,13 +393,19 @@ def test_joint_without_positions_sees_a_set_of_patches(order):
 def test_samples_do_not_see_each_other(attention, training):
     model, x = tiny(attention).train(training), clip(3, 3, 4, 16, 16).requires_grad_()
     out = model(x)
-    grad, = torch.autograd.grad(out[1].sum(), x)
+    (grad,) = torch.autograd.grad(out[1].sum(), x)
     assert grad[1].any() and not grad[[0, 2]].any()
     close(out, torch.cat([model(one[None]) for one in x]))
 
 
-@given(B=st.integers(1, 2), T=st.integers(1, 9), H=st.integers(4, 30), W=st.integers(4, 30), depth=st.integers(1, 6),
-       attention=st.sampled_from(SCHEMES))
+@given(
+    B=st.integers(1, 2),
+    T=st.integers(1, 9),
+    H=st.integers(4, 30),
+    W=st.integers(4, 30),
+    depth=st.integers(1, 6),
+    attention=st.sampled_from(SCHEMES),
+)
 @settings(max_examples=30)
 @torch.no_grad()
 def test_any_size_goes_in(B, T, H, W, depth, attention):
@@ -351,6 +422,7 @@ def test_any_size_goes_in(B, T, H, W, depth, attention):
 
 
 # ------------------------------------------------------------ initial weights, drop path
+
 
 @pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize("attention", SCHEMES)
@@ -383,8 +455,10 @@ def test_drop_path(attention):
     model(clip(B, 3, T, H * 4, W * 4))
     samples = B * T if attention == "space" else B
     assert [len(out) for _, out in branches] == {
-        "divided": [B * H * W, B * T], "local_global": [B * 4, B * 8],
-        "axial": [B * H * W, B * T * H, B * T * W]}.get(attention, [samples]) + [samples]
+        "divided": [B * H * W, B * T],
+        "local_global": [B * 4, B * 8],
+        "axial": [B * H * W, B * T * H, B * T * W],
+    }.get(attention, [samples]) + [samples]
     for x, out in branches:
         kept = out.flatten(1).any(1)
         assert torch.equal(out[kept], 2 * x[kept]) and 0.25 < kept.double().mean() < 0.75
@@ -393,6 +467,7 @@ def test_drop_path(attention):
 
 # ------------------------------------------------------------ other sizes, and image weights
 
+
 @pytest.mark.parametrize("grid", [(4, 4), (6, 9), (2, 3), (1, 1)], ids=str)
 def test_positions_are_resized_to_the_nearest(grid):
     pos, time, (H, W) = torch.randn(1, 17, 3), torch.randn(1, 4, 3), grid
@@ -400,7 +475,7 @@ def test_positions_are_resized_to_the_nearest(grid):
     assert torch.equal(resize_space(pos, grid)[0], torch.stack([pos[0, 0], *places]))
     assert torch.equal(resize_time(time, W)[0], torch.stack([time[0, t * 4 // W] for t in range(W)]))
     assert resize_space(pos, (4, 4)) is pos and resize_time(time, 4) is time
-    assert resize_space(pos, (8, 2)) is pos                            # as many patches: the official code looks no further
+    assert resize_space(pos, (8, 2)) is pos  # as many patches: the official code looks no further
 
 
 @torch.no_grad()
@@ -417,7 +492,7 @@ def test_resized_positions_are_what_running_at_that_size_uses():
         large.resize_positions(state | dict(pos_embed=torch.zeros(1, 16, 8)))
 
 
-VIT = TINY | dict(attention="space", num_frames=1)                     # on one frame that is an image ViT
+VIT = TINY | dict(attention="space", num_frames=1)  # on one frame that is an image ViT
 
 
 @pytest.mark.parametrize("attention", ["divided", "space"])
@@ -453,29 +528,49 @@ def test_image_weights_that_do_not_fit():
     with pytest.raises(ValueError) as error:
         tiny("divided").inflate(state)
     assert set(str(error.value).removeprefix("the weights do not fit TimeSformer, 4 entries differ: ").split("; ")) == {
-        "missing norm.bias (8,)", "unexpected extra (8,)", "blocks.1.attn.qkv.bias has shape (3,), wanted (24,)",
-        "blocks.1.temporal_attn.qkv.bias has shape (3,), wanted (24,)"}
+        "missing norm.bias (8,)",
+        "unexpected extra (8,)",
+        "blocks.1.attn.qkv.bias has shape (3,), wanted (24,)",
+        "blocks.1.temporal_attn.qkv.bias has shape (3,), wanted (24,)",
+    }
 
 
 # ------------------------------------------------------------ errors
 
-@pytest.mark.parametrize("config, shape, words", [
-    (dict(num_heads=3), None, "embed_dim 8 is not divisible by num_heads 3"),
-    (dict(attention="x"), None, "unknown attention 'x'; choose one of space, joint, divided, local_global, axial"),
-    (dict(positions="x"), None, "unknown positions 'x'; choose 'space-time', 'space' or 'none'"),
-    (dict(img_size=3), None, "img_size 3 is smaller than patch_size 4"),
-    (dict(), (3, 4, 16, 16), "4 axes, shape (3, 4, 16, 16); wanted 5, (B, C=3, T, H, W). Add the batch axis"),
-    (dict(attention="space"), (1, 4, 3, 16, 16), "4 channels, shape (1, 4, 3, 16, 16)"),
-    (dict(attention="axial"), (1, 3, 0, 16, 16), "empty along T"),
-    (dict(attention="joint"), (1, 3, 4, 3, 16), "smaller than one 4 x 4 patch, shape (1, 3, 4, 3, 16)"),
-    (dict(), (1, 3, 4, 16, 3), "smaller than one 4 x 4 patch, shape (1, 3, 4, 16, 3)"),
-    (dict(), (1, 3, 4, 16, 16), "dtype torch.uint8; wanted floating point"),
-    (dict(attention="local_global"), (1, 3, 3, 16, 16), "got 3 frames of 4 x 4 patches, shape (1, 3, 3, 16, 16); give"),
-    (dict(attention="local_global"), (1, 3, 4, 12, 16), "got 4 frames of 3 x 4 patches, shape (1, 3, 4, 12, 16); give"),
-    (dict(attention="local_global"), (1, 3, 4, 16, 22), "got 4 frames of 4 x 5 patches, shape (1, 3, 4, 16, 22); give"),
-], ids=str)
+
+@pytest.mark.parametrize(
+    "config, shape, words",
+    [
+        (dict(num_heads=3), None, "embed_dim 8 is not divisible by num_heads 3"),
+        (dict(attention="x"), None, "unknown attention 'x'; choose one of space, joint, divided, local_global, axial"),
+        (dict(positions="x"), None, "unknown positions 'x'; choose 'space-time', 'space' or 'none'"),
+        (dict(img_size=3), None, "img_size 3 is smaller than patch_size 4"),
+        (dict(), (3, 4, 16, 16), "4 axes, shape (3, 4, 16, 16); wanted 5, (B, C=3, T, H, W). Add the batch axis"),
+        (dict(attention="space"), (1, 4, 3, 16, 16), "4 channels, shape (1, 4, 3, 16, 16)"),
+        (dict(attention="axial"), (1, 3, 0, 16, 16), "empty along T"),
+        (dict(attention="joint"), (1, 3, 4, 3, 16), "smaller than one 4 x 4 patch, shape (1, 3, 4, 3, 16)"),
+        (dict(), (1, 3, 4, 16, 3), "smaller than one 4 x 4 patch, shape (1, 3, 4, 16, 3)"),
+        (dict(), (1, 3, 4, 16, 16), "dtype torch.uint8; wanted floating point"),
+        (
+            dict(attention="local_global"),
+            (1, 3, 3, 16, 16),
+            "got 3 frames of 4 x 4 patches, shape (1, 3, 3, 16, 16); give",
+        ),
+        (
+            dict(attention="local_global"),
+            (1, 3, 4, 12, 16),
+            "got 4 frames of 3 x 4 patches, shape (1, 3, 4, 12, 16); give",
+        ),
+        (
+            dict(attention="local_global"),
+            (1, 3, 4, 16, 22),
+            "got 4 frames of 4 x 5 patches, shape (1, 3, 4, 16, 22); give",
+        ),
+    ],
+    ids=str,
+)
 def test_errors_say_what_came_and_what_was_wanted(config, shape, words):
     for call in ("forward", "features"):
-        with pytest.raises(ValueError, match=re.escape(words)):        # without an input, when the model is built
+        with pytest.raises(ValueError, match=re.escape(words)):  # without an input, when the model is built
             model = TimeSformer(**TINY | config)
             getattr(model, call)(torch.zeros(shape, dtype=torch.uint8 if "uint8" in words else torch.float32))

@@ -1,4 +1,5 @@
 """Training: the loop, its checkpoints, evaluation. Clips are tiny files that PyAV writes."""
+
 import csv
 import dataclasses
 import errno
@@ -50,9 +51,9 @@ class Tiny(nn.Module):
         self.head = nn.Linear(8, num_classes)
 
     def forward(self, x):
-        x = self.proj(x).mean((2, 3, 4))                                    # (B, 8)
+        x = self.proj(x).mean((2, 3, 4))  # (B, 8)
         bias = self.relative_position_bias_table[self.relative_position_index] * self.weight
-        return self.head(self.drop(self.norm(x + bias.mean(0))))            # (B, K)
+        return self.head(self.drop(self.norm(x + bias.mean(0))))  # (B, K)
 
 
 def write_clip(path, level, frames=6):
@@ -82,16 +83,27 @@ def clips(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def recipe(clips):
-    return Recipe(model="tiny", data=f"csv:{clips / 'train.csv'},{clips / 'val.csv'}", frames=2,
-                  stride=2, size=16, batch_size=4, epochs=3, lr=0.01, drop_path=0.0)
+    return Recipe(
+        model="tiny",
+        data=f"csv:{clips / 'train.csv'},{clips / 'val.csv'}",
+        frames=2,
+        stride=2,
+        size=16,
+        batch_size=4,
+        epochs=3,
+        lr=0.01,
+        drop_path=0.0,
+    )
 
 
 @pytest.fixture
 def tiny(monkeypatch):
     """`create` builds `Tiny`, or what the test puts in its place; the picture of the run is blank: drawing takes longer."""
     monkeypatch.setattr(folder, "curves", lambda *rows_classes_title: Figure(figsize=(1, 1)))
+
     def use(build):
         monkeypatch.setattr(checkpoint, "create", build)
+
     use(lambda name, **settings: Tiny(**settings))
     return use
 
@@ -102,8 +114,7 @@ def train(recipe, out, **settings):
 
 def rows(out, without=("seconds", "clips_per_second")):
     with open(out / "metrics.csv", newline="", encoding="utf-8") as file:
-        return [{name: value for name, value in row.items() if name not in without}
-                for row in csv.DictReader(file)]
+        return [{name: value for name, value in row.items() if name not in without} for row in csv.DictReader(file)]
 
 
 def weights(out, name="last"):
@@ -131,12 +142,12 @@ def scalars(out, tag):
 
 # ---------------------------------------------------------------- recipes
 
+
 def test_recipe_survives_json_and_overrides():
     recipe = Recipe(model="m", lr=3e-4, crop_scale=(0.5, 1.0), amp=False)
     assert Recipe.from_json(recipe.to_json()) == recipe
     changed = recipe.override(["epochs=7", "lr=1e-2", "crop_scale=0.25,0.75", "amp=true"])
-    assert changed == dataclasses.replace(recipe, epochs=7, lr=0.01, crop_scale=(0.25, 0.75),
-                                          amp=True)
+    assert changed == dataclasses.replace(recipe, epochs=7, lr=0.01, crop_scale=(0.25, 0.75), amp=True)
     assert isinstance(changed.epochs, int)
     assert recipe_for("video_swin_mini") is RECIPES["video_swin_mini"]
 
@@ -149,8 +160,9 @@ def test_every_mini_model_has_a_recipe_that_fits_it():
 
 
 def test_an_image_model_is_trained_on_single_frames(clips, tmp_path):
-    recipe = dataclasses.replace(RECIPES["swin_mini"], data=f"csv:{clips / 'train.csv'},{clips / 'val.csv'}", keep=0,
-                                 epochs=1, batch_size=4)
+    recipe = dataclasses.replace(
+        RECIPES["swin_mini"], data=f"csv:{clips / 'train.csv'},{clips / 'val.csv'}", keep=0, epochs=1, batch_size=4
+    )
     summary = train(recipe, tmp_path / "run")
     assert summary["finished"] and summary["steps"] == 3
     scores = evaluate.evaluate_run(tmp_path / "run" / "last.safetensors")
@@ -159,13 +171,23 @@ def test_an_image_model_is_trained_on_single_frames(clips, tmp_path):
         train(dataclasses.replace(recipe, frames=2), tmp_path / "other")
 
 
-@pytest.mark.parametrize("assignment, words", [
-    ("epoch=3", "did you mean epochs"), ("epochs=2.5", "of type int"),
-    ("lr=fast", "of type float"), ("lr=nan", "finite"), ("amp=maybe", "of type bool"),
-    ("crop_scale=0.5", "low,high"),
-    ("crop_scale=0.9,0.5", "crop_scale"), ("epochs=0", "at least 1"), ("epochs", "name=value"),
-    ("warmup_epochs=99", "at most epochs"), ("drop_path=1", "[0, 1)"),
-    ("sampling=x", "sampling")])
+@pytest.mark.parametrize(
+    "assignment, words",
+    [
+        ("epoch=3", "did you mean epochs"),
+        ("epochs=2.5", "of type int"),
+        ("lr=fast", "of type float"),
+        ("lr=nan", "finite"),
+        ("amp=maybe", "of type bool"),
+        ("crop_scale=0.5", "low,high"),
+        ("crop_scale=0.9,0.5", "crop_scale"),
+        ("epochs=0", "at least 1"),
+        ("epochs", "name=value"),
+        ("warmup_epochs=99", "at most epochs"),
+        ("drop_path=1", "[0, 1)"),
+        ("sampling=x", "sampling"),
+    ],
+)
 def test_recipe_rejects_what_cannot_work(assignment, words):
     with pytest.raises(CourseError) as error:
         Recipe(model="m").override([assignment])
@@ -179,13 +201,14 @@ def test_recipe_for_an_unknown_model_suggests_a_name():
 
 # ---------------------------------------------------------------- schedule, groups, order
 
+
 def test_schedule_by_hand():
     lrs = [fit.lr_at(step, 10, 2, 2.0) for step in range(10)]
-    assert lrs[:3] == [1.0, 2.0, 2.0]                  # up in two steps, the cosine starts at 1
-    assert lrs[6] == pytest.approx(1.0)                # half way down
+    assert lrs[:3] == [1.0, 2.0, 2.0]  # up in two steps, the cosine starts at 1
+    assert lrs[6] == pytest.approx(1.0)  # half way down
     assert lrs[9] == pytest.approx(1 + math.cos(math.pi * 7 / 8))
-    assert fit.lr_at(0, 4, 0, 1.0) == 1.0              # no warm-up: no division by zero
-    assert fit.lr_at(3, 4, 4, 1.0) == 1.0              # nothing but warm-up
+    assert fit.lr_at(0, 4, 0, 1.0) == 1.0  # no warm-up: no division by zero
+    assert fit.lr_at(3, 4, 4, 1.0) == 1.0  # nothing but warm-up
 
 
 def test_weight_decay_spares_norms_biases_and_bias_tables():
@@ -207,6 +230,7 @@ def test_epoch_order_is_a_function_of_seed_and_epoch():
         batches = loading.EpochBatches(11, 4, seed)
         batches.epoch, batches.start = epoch, start
         return list(batches)
+
     whole = keys(epoch=3)
     assert [len(batch) for batch in whole] == [4, 4, 3]
     flat = [key for batch in whole for key in batch]
@@ -220,13 +244,22 @@ def test_epoch_order_is_a_function_of_seed_and_epoch():
 
 # ---------------------------------------------------------------- a run
 
+
 def test_a_run_leaves_its_files(recipe, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(folder, "curves", curves.curves)
     summary = train(recipe, tmp_path / "run")
     out = tmp_path / "run"
     assert sorted(path.name for path in out.iterdir()) == [
-        "best.safetensors", "config.json", "curves.png", "last.safetensors", "log",
-        "metrics.csv", "previous.pt", "state.pt", "summary.json"]
+        "best.safetensors",
+        "config.json",
+        "curves.png",
+        "last.safetensors",
+        "log",
+        "metrics.csv",
+        "previous.pt",
+        "state.pt",
+        "summary.json",
+    ]
     assert summary == json.loads((out / "summary.json").read_text(encoding="utf-8"))
     assert summary["finished"] and summary["epochs"] == 3 and summary["steps"] == 9
     model = Tiny(3, 0.0)
@@ -256,8 +289,7 @@ def test_a_run_leaves_its_files(recipe, tiny, tmp_path, monkeypatch):
 
 
 def test_curves_show_the_rows():
-    table = [dict(epoch=e, train_loss=2 / e, val_loss=3 / e, train_top1=e / 4, val_top1=e / 5)
-             for e in (1, 2, 3)]
+    table = [dict(epoch=e, train_loss=2 / e, val_loss=3 / e, train_top1=e / 4, val_top1=e / 5) for e in (1, 2, 3)]
     loss, accuracy = curves.curves(table, 8, "a run").axes
     assert [line.get_label() for line in accuracy.lines] == ["train", "validation", "chance"]
     assert list(loss.lines[1].get_ydata()) == [3.0, 1.5, 1.0]
@@ -270,8 +302,16 @@ def test_curves_show_the_rows():
 
 @pytest.mark.slow
 def test_video_swin_mini_learns_a_few_clips(recipe, tmp_path):
-    recipe = dataclasses.replace(recipe, model="video_swin_mini", epochs=8, lr=2e-3, size=32,
-                                 batch_size=6, crop_scale=(1.0, 1.0), label_smoothing=0.0)
+    recipe = dataclasses.replace(
+        recipe,
+        model="video_swin_mini",
+        epochs=8,
+        lr=2e-3,
+        size=32,
+        batch_size=6,
+        crop_scale=(1.0, 1.0),
+        label_smoothing=0.0,
+    )
     summary = train(recipe, tmp_path / "run")
     table = rows(tmp_path / "run")
     first, last = (float(table[i]["train_loss"]) for i in (0, -1))
@@ -283,8 +323,7 @@ def test_seed_decides_everything(recipe, tiny, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train(dataclasses.replace(recipe, seed=seed, epochs=1), tmp_path / name)
     assert_same_run(tmp_path / "a", tmp_path / "b")
-    assert not torch.equal(weights(tmp_path / "a")["head.weight"],
-                           weights(tmp_path / "c")["head.weight"])
+    assert not torch.equal(weights(tmp_path / "a")["head.weight"], weights(tmp_path / "c")["head.weight"])
 
 
 def test_gradients_are_clipped_and_labels_smoothed(recipe, tiny, tmp_path, monkeypatch):
@@ -303,11 +342,10 @@ def test_gradients_are_clipped_and_labels_smoothed(recipe, tiny, tmp_path, monke
 
     monkeypatch.setattr(torch.optim.AdamW, "step", spy)
     monkeypatch.setattr(fit.F, "cross_entropy", loss)
-    train(dataclasses.replace(recipe, epochs=1, grad_clip=1e-3, label_smoothing=0.25),
-          tmp_path / "run")
+    train(dataclasses.replace(recipe, epochs=1, grad_clip=1e-3, label_smoothing=0.25), tmp_path / "run")
     assert norms == pytest.approx([1e-3] * 3, rel=1e-3) and smoothing == [0.25] * 3
     logged = [norm for _, norm in scalars(tmp_path / "run", "train/grad_norm")]
-    assert min(logged) > 1e-2                          # the log shows the norm before clipping
+    assert min(logged) > 1e-2  # the log shows the norm before clipping
 
 
 # ---------------------------------------------------------------- killed and continued
@@ -399,21 +437,21 @@ DRIVER = textwrap.dedent("""
 
 
 OFTEN = {"checkpoint_minutes": 0}  # a checkpoint before every step
-PLANS = [                              # run folder, what happens, arguments of `fit`
+PLANS = [  # run folder, what happens, arguments of `fit`
     ("whole", ("none",), {}),
-    ("killed", ("state.pt", 2, "half"), OFTEN),           # 0: the state of step 0 is kept
-    ("killed", ("state.pt", 3, "before"), OFTEN),         # 1
-    ("killed", ("state.pt", 2, "after"), OFTEN),          # 2: nothing derived from it yet
+    ("killed", ("state.pt", 2, "half"), OFTEN),  # 0: the state of step 0 is kept
+    ("killed", ("state.pt", 3, "before"), OFTEN),  # 1
+    ("killed", ("state.pt", 2, "after"), OFTEN),  # 2: nothing derived from it yet
     ("killed", ("best.safetensors", 1, "before"), OFTEN),  # 3: the state's best has no file
-    ("killed", ("metrics.csv", 2, "before"), OFTEN),      # 4
-    ("killed", ("step", 2), {"workers": 1}),              # 5: weights changed, nothing saved
-    ("killed", ("last.safetensors", 2, "half"), OFTEN),   # 6
-    ("killed", ("curves.png", 1, "half"), {}),            # 7
-    ("killed", ("summary.json", 1, "before"), {}),        # 8
+    ("killed", ("metrics.csv", 2, "before"), OFTEN),  # 4
+    ("killed", ("step", 2), {"workers": 1}),  # 5: weights changed, nothing saved
+    ("killed", ("last.safetensors", 2, "half"), OFTEN),  # 6
+    ("killed", ("curves.png", 1, "half"), {}),  # 7
+    ("killed", ("summary.json", 1, "before"), {}),  # 8
     ("killed", ("none",), {}),
     ("cut", ("ctrl-c", 2), {"workers": 1}),
     ("cut", ("disk", 5_000), {}),
-    ("cut", ("ctrl-c", 1), {}),                # the last step of the epoch: before validation
+    ("cut", ("ctrl-c", 1), {}),  # the last step of the epoch: before validation
     ("cut", ("none",), {}),
 ]
 
@@ -422,10 +460,17 @@ PLANS = [                              # run folder, what happens, arguments of 
 def driven(recipe, tmp_path_factory):
     """The plans, run one by one: (folder, {run folder: [[exit code (-signal), [epoch, batch]], ...]}, what was printed)."""
     folder = tmp_path_factory.mktemp("driven")
-    head = (f"TESTS = {str(Path(__file__).parent)!r}\nRECIPE = {recipe.to_json()!r}\nWARM = {str(folder / 'warm')!r}\n"
-            f"PLANS = {[(str(folder / out), plan, settings) for out, plan, settings in PLANS]!r}\n")
-    done = subprocess.run([sys.executable, "-c", head + DRIVER], capture_output=True, encoding="utf-8",
-                          timeout=300, env={**os.environ, "OMP_WAIT_POLICY": "passive"})
+    head = (
+        f"TESTS = {str(Path(__file__).parent)!r}\nRECIPE = {recipe.to_json()!r}\nWARM = {str(folder / 'warm')!r}\n"
+        f"PLANS = {[(str(folder / out), plan, settings) for out, plan, settings in PLANS]!r}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", head + DRIVER],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        env={**os.environ, "OMP_WAIT_POLICY": "passive"},
+    )
     assert "RESULTS" in done.stdout, done.stderr
     results = {}
     for (out, _, _), result in zip(PLANS, json.loads(done.stdout.split("RESULTS")[1]), strict=True):
@@ -441,10 +486,10 @@ def test_killed_at_any_moment_and_resumed_equals_uninterrupted(driven):
     whole, killed = folder / "whole", folder / "killed"
     codes, places = zip(*results["killed"])
     assert codes == (*[-signal.SIGKILL] * 9, 0), output
-    assert places[:3] == ([0, 0], [0, 1], [0, 2]), output   # one step lost at most, here
-    assert places[3] == [1, 0] and places[4] == places[5]   # killed at a step, saved before
+    assert places[:3] == ([0, 0], [0, 1], [0, 2]), output  # one step lost at most, here
+    assert places[3] == [1, 0] and places[4] == places[5]  # killed at a step, saved before
     assert places[7] == places[9] == [3, 0]
-    assert list(places) == sorted(places)                   # never backwards
+    assert list(places) == sorted(places)  # never backwards
     assert_same_run(whole, killed)
     # TensorBoard shows each step once, although some were taken twice
     assert [step for step, _ in scalars(killed, "train/loss")] == list(range(1, 10))
@@ -528,6 +573,7 @@ def test_a_folder_that_cannot_be_made(recipe, tiny, tmp_path):
 
 # ---------------------------------------------------------------- numbers that are not finite
 
+
 class Explodes(Tiny):
     """Gives NaN from the sixth training step on."""
 
@@ -568,6 +614,7 @@ def test_nan_gradient_never_reaches_the_weights(recipe, tiny, tmp_path):
 
 # ---------------------------------------------------------------- clips that cannot be read
 
+
 def with_bad_clips(clips, folder, recipe, bad, **settings):
     """The data of `clips` with the training files in `bad` replaced by empty ones."""
     for split in ("train", "val"):
@@ -578,23 +625,21 @@ def with_bad_clips(clips, folder, recipe, bad, **settings):
                 (folder / name).write_bytes(b"")
             lines[i + 1] = line.replace(name, str((folder if name in bad else clips) / name))
         (folder / f"{split}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return dataclasses.replace(recipe, data=f"csv:{folder / 'train.csv'},{folder / 'val.csv'}",
-                               **settings)
+    return dataclasses.replace(recipe, data=f"csv:{folder / 'train.csv'},{folder / 'val.csv'}", **settings)
 
 
 def test_bad_clips_are_skipped_counted_and_listed(recipe, clips, tiny, tmp_path, capsys):
     bad = ["train1.mp4", "train2.mp4", "train4.mp4", "train7.mp4", "val5.mp4"]
     recipe = with_bad_clips(clips, tmp_path, recipe, bad, batch_size=2, epochs=2)
     summary = train(recipe, tmp_path / "run", max_steps=7)
-    summary = train(recipe, tmp_path / "run")           # counts survive a resume in the epoch
+    summary = train(recipe, tmp_path / "run")  # counts survive a resume in the epoch
     assert summary["finished"] and summary["bad_clips"] == {"train": 4, "val": 1}
     assert [row["skipped"] for row in rows(tmp_path / "run")] == ["4", "4"]
     with open(tmp_path / "run" / "bad_clips.csv", newline="", encoding="utf-8") as file:
         listed = [(row["split"], row["index"]) for row in csv.DictReader(file)]
-    assert listed == [("train", "1"), ("train", "2"), ("train", "4"), ("train", "7"),
-                      ("val", "5")]
+    assert listed == [("train", "1"), ("train", "2"), ("train", "4"), ("train", "7"), ("val", "5")]
     assert "train4.mp4" in (tmp_path / "run" / "bad_clips.csv").read_text(encoding="utf-8")
-    printed = capsys.readouterr().err                   # stdout belongs to --json
+    printed = capsys.readouterr().err  # stdout belongs to --json
     assert printed.count("4 training and 1 validation clips could not be read") == 2
     assert "and 2 more" in printed and "bad_clips.csv" in printed
 
@@ -614,6 +659,7 @@ def test_nothing_readable_stops(recipe, clips, tiny, tmp_path):
 
 
 # ---------------------------------------------------------------- frames kept in memory
+
 
 def test_kept_frames_are_the_same_samples_decoded_once(recipe, tiny, monkeypatch, tmp_path):
     plain, _ = evaluate.open_data(recipe)
@@ -637,7 +683,9 @@ def test_kept_frames_are_the_same_samples_decoded_once(recipe, tiny, monkeypatch
 def test_frames_without_room_are_decoded_again_to_the_same_pixels(recipe, clips, tmp_path, monkeypatch):
     write_video(tmp_path / "large.mp4", frames=30, size=(180, 240))
     (tmp_path / "large.csv").write_text(f"path,label\nlarge.mp4,dark\n{clips / 'train0.mp4'},dark\n", encoding="utf-8")
-    recipe = dataclasses.replace(recipe, data=f"csv:{tmp_path / 'large.csv'},{tmp_path / 'large.csv'}", size=16, keep=16)
+    recipe = dataclasses.replace(
+        recipe, data=f"csv:{tmp_path / 'large.csv'},{tmp_path / 'large.csv'}", size=16, keep=16
+    )
     kept, _ = evaluate.open_data(recipe)
     monkeypatch.setattr(loading, "ROOM", 30 * 16 * 21 * 3 - 1)  # bytes, one too few for the large file
     monkeypatch.setattr("vt_course.data.reader.BLOCK", 40_000)  # bytes: two frames at once
@@ -645,7 +693,12 @@ def test_frames_without_room_are_decoded_again_to_the_same_pixels(recipe, clips,
     for key in [(0, 0), (1, 0), (0, 1), (5, 1)]:
         assert torch.equal(kept[key]["clip"], decoded[key]["clip"])
     large = str(tmp_path / "large.mp4")
-    assert [path for path, _ in decoded.kept] == [str(clips / "train0.mp4")] and kept.kept[large, None].shape == (30, 16, 21, 3)
+    assert [path for path, _ in decoded.kept] == [str(clips / "train0.mp4")] and kept.kept[large, None].shape == (
+        30,
+        16,
+        21,
+        3,
+    )
     whole = torch.from_numpy(ClipReader(large).read(range(30)))
     gap = transforms.resize(whole, 16, 21).float() - kept.kept[large, None].float()
     assert gap.abs().mean() < 4  # scaled to 32x43 while it was decoded, then as everything is
@@ -661,6 +714,7 @@ def test_parts_of_videos_are_not_kept(recipe, clips, tmp_path):
 
 
 # ---------------------------------------------------------------- evaluation
+
 
 class Numbers(torch.utils.data.Dataset):
     """Videos whose pixels are numbers we choose: `logits` (N, K) or (N, V, K), frame t of T."""
@@ -679,7 +733,7 @@ class Numbers(torch.utils.data.Dataset):
     def __getitem__(self, index):
         if self.labels[index] is None:
             return dict(index=index, error=f"video {index} is broken")
-        x = self.logits[index][..., :, None, None, None]                # ([V,] K, 1, 1, 1)
+        x = self.logits[index][..., :, None, None, None]  # ([V,] K, 1, 1, 1)
         clip = x.expand(*x.shape[:-3], self.frames, 1, 1)
         return dict(clip=clip, label=self.labels[index], index=index)
 
@@ -693,13 +747,19 @@ def test_evaluate_by_hand():
     # six classes; the guesses are 0, 1, 1, 2, 5 and the second video of class 1 is broken
     logits = torch.zeros(6, 6)
     for row, guess in enumerate((0, 1, 1, 0, 2, 5)):
-        logits[row, guess] = math.log(5)                                # probability 5/10
-    logits[5, :5] = torch.tensor([-1, -2, -3, -9, -4.0])                # class 3 comes last
+        logits[row, guess] = math.log(5)  # probability 5/10
+    logits[5, :5] = torch.tensor([-1, -2, -3, -9, -4.0])  # class 3 comes last
     data = Numbers(logits, [0, 1, 0, None, 2, 3], list("abcdef"))
     result = evaluate.evaluate(Echo(), data, batch_size=2, **QUIET)
     assert result["n"] == 5 and result["bad"] == [(3, "video 3 is broken")]
-    assert result["confusion"] == [[1, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0],
-                                   [0, 0, 0, 0, 0, 1], [0] * 6, [0] * 6]
+    assert result["confusion"] == [
+        [1, 1, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0, 0],
+        [0, 0, 1, 0, 0, 0],
+        [0, 0, 0, 0, 0, 1],
+        [0] * 6,
+        [0] * 6,
+    ]
     assert result["per_class"] == {"a": 0.5, "b": 1.0, "c": 1.0, "d": 0.0, "e": None, "f": None}
     assert result["top1"] == pytest.approx(3 / 5) and result["top5"] == pytest.approx(4 / 5)
     assert result["stderr"] == pytest.approx(math.sqrt(0.6 * 0.4 / 5))
@@ -714,7 +774,7 @@ def test_views_are_averaged_as_probabilities():
     result = evaluate.evaluate(Echo(), data, batch_size=4, **QUIET)
     assert result["confusion"] == [[2, 0, 0], [1, 0, 0], [0, 0, 0]] and result["n"] == 3
     assert "top5" not in result
-    assert loading.in_order(data, 4) == [[0, 1], [2]]                  # two views a video
+    assert loading.in_order(data, 4) == [[0, 1], [2]]  # two views a video
 
 
 def test_nothing_to_evaluate():
@@ -724,17 +784,19 @@ def test_nothing_to_evaluate():
 
 def test_frame_orders():
     clip = torch.arange(8.0).view(1, 1, 8, 1, 1).expand(3, 2, 8, 2, 2)  # frame t holds t
+
     def order(name, index=(4, 5, 6), seed=0, x=clip):
         y = evaluate.reorder_frames(x, index, name, seed)
         assert y.shape == x.shape
-        assert (y == y[:, :1, :, :1, :1]).all()                         # whole frames moved
+        assert (y == y[:, :1, :, :1, :1]).all()  # whole frames moved
         return y[:, 0, :, 0, 0].int().tolist()
+
     assert order("normal") == [list(range(8))] * 3
     assert order("reversed") == [list(range(7, -1, -1))] * 3
     shuffled = order("shuffled")
     assert all(sorted(row) == list(range(8)) for row in shuffled)
-    assert len({tuple(row) for row in shuffled}) == 3                   # one for each video ...
-    assert order("shuffled", (6,), x=clip[:1]) == shuffled[2:]          # ... whatever the batch
+    assert len({tuple(row) for row in shuffled}) == 3  # one for each video ...
+    assert order("shuffled", (6,), x=clip[:1]) == shuffled[2:]  # ... whatever the batch
     assert order("shuffled", seed=1) != shuffled
     single = order("single", range(40), x=clip[:1].expand(40, -1, -1, -1, -1))
     assert all(len(set(row)) == 1 for row in single) and len({row[0] for row in single}) == 8
@@ -751,8 +813,9 @@ def test_frame_orders_reach_the_model_and_leave_it_as_it_was():
     class Ramp(Numbers):
         def __getitem__(self, index):
             sample = super().__getitem__(index)
-            sample["clip"] = torch.eye(2)[:, :, None, None]             # (K, T, 1, 1)
+            sample["clip"] = torch.eye(2)[:, :, None, None]  # (K, T, 1, 1)
             return sample
+
     data, model = Ramp(torch.zeros(4, 2), [0] * 4, "ab"), First().train()
     assert evaluate.evaluate(model, data, **QUIET)["top1"] == 1.0
     assert evaluate.evaluate(model, data, order="reversed", **QUIET)["top1"] == 0.0
@@ -766,10 +829,10 @@ def test_unusable_device():
 
 # ---------------------------------------------------------------- loading a run
 
+
 def test_load_run_gives_back_model_and_recipe(recipe, tmp_path):
     out = tmp_path / "run"
-    recipe = dataclasses.replace(recipe, model="video_swin_mini", epochs=1, size=32,
-                                 drop_path=0.2)
+    recipe = dataclasses.replace(recipe, model="video_swin_mini", epochs=1, size=32, drop_path=0.2)
     summary = train(recipe, out)
     model, loaded = checkpoint.load_run(out)
     assert loaded == recipe and not model.training
@@ -803,7 +866,7 @@ def test_load_run_tells_best_from_last(recipe, tiny, tmp_path):
     changed = {key: tensor + 1 for key, tensor in saved.items()}
     with safetensors.safe_open(out / "last.safetensors", "pt") as file:
         header = file.metadata()
-    del header["checksum"]                             # these are other weights
+    del header["checksum"]  # these are other weights
     safetensors.torch.save_file(changed, out / "best.safetensors", header)
     assert torch.equal(checkpoint.load_run(out)[0].head.weight, changed["head.weight"])
     last = checkpoint.load_run(out, "last")[0]
@@ -826,11 +889,15 @@ def test_load_run_lists_what_does_not_fit(recipe, tiny, tmp_path):
     assert "norm.bias has shape (9,), wanted (8,)" in str(error.value)
 
 
-@pytest.mark.parametrize("make, words", [
-    (lambda path: path.mkdir(), "holds no checkpoint"),
-    (lambda path: path.write_bytes(b"no weights"), "not a readable safetensors"),
-    (lambda path: safetensors.torch.save_file({"a": torch.zeros(1)}, path), "no recipe"),
-    (lambda path: None, "does not exist")])
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda path: path.mkdir(), "holds no checkpoint"),
+        (lambda path: path.write_bytes(b"no weights"), "not a readable safetensors"),
+        (lambda path: safetensors.torch.save_file({"a": torch.zeros(1)}, path), "no recipe"),
+        (lambda path: None, "does not exist"),
+    ],
+)
 def test_load_run_of_something_else(make, words, tmp_path):
     make(tmp_path / "thing")
     with pytest.raises(CourseError, match=words):
@@ -839,13 +906,26 @@ def test_load_run_of_something_else(make, words, tmp_path):
 
 # ---------------------------------------------------------------- a model for the clips that are asked for
 
-@pytest.mark.parametrize("name, changes, built", [
-    ("timesformer_mini", dict(frames=4, size=32), {"time_embed": (1, 4, 96), "pos_embed": (1, 17, 96)}),
-    ("mvit_mini", dict(frames=4, size=32), {"pos_embed_temporal": (1, 2, 32), "pos_embed_spatial": (1, 64, 32)}),
-    ("mvit_v2_mini", dict(frames=16, size=64), {"blocks.0.attn.rel_pos_t": (15, 32), "blocks.0.attn.rel_pos_h": (31, 32)}),
-    ("swin_mini", dict(frames=1, size=32), {"layers.2.blocks.0.attn.relative_position_bias_table": (9, 8)}),
-    ("timesformer_mini", dict(frames=4, size=32, config={"num_frames": 2, "img_size": [32, 48]}),
-     {"time_embed": (1, 2, 96), "pos_embed": (1, 25, 96)})], ids=str)
+
+@pytest.mark.parametrize(
+    "name, changes, built",
+    [
+        ("timesformer_mini", dict(frames=4, size=32), {"time_embed": (1, 4, 96), "pos_embed": (1, 17, 96)}),
+        ("mvit_mini", dict(frames=4, size=32), {"pos_embed_temporal": (1, 2, 32), "pos_embed_spatial": (1, 64, 32)}),
+        (
+            "mvit_v2_mini",
+            dict(frames=16, size=64),
+            {"blocks.0.attn.rel_pos_t": (15, 32), "blocks.0.attn.rel_pos_h": (31, 32)},
+        ),
+        ("swin_mini", dict(frames=1, size=32), {"layers.2.blocks.0.attn.relative_position_bias_table": (9, 8)}),
+        (
+            "timesformer_mini",
+            dict(frames=4, size=32, config={"num_frames": 2, "img_size": [32, 48]}),
+            {"time_embed": (1, 2, 96), "pos_embed": (1, 25, 96)},
+        ),
+    ],
+    ids=str,
+)
 def test_a_model_is_built_for_the_frames_and_the_size_of_its_recipe(name, changes, built):
     """What `config` says has the last word. video_swin_mini and uniformer_mini take any clip and depend on none."""
     model = checkpoint.build_model(dataclasses.replace(RECIPES[name], keep=0, **changes), 3)
@@ -861,8 +941,18 @@ def test_a_model_is_built_for_the_frames_and_the_size_of_its_recipe(name, change
 
 def test_a_run_tells_neighbouring_frames_apart_and_is_built_the_same_again(clips, tmp_path):
     """16 frames of a model whose variant has 8: with 8 stretched embeddings, frames swapped in pairs change nothing."""
-    recipe = dataclasses.replace(RECIPES["timesformer_mini"], data=f"csv:{clips / 'train.csv'},{clips / 'val.csv'}", keep=0, frames=16,
-                                 stride=1, size=16, config={"depth": 1}, epochs=1, batch_size=4, warmup_epochs=0)
+    recipe = dataclasses.replace(
+        RECIPES["timesformer_mini"],
+        data=f"csv:{clips / 'train.csv'},{clips / 'val.csv'}",
+        keep=0,
+        frames=16,
+        stride=1,
+        size=16,
+        config={"depth": 1},
+        epochs=1,
+        batch_size=4,
+        warmup_epochs=0,
+    )
     train(recipe, tmp_path / "run", max_steps=1)
     model, again = checkpoint.load_run(tmp_path / "run", "last")
     assert again == recipe and model.time_embed.shape == (1, 16, 96)
@@ -874,24 +964,49 @@ def test_a_run_tells_neighbouring_frames_apart_and_is_built_the_same_again(clips
         assert (model(x) - model(swapped)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("model, changes, words", [
-    ("mvit_mini", dict(frames=7), r"mvit_mini cannot be built for frames=7, size=48 and config={}: an input of \(7, 48, 48\) is not a multiple"),
-    ("timesformer_mini", dict(size=4), "img_size 4 is smaller than patch_size 8"),
-    ("timesformer_mini", dict(config={"in_channels": 1}), "input has 3 channels")])
+@pytest.mark.parametrize(
+    "model, changes, words",
+    [
+        (
+            "mvit_mini",
+            dict(frames=7),
+            r"mvit_mini cannot be built for frames=7, size=48 and config={}: an input of \(7, 48, 48\) is not a multiple",
+        ),
+        ("timesformer_mini", dict(size=4), "img_size 4 is smaller than patch_size 8"),
+        ("timesformer_mini", dict(config={"in_channels": 1}), "input has 3 channels"),
+    ],
+)
 def test_clips_that_a_model_cannot_be_built_for(model, changes, words, clips, tmp_path):
-    recipe = dataclasses.replace(RECIPES[model], data=f"csv:{clips / 'train.csv'},{clips / 'val.csv'}", keep=0, **changes)
+    recipe = dataclasses.replace(
+        RECIPES[model], data=f"csv:{clips / 'train.csv'},{clips / 'val.csv'}", keep=0, **changes
+    )
     with pytest.raises(CourseError, match=words):
         train(recipe, tmp_path / "run")
 
 
 @pytest.mark.parametrize("batch_size, refused", [(11, True), (1, True), (5, False)])
-def test_a_last_batch_that_batch_norm_cannot_be_trained_on_is_said_before_the_first_step(batch_size, refused, clips, tmp_path):
+def test_a_last_batch_that_batch_norm_cannot_be_trained_on_is_said_before_the_first_step(
+    batch_size, refused, clips, tmp_path
+):
     """Of 12 clips; with frames=1 and size=32 one clip ends as one place."""
-    recipe = dataclasses.replace(RECIPES["uniformer_mini"], data=f"csv:{clips / 'train.csv'},{clips / 'val.csv'}", keep=0, frames=1,
-                                 stride=1, size=32, batch_size=batch_size, epochs=1, warmup_epochs=0, config={"depths": [1, 1, 1, 1]})
+    recipe = dataclasses.replace(
+        RECIPES["uniformer_mini"],
+        data=f"csv:{clips / 'train.csv'},{clips / 'val.csv'}",
+        keep=0,
+        frames=1,
+        stride=1,
+        size=32,
+        batch_size=batch_size,
+        epochs=1,
+        warmup_epochs=0,
+        config={"depths": [1, 1, 1, 1]},
+    )
     if not refused:
         train(recipe, tmp_path / "run", max_steps=1)
         return
-    with pytest.raises(CourseError, match=rf"\(12 clips, batch_size={batch_size}\) gives a process 1 clip: BatchNorm cannot be trained on one"):
+    with pytest.raises(
+        CourseError,
+        match=rf"\(12 clips, batch_size={batch_size}\) gives a process 1 clip: BatchNorm cannot be trained on one",
+    ):
         train(recipe, tmp_path / "run")
     assert not (tmp_path / "run" / "state.pt").exists()

@@ -1,4 +1,5 @@
 """UniFormer against its literal definition and the numbers stated about it."""
+
 from functools import lru_cache
 from math import prod
 
@@ -21,6 +22,7 @@ TINY = dict(embed_dims=(8, 12, 16, 24), depths=(1, 2, 4, 1), head_dim=4, num_cla
 
 
 # ------------------------------------------------------------ the definition, straight from the weights
+
 
 class Literal:
     """UniFormer step by step on contiguous (B, C, *size) maps, with the softmax written out."""
@@ -67,12 +69,12 @@ class Literal:
         out = torch.empty_like(padded)
         for i in range(0, padded.shape[1], M):
             for j in range(0, padded.shape[2], M):
-                piece = padded[:, i:i + M, j:j + M]
-                out[:, i:i + M, j:j + M] = self.attention(name, piece.reshape(len(x), -1, C)).view(piece.shape)
+                piece = padded[:, i : i + M, j : j + M]
+                out[:, i : i + M, j : j + M] = self.attention(name, piece.reshape(len(x), -1, C)).view(piece.shape)
         return out[:, :H, :W]
 
     def embed(self, name, x, first):
-        if name + ".proj.0.weight" in self.w:                          # S†
+        if name + ".proj.0.weight" in self.w:  # S†
             x = self.batch_norm(name + ".proj.1", self.conv(name + ".proj.0", x, 2, 1))
             return self.batch_norm(name + ".proj.4", self.conv(name + ".proj.3", F.gelu(x), 2, 1)) if first else x
         video, n = x.ndim == 5, 4 if first else 2
@@ -81,7 +83,7 @@ class Literal:
         return self.layer_norm(name + ".norm", x, 1e-5).movedim(-1, 1).contiguous()
 
     def block(self, name, x, windowed):
-        has = lambda part: f"{name}.{part}" in self.w                                      # noqa: E731
+        has = lambda part: f"{name}.{part}" in self.w  # noqa: E731
         gamma = [self.w[f"{name}.gamma_{i}"] if has("gamma_1") else 1 for i in (1, 2)]
         if has("pos_embed.weight"):
             x = x + self.depthwise(name + ".pos_embed", x)
@@ -94,19 +96,22 @@ class Literal:
                 x = x + gamma[1] * self.conv(name + ".mlp.fc2", y)
             return x
         B, C, *size = x.shape
-        x = x.movedim(1, -1)                                           # (B, *size, C)
+        x = x.movedim(1, -1)  # (B, *size, C)
         y = x
-        if has("t_attn.qkv.weight"):                                   # the residual below is x, not y
+        if has("t_attn.qkv.weight"):  # the residual below is x, not y
             T, H, W = size
             y = torch.empty_like(x)
             for i in range(H):
                 for j in range(W):
                     column = x[:, :, i, j]
                     y[:, :, i, j] = column + self.attention(
-                        name + ".t_attn", self.layer_norm(name + ".t_norm", column, 1e-6))
+                        name + ".t_attn", self.layer_norm(name + ".t_norm", column, 1e-6)
+                    )
         y = self.layer_norm(name + ".norm1", y, 1e-6)
         if has("t_attn.qkv.weight"):
-            y = torch.stack([self.attention(name + ".attn", y[:, t].reshape(B, H * W, C)) for t in range(T)], 1).view(x.shape)
+            y = torch.stack([self.attention(name + ".attn", y[:, t].reshape(B, H * W, C)) for t in range(T)], 1).view(
+                x.shape
+            )
         elif windowed:
             y = self.windows(name + ".attn", y)
         else:
@@ -131,19 +136,32 @@ class Literal:
 
 
 CONFIGS = {
-    "video": {}, "LLLL": dict(kinds="LLLL"), "LLLG": dict(kinds="LLLG"), "LGGG": dict(kinds="LGGG"), "GGGG": dict(kinds="GGGG"),
-    "divided": dict(divided=True), "no DPE": dict(dpe=False), "no FFN": dict(local_ffn=False), "tube 3": dict(tube=3),
-    "tube 7": dict(tube=7), "video LayerScale": dict(layer_scale="LG"), "narrower FFN": dict(mlp_ratio=3, in_channels=2),
-    "image": dict(dims=2), "overlapping": dict(dims=2, conv_stem=True), "image LayerScale": dict(dims=2, layer_scale="G"),
-    "token labelling": dict(dims=2, layer_scale="LG", aux_head=True), "windows": dict(dims=2, kinds="LLWG", window=3),
-    "hybrid": dict(dims=2, kinds="LLHG", window=3), "windows larger than the map": dict(dims=2, kinds="LLWW", window=14),
+    "video": {},
+    "LLLL": dict(kinds="LLLL"),
+    "LLLG": dict(kinds="LLLG"),
+    "LGGG": dict(kinds="LGGG"),
+    "GGGG": dict(kinds="GGGG"),
+    "divided": dict(divided=True),
+    "no DPE": dict(dpe=False),
+    "no FFN": dict(local_ffn=False),
+    "tube 3": dict(tube=3),
+    "tube 7": dict(tube=7),
+    "video LayerScale": dict(layer_scale="LG"),
+    "narrower FFN": dict(mlp_ratio=3, in_channels=2),
+    "image": dict(dims=2),
+    "overlapping": dict(dims=2, conv_stem=True),
+    "image LayerScale": dict(dims=2, layer_scale="G"),
+    "token labelling": dict(dims=2, layer_scale="LG", aux_head=True),
+    "windows": dict(dims=2, kinds="LLWG", window=3),
+    "hybrid": dict(dims=2, kinds="LLHG", window=3),
+    "windows larger than the map": dict(dims=2, kinds="LLWW", window=14),
 }
 
 
 def sizes(config, i):
     """Two inputs: B, T, H, W even and odd, square and not, sides that leave a rest."""
     B, *size = [(2, 4, 64, 64), (1, 5, 61, 103)][i]
-    return B, config.get("in_channels", 3), *size[config.get("dims", 3) == 2:]
+    return B, config.get("in_channels", 3), *size[config.get("dims", 3) == 2 :]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -160,10 +178,12 @@ def test_equals_the_definition(name, i):
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", ["video", "divided", "no FFN", "video LayerScale", "overlapping", "token labelling", "hybrid"])
+@pytest.mark.parametrize(
+    "name", ["video", "divided", "no FFN", "video LayerScale", "overlapping", "token labelling", "hybrid"]
+)
 def test_gradients_equal_the_definition(name, training):
     config = TINY | CONFIGS[name]
-    model = shake(UniFormer(**config)).double()                        # in float32 BatchNorm's gradients are too noisy
+    model = shake(UniFormer(**config)).double()  # in float32 BatchNorm's gradients are too noisy
     weights = {k: v.clone().requires_grad_(k in dict(model.named_parameters())) for k, v in model.state_dict().items()}
     x = torch.randn(sizes(config, 0), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     w = torch.randn(2, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -182,12 +202,12 @@ def test_local_affinity_is_a_matrix_of_learned_numbers(size, tube):
     block = shake(LocalBlock(len(size), 6, 4.0, tube, True, True, False, 0.0))
     x = torch.randn(2, 6, *size)
     coords = torch.stack(torch.meshgrid(*[torch.arange(n) for n in size], indexing="ij"), -1).view(-1, len(size))
-    offset = coords[None] - coords[:, None] + tube // 2                # (L, L, axes); convolution's sign, paper's is minus it
+    offset = coords[None] - coords[:, None] + tube // 2  # (L, L, axes); convolution's sign, paper's is minus it
     inside = ((offset >= 0) & (offset < tube)).all(-1)
     index = tuple(offset.clamp(0, tube - 1).unbind(-1))
     with torch.no_grad():
         V = torch.einsum("oc,bcl->bol", block.conv1.weight.flatten(1), x.flatten(2)) + block.conv1.bias[:, None]
-        A = torch.stack([a[index] * inside for a in block.attn.weight[:, 0]])           # (C, L, L): one head a channel
+        A = torch.stack([a[index] * inside for a in block.attn.weight[:, 0]])  # (C, L, L): one head a channel
         R = torch.einsum("nij,bnj->bni", A, V) + block.attn.bias[:, None]
         want = torch.einsum("oc,bcl->bol", block.conv2.weight.flatten(1), R) + block.conv2.bias[:, None]
         got = block.conv2(block.attn(block.conv1(x))).flatten(2)
@@ -223,19 +243,30 @@ def test_global_affinity_row_by_row():
 # What the official model classes have: (parameters in M, GMACs of one view), run at the commit in tests/golden/README.md,
 # for the 384-pixel models and the second classifier our own count.
 COMPUTED = {
-    "uniformer_small_8": (21.4004, 17.566), "uniformer_small_16": (21.4004, 41.663), "uniformer_small_32": (21.4004, 109.445),
-    "uniformer_base_8": (49.8132, 40.134), "uniformer_base_16": (49.8132, 96.554), "uniformer_base_32": (49.8132, 258.251),
-    "uniformer_small_16_k600": (21.503, 41.663), "uniformer_base_16_k600": (49.9158, 96.554),
-    "uniformer_base_32_k600": (49.9158, 258.251), "uniformer_small_16_ssv2": (21.2845, 41.662),
-    "uniformer_small_32_ssv2": (21.2845, 109.445), "uniformer_base_16_ssv2": (49.6973, 96.554),
+    "uniformer_small_8": (21.4004, 17.566),
+    "uniformer_small_16": (21.4004, 41.663),
+    "uniformer_small_32": (21.4004, 109.445),
+    "uniformer_base_8": (49.8132, 40.134),
+    "uniformer_base_16": (49.8132, 96.554),
+    "uniformer_base_32": (49.8132, 258.251),
+    "uniformer_small_16_k600": (21.503, 41.663),
+    "uniformer_base_16_k600": (49.9158, 96.554),
+    "uniformer_base_32_k600": (49.9158, 258.251),
+    "uniformer_small_16_ssv2": (21.2845, 41.662),
+    "uniformer_small_32_ssv2": (21.2845, 109.445),
+    "uniformer_base_16_ssv2": (49.6973, 96.554),
     "uniformer_base_32_ssv2": (49.6973, 258.251),
-    "uniformer_image_small": (21.5453, 3.632), "uniformer_image_small_plus": (24.0326, 4.201),
-    "uniformer_image_base": (49.7766, 8.249), "uniformer_image_base_ls": (49.7965, 8.249),
-    "uniformer_image_large_ls": (100.1039, 19.714), "uniformer_image_small_384": (22.0583, 11.908),
-    "uniformer_image_small_plus_384": (24.5456, 13.721), "uniformer_image_base_384": (50.2896, 27.214),
+    "uniformer_image_small": (21.5453, 3.632),
+    "uniformer_image_small_plus": (24.0326, 4.201),
+    "uniformer_image_base": (49.7766, 8.249),
+    "uniformer_image_base_ls": (49.7965, 8.249),
+    "uniformer_image_large_ls": (100.1039, 19.714),
+    "uniformer_image_small_384": (22.0583, 11.908),
+    "uniformer_image_small_plus_384": (24.5456, 13.721),
+    "uniformer_image_base_384": (50.2896, 27.214),
     "uniformer_image_large_ls_384": (100.1039, 62.764),
 }
-UNEXPLAINED = {"uniformer_image_large_ls": 12.6, "uniformer_image_large_ls_384": 39.2}      # stated GMACs
+UNEXPLAINED = {"uniformer_image_large_ls": 12.6, "uniformer_image_large_ls_384": 39.2}  # stated GMACs
 
 
 @lru_cache
@@ -249,7 +280,7 @@ def cost(shape, **config):
 def test_equal_blocks_counted_once_make_the_whole(name):
     with torch.device("meta"):
         model = UniFormer(**TINY | CONFIGS[name])
-    shape = (1, 3, 4, 64, 96)[:2] + (4, 64, 96)[CONFIGS[name].get("dims", 3) == 2:]
+    shape = (1, 3, 4, 64, 96)[:2] + (4, 64, 96)[CONFIGS[name].get("dims", 3) == 2 :]
     assert count_equal_blocks_once(model, shape) == count_equal_blocks_once(model, shape) == count_macs(model, shape)
 
 
@@ -262,7 +293,11 @@ def test_parameters_and_macs(name):
     stated = {quantity: value for quantity, value, _ in ZOO[name].stated}
     assert params == pytest.approx(stated["params M"], abs=0.55 if isinstance(stated["params M"], int) else 0.12)
     if name in UNEXPLAINED:
-        assert stated["GMACs"] == UNEXPLAINED[name] and gmacs / stated["GMACs"] > 1.55 and "not be reproduced" in ZOO[name].note
+        assert (
+            stated["GMACs"] == UNEXPLAINED[name]
+            and gmacs / stated["GMACs"] > 1.55
+            and "not be reproduced" in ZOO[name].note
+        )
     else:
         assert gmacs == pytest.approx(stated["GMACs"], rel=0.011)
 
@@ -280,8 +315,9 @@ ABLATIONS = {
     "no DPE": (dict(dpe=False), (41.4, 21.3), (3.6, 21.5)),
     "LLLL": (dict(kinds="LLLL", depths=(3, 5, 10, 4)), (31.6, 23.7), (3.7, 23.3)),
     "LLLG": (dict(kinds="LLLG", depths=(3, 5, 10, 3)), (31.6, 22.4), (3.7, 22.2)),
-    "LLLL, small": (dict(kinds="LLLL"), (26.1, None), None),           # the transfer table
-    "tube 3": (dict(tube=3), (41.0, None), None), "tube 7": (dict(tube=7), (43.6, None), None),
+    "LLLL, small": (dict(kinds="LLLL"), (26.1, None), None),  # the transfer table
+    "tube 3": (dict(tube=3), (41.0, None), None),
+    "tube 7": (dict(tube=7), (43.6, None), None),
     "tube 9": (dict(tube=9), (46.6, None), None),
 }
 
@@ -303,8 +339,10 @@ def test_the_official_split_model():
     assert cost((16, 224, 224), divided=True, num_classes=174)[0] == pytest.approx(27.7, abs=0.05)
 
 
-@pytest.mark.parametrize("kinds, depths, stated, ours", [
-    ("LGGG", (3, 4, 8, 3), (39.0, 21.4), (82.365, 21.468)), ("GGGG", (2, 2, 7, 3), (72.0, 19.8), (216.067, 19.771))])
+@pytest.mark.parametrize(
+    "kinds, depths, stated, ours",
+    [("LGGG", (3, 4, 8, 3), (39.0, 21.4), (82.365, 21.468)), ("GGGG", (2, 2, 7, 3), (72.0, 19.8), (216.067, 19.771))],
+)
 def test_costs_that_do_not_come_out(kinds, depths, stated, ours):
     """Global attention at 56 x 56 and 28 x 28 costs 2 L^2 C a block. The stated GMACs cannot contain that much, though
     the parameters agree: in these rows the authors' count or network differs from what the paper describes.
@@ -313,7 +351,7 @@ def test_costs_that_do_not_come_out(kinds, depths, stated, ours):
     assert (gmacs, params) == (pytest.approx(ours[0], abs=6e-4), pytest.approx(ours[1], abs=6e-4))
     assert params == pytest.approx(stated[1], abs=0.07) and gmacs > 2 * stated[0]
     tokens, width = (8 * 28 * 28, 128) if kinds == "LGGG" else (8 * 56 * 56, 64)
-    assert 2 * tokens**2 * width * depths[kinds.index("G")] / 1e9 > stated[0]                 # these products alone
+    assert 2 * tokens**2 * width * depths[kinds.index("G")] / 1e9 > stated[0]  # these products alone
 
 
 @pytest.mark.parametrize("size", [(224, 224), (512, 2048), (800, 1280), (448, 320)], ids=str)
@@ -327,16 +365,20 @@ def test_macs_of_windows_follow_from_their_number(kinds, window, size):
     assert full - got == pytest.approx(saved * (8 if kinds == "LLWG" else 6) / 1e9, rel=1e-9, abs=1e-9)
 
 
-DEPTHS = (3, 4, 8, 3), (5, 8, 20, 7)                                   # S and B
+DEPTHS = (3, 4, 8, 3), (5, 8, 20, 7)  # S and B
 
 
 def dense(depths, kinds, window):
     return cost((512, 2048), dims=2, depths=depths, kinds=kinds, window=window)[1]
 
 
-@pytest.mark.parametrize("head, stated", [
-    ("Semantic FPN", {(3, 4, 8, 3): (247, 183, 199, 172), (5, 8, 20, 7): (471, 310, 350, 328)}),
-    ("UperNet", {(3, 4, 8, 3): (1004, 939, 955, 947), (5, 8, 20, 7): (1227, 1066, 1106, 1085)})])
+@pytest.mark.parametrize(
+    "head, stated",
+    [
+        ("Semantic FPN", {(3, 4, 8, 3): (247, 183, 199, 172), (5, 8, 20, 7): (471, 310, 350, 328)}),
+        ("UperNet", {(3, 4, 8, 3): (1004, 939, 955, 947), (5, 8, 20, 7): (1227, 1066, 1106, 1085)}),
+    ],
+)
 def test_differences_of_the_stated_segmentation_macs(head, stated):
     """Sense-X/UniFormer semantic_segmentation/README.md, 512 x 2048: global, windows of 32, hybrid 32, hybrid 14.
 
@@ -347,18 +389,24 @@ def test_differences_of_the_stated_segmentation_macs(head, stated):
         saved = ours - dense(depths, "LLHG", 14)
         assert ours - dense(depths, "LLWG", 32) == pytest.approx(full - windows, abs=1.01)
         assert ours - dense(depths, "LLHG", 32) == pytest.approx(full - hybrid, abs=1.01)
-        if (head, depths[0]) == ("Semantic FPN", 3):                   # 75 stated, 55.6 computed: does not come out
+        if (head, depths[0]) == ("Semantic FPN", 3):  # 75 stated, 55.6 computed: does not come out
             assert full - hybrid14 == 75 and saved == pytest.approx(55.61, abs=0.01)
-        else:                                                          # 4 at most, of 57, 142 and 143
+        else:  # 4 at most, of 57, 142 and 143
             assert saved == pytest.approx(full - hybrid14, abs=4.01)
     small, base = DEPTHS
     for i, kind in enumerate((("LLGG", 14), ("LLWG", 32), ("LLHG", 32))):
         assert dense(base, *kind) - dense(small, *kind) == pytest.approx(stated[base][i] - stated[small][i], abs=1.01)
 
 
-@pytest.mark.parametrize("kinds, size, stated", [
-    ("LLHG", (800, 1280), 399 - 269), ("LLHG", (800, 1280), 878 - 747),           # object_detection/README.md
-    ("LLGG", (256, 192), 9.2 - 4.7), ("LLGG", (448, 320), 29.6 - 14.8)])          # pose_estimation/README.md
+@pytest.mark.parametrize(
+    "kinds, size, stated",
+    [
+        ("LLHG", (800, 1280), 399 - 269),
+        ("LLHG", (800, 1280), 878 - 747),  # object_detection/README.md
+        ("LLGG", (256, 192), 9.2 - 4.7),
+        ("LLGG", (448, 320), 29.6 - 14.8),
+    ],
+)  # pose_estimation/README.md
 def test_differences_of_the_stated_detection_and_pose_macs(kinds, size, stated):
     """UniFormer-B minus UniFormer-S under the same head. (Pose at 384 x 288 repeats another row and is left out.)"""
     small, base = (cost(size, dims=2, kinds=kinds, depths=d)[1] for d in DEPTHS)
@@ -367,6 +415,7 @@ def test_differences_of_the_stated_detection_and_pose_macs(kinds, size, stated):
 
 # ------------------------------------------------------------ properties
 
+
 @given(B=st.integers(1, 2), T=st.integers(1, 9), H=st.integers(32, 90), W=st.integers(32, 90))
 @settings(max_examples=12, deadline=None)
 def test_any_size_goes_in(B, T, H, W):
@@ -374,7 +423,8 @@ def test_any_size_goes_in(B, T, H, W):
     with torch.no_grad():
         maps = model.features(torch.randn(B, 3, T, H, W))
     assert [tuple(m.shape) for m in maps] == [
-        (B, C, (T + 1) // 2, H // s, W // s) for C, s in zip(TINY["embed_dims"], (4, 8, 16, 32))]
+        (B, C, (T + 1) // 2, H // s, W // s) for C, s in zip(TINY["embed_dims"], (4, 8, 16, 32))
+    ]
 
 
 @given(B=st.integers(1, 2), H=st.integers(1, 90), W=st.integers(1, 90), kinds=st.sampled_from(["LLGG", "LLWG", "LLHG"]))
@@ -384,7 +434,8 @@ def test_any_size_goes_into_overlapping_patches(B, H, W, kinds):
     with torch.no_grad():
         maps = model.features(torch.randn(B, 3, H, W))
     assert [tuple(m.shape) for m in maps] == [
-        (B, C, -(-H // s), -(-W // s)) for C, s in zip(TINY["embed_dims"], (4, 8, 16, 32))]
+        (B, C, -(-H // s), -(-W // s)) for C, s in zip(TINY["embed_dims"], (4, 8, 16, 32))
+    ]
 
 
 @pytest.mark.parametrize("name", ["video", "divided", "hybrid"])
@@ -421,13 +472,14 @@ def test_drop_path_rises_over_all_blocks_and_initial_weights():
     assert rates == pytest.approx([0.1 * i for i in range(8)])
     assert model.blocks4[0].mlp.fc1.weight.std().item() == pytest.approx(0.02, rel=0.05) and not model.head.bias.any()
     divided = UniFormer(divided=True, **TINY).eval()
-    for block in (*divided.blocks3, *divided.blocks4):                 # time adds exactly nothing at first
+    for block in (*divided.blocks3, *divided.blocks4):  # time adds exactly nothing at first
         assert not block.t_attn.qkv.weight.any() and (block.t_attn.proj.weight == 1).all()
         t = torch.randn(2, 4, block.t_norm.normalized_shape[0])
         assert not block.t_attn(block.t_norm(t)).any()
 
 
 # ------------------------------------------------------------ inflation
+
 
 @pytest.mark.parametrize("mode", ["average", "centre"])
 def test_inflated_weights_see_a_still_clip_as_the_image(mode):
@@ -441,7 +493,7 @@ def test_inflated_weights_see_a_still_clip_as_the_image(mode):
         got = video.features(x[:, :, None].expand(-1, -1, 45, -1, -1))[:2]
     for w, g in zip(want, got):
         torch.testing.assert_close(g[:, :, g.shape[2] // 2], w, rtol=1e-4, atol=1e-4)
-        if mode == "centre":                                           # needs no neighbours in time, so all frames agree
+        if mode == "centre":  # needs no neighbours in time, so all frames agree
             torch.testing.assert_close(g, w[:, :, None].expand_as(g), rtol=1e-4, atol=1e-4)
     assert torch.equal(state["head.weight"], image.head.weight)
     assert torch.equal(state["blocks1.0.norm1.running_var"], image.blocks1[0].norm1.running_var)
@@ -463,7 +515,12 @@ def test_inflation_keeps_the_models_head_for_other_classes_and_is_strict():
     wrong["blocks3.0.norm1.bias"] = torch.zeros(3)
     with pytest.raises(ValueError) as error:
         video.inflate(wrong)
-    for part in ("3 entries", "missing norm.bias", "unexpected extra", "blocks3.0.norm1.bias has shape (3,), wanted (16,)"):
+    for part in (
+        "3 entries",
+        "missing norm.bias",
+        "unexpected extra",
+        "blocks3.0.norm1.bias has shape (3,), wanted (16,)",
+    ):
         assert part in str(error.value)
     with pytest.raises(ValueError, match="'average' or 'centre'"):
         video.inflate(image.state_dict(), "middle")
@@ -471,15 +528,19 @@ def test_inflation_keeps_the_models_head_for_other_classes_and_is_strict():
 
 # ------------------------------------------------------------ errors
 
-@pytest.mark.parametrize("dims, x, words", [
-    (3, torch.zeros(3, 8, 32, 32), ["4 axes", "(B, C=3, T, H, W)", "x[None]"]),
-    (3, torch.zeros(1, 8, 3, 32, 32), ["8 channels", "(1, 8, 3, 32, 32)"]),
-    (3, torch.zeros(1, 3, 0, 32, 32), ["empty along T"]),
-    (3, torch.zeros(1, 3, 8, 31, 64), ["(1, 3, 8, 31, 64)", "too small", ">= 32"]),
-    (2, torch.zeros(1, 3, 64, 16), ["(1, 3, 64, 16)", "too small"]),
-    (2, torch.zeros(1, 3, 8, 32, 32), ["5 axes", "(B, C=3, H, W)"]),
-    (2, torch.zeros(1, 3, 32, 32, dtype=torch.uint8), ["uint8", "floating point"]),
-])
+
+@pytest.mark.parametrize(
+    "dims, x, words",
+    [
+        (3, torch.zeros(3, 8, 32, 32), ["4 axes", "(B, C=3, T, H, W)", "x[None]"]),
+        (3, torch.zeros(1, 8, 3, 32, 32), ["8 channels", "(1, 8, 3, 32, 32)"]),
+        (3, torch.zeros(1, 3, 0, 32, 32), ["empty along T"]),
+        (3, torch.zeros(1, 3, 8, 31, 64), ["(1, 3, 8, 31, 64)", "too small", ">= 32"]),
+        (2, torch.zeros(1, 3, 64, 16), ["(1, 3, 64, 16)", "too small"]),
+        (2, torch.zeros(1, 3, 8, 32, 32), ["5 axes", "(B, C=3, H, W)"]),
+        (2, torch.zeros(1, 3, 32, 32, dtype=torch.uint8), ["uint8", "floating point"]),
+    ],
+)
 def test_wrong_input_says_what_came_and_what_was_wanted(dims, x, words):
     model = UniFormer(dims=dims, **TINY)
     for call in (model, model.features):
@@ -488,13 +549,21 @@ def test_wrong_input_says_what_came_and_what_was_wanted(dims, x, words):
         assert all(w in str(error.value) for w in words), error.value
 
 
-@pytest.mark.parametrize("config, words", [
-    (dict(dims=4), "dims is 4"), (dict(kinds="LLG"), "each must have 4 stages"), (dict(depths=(1, 1)), "each must have 4 stages"),
-    (dict(kinds="LLXG"), "'LLXG' has an unknown letter"), (dict(kinds="LLWG"), "in image models also W or H"),
-    (dict(tube=4), "tube 4 must be odd and at least 3"), (dict(window=0), "window=0; it must be at least 1"),
-    (dict(head_dim=5), "16 channels are not divisible by head_dim 5"),
-    (dict(conv_stem=True), "conv_stem needs dims=2"), (dict(dims=2, divided=True), "divided needs dims=3"),
-])
+@pytest.mark.parametrize(
+    "config, words",
+    [
+        (dict(dims=4), "dims is 4"),
+        (dict(kinds="LLG"), "each must have 4 stages"),
+        (dict(depths=(1, 1)), "each must have 4 stages"),
+        (dict(kinds="LLXG"), "'LLXG' has an unknown letter"),
+        (dict(kinds="LLWG"), "in image models also W or H"),
+        (dict(tube=4), "tube 4 must be odd and at least 3"),
+        (dict(window=0), "window=0; it must be at least 1"),
+        (dict(head_dim=5), "16 channels are not divisible by head_dim 5"),
+        (dict(conv_stem=True), "conv_stem needs dims=2"),
+        (dict(dims=2, divided=True), "divided needs dims=3"),
+    ],
+)
 def test_wrong_configurations(config, words):
     with pytest.raises(ValueError, match=words):
         UniFormer(**TINY | config)
@@ -502,12 +571,22 @@ def test_wrong_configurations(config, words):
 
 # ------------------------------------------------------------ BatchNorm and a single clip
 
-@pytest.mark.parametrize("settings, shape", [
-    ({}, (1, 3, 1, 32, 32)), (dict(dims=2), (1, 3, 32, 32)), (dict(kinds="LLLL"), (1, 3, 2, 32, 32)),
-    (dict(dims=2, kinds="LLLL", conv_stem=True), (1, 3, 20, 20))], ids=str)
+
+@pytest.mark.parametrize(
+    "settings, shape",
+    [
+        ({}, (1, 3, 1, 32, 32)),
+        (dict(dims=2), (1, 3, 32, 32)),
+        (dict(kinds="LLLL"), (1, 3, 2, 32, 32)),
+        (dict(dims=2, kinds="LLLL", conv_stem=True), (1, 3, 20, 20)),
+    ],
+    ids=str,
+)
 def test_one_clip_with_a_map_of_one_place_cannot_be_trained_on(settings, shape):
     model, x = create("uniformer_mini", **settings), torch.randn(shape)
-    with pytest.raises(ValueError, match=r"BatchNorm cannot be trained on one clip whose map is 1 x 1( x 1)?: it needs two values"):
+    with pytest.raises(
+        ValueError, match=r"BatchNorm cannot be trained on one clip whose map is 1 x 1( x 1)?: it needs two values"
+    ):
         model(x)
     model(x.repeat(2, *[1] * (x.ndim - 1)))
     model.eval()(x)

@@ -1,4 +1,5 @@
 """Video Swin's designs for space-time attention, the switches of both papers' ablations, and torch.compile."""
+
 import pytest
 import torch
 import torch._dynamo as dynamo
@@ -15,6 +16,7 @@ SMALL = dict(embed_dim=12, depths=(2, 2), num_heads=(2, 4), num_classes=5)
 
 
 # ------------------------------------------------------------ joint, split, factorized
+
 
 def test_stated_sizes_and_costs_of_the_three_designs():
     """Video Swin table 4: 28.2 / 42.0 / 36.5 M and 88 / 83 / 95 G. Each alternative reading misses one of them."""
@@ -53,7 +55,7 @@ def test_a_factorized_model_starts_as_the_spatial_one():
     spatial.load_state_dict({k: v for k, v in model.state_dict().items() if "time" not in k})
     x = torch.randn(2, 3, 8, 32, 32)
     with torch.no_grad():
-        assert not torch.allclose(model(x), spatial(x), atol=1e-2)     # the weights were shaken awake
+        assert not torch.allclose(model(x), spatial(x), atol=1e-2)  # the weights were shaken awake
         for b in blocks:
             b.weight_time.zero_()
         torch.testing.assert_close(model(x), spatial(x), rtol=1e-5, atol=1e-5)
@@ -61,12 +63,13 @@ def test_a_factorized_model_starts_as_the_spatial_one():
 
 def literal_block(block, x):
     """A factorized block by loops over frames (in space) and places (in time)."""
-    def attention(a, tokens, window):                                  # tokens (N, C) in one window
+
+    def attention(a, tokens, window):  # tokens (N, C) in one window
         N, C = tokens.shape
         h, d = a.num_heads, C // a.num_heads
         q, k, v = a.qkv(tokens).view(N, 3, h, d).permute(1, 2, 0, 3)
         bias = a.relative_position_bias_table[relative_position_index(window)].permute(2, 0, 1)
-        out = (q @ k.mT / d**0.5 + bias).softmax(-1) @ v               # (h, N, d)
+        out = (q @ k.mT / d**0.5 + bias).softmax(-1) @ v  # (h, N, d)
         return a.proj(out.transpose(0, 1).reshape(N, C))
 
     B, T, H, W, C = x.shape
@@ -77,8 +80,8 @@ def literal_block(block, x):
         for t in range(T):
             for y in range(0, H, M):
                 for z in range(0, W, M):
-                    piece = normed[b, t, y:y + M, z:z + M].reshape(-1, C)
-                    x[b, t, y:y + M, z:z + M] += attention(block.attn, piece, (1, M, M)).view(M, M, C)
+                    piece = normed[b, t, y : y + M, z : z + M].reshape(-1, C)
+                    x[b, t, y : y + M, z : z + M] += attention(block.attn, piece, (1, M, M)).view(M, M, C)
     normed = block.norm_time(x)
     for b in range(B):
         for y in range(H):
@@ -101,7 +104,7 @@ def test_split_layers_see_one_place_through_all_times():
     x = torch.randn(1, 4, 3, 3, 24)
     y = layer(x)
     x[:, 0, 1, 2] = torch.randn(24)
-    changed = (layer(x) - y).abs().amax((0, -1)) > 1e-4                # (T, H, W)
+    changed = (layer(x) - y).abs().amax((0, -1)) > 1e-4  # (T, H, W)
     assert changed[:, 1, 2].all() and changed.sum() == 4
 
 
@@ -110,7 +113,7 @@ def test_split_layers_see_one_place_through_all_times():
 def test_every_design_sees_the_order_of_frames(design):
     model = shake(still_frames(design))
     x = torch.randn(1, 3, 4, 2, 32, 32)
-    forward, backward = x.flatten(2, 3), x.flip(2).flatten(2, 3)     # whole tubes change places
+    forward, backward = x.flatten(2, 3), x.flip(2).flatten(2, 3)  # whole tubes change places
     assert (model(forward) - model(backward)).abs().max() > 1e-3
     spatial = shake(SwinTransformer3D(window=(1, 4, 4), **SMALL))
     torch.testing.assert_close(spatial(forward), spatial(backward), rtol=1e-5, atol=1e-5)
@@ -122,6 +125,7 @@ def test_unknown_design():
 
 
 # ------------------------------------------------------------ switches of the ablations
+
 
 def test_shift_switches():
     for shift in ((True, True, True), (False, True, True), (False, False, False)):
@@ -139,15 +143,18 @@ def test_without_shift_windows_do_not_talk():
         model = shake(create("swin_mini", shift=shift))
         x = torch.randn(1, 3, 64, 64)
         first = model.stages(x)[0]
-        x[:, :, :16, :16] += 1                                         # the first window of 4 x 4 patches
-        changed = (model.stages(x)[0] - first).abs().amax((0, -1)) > 1e-5          # (H, W)
+        x[:, :, :16, :16] += 1  # the first window of 4 x 4 patches
+        changed = (model.stages(x)[0] - first).abs().amax((0, -1)) > 1e-5  # (H, W)
         assert changed[:4, :4].any() and changed[4:, 4:].any() == shift
 
 
 def test_positions():
-    count = {(ape, rel): count_parameters(create("swin_mini", ape=ape, relative_bias=rel))
-             for ape in (False, True) for rel in (False, True)}
-    tables = 49 * 2 * (2 + 4 + 8)                                      # (2·4-1)² rows, 2 blocks, heads
+    count = {
+        (ape, rel): count_parameters(create("swin_mini", ape=ape, relative_bias=rel))
+        for ape in (False, True)
+        for rel in (False, True)
+    }
+    tables = 49 * 2 * (2 + 4 + 8)  # (2·4-1)² rows, 2 blocks, heads
     assert count[False, True] - count[False, False] == count[True, True] - count[True, False] == tables
     assert count[True, True] - count[False, True] == 16 * 16 * 32
     model = shake(create("swin_mini", ape=True, relative_bias=False))
@@ -156,7 +163,9 @@ def test_positions():
         y = model(x)
         model.absolute_pos_embed.add_(torch.randn_like(model.absolute_pos_embed))
         assert not torch.allclose(y, model(x), atol=1e-3)
-    with pytest.raises(ValueError, match="made for 16 x 16 patches, the image has 18 x 16; build the model with ape=False"):
+    with pytest.raises(
+        ValueError, match="made for 16 x 16 patches, the image has 18 x 16; build the model with ape=False"
+    ):
         model(torch.randn(1, 3, 72, 64))
 
 
@@ -168,10 +177,16 @@ def test_the_official_names_of_the_absolute_embedding():
 
 # ------------------------------------------------------------ torch.compile
 
-@pytest.mark.parametrize("model, shape", [
-    (SwinTransformer3D(window=(2, 4, 4), **{**SMALL, "depths": (2,), "num_heads": (2,)}), (2, 3, 8, 44, 32)),
-    (SwinTransformer(32, window=4, **SMALL | {"depths": (2, 1)}), (2, 3, 40, 32)),
-], ids=["video", "image"])
+
+@pytest.mark.dear
+@pytest.mark.parametrize(
+    "model, shape",
+    [
+        (SwinTransformer3D(window=(2, 4, 4), **{**SMALL, "depths": (2,), "num_heads": (2,)}), (2, 3, 8, 44, 32)),
+        (SwinTransformer(32, window=4, **SMALL | {"depths": (2, 1)}), (2, 3, 40, 32)),
+    ],
+    ids=["video", "image"],
+)
 @pytest.mark.slow
 def test_compiles_whole_and_once(model, shape):
     """No graph break (fullgraph raises on one), no second compilation in later steps, the same gradients."""
@@ -201,4 +216,4 @@ def test_compiles_whole_and_once(model, shape):
     with torch.no_grad():
         for _ in range(2):
             torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
-    assert len(graphs) == 2                                            # one more without gradients
+    assert len(graphs) == 2  # one more without gradients

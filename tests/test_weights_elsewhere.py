@@ -1,4 +1,5 @@
 """Weights as training tools and other libraries leave them: prefixes, wrappers, several states, other precisions, no head."""
+
 import re
 import warnings
 
@@ -33,8 +34,10 @@ WRAPPED = {
     "Lightning": lambda s: {"state_dict": renamed(s, lambda k: "model." + k), "pytorch-lightning_version": "2.5"},
     "Lightning, compiled": lambda s: {"state_dict": renamed(s, lambda k: "net._orig_mod." + k)},
     "DeepSpeed": lambda s: {"module": s, "optimizer": {"state": {}}},
-    "averaged": lambda s: {"state_dict_ema": s}, "averaged by torch": lambda s: {"n_averaged": torch.tensor(3)} | renamed(s, "module.{}".format),
-    "twice": lambda s: {"model": {"state_dict": s}}}
+    "averaged": lambda s: {"state_dict_ema": s},
+    "averaged by torch": lambda s: {"n_averaged": torch.tensor(3)} | renamed(s, "module.{}".format),
+    "twice": lambda s: {"model": {"state_dict": s}},
+}
 
 
 @pytest.mark.parametrize("name", MINI)
@@ -50,15 +53,22 @@ def test_a_second_state_is_said():
     model, average = shake(create("mvit_mini")), shake(create("mvit_mini"), 1)
     both = {"model": model.state_dict(), "model_ema": average.state_dict()}
     state, said = load(model, both)
-    assert said == ["the file holds several states, model, model_ema; 'model' is taken: pass its entry 'model_ema' alone for that one."]
+    assert said == [
+        "the file holds several states, model, model_ema; 'model' is taken: pass its entry 'model_ema' alone for that one."
+    ]
     assert all(torch.equal(state[k], v) for k, v in model.state_dict().items())
     state, said = load(model, {"model_ema": both["model_ema"]})
     assert not said and all(torch.equal(state[k], v) for k, v in average.state_dict().items())
-    flat = {"model." + k: v for k, v in model.state_dict().items()} | {"ema." + k: v for k, v in average.state_dict().items()}
+    flat = {"model." + k: v for k, v in model.state_dict().items()} | {
+        "ema." + k: v for k, v in average.state_dict().items()
+    }
     state, said = load(model, {"state_dict": flat | {"loss.weight": torch.ones(3)}})
-    assert len(said) == 1 and f"begins with 'model.' is taken; {len(average.state_dict()) + 1} other entries are left out" in said[0]
+    assert (
+        len(said) == 1
+        and f"begins with 'model.' is taken; {len(average.state_dict()) + 1} other entries are left out" in said[0]
+    )
     assert all(torch.equal(state[k], v) for k, v in model.state_dict().items())
-    with pytest.warns(UserWarning, match="several states"):            # the door of the inflations as well
+    with pytest.warns(UserWarning, match="several states"):  # the door of the inflations as well
         assert unwrap(both).keys() == model.state_dict().keys()
 
 
@@ -71,11 +81,30 @@ def test_another_precision_becomes_the_models(dtype):
     assert all(v.dtype == torch.float32 for v in from_official(large, theirs, resize=True).values())
 
 
-@pytest.mark.parametrize("whole, part, ours", [
-    (transformers.TimesformerModel, transformers.TimesformerConfig(
-        image_size=48, patch_size=8, num_frames=8, hidden_size=96, num_hidden_layers=4, num_attention_heads=4, intermediate_size=384), "timesformer_mini"),
-    (transformers.SwinModel, transformers.SwinConfig(image_size=64, window_size=4, embed_dim=32, depths=(2, 2, 2), num_heads=(2, 4, 8)), "swin_mini")],
-    ids=["TimesformerModel", "SwinModel"])
+@pytest.mark.parametrize(
+    "whole, part, ours",
+    [
+        (
+            transformers.TimesformerModel,
+            transformers.TimesformerConfig(
+                image_size=48,
+                patch_size=8,
+                num_frames=8,
+                hidden_size=96,
+                num_hidden_layers=4,
+                num_attention_heads=4,
+                intermediate_size=384,
+            ),
+            "timesformer_mini",
+        ),
+        (
+            transformers.SwinModel,
+            transformers.SwinConfig(image_size=64, window_size=4, embed_dim=32, depths=(2, 2, 2), num_heads=(2, 4, 8)),
+            "swin_mini",
+        ),
+    ],
+    ids=["TimesformerModel", "SwinModel"],
+)
 def test_a_headless_model_of_transformers(whole, part, ours):
     theirs, model = shake(whole(part)), create(ours)
     state, said = load(model, theirs.state_dict())
@@ -92,7 +121,9 @@ def test_a_headless_file_of_any_family(name):
         theirs = {k: v for k, v in to_official(model, layout=layout).items() if "head." not in k}
         state, said = load(other, {"backbone." + k: v for k, v in theirs.items()})
         assert len(said) == 1 and "has no head" in said[0]
-        assert all(torch.equal(v, (other if k.startswith("head.") else model).state_dict()[k]) for k, v in state.items())
+        assert all(
+            torch.equal(v, (other if k.startswith("head.") else model).state_dict()[k]) for k, v in state.items()
+        )
 
 
 def refused(model, checkpoint):
@@ -105,19 +136,31 @@ def refused(model, checkpoint):
 def test_a_failing_load_names_the_likely_variant():
     with torch.device("meta"):
         small, deep = create("swin_small"), create("mvit_base_24_32x3")
-    said = refused(create("video_swin_mini"), {"state_dict": {"encoder.net." + k: v for k, v in small.state_dict().items()}})
+    said = refused(
+        create("video_swin_mini"), {"state_dict": {"encoder.net." + k: v for k, v in small.state_dict().items()}}
+    )
     assert "These are weights of swin_small; pass `create` that name" in said
     assert len(said) < 1200 and re.search(r"\d+ entries differ: (.*; ){6}and \d+ more", said)
     assert "mvit_base_24_32x3 or" in refused(create("mvit_mini"), to_official(deep, layout="pytorchvideo"))
     odd = create("swin_mini", embed_dim=16, depths=(1, 1, 1)).state_dict()
-    assert "The names are those of SwinTransformer, but no published variant has these shapes" in refused(create("swin_mini"), odd)
+    assert "The names are those of SwinTransformer, but no published variant has these shapes" in refused(
+        create("swin_mini"), odd
+    )
     assert "belong to no family here; they begin with conv1, layer1" in refused(
-        create("swin_mini"), {"conv1.weight": torch.zeros(1), **{f"layer1.{i}.weight": torch.zeros(1) for i in range(9)}})
+        create("swin_mini"),
+        {"conv1.weight": torch.zeros(1), **{f"layer1.{i}.weight": torch.zeros(1) for i in range(9)}},
+    )
 
 
-@pytest.mark.parametrize("checkpoint, words", [
-    ([torch.zeros(3)], "a dictionary of tensors by name, not a list"), ({"epoch": 3, "model": {}}, "holds no tensors by name, only nothing"),
-    ({"epoch": 3, "lr": 0.1}, "holds no tensors by name, only epoch, lr")], ids=str)
+@pytest.mark.parametrize(
+    "checkpoint, words",
+    [
+        ([torch.zeros(3)], "a dictionary of tensors by name, not a list"),
+        ({"epoch": 3, "model": {}}, "holds no tensors by name, only nothing"),
+        ({"epoch": 3, "lr": 0.1}, "holds no tensors by name, only epoch, lr"),
+    ],
+    ids=str,
+)
 def test_what_is_no_checkpoint(checkpoint, words):
     assert words in refused(create("swin_mini"), checkpoint)
 

@@ -1,4 +1,5 @@
 """Little videos for the tests, written with PyAV, and PyAV's own full decode as the oracle."""
+
 from fractions import Fraction
 from pathlib import Path
 
@@ -6,15 +7,26 @@ import av
 import numpy as np
 
 
-def write_video(path, frames=24, size=(48, 64), fps=24, gop=12, bframes=0, times=None,
-                codec="libx264", pixels="yuv420p", faststart=False, aspect=None) -> Path:
+def write_video(
+    path,
+    frames=24,
+    size=(48, 64),
+    fps=24,
+    gop=12,
+    bframes=0,
+    times=None,
+    codec="libx264",
+    pixels="yuv420p",
+    faststart=False,
+    aspect=None,
+) -> Path:
     """A texture (h, w = size) that slides 2 pixels a frame under a brightness that rises.
 
     No two frames are alike. `times`: time stamps in units of 1 / fps, else 0, 1, 2, ...
     `aspect`: the tag that pixels are so many times as wide as high.
     """
     texture = np.random.default_rng(0).integers(0, 160, (size[0] // 8 + 1, size[1] // 8 + 1, 3))
-    texture = texture.repeat(8, 0).repeat(8, 1)[:size[0], :size[1]]           # (H, W, C)
+    texture = texture.repeat(8, 0).repeat(8, 1)[: size[0], : size[1]]  # (H, W, C)
     options = {"movflags": "faststart"} if faststart else {}
     with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=fps)
@@ -50,8 +62,8 @@ def write_interlaced(path, frames=6) -> Path:
         stream.height, stream.width, stream.pix_fmt = 64, 128, "yuv420p"
         for t in range(frames):
             picture = np.full((64, 128, 3), 16, np.uint8)
-            for order, field in enumerate((1, 0)):   # the lower lines are shown first, as in DV
-                picture[field::2, (at := 16 * (2 * t + order) % 96):at + 32] = 235
+            for order, field in enumerate((1, 0)):  # the lower lines are shown first, as in DV
+                picture[field::2, (at := 16 * (2 * t + order) % 96) : at + 32] = 235
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = t, Fraction(1, 25)
             container.mux(stream.encode(frame))
@@ -76,10 +88,10 @@ def cut_without_encoding(source, path, start: float) -> Path:
 def rotate_tag(source, path) -> Path:
     """The same stream with a display matrix that turns it by 90 degrees clockwise."""
     data = bytearray(Path(source).read_bytes())
-    at = data.rindex(b"tkhd") + 4 + 40               # the 3x3 matrix of a version 0 header
+    at = data.rindex(b"tkhd") + 4 + 40  # the 3x3 matrix of a version 0 header
     one = 1 << 16
     for k, value in enumerate((0, one, 0, -one, 0, 0, 0, 0, 1 << 30)):
-        data[at + 4 * k:at + 4 * k + 4] = value.to_bytes(4, "big", signed=True)
+        data[at + 4 * k : at + 4 * k + 4] = value.to_bytes(4, "big", signed=True)
     Path(path).write_bytes(data)
     return Path(path)
 

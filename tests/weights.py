@@ -1,4 +1,5 @@
 """Weights for tests."""
+
 from contextlib import contextmanager
 
 import pytest
@@ -21,11 +22,19 @@ def shake(model, seed=0):
         for name, p in model.named_parameters():
             noise = torch.randn(p.shape, generator=g, dtype=p.dtype)
             leaf = name.rsplit(".", 1)[-1]
-            p.copy_(1 + 0.1 * noise if "gamma" in leaf else
-                    0.2 * noise if "table" in leaf else
-                    0.5 * noise if any(word in leaf for word in ("pos", "token", "embed")) else
-                    noise / p[0].numel() ** 0.5 if p.ndim > 1 else
-                    1 + 0.1 * noise if leaf == "weight" else 0.2 * noise)
+            p.copy_(
+                1 + 0.1 * noise
+                if "gamma" in leaf
+                else 0.2 * noise
+                if "table" in leaf
+                else 0.5 * noise
+                if any(word in leaf for word in ("pos", "token", "embed"))
+                else noise / p[0].numel() ** 0.5
+                if p.ndim > 1
+                else 1 + 0.1 * noise
+                if leaf == "weight"
+                else 0.2 * noise
+            )
         for name, b in model.named_buffers():
             if "running" in name:
                 noise = torch.randn(b.shape, generator=g, dtype=b.dtype)

@@ -6,6 +6,7 @@ Windows: there are no fcntl, resource, fork, POSIX signals and symbolic links. A
 mapped cannot be replaced or removed. macOS: there is no sched_getaffinity, nor other calls of Linux only. On both,
 sys.platform and os.name are those of the other system, worker processes are spawned, and there is no /proc and no /sys.
 """
+
 import builtins
 import errno
 import os
@@ -15,15 +16,21 @@ import types
 SYSTEM = os.environ.get("OTHER_OS")
 PLATFORM = {"windows": ("win32", "nt"), "macos": ("darwin", "posix")}
 OURS = ("vt_course", "conftest", "videos", "weights", "server", "solutions", "__main__", "__mp_main__")
-LINUX = {"os": "sched_getaffinity sched_setaffinity memfd_create posix_fadvise posix_fallocate pidfd_open eventfd copy_file_range"
-               " getrandom unshare setns O_TMPFILE O_DIRECT O_PATH getxattr setxattr listxattr fdatasync",
-         "resource": "prlimit", "signal": "sigtimedwait sigwaitinfo SIGPWR SIGPOLL"}
-POSIX = {"os": "fork forkpty register_at_fork getuid geteuid getgid getegid setuid killpg getpgid setpgid setsid statvfs mkfifo mknod"
-               " chown fchown fchmod uname wait wait3 wait4 nice getpriority pread pwrite readv writev sendfile getloadavg sysconf"
-               " openpty posix_spawn chroot fchdir lockf sync pipe2 O_NOFOLLOW O_DIRECTORY O_CLOEXEC O_NONBLOCK O_SYNC WIFSIGNALED"
-               " WTERMSIG WIFEXITED WEXITSTATUS",
-         "signal": "SIGKILL SIGALRM SIGHUP SIGQUIT SIGUSR1 SIGUSR2 SIGCHLD SIGPIPE SIGSTOP SIGCONT SIGXFSZ SIGBUS alarm setitimer"
-                   " getitimer ITIMER_REAL pthread_sigmask pthread_kill sigwait pause", "time": "tzset clock_gettime"}
+LINUX = {
+    "os": "sched_getaffinity sched_setaffinity memfd_create posix_fadvise posix_fallocate pidfd_open eventfd copy_file_range"
+    " getrandom unshare setns O_TMPFILE O_DIRECT O_PATH getxattr setxattr listxattr fdatasync",
+    "resource": "prlimit",
+    "signal": "sigtimedwait sigwaitinfo SIGPWR SIGPOLL",
+}
+POSIX = {
+    "os": "fork forkpty register_at_fork getuid geteuid getgid getegid setuid killpg getpgid setpgid setsid statvfs mkfifo mknod"
+    " chown fchown fchmod uname wait wait3 wait4 nice getpriority pread pwrite readv writev sendfile getloadavg sysconf"
+    " openpty posix_spawn chroot fchdir lockf sync pipe2 O_NOFOLLOW O_DIRECTORY O_CLOEXEC O_NONBLOCK O_SYNC WIFSIGNALED"
+    " WTERMSIG WIFEXITED WEXITSTATUS",
+    "signal": "SIGKILL SIGALRM SIGHUP SIGQUIT SIGUSR1 SIGUSR2 SIGCHLD SIGPIPE SIGSTOP SIGCONT SIGXFSZ SIGBUS alarm setitimer"
+    " getitimer ITIMER_REAL pthread_sigmask pthread_kill sigwait pause",
+    "time": "tzset clock_gettime",
+}
 ABSENT = {"windows": {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty"}, "macos": set()}
 real_import, real_open = builtins.__import__, builtins.open
 
@@ -42,8 +49,15 @@ class View(types.ModuleType):
     """A module without the names that the other system lacks. Others are read from the real module, and set in it."""
 
     def __init__(self, real, changed):
-        vars(self).update(__name__=real.__name__, __spec__=real.__spec__, _real=real, _changed=changed, _hidden=hidden(real.__name__),
-                          _patched={}, _saved={})
+        vars(self).update(
+            __name__=real.__name__,
+            __spec__=real.__spec__,
+            _real=real,
+            _changed=changed,
+            _hidden=hidden(real.__name__),
+            _patched={},
+            _saved={},
+        )
 
     def __getattr__(self, name):
         for names in (self._patched, self._changed):
@@ -92,6 +106,7 @@ def usage_in_bytes(resource):
         usage = list(resource.getrusage(who))
         usage[2] *= 1024
         return resource.struct_rusage(usage)
+
     return getrusage
 
 
@@ -136,14 +151,19 @@ def unless_held(call, paths: int):
     def guarded(*args, **kwargs):
         for path in args[:paths]:
             if isinstance(path, (str, bytes, os.PathLike)) and os.path.isfile(path) and held(os.fsdecode(path)):
-                raise PermissionError(errno.EACCES, "The process cannot access the file because it is being used by this process",
-                                      os.fsdecode(path))
+                raise PermissionError(
+                    errno.EACCES,
+                    "The process cannot access the file because it is being used by this process",
+                    os.fsdecode(path),
+                )
         return call(*args, **kwargs)
+
     return guarded
 
 
 if SYSTEM in PLATFORM:
     import multiprocessing.context as context
+
     context._default_context._default_context = context._concrete_contexts["spawn"]
     if SYSTEM == "windows":
         for method in ("fork", "forkserver"):

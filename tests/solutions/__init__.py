@@ -4,6 +4,7 @@ RIGHT: number -> name -> a solution that must pass.
 WRONG: number -> name -> (a solution that must fail, what the verdict must say). The verdict is matched literally;
 `likely(number, words)` stands for the line that names one mistake of the catalogue.
 """
+
 from . import attention_and_cost, clips_and_tokens, swin, training, video_swin
 
 MODULES = [clips_and_tokens, attention_and_cost, swin, video_swin, training]

@@ -1,4 +1,5 @@
 """Right and wrong solutions of the exercises of notebook 01."""
+
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ from .common import likely, overwrite
 
 # ---------------------------------------------------------------- right solutions
 
+
 def dense(num_frames, frames, stride, position="centre"):
     span = (frames - 1) * stride + 1
     start = 0 if position == "start" else max(num_frames - span, 0) // 2
@@ -21,7 +23,7 @@ def dense(num_frames, frames, stride, position="centre"):
 def dense_loop(num_frames, frames, stride, position="centre"):
     index = 0
     while position == "centre" and index + 1 + (frames - 1) * stride + index < num_frames - 1:
-        index += 1                                            # as much room before the clip as behind it
+        index += 1  # as much room before the clip as behind it
     picked = []
     for _ in range(frames):
         picked.append(index)
@@ -58,7 +60,7 @@ def uniform_nearest(num_frames, frames):
 
 def uniform_repeat(num_frames, frames):
     """2 · frames copies of every frame make segments of whole length."""
-    return torch.arange(num_frames).repeat_interleave(2 * frames)[num_frames::2 * num_frames]
+    return torch.arange(num_frames).repeat_interleave(2 * frames)[num_frames :: 2 * num_frames]
 
 
 def boxes(height, width, size):
@@ -73,7 +75,7 @@ def boxes(height, width, size):
 def boxes_vector(height, width, size):
     margin = torch.tensor([height, width]) - size
     moves = (margin == margin.max()) if height != width else torch.tensor([False, True])
-    steps = torch.arange(3)[:, None] * margin // 2                         # (3, 2)
+    steps = torch.arange(3)[:, None] * margin // 2  # (3, 2)
     corner = torch.where(moves, steps, margin // 2)
     return torch.cat([corner, corner + size], 1)
 
@@ -99,12 +101,12 @@ def patch_reshape(x, p):
 
 
 def patch_unfold(x, p):
-    columns = F.unfold(x, p, stride=p)                                     # (B, C·ph·pw, N)
+    columns = F.unfold(x, p, stride=p)  # (B, C·ph·pw, N)
     return columns.transpose(1, 2).unflatten(1, (x.shape[2] // p[0], x.shape[3] // p[1]))
 
 
 def patch_tensor_unfold(x, p):
-    x = x.unfold(2, p[0], p[0]).unfold(3, p[1], p[1])                      # (B, C, H', W', ph, pw)
+    x = x.unfold(2, p[0], p[0]).unfold(3, p[1], p[1])  # (B, C, H', W', ph, pw)
     return x.movedim(1, 3).flatten(3)
 
 
@@ -126,14 +128,14 @@ def tube_reshape(x, p):
 
 def tube_unfold(x, p):
     for axis, n in enumerate(p, start=2):
-        x = x.unfold(axis, n, n)                                           # (B, C, T', H', W', pt, ph, pw)
+        x = x.unfold(axis, n, n)  # (B, C, T', H', W', pt, ph, pw)
     return x.movedim(1, 4).flatten(4)
 
 
 def tube_stack(x, p):
     """Patches of every frame, then the frames of a tube side by side, colour by colour."""
     frames = [patch(x[:, :, t], p[1:], "b H W c (h w)") for t in range(x.shape[2])]
-    tubes = [torch.stack(frames[t:t + p[0]], 4).flatten(3) for t in range(0, len(frames), p[0])]
+    tubes = [torch.stack(frames[t : t + p[0]], 4).flatten(3) for t in range(0, len(frames), p[0])]
     return torch.stack(tubes, 1)
 
 
@@ -159,15 +161,27 @@ RIGHT = {
     "1.1": {"formula": dense, "loop": dense_loop, "package, int32": dense_numpy, "slice": dense_tile},
     "1.2": {"formula": uniform, "linspace": uniform_float, "nearest-exact": uniform_nearest, "repeat": uniform_repeat},
     "1.3": {"places": boxes, "vector": boxes_vector, "turned": boxes_by_turning},
-    "1.4": {"einops": patch, "reshape": patch_reshape, "F.unfold": patch_unfold, "Tensor.unfold": patch_tensor_unfold,
-            "convolution": patch_convolution, "double": lambda x, p: patch(x.double(), p)},
-    "1.5": {"einops": tube, "reshape": tube_reshape, "unfold": tube_unfold, "stack": tube_stack,
-            "not contiguous": lambda x, p: tube(x.movedim(2, 0).contiguous().movedim(0, 2), p)},
+    "1.4": {
+        "einops": patch,
+        "reshape": patch_reshape,
+        "F.unfold": patch_unfold,
+        "Tensor.unfold": patch_tensor_unfold,
+        "convolution": patch_convolution,
+        "double": lambda x, p: patch(x.double(), p),
+    },
+    "1.5": {
+        "einops": tube,
+        "reshape": tube_reshape,
+        "unfold": tube_unfold,
+        "stack": tube_stack,
+        "not contiguous": lambda x, p: tube(x.movedim(2, 0).contiguous().movedim(0, 2), p),
+    },
     "1.6": {"einops": flat, "permute": flat_permute, "index": flat_index, "einsum": flat_einsum},
 }
 
 
 # ---------------------------------------------------------------- wrong solutions
+
 
 def dense_too_long(num_frames, frames, stride, position="centre"):
     start = 0 if position == "start" else max((num_frames - frames * stride) // 2, 0)
@@ -213,8 +227,11 @@ def boxes_quarters(height, width, size):
 
 def boxes_rounded(height, width, size):
     top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
-    places = ([(top, 0), (top, left), (top, width - size)] if width >= height
-              else [(0, left), (top, left), (height - size, left)])
+    places = (
+        [(top, 0), (top, left), (top, width - size)]
+        if width >= height
+        else [(0, left), (top, left), (height - size, left)]
+    )
     return torch.tensor([(t, x, t + size, x + size) for t, x in places])
 
 
@@ -267,15 +284,24 @@ def tube_in_place(x, p):
 WRONG = {
     "1.1": {
         "frames * stride": (dense_too_long, likely("1.1", "one step too long")),
-        "clamp": (lambda n, f, s, p: dense_unlooped(n, f, s, p).clamp(0, n - 1), likely("1.1", "stay at the last frame")),
+        "clamp": (
+            lambda n, f, s, p: dense_unlooped(n, f, s, p).clamp(0, n - 1),
+            likely("1.1", "stay at the last frame"),
+        ),
         "no modulo": (dense_unlooped, likely("1.1", "no such frames")),
         "start": (lambda n, f, s, p: dense(n, f, s, "start"), likely("1.1", "always begins at frame 0")),
         "centre": (lambda n, f, s, p: dense(n, f, s), likely("1.1", "always in the centre")),
         "from the middle": (dense_from_middle, likely("1.1", "its own middle")),
-        "consecutive": (lambda n, f, s, p: (dense(n, f, s, p)[0] + torch.arange(f)) % n, likely("1.1", "stride is forgotten")),
+        "consecutive": (
+            lambda n, f, s, p: (dense(n, f, s, p)[0] + torch.arange(f)) % n,
+            likely("1.1", "stride is forgotten"),
+        ),
         "rounded up": (dense_rounded_up, likely("1.1", "rounded up")),
         "negative": (dense_negative, likely("1.1", "before its frame 0")),
-        "linspace": (lambda n, f, s, p: torch.from_numpy(np.linspace(0, n - 1, f).astype(int)), likely("1.1", "spread over")),
+        "linspace": (
+            lambda n, f, s, p: torch.from_numpy(np.linspace(0, n - 1, f).astype(int)),
+            likely("1.1", "spread over"),
+        ),
         "SlowFast": (lambda n, f, s, p: torch.from_numpy(clips.mvit_views(n, f, s, 1)[0]), "numbers differ"),
         "float": (lambda *args: dense(*args).float(), "dtype torch.float32, wanted torch.int64\n"),
         "list": (lambda *args: dense(*args).tolist(), "returned a list, not a tensor"),
@@ -284,31 +310,53 @@ WRONG = {
     },
     "1.2": {
         "first": (lambda n, f: torch.tensor([i * n // f for i in range(f)]), likely("1.2", "first frame of each")),
-        "last": (lambda n, f: torch.tensor([((i + 1) * n - 1) // f for i in range(f)]), likely("1.2", "last frame of each")),
+        "last": (
+            lambda n, f: torch.tensor([((i + 1) * n - 1) // f for i in range(f)]),
+            likely("1.2", "last frame of each"),
+        ),
         "linspace": (lambda n, f: torch.from_numpy(np.linspace(0, n - 1, f).astype(int)), likely("1.2", "linspace")),
-        "early rounding": (lambda n, f: torch.tensor([(n // f) * i + (n // f) // 2 for i in range(f)]),
-                           likely("1.2", "rounded too early")),
-        "rounded twice": (lambda n, f: torch.tensor([i * n // f + n // f // 2 for i in range(f)]),
-                          likely("1.2", "rounded twice")),
-        "float step": (lambda n, f: ((torch.arange(f) + .5) * (n / f)).long(), likely("1.2", "floating-point")),
-        "ceil": (lambda n, f: torch.tensor([min(math.ceil((i + 0.5) * n / f), n - 1) for i in range(f)]),
-                 likely("1.2", "rounded up")),
+        "early rounding": (
+            lambda n, f: torch.tensor([(n // f) * i + (n // f) // 2 for i in range(f)]),
+            likely("1.2", "rounded too early"),
+        ),
+        "rounded twice": (
+            lambda n, f: torch.tensor([i * n // f + n // f // 2 for i in range(f)]),
+            likely("1.2", "rounded twice"),
+        ),
+        "float step": (lambda n, f: ((torch.arange(f) + 0.5) * (n / f)).long(), likely("1.2", "floating-point")),
+        "ceil": (
+            lambda n, f: torch.tensor([min(math.ceil((i + 0.5) * n / f), n - 1) for i in range(f)]),
+            likely("1.2", "rounded up"),
+        ),
         "SlowFast": (lambda n, f: torch.from_numpy(clips.slowfast_segments(n, f)), likely("1.2", "SlowFast")),
-        "looped": (lambda n, f: uniform(n, f) if n >= f else torch.tensor([i % n for i in range(f)]), likely("1.2", "loops")),
-        "stride": (lambda n, f: torch.tensor([i * max(n // f, 1) % n for i in range(f)]), likely("1.2", "fixed stride")),
+        "looped": (
+            lambda n, f: uniform(n, f) if n >= f else torch.tensor([i % n for i in range(f)]),
+            likely("1.2", "loops"),
+        ),
+        "stride": (
+            lambda n, f: torch.tensor([i * max(n // f, 1) % n for i in range(f)]),
+            likely("1.2", "fixed stride"),
+        ),
         "float": (lambda n, f: (torch.arange(f) + 0.5) * n / f, "dtype torch.float32, wanted torch.int64\n"),
         "edges": (lambda n, f: torch.arange(f + 1) * n // f, "shape (5,), wanted (frames,) = (4,)\n"),
     },
     "1.3": {
         "columns first": (lambda h, w, s: boxes(h, w, s)[:, [1, 0, 3, 2]], likely("1.3", "rows come first")),
         "turned": (lambda h, w, s: boxes(w, h, s), likely("1.3", "rows come first")),
-        "sizes": (lambda h, w, s: torch.cat([boxes(h, w, s)[:, :2], torch.full((3, 2), s)], 1),
-                  likely("1.3", "not height and width")),
-        "inclusive": (lambda h, w, s: torch.cat([boxes(h, w, s)[:, :2], boxes(h, w, s)[:, 2:] - 1], 1),
-                      likely("1.3", "one too small")),
+        "sizes": (
+            lambda h, w, s: torch.cat([boxes(h, w, s)[:, :2], torch.full((3, 2), s)], 1),
+            likely("1.3", "not height and width"),
+        ),
+        "inclusive": (
+            lambda h, w, s: torch.cat([boxes(h, w, s)[:, :2], boxes(h, w, s)[:, 2:] - 1], 1),
+            likely("1.3", "one too small"),
+        ),
         "along the width": (boxes_along_width, likely("1.3", "always move along the width")),
         "at the edge": (boxes_at_the_edge, likely("1.3", "at its beginning")),
-        "mmaction's order": (lambda h, w, s: boxes(h, w, s)[torch.tensor([0, 2, 1])], likely("1.3", "centre comes last")),
+        "mmaction's order": (
+            lambda h, w, s: boxes(h, w, s)[torch.tensor([0, 2, 1])],
+            likely("1.3", "centre comes last"),
+        ),
         "rounded up": (boxes_rounded, likely("1.3", "round down")),
         "quarters": (boxes_quarters, likely("1.3", "1/4")),
         "diagonal": (boxes_diagonal, likely("1.3", "diagonal")),
@@ -322,14 +370,21 @@ WRONG = {
         "transposed": (lambda x, p: patch(x, p, "b H W (c w h)"), likely("1.4", "transposed")),
         "grid apart": (patch_grid_apart, likely("1.4", "grid apart")),
         "by columns": (patch_by_columns, likely("1.4", "column by column")),
-        "a token a colour": (lambda x, p: patch(x, p, "b c H W (h w)").reshape(patch(x, p).shape),
-                             likely("1.4", "colours stay apart")),
+        "a token a colour": (
+            lambda x, p: patch(x, p, "b c H W (h w)").reshape(patch(x, p).shape),
+            likely("1.4", "colours stay apart"),
+        ),
         "view": (view_after_permute, "use `reshape`"),
-        "unfold as it is": (patch_unfold_as_it_is, "shape (1, 48, 4), wanted (B, H/ph, W/pw, C·ph·pw) = (1, 8/4, 8/4, 3·4·4)"),
+        "unfold as it is": (
+            patch_unfold_as_it_is,
+            "shape (1, 48, 4), wanted (B, H/ph, W/pw, C·ph·pw) = (1, 8/4, 8/4, 3·4·4)",
+        ),
         "flat": (lambda x, p: patch(x, p).flatten(1, 2), "shape (1, 4, 48), wanted"),
-        "channels first": (lambda x, p: patch(x, p).movedim(-1, 1),
-                           "shape (1, 48, 2, 2), wanted (B, H/ph, W/pw, C·ph·pw) = (1, 8/4, 8/4, 3·4·4) = (1, 2, 2, 48)\n"
-                           "  Likely: your axes are in another order: the right result, permuted by (0, 3, 1, 2)\n"),
+        "channels first": (
+            lambda x, p: patch(x, p).movedim(-1, 1),
+            "shape (1, 48, 2, 2), wanted (B, H/ph, W/pw, C·ph·pw) = (1, 8/4, 8/4, 3·4·4) = (1, 2, 2, 48)\n"
+            "  Likely: your axes are in another order: the right result, permuted by (0, 3, 1, 2)\n",
+        ),
         "NaN": (lambda x, p: patch(x, p) * torch.nan, "got nan, wanted "),
         "in place": (overwrite(patch), "changes its input"),
     },
@@ -341,10 +396,14 @@ WRONG = {
         "transposed": (lambda x, p: tube(x, p, "b T H W (c t w h)"), likely("1.5", "transposed")),
         "halves": (tube_frames_apart, likely("1.5", "T/pt apart")),
         "grid apart": (lambda x, p: tube(x, p, split="b c (t T) (h H) (w W)"), likely("1.5", "grid apart")),
-        "tubes (H W T)": (lambda x, p: tube(x, p, "b H W T (c t h w)").reshape(tube(x, p).shape),
-                          likely("1.5", "listed (H W T)")),
-        "tubes (T W H)": (lambda x, p: tube(x, p, "b T W H (c t h w)").reshape(tube(x, p).shape),
-                          likely("1.5", "listed (T W H)")),
+        "tubes (H W T)": (
+            lambda x, p: tube(x, p, "b H W T (c t h w)").reshape(tube(x, p).shape),
+            likely("1.5", "listed (H W T)"),
+        ),
+        "tubes (T W H)": (
+            lambda x, p: tube(x, p, "b T W H (c t h w)").reshape(tube(x, p).shape),
+            likely("1.5", "listed (T W H)"),
+        ),
         "C in front": (tube_colour_in_front, likely("1.5", "C belongs inside the token")),
         "no time": (lambda x, p: patch(x[:, :, 0], p[1:]), "shape (1, 2, 2, 48), wanted"),
         "integers": (lambda x, p: tube(x, p).long(), "dtype torch.int64, wanted torch.float32\n"),
@@ -352,12 +411,18 @@ WRONG = {
     },
     "1.6": {
         "flatten": (lambda w, o: w.flatten(1), likely("1.6", "is ignored")),
-        "inverse": (lambda w, o: w.permute(0, *[o.index(a) + 1 for a in "cthw"]).flatten(1), likely("1.6", "inverse one")),
+        "inverse": (
+            lambda w, o: w.permute(0, *[o.index(a) + 1 for a in "cthw"]).flatten(1),
+            likely("1.6", "inverse one"),
+        ),
         "reversed": (lambda w, o: flat(w, "".join(reversed(o))), likely("1.6", "reverse of `order`")),
         "mirrored": (lambda w, o: flat(torch.flip(w, (2, 3, 4)), o), likely("1.6", "mirrored")),
         "transposed": (lambda w, o: flat(w, o).mT, likely("1.6", "result is transposed")),
         "reshaped": (lambda w, o: flat(w, o).mT.reshape(w.shape[0], -1), likely("1.6", "was reshaped")),
-        "all flat": (lambda w, o: flat(w, o).flatten(), "shape (576,), wanted (D, C·pt·ph·pw) = (6, 3·2·4·4) = (6, 96)"),
+        "all flat": (
+            lambda w, o: flat(w, o).flatten(),
+            "shape (576,), wanted (D, C·pt·ph·pw) = (6, 3·2·4·4) = (6, 96)",
+        ),
         "five axes": (lambda w, o: w.permute(0, *["dcthw".index(a) for a in o]), "shape (6, 3, 2, 4, 4), wanted"),
         "in place": (overwrite(flat), "changes its input"),
     },

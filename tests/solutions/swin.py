@@ -1,4 +1,5 @@
 """Right and wrong solutions of the exercises of notebook 03."""
+
 from itertools import product
 
 import torch
@@ -11,19 +12,23 @@ from .common import likely, overwrite
 
 # ---------------------------------------------------------------- right solutions
 
+
 def partition(x, M, out="(b h w) (i j) c"):
     return rearrange(x, f"b (h i) (w j) c -> {out}", i=M, j=M)
 
 
 def partition_unfold(x, M):
-    x = x.unfold(1, M, M).unfold(2, M, M)                     # (B, nH, nW, C, M, M)
-    return x.movedim(3, -1).flatten(0, 2).flatten(1, 2)       # (B·nW, N, C)
+    x = x.unfold(1, M, M).unfold(2, M, M)  # (B, nH, nW, C, M, M)
+    return x.movedim(3, -1).flatten(0, 2).flatten(1, 2)  # (B·nW, N, C)
 
 
 def partition_token_by_token(x, M):
     B, H, W, C = x.shape
-    rows = [x[b, h + i, w + j] for b, h, w in product(range(B), range(0, H, M), range(0, W, M))
-            for i, j in product(range(M), range(M))]
+    rows = [
+        x[b, h + i, w + j]
+        for b, h, w in product(range(B), range(0, H, M), range(0, W, M))
+        for i, j in product(range(M), range(M))
+    ]
     return torch.stack(rows).reshape(-1, M * M, C)
 
 
@@ -35,7 +40,7 @@ def reverse_by_rows(windows, M, H, W):
     """Glue windows to bands, bands to maps."""
     C = windows.shape[-1]
     tiles = windows.view(-1, M, M, C).split(W // M)
-    bands = torch.stack([torch.cat(list(tile), 1) for tile in tiles])         # (B·nH, M, W, C)
+    bands = torch.stack([torch.cat(list(tile), 1) for tile in tiles])  # (B·nH, M, W, C)
     return bands.reshape(-1, H, W, C)
 
 
@@ -82,15 +87,16 @@ def groups_by_cnt(H, W, M, shift):
 
 def groups_by_arithmetic(H, W, M, shift):
     def axis(n, s):
-        place = (torch.arange(n) + s) % n                     # whose token is it
+        place = (torch.arange(n) + s) % n  # whose token is it
         return (place + M - s) // M if s else place // M
+
     rows, columns = axis(H, shift[0]), axis(W, shift[1])
     return rows[:, None] * (columns.max() + 1) + columns
 
 
 def bias_by_picture(table, M):
-    picture = table.T.reshape(-1, 2 * M - 1, 2 * M - 1)       # (h, dh, dw)
-    rows = [picture[:, h:h + M, w:w + M].flip(1, 2).flatten(1) for h in range(M) for w in range(M)]
+    picture = table.T.reshape(-1, 2 * M - 1, 2 * M - 1)  # (h, dh, dw)
+    rows = [picture[:, h : h + M, w : w + M].flip(1, 2).flatten(1) for h in range(M) for w in range(M)]
     return torch.stack(rows, 1)
 
 
@@ -126,7 +132,7 @@ def merge_by_convolution(x):
     B, H, W, C = x.shape
     pick = torch.zeros(4 * C, C, 2, 2)
     for n, (i, j) in enumerate(((0, 0), (1, 0), (0, 1), (1, 1))):
-        pick[n * C:(n + 1) * C, :, i, j] = torch.eye(C)
+        pick[n * C : (n + 1) * C, :, i, j] = torch.eye(C)
     return F.conv2d(padded(x).movedim(-1, 1), pick.to(x.dtype), stride=2).movedim(1, -1)
 
 
@@ -178,6 +184,7 @@ RIGHT = {
 
 # ---------------------------------------------------------------- wrong solutions
 
+
 def view_after_permute(x, M):
     B, H, W, C = x.shape
     return x.view(B, H // M, M, W // M, M, C).permute(0, 1, 3, 2, 4, 5).view(-1, M * M, C)
@@ -207,60 +214,113 @@ def look_up(table, M, row, head_first=True):
 WRONG = {
     "3.1": {
         "only reshape": (lambda x, M: x.reshape(-1, M * M, x.shape[-1]), likely("3.1", "never permuted")),
-        "tokens by column": (lambda x, M: partition(x, M, "(b h w) (j i) c"), likely("3.1", "your tokens run column by column")),
-        "windows by column": (lambda x, M: partition(x, M, "(b w h) (i j) c"), likely("3.1", "listed column by column; they")),
+        "tokens by column": (
+            lambda x, M: partition(x, M, "(b h w) (j i) c"),
+            likely("3.1", "your tokens run column by column"),
+        ),
+        "windows by column": (
+            lambda x, M: partition(x, M, "(b w h) (i j) c"),
+            likely("3.1", "listed column by column; they"),
+        ),
         "transposed": (lambda x, M: partition(x.transpose(1, 2), M), likely("3.1", "transposed everywhere")),
-        "dilated": (lambda x, M: rearrange(x, "b (i h) (j w) c -> (b h w) (i j) c", i=M, j=M), likely("3.1", "dilated")),
+        "dilated": (
+            lambda x, M: rearrange(x, "b (i h) (j w) c -> (b h w) (i j) c", i=M, j=M),
+            likely("3.1", "dilated"),
+        ),
         "windows before batch": (lambda x, M: partition(x, M, "(h w b) (i j) c"), likely("3.1", "batch axis")),
-        "channels first": (lambda x, M: partition(x, M, "(b h w) c (i j)"),
-                           "  Likely: your axes are in another order: the right result, permuted by (0, 2, 1)\n"),
+        "channels first": (
+            lambda x, M: partition(x, M, "(b h w) c (i j)"),
+            "  Likely: your axes are in another order: the right result, permuted by (0, 2, 1)\n",
+        ),
         "one image": (lambda x, M: partition(x[:1], M), "wanted (B·H/M·W/M, M·M, C) = (2·2·3, 2·2, 3)"),
         "view": (view_after_permute, "  Likely: `view` cannot follow `permute`"),
         "in place": (overwrite(partition), "the result is right, but your function changes its input"),
     },
     "3.2": {
         "only reshape": (lambda x, M, H, W: x.reshape(-1, H, W, x.shape[-1]), likely("3.2", "never permuted")),
-        "windows by column": (lambda x, M, H, W: wrong_grid(x, M, H, W, (0, 2, 3, 1, 4, 5)), likely("3.2", "wrong order")),
-        "grid exchanged": (lambda x, M, H, W: wrong_grid(x, M, H, W, (0, 1, 3, 2, 4, 5)), likely("3.2", "in the first reshape")),
-        "inside transposed": (lambda x, M, H, W: rearrange(x, "(b h w) (j i) c -> b (h i) (w j) c", h=H // M, w=W // M, i=M),
-                              likely("3.2", "inside each window")),
-        "token before window": (lambda x, M, H, W: reverse(x, M, H, W, "b (i h) (j w) c"), likely("3.2", "(token, window)")),
-        "batch last": (lambda x, M, H, W: rearrange(x, "(h w b) (i j) c -> b (h i) (w j) c", h=H // M, w=W // M, i=M),
-                       likely("3.2", "batch axis")),
-        "channels first": (lambda x, M, H, W: reverse(x, M, H, W, "b c (h i) (w j)"),
-                           "  Likely: your axes are in another order: the right result, permuted by (0, 3, 1, 2)\n"),
+        "windows by column": (
+            lambda x, M, H, W: wrong_grid(x, M, H, W, (0, 2, 3, 1, 4, 5)),
+            likely("3.2", "wrong order"),
+        ),
+        "grid exchanged": (
+            lambda x, M, H, W: wrong_grid(x, M, H, W, (0, 1, 3, 2, 4, 5)),
+            likely("3.2", "in the first reshape"),
+        ),
+        "inside transposed": (
+            lambda x, M, H, W: rearrange(x, "(b h w) (j i) c -> b (h i) (w j) c", h=H // M, w=W // M, i=M),
+            likely("3.2", "inside each window"),
+        ),
+        "token before window": (
+            lambda x, M, H, W: reverse(x, M, H, W, "b (i h) (j w) c"),
+            likely("3.2", "(token, window)"),
+        ),
+        "batch last": (
+            lambda x, M, H, W: rearrange(x, "(h w b) (i j) c -> b (h i) (w j) c", h=H // M, w=W // M, i=M),
+            likely("3.2", "batch axis"),
+        ),
+        "channels first": (
+            lambda x, M, H, W: reverse(x, M, H, W, "b c (h i) (w j)"),
+            "  Likely: your axes are in another order: the right result, permuted by (0, 3, 1, 2)\n",
+        ),
         "no batch": (lambda x, M, H, W: reverse(x, M, H, W)[0], "shape (4, 4, 1), wanted (B, H, W, C) = (B, 4, 4, 1)"),
         "in place": (overwrite(reverse), "changes its input"),
     },
     "3.3": {
         "added after softmax": (lambda *a: after_softmax(*a, torch.add), likely("3.3", "added after the softmax")),
-        "set to 0 after softmax": (lambda *a: after_softmax(*a, lambda w, m: w.masked_fill(m < 0, 0)), likely("3.3", "no longer sums to 1")),
+        "set to 0 after softmax": (
+            lambda *a: after_softmax(*a, lambda w, m: w.masked_fill(m < 0, 0)),
+            likely("3.3", "no longer sums to 1"),
+        ),
         "wrong way round": (lambda q, k, v, b, m: masked(q, k, v, b, -m), likely("3.3", "wrong way round")),
         "mask transposed": (lambda q, k, v, b, m: masked(q, k, v, b, m.mT), likely("3.3", "mask is transposed")),
         "no mask": (lambda q, k, v, b, m: masked(q, k, v, b, 0 * m), likely("3.3", "mask is forgotten")),
         "first mask": (lambda q, k, v, b, m: masked(q, k, v, b, m[:1].expand_as(m)), likely("3.3", "window 0")),
-        "interleaved": (lambda q, k, v, b, m: masked(q, k, v, b, m.repeat_interleave(len(q) // len(m), 0)), likely("3.3", "repeat_interleave")),
+        "interleaved": (
+            lambda q, k, v, b, m: masked(q, k, v, b, m.repeat_interleave(len(q) // len(m), 0)),
+            likely("3.3", "repeat_interleave"),
+        ),
         "no scale": (lambda q, k, v, b, m: masked(q, k, v, b, m, 1.0), likely("3.3", "1/√d is missing")),
-        "scaled twice": (lambda q, k, v, b, m: masked(q * q.shape[-1] ** -0.5, k, v, b, m), likely("3.3", "there twice")),
+        "scaled twice": (
+            lambda q, k, v, b, m: masked(q * q.shape[-1] ** -0.5, k, v, b, m),
+            likely("3.3", "there twice"),
+        ),
         "times √d": (lambda q, k, v, b, m: masked(q, k, v, b, m, q.shape[-1] ** 0.5), likely("3.3", "multiply by √d")),
         "1/√C": (lambda q, k, v, b, m: masked(q, k, v, b, m, (q.shape[1] * q.shape[3]) ** -0.5), likely("3.3", "1/√C")),
-        "bias scaled": (lambda q, k, v, b, m: masked(q, k, v, b / q.shape[-1] ** 0.5, m), likely("3.3", "bias is scaled")),
+        "bias scaled": (
+            lambda q, k, v, b, m: masked(q, k, v, b / q.shape[-1] ** 0.5, m),
+            likely("3.3", "bias is scaled"),
+        ),
         "bias transposed": (lambda q, k, v, b, m: masked(q, k, v, b.mT, m), likely("3.3", "bias is transposed")),
-        "mask as it is": (lambda q, k, v, b, m: (q @ k.mT / q.shape[-1] ** 0.5 + b + m).softmax(-1) @ v, "raised RuntimeError"),
-        "mask without images": (lambda q, k, v, b, m: (q @ k.mT / q.shape[-1] ** 0.5 + b + m[:, None]).softmax(-1) @ v, "raised RuntimeError"),
+        "mask as it is": (
+            lambda q, k, v, b, m: (q @ k.mT / q.shape[-1] ** 0.5 + b + m).softmax(-1) @ v,
+            "raised RuntimeError",
+        ),
+        "mask without images": (
+            lambda q, k, v, b, m: (q @ k.mT / q.shape[-1] ** 0.5 + b + m[:, None]).softmax(-1) @ v,
+            "raised RuntimeError",
+        ),
         "no bias": (lambda q, k, v, b, m: masked(q, k, v, torch.zeros_like(b), m), likely("3.3", "bias is forgotten")),
         "over queries": (over_queries, likely("3.3", "over the queries")),
         "detached": (lambda q, k, v, b, m: masked(q, k, v, b.detach(), m), "the gradient of `bias` is not"),
-        "weights": (lambda q, k, v, b, m: (q @ k.mT).softmax(-1), "shape (1, 2, 4, 4), wanted (B·nW, h, N, d) = (1, 2, 4, 3)"),
+        "weights": (
+            lambda q, k, v, b, m: (q @ k.mT).softmax(-1),
+            "shape (1, 2, 4, 4), wanted (B·nW, h, N, d) = (1, 2, 4, 3)",
+        ),
     },
     "3.4": {
         "+shift": (lambda *a: groups_by_filling(*a, sign=+1), likely("3.4", "wrong sign")),
         "not rolled": (lambda *a: groups_by_filling(*a, sign=0), likely("3.4", "not rolled")),
-        "regular windows": (lambda H, W, M, s: groups_by_filling(H, W, M, (0, 0)).roll((-s[0], -s[1]), (0, 1)), likely("3.4", "regular windows")),
+        "regular windows": (
+            lambda H, W, M, s: groups_by_filling(H, W, M, (0, 0)).roll((-s[0], -s[1]), (0, 1)),
+            likely("3.4", "regular windows"),
+        ),
         "by column": (lambda H, W, M, s: groups_by_filling(W, H, M, s[::-1]).T, likely("3.4", "column by column")),
         "exchanged": (lambda H, W, M, s: groups_by_filling(H, W, M, s[::-1]), likely("3.4", "exchanged")),
         "from 1": (lambda *a: groups_by_filling(*a) + 1, likely("3.4", "count from 1")),
-        "right, down": (lambda H, W, M, s: groups_rolled(H, W, M, s, (-s[1], -s[0]), (0, 1)), likely("3.4", "wrong way round")),
+        "right, down": (
+            lambda H, W, M, s: groups_rolled(H, W, M, s, (-s[1], -s[0]), (0, 1)),
+            likely("3.4", "wrong way round"),
+        ),
         "no dims": (lambda H, W, M, s: groups_rolled(H, W, M, s, -s[0]), likely("3.4", "without `dims`")),
         "no dims, two shifts": (lambda H, W, M, s: groups_rolled(H, W, M, s, (-s[0], -s[1])), "raised RuntimeError"),
         "cnt": (groups_by_cnt, likely("3.4", "nine regions")),
@@ -269,18 +329,36 @@ WRONG = {
     },
     "3.5": {
         "transposed": (lambda t, M: bias_official(t, M).mT, likely("3.5", "transposed")),
-        "key minus query": (lambda t, M: look_up(t, M, lambda h, w: (M - 1 - h) * (2 * M - 1) + M - 1 - w), likely("3.5", "transposed")),
+        "key minus query": (
+            lambda t, M: look_up(t, M, lambda h, w: (M - 1 - h) * (2 * M - 1) + M - 1 - w),
+            likely("3.5", "transposed"),
+        ),
         "not moved": (lambda t, M: look_up(t, M, lambda h, w: h * (2 * M - 1) + w), likely("3.5", "not moved")),
-        "exchanged": (lambda t, M: look_up(t, M, lambda h, w: (w + M - 1) * (2 * M - 1) + h + M - 1), likely("3.5", "digits are exchanged")),
-        "2M - 2": (lambda t, M: look_up(t, M, lambda h, w: (h + M - 1) * (2 * M - 2) + w + M - 1), likely("3.5", "2M-2")),
+        "exchanged": (
+            lambda t, M: look_up(t, M, lambda h, w: (w + M - 1) * (2 * M - 1) + h + M - 1),
+            likely("3.5", "digits are exchanged"),
+        ),
+        "2M - 2": (
+            lambda t, M: look_up(t, M, lambda h, w: (h + M - 1) * (2 * M - 2) + w + M - 1),
+            likely("3.5", "2M-2"),
+        ),
         "M": (lambda t, M: look_up(t, M, lambda h, w: (h + M - 1) * M + w + M - 1), likely("3.5", "multiply by M")),
         "sum": (lambda t, M: look_up(t, M, lambda h, w: h + M - 1 + w + M - 1), likely("3.5", "are added")),
-        "no sign": (lambda t, M: look_up(t, M, lambda h, w: (abs(h) + M - 1) * (2 * M - 1) + abs(w) + M - 1), likely("3.5", "sign of the offset")),
-        "reshaped": (lambda t, M: look_up(t, M, lambda h, w: (h + M - 1) * (2 * M - 1) + w + M - 1, False).reshape(-1, M * M, M * M),
-                     likely("3.5", "mixes them up")),
+        "no sign": (
+            lambda t, M: look_up(t, M, lambda h, w: (abs(h) + M - 1) * (2 * M - 1) + abs(w) + M - 1),
+            likely("3.5", "sign of the offset"),
+        ),
+        "reshaped": (
+            lambda t, M: look_up(t, M, lambda h, w: (h + M - 1) * (2 * M - 1) + w + M - 1, False).reshape(
+                -1, M * M, M * M
+            ),
+            likely("3.5", "mixes them up"),
+        ),
         "2M": (lambda t, M: look_up(t, M, lambda h, w: (h + M - 1) * 2 * M + w + M - 1), "raised IndexError"),
-        "heads last": (lambda t, M: look_up(t, M, lambda h, w: (h + M - 1) * (2 * M - 1) + w + M - 1, False),
-                       "  Likely: your axes are in another order: the right result, permuted by (1, 2, 0)\n"),
+        "heads last": (
+            lambda t, M: look_up(t, M, lambda h, w: (h + M - 1) * (2 * M - 1) + w + M - 1, False),
+            "  Likely: your axes are in another order: the right result, permuted by (1, 2, 0)\n",
+        ),
         "detached": (lambda t, M: bias_official(t.detach(), M), "no gradient reaches the input"),
     },
     "3.6": {
@@ -288,14 +366,29 @@ WRONG = {
         "einops row by row": (lambda x: merge_einops(x, "b h w (i j c)"), likely("3.6", "row by row")),
         "clockwise": (lambda x: merge(x, ((0, 0), (0, 1), (1, 1), (1, 0))), likely("3.6", "joined clockwise")),
         "counter-clockwise": (lambda x: merge(x, ((0, 0), (1, 0), (1, 1), (0, 1))), likely("3.6", "counter-clockwise")),
-        "backwards": (lambda x: merge(x, ((1, 1), (0, 1), (1, 0), (0, 0))), likely("3.6", "the order (1,1), (0,1), (1,0), (0,0)")),
+        "backwards": (
+            lambda x: merge(x, ((1, 1), (0, 1), (1, 0), (0, 0))),
+            likely("3.6", "the order (1,1), (0,1), (1,0), (0,0)"),
+        ),
         "interleaved": (lambda x: merge_einops(x, "b h w (c j i)"), likely("3.6", "interleaved")),
-        "not padded": (lambda x: torch.cat([x[:, i:2 * (x.shape[1] // 2):2, j:2 * (x.shape[2] // 2):2] for j in (0, 1) for i in (0, 1)], -1),
-                       "wanted (B, ⌈H/2⌉, ⌈W/2⌉, 4C) = (1, 3, 2, 4·2)"),
+        "not padded": (
+            lambda x: torch.cat(
+                [x[:, i : 2 * (x.shape[1] // 2) : 2, j : 2 * (x.shape[2] // 2) : 2] for j in (0, 1) for i in (0, 1)], -1
+            ),
+            "wanted (B, ⌈H/2⌉, ⌈W/2⌉, 4C) = (1, 3, 2, 4·2)",
+        ),
         "odd": (lambda x: torch.cat([x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], -1), "raised RuntimeError"),
-        "H and W in the wrong pairs": (lambda x: torch.cat([F.pad(x, (0, 0, 0, x.shape[1] % 2, 0, x.shape[2] % 2))[:, i::2, j::2]
-                                                            for j in (0, 1) for i in (0, 1)], -1), "raised RuntimeError"),
-        "channels first": (lambda x: merge(x).movedim(-1, 1), "  Likely: your axes are in another order: the right result, permuted by (0, 3, 1, 2)\n"),
+        "H and W in the wrong pairs": (
+            lambda x: torch.cat(
+                [F.pad(x, (0, 0, 0, x.shape[1] % 2, 0, x.shape[2] % 2))[:, i::2, j::2] for j in (0, 1) for i in (0, 1)],
+                -1,
+            ),
+            "raised RuntimeError",
+        ),
+        "channels first": (
+            lambda x: merge(x).movedim(-1, 1),
+            "  Likely: your axes are in another order: the right result, permuted by (0, 3, 1, 2)\n",
+        ),
         "mean": (lambda x: F.avg_pool2d(padded(x).movedim(-1, 1), 2).movedim(1, -1), "shape (1, 1, 1, 1), wanted"),
         "in place": (overwrite(merge), "changes its input"),
     },

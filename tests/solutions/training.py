@@ -1,4 +1,5 @@
 """Right and wrong solutions of the exercises of notebook 08."""
+
 import math
 
 import numpy as np
@@ -12,10 +13,11 @@ from .common import likely, overwrite
 
 # ---------------------------------------------------------------- right solutions
 
+
 def batch(step, clips, batch_size, seed):
     epoch, k = divmod(step, math.ceil(clips / batch_size))
     order = np.random.default_rng([seed, epoch]).permutation(clips)
-    return torch.from_numpy(order[k * batch_size:(k + 1) * batch_size])
+    return torch.from_numpy(order[k * batch_size : (k + 1) * batch_size])
 
 
 def batch_by_split(step, clips, batch_size, seed):
@@ -81,12 +83,7 @@ def combine_clip_by_clip(gradients, sizes):
 
 
 RIGHT = {
-    "8.1": {
-        "divmod": batch,
-        "split": batch_by_split,
-        "package": batch_of_package,
-        "int32": lambda *a: batch(*a).int(),
-    },
+    "8.1": {"divmod": batch, "split": batch_by_split, "package": batch_of_package, "int32": lambda *a: batch(*a).int()},
     "8.2": {
         "package": lr_at,
         "cos squared": rate,
@@ -104,8 +101,9 @@ RIGHT = {
         "target": smooth,
         "two parts": smooth_two_parts,
         "torch": lambda x, y, e: F.cross_entropy(x, y, label_smoothing=e),
-        "soft targets": lambda x, y, e: F.cross_entropy(x, torch.full_like(x, e / x.shape[1]).scatter_add(
-            1, y[:, None], torch.full((len(y), 1), 1 - e))),
+        "soft targets": lambda x, y, e: F.cross_entropy(
+            x, torch.full_like(x, e / x.shape[1]).scatter_add(1, y[:, None], torch.full((len(y), 1), 1 - e))
+        ),
     },
     "8.5": {
         "plain number": factor,
@@ -124,9 +122,10 @@ RIGHT = {
 
 # ---------------------------------------------------------------- wrong solutions
 
+
 def batch_with(step, clips, batch_size, seed, generator):
     epoch, k = divmod(step, math.ceil(clips / batch_size))
-    return torch.from_numpy(generator(seed, epoch).permutation(clips)[k * batch_size:(k + 1) * batch_size])
+    return torch.from_numpy(generator(seed, epoch).permutation(clips)[k * batch_size : (k + 1) * batch_size])
 
 
 def batch_in_turn(step, clips, batch_size, seed):
@@ -139,7 +138,7 @@ def batch_in_turn(step, clips, batch_size, seed):
 def batch_dropping(step, clips, batch_size, seed):
     n = max(clips // batch_size, 1)
     order = np.random.default_rng([seed, step // n]).permutation(clips)
-    return torch.from_numpy(order)[step % n * batch_size:][:batch_size]
+    return torch.from_numpy(order)[step % n * batch_size :][:batch_size]
 
 
 def batch_filled(step, clips, batch_size, seed):
@@ -152,7 +151,7 @@ def batch_filled(step, clips, batch_size, seed):
 def batch_every_nth(step, clips, batch_size, seed):
     n = math.ceil(clips / batch_size)
     order = torch.from_numpy(np.random.default_rng([seed, step // n]).permutation(clips))
-    return order[step % n::n]
+    return order[step % n :: n]
 
 
 def wave(step, steps, warmup, peak, height, first=None):
@@ -168,7 +167,9 @@ def adamw_written(w, g, m, v, t, lr, decay, b1=0.9, b2=0.999):
     return torch.stack([w - lr * decay * w - lr * (m / (1 - b1**t)) / (torch.sqrt(v / (1 - b2**t)) + 1e-8), m, v])
 
 
-def adamw_with(w, g, m, v, t, lr, decay, right_m=None, right_v=None, root=lambda v: v.sqrt() + 1e-8, square=lambda g: g * g):
+def adamw_with(
+    w, g, m, v, t, lr, decay, right_m=None, right_v=None, root=lambda v: v.sqrt() + 1e-8, square=lambda g: g * g
+):
     m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * square(g)
     size = m / (right_m or 1 - 0.9**t) / root(v / (right_v or 1 - 0.999**t))
     return torch.stack([w - lr * (size + decay * w), m, v])
@@ -212,56 +213,110 @@ def mean_nll(log_p, label, eps):
 
 WRONG = {
     "8.1": {
-        "one order": (lambda *a: batch_with(*a, lambda seed, epoch: np.random.default_rng([seed, 0])),
-                      likely("8.1", "every epoch has the same order")),
-        "added": (lambda *a: batch_with(*a, lambda seed, epoch: np.random.default_rng(seed + epoch)),
-                  likely("8.1", "are added")),
-        "epoch first": (lambda *a: batch_with(*a, lambda seed, epoch: np.random.default_rng((epoch, seed))),
-                        likely("8.1", "[epoch, seed]; it must")),
-        "epoch alone": (lambda *a: batch_with(*a, lambda seed, epoch: np.random.default_rng(epoch)),
-                        likely("8.1", "epoch only")),
-        "in order": (lambda s, n, b, seed: torch.arange(n).split(b)[s % math.ceil(n / b)], likely("8.1", "not shuffled")),
+        "one order": (
+            lambda *a: batch_with(*a, lambda seed, epoch: np.random.default_rng([seed, 0])),
+            likely("8.1", "every epoch has the same order"),
+        ),
+        "added": (
+            lambda *a: batch_with(*a, lambda seed, epoch: np.random.default_rng(seed + epoch)),
+            likely("8.1", "are added"),
+        ),
+        "epoch first": (
+            lambda *a: batch_with(*a, lambda seed, epoch: np.random.default_rng((epoch, seed))),
+            likely("8.1", "[epoch, seed]; it must"),
+        ),
+        "epoch alone": (
+            lambda *a: batch_with(*a, lambda seed, epoch: np.random.default_rng(epoch)),
+            likely("8.1", "epoch only"),
+        ),
+        "in order": (
+            lambda s, n, b, seed: torch.arange(n).split(b)[s % math.ceil(n / b)],
+            likely("8.1", "not shuffled"),
+        ),
         "dropped": (batch_dropping, likely("8.1", "is dropped")),
         "filled": (batch_filled, likely("8.1", "filled up")),
-        "new permutation": (lambda s, n, b, seed: torch.tensor(np.random.default_rng([seed, s]).permutation(n).tolist()[:b]),
-                            likely("8.1", "each step draws")),
+        "new permutation": (
+            lambda s, n, b, seed: torch.tensor(np.random.default_rng([seed, s]).permutation(n).tolist()[:b]),
+            likely("8.1", "each step draws"),
+        ),
         "every n-th": (batch_every_nth, likely("8.1", "every n-th")),
         "array": (lambda *a: batch(*a).numpy(), "returned a ndarray, not a tensor"),
         "list": (lambda *a: batch(*a).tolist(), "returned a list, not a tensor"),
-        "torch's generator": (lambda s, n, b, seed: torch.randperm(n, generator=torch.Generator().manual_seed(seed)).split(b)[
-            s % math.ceil(n / b)], likely("8.1", "its seed leaves out the epoch")),
-        "torch's generator, epoch added": (lambda s, n, b, seed: torch.randperm(n, generator=torch.Generator().manual_seed(
-            seed + s // math.ceil(n / b))).split(b)[s % math.ceil(n / b)], likely("8.1", "another generator than")),
-        "torch's global generator": (lambda s, n, b, seed: torch.randperm(n)[:min(b, n - s % math.ceil(n / b) * b)], "numbers differ"),
-        "rounded down": (lambda s, n, b, seed: torch.from_numpy(np.random.default_rng([seed, s // (n // b)]).permutation(n)[
-            s % (n // b) * b:][:b]), likely("8.1", "is dropped")),      # and a ZeroDivisionError in a later case
+        "torch's generator": (
+            lambda s, n, b, seed: torch.randperm(n, generator=torch.Generator().manual_seed(seed)).split(b)[
+                s % math.ceil(n / b)
+            ],
+            likely("8.1", "its seed leaves out the epoch"),
+        ),
+        "torch's generator, epoch added": (
+            lambda s, n, b, seed: torch.randperm(
+                n, generator=torch.Generator().manual_seed(seed + s // math.ceil(n / b))
+            ).split(b)[s % math.ceil(n / b)],
+            likely("8.1", "another generator than"),
+        ),
+        "torch's global generator": (
+            lambda s, n, b, seed: torch.randperm(n)[: min(b, n - s % math.ceil(n / b) * b)],
+            "numbers differ",
+        ),
+        "rounded down": (
+            lambda s, n, b, seed: torch.from_numpy(
+                np.random.default_rng([seed, s // (n // b)]).permutation(n)[s % (n // b) * b :][:b]
+            ),
+            likely("8.1", "is dropped"),
+        ),  # and a ZeroDivisionError in a later case
         "in turn": (batch_in_turn, likely("8.1", "one generator draws")),
-        "epoch from 1": (lambda *a: batch_with(*a, lambda seed, epoch: np.random.default_rng((seed, 1 + epoch))),
-                         likely("8.1", "counted from 0")),
-        "step as seed": (lambda s, n, b, seed: torch.from_numpy(np.random.default_rng([seed, s]).permutation(n)).split(b)[
-            s % -(-n // b)], likely("8.1", "seeded with the step")),
-        "cut by step": (lambda s, n, b, seed: torch.tensor(np.random.default_rng([seed, s // -(-n // b)]).permutation(n).tolist()[
-            s * b:][:b], dtype=torch.int64), likely("8.1", "cut at step")),
+        "epoch from 1": (
+            lambda *a: batch_with(*a, lambda seed, epoch: np.random.default_rng((seed, 1 + epoch))),
+            likely("8.1", "counted from 0"),
+        ),
+        "step as seed": (
+            lambda s, n, b, seed: torch.from_numpy(np.random.default_rng([seed, s]).permutation(n)).split(b)[
+                s % -(-n // b)
+            ],
+            likely("8.1", "seeded with the step"),
+        ),
+        "cut by step": (
+            lambda s, n, b, seed: torch.tensor(
+                np.random.default_rng([seed, s // -(-n // b)]).permutation(n).tolist()[s * b :][:b], dtype=torch.int64
+            ),
+            likely("8.1", "cut at step"),
+        ),
         "floats": (lambda *a: batch(*a).float(), "dtype torch.float32, wanted torch.int64"),
-        "the whole epoch": (lambda s, n, b, seed: torch.from_numpy(np.random.default_rng([seed, 0]).permutation(n)),
-                            "shape (10,), wanted (B,) = (4,)\n"),
-        "always full": (lambda s, n, b, seed: batch(s, n, b, seed).repeat(b)[:b], "shape (4,), wanted what the epoch has left, (B,) = (2,)\n"),
+        "the whole epoch": (
+            lambda s, n, b, seed: torch.from_numpy(np.random.default_rng([seed, 0]).permutation(n)),
+            "shape (10,), wanted (B,) = (4,)\n",
+        ),
+        "always full": (
+            lambda s, n, b, seed: batch(s, n, b, seed).repeat(b)[:b],
+            "shape (4,), wanted what the epoch has left, (B,) = (2,)\n",
+        ),
     },
     "8.2": {
         "from zero": (lambda s, n, w, p: s / w * p if s < w else rate(s, n, w, p), likely("8.2", "begins at 0")),
-        "cosine from step 0": (lambda s, n, w, p: rate(s, n, w, p) if s < w else wave(s, n, 0, p, lambda x: (
-            math.cos(math.pi * x) + 1) / 2), likely("8.2", "counts from step 0")),
-        "too long": (lambda s, n, w, p: rate(s, n, w, p) if s < w else p / 2 + p / 2 * math.cos(math.pi / n * (s - w)),
-                     likely("8.2", "cosine is too long")),
+        "cosine from step 0": (
+            lambda s, n, w, p: (
+                rate(s, n, w, p) if s < w else wave(s, n, 0, p, lambda x: (math.cos(math.pi * x) + 1) / 2)
+            ),
+            likely("8.2", "counts from step 0"),
+        ),
+        "too long": (
+            lambda s, n, w, p: rate(s, n, w, p) if s < w else p / 2 + p / 2 * math.cos(math.pi / n * (s - w)),
+            likely("8.2", "cosine is too long"),
+        ),
         "negative": (lambda *a: wave(*a, lambda x: math.cos(math.pi * x)), likely("8.2", "down to -peak")),
         "quarter": (lambda *a: wave(*a, lambda x: math.sin(math.pi / 2 * (1 - x))), likely("8.2", "a quarter")),
         "twice": (lambda *a: wave(*a, lambda x: 1 + math.cos(math.pi * x)), likely("8.2", "divide by 2")),
         "straight": (lambda *a: wave(*a, lambda x: 1 - x), likely("8.2", "straight line")),
         "rising": (lambda *a: wave(*a, lambda x: math.sin(math.pi / 2 * x) ** 2), likely("8.2", "rises again")),
-        "no warm-up": (lambda s, n, w, p: p * (1 + math.cos(math.pi * (s - w) / (n - w))) / 2,
-                       likely("8.2", "no warm-up")),
+        "no warm-up": (
+            lambda s, n, w, p: p * (1 + math.cos(math.pi * (s - w) / (n - w))) / 2,
+            likely("8.2", "no warm-up"),
+        ),
         "constant": (lambda *a: wave(*a, lambda x: 1.0), likely("8.2", "stays at the peak")),
-        "<=": (lambda s, n, w, p: p * (s + 1) / w if s <= w and w else rate(s, n, w, p), likely("8.2", "a step too long")),
+        "<=": (
+            lambda s, n, w, p: p * (s + 1) / w if s <= w and w else rate(s, n, w, p),
+            likely("8.2", "a step too long"),
+        ),
         "a step early": (lambda s, n, w, p: rate(s + (s >= w), n, w, p), likely("8.2", "a step early")),
         "to zero": (lambda s, n, w, p: rate(s, n - (s >= w), w, p), likely("8.2", "a step too short")),
         "no π": (lambda *a: wave(*a, lambda x: math.cos(x / 2) ** 2), likely("8.2", "π is missing")),
@@ -272,29 +327,67 @@ WRONG = {
     },
     "8.3": {
         "uncorrected": (adamw_uncorrected, likely("8.3", "bias correction is missing")),
-        "L2": (lambda w, g, m, v, t, lr, d: adamw_written(w, g + d * w, m, v, t, lr, 0.0), likely("8.3", "Adam with L2")),
-        "decay without lr": (lambda w, g, m, v, t, lr, d: adamw_written(w, g, m, v, t, lr, d / lr),
-                             likely("8.3", "not multiplied by the learning rate")),
+        "L2": (
+            lambda w, g, m, v, t, lr, d: adamw_written(w, g + d * w, m, v, t, lr, 0.0),
+            likely("8.3", "Adam with L2"),
+        ),
+        "decay without lr": (
+            lambda w, g, m, v, t, lr, d: adamw_written(w, g, m, v, t, lr, d / lr),
+            likely("8.3", "not multiplied by the learning rate"),
+        ),
         "no decay": (lambda w, g, m, v, t, lr, d: adamw_written(w, g, m, v, t, lr, 0), likely("8.3", "does not decay")),
-        "growth": (lambda w, g, m, v, t, lr, d: adamw_written(w, g, m, v, t, lr, -d), likely("8.3", "the weight grows")),
+        "growth": (
+            lambda w, g, m, v, t, lr, d: adamw_written(w, g, m, v, t, lr, -d),
+            likely("8.3", "the weight grows"),
+        ),
         "β exchanged": (lambda *a: adamw_written(*a, 0.999, 0.9), likely("8.3", "two β are exchanged")),
-        "t + 1": (lambda w, g, m, v, t, lr, d: torch.stack([adamw_written(w, g, m, v, t, lr, d)[0] - lr * (
-            (adamw_written(w, g, m, v, t, lr, d)[1] / (1 - 0.9**(t + 1))) / ((adamw_written(w, g, m, v, t, lr, d)[2] / (
-                1 - 0.999**(t + 1))).sqrt() + 1e-8) - (adamw_written(w, g, m, v, t, lr, d)[1] / (1 - 0.9**t)) / (
-                    (adamw_written(w, g, m, v, t, lr, d)[2] / (1 - 0.999**t)).sqrt() + 1e-8)),
-            *adamw_written(w, g, m, v, t, lr, d)[1:]]), likely("8.3", "not 1 - β^(t+1)")),
+        "t + 1": (
+            lambda w, g, m, v, t, lr, d: torch.stack(
+                [
+                    adamw_written(w, g, m, v, t, lr, d)[0]
+                    - lr
+                    * (
+                        (adamw_written(w, g, m, v, t, lr, d)[1] / (1 - 0.9 ** (t + 1)))
+                        / ((adamw_written(w, g, m, v, t, lr, d)[2] / (1 - 0.999 ** (t + 1))).sqrt() + 1e-8)
+                        - (adamw_written(w, g, m, v, t, lr, d)[1] / (1 - 0.9**t))
+                        / ((adamw_written(w, g, m, v, t, lr, d)[2] / (1 - 0.999**t)).sqrt() + 1e-8)
+                    ),
+                    *adamw_written(w, g, m, v, t, lr, d)[1:],
+                ]
+            ),
+            likely("8.3", "not 1 - β^(t+1)"),
+        ),
         "corrected moments": (adamw_moments_corrected, likely("8.3", "m and v that you return")),
-        "t from 0": (lambda w, g, m, v, t, lr, d: adamw_written(w, g, m, v, t - 1, lr, d), likely("8.3", "1 - β^(t-1)")),
-        "t from 0, torch's order": (lambda w, g, m, v, t, lr, d: adamw_in_torchs_order(w, g, m, v, t - 1, lr, d),
-                                    likely("8.3", "1 - β^(t-1)")),      # and a ZeroDivisionError at t = 1
-        "only m corrected": (lambda w, g, m, v, t, *a: adamw_with(w, g, m, v, t, *a, right_v=1), likely("8.3", "v is not")),
-        "only v corrected": (lambda w, g, m, v, t, *a: adamw_with(w, g, m, v, t, *a, right_m=1), likely("8.3", "m is not")),
+        "t from 0": (
+            lambda w, g, m, v, t, lr, d: adamw_written(w, g, m, v, t - 1, lr, d),
+            likely("8.3", "1 - β^(t-1)"),
+        ),
+        "t from 0, torch's order": (
+            lambda w, g, m, v, t, lr, d: adamw_in_torchs_order(w, g, m, v, t - 1, lr, d),
+            likely("8.3", "1 - β^(t-1)"),
+        ),  # and a ZeroDivisionError at t = 1
+        "only m corrected": (
+            lambda w, g, m, v, t, *a: adamw_with(w, g, m, v, t, *a, right_v=1),
+            likely("8.3", "v is not"),
+        ),
+        "only v corrected": (
+            lambda w, g, m, v, t, *a: adamw_with(w, g, m, v, t, *a, right_m=1),
+            likely("8.3", "m is not"),
+        ),
         "ε inside": (lambda *a: adamw_with(*a, root=lambda v: torch.sqrt(v + 1e-8)), likely("8.3", "outside the root")),
         "no ε": (lambda *a: adamw_with(*a, root=torch.sqrt), likely("8.3", "ε is missing")),
-        "ε before the correction": (lambda w, g, m, v, t, *a: adamw_with(w, g, m, v, t, *a, root=lambda v: v.sqrt() + 1e-8 / math.sqrt(
-            1 - 0.999**t)), "numbers differ"),
-        "decay at the end": (lambda w, g, m, v, t, lr, d: torch.cat([
-            (1 - lr * d) * adamw(w, g, m, v, t, lr, 0)[:1], adamw(w, g, m, v, t, lr, d)[1:]]), likely("8.3", "after the step")),
+        "ε before the correction": (
+            lambda w, g, m, v, t, *a: adamw_with(
+                w, g, m, v, t, *a, root=lambda v: v.sqrt() + 1e-8 / math.sqrt(1 - 0.999**t)
+            ),
+            "numbers differ",
+        ),
+        "decay at the end": (
+            lambda w, g, m, v, t, lr, d: torch.cat(
+                [(1 - lr * d) * adamw(w, g, m, v, t, lr, 0)[:1], adamw(w, g, m, v, t, lr, d)[1:]]
+            ),
+            likely("8.3", "after the step"),
+        ),
         "g, not g²": (lambda *a: adamw_with(*a, square=lambda g: g), likely("8.3", "the gradient itself")),
         "v, m": (lambda *a: adamw(*a)[[0, 2, 1]], likely("8.3", "the other way round")),
         "only the weight": (adamw_only_weight, "shape (2, 4), wanted (3, ...): weight, m, v = (3, 2, 4)"),
@@ -308,15 +401,22 @@ WRONG = {
         "not smoothed": (lambda x, y, e: F.nll_loss(x.log_softmax(1), y), likely("8.4", "nothing is smoothed")),
         "exchanged": (lambda x, y, e: smooth(x, y, 1 - e), likely("8.4", "exchanged")),
         "sum": (lambda x, y, e: len(x) * smooth(x, y, e), likely("8.4", "are added")),
-        "softmax twice": (lambda x, y, e: smooth(x.exp() / x.exp().sum(1, keepdim=True), y, e), likely("8.4", "applied twice")),
+        "softmax twice": (
+            lambda x, y, e: smooth(x.exp() / x.exp().sum(1, keepdim=True), y, e),
+            likely("8.4", "applied twice"),
+        ),
         "sign": (lambda x, y, e: -smooth(x, y, e), likely("8.4", "sign is missing")),
         "over clips": (lambda x, y, e: mean_nll(x.log_softmax(0), y, e), likely("8.4", "over the clips")),
-        "not over K": (lambda x, y, e: -(x.log_softmax(1) * ((1 - e) * F.one_hot(y, x.shape[1]) + e)).sum(1).mean(),
-                       likely("8.4", "not divided by K")),
+        "not over K": (
+            lambda x, y, e: -(x.log_softmax(1) * ((1 - e) * F.one_hot(y, x.shape[1]) + e)).sum(1).mean(),
+            likely("8.4", "not divided by K"),
+        ),
         "mean over K": (lambda x, y, e: smooth(x, y, e) / x.shape[-1], likely("8.4", "K times too small")),
         "number": (lambda x, y, e: smooth(x, y, e).item(), "no gradient reaches the input"),
-        "each clip": (lambda x, y, e: F.cross_entropy(x, y, label_smoothing=e, reduction="none"),
-                      "shape (4,), wanted a single number, shape ()"),
+        "each clip": (
+            lambda x, y, e: F.cross_entropy(x, y, label_smoothing=e, reduction="none"),
+            "shape (4,), wanted a single number, shape ()",
+        ),
         "no graph": (lambda x, y, e: torch.tensor(smooth(x, y, e).item()), "no gradient reaches the input"),
         "NaN": (lambda x, y, e: smooth(x, y, e) * torch.nan, "got nan, wanted "),
     },
@@ -329,8 +429,14 @@ WRONG = {
         "upside down": (lambda n, limit: min(1.0, float(n @ n) ** 0.5 / limit), likely("8.5", "upside down")),
         "clipped norm": (lambda n, limit: min(limit, float(n @ n) ** 0.5), likely("8.5", "clipped norm")),
         "norm": (lambda n, limit: float(n @ n) ** 0.5, likely("8.5", "this is the norm, not")),
-        "dropped": (lambda n, limit: limit / float(n @ n) ** 0.5 if float(n @ n) > limit**2 else 0.0, likely("8.5", "or are dropped")),
-        "each": (lambda n, limit: (limit / n).clamp(max=1), "shape (2,), wanted a single number for all gradients, shape ()"),
+        "dropped": (
+            lambda n, limit: limit / float(n @ n) ** 0.5 if float(n @ n) > limit**2 else 0.0,
+            likely("8.5", "or are dropped"),
+        ),
+        "each": (
+            lambda n, limit: (limit / n).clamp(max=1),
+            "shape (2,), wanted a single number for all gradients, shape ()",
+        ),
         "bool": (lambda n, limit: bool(n.norm() > limit), "returned a bool, not a tensor or a number"),
         "in place": (overwrite(lambda n, limit: (limit / n.norm()).clamp(max=1)), "changes its input"),
     },

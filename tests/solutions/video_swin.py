@@ -1,4 +1,5 @@
 """Right and wrong solutions of the exercises of notebook 04."""
+
 from itertools import product
 
 import torch
@@ -10,6 +11,7 @@ from .common import likely, overwrite
 
 # ---------------------------------------------------------------- right solutions
 
+
 def names(window):
     return dict(zip("pac", window))
 
@@ -20,15 +22,17 @@ def partition(x, window, out="(b t h w) (p a c) d"):
 
 def partition_unfold(x, window):
     for axis, n in enumerate(window, start=1):
-        x = x.unfold(axis, n, n)                              # (B, nT, nH, nW, C, P, Mh, Mw)
-    return x.movedim(4, -1).flatten(0, 3).flatten(1, 3)       # (B·nW, N, C)
+        x = x.unfold(axis, n, n)  # (B, nT, nH, nW, C, P, Mh, Mw)
+    return x.movedim(4, -1).flatten(0, 3).flatten(1, 3)  # (B·nW, N, C)
 
 
 def partition_token_by_token(x, window):
     (B, T, H, W, C), (P, A, D) = x.shape, window
-    rows = [x[b, t + i, h + j, w + k]
-            for b, t, h, w in product(range(B), range(0, T, P), range(0, H, A), range(0, W, D))
-            for i, j, k in product(range(P), range(A), range(D))]
+    rows = [
+        x[b, t + i, h + j, w + k]
+        for b, t, h, w in product(range(B), range(0, T, P), range(0, H, A), range(0, W, D))
+        for i, j, k in product(range(P), range(A), range(D))
+    ]
     return torch.stack(rows).reshape(-1, P * A * D, C)
 
 
@@ -60,7 +64,7 @@ def roll_by_index(x, shift):
 
 def forbid(groups, window, value=-100.0):
     """(T, H, W) group numbers, rolled -> the mask."""
-    groups = partition(groups[None, ..., None].float(), window)[..., 0]        # (nW, N)
+    groups = partition(groups[None, ..., None].float(), window)[..., 0]  # (nW, N)
     return (groups[:, :, None] != groups[:, None, :]).float() * value
 
 
@@ -80,13 +84,13 @@ def mask_official(size, window, shift):
 
 def mask_pair_by_pair(size, window, shift):
     rolled = [[(i + s) % n for i in range(n)] for n, s in zip(size, shift)]
-    group = {place: tuple((rolled[a][i] - s) // w for a, (i, s, w) in
-                          enumerate(zip(place, shift, window)))
-             for place in product(*map(range, size))}
+    group = {
+        place: tuple((rolled[a][i] - s) // w for a, (i, s, w) in enumerate(zip(place, shift, window)))
+        for place in product(*map(range, size))
+    }
     masks = []
     for corner in product(*[range(0, n, w) for n, w in zip(size, window)]):
-        inside = [group[tuple(c + i for c, i in zip(corner, token))]
-                  for token in product(*map(range, window))]
+        inside = [group[tuple(c + i for c, i in zip(corner, token))] for token in product(*map(range, window))]
         masks.append([[0.0 if q == k else -100.0 for k in inside] for q in inside])
     return torch.tensor(masks, dtype=torch.float64)
 
@@ -94,7 +98,7 @@ def mask_pair_by_pair(size, window, shift):
 def index(window, combine=None):
     """(N, N): offsets that begin at 0, combined; by default as digits, width fastest."""
     P, A, C = window
-    coords = torch.cartesian_prod(*map(torch.arange, window))                  # (N, 3)
+    coords = torch.cartesian_prod(*map(torch.arange, window))  # (N, 3)
     t, h, w = (coords[:, None] - coords[None, :] + torch.tensor([P - 1, A - 1, C - 1])).unbind(-1)
     if combine:
         return combine(t, h, w, *window)
@@ -115,8 +119,8 @@ def index_official(window):
 
 def inflate_by_conv(weight, pt):
     return torch.nn.functional.conv3d(
-        weight.flatten(0, 1)[:, None, None], torch.full((1, 1, pt, 1, 1), 1 / pt),
-        padding=(pt - 1, 0, 0)).reshape(*weight.shape[:2], pt, *weight.shape[2:])
+        weight.flatten(0, 1)[:, None, None], torch.full((1, 1, pt, 1, 1), 1 / pt), padding=(pt - 1, 0, 0)
+    ).reshape(*weight.shape[:2], pt, *weight.shape[2:])
 
 
 RIGHT = {
@@ -134,8 +138,9 @@ RIGHT = {
         "einops": reverse,
         "inverse permutation": reverse_by_inverse,
         "float64": lambda x, w, s: reverse(x.double(), w, s),
-        "non-contiguous": lambda x, w, s: reverse(x.mT.contiguous().mT, w, s).transpose(1, 3)
-        .contiguous().transpose(1, 3),
+        "non-contiguous": lambda x, w, s: (
+            reverse(x.mT.contiguous().mT, w, s).transpose(1, 3).contiguous().transpose(1, 3)
+        ),
     },
     "4.3": {
         "roll": lambda x, s: torch.roll(x, tuple(-v for v in s), (1, 2, 3)),
@@ -174,6 +179,7 @@ RIGHT = {
 
 # ---------------------------------------------------------------- wrong solutions
 
+
 def view_after_permute(x, window):
     (B, T, H, W, C), (P, A, D) = x.shape, window
     x = x.view(B, T // P, P, H // A, A, W // D, D, C).permute(0, 1, 3, 5, 2, 4, 6, 7)
@@ -202,7 +208,7 @@ def zero_filled(x, shift):
     out = torch.zeros_like(x)
     st, sh, sw = shift
     moved = x[:, st:, sh:, sw:]
-    out[:, :moved.shape[1], :moved.shape[2], :moved.shape[3]] = moved
+    out[:, : moved.shape[1], : moved.shape[2], : moved.shape[3]] = moved
     return out
 
 
@@ -230,7 +236,7 @@ def mask_without_shift(size, window, shift):
     """Groups cut at the window's borders: inside a window all are one group."""
     groups = torch.zeros(size)
     for number, (t, h, w) in enumerate(product(*[range(0, n, m) for n, m in zip(size, window)])):
-        groups[t:t + window[0], h:h + window[1], w:w + window[2]] = number
+        groups[t : t + window[0], h : h + window[1], w : w + window[2]] = number
     return forbid(groups, window)
 
 
@@ -245,8 +251,7 @@ def index_transposed(window):
 
 
 def index_not_moved(window):
-    t, h, w = (axis[:, None] - axis[None, :]
-               for axis in torch.cartesian_prod(*map(torch.arange, window)).unbind(1))
+    t, h, w = (axis[:, None] - axis[None, :] for axis in torch.cartesian_prod(*map(torch.arange, window)).unbind(1))
     return (t * (2 * window[1] - 1) + h) * (2 * window[2] - 1) + w
 
 
@@ -263,58 +268,82 @@ def divide_in_place(weight, pt):
 
 WRONG = {
     "4.1": {
-        "only reshape": (lambda x, w: x.reshape(-1, w[0] * w[1] * w[2], x.shape[-1]),
-                         likely("4.1", "never permuted")),
+        "only reshape": (lambda x, w: x.reshape(-1, w[0] * w[1] * w[2], x.shape[-1]), likely("4.1", "never permuted")),
         "(H W T)": (lambda x, w: partition(x, w, "(b t h w) (a c p) d"), likely("4.1", "(H W T)")),
         "(T W H)": (lambda x, w: partition(x, w, "(b t h w) (p c a) d"), likely("4.1", "run (T W H)")),
         "(W H T)": (lambda x, w: partition(x, w, "(b t h w) (c a p) d"), likely("4.1", "run (W H T)")),
-        "windows (W H T)": (lambda x, w: partition(x, w, "(b w h t) (p a c) d"),
-                            likely("4.1", "windows themselves")),
-        "windows (T W H)": (lambda x, w: partition(x, w, "(b t w h) (p a c) d"), likely("4.1", "listed (T W H): H and W")),
-        "windows before batch": (lambda x, w: partition(x, w, "(t h w b) (p a c) d"),
-                                 likely("4.1", "batch axis")),
-        "dilated": (lambda x, w: rearrange(x, "b (p t) (a h) (c w) d -> (b t h w) (p a c) d",
-                                           **names(w)), likely("4.1", "dilated")),
-        "channels first": (lambda x, w: partition(x, w, "(b t h w) d (p a c)"),
-                           "shape (8, 1, 8), wanted (B·T/P·H/M·W/M, P·M·M, C) = "
-                           "(1·2·2·2, 2·2·2, 1) = (8, 8, 1)\n"
-                           "  Likely: your axes are in another order: the right result, "
-                           "permuted by (0, 2, 1)\n"),
-        "tokens not flat": (lambda x, w: partition(x, w, "(b t h w) p a c d"),
-                            "shape (8, 2, 2, 2, 1), wanted"),
-        "one clip": (lambda x, w: partition(x[:1], w),
-                     "shape (18, 12, 3), wanted (B·T/P·H/M·W/M, P·M·M, C) = (2·2·3·3, 2·2·3, 3)"),
+        "windows (W H T)": (lambda x, w: partition(x, w, "(b w h t) (p a c) d"), likely("4.1", "windows themselves")),
+        "windows (T W H)": (
+            lambda x, w: partition(x, w, "(b t w h) (p a c) d"),
+            likely("4.1", "listed (T W H): H and W"),
+        ),
+        "windows before batch": (lambda x, w: partition(x, w, "(t h w b) (p a c) d"), likely("4.1", "batch axis")),
+        "dilated": (
+            lambda x, w: rearrange(x, "b (p t) (a h) (c w) d -> (b t h w) (p a c) d", **names(w)),
+            likely("4.1", "dilated"),
+        ),
+        "channels first": (
+            lambda x, w: partition(x, w, "(b t h w) d (p a c)"),
+            "shape (8, 1, 8), wanted (B·T/P·H/M·W/M, P·M·M, C) = "
+            "(1·2·2·2, 2·2·2, 1) = (8, 8, 1)\n"
+            "  Likely: your axes are in another order: the right result, "
+            "permuted by (0, 2, 1)\n",
+        ),
+        "tokens not flat": (lambda x, w: partition(x, w, "(b t h w) p a c d"), "shape (8, 2, 2, 2, 1), wanted"),
+        "one clip": (
+            lambda x, w: partition(x[:1], w),
+            "shape (18, 12, 3), wanted (B·T/P·H/M·W/M, P·M·M, C) = (2·2·3·3, 2·2·3, 3)",
+        ),
         "list": (lambda x, w: list(partition(x, w)), "returned a list, not a tensor"),
         "integers": (lambda x, w: partition(x, w).long(), "dtype torch.int64, wanted torch.float32"),
         "view": (view_after_permute, "raised RuntimeError"),
-        "bad sizes": (lambda x, w: x.reshape(-1, 7, x.shape[-1]),
-                      "  Likely: the sizes you reshape to do not multiply"),
-        "NaN": (lambda x, w: partition(x, w) * torch.nan, "64 of 64 numbers differ, first at "
-                "index (0, 0, 0): got nan, wanted "),
+        "bad sizes": (lambda x, w: x.reshape(-1, 7, x.shape[-1]), "  Likely: the sizes you reshape to do not multiply"),
+        "NaN": (
+            lambda x, w: partition(x, w) * torch.nan,
+            "64 of 64 numbers differ, first at index (0, 0, 0): got nan, wanted ",
+        ),
         "bfloat16": (lambda x, w: partition(x, w).bfloat16(), "numbers differ"),
         "in place": (overwrite(partition), "the result is right, but your function changes its input"),
     },
     "4.2": {
         "only reshape": (lambda x, w, s: x.reshape(-1, *s, x.shape[-1]), likely("4.2", "never permuted")),
-        "permutation of 4.1": (lambda x, w, s: x.reshape(-1, *[n // m for n, m in zip(s, w)], *w, x.shape[-1])
-                               .permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, *s, x.shape[-1]), likely("4.2", "its own inverse")),
-        "token before window": (lambda x, w, s: reverse(x, w, s, "b (p t) (a h) (c w) d"),
-                                likely("4.2", "(token, window)")),
+        "permutation of 4.1": (
+            lambda x, w, s: (
+                x.reshape(-1, *[n // m for n, m in zip(s, w)], *w, x.shape[-1])
+                .permute(0, 1, 3, 5, 2, 4, 6, 7)
+                .reshape(-1, *s, x.shape[-1])
+            ),
+            likely("4.2", "its own inverse"),
+        ),
+        "token before window": (
+            lambda x, w, s: reverse(x, w, s, "b (p t) (a h) (c w) d"),
+            likely("4.2", "(token, window)"),
+        ),
         "grid W H": (grid_swapped, likely("4.2", "in the first reshape")),
         "permuted W H": (permuted_wrongly, likely("4.2", "in the permutation")),
-        "read W H": (lambda x, w, s: grid_swapped(x, w, s, (0, 1, 4, 3, 5, 2, 6, 7)),
-                     likely("4.2", "you read the windows")),
-        "inside W H": (lambda x, w, s: reverse(x, w, s, "b (t p) (h c) (w a) d").reshape(-1, *s, x.shape[-1]),
-                       likely("4.2", "inside the windows")),
-        "channels first": (lambda x, w, s: reverse(x, w, s, "b d (t p) (h a) (w c)"),
-                           "shape (1, 1, 4, 4, 4), wanted (B, T, H, W, C) = (B, 4, 4, 4, 1) = "
-                           "(1, 4, 4, 4, 1)\n  Likely: your axes are in another order: the "
-                           "right result, permuted by (0, 4, 1, 2, 3)\n"),
+        "read W H": (
+            lambda x, w, s: grid_swapped(x, w, s, (0, 1, 4, 3, 5, 2, 6, 7)),
+            likely("4.2", "you read the windows"),
+        ),
+        "inside W H": (
+            lambda x, w, s: reverse(x, w, s, "b (t p) (h c) (w a) d").reshape(-1, *s, x.shape[-1]),
+            likely("4.2", "inside the windows"),
+        ),
+        "channels first": (
+            lambda x, w, s: reverse(x, w, s, "b d (t p) (h a) (w c)"),
+            "shape (1, 1, 4, 4, 4), wanted (B, T, H, W, C) = (B, 4, 4, 4, 1) = "
+            "(1, 4, 4, 4, 1)\n  Likely: your axes are in another order: the "
+            "right result, permuted by (0, 4, 1, 2, 3)\n",
+        ),
         "no batch axis": (lambda x, w, s: reverse(x, w, s).squeeze(0), "shape (4, 4, 4, 1), wanted"),
         "tuple": (lambda x, w, s: (reverse(x, w, s), s), "returned a tuple, not a tensor"),
         "view": (glue_view, "raised RuntimeError"),
-        "never filled": (lambda x, w, s: torch.full((len(x) * x[0, :, 0].numel() // (s[0] * s[1] * s[2]),
-                                                     *s, x.shape[-1]), torch.nan), "got nan, wanted "),
+        "never filled": (
+            lambda x, w, s: torch.full(
+                (len(x) * x[0, :, 0].numel() // (s[0] * s[1] * s[2]), *s, x.shape[-1]), torch.nan
+            ),
+            "got nan, wanted ",
+        ),
         "in place": (overwrite(reverse), "changes its input"),
     },
     "4.3": {
@@ -324,7 +353,7 @@ WRONG = {
         "axis 0": (lambda x, s: x.roll([-v for v in s], (0, 1, 2)), likely("4.3", "off by one")),
         "(W, H, T)": (lambda x, s: x.roll([-v for v in s[::-1]], (1, 2, 3)), likely("4.3", "(W, H, T)")),
         "zeros come in": (zero_filled, likely("4.3", "replaced by zeros")),
-        "cut off": (lambda x, s: x[:, s[0]:, s[1]:, s[2]:], "shape (2, 3, 4, 2, 3), wanted the shape of x"),
+        "cut off": (lambda x, s: x[:, s[0] :, s[1] :, s[2] :], "shape (2, 3, 4, 2, 3), wanted the shape of x"),
         "not shifted": (lambda x, s: x, "numbers differ"),
         "no dims": (lambda x, s: x.roll([-v for v in s]), "raised RuntimeError"),
         "string": (lambda x, s: "rolled", "returned a str, not a tensor"),
@@ -341,30 +370,50 @@ WRONG = {
         "ones": (lambda z, w, s: forbid(slices_27(z, w, s), w, 1.0), likely("4.4", "a boolean mask?")),
         "-1": (lambda z, w, s: forbid(slices_27(z, w, s), w, -1.0), likely("4.4", "hold -1 ")),
         "+100": (lambda z, w, s: forbid(slices_27(z, w, s), w, 100.0), likely("4.4", "+100")),
-        "-inf": (lambda z, w, s: torch.zeros(mask_official(z, w, s).shape).masked_fill(
-            mask_official(z, w, s) < 0, float("-inf")), likely("4.4", "-inf")),
-        "inverted": (lambda z, w, s: torch.where(mask_official(z, w, s) == 0, -100.0, 0.0),
-                     likely("4.4", "wrong way round")),
+        "-inf": (
+            lambda z, w, s: torch.zeros(mask_official(z, w, s).shape).masked_fill(
+                mask_official(z, w, s) < 0, float("-inf")
+            ),
+            likely("4.4", "-inf"),
+        ),
+        "inverted": (
+            lambda z, w, s: torch.where(mask_official(z, w, s) == 0, -100.0, 0.0),
+            likely("4.4", "wrong way round"),
+        ),
         "0 · inf": (lambda z, w, s: forbid(slices_27(z, w, s), w, float("-inf")), "got nan, wanted 0\n"),
-        "integers": (lambda z, w, s: mask_official(z, w, s).long(),
-                     "dtype torch.int64, wanted torch.float32\n"),
-        "one window": (lambda z, w, s: mask_official(z, w, s)[0],
-                       "shape (64, 64), wanted (T/P·H/M·W/M, P·M·M, P·M·M) = (8, 64, 64)"),
+        "integers": (lambda z, w, s: mask_official(z, w, s).long(), "dtype torch.int64, wanted torch.float32\n"),
+        "one window": (
+            lambda z, w, s: mask_official(z, w, s)[0],
+            "shape (64, 64), wanted (T/P·H/M·W/M, P·M·M, P·M·M) = (8, 64, 64)",
+        ),
         "no size": (lambda z, w, s: torch.zeros(z) @ w, "raised TypeError"),
     },
     "4.5": {
         "index[j, i]": (index_transposed, likely("4.5", "transposed")),
         "key minus query": (lambda w: index(w).max() - index(w), likely("4.5", "transposed")),
         "not moved": (index_not_moved, likely("4.5", "not moved")),
-        "moved by M": (lambda w: index(w, lambda t, h, x, P, A, C: ((t + 1) * (2 * A - 1) + h + 1) * (2 * C - 1) + x + 1),
-                       likely("4.5", "not M")),
+        "moved by M": (
+            lambda w: index(w, lambda t, h, x, P, A, C: ((t + 1) * (2 * A - 1) + h + 1) * (2 * C - 1) + x + 1),
+            likely("4.5", "not M"),
+        ),
         "2M": (lambda w: index(w, lambda t, h, x, P, A, C: t * 4 * A * C + h * 2 * C + x), likely("4.5", "not 2M")),
         "M": (lambda w: index(w, lambda t, h, x, P, A, C: (t * A + h) * C + x), likely("4.5", "by the window size")),
-        "(W H T)": (lambda w: index(w, lambda t, h, x, P, A, C: (x * (2 * A - 1) + h) * (2 * P - 1) + t),
-                    likely("4.5", "digits run")),
-        "square windows only": (lambda w: index((w[0], w[1], w[1]), None) if w[1] == w[2] else index(
-            w, lambda t, h, x, P, A, C: (t * (2 * A - 1) + h) * (2 * A - 1) + x - (C - 1) + A - 1), likely("4.5", "taken as equal")),
-        "2P-1": (lambda w: index(w, lambda t, h, x, P, A, C: (t * (2 * P - 1) + h) * (2 * P - 1) + x), likely("4.5", "base of all digits")),
+        "(W H T)": (
+            lambda w: index(w, lambda t, h, x, P, A, C: (x * (2 * A - 1) + h) * (2 * P - 1) + t),
+            likely("4.5", "digits run"),
+        ),
+        "square windows only": (
+            lambda w: (
+                index((w[0], w[1], w[1]), None)
+                if w[1] == w[2]
+                else index(w, lambda t, h, x, P, A, C: (t * (2 * A - 1) + h) * (2 * A - 1) + x - (C - 1) + A - 1)
+            ),
+            likely("4.5", "taken as equal"),
+        ),
+        "2P-1": (
+            lambda w: index(w, lambda t, h, x, P, A, C: (t * (2 * P - 1) + h) * (2 * P - 1) + x),
+            likely("4.5", "base of all digits"),
+        ),
         "sum": (lambda w: index(w, lambda t, h, x, P, A, C: t + h + x), likely("4.5", "are added")),
         "float": (lambda w: index(w).float(), "dtype torch.float32, wanted torch.int64\n"),
         "table": (lambda w: index(w).flatten(), "shape (64,), wanted (N, N) with N = 2·2·2 = (8, 8)"),
@@ -378,10 +427,15 @@ WRONG = {
         "centre": (lambda w, pt: one_step(w, pt, pt // 2), likely("4.6", "centre initialisation")),
         "first": (lambda w, pt: one_step(w, pt, 0), likely("4.6", "only the first time step")),
         "halved": (lambda w, pt: torch.stack([0.5 * w] * pt, 2), likely("4.6", "halved always")),
-        "time last": (lambda w, pt: repeat(w / pt, "d c h w -> d c h w t", t=pt), likely("4.6", "time axis is the last")),
-        "time first": (lambda w, pt: repeat(w / pt, "d c h w -> t d c h w", t=pt),
-                       "shape (2, 6, 3, 4, 4), wanted (D, C, pt, ph, pw) = (6, 3, 2, 4, 4)\n"
-                       "  Likely: your axes are in another order: the right result, permuted by (2, 0, 1, 3, 4)\n"),
+        "time last": (
+            lambda w, pt: repeat(w / pt, "d c h w -> d c h w t", t=pt),
+            likely("4.6", "time axis is the last"),
+        ),
+        "time first": (
+            lambda w, pt: repeat(w / pt, "d c h w -> t d c h w", t=pt),
+            "shape (2, 6, 3, 4, 4), wanted (D, C, pt, ph, pw) = (6, 3, 2, 4, 4)\n"
+            "  Likely: your axes are in another order: the right result, permuted by (2, 0, 1, 3, 4)\n",
+        ),
         "no axis": (lambda w, pt: w / pt, "shape (6, 3, 4, 4), wanted"),
         "NaN": (lambda w, pt: inflate_by_conv(w, pt) * torch.nan, "got nan, wanted "),
         "module": (lambda w, pt: torch.nn.Conv3d(3, 6, (pt, 4, 4)), "returned a Conv3d, not a tensor"),

@@ -1,7 +1,7 @@
 """`vt-course test`: all tests, in stages, the quickest first. CI runs the same stages.
 
     rules      checks that committed files, notebooks and their sources obey the rules; no notebook is executed
-    tests      runs the unit tests
+    tests      runs the unit tests. Those that are marked `dear` (compilers, benches) are left to .ci/more
     outputs    executes every committed notebook again and compares each output with the committed one. The committed
                notebooks contain the solutions, so the solutions must print that their checks passed
     unsolved   runs the student edition of every notebook from top to bottom, as it is handed out, with the code of
@@ -131,7 +131,8 @@ def tests(root: Path, quick: bool) -> bool:
         "tests",
         "tests",
         *others,
-        *(["-m", "not slow"] if quick else []),
+        "-m",
+        "not dear and not slow" if quick else "not dear",
         "-n",
         str(min(cores(), 4)),
         "--dist",
@@ -188,7 +189,7 @@ def unsolved(root: Path, quick: bool) -> bool:
 
 DOES = {
     "rules": "the rules of the house, nothing is executed",
-    "tests": "the unit tests",
+    "tests": "the unit tests, but for those of compilers and benches (.ci/more)",
     "outputs": "committed notebooks, executed again and compared output by output",
     "unsolved": "the student edition, from top to bottom as it is handed out",
 }
