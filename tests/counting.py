@@ -24,7 +24,8 @@ def settings(block: nn.Module) -> tuple:
 
 
 def count_equal_blocks_once(model: nn.Module, shape: tuple[int, ...]) -> int:
-    """`count_macs` of a model built under `torch.device("meta")`. It will not drop paths: blocks differ in their rates."""
+    """`count_macs` of a model built under `torch.device("meta")`. It will not drop paths: blocks differ in their
+    rates."""
     for part in model.modules():
         if isinstance(part, DropPath):
             part.rate = 0.0

@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Handler(BaseHTTPRequestHandler):
     """Serves `server.files`; the next of `server.faults_at[path]`, else of `server.faults`, says how this goes wrong.
 
-    status: answer that. cut: close after so many bytes. stall: be silent after `cut` bytes. piece, pause: send slowly. lie:
-    promise so many bytes too many. no_range, no_if_range: ignore these headers. body: serve this instead. then: called after
-    the answer.
+    status: answer that. cut: close after so many bytes. stall: be silent after `cut` bytes. piece, pause: send slowly.
+    lie: promise so many bytes too many. no_range, no_if_range: ignore these headers. body: serve this instead. then:
+    called after the answer.
     """
 
     def do_GET(self):

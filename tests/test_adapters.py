@@ -1,4 +1,5 @@
-"""What people wrap around a model: hooks, autocast, functional calls, copies, checkpointing, int8, replicas, compilers."""
+"""What people wrap around a model: hooks, autocast, functional calls, copies, checkpointing, int8, replicas,
+compilers."""
 
 import shutil
 import warnings

@@ -90,7 +90,8 @@ def test_a_second_run_is_refused_and_writes_nothing(recipe, cut):  # noqa: F811
 
 
 def damaged(data: bytes, count: int):
-    """`count` copies with a flipped bit, a zeroed page, a page of another place, a piece cut out, or the end cut off."""
+    """`count` copies with a flipped bit, a zeroed page, a page of another place, a piece cut out, or the end cut
+    off."""
     rng = np.random.default_rng(0)
     for k in range(count):
         copy, at = bytearray(data), int(rng.integers(len(data)))

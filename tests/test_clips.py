@@ -226,7 +226,8 @@ def long(tmp_path_factory):
 
 @pytest.mark.parametrize("name", [*SOUGHT, *SCANNED, "in a tar"])
 def test_a_long_file_is_sought_not_read_and_shows_the_same(long, name, monkeypatch):
-    """What a video of hours takes: seeks for what is wanted, to the same pixels; a scan only where a seek may not be trusted."""
+    """What a video of hours takes: seeks for what is wanted, to the same pixels; a scan only where a seek may not be
+    trusted."""
     at, span = long
     span, source = (span, "b frames.mp4") if name == "in a tar" else (None, name)
     oracle, short = decode(at / source), ClipReader(at / source)

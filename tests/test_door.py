@@ -290,7 +290,8 @@ SAID = [  # name, data, what the sentence says: the file, the line, the reason, 
     (
         "train-0.tar",
         "terabytes",
-        "Shard {} is truncated, damaged or no plain tar (its member b.json claims 4,398,046,511,104 bytes); copy or make",
+        "Shard {} is truncated, damaged or no plain tar (its member b.json claims 4,398,046,511,104 bytes); copy or "
+        "make",
     ),
     (
         "train-0.tar",

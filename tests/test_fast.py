@@ -1,4 +1,5 @@
-"""Every fast piece of the models equals its literal expression, forward and gradient, and none depends on the size of the batch."""
+"""Every fast piece of the models equals its literal expression, forward and gradient, and none depends on the size of
+the batch."""
 
 import statistics
 import time
@@ -213,8 +214,8 @@ def test_one_exported_program_serves_every_batch(name):
 @pytest.mark.parametrize("name", ["video_swin_mini", "mvit_v2_mini"])  # the others were tried by hand
 @pytest.mark.slow
 def test_another_batch_size_compiles_nothing_anew(name):
-    """In training, with the batch axis marked as one that changes. Of an unmarked one PyTorch learns from the second size that it
-    changes: it compiles once more, and then no more."""
+    """In training, with the batch axis marked as one that changes. Of an unmarked one PyTorch learns from the second
+    size that it changes: it compiles once more, and then no more."""
     shape, settings = MINIS[name]
     model, counter = shake(create(name, **settings)), CompileCounter()
     compiled = torch.compile(model, backend=counter, fullgraph=True)
@@ -230,7 +231,8 @@ def test_another_batch_size_compiles_nothing_anew(name):
 
 
 def times_as_fast(name, piece, literal, *inputs, turns=9):
-    """Print the median ratio of the times of literal and piece, forward and then forward with backward. They take turns."""
+    """Print the median ratio of the times of literal and piece, forward and then forward with backward. They take
+    turns."""
 
     def seconds(work):
         start = time.perf_counter()

@@ -266,7 +266,8 @@ def test_again_asks_for_nothing(mirror, tmp_path):
 
 
 def test_more_later(mirror, tmp_path):
-    """Fewer clips, then more, then other classes: nothing is lost, and archives known to hold nothing new are skipped."""
+    """Fewer clips, then more, then other classes: nothing is lost, and archives known to hold nothing new are
+    skipped."""
     mirror.get(tmp_path, splits=["train"], clips_per_class=2)
     had = {line["name"]: line["sha256"] for line in records(tmp_path)}
     asked = mirror.parts()
@@ -747,7 +748,8 @@ def kills(mirror, out, clips_per_class, splits):
 
 
 def test_killed_again_and_again(mirror, tmp_path):
-    """In one folder: there is never a video that is not whole, nothing is lost, and in the end all is as without kills."""
+    """In one folder: there is never a video that is not whole, nothing is lost, and in the end all is as without
+    kills."""
     corrupt = mirror.first("side kick", 3)[1]
     mirror.replace(corrupt, mirror.video(corrupt.id)[:900])
     mirror.server.files["/400/replacement_for_corrupted_k400.tgz"] = tar(

@@ -72,7 +72,8 @@ def test_memory_that_is_held_is_that_of_no_file(tmp_path):
     """100 MB of a mapped file and 50 MB of its own, half of which a child shares."""
     (tmp_path / "file").write_bytes(bytes(100_000_000))
     code = (
-        "import mmap, os, sys, time\nfile = open(sys.argv[1], 'rb')\nmapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)\n"
+        "import mmap, os, sys, time\nfile = open(sys.argv[1], 'rb')\nmapped = mmap.mmap(file.fileno(), 0, "
+        "prot=mmap.PROT_READ)\n"
         "own = bytearray(50_000_000)\nsum(mapped[::4096]); os.write(1, b'%d\\n' % os.fork()); time.sleep(30)"
     )
     process = subprocess.Popen(

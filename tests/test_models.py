@@ -56,8 +56,8 @@ def assert_same_gradients(ours, theirs, x):
 
 
 def twins(name, patch):
-    """torchvision's model and ours with the same weights. Base is as deep as small, which shows what depth does: at first
-    whole, without weights, then with two blocks a stage."""
+    """torchvision's model and ours with the same weights. Base is as deep as small, which shows what depth does: at
+    first whole, without weights, then with two blocks a stage."""
     video = name.startswith("video")
     package, theirs = (torchvision.models.video, "swin3d_") if video else (torchvision.models, "swin_")
     theirs = getattr(package, theirs + name.split("swin_")[1][0])

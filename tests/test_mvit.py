@@ -265,8 +265,8 @@ def twins(v2, frames, size):
 @pytest.mark.parametrize("frames, size", [(4, 32), (6, 48), (2, 64), (4, 20), (4, (32, 48)), (2, (64, 32))])
 @pytest.mark.parametrize("v2", [False, True], ids=["v1", "v2"])
 def test_equals_torchvision(v2, frames, size):
-    """At 20 pixels, maps of 5, 3 and 2 meet tables made for 5, 2 and 1. On oblong maps torchvision makes the tables of both
-    axes for the longer one and interpolates while running."""
+    """At 20 pixels, maps of 5, 3 and 2 meet tables made for 5, 2 and 1. On oblong maps torchvision makes the tables of
+    both axes for the longer one and interpolates while running."""
     theirs, ours = twins(v2, frames, size)
     if v2 and isinstance(size, tuple):
         ours.load_state_dict(from_official(ours, theirs.state_dict(), resize=True))

@@ -1,4 +1,5 @@
-"""Committed notebooks are clean and in step with their sources; the stage `outputs` of `vt-course test` runs them again."""
+"""Committed notebooks are clean and in step with their sources; the stage `outputs` of `vt-course test` runs them
+again."""
 
 import pytest
 

@@ -31,7 +31,8 @@ def test_there_and_back(name, layout):
 
 
 def test_what_depends_on_the_family_stands_with_the_family():
-    """official.py imports no model (`zoo`, which names all variants, only to say what weights might be) and asks for no class of ours."""
+    """official.py imports no model (`zoo`, which names all variants, only to say what weights might be) and asks for
+    no class of ours."""
     tree = ast.parse(Path(official.__file__).read_text(encoding="utf-8"))
     ours = {
         node.module

@@ -267,7 +267,8 @@ def test_wide_pixels_and_interlaced_pictures_are_prepared_as_they_are_shown(tmp_
 
 
 def test_folders_of_frames_become_videos_and_lists_stay_lists(tmp_path):
-    """Folders named in a list of numbers, of which one has a point in its name, are prepared and the list names the videos."""
+    """Folders named in a list of numbers, of which one has a point in its name, are prepared and the list names the
+    videos."""
     for name, count in (("v_1.5", 12), ("7", 4)):
         (tmp_path / "src/frames" / name).mkdir(parents=True)
         for k in range(count):
@@ -451,7 +452,8 @@ def test_a_kill_loses_only_what_was_in_hand(tmp_path):
     first = write_video(tmp_path / "src/00.mp4", frames=60, size=(240, 320))
     for k in range(1, 8):
         shutil.copy(first, tmp_path / f"src/{k:02}.mp4")
-    code = f"from vt_course.data.prepare import prepare; prepare({str(tmp_path / 'src')!r}, {str(tmp_path / 'out')!r}, workers=2)"
+    src, out = str(tmp_path / "src"), str(tmp_path / "out")
+    code = f"from vt_course.data.prepare import prepare; prepare({src!r}, {out!r}, workers=2)"
     run = subprocess.Popen([sys.executable, "-c", code])
     record = tmp_path / "out/prepared.csv"
     deadline = time.monotonic() + 60

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -694,7 +695,8 @@ def rows(**cpu):
         (dict(tests=None), "== FAILED: tests; tests 10 s"),
         (
             dict(tests=151.0),
-            "== all stages passed; tests 10 s (151 CPU); WARNING: tests took 151 CPU seconds, 1.5 times its budget of 100 "
+            "== all stages passed; tests 10 s (151 CPU); WARNING: tests took 151 CPU seconds, 1.5 times its budget of "
+            "100 "
             "(tests/budget.json)",
         ),
     ],

@@ -191,7 +191,8 @@ def test_course_runs_the_clean_notebook_and_leaves_it_alone(clean, capfd):
 def test_the_course_runs_side_by_side_and_its_rows_keep_their_order(built, tmp_path):
     """Each of the two waits for the other, with the threads of half of the machine."""
     meet = (
-        "import os, pathlib, time\n\npathlib.Path('{0}').touch()\nstart = time.time()\nwhile not pathlib.Path('{1}').exists():\n"
+        "import os, pathlib, time\n\npathlib.Path('{0}').touch()\nstart = time.time()\nwhile not "
+        "pathlib.Path('{1}').exists():\n"
         "    assert time.time() < start + 30\n    time.sleep(0.05)\nassert os.environ['OMP_NUM_THREADS'] == '1'"
     )
     for stem, cell in (("01_first", meet.format("a", "b")), ("02_second", meet.format("b", "a"))):
@@ -269,7 +270,8 @@ def test_nbval_gate(clean, built, tmp_path):
     report = tmp_path / "report.xml"
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
     code = (
-        "import sys\nfrom pathlib import Path\nfrom vt_course.publish.compare import compare\nroot = Path(sys.argv[1])\n"
+        "import sys\nfrom pathlib import Path\nfrom vt_course.publish.compare import compare\nroot = "
+        "Path(sys.argv[1])\n"
         "sys.exit(compare(sorted((root / 'notebooks').glob('*.ipynb')), *sys.argv[2:], root=root))"
     )
     run = subprocess.run(

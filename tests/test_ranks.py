@@ -80,7 +80,7 @@ DRIVER = textwrap.dedent("""
 
     torch.set_num_threads(1)
     create, t.checkpoint.create = t.checkpoint.create, build
-    folder.curves = lambda *rows_classes_title: t.Figure(figsize=(1, 1))       # drawing the real one takes longer than a run
+    folder.curves = lambda *rows_classes_title: t.Figure(figsize=(1, 1))       # the real one takes longer than a run
     recipe = Recipe.from_json(RECIPE)
     t.train(dataclasses.replace(recipe, epochs=1), WARM)
     results = []

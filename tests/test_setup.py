@@ -100,7 +100,8 @@ def test_pytorch_without_cuda_is_asked_for_once(checkout):
     code, err, notes = checkout.run(TORCH="cpu")
     assert code == 0 and "about 1 GB" in err
     assert [line for line in notes if line.startswith("uv pip")] == [
-        "uv pip install --quiet --python .venv/bin/python --compile-bytecode --torch-backend cpu --no-verify-hashes --constraint requirements.lock"
+        "uv pip install --quiet --python .venv/bin/python --compile-bytecode --torch-backend cpu --no-verify-hashes "
+        "--constraint requirements.lock"
         " --editable .[notebooks,test,shards,bench]"
     ]
     assert checkout.run(TORCH="cpu") == (0, "", []) and checkout.run() == (0, "", [])  # it stays

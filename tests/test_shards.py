@@ -1,4 +1,5 @@
-"""Shards: the WebDataset library reads what we write, we read what others write, and training does not see a difference."""
+"""Shards: the WebDataset library reads what we write, we read what others write, and training does not see a
+difference."""
 
 import csv
 import dataclasses
@@ -49,7 +50,8 @@ def refusal(call, words: str) -> str:
 
 @pytest.fixture(scope="module")
 def src(tmp_path_factory) -> Path:
-    """11 + 4 clips of two classes, no two alike, in three containers; a listed clip is missing, one file is no video."""
+    """11 + 4 clips of two classes, no two alike, in three containers; a listed clip is missing, one file is no
+    video."""
     at = tmp_path_factory.mktemp("source")
     lines = {"train": [], "val": []}
     for k in range(15):

@@ -1,8 +1,8 @@
 """The student edition: what is handed out, and that the committed notebook is what its reader ends with.
 
 That every student edition runs from top to bottom unsolved is shown by the stage `unsolved` of `vt-course test`, by
-executing it. That it runs solved, with all checks passed, follows from two facts: the stage `outputs` executes the committed
-notebook, and the tests below show that this is the student edition with the solutions put in.
+executing it. That it runs solved, with all checks passed, follows from two facts: the stage `outputs` executes the
+committed notebook, and the tests below show that this is the student edition with the solutions put in.
 """
 
 import ast
@@ -43,8 +43,8 @@ def code_cells(nb) -> list:
 def test_the_committed_notebook_is_the_student_edition_solved(source):
     """A reader puts each solution into its stub and goes on: that is, cell by cell, the code of the committed notebook.
 
-    The committed notebook also runs the stub and its check before the solution. Nothing hangs on that: the solution defines
-    the same names anew (`hygiene`), and its check begins by setting the seed, as the first one did.
+    The committed notebook also runs the stub and its check before the solution. Nothing hangs on that: the solution
+    defines the same names anew (`hygiene`), and its check begins by setting the seed, as the first one did.
     """
     bodies = solutions(source)
     solved = []
@@ -130,7 +130,8 @@ def test_a_stub_is_its_solution_with_the_body_removed(change, words):
 
 
 def test_a_stub_may_be_a_class():
-    stub = 'class F(nn.Module):\n    def forward(self, x):\n        """Doc."""\n        raise NotImplementedError("exercise 1.1")'
+    stub = 'class F(nn.Module):\n    def forward(self, x):\n        """Doc."""\n'
+    stub += '        raise NotImplementedError("exercise 1.1")'
     right = (
         stub.replace('raise NotImplementedError("exercise 1.1")', "return x")
         + '\n\n\nF = check("1.1", F, solution=True)'

@@ -132,7 +132,8 @@ def test_a_second_run_renders_only_what_is_missing(tiny, tmp_path):
     assert all(file.stat().st_mtime_ns == stamp for file, stamp in stamps.items() if file not in lost)
 
 
-# A worker imports the script too. There it leaves its process id and takes its time, so that it is surely at work when a test looks.
+# A worker imports the script too. There it leaves its process id and takes its time, so that it is surely at work when
+# a test looks.
 RENDER = """
 import os, time
 from pathlib import Path

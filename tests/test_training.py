@@ -98,7 +98,8 @@ def recipe(clips):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """`create` builds `Tiny`, or what the test puts in its place; the picture of the run is blank: drawing takes longer."""
+    """`create` builds `Tiny`, or what the test puts in its place; the picture of the run is blank: drawing takes
+    longer."""
     monkeypatch.setattr(folder, "curves", lambda *rows_classes_title: Figure(figsize=(1, 1)))
 
     def use(build):
@@ -417,7 +418,7 @@ DRIVER = textwrap.dedent("""
     # One run here does the slow imports for all children; one thread is safe to fork.
     torch.set_num_threads(1)
     t.checkpoint.create = lambda name, **settings: t.Tiny(**settings)
-    folder.curves = lambda *rows_classes_title: t.Figure(figsize=(1, 1))       # drawing the real one takes longer than the run
+    folder.curves = lambda *rows_classes_title: t.Figure(figsize=(1, 1))       # the real one takes longer than the run
     recipe = Recipe.from_json(RECIPE)
     t.train(dataclasses.replace(recipe, epochs=1), WARM)
     results = []
@@ -458,7 +459,8 @@ PLANS = [  # run folder, what happens, arguments of `fit`
 
 @pytest.fixture(scope="module")
 def driven(recipe, tmp_path_factory):
-    """The plans, run one by one: (folder, {run folder: [[exit code (-signal), [epoch, batch]], ...]}, what was printed)."""
+    """The plans, run one by one: (folder, {run folder: [[exit code (-signal), [epoch, batch]], ...]}, what was
+    printed)."""
     folder = tmp_path_factory.mktemp("driven")
     head = (
         f"TESTS = {str(Path(__file__).parent)!r}\nRECIPE = {recipe.to_json()!r}\nWARM = {str(folder / 'warm')!r}\n"
@@ -970,7 +972,8 @@ def test_a_run_tells_neighbouring_frames_apart_and_is_built_the_same_again(clips
         (
             "mvit_mini",
             dict(frames=7),
-            r"mvit_mini cannot be built for frames=7, size=48 and config={}: an input of \(7, 48, 48\) is not a multiple",
+            r"mvit_mini cannot be built for frames=7, size=48 and config={}: an input of \(7, 48, 48\) "
+            "is not a multiple",
         ),
         ("timesformer_mini", dict(size=4), "img_size 4 is smaller than patch_size 8"),
         ("timesformer_mini", dict(config={"in_channels": 1}), "input has 3 channels"),

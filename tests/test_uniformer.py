@@ -240,8 +240,8 @@ def test_global_affinity_row_by_row():
 
 # ------------------------------------------------------------ what it costs
 
-# What the official model classes have: (parameters in M, GMACs of one view), run at the commit in tests/golden/README.md,
-# for the 384-pixel models and the second classifier our own count.
+# What the official model classes have: (parameters in M, GMACs of one view), run at the commit in
+# tests/golden/README.md, for the 384-pixel models and the second classifier our own count.
 COMPUTED = {
     "uniformer_small_8": (21.4004, 17.566),
     "uniformer_small_16": (21.4004, 41.663),

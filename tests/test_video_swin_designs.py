@@ -29,7 +29,8 @@ def test_stated_sizes_and_costs_of_the_three_designs():
 
 
 def test_the_spatial_part_is_the_image_model():
-    """Without its layers over time, a split or factorized model has the image model's parameters (its tubes are twice as deep)."""
+    """Without its layers over time, a split or factorized model has the image model's parameters (its tubes are twice
+    as deep)."""
     with torch.device("meta"):
         image = create("swin_tiny", num_classes=400)
         for name in ("video_swin_tiny_split", "video_swin_tiny_factorized"):

@@ -1,4 +1,5 @@
-"""Weights as training tools and other libraries leave them: prefixes, wrappers, several states, other precisions, no head."""
+"""Weights as training tools and other libraries leave them: prefixes, wrappers, several states, other precisions, no
+head."""
 
 import re
 import warnings
@@ -54,7 +55,8 @@ def test_a_second_state_is_said():
     both = {"model": model.state_dict(), "model_ema": average.state_dict()}
     state, said = load(model, both)
     assert said == [
-        "the file holds several states, model, model_ema; 'model' is taken: pass its entry 'model_ema' alone for that one."
+        "the file holds several states, model, model_ema; 'model' is taken: pass its entry 'model_ema' alone "
+        "for that one."
     ]
     assert all(torch.equal(state[k], v) for k, v in model.state_dict().items())
     state, said = load(model, {"model_ema": both["model_ema"]})

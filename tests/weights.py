@@ -8,7 +8,8 @@ import torch
 
 @contextmanager
 def unset():
-    """Models are built without drawing their weights, which takes longer than a pass through a large one: set them all."""
+    """Models are built without drawing their weights, which takes longer than a pass through a large one: set them
+    all."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("trunc_normal_", "normal_", "kaiming_uniform_", "uniform_", "xavier_uniform_"):
             patch.setattr(torch.nn.init, name, lambda tensor, *args, **kwargs: tensor)

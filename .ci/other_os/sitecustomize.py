@@ -17,17 +17,20 @@ SYSTEM = os.environ.get("OTHER_OS")
 PLATFORM = {"windows": ("win32", "nt"), "macos": ("darwin", "posix")}
 OURS = ("vt_course", "conftest", "videos", "weights", "server", "solutions", "__main__", "__mp_main__")
 LINUX = {
-    "os": "sched_getaffinity sched_setaffinity memfd_create posix_fadvise posix_fallocate pidfd_open eventfd copy_file_range"
+    "os": "sched_getaffinity sched_setaffinity memfd_create posix_fadvise posix_fallocate pidfd_open "
+    "eventfd copy_file_range"
     " getrandom unshare setns O_TMPFILE O_DIRECT O_PATH getxattr setxattr listxattr fdatasync",
     "resource": "prlimit",
     "signal": "sigtimedwait sigwaitinfo SIGPWR SIGPOLL",
 }
 POSIX = {
-    "os": "fork forkpty register_at_fork getuid geteuid getgid getegid setuid killpg getpgid setpgid setsid statvfs mkfifo mknod"
+    "os": "fork forkpty register_at_fork getuid geteuid getgid getegid setuid killpg getpgid setpgid "
+    "setsid statvfs mkfifo mknod"
     " chown fchown fchmod uname wait wait3 wait4 nice getpriority pread pwrite readv writev sendfile getloadavg sysconf"
     " openpty posix_spawn chroot fchdir lockf sync pipe2 O_NOFOLLOW O_DIRECTORY O_CLOEXEC O_NONBLOCK O_SYNC WIFSIGNALED"
     " WTERMSIG WIFEXITED WEXITSTATUS",
-    "signal": "SIGKILL SIGALRM SIGHUP SIGQUIT SIGUSR1 SIGUSR2 SIGCHLD SIGPIPE SIGSTOP SIGCONT SIGXFSZ SIGBUS alarm setitimer"
+    "signal": "SIGKILL SIGALRM SIGHUP SIGQUIT SIGUSR1 SIGUSR2 SIGCHLD SIGPIPE SIGSTOP SIGCONT SIGXFSZ "
+    "SIGBUS alarm setitimer"
     " getitimer ITIMER_REAL pthread_sigmask pthread_kill sigwait pause",
     "time": "tzset clock_gettime",
 }

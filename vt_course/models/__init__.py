@@ -26,7 +26,8 @@ def create(name: str, **overrides) -> nn.Module:
 
 
 def built_for(name: str, channels: int, frames: int, size: int | tuple[int, int]) -> dict:
-    """The settings that make `create(name, **settings)` a model for clips (B, channels, frames, H, W) with (H, W) = `size`.
+    """The settings that make `create(name, **settings)` a model for clips (B, channels, frames, H, W) with (H, W) =
+    `size`.
 
     The settings differ between the families. A family whose positions, tables and strides do not depend on the size
     has none.

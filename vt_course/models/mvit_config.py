@@ -38,7 +38,8 @@ def plan_blocks(depth: int, image: bool, dim: int, heads: int, dim_mul: dict, he
                 dim_mul_in_att: bool) -> list[dict]:
     """The channels, heads, kernels and strides of each block: arguments of `mvit.MultiscaleBlock` (MViT, section 3.2).
 
-    `dim` and `heads` are those that enter block 0; the others are the settings of `mvit.MViT`. Raises ValueError as `check_blocks`.
+    `dim` and `heads` are those that enter block 0; the others are the settings of `mvit.MViT`. Raises ValueError as
+    `check_blocks`.
     """
     q_stride, kv_stride, kernel = check_blocks(depth, image, dim_mul, head_mul, q_stride, kv_stride, kernel)
     kv, one, blocks = kv_strides(kv_stride, q_stride, depth), (1, 1, 1), []
@@ -91,8 +92,9 @@ def overlapping(stride: Size) -> Size:
 def round_width(width: int, factor: float, divisor: int = 1) -> int:
     """`width` times `factor`, rounded to a multiple of `divisor`: that of heads or channels after a block.
 
-    The rule of both official builders (facebookresearch/SlowFast, slowfast/models/utils.py; facebookresearch/pytorchvideo,
-    pytorchvideo/layers/utils.py): to the nearest multiple, at least 1, and one more where that loses over a tenth.
+    The rule of both official builders (facebookresearch/SlowFast, slowfast/models/utils.py;
+    facebookresearch/pytorchvideo, pytorchvideo/layers/utils.py): to the nearest multiple, at least 1, and one more
+    where that loses over a tenth.
     """
     near = max(1, divisor * int(width * factor / divisor + 0.5))
     return near if near >= 0.9 * width * factor else near + divisor

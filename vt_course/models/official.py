@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Where files keep their weights: mmaction2 and Lightning, SlowFast, most others, DeepSpeed; then the averaged ones of timm and mmengine.
+# Where files keep their weights: mmaction2 and Lightning, SlowFast, most others, DeepSpeed; then the averaged ones of
+# timm and mmengine.
 WRAPPERS = ("state_dict", "model_state", "model", "model_state_dict", "module",
             "model_ema", "state_dict_ema", "ema_state_dict", "ema")
 COMPUTED = ("relative_position_index", "attn_mask", "num_batches_tracked", "n_averaged")
@@ -132,7 +133,8 @@ def computed(name: str) -> bool:
 
 
 def unwrap(checkpoint: Mapping) -> dict[str, Tensor]:
-    """The tensors of a released file, without its wrappers, what training tools put into the names, and computed buffers.
+    """The tensors of a released file, without its wrappers, what training tools put into the names, and computed
+    buffers.
 
     Warns where the file holds several states (weights and their moving average): the first of `WRAPPERS` is taken.
     Raises ValueError for an object without tensors.
@@ -181,9 +183,10 @@ def from_official(model: nn.Module, checkpoint: Mapping, *, resize: bool = False
                   source: tuple[int, ...] | None = None) -> dict[str, Tensor]:
     """Turn someone else's checkpoint into a state dict of `model`, strictly.
 
-    `checkpoint` is the object in the file, wrapped or not (see `unwrap`, `match`), in any of `layouts(model)`; which one is
-    recognised by its names. Numbers of another precision become the model's. A warning says what is left out: entries
-    outside the prefix of the model, such as a second state, and a head that the file lacks (the model keeps its own).
+    `checkpoint` is the object in the file, wrapped or not (see `unwrap`, `match`), in any of `layouts(model)`; which
+    one is recognised by its names. Numbers of another precision become the model's. A warning says what is left out:
+    entries outside the prefix of the model, such as a second state, and a head that the file lacks (the model keeps
+    its own).
 
     With `resize`, position tables made for other sizes (bias tables for another window, position
     embeddings for another grid or number of frames) are interpolated to the model's, along each axis. Rows do not tell
@@ -242,7 +245,8 @@ def to_official(model: nn.Module, state: Mapping[str, Tensor] | None = None, lay
 def check_state(model: nn.Module, state: Mapping[str, Tensor], want: Mapping[str, Tensor] | None = None) -> None:
     """Raise ValueError that lists what `state` lacks, has too much of, or has in another shape or kind than `want`.
 
-    `want` is by default the model's own state. Of a long list the first are named, and what the weights most likely are.
+    `want` is by default the model's own state. Of a long list the first are named, and what the weights most likely
+    are.
     """
     want = model.state_dict() if want is None else want
     problems = [f"missing {k} {tuple(want[k].shape)}" for k in want if k not in state]
@@ -262,7 +266,8 @@ def likely(state: Mapping[str, Tensor]) -> str:
     from vt_course.models.zoo import ZOO  # only here: it imports the families, which import this file
 
     def compared(name: str) -> tuple[float, bool, str]:
-        """The share of the variant's names in `state`, whether all but its head have the right shape, and the prefix."""
+        """The share of the variant's names in `state`, whether all but its head have the right shape, and the
+        prefix."""
         with torch.device("meta"):
             model = ZOO[name].family(**ZOO[name].config)
         layout, prefix, base = match(model, state)
@@ -296,10 +301,11 @@ def likely(state: Mapping[str, Tensor]) -> str:
 def resize_bias_table(table: Tensor, window: tuple[int, ...]) -> Tensor:
     """Resize a relative position bias table to the table of `window`.
 
-    (prod(2w-1), h) -> (prod(2w'-1), h): bicubically over height and width (the rule of microsoft/Swin-Transformer, utils.py,
-    and of the video code when it loads image weights), linearly over time (ours: nothing is published for that).
-    The rows alone do not tell the old window; where they are not as many as the new one's, it is taken to be square, as
-    all official ones are, with P or M as in `window`. Raises ValueError when no such window has that many rows.
+    (prod(2w-1), h) -> (prod(2w'-1), h): bicubically over height and width (the rule of microsoft/Swin-Transformer,
+    utils.py, and of the video code when it loads image weights), linearly over time (ours: nothing is published for
+    that). The rows alone do not tell the old window; where they are not as many as the new one's, it is taken to be
+    square, as all official ones are, with P or M as in `window`. Raises ValueError when no such window has that many
+    rows.
     """
     *time, H, W = [2 * w - 1 for w in window]                         # sides of the new table
     rows, h = table.shape

@@ -146,8 +146,8 @@ class WindowAttention(nn.Module):
     def bias(self, N: int) -> Tensor | None:
         """(h, N, N), or None in a model without relative positions.
 
-        A clamped window has fewer tokens. For it this takes the leading N x N corner of the index, as the official video
-        code does. That is the right geometry only if just the first axis (time) shrank; see notebook 04.
+        A clamped window has fewer tokens. For it this takes the leading N x N corner of the index, as the official
+        video code does. That is the right geometry only if just the first axis (time) shrank; see notebook 04.
         """
         if self.relative_position_bias_table is None:
             return None
@@ -288,7 +288,8 @@ class Backbone(nn.Module):
         return self.head(self.head_drop(x))
 
     def resize_positions(self, state: Mapping[str, Tensor], source: Size | None = None) -> dict[str, Tensor]:
-        """`state` with the bias tables of another window resized to this model's windows (`official.resize_bias_table`).
+        """`state` with the bias tables of another window resized to this model's windows
+        (`official.resize_bias_table`).
 
         The tables' rows tell the old window, so `source`, which other families need, is not used.
         """

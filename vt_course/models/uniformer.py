@@ -104,7 +104,9 @@ class Depthwise(nn.Module):
 # ---------------------------------------------------------------- blocks
 
 class RelationAggregator(nn.Module):
-    """Multi-head relation aggregator with global affinity (equations 4, 5, 7): A = softmax(q k^T / sqrt(d)), then A V U.
+    """Multi-head relation aggregator with global affinity (equations 4, 5, 7).
+
+    A = softmax(q k^T / sqrt(d)), then A V U.
 
     Shape: (B, N, C) -> (B, N, C). The local one (equation 6) is inside `LocalBlock`.
     """
@@ -162,10 +164,11 @@ class Block(nn.Module):
 
 
 class LocalBlock(Block):
-    """Local affinity: A(i, j) is a learned number that depends on the offset of j from i only, 0 outside a tube (equation 6).
+    """Local affinity: A(i, j) is a learned number that depends on the offset of j from i only, 0 outside a tube
+    (equation 6).
 
-    Every channel is a head. V(X) is then a 1 x 1 convolution, A V(X) a depthwise convolution with filters of the tube's size, and
-    (A V(X)) U a 1 x 1 convolution. BatchNorm takes the place of LayerNorm.
+    Every channel is a head. V(X) is then a 1 x 1 convolution, A V(X) a depthwise convolution with filters of the
+    tube's size, and (A V(X)) U a 1 x 1 convolution. BatchNorm takes the place of LayerNorm.
     Without `ffn` it becomes the MobileNet block of the ablation (table 4): no FFN, and the 1 x 1 convolutions widen
     three times. The paper does not say where that block's activations sit. GELU after the first two is our choice.
     """
@@ -354,11 +357,12 @@ class UniFormer(nn.Module):
     def inflate(self, image_state: Mapping, mode: str = "average") -> dict[str, Tensor]:
         """Initialise the video model from an image checkpoint (section 4.1). Returns a complete state dict.
 
-        Every convolution gains a time axis of the length t that the video model has there. "average" (the official rule):
-        repeat over t and divide by t, so that a still clip gives what the image gave, except near its ends, where zero
-        padding takes the place of frames. "centre": the image kernel at step t // 2 (the middle, as every published t
-        is odd), zeros elsewhere. BatchNorm statistics are copied; the head is kept when the number of classes agrees,
-        else it is the model's own. Raises ValueError that lists what does not fit, and for an unknown mode.
+        Every convolution gains a time axis of the length t that the video model has there. "average" (the official
+        rule): repeat over t and divide by t, so that a still clip gives what the image gave, except near its ends,
+        where zero padding takes the place of frames. "centre": the image kernel at step t // 2 (the middle, as every
+        published t is odd), zeros elsewhere. BatchNorm statistics are copied; the head is kept when the number of
+        classes agrees, else it is the model's own. Raises ValueError that lists what does not fit, and for an unknown
+        mode.
         """
         state, want = unwrap(image_state), self.state_dict()
         for key, value in state.items():
