@@ -1,12 +1,11 @@
 """The fast pieces of the models. Each computes what a short literal expression says, in less time or memory.
 
-The docstring of a piece gives the expression, why the piece is faster, and by how much. `tests/test_fast.py` proves
-that both agree, in results and gradients, and that no piece depends on the size of the batch. Who reads for the paper
-can take the expression and skip this file.
+The docstring of a piece gives the expression, why the piece is faster, and by how much. `tests/test_fast.py` proves that
+both agree, in results and gradients, and that no piece depends on the size of the batch. Who reads for the paper can
+take the expression and skip this file.
 
-Five names serve the models: `cut` and `paste`, `attention`, `attention_with_positions`, `depthwise`. How many times as
-fast they are, forward and forward with backward, was measured on one thread of a CPU in float32 by `python
-tests/test_fast.py`.
+Five names serve the models: `cut` and `paste`, `attention`, `attention_with_positions`, `depthwise`. How many times as fast
+they are, forward and forward with backward, was measured on one thread of a CPU in float32 by `python tests/test_fast.py`.
 """
 from functools import lru_cache
 from itertools import product
@@ -27,8 +26,7 @@ KEPT_SCORES = 2**23                      # most scores (32 MB) that one attentio
 def own_backward(x: Tensor) -> bool:
     """Whether `x` takes one of our own backward passes, which are faster on a CPU.
 
-    It does not in compiled graphs and in the transforms of torch.func (grad, vmap, jvp): those look into PyTorch's own
-    only.
+    It does not in compiled graphs and in the transforms of torch.func (grad, vmap, jvp): those look into PyTorch's own only.
     """
     return (x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
             and not torch._C._are_functorch_transforms_active())
@@ -42,10 +40,9 @@ def cut(x: Tensor, window: Size, shift: Size) -> tuple[Tensor, list[tuple[int, T
     (B, *size, C) -> windows (B·nW, N, C), groups, order. The next `count` windows have the mask of their group
     (count, mask), an (N, N) or None. `paste` needs the order. Every size must be a multiple of its window.
 
-    One gather takes the place of two copies. With `paste`, on a map of 8 x 56 x 56 x 96: 2.5 and 2.7 times as fast.
-    Along a shifted axis only the last window straddles the seam of the roll. So there are at most 2^axes kinds of
-    windows (8 for video) however large the map, most windows have no mask, and `attention` adds a mask to the bias
-    once for each kind.
+    One gather takes the place of two copies. With `paste`, on a map of 8 x 56 x 56 x 96: 2.5 and 2.7 times as fast. Along a
+    shifted axis only the last window straddles the seam of the roll. So there are at most 2^axes kinds of windows (8 for
+    video) however large the map, most windows have no mask, and `attention` adds a mask to the bias once for each kind.
     """
     B, *size, C = x.shape
     N = prod(window)
@@ -130,9 +127,8 @@ def attention(qkv: Tensor, bias: Tensor | None, groups: list[tuple[int, Tensor |
     The bias is (h, N, N), or None for none. The next `count` windows have the mask of their group (count, mask), which
     is (N, N) or None.
 
-    PyTorch's fused kernel never holds all N x N scores. It gives no gradient to a bias on a CPU, so training there has
-    a backward pass of its own. 64 windows of 8 x 7 x 7: 1.8 and 2.5 times as fast; 64 windows of 7 x 7: 0.7 and 1.0
-    times.
+    PyTorch's fused kernel never holds all N x N scores. It gives no gradient to a bias on a CPU, so training there has a
+    backward pass of its own. 64 windows of 8 x 7 x 7: 1.8 and 2.5 times as fast; 64 windows of 7 x 7: 0.7 and 1.0 times.
     """
     N = qkv.shape[1]
     bias = qkv.new_zeros(1, N, N) if bias is None else bias
@@ -155,9 +151,9 @@ def fused_attention(qkv: Tensor, counts: list[int], biases: list[Tensor]) -> Ten
 class BiasedAttention(torch.autograd.Function):
     """`fused_attention` for training on a CPU, where PyTorch has no fused kernel for a bias that learns.
 
-    PyTorch's general way makes several passes over the N x N scores, each into new memory. Here they are changed in
-    place. More than `KEPT_SCORES` (video) are not kept for the backward pass: computing them again, a few windows at a
-    time so that they stay in the cache, is faster than fetching them from memory.
+    PyTorch's general way makes several passes over the N x N scores, each into new memory. Here they are changed in place.
+    More than `KEPT_SCORES` (video) are not kept for the backward pass: computing them again, a few windows at a time so
+    that they stay in the cache, is faster than fetching them from memory.
     """
 
     @staticmethod
@@ -213,15 +209,13 @@ def softmax_scores(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
 
 
 def attention_gradients(q: Tensor, k: Tensor, v: Tensor, p: Tensor, out: Tensor, grad: Tensor, dqkv: Tensor) -> Tensor:
-    """Writes the gradients of q, k and v into `dqkv` (n, N, 3, h, d). Returns the scores' gradient divided by sqrt(d),
-    (n, h, N, N).
+    """Writes the gradients of q, k and v into `dqkv` (n, N, 3, h, d). Returns the scores' gradient divided by sqrt(d), (n, h, N, N).
 
     `BiasedAttention.backward` multiplies it by sqrt(d) again for the bias. q, k and v are (n·h, N, d), the softmax p is
     (n·h, N, N), the result `out` and its gradient `grad` are (n, N, h, d).
     """
     (n, N, h, d), scale = grad.shape, grad.shape[-1]**-0.5
-    # The gradient of the softmax is ds = p (dp - sum(p dp)). The sum over keys of p dp equals the sum over channels of
-    # out dout.
+    # The gradient of the softmax is ds = p (dp - sum(p dp)). The sum over keys of p dp equals the sum over channels of out dout.
     row = (grad * out).sum(-1).transpose(1, 2).reshape(-1, N, 1)      # (n·h, N, 1)
     grad = grad.transpose(1, 2).reshape(-1, N, d)                     # (n·h, N, d)
     ds = torch.baddbmm(row, grad, v.mT, beta=-scale, alpha=scale).mul_(p)          # (n·h, N, N)
@@ -230,8 +224,7 @@ def attention_gradients(q: Tensor, k: Tensor, v: Tensor, p: Tensor, out: Tensor,
     return ds.view(n, h, N, N)
 
 
-# ---------------------------------------------------------------- relative positions in pooling attention (MViTv2,
-# section 4.1)
+# ---------------------------------------------------------------- relative positions in pooling attention (MViTv2, section 4.1)
 
 def attention_with_positions(q: Tensor, k: Tensor, v: Tensor, scores: dict[str, Tensor], size_k: Size, places: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d) + E) v, where E sums the scores of a query for the places of a key on each axis.
@@ -244,8 +237,8 @@ def attention_with_positions(q: Tensor, k: Tensor, v: Tensor, scores: dict[str, 
     (B, h, T, H, W, places on the axis), with (T, H, W) the map of the queries. `size_k` is the map of the keys, and
     `places` is `places_of_keys`. Returns (B, h, cls + N, d).
 
-    The expression writes all pairs of queries and keys once for each axis and once for each sum. The pieces write them
-    twice or, in training, never. 6272 queries, 392 keys: 3.0 and 1.9 times as fast.
+    The expression writes all pairs of queries and keys once for each axis and once for each sum. The pieces write them twice
+    or, in training, never. 6272 queries, 392 keys: 3.0 and 1.9 times as fast.
     """
     if torch.is_grad_enabled():
         return positions_in_the_product(q, k, v, list(scores.values()), places)
@@ -273,12 +266,10 @@ def positions_as_mask(q: Tensor, k: Tensor, v: Tensor, scores: dict[str, Tensor]
 
 
 def positions_in_the_product(q: Tensor, k: Tensor, v: Tensor, scores: list[Tensor], places: Tensor) -> Tensor:
-    """`attention_with_positions` for training: E becomes a part of the product of queries and keys and is never
-    written out.
+    """`attention_with_positions` for training: E becomes a part of the product of queries and keys and is never written out.
 
-    No fused kernel on a CPU passes gradients to a mask. So the query is extended by its score for every place on an
-    axis, the key by a 1 at its place and 0 elsewhere: q'.k' = q.k + E. This multiplies more; without gradients it is
-    slower.
+    No fused kernel on a CPU passes gradients to a mask. So the query is extended by its score for every place on an axis,
+    the key by a 1 at its place and 0 elsewhere: q'.k' = q.k + E. This multiplies more; without gradients it is slower.
     """
     d = q.shape[-1]
     extra = torch.cat(scores, -1).flatten(2, 4) * d**0.5              # (B, h, N', places)
@@ -288,16 +279,14 @@ def positions_in_the_product(q: Tensor, k: Tensor, v: Tensor, scores: list[Tenso
     return F.scaled_dot_product_attention(q, k, v, scale=d**-0.5)[..., :d]
 
 
-# ---------------------------------------------------------------- depthwise convolution (UniFormer, equation 6; MViT's
-# pooling)
+# ---------------------------------------------------------------- depthwise convolution (UniFormer, equation 6; MViT's pooling)
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Size) -> Tensor:
     """`F.conv3d(x, weight, bias, stride, kernel // 2, groups=C)`, or `F.conv2d`: one filter for each channel.
 
-    (B, C, *size), (C, 1, *kernel) -> (B, C, *smaller), x in channels-last memory. On a CPU, PyTorch's backward pass
-    takes 10 to 40 times as long as its forward pass; ours is made of convolutions that have a fast kernel. Forward
-    with backward on 8 x 56 x 56 places: 1.9 times as fast with filters of 5 x 5 x 5, 2.2 times with 3 x 3 x 3 at a
-    stride of 1 x 2 x 2.
+    (B, C, *size), (C, 1, *kernel) -> (B, C, *smaller), x in channels-last memory. On a CPU, PyTorch's backward pass takes 10
+    to 40 times as long as its forward pass; ours is made of convolutions that have a fast kernel. Forward with backward on
+    8 x 56 x 56 places: 1.9 times as fast with filters of 5 x 5 x 5, 2.2 times with 3 x 3 x 3 at a stride of 1 x 2 x 2.
     """
     if not own_backward(x):
         return convolve(x, weight, bias, stride)
@@ -357,8 +346,8 @@ def input_gradient(shape: Size, weight: Tensor, g: Tensor, stride: Size) -> Tens
 def filter_gradient(x: Tensor, g: Tensor, kernel: Size, stride: Size) -> Tensor:
     """Gradient of filters of odd sides, sums of x times shifted g: (B, C, *size), (B, C, *smaller) -> (C, 1, *kernel).
 
-    Each offset in time is a problem in two dimensions, and PyTorch has a fast kernel for filters of 3 x 3. Larger
-    filters are put together from pieces of 3 x 3: 5 x 5 from four, which share the middle row and column.
+    Each offset in time is a problem in two dimensions, and PyTorch has a fast kernel for filters of 3 x 3. Larger filters
+    are put together from pieces of 3 x 3: 5 x 5 from four, which share the middle row and column.
     """
     if x.ndim == 4:                                                   # an image is a clip of one frame
         return filter_gradient(x[:, :, None], g[:, :, None], (1, *kernel), (1, *stride))[:, :, 0]

@@ -101,8 +101,8 @@ class PoolingAttention(nn.Module):
     """Multi-head pooling attention (MViT, section 3.1; MViTv2, section 4.1).
 
     softmax(P(q) P(k)^T / sqrt(d) + E) P(v) [+ P(q)]. P pools over (T, H, W) and then normalises each head.
-    E adds, for each axis in `rel_pos`, the dot product of the pooled query with a learned vector for the offset
-    (MViTv2). The class token takes no part in E, and P(q) is not added to it. The learned vectors are made for maps of
+    E adds, for each axis in `rel_pos`, the dot product of the pooled query with a learned vector for the offset (MViTv2).
+    The class token takes no part in E, and P(q) is not added to it. The learned vectors are made for maps of
     `table_size`, by default of `size`.
 
     Shape: (B, cls + N, dim) -> (B, cls + N', dim_out), with N = prod(size) and N' = prod(size_out).
@@ -220,14 +220,13 @@ class MViT(nn.Module):
     """MViT and MViTv2. The defaults are MViT-B 16x4 (MViT, table 3b).
 
     Input (B, 3, T, H, W) with T = `frames` and (H, W) = `img_size`, or (B, 3, H, W) if the patches have two
-    axes; output (B, num_classes). `img_size`, patches, strides and kernels are one number for all axes, or one for
-    each: T, H and W, in image models H and W. What single blocks do is given by block number, as in the official
+    axes; output (B, num_classes). `img_size`, patches, strides and kernels are one number for all axes, or one for each:
+    T, H and W, in image models H and W. What single blocks do is given by block number, as in the official
     configurations (see `mvit_config`):
 
     - `dim_mul`, `head_mul`: {block: factor} by which channels and heads grow from that block on;
     - `q_stride`: {block: (t, h, w)}, blocks whose queries are pooled;
-    - `kv_stride`: (t, h, w), the stride in block 0. A block that pools its queries divides it by their stride: all
-    blocks then
+    - `kv_stride`: (t, h, w), the stride in block 0. A block that pools its queries divides it by their stride: all blocks then
       see equally many keys, only the first of a stage sees more, because its map is not yet smaller ("adaptive", MViT,
       table 14). Or {block: (t, h, w)}, fixed strides; or None, keys and values are not pooled;
     - `kernel`: of all these poolings; None is stride + 1, and 1 where the stride is 1;
@@ -340,14 +339,13 @@ class MViT(nn.Module):
         return self.head(x[:, 0] if hasattr(self, "cls_token") else x.mean(1))
 
     def resize_positions(self, state: Mapping[str, Tensor], source: Size | None = None) -> dict[str, Tensor]:
-        """Interpolate the positions in `state`, made for another number of frames or image size, to those of this
-        model.
+        """Interpolate the positions in `state`, made for another number of frames or image size, to those of this model.
 
         Absolute positions are interpolated linearly along each axis. MViT-B 64x3 starts from 32x3 by this rule, and the
         official code fits another input by it. Tables of relative positions are interpolated along their length.
-        `source` is the (T, H, W) of the tokens that the old positions were made for. Joint positions need it;
-        positions of a map are without it taken to be of a square one. All other entries are returned as they are.
-        Raises ValueError if the old positions are neither a square map nor `source`.
+        `source` is the (T, H, W) of the tokens that the old positions were made for. Joint positions need it; positions of
+        a map are without it taken to be of a square one. All other entries are returned as they are. Raises ValueError
+        if the old positions are neither a square map nor `source`.
         """
         (T, H, W), wanted, state = self.size, self.state_dict(), dict(state)
         for key, old in state.items():

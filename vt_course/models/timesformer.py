@@ -277,8 +277,7 @@ class TimeSformer(nn.Module):
         return torch.cat((cls.expand(B, -1, -1), x.flatten(1, 2)), 1), (H, W, T)
 
     def warn_if_stretched(self, grid: tuple[int, int], T: int) -> None:
-        """Warn once where the embeddings are made for another input: patches that share one have no position of their
-        own."""
+        """Warn once where the embeddings are made for another input: patches that share one have no position of their own."""
         frames = T if self.time_embed is None else self.time_embed.shape[1]
         if self.warned or T == frames and (self.pos_embed is None or grid == self.grid) or torch.compiler.is_compiling():
             return
@@ -319,10 +318,10 @@ class TimeSformer(nn.Module):
         """Fit the position embeddings of `state` to the grid and the number of frames the model was built for.
 
         The number of rows does not tell the old grid, which is taken to be square; of another, give its (H, W) in
-        patches as `source`. The result is what running at that size would use. It differs from the official
-        `load_pretrained` (timesformer/models/helpers.py), which resizes the flattened grid as one line of s·s places
-        and so moves patches between columns; the official forward resizes in 2-D as we do. Raises ValueError for a
-        grid that is neither square nor `source`.
+        patches as `source`. The result is what running at that size would use. It differs from the official `load_pretrained`
+        (timesformer/models/helpers.py), which resizes the flattened grid as one line of s·s places and so moves
+        patches between columns; the official forward resizes in 2-D as we do. Raises ValueError for a grid that is
+        neither square nor `source`.
         """
         state, want = dict(state), self.state_dict()
         if "pos_embed" in state and "pos_embed" in want:
@@ -339,14 +338,12 @@ class TimeSformer(nn.Module):
         return state
 
     def inflate(self, image_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Initialise the model from an image ViT (appendix A; timesformer/models/helpers.py). Returns a complete state
-        dict.
+        """Initialise the model from an image ViT (appendix A; timesformer/models/helpers.py). Returns a complete state dict.
 
-        `image_state` has the names of this file, which are timm's. All attentions of a block start as the image
-        model's, the Linear after each new one at zero and so does the time embedding; the head is the model's own.
-        Position embeddings are resized to the model's grid. A `divided` or `space` model then sees a still clip
-        exactly as the image model sees the frame. Raises ValueError that lists what is missing, unexpected or
-        misshapen.
+        `image_state` has the names of this file, which are timm's. All attentions of a block start as the image model's,
+        the Linear after each new one at zero and so does the time embedding; the head is the model's own. Position
+        embeddings are resized to the model's grid. A `divided` or `space` model then sees a still clip exactly as the
+        image model sees the frame. Raises ValueError that lists what is missing, unexpected or misshapen.
         """
         want = self.state_dict()
         state = {k: v for k, v in image_state.items() if not k.startswith(("head.", "pre_logits."))}
@@ -371,8 +368,7 @@ class TimeSformer(nn.Module):
 # ---------------------------------------------------------------- other sizes
 
 def resize_space(pos: Tensor, grid: tuple[int, int], source: tuple[int, int] | None = None) -> Tensor:
-    """The position embedding (1, 1 + h·w, D) of a grid `source` = (h, w), by default square, for another: (1, 1 + H·W,
-    D).
+    """The position embedding (1, 1 + h·w, D) of a grid `source` = (h, w), by default square, for another: (1, 1 + H·W, D).
 
     As in the official code, a grid of another shape with as many patches (2 x 8 for 4 x 4) takes the table as it is. It
     then reads the table in rows of the wrong length.
@@ -382,8 +378,7 @@ def resize_space(pos: Tensor, grid: tuple[int, int], source: tuple[int, int] | N
 
 
 def stretch(pos: Tensor, source: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Nearest neighbours along each axis, (1, 1 + h·w, D) -> (1, 1 + H·W, D); the class token's entry in front
-    stays."""
+    """Nearest neighbours along each axis, (1, 1 + h·w, D) -> (1, 1 + H·W, D); the class token's entry in front stays."""
     places = pos[:, 1:].unflatten(1, source).permute(0, 3, 1, 2)                   # (1, D, h, w)
     places = F.interpolate(places, grid, mode="nearest").flatten(2).transpose(1, 2)
     return torch.cat((pos[:, :1], places), 1)                         # (1, 1+H·W, D)
