@@ -19,6 +19,7 @@ from vt_course.models.swin import (
 )
 from vt_course.models.video_swin import SwinTransformer3D
 
+from computed import SWIN
 from counting import count_equal_blocks_once
 from weights import shake, unset
 
@@ -131,30 +132,6 @@ def test_swin_equals_torchvision(name, size, monkeypatch):  # every stage map is
     assert_same_gradients(ours, theirs, x)
 
 
-# What the official model classes have: (parameters, GMACs of one view). Run on CPU at the commits in
-# tests/golden/README.md; the README values and paper tables agree to their printed digits or are noted in the zoo.
-COMPUTED = {
-    "swin_tiny": (28.288, 4.49),
-    "swin_small": (49.606, 8.74),
-    "swin_base": (87.768, 15.43),
-    "swin_base_384": (87.904, 47.08),
-    "swin_large": (196.532, 34.48),
-    "swin_large_384": (196.736, 103.92),
-    "video_swin_tiny": (28.158, 87.76),
-    "video_swin_small": (49.817, 165.68),
-    "video_swin_base": (88.049, 281.33),
-    "video_swin_base_22k": (88.049, 281.33),
-    "video_swin_base_k600": (88.254, 281.33),
-    "video_swin_base_ssv2": (88.834, 320.36),
-    "video_swin_large": (196.954, 603.27),
-    "video_swin_large_384": (199.9995, 2106.4),
-    # by arithmetic, nobody released these: 199.9995 + 200 · 1537; see tests/test_video_swin_designs.py
-    "video_swin_large_384_k600": (200.307, 2106.4),
-    "video_swin_tiny_split": (42.009, 83.20),
-    "video_swin_tiny_factorized": (36.489, 95.00),
-}
-
-
 @pytest.mark.parametrize(
     "name, settings",
     [
@@ -173,11 +150,11 @@ def test_equal_blocks_counted_once_make_the_whole(name, settings):
     assert count_equal_blocks_once(model, shape) == count_equal_blocks_once(model, shape) == count_macs(model, shape)
 
 
-@pytest.mark.parametrize("name", COMPUTED)
+@pytest.mark.parametrize("name", SWIN)
 def test_parameters_and_macs(name):
     with torch.device("meta"):
         model = create(name)
-    params, gmacs = COMPUTED[name]
+    params, gmacs = SWIN[name]
     assert count_parameters(model) / 1e6 == pytest.approx(params, abs=6e-4)
     assert count_equal_blocks_once(model, (1, *ZOO[name].input)) / 1e9 == pytest.approx(
         gmacs, abs=0.06 if gmacs > 1000 else 6e-3
@@ -185,7 +162,7 @@ def test_parameters_and_macs(name):
 
 
 def test_every_published_variant_is_checked():
-    assert set(COMPUTED) == {n for n in ZOO if "swin" in n and not n.endswith("_mini")}
+    assert set(SWIN) == {n for n in ZOO if "swin" in n and not n.endswith("_mini")}
 
 
 @pytest.mark.parametrize("window, gmacs", [((16, 7, 7), 105.70), ((8, 7, 7), 87.76), ((4, 7, 7), 78.80)])

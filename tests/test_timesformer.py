@@ -17,6 +17,7 @@ from vt_course.models.official import from_official
 from vt_course.models.timesformer import TimeSformer, group, resize_space, resize_time, ungroup
 
 import counting
+from computed import TIMESFORMER
 from weights import shake
 
 TINY = dict(img_size=16, patch_size=4, num_frames=4, embed_dim=8, depth=2, num_heads=2, num_classes=5, drop_path=0.0)
@@ -272,25 +273,7 @@ def test_equals_transformers(attention, shape, built):
 
 # ------------------------------------------------------------ what it costs
 
-# Our own count: parameters in M, GMACs of one view.
-COMPUTED = {
-    "timesformer_divided_8x224": (121.566, 195.830),
-    "timesformer_divided_8x224_k600": (121.720, 195.830),
-    "timesformer_divided_8x224_ssv2": (121.393, 195.830),
-    "timesformer_hr_16x448": (122.024, 1702.686),
-    "timesformer_hr_16x448_k600": (122.178, 1702.686),
-    "timesformer_hr_16x448_ssv2": (121.850, 1702.685),
-    "timesformer_l_96x224": (121.634, 2379.857),
-    "timesformer_l_96x224_k600": (121.788, 2379.857),
-    "timesformer_l_64x224_ssv2": (121.436, 1579.191),
-    "timesformer_space_8x224": (86.106, 140.505),
-    "timesformer_joint_8x224": (86.112, 179.563),
-    "timesformer_local_global_8x224": (121.566, 206.928),
-    "timesformer_axial_8x224": (157.020, 249.412),
-    "timesformer_divided_8x224_space_positions": (121.560, 195.830),
-    "timesformer_divided_8x224_no_positions": (121.409, 195.830),
-    "timesformer_mini": (0.658, 0.197),
-}
+
 TABLE_1 = {"space": 85.9, "joint": 85.9, "divided": 121.4, "local_global": 121.4, "axial": 156.8}  # params M
 EXTRA = {"space": 0, "joint": 0, "divided": 1, "local_global": 1, "axial": 2}  # steps a block
 
@@ -307,7 +290,7 @@ def comparisons(attention, s, T):
     }[attention]
 
 
-@pytest.mark.parametrize("name", COMPUTED)
+@pytest.mark.parametrize("name", TIMESFORMER)
 def test_parameters_and_macs(name):
     """Exactly what a count by hand gives, which rounds to what is stated."""
     with torch.device("meta"):
@@ -338,7 +321,7 @@ def test_parameters_and_macs(name):
     macs = counting.count_equal_blocks_once(model, (1, *ZOO[name].input))
     each, cls = comparisons(attention, s, T)
     assert macs - sum(linear) == 2 * D * L * (s * s * T * each + cls)
-    assert (round(params / 1e6, 3), round(macs / 1e9, 3)) == COMPUTED[name]
+    assert (round(params / 1e6, 3), round(macs / 1e9, 3)) == TIMESFORMER[name]
     for quantity, value, source in ZOO[name].stated:
         if quantity == "params M":  # with 174 classes
             assert value == TABLE_1[attention] == pytest.approx((params + (D + 1) * (174 - K)) / 1e6, abs=0.05)
@@ -347,8 +330,8 @@ def test_parameters_and_macs(name):
 
 
 def test_every_variant_is_checked():
-    assert {n for n, v in ZOO.items() if v.family is TimeSformer} == set(COMPUTED)
-    assert {ZOO[n].config.get("attention") for n in COMPUTED if n.endswith("_8x224")} == set(SCHEMES)
+    assert {n for n, v in ZOO.items() if v.family is TimeSformer} == set(TIMESFORMER)
+    assert {ZOO[n].config.get("attention") for n in TIMESFORMER if n.endswith("_8x224")} == set(SCHEMES)
 
 
 # ------------------------------------------------------------ properties

@@ -13,6 +13,7 @@ from vt_course.models import ZOO, create
 from vt_course.models.cost import count_macs, count_parameters
 from vt_course.models.uniformer import Depthwise, LocalBlock, RelationAggregator, UniFormer
 
+from computed import UNIFORMER
 from counting import count_equal_blocks_once
 from weights import shake
 
@@ -240,32 +241,7 @@ def test_global_affinity_row_by_row():
 
 # ------------------------------------------------------------ what it costs
 
-# What the official model classes have: (parameters in M, GMACs of one view), run at the commit in
-# tests/golden/README.md, for the 384-pixel models and the second classifier our own count.
-COMPUTED = {
-    "uniformer_small_8": (21.4004, 17.566),
-    "uniformer_small_16": (21.4004, 41.663),
-    "uniformer_small_32": (21.4004, 109.445),
-    "uniformer_base_8": (49.8132, 40.134),
-    "uniformer_base_16": (49.8132, 96.554),
-    "uniformer_base_32": (49.8132, 258.251),
-    "uniformer_small_16_k600": (21.503, 41.663),
-    "uniformer_base_16_k600": (49.9158, 96.554),
-    "uniformer_base_32_k600": (49.9158, 258.251),
-    "uniformer_small_16_ssv2": (21.2845, 41.662),
-    "uniformer_small_32_ssv2": (21.2845, 109.445),
-    "uniformer_base_16_ssv2": (49.6973, 96.554),
-    "uniformer_base_32_ssv2": (49.6973, 258.251),
-    "uniformer_image_small": (21.5453, 3.632),
-    "uniformer_image_small_plus": (24.0326, 4.201),
-    "uniformer_image_base": (49.7766, 8.249),
-    "uniformer_image_base_ls": (49.7965, 8.249),
-    "uniformer_image_large_ls": (100.1039, 19.714),
-    "uniformer_image_small_384": (22.0583, 11.908),
-    "uniformer_image_small_plus_384": (24.5456, 13.721),
-    "uniformer_image_base_384": (50.2896, 27.214),
-    "uniformer_image_large_ls_384": (100.1039, 62.764),
-}
+
 UNEXPLAINED = {"uniformer_image_large_ls": 12.6, "uniformer_image_large_ls_384": 39.2}  # stated GMACs
 
 
@@ -284,12 +260,12 @@ def test_equal_blocks_counted_once_make_the_whole(name):
     assert count_equal_blocks_once(model, shape) == count_equal_blocks_once(model, shape) == count_macs(model, shape)
 
 
-@pytest.mark.parametrize("name", COMPUTED)
+@pytest.mark.parametrize("name", UNIFORMER)
 def test_parameters_and_macs(name):
     with torch.device("meta"):
         model = create(name)
     params, gmacs = count_parameters(model) / 1e6, count_equal_blocks_once(model, (1, *ZOO[name].input)) / 1e9
-    assert (params, gmacs) == (pytest.approx(COMPUTED[name][0], abs=6e-5), pytest.approx(COMPUTED[name][1], abs=6e-4))
+    assert (params, gmacs) == (pytest.approx(UNIFORMER[name][0], abs=6e-5), pytest.approx(UNIFORMER[name][1], abs=6e-4))
     stated = {quantity: value for quantity, value, _ in ZOO[name].stated}
     assert params == pytest.approx(stated["params M"], abs=0.55 if isinstance(stated["params M"], int) else 0.12)
     if name in UNEXPLAINED:
@@ -303,7 +279,7 @@ def test_parameters_and_macs(name):
 
 
 def test_every_variant_is_checked():
-    assert set(COMPUTED) == {n for n, v in ZOO.items() if v.family is UniFormer and not n.endswith("_mini")}
+    assert set(UNIFORMER) == {n for n, v in ZOO.items() if v.family is UniFormer and not n.endswith("_mini")}
 
 
 # UniFormer table 4: (settings, stated (GMACs, params M) of the video model, of the image model).
