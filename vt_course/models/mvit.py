@@ -287,7 +287,7 @@ class MViT(nn.Module):
         dim = blocks[-1]["dim_out"]
         self.norm = nn.LayerNorm(dim, EPS)
         self.head = nn.Sequential(OrderedDict(dropout=nn.Dropout(head_dropout), projection=nn.Linear(dim, num_classes)))
-        self.apply(init_weights)
+        self.apply(init_mvit_weights)
         if narrow_init:
             rescale_for_narrow(self)
 
@@ -370,7 +370,7 @@ class MViT(nn.Module):
         return state
 
 
-def init_weights(module: nn.Module) -> None:
+def init_mvit_weights(module: nn.Module) -> None:
     """The official initialisation: weights truncated normal with std 0.02, biases of Linear and LayerNorm 0.02."""
     if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
         nn.init.trunc_normal_(module.weight, std=0.02)
