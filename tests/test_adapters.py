@@ -178,6 +178,7 @@ def test_a_compiled_graph_gives_the_same_gradients(name):
     torch.compiler.reset()
 
 
+@pytest.mark.dear
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile makes C++ of a graph")
 def test_a_graph_made_to_c_gives_the_same_logits():
     """One family only: the C++ compiler takes most of a minute for each."""

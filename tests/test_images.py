@@ -15,7 +15,7 @@ from vt_course.data import images, open_spec
 from vt_course.data.clips import collate
 from vt_course.data.images import SHAPES, Shapes, draw
 from vt_course.models import create, mini_weights
-from vt_course.training import ablate_swin, fit
+from vt_course.training import ablate_swin, fit, folder
 from vt_course.training.checkpoint import load_run
 from vt_course.training.evaluate import evaluate, evaluate_run, open_data
 from vt_course.training.recipes import Recipe, recipe_for
@@ -148,7 +148,7 @@ def test_a_recipe_carries_settings_of_the_model():
 def few(monkeypatch):
     """Few images; the picture of the run is blank: drawing takes longer than training."""
     monkeypatch.setattr(images, "COUNTS", {"train": 32, "val": 16})
-    monkeypatch.setattr(fit, "curves", lambda *rows_classes_title: Figure(figsize=(1, 1)))
+    monkeypatch.setattr(folder, "curves", lambda *rows_classes_title: Figure(figsize=(1, 1)))
 
 
 def test_a_run_on_images_can_be_resumed_and_read_back(few, tmp_path):
