@@ -1,5 +1,6 @@
 """Verbs that train and evaluate a model."""
 
+import sys
 from pathlib import Path
 
 from vt_course.cli.common import leads, option, print_json, print_table, verb, whole
@@ -36,6 +37,7 @@ def train(args) -> int:
         workers=args.workers,
         max_steps=args.max_steps,
         progress=not args.json,
+        tell=lambda note: print(f"vt-course: {note}", file=sys.stderr),
     )
     if args.json and leads():
         print_json(summary)

@@ -97,13 +97,15 @@ def fit(
     max_steps=None,
     checkpoint_minutes=5.0,
     progress=True,
+    tell=None,
 ) -> dict:
     """Train `recipe` into the folder `out`. Returns the contents of summary.json.
 
     If the folder already holds this run, the run is continued (with `resume=False`, this is an error). A
     finished run is not changed. A checkpoint is written after each epoch, and every
     `checkpoint_minutes` within an epoch. `max_steps` stops after this many steps in total, and saves as after
-    an interruption. Ctrl-C saves, prints how to go on, and raises KeyboardInterrupt.
+    an interruption. Ctrl-C saves, prints how to go on, and raises KeyboardInterrupt. `tell` is called with each note
+    on how the clips were found, and on what would make them quicker to read.
 
     Under torchrun, `recipe.batch_size` counts the clips of all ranks together, and a run may
     go on with another number of ranks.
@@ -118,17 +120,16 @@ def fit(
         polite_interrupt() as interrupt,
         ExitStack() as held,
     ):
-        config, sets = open_everywhere(recipe)
+        config, sets = open_everywhere(recipe, tell)
         state = ranks.by_leader(functools.partial(open_run, Path(out), config, resume, held))
         run = Run(recipe, Path(out), config, state, device, sets, workers, progress)
         return run.train(interrupt, max_steps, checkpoint_minutes)
 
 
-def open_everywhere(recipe: Recipe) -> tuple[dict, list]:
+def open_everywhere(recipe: Recipe, tell) -> tuple[dict, list]:
     """Open the data on all ranks: (the result of `describe`, [training set, validation set]).
 
-    Rank 0 prints notes on how the clips were found, and on what would make them quicker to read. Raises `CourseError`
-    if the ranks see different clips.
+    Rank 0 gives `tell` the notes. Raises `CourseError` if the ranks see different clips.
     """
     if recipe.batch_size < ranks.world():
         raise CourseError(
@@ -149,9 +150,9 @@ def open_everywhere(recipe: Recipe) -> tuple[dict, list]:
                 f"{recipe.data} lists other clips for rank {rank} than for rank 0: give every machine the "
                 "same data and the same command"
             )
-    if ranks.rank() == 0:
+    if tell and ranks.rank() == 0:
         for note in [*spec.notes, *advice_on(sets[0].rows if spec.train else [])]:
-            print(f"vt-course: {note}", file=sys.stderr)
+            tell(note)
     return each[0], sets
 
 
