@@ -11,6 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 
 import torch
@@ -261,6 +262,14 @@ def check_state(model: nn.Module, state: Mapping[str, Tensor], want: Mapping[str
         raise ValueError(f"the weights do not fit {type(model).__name__}, {len(problems)} entries differ: {'; '.join(listed)}")
 
 
+@cache
+def without_memory(name: str) -> nn.Module:
+    """The published variant `name` on the meta device: names and shapes, no numbers."""
+    from vt_course.models.zoo import ZOO  # only here: it imports the families, which import this file
+    with torch.device("meta"):
+        return ZOO[name].family(**ZOO[name].config)
+
+
 def likely(state: Mapping[str, Tensor]) -> str:
     """A sentence: which published variants have the names and shapes of `state`, or else which family has the names."""
     from vt_course.models.zoo import ZOO  # only here: it imports the families, which import this file
@@ -268,8 +277,7 @@ def likely(state: Mapping[str, Tensor]) -> str:
     def compared(name: str) -> tuple[float, bool, str]:
         """The share of the variant's names in `state`, whether all but its head have the right shape, and the
         prefix."""
-        with torch.device("meta"):
-            model = ZOO[name].family(**ZOO[name].config)
+        model = without_memory(name)
         layout, prefix, base = match(model, state)
         theirs = {base + k[len(prefix):]: v.shape for k, v in state.items() if k.startswith(prefix)}
         want = {k: v.shape for k, v in to_official(model, layout=layout).items() if not computed(k)}

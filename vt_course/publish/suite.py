@@ -1,7 +1,8 @@
 """`vt-course test`: all tests, in stages, the quickest first. CI runs the same stages.
 
     rules      checks that committed files, notebooks and their sources obey the rules; no notebook is executed
-    tests      runs the unit tests. Those that are marked `dear` (compilers, benches) are left to .ci/more
+    tests      runs the unit tests. Those that are marked `dear` (compilers, benches, video models
+               of full size) are left to .ci/more
     outputs    executes every committed notebook again and compares each output with the committed one. The committed
                notebooks contain the solutions, so the solutions must print that their checks passed
     unsolved   runs the student edition of every notebook from top to bottom, as it is handed out, with the code of
@@ -189,7 +190,7 @@ def unsolved(root: Path, quick: bool) -> bool:
 
 DOES = {
     "rules": "the rules of the house, nothing is executed",
-    "tests": "the unit tests, but for those of compilers and benches (.ci/more)",
+    "tests": "the unit tests, but for those of compilers, benches and published video models (.ci/more)",
     "outputs": "committed notebooks, executed again and compared output by output",
     "unsolved": "the student edition, from top to bottom as it is handed out",
 }
