@@ -20,6 +20,7 @@ from torch.nn.grad import conv2d_weight
 from vt_course.models.layers import Size
 
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)         # torch 2.6 has the second only
 KEPT_SCORES = 2**23                      # most scores (32 MB) that one attention keeps for its backward pass on a CPU
 
 
@@ -114,7 +115,7 @@ class Permute(torch.autograd.Function):
 
 def permute(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
     """`x[index]`, the rows of x in another order, (n, C) -> (n, C)."""
-    if torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active():
+    if is_exporting() or torch._C._are_functorch_transforms_active():
         return x.index_select(0, index)
     return Permute.apply(x, index, inverse)
 
