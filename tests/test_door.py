@@ -296,7 +296,8 @@ SAID = [  # name, data, what the sentence says: the file, the line, the reason, 
     (
         "train-0.tar",
         "below 0",
-        "Shard {} is truncated, damaged or no plain tar (its member b.cls claims -512 bytes); copy or make",
+        # Newer versions of tarfile refuse the header themselves and say less.
+        "Shard {} is truncated, damaged or no plain tar (",
     ),
     ("train-0.tar", "json in tar", "a.json in shard {} is not valid JSON (maximum recursion depth exceeded"),
     (
