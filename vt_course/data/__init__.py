@@ -81,8 +81,7 @@ def open_spec(spec: str) -> Spec:
             if gaps := [name for name in classes if name not in known]:
                 notes = (
                     f"{train} has no clip of {len(gaps)} of the {len(classes)} classes up to its highest number (the "
-                    f"first: "
-                    f"{gaps[0]}).",
+                    f"first: {gaps[0]}).",
                 )
         return Spec(train, val, classes, spec, notes)
     if kind == "folder" and rest:

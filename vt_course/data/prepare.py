@@ -666,8 +666,7 @@ def advice(clips: list[dict]) -> list[str]:
     width, height = Counter(shown).most_common(1)[0][0]
     return [
         f"Most clips are large ({width}x{height}): `vt-course data prepare FOLDER --out SMALL --short-side 256 "
-        f"--seconds all` "
-        f"makes copies of {(side / 256) ** 2:.0f} times fewer pixels, which are read so much faster."
+        f"--seconds all` makes copies of {(side / 256) ** 2:.0f} times fewer pixels, which are read so much faster."
     ]
 
 

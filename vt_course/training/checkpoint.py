@@ -143,8 +143,7 @@ def check_whole(path: Path, weights: dict[str, torch.Tensor], header: dict[str, 
     if header.get("checksum") not in (None, checksum(weights, header)):
         raise CourseError(
             f"{path} is damaged or was changed: its weights and header do not agree with its checksum; train or fetch "
-            f"it "
-            "again, or take the checksum out of its header if you changed it on purpose"
+            f"it again, or take the checksum out of its header if you changed it on purpose"
         )
 
 

@@ -125,20 +125,17 @@ EXERCISES["1.2"] = Exercise(
         ),
         (
             "the length of a segment is rounded too early: num_frames // frames loses up to a frame a segment, and "
-            "they "
-            "add up; multiply first, divide last",
+            "they add up; multiply first, divide last",
             lambda n, f: torch.arange(f) * (n // f) + n // f // 2,
         ),
         (
             "you rounded twice, the start of the segment and half its length, and lose a frame where the fractions "
-            "add up to one; "
-            "divide once, at the end",
+            "add up to one; divide once, at the end",
             lambda n, f: torch.arange(f) * n // f + n // f // 2,
         ),
         (
             "floating-point numbers fall on the wrong side of a frame: num_frames / frames is rounded, and what "
-            "should be 125 "
-            "may be 124.99999; stay with integers",
+            "should be 125 may be 124.99999; stay with integers",
             lambda n, f: ((torch.arange(f) + 0.5) * (n / f)).long(),
         ),
         (
@@ -305,8 +302,7 @@ EXERCISES["1.4"] = Exercise(
         ),
         (
             "inside a token your numbers run (row, column, colour); the order asked for is that of convolution "
-            "weights: "
-            "colour slowest, then row, then column",
+            "weights: colour slowest, then row, then column",
             lambda x, p: patches(x, p, "b H W (h w c)"),
         ),
         (

@@ -318,14 +318,12 @@ EXERCISES["3.4"] = Exercise(
         ),
         (
             "without `dims`, `torch.roll` rolls the flattened map, where a row goes on into the next: give both "
-            "shifts and "
-            "`dims=(0, 1)`",
+            "shifts and `dims=(0, 1)`",
             lambda H, W, M, s: groups_like(H, W, M, s, roll=0).roll(-s[0]),
         ),
         (
             "these are the official code's nine regions, `cnt`, counted on the rolled map: enough for the mask, but "
-            "other numbers, "
-            "and windows share one where a map is large; number the shifted windows before the roll",
+            "other numbers, and windows share one where a map is large; number the shifted windows before the roll",
             groups_by_counter,
         ),
         (

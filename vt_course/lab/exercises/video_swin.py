@@ -88,8 +88,7 @@ EXERCISES["4.1"] = Exercise(
         ),
         (
             "you gather tokens at the same place of all windows (a dilated grid): number of windows and window size "
-            "are "
-            "exchanged in the reshape, T must become (T/P, P), not (P, T/P)",
+            "are exchanged in the reshape, T must become (T/P, P), not (P, T/P)",
             lambda x, w: dilated(x, w),
         ),
         (
