@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -17,6 +18,7 @@ import psutil
 import pytest
 from torch.utils.data import DataLoader
 
+from vt_course.data import reader
 from vt_course.data.clips import Rows, VideoFolder, collate
 from vt_course.data.reader import LARGEST, BadClip, ClipReader
 from vt_course.data.verify import in_processes, verify
@@ -230,6 +232,27 @@ def mutants(at: Path, count: int, seed: int = 0) -> list[Path]:
 
 def children() -> set[int]:
     return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+class LostCodec:
+    """A decoder that could not be opened before: FFmpeg 8 takes its codec, and PyAV raises a ValueError of its own."""
+
+    def __getattr__(self, name):
+        return lambda *args: None
+
+    def decode(self, packet):
+        raise ValueError("cannot decode unknown codec")
+
+
+def test_a_decoder_that_lost_its_codec_is_damage_like_any_other(tmp_path):
+    with pytest.raises(av.FFmpegError, match="unknown codec"):
+        reader.decode(LostCodec(), None)
+    clip = ClipReader(write_video(tmp_path / "a.mp4", frames=8, size=(64, 64)))
+    codec = clip._stream.codec_context.codec
+    clip._stream = SimpleNamespace(codec_context=LostCodec())
+    clip._stream.codec_context.codec = codec
+    with pytest.raises(BadClip, match=r"a\.mp4 is damaged .*; fetch or render it again"):
+        clip.read([0])
 
 
 @pytest.mark.posix("fork")
