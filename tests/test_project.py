@@ -497,6 +497,7 @@ def test_no_parser_stands_outside_the_door():
         "safetensors.torch.load",
         "tarfile.open",
         "gzip.open",
+        "yaml.load",
     }
 
 

@@ -195,6 +195,26 @@ def read_json(path, remedy: str, kind: type | tuple = object):
     return parse_json(read_utf8(path, remedy), path, remedy, kind)
 
 
+def read_yaml(path, remedy: str):
+    """The value in a YAML file, which may hold what JSON can hold. Raises `Unreadable` for a key that occurs twice."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node, deep=False):
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            for key in keys:
+                if not isinstance(key, str) or keys.count(key) > 1:
+                    fault = "occurs twice" if isinstance(key, str) else "is not a text"
+                    raise ValueError(f"the key {key!r} of the entry in line {node.start_mark.line + 1} {fault}")
+            return super().construct_mapping(node, deep)
+
+    text = read_utf8(path, remedy)
+    with parsing(path, "not a YAML file that we can use", remedy):
+        value = yaml.load(text, Loader)
+        json.dumps(value, allow_nan=False)
+        return value
+
+
 def read_lines(path, remedy: str, name=None, errors: str = "strict") -> Iterator[str]:
     """The lines of a UTF-8 file of any size, one by one, with their line ends."""
     name = name or path

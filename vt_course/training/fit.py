@@ -3,7 +3,8 @@
 Three rules make a resumed run equal to an uninterrupted one, bit for bit on a CPU:
 
 * All random choices are pure functions of the place in the training. The order of the clips depends on
-  (seed, epoch), the augmentation of a clip on (seed, epoch, index), dropout and drop path on (seed, step).
+  (seed, epoch), the augmentation of a clip and the order of its frames on (seed, epoch, index), dropout and drop
+  path on (seed, step).
 * Everything else (weights, AdamW's moments, running sums, the best epoch so far) is in one
   file, `state.pt`, which is replaced by one rename and ends in a checksum (checkpoint.py).
 * Every other file of the run folder is derived from that state and can be written again.
@@ -37,10 +38,12 @@ from vt_course.data.prepare import advice_on
 from vt_course.machine import deterministic, peak_memory_mb, pick_device, precision
 from vt_course.training import ranks
 from vt_course.training.checkpoint import build_model, misfit, save_state, unusable
-from vt_course.training.evaluate import class_scores, open_data, predict, score, takes_images
+from vt_course.training.evaluate import class_scores, open_data, predict, reorder_frames, score, takes_images
 from vt_course.training.folder import Progress, begin, describe, open_run, publish, quality, summarise
 from vt_course.training.recipes import Recipe
 
+# In the key of a random order of frames. The key of the augmentation is (seed, epoch, index), and no index is as large.
+ORDER = 2**32 - 1
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -339,6 +342,9 @@ class Run:
             batch = {"clip": torch.zeros(1, 3, recipe.frames, recipe.size, recipe.size), "label": torch.zeros(1).long()}
         self.parallel.train(good > 0)  # eval mode, so that the placeholder clip does not change BatchNorm's statistics
         clip = batch["clip"].to(self.device, non_blocking=True)  # (B, C, T, H, W)
+        if recipe.order != "normal" and good:  # another order in each epoch
+            index, seed = batch["index"].tolist(), (recipe.seed, progress.epoch, ORDER)
+            clip = reorder_frames(clip, index, recipe.order, seed)
         label = batch["label"].to(self.device, non_blocking=True)  # (B,)
         with self.autocast():
             try:
@@ -388,7 +394,7 @@ class Run:
             )
         ranks.share_buffers(self.model)
         watched = itertools.takewhile(lambda batch: not interrupt, self.val_loader)
-        mine = predict(self.model, watched, self.device, autocast=self.autocast)
+        mine = predict(self.model, watched, self.device, order=recipe.order, autocast=self.autocast)
         log_probs, label, bad, interrupted = zip(*ranks.gather((*mine, bool(interrupt))))
         if any(interrupted):
             interrupt.append(signal.SIGINT)
