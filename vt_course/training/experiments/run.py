@@ -22,7 +22,7 @@ from vt_course.training.experiments.switches import refusals
 
 MEMORY = 2 << 30  # bytes that a run may take: the embedded clips take 0.5 GB, the model and its batch as much again
 COMMAND = [sys.executable, "-m", "vt_course.training.experiments.worker"]
-MACHINE = ("processor", "device", "torch", "threads")  # where these agree, a run gives the same numbers in every bit
+MACHINE = ("processor", "device", "torch")  # where these agree, a run gives the same numbers in every bit
 
 
 def select(only: list[str] | None) -> list[Row]:
@@ -37,7 +37,7 @@ def run_rows(rows: list[Row], *, jobs: int | None = None, tell: Callable = print
 
     After each run the result of its row is written, so a kill costs at most the runs in progress, and these go on from
     their last checkpoint. `tell` is called with a line for each run. `jobs`: None for as many as cores and memory
-    allow; each has an equal share of the cores. Raises `CourseError` if another process runs experiments here.
+    allow. Raises `CourseError` if another process runs experiments here.
     """
     runs_folder = home() / "runs" / "experiments"
     runs_folder.mkdir(parents=True, exist_ok=True)
@@ -58,8 +58,7 @@ def run_rows(rows: list[Row], *, jobs: int | None = None, tell: Callable = print
         if not todo:
             return []
         jobs = jobs or at_once(len(todo))
-        threads = max(1, cores() // jobs)
-        where = facts(threads, jobs)
+        where = facts(jobs)
         left = sum(cost[row.id] for row, _, _ in todo)
         tell(f"{len(todo)} runs, {jobs} at a time, about {minutes(left / jobs)}")
         asked = [
@@ -67,7 +66,7 @@ def run_rows(rows: list[Row], *, jobs: int | None = None, tell: Callable = print
             for row, name, seed in todo
         ]
         failed = []
-        with closing(in_workers(asked, jobs, threads)) as answers:
+        with closing(in_workers(asked, jobs)) as answers:
             for done, (which, answer) in enumerate(answers, 1):
                 row, name, seed = todo[which]
                 left -= cost[row.id]
@@ -95,9 +94,9 @@ def number(row: Row, name: str) -> int:
     return list(row.recipes).index(name)
 
 
-def facts(threads: int, jobs: int) -> dict:
+def facts(jobs: int) -> dict:
     """Where a run is made: commit, versions, device. The command is not among them: the row says what was run."""
-    here = provenance(torch.device("cpu")) | {"processor": processor(), "threads": threads, "jobs": jobs}
+    here = provenance(torch.device("cpu")) | {"processor": processor(), "threads": 1, "jobs": jobs}
     return {key: value for key, value in here.items() if key not in ("command", "ranks")}
 
 
@@ -117,13 +116,13 @@ def minutes(seconds: float) -> str:
 class Worker:
     """A process of worker.py, for one thread."""
 
-    def __init__(self, threads: int):
+    def __init__(self):
         self.process = subprocess.Popen(
-            [*COMMAND, str(threads)],
+            COMMAND,
             encoding="utf-8",
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
             start_new_session=True,  # so Ctrl-C reaches us alone, and we end the worker politely
         )
 
@@ -150,7 +149,7 @@ class Worker:
         self.process.stdout.close()
 
 
-def in_workers(jobs: list[dict], count: int, threads: int) -> Iterator[tuple[int, dict]]:
+def in_workers(jobs: list[dict], count: int) -> Iterator[tuple[int, dict]]:
     """(number of the job, its answer) in the order in which the answers come, from `count` processes.
 
     A process that dies is replaced. If the generator is closed early, the runs in progress save a checkpoint first.
@@ -169,7 +168,7 @@ def in_workers(jobs: list[dict], count: int, threads: int) -> Iterator[tuple[int
                 worker.close()
                 worker = None
             if worker is None:
-                worker = Worker(threads)
+                worker = Worker()
                 with lock:
                     workers.append(worker)
                 if stopped.is_set():
@@ -199,7 +198,7 @@ def in_workers(jobs: list[dict], count: int, threads: int) -> Iterator[tuple[int
 def verify(id: str) -> dict:
     """Make the quickest recorded run of a row again, and compare.
 
-    Where processor, versions and threads are those of the record, every number must be the same. Elsewhere sums are
+    Where processor and version of torch are those of the record, every number must be the same. Elsewhere sums are
     rounded in another way, and training makes of that a difference like that of another seed. There, each must lie
     within 4 standard deviations: those of the variant's seeds and of counting the held-out clips, taken together.
 
@@ -213,9 +212,8 @@ def verify(id: str) -> dict:
     need(runs, f"no run of {id} is recorded; run it first with vt-course experiments --only {id}")
     need(results.fresh(row, result), f"the row {id} has changed since its result; run it again first")
     recorded, name = min(runs, key=lambda each: each[0]["seconds"])
-    threads = recorded["threads"]
-    same = {key: recorded[key] for key in MACHINE} == {key: facts(threads, 1)[key] for key in MACHINE}
-    with closing(in_workers([job(row, name, recorded["seed"], None)], 1, threads)) as answers:
+    same = {key: recorded[key] for key in MACHINE} == {key: facts(1)[key] for key in MACHINE}
+    with closing(in_workers([job(row, name, recorded["seed"], None)], 1)) as answers:
         ((_, again),) = answers
     if "error" in again:
         raise CourseError(f"{id}: {name}, seed {recorded['seed']}: {again['error']}")

@@ -1,7 +1,8 @@
-"""One run of an experiment, in a process of its own: `python -m vt_course.training.experiments.worker THREADS`.
+"""One run of an experiment, in a process of its own: `python -m vt_course.training.experiments.worker`.
 
 Each line of stdin is a job, each line of stdout an answer, both JSON. A process does several jobs, and keeps the frames
-that it has decoded for the next one. When stdin ends, because the caller has stopped or was killed, the run in progress
+that it has decoded for the next one. It computes with one thread, so that the numbers do not depend on how many runs
+are made at the same time. When stdin ends, because the caller has stopped or was killed, the run in progress
 saves a checkpoint and the process ends.
 """
 
@@ -88,7 +89,7 @@ def answer(job: dict) -> dict:
 
 
 def main() -> None:
-    torch.set_num_threads(int(sys.argv[1]))
+    torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background, it may be ignored
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a run prints is no answer
