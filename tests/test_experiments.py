@@ -117,7 +117,7 @@ def change(entry, path, value):
     "path, value, message",
     [
         ("sedes", [0], "row 'small': unknown key 'sedes'; did you mean seeds?"),
-        ("expectation", None, "row 'small' lacks expectation"),
+        ("expectation", None, "row 'small': it lacks expectation"),
         ("expectation", " ", "row 'small': expectation must be a text"),
         ("table", 4, "row 'small': table must be a text"),
         ("id", "Small one", "row 'Small one': id must be small letters"),
@@ -129,7 +129,7 @@ def change(entry, path, value):
         ("test", [["normal"]], "row 'small': test must be a list of orders"),
         ("minutes", 0, "row 'small': minutes must be a number above 0"),
         ("variants", {}, "row 'small': variants must map names"),
-        ("variants", {"a": 1}, "row 'small', variant 'a' must have some of the keys model, config"),
+        ("variants", {"a": 1}, "row 'small', variant 'a': it must have some of the keys model, config"),
         ("variants.still.confg", {}, "row 'small', variant 'still': unknown key 'confg'; did you mean config?"),
         ("variants.still.config.shfit", False, "variant 'still', config: .* video_swin_mini has no setting shfit"),
         ("variants.still.config", [1], "variant 'still': config must map settings"),
@@ -166,8 +166,8 @@ def test_files_that_are_no_list_of_rows(home, entry):
         write(home, entry, entry)
     path = home / "experiments.yaml"
     for text, message in (
-        ("id: small\n", "must be a list of rows"),
-        ("- small\n", "row 1 must have the keys id"),
+        ("id: small\n", "is no list of rows"),
+        ("- small\n", "row 1: it must have the keys id"),
         ("- {id: a, id: b}\n", "the key 'id' of the entry in line 1 occurs twice"),
         ("- {1: b}\n", "the key 1 of the entry in line 1 is not a text"),
         ("- {minutes: .nan}\n", "not a YAML file that we can use"),
@@ -554,6 +554,7 @@ def test_the_command(home, entry, asked, capsys):
 # ---------------------------------------------------------------- processes
 
 
+@pytest.mark.posix("SIGKILL")
 def test_a_process_that_dies_is_replaced(monkeypatch):
     """Each answers with its PID; the job "die" ends it without an answer."""
     script = """

@@ -27,7 +27,7 @@ from vt_course import CourseError
 
 LONGEST = 1 << 20  # characters of a line of text
 LARGEST = 1 << 28  # bytes of a text, JSON or NPZ file
-SMALL = 1 << 20  # bytes of a member of a tar that is read at once
+SMALL = 1 << 20  # bytes of a member of a tar that is read at once, and of a YAML file
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of a file system without locks
 
 
@@ -210,6 +210,8 @@ def read_yaml(path, remedy: str):
 
     text = read_utf8(path, remedy)
     with parsing(path, "not a YAML file that we can use", remedy):
+        if len(text) > SMALL:  # reading YAML is slow
+            raise ValueError("it has more than 1 MB")
         value = yaml.load(text, Loader)
         json.dumps(value, allow_nan=False)
         return value

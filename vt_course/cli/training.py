@@ -102,7 +102,8 @@ def experiments(args) -> int:
             print(f"{found['id']}: {found['variant']}, seed {found['seed']}: {found['verdict']}")
             print_table(found["rows"], {k: k for k in ("order", "recorded", "again", "tolerance")})
         return 0 if found["good"] else 1
-    failed = run_rows(rows, jobs=args.jobs, tell=lambda line: print(line, file=sys.stderr, flush=True))
+    quiet = args.json
+    failed = run_rows(rows, jobs=args.jobs, tell=lambda line: quiet or print(line, file=sys.stderr, flush=True))
     found = [result for row in rows if (result := results.read_result(row.id))]
     if args.json:
         print_json({"results": found, "failed": failed})

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from vt_course import need
-from vt_course.files import atomic_write, read_json
+from vt_course.files import atomic_write, parsing, read_json
 from vt_course.training.experiments.rows import Row, digest, home, unchanged
 from vt_course.training.experiments.statistics import compare, mean_and_std
 
@@ -32,11 +32,10 @@ def read_result(id: str) -> dict | None:
     if not path.is_file():
         return None
     result = read_json(path, ANEW, dict)
-    whole = result.get("id") == id and isinstance(result.get("depends_on"), dict)
-    need(whole and isinstance(result.get("variants"), dict), f"{path} is no result of the experiment {id}; {ANEW}")
-    runs = [run for variant in result["variants"].values() for run in variant["runs"]]
-    one = {digest(result["depends_on"]), result.get("hash"), *(run.get("row") for run in runs)}
-    need(len(one) == 1, f"{path} was changed: its row is not the one of its runs; {ANEW}")
+    with parsing(path, f"no result of the experiment {id}", ANEW):
+        runs = [run for variant in result["variants"].values() for run in variant["runs"]]
+        hashes = {digest(result["depends_on"]), result["hash"], *(run["row"] for run in runs)}
+    need(len(hashes) == 1, f"{path} was changed: its row is not the one of its runs; {ANEW}")
     return result
 
 

@@ -90,22 +90,21 @@ def read_rows(path: Path | None = None) -> list[Row]:
         raise CourseError(f"there is no {path}: run this command in a checkout of the course")
     entries = read_yaml(path, "correct it")
     if not isinstance(entries, list) or not entries:
-        raise CourseError(f"{path} must be a list of rows, each of which begins with `- id: NAME`")
-    rows = [read_row(entry, f"{path.name}, row {number}") for number, entry in enumerate(entries, 1)]
+        raise CourseError(f"{path} is no list of rows; begin each with `- id: NAME`")
+    rows = [read_row(entry, path, number) for number, entry in enumerate(entries, 1)]
     ids = [row.id for row in rows]
     if twice := next((id for id in ids if ids.count(id) > 1), None):
-        raise CourseError(f"{path.name} has two rows with the id {twice!r}: rename one")
+        raise CourseError(f"{path} has two rows with the id {twice!r}: rename one")
     return rows
 
 
-def read_row(entry, place: str) -> Row:
-    """The row of an entry of the file; see `read_rows`. `place` names it in messages until its id is known."""
-    need(isinstance(entry, dict), f"{place} must have the keys {', '.join(NEEDED)}")
-    if isinstance(entry.get("id"), str):
-        place = f"experiments.yaml, row {entry['id']!r}"
+def read_row(entry, path: Path, number: int) -> Row:
+    """The row of entry `number` of the file `path`; see `read_rows`."""
+    need(isinstance(entry, dict), f"{path}, row {number}: it must have the keys {', '.join(NEEDED)}")
+    place = f"{path}, row {entry.get('id', number)!r:.60}"
     known(entry, KEYS, place)
     missing = [key for key in NEEDED if key not in entry]
-    need(not missing, f"{place} lacks {', '.join(missing)}")
+    need(not missing, f"{place}: it lacks {', '.join(missing)}")
     for key in TEXTS:
         need(isinstance(entry[key], str) and entry[key].strip(), f"{place}: {key} must be a text")
     slug = re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", entry["id"])
@@ -132,7 +131,7 @@ def read_row(entry, place: str) -> Row:
 def variant_recipe(entry: dict, name: str, variant, place: str) -> Recipe:
     """The recipe of a variant, with seed 0: that of its model, changed by the row and then by the variant."""
     variant, here = {} if variant is None else variant, f"{place}, variant {name!r}"
-    need(isinstance(variant, dict), f"{here} must have some of the keys {', '.join(VARIANT_KEYS)}, or none")
+    need(isinstance(variant, dict), f"{here}: it must have some of the keys {', '.join(VARIANT_KEYS)}, or none")
     known(variant, VARIANT_KEYS, here)
     model = variant.get("model", entry.get("model"))
     need(isinstance(model, str), f"{here}: model must name a model, here or in the row")

@@ -58,9 +58,8 @@ def run_rows(rows: list[Row], *, jobs: int | None = None, tell: Callable = print
         if not todo:
             return []
         jobs = jobs or at_once(len(todo))
-        where = facts(jobs)
-        left = sum(cost[row.id] for row, _, _ in todo)
-        tell(f"{len(todo)} runs, {jobs} at a time, about {minutes(left / jobs)}")
+        where, waiting = facts(jobs), [row.id for row, _, _ in todo]
+        tell(f"{len(todo)} runs, {jobs} at a time, about {minutes(sum(cost[id] for id in waiting) / jobs)}")
         asked = [
             job(row, name, seed, runs_folder / f"{row.id}-{found[row.id]['hash'][:8]}" / f"{number(row, name)}-{seed}")
             for row, name, seed in todo
@@ -69,7 +68,7 @@ def run_rows(rows: list[Row], *, jobs: int | None = None, tell: Callable = print
         with closing(in_workers(asked, jobs)) as answers:
             for done, (which, answer) in enumerate(answers, 1):
                 row, name, seed = todo[which]
-                left -= cost[row.id]
+                waiting.remove(row.id)
                 title = f"{row.id}: {name}, seed {seed}"
                 if "error" in answer:
                     failed.append(f"{title}: {answer['error']}")
@@ -78,8 +77,9 @@ def run_rows(rows: list[Row], *, jobs: int | None = None, tell: Callable = print
                     result = found[row.id]
                     results.add_run(result, name, answer | {"row": result["hash"]} | where)
                     results.write_result(result)
+                    cost[row.id] = results.expected_seconds(row, result)
                     said = f"{100 * answer['top1'][row.test[0]]:.1f} % in {answer['seconds']:.0f} s"
-                rest = f"; about {minutes(left / jobs)} left" if done < len(todo) else ""
+                rest = f"; about {minutes(sum(cost[id] for id in waiting) / jobs)} left" if waiting else ""
                 tell(f"{done}/{len(todo)}  {title}: {said}{rest}")
         return failed
 

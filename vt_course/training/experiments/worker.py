@@ -40,8 +40,8 @@ def train_and_test(recipe: Recipe, orders, out: Path | None) -> dict:
     On a CPU the same run gives the same numbers in every bit. The last weights are tested, not the best ones, because
     the best epoch is chosen on the clips that are tested. `out`: the run folder (None: a temporary one).
 
-    Returns dict(seed, top1, stderr, held_out, train_loss, steps, parameters, seconds, peak_memory_mb). top1 and its
-    binomial standard error are fractions from 0 to 1, one for each order of frames in `orders`.
+    Returns dict(seed, top1, stderr, held_out, train_loss, steps, parameters, bad_clips, seconds, peak_memory_mb). top1
+    and its binomial standard error are fractions from 0 to 1, one for each order of frames in `orders`.
     """
     with ExitStack() as stack:
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -61,6 +61,7 @@ def train_and_test(recipe: Recipe, orders, out: Path | None) -> dict:
         "train_loss": run["last"]["train_loss"],
         "steps": run["steps"],
         "parameters": run["parameters"],
+        "bad_clips": run["bad_clips"],
         "seconds": run["seconds"],
         "peak_memory_mb": run["peak_memory_mb"],
     }
