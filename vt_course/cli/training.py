@@ -71,7 +71,7 @@ def evaluate(args) -> int:
 @verb(
     "experiments",
     "Make the missing runs of experiments.yaml; run the same command again to resume.",
-    "vt-course experiments --only swin-mini-shift --jobs 2",
+    "vt-course experiments --only swin-shift-early --jobs 2",
     option("--only", nargs="+", metavar="ID", help="only these rows (default: all)"),
     choice(
         option("--list", action="store_true", help="show the rows, what is done of them, and the time for the rest"),
