@@ -54,6 +54,27 @@ class Progress:
     seconds: float = 0.0  # of training, over all calls
     peak_memory_mb: float = 0.0
 
+    def close_epoch(self, *, steps: int, lr: float, val: dict, seconds: float, clips_per_second: float) -> dict:
+        """End the epoch of `steps` steps: add its row and set the sums back. Returns the row. `val` are the scores."""
+        self.epoch, self.batch = self.epoch + 1, 0
+        row = {
+            "epoch": self.epoch,
+            "step": self.epoch * steps,
+            "lr": lr,
+            "train_loss": self.loss_sum / self.clips,
+            "train_top1": self.correct / self.clips,
+            "val_loss": val["loss"],
+            "val_top1": val["top1"],
+            "val_top1_stderr": val["stderr"],
+            "skipped": self.skipped,
+            "seconds": round(seconds, 3),
+            "clips_per_second": round(clips_per_second, 2),
+        }
+        self.rows.append(row)
+        self.best = max(self.rows, key=quality)
+        self.loss_sum, self.correct, self.clips, self.skipped = 0.0, 0, 0, 0
+        return row
+
     def fault(self, epochs: int, batches: int) -> str | None:
         """What is impossible in this progress, in a run of `epochs` epochs of `batches` batches; else None."""
         for name in ("epoch", "batch", "correct", "clips", "skipped", "loss_sum", "seconds", "peak_memory_mb"):
