@@ -100,7 +100,9 @@ def experiments(args) -> int:
             print_json(found)
         else:
             print(f"{found['id']}: {found['variant']}, seed {found['seed']}: {found['verdict']}")
-            print_table(found["rows"], {k: k for k in ("order", "recorded", "again", "tolerance")})
+            numbers = ("recorded", "again", "tolerance")
+            shown = [{"order": row["order"], **{k: 100 * row[k] for k in numbers}} for row in found["rows"]]
+            print_table(shown, {"order": "frames", **{k: f"{k} %" for k in numbers}})
         return 0 if found["good"] else 1
     quiet = args.json
     failed = run_rows(rows, jobs=args.jobs, tell=lambda line: quiet or print(line, file=sys.stderr, flush=True))
