@@ -579,6 +579,7 @@ def test_an_odd_short_side_gives_even_pictures(src, tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.posix("a named pipe")
 def test_a_file_that_never_ends_is_given_up(tmp_path):
     (tmp_path / "src").mkdir()
@@ -743,6 +744,7 @@ def test_statistics(src):
     assert jump["mb"] == pytest.approx(sum(p.stat().st_size for p in src.glob("*/ünï jump/*")) / 1e6)
 
 
+@pytest.mark.slow
 @pytest.mark.posix("a named pipe")
 def test_a_file_that_stalls_the_headers_does_not_stop_the_others(tmp_path, monkeypatch):
     for k in range(5):

@@ -280,6 +280,7 @@ def test_a_helper_that_is_gone_is_one_sentence():
         list(in_processes("vt_course.no_such_module", ["a.mp4"], 5, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.posix("a named pipe")
 def test_a_killed_caller_leaves_no_process(tmp_path):
     """A file that blocks for ever: the helper ends although nobody is left to end it."""

@@ -160,6 +160,7 @@ def test_every_mini_model_has_a_recipe_that_fits_it():
         assert [recipe.frames] == (frames or [1]) and recipe.size == height == width and recipe.model == name
 
 
+@pytest.mark.slow
 def test_an_image_model_is_trained_on_single_frames(clips, tmp_path):
     recipe = dataclasses.replace(
         RECIPES["swin_mini"], data=f"csv:{clips / 'train.csv'},{clips / 'val.csv'}", keep=0, epochs=1, batch_size=4
@@ -624,6 +625,7 @@ def test_other_settings_in_the_same_folder_are_refused(recipe, clips, tiny, tmp_
         train(recipe, tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_last_checkpoint(recipe, tiny, tmp_path, monkeypatch):
     out = tmp_path / "run"
     train(recipe, out, max_steps=4)
@@ -739,6 +741,7 @@ def test_nothing_readable_stops(recipe, clips, tiny, tmp_path):
 # ---------------------------------------------------------------- frames kept in memory
 
 
+@pytest.mark.slow
 def test_kept_frames_are_the_same_samples_decoded_once(recipe, tiny, monkeypatch, tmp_path):
     plain, _ = evaluate.open_data(recipe)
     kept, kept_val = evaluate.open_data(dataclasses.replace(recipe, keep=32))  # as stored

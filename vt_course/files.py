@@ -143,7 +143,9 @@ def parsing(name, fault: str, remedy: str) -> Iterator[Place]:
         if isinstance(raised, OSError) and raised.errno in errno.errorcode:  # FFmpeg has numbers of its own
             why, sentence = raised.strerror, f"{name} cannot be read ({raised.strerror}); {remedy}"
         else:
-            why = str(raised).partition("\n")[0][:120] or type(raised).__name__
+            # Python's own words for it differ from version to version.
+            deep = isinstance(raised, RecursionError)
+            why = "nested too deeply" if deep else str(raised).partition("\n")[0][:120] or type(raised).__name__
             after = f" after line {place.line}" if place.line else ""
             sentence = f"{name} is {fault} ({why}){after}; {remedy}"
         raise Unreadable(sentence, why) from raised

@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import sys
 
 import numpy as np
 import torch
@@ -106,8 +107,18 @@ def make_loader(dataset, batches, workers: int | None, device: torch.device) -> 
         collate_fn=collate,
         worker_init_fn=ignore_interrupt,
         persistent_workers=workers > 0,
+        multiprocessing_context=start_method() if workers else None,
         pin_memory=device.type == "cuda",
     )
+
+
+def start_method() -> str | None:
+    """How workers are started: forked on Linux, by the default of Python elsewhere.
+
+    Since Python 3.14, the default of Linux is a fork server. If a training process is killed, the server waits for its
+    workers and the workers wait for the server, so that they stay in memory for good.
+    """
+    return "fork" if sys.platform == "linux" else None
 
 
 def in_order(dataset, batch_size: int) -> list[list[int]]:
