@@ -25,6 +25,7 @@ from vt_course.fetch import kinetics, weights
 from vt_course.fetch.download import Download
 from vt_course.lab import progress
 from vt_course.training import checkpoint
+from vt_course.training.experiments import results, rows
 
 from videos import write_video
 
@@ -172,6 +173,12 @@ def case(path):
     raise CourseError(row["problem"])  # a row of the table: the other cases go on
 
 
+def experiment(path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "repo_root", lambda: path.parents[2])
+        results.read_result(path.stem)
+
+
 READERS = {  # the file's name: what reads it
     "m.csv": lambda path: first(read_manifest(path)),
     "manifest.csv": lambda path: read_folder(path.parent),
@@ -216,6 +223,8 @@ READERS = {  # the file's name: what reads it
     "state.pt": lambda path: checkpoint.read_state(path.parent),
     "progress.csv": progress.passed,
     "config.json": lambda path: render(path.parent, clips=(8, 8), frames=2, size=32, workers=0),
+    "experiments.yaml": rows.read_rows,
+    "results/experiments/small.json": experiment,
     "a.mp4": lambda path: ClipReader(path).read([0]),
 }
 

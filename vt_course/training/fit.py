@@ -3,7 +3,8 @@
 Three rules make a resumed run equal to an uninterrupted one, bit for bit on a CPU:
 
 * All random choices are pure functions of the place in the training. The order of the clips depends on
-  (seed, epoch), the augmentation of a clip on (seed, epoch, index), dropout and drop path on (seed, step).
+  (seed, epoch), the augmentation of a clip and the order of its frames on (seed, epoch, index), dropout and drop
+  path on (seed, step).
 * Everything else (weights, AdamW's moments, running sums, the best epoch so far) is in one
   file, `state.pt`, which is replaced by one rename and ends in a checksum (checkpoint.py).
 * Every other file of the run folder is derived from that state and can be written again.
@@ -24,10 +25,13 @@ import torch.nn.functional as F
 from vt_course import CourseError
 from vt_course.machine import deterministic, pick_device
 from vt_course.training import ranks
-from vt_course.training.evaluate import class_scores
+from vt_course.training.evaluate import class_scores, reorder_frames
 from vt_course.training.folder import begin, open_run, summarise
 from vt_course.training.recipes import Recipe
 from vt_course.training.run import RunState, open_everywhere, polite_interrupt
+
+# In the key of a random order of frames. The key of the augmentation is (seed, epoch, index), and no index is as large.
+ORDER = 2**32 - 1
 
 
 def lr_at(step: int, steps: int, warmup: int, peak: float) -> float:
@@ -155,6 +159,9 @@ class Run(RunState):
             batch = {"clip": torch.zeros(1, 3, recipe.frames, recipe.size, recipe.size), "label": torch.zeros(1).long()}
         self.parallel.train(good > 0)  # eval mode, so that the placeholder clip does not change BatchNorm's statistics
         clip = batch["clip"].to(self.device, non_blocking=True)  # (B, C, T, H, W)
+        if recipe.order != "normal" and good:  # another order in each epoch
+            index, seed = batch["index"].tolist(), (recipe.seed, progress.epoch, ORDER)
+            clip = reorder_frames(clip, index, recipe.order, seed)
         label = batch["label"].to(self.device, non_blocking=True)  # (B,)
         with self.autocast():
             try:

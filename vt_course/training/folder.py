@@ -123,9 +123,18 @@ def describe(recipe: Recipe, spec: Spec) -> dict:
     return {"recipe": dataclasses.asdict(recipe), "classes": list(spec.classes), "manifests": digests}
 
 
+DEFAULTS = {name: value for name, value in dataclasses.asdict(Recipe(model="")).items() if name != "model"}
+
+
+def with_defaults(recipe: dict) -> dict:
+    """The settings of a recipe, as read from JSON, and the default of each setting that an older version lacked."""
+    return json.loads(json.dumps(DEFAULTS)) | recipe
+
+
 def check_same(folder: Path, old: dict, new: dict) -> None:
     """Raise `CourseError` if the folder holds a run with other settings; the message names the differences."""
     old, new = (json.loads(json.dumps(config, default=str)) for config in (old, new))  # tuples become lists
+    old["recipe"] = with_defaults(old["recipe"])
     was, now = old["recipe"], new["recipe"]
     differ = [
         f"{name} was {was.get(name)!r:.200} and is now {now.get(name)!r:.200}"
@@ -175,6 +184,8 @@ def begin(run) -> dict | None:
     if run.progress.epoch == run.recipe.epochs and os.path.lexists(path):
         anew = "delete it and run the same command again, which writes it anew"
         summary = read_json(path, anew, dict)
+        if isinstance(summary.get("recipe"), dict):
+            summary["recipe"] = with_defaults(summary["recipe"])
         need(facts(run).items() <= summary.items(), f"{path} does not tell what {state_path(run.out)} holds; {anew}")
         return summary
 

@@ -181,7 +181,7 @@ class RunState:
         """The scores on the validation clips (None if interrupted; see `evaluate.score`); how many were unreadable."""
         ranks.share_buffers(self.model)
         watched = itertools.takewhile(lambda batch: not interrupt, self.val_loader)
-        mine = predict(self.model, watched, self.device, autocast=self.autocast)
+        mine = predict(self.model, watched, self.device, order=self.recipe.order, autocast=self.autocast)
         log_probs, label, bad, interrupted = zip(*ranks.gather((*mine, bool(interrupt))))
         if any(interrupted):
             interrupt.append("another rank's")
