@@ -214,6 +214,27 @@ def test_schedule_by_hand():
     assert fit.lr_at(3, 4, 4, 1.0) == 1.0  # nothing but warm-up
 
 
+@pytest.mark.parametrize(
+    "name, exempt",
+    [
+        ("swin_mini", {"relative_position_bias_table"}),
+        ("video_swin_mini", {"relative_position_bias_table"}),
+        ("mvit_mini", set()),
+        ("mvit_v2_mini", set()),
+        ("timesformer_mini", set()),
+        ("uniformer_mini", set()),
+    ],
+)
+def test_each_family_names_what_does_not_decay(name, exempt):
+    """As its official recipe does, but that vectors never decay."""
+    model = create(name)
+    _, keep = fit.parameter_groups(model, 0.05)
+    kept = {id(parameter) for parameter in keep["params"]}
+    spared = {n.rsplit(".", 1)[-1] for n, p in model.named_parameters() if p.ndim > 1 and id(p) in kept}
+    assert spared == exempt
+    assert all(id(p) in kept for p in model.parameters() if p.ndim <= 1)
+
+
 def test_weight_decay_spares_norms_biases_and_bias_tables():
     model = create("video_swin_mini")
     decay, keep = fit.parameter_groups(model, 0.05)

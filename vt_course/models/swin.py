@@ -223,6 +223,8 @@ class Backbone(nn.Module):
     """
 
     layout: str
+    # Endings of names of parameters without weight decay, beside vectors: those of both official repositories.
+    no_weight_decay = ("relative_position_bias_table", "absolute_pos_embed")
 
     def __init__(self, patch_embed: nn.Module, windows: list[Size], shifted: Size, *, in_channels: int,
                  num_classes: int, embed_dim: int, depths: Size, num_heads: Size, mlp_ratio: float, drop_path: float,

@@ -42,15 +42,17 @@ def lr_at(step: int, steps: int, warmup: int, peak: float) -> float:
 
 
 def parameter_groups(model, weight_decay: float) -> list[dict]:
-    """Weight decay for matrices and kernels; none for norms, biases, bias tables and Swin's absolute positions.
+    """Weight decay for matrices and kernels. None for vectors (norms, biases), nor for what the family exempts.
 
-    The released Video Swin configurations do the same (`paramwise_cfg` with `decay_mult=0.`).
+    A family names its exceptions in `no_weight_decay`; one that names none decays its position tables. The released
+    recipes differ. Swin: as here (optimizer.py). Video Swin: as here, but the biases of Linear layers decay
+    (`paramwise_cfg`). MViT and MViTv2 on Kinetics: no exception but vectors (`ZERO_DECAY_POS_CLS: False`,
+    `ZERO_WD_1D_PARAM: True`). TimeSformer: everything decays, norms and biases too. UniFormer has no position table.
     """
-    decay, keep = [], []
+    decay, keep, exempt = [], [], getattr(model, "no_weight_decay", ())
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            plain = parameter.ndim <= 1 or name.endswith(("relative_position_bias_table", "absolute_pos_embed"))
-            (keep if plain else decay).append(parameter)
+            (keep if parameter.ndim <= 1 or name.endswith(exempt) else decay).append(parameter)
     return [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
 
 
