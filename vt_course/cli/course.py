@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import vt_course
-from vt_course.cli.common import need_data, option, print_json, print_table, verb, whole
+from vt_course.cli.common import as_typed, need_data, option, print_json, print_table, verb, whole
 
 PROFILE = option("--profile", default="smoke", choices=["smoke", "lecture", "full"])
 NOTEBOOKS = option("names", nargs="*", help="notebooks, for instance 04_video_swin (default: all)")
@@ -16,7 +16,7 @@ def doctor(args) -> int:
     from vt_course.doctor import render, report
 
     facts = report()
-    print_json(facts) if args.json else print(render(facts))
+    print_json(facts) if args.json else print(as_typed(render(facts)))
     return 0
 
 
