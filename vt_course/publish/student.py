@@ -6,6 +6,7 @@ from pathlib import Path
 import nbformat
 
 from vt_course import CourseError, repo_root
+from vt_course.files import parsing, read_utf8
 from vt_course.publish import hygiene
 from vt_course.publish.build import METADATA, from_source, write
 from vt_course.publish.kernel import select
@@ -30,11 +31,7 @@ def student(names: list[str] | None = None, *, out: Path | None = None, root: Pa
     """
     root = root or repo_root()
     sources = select(root / "notebooks" / "src", "[0-9][0-9]_*.py", names)
-    out = Path(out or root / "build" / "student").resolve()
-    if out.is_relative_to((root / "notebooks").resolve()):
-        raise CourseError(
-            f"{out} lies inside notebooks/, which holds the edition with solutions; choose another folder."
-        )
+    out = refuse_notebooks(Path(out or root / "build" / "student"), root)
     outputs = [out / f"{source.stem}.ipynb" for source in sources]
     for path in outputs:
         if path.exists() and not untouched(path):
@@ -72,8 +69,43 @@ def digest(nb) -> str:
 def untouched(path: Path) -> bool:
     """Whether a file is a student edition as it was written: nothing changed, nothing run."""
     try:
-        nb = nbformat.v4.reads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        nb = read(path)
+    except CourseError:
         return False
-    ours = nb.metadata.get("vt_course", {}).get("sha256") == digest(nb)
+    ours = nb.metadata.get("vt_course")
+    ours = isinstance(ours, dict) and ours.get("sha256") == digest(nb)
     return ours and not any(cell.get("outputs") or cell.get("execution_count") for cell in nb.cells)
+
+
+def refuse_notebooks(out: Path, root: Path) -> Path:
+    """The folder `out` in full. Raises CourseError if it lies inside notebooks/."""
+    out = out.resolve()
+    if out.is_relative_to((root / "notebooks").resolve()):
+        raise CourseError(
+            f"{out} lies inside notebooks/, which holds the edition with solutions; choose another folder."
+        )
+    return out
+
+
+def read(path: Path):
+    """The notebook in a file that a reader may have made. Cells without an id stay so.
+
+    Raises CourseError for a file that is no notebook of format 4.
+    """
+    remedy = "move it away and run the same command again."
+    text = read_utf8(path, remedy)
+    with parsing(path, "no notebook", remedy):
+        nb = nbformat.v4.reads(text)
+        if nb["nbformat"] != 4 or not isinstance(nb.metadata, dict):
+            raise ValueError(f"its format is {nb['nbformat']}, not 4")
+        for number, cell in enumerate(nb.cells, start=1):
+            tags = cell.metadata.get("tags", [])
+            if (
+                cell.cell_type not in ("code", "markdown", "raw")
+                or not isinstance(cell.source, str)
+                or not isinstance(cell.get("id"), (str, type(None)))
+                or not isinstance(tags, list)
+                or not all(isinstance(tag, str) for tag in tags)
+            ):
+                raise ValueError(f"cell {number} is damaged")
+    return nb
