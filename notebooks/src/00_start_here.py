@@ -67,7 +67,7 @@ frames = torch.from_numpy(video.read(range(video.num_frames)))         # (T, H, 
 report(frames=video.num_frames, frames_a_second=round(video.fps),
        decoded=tuple(frames.shape), type=str(frames.dtype))
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Eight frames of a clip in a row: a dark teal square with a white border and a pattern of orange and light green is tilted further in each frame, in front of a blurred background."
 show.film_strip(frames, n=8, title="8 of the 32 frames")
 
 # %% [markdown]
@@ -98,7 +98,7 @@ report(clips=logits.shape[0], classes=logits.shape[1])
 # %% [markdown]
 # **Predict.** The second call shows the model the same eight frames, last one first. Which class should win?
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Two bar charts of eight motions: for the clip the bar of clockwise is by far the longest; for the clip played backwards it is the bar of counter-clockwise."
 probabilities = {"the clip": logits.softmax(-1)[0],
                  "played backwards": backwards.softmax(-1)[0]}         # (8,) each
 show.probabilities(probabilities, motion.classes, title="The clip shows: clockwise")
@@ -156,7 +156,7 @@ differ("control: without the division by √d", (q @ k.T).softmax(-1) @ v, oracl
 #
 # This is what a check says to a mistake. In exercise 4.3 a video is rolled, so that token (t + s) comes to t. Here is a plausible wrong answer:
 
-# %%
+# %% alt="Three panels of coloured cells, expected, got and their difference: all 720 numbers of the wrong answer differ, and a circle marks the first of them in each panel."
 def cyclic_shift(x, shift):
     return torch.roll(x, shift, dims=(1, 2, 3))
 

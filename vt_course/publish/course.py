@@ -19,7 +19,8 @@ from vt_course.machine import cores, held_memory, memory_limit
 from vt_course.publish import NotebookFailed, hygiene
 from vt_course.publish.build import write
 from vt_course.publish.kernel import CELL_ERRORS, CELL_SECONDS, PROFILES, CourseKernel, explain, kernel_env, select
-from vt_course.publish.student import parts, student_edition
+from vt_course.publish.student import student_edition
+from vt_course.publish.tags import exercises, parts
 
 # The most memory, in bytes, that a notebook may hold (`held_memory`): what many hubs give.
 MEMORY = 2 * 2**30
@@ -91,7 +92,7 @@ def run_course(
             solved = hygiene.passed(nbformat.read(row["output"], as_version=4))
             row["failures"] = [
                 f"{row['notebook']}: the check of exercise {exercise} did not pass."
-                for exercise in sorted(hygiene.exercises(nb).keys() - solved)
+                for exercise in sorted(exercises(nb).keys() - solved)
             ]
         row["status"] = "failed" if row["failures"] else "ok"
     failures = [text for row in rows for text in row.pop("failures")]
@@ -213,7 +214,7 @@ def _run_one(stem: str, original, output: Path, profile: str, env: dict[str, str
         seconds=round(seconds, 1),
         peak_mb=round(memory.peak / 1e6),
         passed=len(solved),
-        checks=len(hygiene.exercises(original)),
+        checks=len(exercises(original)),
         output=str(output),
         failures=failures,
     )
