@@ -112,7 +112,7 @@ with tempfile.TemporaryDirectory() as empty_folder:
 # %% [markdown]
 # ## 2 · Which frames? Dense sampling
 #
-# Neighbouring frames are nearly equal, so nobody feeds all of them. On Kinetics all four video papers take a **dense** clip: T frames, `stride` apart, from one place of the video.
+# Neighbouring frames are nearly equal, so nobody feeds all of them. On Kinetics all four video papers take a [**dense**](glossary.md#dense-sampling) clip: T frames, [`stride`](glossary.md#stride) apart, from one place of the video.
 # They write T×stride: 32×2 is 32 frames, every second one.
 #
 # T frames have T − 1 gaps, so the clip **spans** (T − 1) · stride + 1 frames. A video of `num_frames` has room = num_frames − span,
@@ -418,7 +418,7 @@ agree("a square video has one crop, three times", square[0].int(), square[2].int
 # %% [markdown]
 # ### Averaging
 #
-# Two ways look alike and are not: the mean of the **probabilities** (softmax first) and the mean of the **logits** (scores before the softmax).
+# Two ways look alike and are not: the mean of the [**probabilities**](glossary.md#probability) (softmax first) and the mean of the [**logits**](glossary.md#logit) (scores before the softmax).
 # Three views of one video, two classes. **Predict** the winner of each (their logits are in the first line of the cell):
 
 # %%
@@ -630,7 +630,7 @@ agree("F.unfold = cut", columns.transpose(1, 2).reshape(2, 8, 12, 48), patches)
 
 # %% [markdown]
 # *Cut, then a linear layer* is a convolution whose stride equals its kernel: each output position sees its own patch, and all use the same weights. MViT says so of ViT's patches (section 3.2). The weights are
-# the same numbers, (D, 3, 4, 4) read as (D, 48). This first layer is called the **patch embedding**, or **stem**. The test, on that of the course's own Swin-T, whose LayerNorm follows:
+# the same numbers, (D, 3, 4, 4) read as (D, 48). This first layer is called the [**patch embedding**](glossary.md#patch-embedding), or [**stem**](glossary.md#stem). The test, on that of the course's own Swin-T, whose LayerNorm follows:
 
 # %%
 stem = create("swin_tiny").patch_embed

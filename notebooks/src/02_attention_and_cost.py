@@ -48,11 +48,11 @@ _ = torch.manual_seed(0)
 #
 # ## 1 · One layer in one picture
 #
-# A clip of 8 frames of 224 × 224 pixels, cut into patches of 16 × 16, has 8 · 14 · 14 patches; one more token, the class token, collects
+# A clip of 8 frames of 224 × 224 pixels, cut into patches of 16 × 16, has 8 · 14 · 14 patches; one more token, the [class token](glossary.md#class-token), collects
 # the answer (TimeSformer, section 3). Every token has C = 768 channels. Attention lets each token look at all the others:
 #
-# - from each token it makes a **query** (what am I looking for?), a **key** (what do I offer?) and a **value** (what do I say?), in h = 12 heads of d = 64 channels;
-# - it compares each query with each key: the **logits** (as always, the numbers that go into a softmax), one a pair;
+# - from each token it makes a [**query**](glossary.md#query) (what am I looking for?), a [**key**](glossary.md#key) (what do I offer?) and a [**value**](glossary.md#value) (what do I say?), in h = 12 [heads](glossary.md#head) of d = 64 channels;
+# - it compares each query with each key: the [**logits**](glossary.md#logit) (as always, the numbers that go into a softmax), one a pair;
 # - it turns each row of logits into shares that sum to 1: the **weights**;
 # - each token takes the average of all values with its weights. A last linear layer mixes the heads.
 #
@@ -564,7 +564,7 @@ for head in (0, 2):
 #
 # ## 7 · Counting multiply-accumulates
 #
-# The cost of a matrix product (a × b) by (b × c) is a·b·c **multiply-accumulates** (MACs): one multiplication and one addition each. Attention among N = hw tokens (from here on h × w, two letters together, is
+# The cost of a matrix product (a × b) by (b × c) is a·b·c [**multiply-accumulates**](glossary.md#multiply-accumulate) (MACs): one multiplication and one addition each. Attention among N = hw tokens (from here on h × w, two letters together, is
 # the size of the map, as in the Swin paper; h alone stays the number of heads) is six of them:
 #
 # | product | sizes | MACs |

@@ -49,8 +49,8 @@ _ = torch.manual_seed(0)
 # ## 1 · The hierarchy in one picture
 #
 # A plain vision Transformer (ViT) cuts the image once, into patches of 16 × 16 pixels, and keeps that one map to the end. Each of its tokens attends to all others, so the cost
-# is quadratic in their number. Swin starts with patches of 4 × 4 pixels. Each token attends only to those in its **window** of M × M tokens, and between
-# two stages 2 × 2 neighbouring tokens are **merged** into one. The map shrinks, a window covers more of the image, the channels double.
+# is quadratic in their number. Swin starts with patches of 4 × 4 pixels. Each token attends only to those in its [**window**](glossary.md#window) of M × M tokens, and between
+# two stages 2 × 2 neighbouring tokens are [**merged**](glossary.md#patch-merging) into one. The map shrinks, a window covers more of the image, the channels double.
 #
 # **Predict, then run.** The image has 224 × 224 pixels, the patches 4 × 4, a window holds 7 × 7 tokens. How many windows are there in each of the four stages?
 
@@ -227,7 +227,7 @@ agree("reverse undoes partition", window_reverse(window_partition(x, M), M, H, W
 #
 # $$\text{Attention}(Q, K, V) = \text{SoftMax}(QK^\top/\sqrt d + B)\,V$$
 #
-# B is a learned number for each pair of places in the window, the *relative position bias* (section 7). For the shift we shall also need a **mask** that forbids pairs. It is 0 or −100 and is
+# B is a learned number for each pair of places in the window, the [*relative position bias*](glossary.md#relative-position-bias) (section 7). For the shift we shall also need a [**mask**](glossary.md#mask) that forbids pairs. It is 0 or −100 and is
 # added at the same place, inside the softmax. Adding −100 to a logit multiplies its weight by e⁻¹⁰⁰, which is nothing. Each window of an image gets a mask of its own; section 6 shows why.
 #
 # ### Exercise 3.3 · Attention with bias and mask
@@ -1079,7 +1079,7 @@ for size in [(224, 260), (96, 72), (226, 230)]:
 # ## 11 · Four maps for dense prediction
 #
 # A classifier uses the last map only. Detection and segmentation need all four: fine ones to say where, coarse ones to say what. `features(x)` returns them, channels first, at **strides 4, 8, 16 and 32**. These are the strides that a
-# feature pyramid network (FPN) or UPerNet (a segmentation head) takes from a ResNet; so Swin can take its place (section 3.1 of the paper); only the numbers of channels change. Here for an image of 256 × 320 pixels:
+# [feature pyramid](glossary.md#feature-pyramid) network (FPN) or UPerNet (a segmentation head) takes from a ResNet; so Swin can take its place (section 3.1 of the paper); only the numbers of channels change. Here for an image of 256 × 320 pixels:
 
 # %%
 scene = torch.randn(1, 3, 256, 320, generator=torch.Generator().manual_seed(2))

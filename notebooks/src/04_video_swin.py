@@ -50,7 +50,7 @@ _ = torch.manual_seed(0)
 # ## 1 · The whole network in one picture
 #
 # Video Swin is the image model Swin with one more axis. A clip enters as T × H × W pixels. It is
-# cut into small tubes of pixels, one token each; then four stages of attention blocks follow. Between two stages,
+# cut into small [tubes](glossary.md#tube) of pixels, one token each; then four [stages](glossary.md#stage) of attention blocks follow. Between two stages,
 # 2 × 2 neighbouring tokens are merged into one, so the map shrinks while the channels double.
 #
 # **Predict, then run.** The clip below has 32 frames of 224 × 224. The tubes are 2 × 4 × 4 pixels. How many tokens
@@ -888,7 +888,7 @@ with torch.no_grad():
 # ## 10 · The published variants, and what they cost
 #
 # Four sizes, some of them with other windows for Something-Something and for 384 pixels. The "FLOPs" of the paper are
-# multiply-accumulates (MACs) of **one view**: one clip, one crop. Its accuracies average several views (3 on Something-Something, 12 or 50 elsewhere): multiply by that.
+# multiply-accumulates (MACs) of [**one view**](glossary.md#view): one clip, one crop. Its accuracies average several views (3 on Something-Something, 12 or 50 elsewhere): multiply by that.
 #
 # All of it follows from the structure. For a map of L tokens with C channels in windows of PM² tokens, a block costs
 #

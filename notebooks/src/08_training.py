@@ -89,8 +89,8 @@ show.training_path(
 # Four things on this path are random: the start in time, the box, the order of the clips, and drop path, which leaves out parts of the model. Keep an eye on what each depends on. That question decides whether a
 # training can be stopped and go on (section 8), and whether you can repeat it at all.
 #
-# All numbers of a training stand in a **recipe**. Ours is that of `video_swin_mini`, with label smoothing and drop path (section 6) turned on, because we want to see them work, on 16 of the embedded clips for
-# 3 epochs. An embedded clip lasts 2 seconds and shows a drawn shape; how it moves is the class. One **epoch** is one pass through all clips. In batches of 6 that makes 3 steps, the last with 4 clips.
+# All numbers of a training stand in a [**recipe**](glossary.md#recipe). Ours is that of `video_swin_mini`, with label smoothing and drop path (section 6) turned on, because we want to see them work, on 16 of the embedded clips for
+# 3 epochs. An embedded clip lasts 2 seconds and shows a drawn shape; how it moves is the class. One [**epoch**](glossary.md#epoch) is one pass through all clips. In batches of 6 that makes 3 steps, the last with 4 clips.
 
 # %%
 def write_manifest(path, rows):
@@ -316,7 +316,7 @@ for rule in (boxes_in_turn, boxes_by_number):
 # %% [markdown]
 # ## 4 · The learning rate
 #
-# At first the weights are random and gradients point anywhere, so the learning rate rises from nearly 0 (**warm-up**). At the end it falls to 0, so that the noise of single batches dies away. All but one of the papers of this course do both, the second with half a wave of the cosine.
+# At first the weights are random and gradients point anywhere, so the learning rate rises from nearly 0 ([**warm-up**](glossary.md#warm-up)). At the end it falls to 0, so that the noise of single batches dies away. All but one of the papers of this course do both, the second with half a wave of the cosine.
 #
 # ### Exercise 8.2 · Warm-up and cosine
 #
@@ -502,7 +502,7 @@ report(parameters=sum(p.numel() for p in shipped.parameters()), without_decay=su
 # %% [markdown]
 # ## 6 · Loss and gradient
 #
-# Cross-entropy compares the softmax with the label: 1 for the true class, 0 for all others. It is never satisfied, since a softmax reaches 1 only with infinite logits. **Label smoothing** asks for something that can be reached: each label gives away ε, and all K classes, the true one among them, get ε / K of it.
+# Cross-entropy compares the softmax with the label: 1 for the true class, 0 for all others. It is never satisfied, since a softmax reaches 1 only with infinite logits. [**Label smoothing**](glossary.md#label-smoothing) asks for something that can be reached: each label gives away ε, and all K classes, the true one among them, get ε / K of it.
 #
 # ### Exercise 8.4 · Label smoothing
 #
@@ -616,7 +616,7 @@ agree("its length", length, torch.ones_like(length))
 # %% [markdown]
 # ### Drop path
 #
-# A transformer block adds something to its input: x + f(x). **Drop path** leaves out f(x), for a random part of the clips, in training only. What is kept is enlarged, so that the expectation stays the same. Later blocks are dropped more often than early ones.
+# A transformer block adds something to its input: x + f(x). [**Drop path**](glossary.md#drop-path) leaves out f(x), for a random part of the clips, in training only. What is kept is enlarged, so that the expectation stays the same. Later blocks are dropped more often than early ones.
 
 # %%
 from vt_course.models.layers import DropPath
@@ -868,7 +868,7 @@ within("bfloat16, epoch 2", 100 * lost[torch.bfloat16][1], 3, 15, " %")
 within("bfloat16, epoch 27", 100 * lost[torch.bfloat16][26], 90, 100, " %")
 
 # %% [markdown]
-# At the peak of the learning rate 8 % of all updates are lost, at the end nearly all, and with them what the end of the cosine is for. (The curve has steps because the distance between neighbouring numbers doubles at each power of 2.) With smaller updates more are lost, so this is an estimate from below. The remedy is **mixed precision**: weights, moments and the update stay in float32 ("master
+# At the peak of the learning rate 8 % of all updates are lost, at the end nearly all, and with them what the end of the cosine is for. (The curve has steps because the distance between neighbouring numbers doubles at each power of 2.) With smaller updates more are lost, so this is an estimate from below. The remedy is [**mixed precision**](glossary.md#mixed-precision): weights, moments and the update stay in float32 ("master
 # weights"); for the multiplications of forward and backward a 16-bit copy is made. Those are most of the time, and they mind less: their errors change from step to step, and what is summed over steps is kept in 32 bits.
 #
 # ### Why float16 needs loss scaling
@@ -925,7 +925,7 @@ within("clips with the same answer", same, 90, 100, " %")
 # %% [markdown]
 # ## 10 · Many GPUs
 #
-# With R GPUs, R processes, the **ranks**, hold the same weights. Each computes the gradient of its part of the batch, then all gradients are averaged, and every rank takes the same step. For that to be *the same training*, two things must hold: the ranks must take different clips of a common order, and the average must be that of all clips.
+# With R GPUs, R processes, the [**ranks**](glossary.md#rank), hold the same weights. Each computes the gradient of its part of the batch, then all gradients are averaged, and every rank takes the same step. For that to be *the same training*, two things must hold: the ranks must take different clips of a common order, and the average must be that of all clips.
 
 # %% tags=["figure"] alt="Three rows of numbered boxes, one row for each step of an epoch of 16 clips: blue boxes of rank 0 and orange boxes of rank 1 take turns, 3 + 3 clips in the first two steps and 2 + 2 in the last."
 show.ranks([b.tolist() for b in yours[:3]], 2,
@@ -1008,7 +1008,7 @@ differ("BatchNorm of each rank's own clips", by_rank, norm(features))
 #
 # ### One GPU that is too small
 #
-# The same algebra in time instead of space is **gradient accumulation**. `backward` adds to `.grad`; so take the parts one after the other, weigh each loss by n_r / n, and step once at the end:
+# The same algebra in time instead of space is [**gradient accumulation**](glossary.md#gradient-accumulation). `backward` adds to `.grad`; so take the parts one after the other, weigh each loss by n_r / n, and step once at the end:
 
 # %%
 shipped.zero_grad()
@@ -1075,7 +1075,7 @@ within("four views", 100 * top1, 75, 100, " %")
 # %% [markdown]
 # ### How sure
 #
-# n clips, of which a share p is right: the standard error of p is √(p(1 − p)/n), the spread of p if one took other clips of the same kind. For 91 % of 400 it is 1.4 points. Two seeds of this training came out at 91.0 and 92.5 % (`results/`). The difference is 1.5 points with a standard
+# n clips, of which a share p is right: the [standard error](glossary.md#standard-error) of p is √(p(1 − p)/n), the spread of p if one took other clips of the same kind. For 91 % of 400 it is 1.4 points. Two seeds of this training came out at 91.0 and 92.5 % (`results/`). The difference is 1.5 points with a standard
 # error of √(1.43² + 1.32²) = 1.9: no evidence that one is better. On the 19,881 validation videos of Kinetics-400 that the public mirror has, it is 0.3 points at 79 %; differences of 0.1 between papers are below that.
 #
 # The formula wants clips of both kinds, right and wrong, several of each: of 3 right answers in 3 it would say 100 ± 0 % (the figures leave the ± out then). And it covers the choice of clips only; how much the seed of the training matters one learns from several seeds.

@@ -163,6 +163,7 @@ def _keep_edited(pairs: list[tuple[Path, Path]], root: Path, discard: bool) -> N
         if what := edited(source, path):
             content = path.read_bytes()
             copy = root / "edited" / f"{path.stem}-{hashlib.sha256(content).hexdigest()[:8]}.ipynb"
+            copy.parent.mkdir(exist_ok=True)
             atomic_write(copy, content)
             cells = "; ".join(what[:5]) + (f"; and {len(what) - 5} more" if len(what) > 5 else "")
             texts.append(

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -62,6 +63,8 @@ def run_course(
                 f"{output} lies inside notebooks/, which the course never writes to; choose another folder."
             )
     out.mkdir(parents=True, exist_ok=True)
+    if (glossary := root / "notebooks" / "glossary.md").is_file():  # the notebooks link to it
+        shutil.copyfile(glossary, out / glossary.name)
 
     committed = [nbformat.v4.reads(path.read_text(encoding="utf-8")) for path in notebooks]
     originals = (

@@ -103,6 +103,8 @@ def unlike(committed: bytes, drawn: bytes) -> str | None:
     Two figures that differ only in small numbers count as the same (the maps of groups in 03 and 04 are such a pair).
     Of an animation it sees four frames.
     """
+    if committed == drawn:
+        return None
     try:
         a, b = _frames(committed), _frames(drawn)
     except (OSError, ValueError) as error:  # what Pillow raises for a broken image

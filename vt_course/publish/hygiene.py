@@ -37,13 +37,18 @@ def problems(path: Path) -> list[str]:
         nb = nbformat.v4.reads(path.read_text(encoding="utf-8"))  # nbformat.read would repair ids
     except ValueError as error:
         return [f"{path.stem}: is not a notebook file ({error})."]
-    found = source_problems(nb, path.stem) + run_problems(nb, path.stem) + links.problems(path, nb)
+    found = all_problems(nb, path)
     megabytes = path.stat().st_size / 1e6
     if megabytes > SIZE_MB:
         found.append(
             f"{path.stem}: takes {megabytes:.1f} MB; the cap is {SIZE_MB} MB, so draw fewer or smaller figures."
         )
     return found
+
+
+def all_problems(nb, path: Path) -> list[str]:
+    """What is wrong with a built notebook, wherever it was read from. path: where it lies, which its links need."""
+    return source_problems(nb, path.stem) + run_problems(nb, path.stem) + links.problems(path, nb)
 
 
 def source_problems(nb, name: str) -> list[str]:
@@ -100,7 +105,6 @@ def limit_problems(nb, name: str, limits: dict[str, dict[str, int]]) -> list[str
     if wide > row["wide_lines"]:
         found.append(
             f"{name}: {wide} code lines have more than {GOOD_WIDTH} characters; at most {row['wide_lines']} may."
-            f" The last one: {wide_lines(nb)[-1].strip()[:40]!r}."
         )
     if wide < row["wide_lines"]:
         found.append(

@@ -11,6 +11,7 @@ import ast
 import io
 import re
 import tokenize
+from functools import lru_cache
 
 from vt_course.publish.tags import PARTS, exercises, parts, tags
 
@@ -194,13 +195,15 @@ def trace_problems(nb, exercise: str, cells: dict[str, str]) -> list[str]:
 
 def repeated(solution: str, text: str) -> float:
     """The share of the solution's tokens that lie in a run of `RUN` tokens which `text` has, too."""
-    wanted, there = _tokens(solution), _tokens(text)
-    runs = {tuple(there[i : i + RUN]) for i in range(len(there) - RUN + 1)}
-    covered = set()
-    for i in range(len(wanted) - RUN + 1):
-        if tuple(wanted[i : i + RUN]) in runs:
-            covered.update(range(i, i + RUN))
-    return len(covered) / max(1, len(wanted))
+    wanted, there = _runs(solution), set(_runs(text))
+    covered = {i + k for i, run in enumerate(wanted) if run in there for k in range(RUN)}
+    return len(covered) / (len(wanted) + RUN - 1)
+
+
+@lru_cache(1000)  # the texts of a notebook are compared with each of its solutions
+def _runs(text: str) -> list[tuple[str, ...]]:
+    words = _tokens(text)
+    return [tuple(words[i : i + RUN]) for i in range(len(words) - RUN + 1)]
 
 
 def _tokens(text: str) -> list[str]:
@@ -215,6 +218,7 @@ def _tokens(text: str) -> list[str]:
     ]
 
 
+@lru_cache(1000)
 def comments(source: str) -> str:
     """The comments of a code cell, without their signs."""
     try:

@@ -1,6 +1,7 @@
 """notebooks/src/NN_name.py -> the student edition: the same notebook, not executed, without solutions and answers."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -43,6 +44,9 @@ def student(names: list[str] | None = None, *, out: Path | None = None, root: Pa
                 f"{path} was changed or run by somebody; move it away, or choose another folder with --out."
             )
     out.mkdir(parents=True, exist_ok=True)
+    glossary = root / "notebooks" / "glossary.md"  # the notebooks link to it
+    if glossary.is_file() and not (out / glossary.name).exists():
+        shutil.copyfile(glossary, out / glossary.name)
     rows = []
     for source, path in zip(sources, outputs):
         nb = student_edition(source)
