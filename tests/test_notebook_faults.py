@@ -203,6 +203,14 @@ def test_all_figures_of_the_course_differ_for_the_comparison():
     assert same == [("03, 5", "04, 3")]
 
 
+@pytest.mark.parametrize("broken", [b"", b"no picture", "cut", "flipped"])
+def test_a_broken_picture(broken):
+    whole = figures.pictures(drawn(NOTEBOOKS["04"])[0].outputs)[0]
+    if isinstance(broken, str):
+        broken = whole[:3000] if broken == "cut" else whole[:12] + b"\xff" * 30 + whole[42:]
+    assert figures.unlike(broken, whole).startswith("the picture cannot be read")
+
+
 def jpeg(image):
     out = io.BytesIO()
     image.save(out, "jpeg", quality=60)
@@ -423,7 +431,7 @@ def write(markdown: str):
         ("[03](03_swin.ipynb#14-·-Nothing)", "nothing there has the heading '14-·-Nothing'"),
         ("[here](#5-·-The-trick)", "nothing there has the heading '5-·-The-trick'"),
         ("[token](glossary.md#tokken)", "nothing there has the heading 'tokken'"),
-        ("[home](/work/x.png)", "leads to a place outside the checkout"),
+        ("[home](/x.png)", "leads to a place outside the checkout"),
         ("![pasted](attachment:x.png)", "leads to a place outside the checkout"),
         ("as section 13 shows", "names section 13, which does not exist"),
         ("sections 3, 4 and 14", "names section 14, which does not exist"),

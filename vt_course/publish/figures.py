@@ -107,7 +107,7 @@ def unlike(committed: bytes, drawn: bytes) -> str | None:
         return None
     try:
         a, b = _frames(committed), _frames(drawn)
-    except (OSError, ValueError) as error:  # what Pillow raises for a broken image
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # of a broken picture
         return f"the picture cannot be read: {error}"
     if len(a) != len(b):
         return f"one of the pictures has {len(a)} of {FRAMES} frames, the other {len(b)}"
