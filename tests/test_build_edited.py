@@ -157,14 +157,18 @@ def test_discard_overwrites_and_keeps_a_copy(toy):
     assert [copied.read_bytes() for copied in (root / "edited").iterdir()] == [work]
 
 
-def test_a_broken_file_is_somebodys_work_too(toy):
+@pytest.mark.parametrize("text", ["<<<<<<< HEAD\n{}", "", "{}", "[]", "null", '{"cells": 3}', '{"cells": [{}]}'])
+def test_a_broken_file_is_somebodys_work_too(toy, text):
     """For instance one with the marks of a merge that git could not finish."""
     source, path = toy
-    path.write_text("<<<<<<< HEAD\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
-    work, root = path.read_bytes(), path.parent.parent
-    with pytest.raises(CourseError, match="the file is not a notebook any more"):
+    path.write_text(text, encoding="utf-8")
+    root = path.parent.parent
+    with pytest.raises(CourseError, match="the file is not a valid notebook any more"):
         build(root=root, progress=False)
-    assert path.read_bytes() == work
+    assert path.read_text(encoding="utf-8") == text
+    assert drift(source, path) == ["01_toy: is not a valid notebook; run `vt-course build 01_toy`."]
+    with pytest.raises(NotebookFailed, match="has no notebook with outputs"):
+        build(root=root, text_only=True, discard=True)
 
 
 def test_edits_that_went_into_the_source_are_no_edits(toy):
@@ -244,7 +248,7 @@ def test_text_only_refuses_what_needs_a_run(toy, old, new, message):
 def test_text_only_needs_a_notebook(toy):
     source, path = toy
     path.unlink()
-    with pytest.raises(NotebookFailed, match="01_toy: was never built"):
+    with pytest.raises(NotebookFailed, match="01_toy: has no notebook with outputs"):
         build(root=path.parent.parent, text_only=True)
 
 

@@ -93,6 +93,12 @@ def text(change):
     return edit
 
 
+def as_html(nb):
+    for output in drawn(nb)[3].outputs:
+        if png := output.get("data", {}).pop("image/png", None):
+            output["data"]["text/html"] = f'<img src="data:image/png;base64,{png}">'
+
+
 def no_text(nb):
     del drawn(nb)[3].metadata["mystnb"]
 
@@ -102,6 +108,7 @@ def no_text(nb):
     [
         (no_output, "promises one figure and shows 0 pictures"),
         (no_picture, "promises one figure and shows 0 pictures"),
+        (as_html, "shows a picture that is no PNG and no JPEG"),
         (another_picture, "promises one figure and shows 2 pictures"),
         (in_a_cell_without_figure, "shows a picture and has no alt text"),
         (no_text, "is tagged figure and has no alt text|shows a picture and has no alt text"),
@@ -380,6 +387,12 @@ def level(number, *new):
     return edit
 
 
+def join_sections(nb):
+    cells = [heading(nb, number) for number in (1, 2)]
+    cells[0].source += "\n\n" + cells[1].source
+    nb.cells.remove(cells[1])
+
+
 @pytest.mark.parametrize(
     "edit, message",
     [
@@ -397,6 +410,7 @@ def level(number, *new):
         (tag(2, "core"), "belong on the cell that begins with `## 1 · "),
         (level(5, "core", "deep-dive"), "carries core and deep-dive"),
         (level(5), "section 5 is neither core nor deep-dive"),
+        (join_sections, "section 2 begins inside a cell"),
     ],
 )
 def test_tags(edit, message):

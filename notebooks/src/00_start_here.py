@@ -178,7 +178,8 @@ _ = check("4.3", cyclic_shift, solution=True)
 # - `vt-course student` writes the student edition to `build/student`: the same notebooks without solutions. Work there, or here if you can resist scrolling.
 # - `vt-course progress` lists which checks passed. It reads a small file in your checkout; nothing is sent anywhere.
 # - Cells that say **Predict** ask for a guess before you run the next one. A guess you wrote down is worth more than an hour of reading.
-#
+
+# %% [markdown]
 # ## 5 · The map
 #
 # Read in order, or enter where you like: each notebook says what it needs.

@@ -45,7 +45,8 @@ _ = torch.manual_seed(0)
 # %% [markdown]
 # `report` prints shapes and counts. `agree` stops the notebook unless two tensors match everywhere, and prints the bound it checked (times |x| for numbers x above 1);
 # `differ` is its control; `within` checks that a number lies in an interval.
-#
+
+# %% [markdown]
 # ## 1 · One layer in one picture
 #
 # A clip of 8 frames of 224 × 224 pixels, cut into patches of 16 × 16, has 8 · 14 · 14 patches; one more token, the [class token](glossary.md#class-token), collects
@@ -80,7 +81,8 @@ show.shape_flow(attention_tensors(N, 768, 12),
 # %% [markdown]
 # The logits are 24.5 times as large as the tokens, N · h / C, and the ratio grows with N. Everything else in the table grows
 # in proportion to the number of tokens; these two rows grow with its square. Keep this picture in mind: sections 7 to 10 are about its two longest bars.
-#
+
+# %% [markdown]
 # ## 2 · One head: from loops to matrices
 #
 # Our toy clip has 2 frames of 2 × 3 tokens, N = 12, and one head with d = 8. For query i and key j the logit is qᵢ·kⱼ/√d
@@ -168,7 +170,8 @@ differ("their weights are not", pictures[1], pictures[1].T)
 #
 # Nothing in the layer knows where one frame ends and the next begins; the lines are drawn by us. This is attention over space and time jointly. Attention over
 # space only, over time only, or in windows differs from it first of all in which of these squares are kept (notebooks 03, 04 and 06); MViT (05) makes the matrix narrower.
-#
+
+# %% [markdown]
 # ## 3 · Why 1/√d
 #
 # Suppose that the components of q and k are independent, with mean 0 and variance 1 (Vaswani et al., section 3.2.1, argue so). Then q·k is a sum of d
@@ -245,7 +248,8 @@ show.cost_curves(
 # the logits may become as large as they need to.
 #
 # Some codes scale q before the product, some the logits after it. That is the same. Doing both is the error 1/d.
-#
+
+# %% [markdown]
 # ## 4 · Heads
 #
 # One softmax gives a token one average. With h heads it gets h, each with its own queries, keys and values of d = C/h channels (TimeSformer, section 3, equations 2 to 4
@@ -399,7 +403,8 @@ for heads in (1, 4, 16):
 # %% [markdown]
 # Each head compares all pairs, with fewer channels: h · N² · d = N²C multiplications, whatever h is. But every head has its own N² logits, and where these are stored, memory
 # grows with h.
-#
+
+# %% [markdown]
 # ## 5 · Positions: none, absolute, relative
 #
 # Nothing so far depends on where a token is. If the tokens are permuted, queries, keys and values are permuted with them, each row of weights holds the same numbers in another order,
@@ -561,7 +566,8 @@ for head in (0, 2):
 # One token in four shows a part of the ring. Head 0 puts nine tenths of its weight on them, head 2 three quarters, also where the ring has moved to or comes back on the other side. (Heads 1 and 3 put
 # about half there. The shares of the time steps say less: spread evenly, each would get 25 %.) Mind what
 # such a picture shows: from where one layer takes values, for one token of one clip. Which information these values hold, it does not show.
-#
+
+# %% [markdown]
 # ## 7 · Counting multiply-accumulates
 #
 # The cost of a matrix product (a × b) by (b × c) is a·b·c [**multiply-accumulates**](glossary.md#multiply-accumulate) (MACs): one multiplication and one addition each. Attention among N = hw tokens (from here on h × w, two letters together, is
@@ -770,7 +776,8 @@ for name, stated in stated_tera.items():
 
 # %% [markdown]
 # All three as stated in the paper's table 5. So its TFLOPs are 10¹² MACs of three views. Before you compare two models, ask for the unit, the views, and the size of the clip.
-#
+
+# %% [markdown]
 # ## 8 · Does the clock agree? Does the memory?
 #
 # MACs are exact and the same everywhere. Time and memory are not: they depend on the machine, on the kernels, and on what else has to be moved. So they appear in
@@ -893,7 +900,8 @@ within("12 layers, forward and backward", peak, 13.8, 15)
 # %% [markdown]
 # One set a layer: the weights, which both the softmax and the product with v need again. So training holds **one set for every layer**, plus two at work;
 # inference holds two, however deep the network.
-#
+
+# %% [markdown]
 # ## 9 · Joint space-time attention, and where it stops fitting
 #
 # **Joint** attention takes all patches of all frames as one set of tokens (TimeSformer, section 3). The paper reports that it runs out of GPU memory once frames

@@ -84,13 +84,13 @@ def from_source(source: Path):
     """
     percent = {"extension": ".py", "format_name": "percent", "comment_magics": False}
     nb = jupytext.read(source, fmt=percent)
-    nb.metadata = nbformat.from_dict(METADATA)
     nb.nbformat, nb.nbformat_minor = 4, 5
     for cell, name in zip(nb.cells, cell_ids(nb)):
         cell.metadata.pop("lines_to_next_cell", None)  # jupytext's note on blank lines
         if alt := cell.metadata.pop("alt", None):
             cell.metadata["mystnb"] = {"image": {"alt": alt}}
         cell.id = name
+    nb.metadata = _metadata(nb)
     return nb
 
 
@@ -109,7 +109,9 @@ def drift(source: Path, path: Path) -> list[str]:
     remedy = f"run `vt-course build {source.stem}"
     if not path.is_file():
         return [f"{source.stem}: was never built; {remedy}`."]
-    wanted, got = from_source(source), nbformat.v4.reads(path.read_text(encoding="utf-8"))
+    wanted, got = from_source(source), _read(path)
+    if got is None:
+        return [f"{source.stem}: is not a valid notebook; {remedy}`."]
     for index, (a, b) in enumerate(zip(wanted.cells, got.cells)):
         if _content(a) != _content(b):
             where = f"{source.stem}, {hygiene.label(got, index)}"
@@ -128,10 +130,8 @@ def edited(source: Path, path: Path) -> list[str]:
     """
     if not path.is_file():
         return []
-    try:
-        nb = nbformat.v4.reads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return ["the file is not a notebook any more"]
+    if (nb := _read(path)) is None:
+        return ["the file is not a valid notebook any more"]
     record, wanted = nb.metadata.get("vt_course", {}).get("sha256"), from_source(source)
     if fingerprint(nb) in (record, fingerprint(wanted)):
         return []
@@ -151,9 +151,24 @@ def edited(source: Path, path: Path) -> list[str]:
     return changed or ["the order of the cells is changed, or their tags"]
 
 
+def _read(path: Path):
+    """The notebook of a file; None if the file holds none."""
+    try:
+        nb = nbformat.v4.reads(path.read_text(encoding="utf-8"))
+        nbformat.validate(nb)
+    except (ValueError, TypeError, AttributeError, KeyError, nbformat.ValidationError):
+        return None
+    return nb
+
+
 def fingerprint(nb) -> str:
     """A hash of everything in a notebook that comes from its source, so not of outputs."""
     return hashlib.sha256(json.dumps([_content(cell) for cell in nb.cells]).encode()).hexdigest()
+
+
+def _metadata(nb):
+    """What a notebook says about itself: the kernel, and the record of its build."""
+    return nbformat.from_dict(METADATA | {"vt_course": {"sha256": fingerprint(nb)}})
 
 
 def _keep_edited(pairs: list[tuple[Path, Path]], root: Path, discard: bool) -> None:
@@ -168,11 +183,11 @@ def _keep_edited(pairs: list[tuple[Path, Path]], root: Path, discard: bool) -> N
             cells = "; ".join(what[:5]) + (f"; and {len(what) - 5} more" if len(what) > 5 else "")
             texts.append(
                 f"notebooks/{path.name} was edited by hand since it was built ({cells}). A build would overwrite that."
-                f" A copy lies in {copy.relative_to(root)}. Put the changes into notebooks/src/{source.name}, then run"
+                f" A copy lies in edited/{copy.name}. Put the changes into notebooks/src/{source.name}, then run"
                 f" `vt-course build {source.stem} --discard`."
             )
     if texts and not discard:
-        raise CourseError("\n".join(texts))
+        raise CourseError(" ".join(texts))
 
 
 def execute(nb, folder: Path, name: str, progress: bool = False) -> None:
@@ -221,8 +236,7 @@ def _build_one(source: Path, path: Path, fill) -> dict:
         except NotebookFailed as error:
             wrong = [str(error)]
     if not wrong:
-        # Without METADATA, nbclient would have added the exact version of Python.
-        nb.metadata = nbformat.from_dict(METADATA | {"vt_course": {"sha256": fingerprint(nb)}})
+        nb.metadata = _metadata(nb)  # nbclient has added the exact version of Python
         write(nb, path)
     return dict(
         notebook=source.stem,
@@ -235,9 +249,8 @@ def _build_one(source: Path, path: Path, fill) -> dict:
 
 def _take_outputs(nb, path: Path) -> None:
     """Copy the outputs of the notebook at `path` into `nb`, whose code must be the same."""
-    if not path.is_file():
-        raise NotebookFailed(f"{path.stem}: was never built; run `vt-course build {path.stem}`.", [])
-    old = nbformat.v4.reads(path.read_text(encoding="utf-8"))
+    if not path.is_file() or not (old := _read(path)):
+        raise NotebookFailed(f"{path.stem}: has no notebook with outputs; run `vt-course build {path.stem}`.", [])
     new, had = ([cell for cell in each.cells if cell.cell_type == "code"] for each in (nb, old))
     if [cell.source for cell in new] != [cell.source for cell in had]:
         raise NotebookFailed(f"{path.stem}: its code has changed; run `vt-course build {path.stem}`.", [])

@@ -28,8 +28,12 @@ def pictures(outputs) -> list[bytes]:
         base64.b64decode(output["data"][kind])
         for output in outputs
         for kind in ("image/png", "image/jpeg")
-        if kind in output.get("data", {})
+        if kind in _data(output)
     ]
+
+
+def _data(output) -> dict:
+    return output.get("data", {})
 
 
 def figure_bytes(nb) -> int:
@@ -66,7 +70,11 @@ def source_problems(cell) -> list[str]:
 
 def run_problems(cell) -> list[str]:
     """What is wrong with the pictures that a cell has drawn."""
-    count = len(pictures(cell.get("outputs", [])))
+    outputs = cell.get("outputs", [])
+    other = [f"{data.get('text/html', '')}{data.get('image/svg+xml', '')}" for data in map(_data, outputs)]
+    if any(re.search("<(img|svg|video)", text) for text in other):
+        return ["shows a picture that is no PNG and no JPEG; only these are compared."]
+    count = len(pictures(outputs))
     if count and alt(cell) is None:
         return ['shows a picture and has no alt text; write alt="..." on its first line.']
     if (_promised(cell) or alt(cell) is not None) and count != 1:

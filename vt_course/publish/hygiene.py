@@ -15,6 +15,7 @@ from pathlib import Path
 import nbformat
 
 from vt_course.publish import figures, links, stubs, tags
+from vt_course.publish.tags import exercises
 
 LONGEST_CELL, MEDIAN_CELL = 30, 8  # lines that are not blank
 WIDTH = 88  # characters
@@ -82,7 +83,7 @@ def run_problems(nb, name: str) -> list[str]:
         found += [f"{where}: {text}" for text in figures.run_problems(cell)]
     if not any(cell.outputs for _, cell in code):
         found.append(f"{name}: no cell has any output; it was never run, or stripped.")
-    for exercise in sorted(tags.exercises(nb).keys() - passed(nb)):
+    for exercise in sorted(exercises(nb).keys() - passed(nb)):
         found.append(
             f"{name}: exercise {exercise} printed no line that begins with"
             f" {SUCCESS!r}; end its solution cell with the check."
@@ -123,7 +124,7 @@ def passed(nb) -> set[str]:
     """Ids of the exercises whose check or solution cell printed a line of success."""
     return {
         exercise
-        for exercise, parts in tags.exercises(nb).items()
+        for exercise, parts in exercises(nb).items()
         if any(
             line.startswith(SUCCESS)
             for index in parts.get("check", []) + parts.get("solution", [])

@@ -60,13 +60,16 @@ def cell_problems(cell) -> list[str]:
 
 
 def notebook_problems(nb) -> list[str]:
-    """Either every numbered section says whether it is core or a deep dive, or none does."""
-    headings = [cell for cell in nb.cells if cell.cell_type == "markdown" and SECTION.match(cell.source)]
+    """Sections begin cells, so that a tag can stand for a section; all of them say their level, or none does."""
+    texts = [cell for cell in nb.cells if cell.cell_type == "markdown"]
+    inside = [number for cell in texts for number in re.findall(r"^## (\d+) · ", "-" + cell.source, re.MULTILINE)]
+    found = [f"section {number} begins inside a cell; begin a new one there." for number in inside]
+    headings = [cell for cell in texts if SECTION.match(cell.source)]
     bare = [cell for cell in headings if not set(LEVELS) & set(tags(cell))]
-    if not bare or len(bare) == len(headings):
-        return []
-    numbers = ", ".join(SECTION.match(cell.source)[1] for cell in bare)
-    return [f"section {numbers} is neither core nor deep-dive, but other sections are."]
+    if bare and len(bare) < len(headings):
+        numbers = ", ".join(SECTION.match(cell.source)[1] for cell in bare)
+        found.append(f"section {numbers} is neither core nor deep-dive, but other sections are.")
+    return found
 
 
 def known(tag: str) -> bool:
