@@ -440,6 +440,8 @@ def write(markdown: str):
     [
         ("![the windows](img/windows_9.png)", "link to img/windows_9.png is dead: there is no img/windows_9.png"),
         ('<img alt="x" src="img/none.png">', "link to img/none.png is dead"),
+        ("![](img/windows_27.png)", r"the image !\[\]\(img/windows_27.png\) has no alt text"),
+        ('<img src="img/windows_27.png" alt="">', "the image <img .* has no alt text"),
         ("[05](05_mvit.ipynb)", "link to 05_mvit.ipynb is dead"),
         ("[a][b]\n\n[b]: nowhere.md", "link to nowhere.md is dead"),
         ("[03](03_swin.ipynb#14-·-Nothing)", "nothing there has the heading '14-·-Nothing'"),

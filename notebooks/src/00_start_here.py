@@ -67,7 +67,7 @@ frames = torch.from_numpy(video.read(range(video.num_frames)))         # (T, H, 
 report(frames=video.num_frames, frames_a_second=round(video.fps),
        decoded=tuple(frames.shape), type=str(frames.dtype))
 
-# %% tags=["figure"] alt="Eight frames of a clip in a row: a dark teal square with a white border and a pattern of orange and light green is tilted further in each frame, in front of a blurred background."
+# %% tags=["figure"] alt="Eight frames of a clip in a row: a dark teal square with a white border and a pattern of orange and light green is turned further in each frame, in front of a blurred background."
 show.film_strip(frames, n=8, title="8 of the 32 frames")
 
 # %% [markdown]

@@ -1,8 +1,9 @@
 """Links and references of notebooks and of markdown files: each must lead somewhere.
 
 Checked are links and images to files of the checkout, with their anchors, and what the text names without a link:
-"section 7", "notebook 04, section 9", "exercise 4.3". Addresses in the web are not asked. A number with a dot, such as
-"section 3.1", is one of a paper. A paper's "section 3" cannot be told from the notebook's own section 3.
+"section 7", "notebook 04, section 9", "exercise 4.3". An image also needs a text that stands for it. Addresses in the
+web are not asked. A number with a dot, such as "section 3.1", is one of a paper. A paper's "section 3" cannot be told
+from the notebook's own section 3.
 """
 
 import re
@@ -44,7 +45,8 @@ def prose(markdown: str) -> str:
 
 def _dead_links(path: Path, texts: list[str], own: set[str]) -> list[str]:
     """own: the anchors of the file itself."""
-    found = []
+    bare = [image for text in texts for image in re.findall(r"!\[\s*\]\([^)]*\)|<img(?![^>]*\balt=.\w)[^>]*>", text)]
+    found = [f"{path.stem}: the image {image} has no alt text." for image in bare]
     for target in [next(filter(None, match)) for text in texts for match in TARGET.findall(text)]:
         if re.match(r"(?:https?|mailto):", target):
             continue
