@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from vt_course import repo_root
 from vt_course.publish import figures, hygiene
 from vt_course.publish.build import from_source
+from vt_course.publish.course import unlike
 from vt_course.publish.tags import parts, tags
 
 FOLDER = repo_root() / "notebooks"
@@ -190,6 +191,14 @@ def test_a_figure_that_is_not_what_the_notebook_draws(edit, count):
     edit(nb)
     found = compared(nb)
     assert len(found) == count and all("pictures differ in" in text or "pixels" in text for text in found), found
+
+
+def test_the_run_of_a_student_edition_must_draw_the_same_figures():
+    committed, ran = NOTEBOOKS["00"], copy.deepcopy(NOTEBOOKS["00"])
+    assert unlike(ran, committed, "00") == []
+    painted(1, blank)(ran)
+    (text,) = unlike(ran, committed, "00")
+    assert re.match(r"00, unsolved, cell \d+ \(In \[8\]\): the pictures differ in", text)
 
 
 def test_all_figures_of_the_course_differ_for_the_comparison():

@@ -19,6 +19,7 @@ from vt_course import CourseError, repo_root
 from vt_course.machine import cores, held_memory, memory_limit
 from vt_course.publish import NotebookFailed, hygiene
 from vt_course.publish.build import write
+from vt_course.publish.figures import compare_cell
 from vt_course.publish.kernel import CELL_ERRORS, CELL_SECONDS, PROFILES, CourseKernel, explain, kernel_env, select
 from vt_course.publish.student import student_edition
 from vt_course.publish.tags import exercises, parts
@@ -42,7 +43,7 @@ def run_course(
     names: stems ("04_video_swin") or numbers ("04"); None: all.
     profile: "smoke", "lecture" or "full". progress: show a bar, and a table at the end.
     unsolved: run the student edition as it is handed out. Then each check must print that its
-    exercise was not attempted, and every other cell must print what the committed notebook shows.
+    exercise was not attempted, and every other cell must print and draw what the committed notebook shows.
     workers: the number of notebooks that run at the same time (default: as many as cores and memory allow).
     Returns a row for each notebook: notebook, cells (the number of code cells), seconds, peak_mb (the memory that the
     kernel and its child processes held, see `held_memory`), passed and checks (of exercises), status, output.
@@ -129,6 +130,8 @@ def unlike(ran, committed, stem: str) -> list[str]:
             found.append(
                 f"{where}: printed {text[:200]!r}, the committed notebook {_printed(expected[cell.id])[:200]!r}."
             )
+        else:
+            found += [f"{where}: {text}." for text in compare_cell(expected[cell.id], cell.get("outputs", []))]
         if noise := _printed(cell, "stderr"):
             found.append(f"{where}: wrote to stderr: {noise.strip()[:200]!r}.")
     return found

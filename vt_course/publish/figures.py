@@ -1,9 +1,9 @@
 """Figures of notebooks: one in each cell that promises one, with a text for who cannot see it, and as drawn before.
 
-Whether a committed figure is still the one that the notebook draws is decided when nbval runs the notebook again (the
-stage `outputs` of `vt-course test`). The witness is the figure that is drawn then: no file could vouch for the
-committed picture, because whoever replaces the picture can replace the file. Both pictures are reduced to 64 × 64
-cells of mean colour; `unlike` says what the comparison can and cannot see.
+Whether a committed figure is still the one that the notebook draws is decided when the notebook is run again (stage
+`outputs` of `vt-course test`; stage `unsolved` for the student edition). The witness is the figure that is drawn then:
+no file could vouch for the committed picture, because whoever replaces the picture can replace the file. Both pictures
+are reduced to 64 × 64 cells of mean colour; `unlike` says what the comparison can and cannot see.
 """
 
 import base64
