@@ -16,6 +16,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from vt_course import repo_root
+from vt_course.lab import show
 from vt_course.publish import figures, hygiene
 from vt_course.publish.build import from_source
 from vt_course.publish.course import unlike
@@ -252,6 +253,46 @@ def test_another_rasteriser_changes_no_figure(change):
     for cell in drawn(nb)[::2]:
         set_picture(cell, change(picture(cell).convert("RGB")))
     assert compared(nb) == []
+
+
+def curves(y=100, title="A title of some words", label="window", more=()):
+    series = {label: (10, 20, y, 200), "global": (10, 40, 160, 640), **dict(more)}
+    x = [1, 2, 4, 8]
+    return show.cost_curves({name: dict(x=x, y=list(ys)) for name, ys in series.items()}, "frames", "GMACs", title)
+
+
+def bars(share=0.91):
+    return show.ceilings({"in order": (share, 0.01), "shuffled": (0.19, 0.02)}, {"one frame": 0.125}, "Top-1")
+
+
+def counts(wrong=0):
+    matrix = 50 * np.eye(8, dtype=int)
+    matrix[2, 2:4] += [-wrong, wrong]
+    return show.confusion(matrix, list("abcdefgh"), "c")
+
+
+@pytest.mark.parametrize(
+    "draw, change, seen",
+    [
+        (curves, dict(y=160), True),
+        (curves, dict(title=""), True),
+        (curves, dict(more=[("third", (5, 6, 7, 8))]), True),
+        (bars, dict(share=0.87), True),
+        (counts, dict(wrong=20), True),
+        (curves, dict(y=110), False),
+        (curves, dict(title="B title of some wards"), False),
+        (curves, dict(label="windaw"), False),
+        (bars, dict(share=0.9), False),
+        (counts, dict(wrong=5), False),
+    ],
+)
+def test_what_the_comparison_sees_and_what_it_does_not(draw, change, seen):
+    pngs = []
+    for figure in (draw(), draw(**change)):
+        out = io.BytesIO()
+        figure.savefig(out, format="png", bbox_inches="tight")
+        pngs.append(out.getvalue())
+    assert (figures.unlike(*pngs) is not None) == seen
 
 
 def test_an_animation_that_runs_backwards():

@@ -104,12 +104,12 @@ def unlike(committed: bytes, drawn: bytes) -> str | None:
     """How two pictures differ, as a sentence; None if they show the same as far as this comparison can see.
 
     It sees: another size or number of frames; a picture that was replaced or exchanged with another of the course; a
-    panel, a curve, bars, a legend or a title that came, went or changed its colour; a point or a bar that moved by
-    more than a fortieth of a side.
+    panel, a curve, bars, a legend or a title that came or went; a bar whose end moved by a thirtieth of the width, a
+    point of a curve that moved by a tenth of the height; a colour that changed by a quarter of its range.
     It does not see: fonts, hinting and antialiasing, and edges that moved by a few pixels, so pictures from another
-    rasteriser pass; but also a wrong digit, a word of the same length, or a change smaller than four of 64 × 64 cells.
-    Two figures that differ only in small numbers count as the same (the maps of groups in 03 and 04 are such a pair).
-    Of an animation it sees four frames.
+    rasteriser pass; but also a wrong digit, a title or label of the same length, a smaller move of a point or change of
+    a colour. Two figures that differ only in small numbers count as the same (the maps of groups in 03 and 04 are such
+    a pair). Of an animation it sees four frames.
     """
     if committed == drawn:
         return None
