@@ -48,8 +48,8 @@ _ = torch.manual_seed(0)
 # %% [markdown] tags=["core"]
 # ## 1 · The hierarchy in one picture
 #
-# A plain vision Transformer (ViT) cuts the image once, into patches of 16 × 16 pixels, and keeps that one map to the end. Each of its tokens attends to all others, so the cost
-# is quadratic in their number. Swin starts with patches of 4 × 4 pixels. Each token attends only to those in its [**window**](glossary.md#window) of M × M tokens, and between
+# A plain vision Transformer (ViT) cuts the image once, into patches of 16 × 16 pixels, and keeps that one map to the end. Each of its tokens attends to all others. The cost of these
+# comparisons grows with the square of the number of tokens N; the cost of everything else grows with N. In ViT-B/16 at 224 pixels, N = 196, the comparisons cost only 4 % of the rest. At 896 pixels, N = 3136, they cost 68 % of it. Swin starts with patches of 4 × 4 pixels. Each token attends only to those in its [**window**](glossary.md#window) of M × M tokens, and between
 # two stages 2 × 2 neighbouring tokens are [**merged**](glossary.md#patch-merging) into one. The map shrinks, a window covers more of the image, the channels double.
 #
 # **Predict, then run.** The image has 224 × 224 pixels, the patches 4 × 4, a window holds 7 × 7 tokens. How many windows are there in each of the four stages?
@@ -332,7 +332,7 @@ agree("W-MSA: all windows at once = one by one",
 # %% [markdown] tags=["core"]
 # ## 5 · Shifted windows, by definition
 #
-# Windows that never move never talk to each other. So in every second block the windows are **shifted** by ⌊M/2⌋ tokens down and to the right. The grid goes on beyond the map on all sides; windows that stick out are cut off. So a new row appears at the top and a new column at the left.
+# Within a stage, windows that never move never talk to each other. Only merging connects them, between two stages: windows hold 7 × 7 tokens and 7 is odd, so some groups of 2 × 2 tokens lie across a border. And in stage 4 one window covers the whole map of 7 × 7. So even without a shift something crosses the borders, but late. In every second block the windows are **shifted** by ⌊M/2⌋ tokens down and to the right. The grid goes on beyond the map on all sides; windows that stick out are cut off. So a new row appears at the top and a new column at the left.
 
 # %% tags=["definition"]
 def cut_axis(n, M, shift):
@@ -752,7 +752,7 @@ agree("gradients of input, table and weights",
 # A model fine-tuned at 384 pixels uses M = 12, with 23² = 529 rows instead of 13² = 169. The paper resizes the learned table as a picture, bicubically (section 3.2; issues 24, 58 and 117 ask how). In a
 # checkpoint for another window, the stored `relative_position_index` and `attn_mask` must be thrown away; they are computed, not learned.
 #
-# As a picture: offset −6 of the old table and −11 of the new one both lie at its border. So the new row of offset o holds what the old table had at 13/23 · o, in between two rows. With a table whose values are known everywhere, a smooth hill, that can be checked:
+# As a picture: the 13 cells of the old table and the 23 cells of the new one cover the same length, from outer edge to outer edge (`align_corners=False`). So the new row of offset o holds what the old table had at 13/23 · o, in between two rows. (If instead the centres of the outermost cells were matched, −11 to −6, the factor would be 6/11.) With a table whose values are known everywhere, a smooth hill, that can be checked:
 
 # %%
 from vt_course.models.official import resize_bias_table

@@ -256,7 +256,7 @@ agree("your windows are those of the picture", yours, regular)
 # %% [markdown] tags=["core"]
 # ## 4 · Shifted windows, by definition
 #
-# Windows that never move never talk to each other. So every second block **shifts** them by half their size, rounded down: windows of
+# Within a stage, windows that never move never talk to each other (between stages, merging connects them in height and width, never in time). So every second block **shifts** them by half their size, rounded down: windows of
 # 8 × 7 × 7 by (4, 3, 3). A shifted window takes one corner from each of eight regular windows. At the border of the map it is cut off.
 #
 # **Predict.** Shift the 4 × 4 × 4 windows of the 8 × 8 × 8 map by 2 along every axis. Into how many pieces is each axis
@@ -607,12 +607,13 @@ def same_geometry(window, shrunken):
     return torch.equal(rows[:n, :n], rows[block][:, block])
 
 
-for shrunken in [(4, 7, 7), (8, 4, 4), (8, 7, 4), (4, 4, 7)]:
+for shrunken in [(4, 7, 7), (1, 7, 7), (8, 4, 4), (8, 7, 4),
+                 (4, 4, 7), (1, 4, 7), (1, 4, 4)]:
     report(**{f"(8, 7, 7) → {shrunken}": same_geometry((8, 7, 7), shrunken)})
 
 # %% [markdown]
-# Only time may shrink (as long as more than one time step is left). The first 4 · 49 tokens of an (8, 7, 7) window *are* its first 4 frames, so their offsets are right. The first
-# 8 · 16 tokens are not a block of 4 × 4; they are 2 frames and a bit, so the corner mixes up offsets.
+# Time may always shrink. The first 4 · 49 tokens of an (8, 7, 7) window *are* its first 4 frames, so their offsets are right. The first
+# 8 · 16 tokens are not 8 blocks of 4 × 4; they are 2 frames and a bit, so the corner mixes up offsets. Height may shrink only if one time step is left: the first 4 · 7 tokens are the first 4 rows of the first frame. Width may shrink only if one row is left.
 # Released weights are therefore reliable where every stage keeps at least 7 × 7 tokens (224 pixels and up; with M = 12, 384 and up). We keep the behaviour, since
 # equality with the official model is the point, and stay aware of it: our own mini model below ends with maps of 3 × 3 and 2 × 2.
 
@@ -808,7 +809,7 @@ inflate = check("4.6", inflate, solution=True)
 
 # %% [markdown]
 # Do mean and variance really stay? On a still clip the tokens are *equal*, so yes, exactly. On a moving clip each token is the mean of two
-# image tokens; the mean stays, but the variance can only shrink, by as much as the two frames differ. We measure it on frames of the
+# image tokens; the mean stays. The variance can only shrink: against the mean variance of the two, it loses a quarter of the variance of their difference. We measure it on frames of the
 # course's own data set of drawn, moving shapes (section 12).
 
 # %%
@@ -953,7 +954,7 @@ for name, v in variants.items():
 
 # %% [markdown]
 # Parameters agree to the digits that were stated, GMACs to within 0.2 %. (`_22k` is the same network, pre-trained on more images.) Two remarks. The paper's Swin-L row, 200.0 M and 2107 G, is the **384-pixel model with a (8, 12, 12) window**; at 224 pixels
-# Swin-L has 197.0 M and 604 G. And the stated GMACs are a little higher than ours. If their counter adds two operations for each number that passes
+# Swin-L has 197.0 M and 603 G. And the stated GMACs are a little higher than ours. If their counter adds two operations for each number that passes
 # a LayerNorm, the difference is explained in every row:
 
 # %%
@@ -1116,8 +1117,8 @@ report(**{f"bias at Δt = {dt:+d}, same place": f"{same_place[dt + P - 1]:+.2f}"
           for dt in (-3, -2, -1, 1, 2, 3)})
 
 # %% [markdown]
-# The offset is query minus key, so Δt < 0 are *later* time steps. A few entries at the centre stand out, the largest at Δt = −1, and the panels are no mirror images: this head *could* tell before from
-# after. But look at the colour bar. A bias of 0.12 multiplies a weight by e^0.12 ≈ 1.13, and most of a panel is noise of initialisation. **Predict:** what is left of the accuracy when all bias tables are zero?
+# The offset is query minus key, so Δt < 0 are *later* time steps. The largest entry is at the centre, at Δt = −1. But the second largest of all 847 lies in a corner, at (+3, +5, −5), where a token meets the farthest one of its window. So one entry at the centre proves little. The panels are no mirror images: this head *could* tell before from
+# after. Now look at the colour bar. A bias of 0.12 multiplies a weight by e^0.12 ≈ 1.13, and most of a panel is noise of initialisation. **Predict:** what is left of the accuracy when all bias tables are zero?
 
 # %%
 without = {n: v * ("bias_table" not in n) for n, v in trained.state_dict().items()}
