@@ -899,8 +899,7 @@ with torch.no_grad():
 # Its parameters are 12C² weights, 13C biases and norm numbers (3C + C for q, k, v and output, 4C + C for the MLP, 2 · 2C for two norms), and the bias table, rows times heads. Merging from C/2
 # channels has a norm of 2 · 2C numbers and a matrix of 2C × C.
 #
-# **Predict** for one block in stage 1 of Swin-T (L = 50,176, C = 96, PM² = 392): which costs more, projections and MLP or the products of attention? (12LC² = 5.5 billion against
-# 2PM²LC = 3.8 billion.) Below, the formulas are summed over all variants; the counters must agree to the last digit.
+# **Predict** for one block in stage 1 of Swin-T (L = 50,176, C = 96, PM² = 392): which costs more, projections and MLP or the products of attention? Below, the formulas are summed over all variants; the counters must agree to the last digit.
 
 # %%
 def predicted_macs(T, H, W, dim, depths, window, classes, everywhere=False):
@@ -940,6 +939,8 @@ for name, v in variants.items():
 report(variants=len(variants), formula_equals_count_in_all=True)
 
 # %% [markdown]
+# The block of the prediction: 12LC² = 5.5 billion for projections and MLP, 2PM²LC = 3.8 billion for the products of attention.
+#
 # And against what was stated, by the authors' repository or, for Swin-L and the parameters of Swin-T, by others (`vt-course models --json` names each source):
 
 # %%
