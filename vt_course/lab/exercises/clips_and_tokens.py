@@ -8,6 +8,7 @@ from einops import rearrange
 
 from vt_course.data import clips, transforms
 from vt_course.lab.exercise import Exercise
+from vt_course.lab.kinds.axes import Axes
 
 EXERCISES: dict[str, Exercise] = {}
 
@@ -327,6 +328,16 @@ EXERCISES["1.4"] = Exercise(
         ),
     ),
     piece=patches,
+    parts={"patch": ("ph", "pw")},
+    kinds=(
+        Axes(
+            "b c (H h) (W w) -> b H W (c h w)",
+            dict(b=2, c=3, H=5, h=2, W=3, w=4),
+            lambda x, n: (x, (n["h"], n["w"])),
+            lambda x, patch: dict(h=patch[0], w=patch[1]),
+            dict(b="B", c="colour", H="H/ph", h="row", W="W/pw", w="column"),
+        ),
+    ),
 )
 
 
@@ -397,6 +408,16 @@ EXERCISES["1.5"] = Exercise(
         ),
     ),
     piece=tubes,
+    parts={"tube": ("pt", "ph", "pw")},
+    kinds=(
+        Axes(
+            "b c (T t) (H h) (W w) -> b T H W (c t h w)",
+            dict(b=2, c=3, T=3, t=2, H=5, h=2, W=3, w=4),
+            lambda x, n: (x, (n["t"], n["h"], n["w"])),
+            lambda x, tube: dict(t=tube[0], h=tube[1], w=tube[2]),
+            dict(b="B", c="colour", T="T/pt", t="frame", H="H/ph", h="row", W="W/pw", w="column"),
+        ),
+    ),
 )
 
 

@@ -6,9 +6,13 @@ import torch
 import torch.nn.functional as F
 
 from vt_course.lab.exercise import Exercise
+from vt_course.lab.kinds.axes import Axes
+from vt_course.lab.kinds.operations import Choices, instead_of_root, instead_of_softmax
+from vt_course.lab.kinds.tables import Rows
 from vt_course.models import swin
 
 EXERCISES: dict[str, Exercise] = {}
+WINDOW_WORDS = dict(b="image", H="window row", h="token row", W="window column", w="token column", c="channel")
 
 
 # ---------------------------------------------------------------- 3.1, 3.2: windows
@@ -78,6 +82,15 @@ EXERCISES["3.1"] = Exercise(
         ),
     ),
     piece=lambda x, M: swin.window_partition(x, (M, M)),
+    kinds=(
+        Axes(
+            "b (H h) (W w) c -> (b H W) (h w) c",
+            dict(b=2, H=3, h=4, W=5, w=4, c=2),
+            lambda x, n: (x, n["h"]),
+            lambda x, M: dict(h=M, w=M),
+            WINDOW_WORDS,
+        ),
+    ),
 )
 
 
@@ -142,6 +155,15 @@ EXERCISES["3.2"] = Exercise(
         ),
     ),
     piece=lambda windows, M, H, W: swin.window_reverse(windows, (M, M), (H, W)),
+    kinds=(
+        Axes(
+            "(b H W) (h w) c -> b (H h) (W w) c",
+            dict(b=2, H=3, h=4, W=5, w=4, c=2),
+            lambda x, n: (x, n["h"], n["H"] * n["h"], n["W"] * n["w"]),
+            lambda x, M, H, W: dict(H=H // M, W=W // M, h=M, w=M),
+            WINDOW_WORDS,
+        ),
+    ),
 )
 
 
@@ -181,6 +203,68 @@ def logits_of(q, k, bias, scale=None):
 def attention_fast(q, k, v, bias, mask):
     """The same function with PyTorch's fused attention."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias + windows_mask(q, mask))
+
+
+def attention_like(q, k, v, bias, mask, *, softmax=None, scale=None, masking=None, biasing=None, attend=None):
+    """Attention in which the steps that are given replace the right ones."""
+    logits = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale(q, k, q.shape[1] * q.shape[-1]))
+    logits = logits + bias if biasing is None else biasing(logits, bias)
+    logits = logits + windows_mask(q, mask) if masking is None else masking(logits, mask)
+    weights = logits.softmax(-1) if softmax is None else softmax(logits)
+    return weights @ v if attend is None else attend(weights, v)
+
+
+ATTENTION = Choices(
+    attention_like,
+    {
+        "softmax": instead_of_softmax(("windows", "heads", "queries", "keys")),
+        "scale": instead_of_root("√d"),
+        "masking": (
+            ("the mask is forgotten", lambda s, m: s),
+            ("the mask is subtracted: add it", lambda s, m: s - windows_mask(s, m)),
+            (
+                "the mask is multiplied with the logits: add it, 0 allows and -100 forbids",
+                lambda s, m: s * windows_mask(s, m),
+            ),
+            (
+                "forbidden pairs get 1 added instead of -100: the mask is added as it is",
+                lambda s, m: s + (windows_mask(s, m) < 0).to(s),
+            ),
+            (
+                "allowed pairs get 1 added, forbidden pairs nothing: the mask is added as it is",
+                lambda s, m: s + (windows_mask(s, m) == 0).to(s),
+            ),
+            (
+                "logits of forbidden pairs are set to 0, whose exp is 1: they must be very negative, add the mask",
+                lambda s, m: s * (windows_mask(s, m) == 0),
+            ),
+            (
+                "logits of allowed pairs are set to the mask's 0 or dropped: only forbidden pairs are seen",
+                lambda s, m: s.masked_fill(windows_mask(s, m) == 0, -torch.inf),
+            ),
+            ("the mask is transposed: its rows are queries, its columns keys", lambda s, m: s + windows_mask(s, m).mT),
+            ("every window gets the mask of window 0", lambda s, m: s + m[:1, None]),
+            (
+                "the masks meet the wrong windows: repeat them as a whole (`repeat`, not `repeat_interleave`)",
+                lambda s, m: s + m.repeat_interleave(len(s) // len(m), 0)[:, None],
+            ),
+        ),
+        "biasing": (
+            ("the bias is forgotten", lambda s, b: s),
+            ("the bias is added twice", lambda s, b: s + 2 * b),
+            ("the bias is subtracted: add it", lambda s, b: s - b),
+            ("the logits are multiplied by the bias: add it", lambda s, b: s * b),
+            ("every head gets the bias of head 0", lambda s, b: s + b[:1]),
+            ("the heads' biases are averaged: each head has its own", lambda s, b: s + b.mean(0)),
+            ("the bias is transposed: its rows are queries, its columns keys", lambda s, b: s + b.mT),
+        ),
+        "attend": (
+            ("the weights are transposed before they meet v", lambda w, v: w.mT @ v),
+            ("the weights are averaged over the heads before they meet v", lambda w, v: w.mean(1, keepdim=True) @ v),
+            ("`v` is added to the result: there is no residual here", lambda w, v: w @ v + v),
+        ),
+    },
+)
 
 
 def attention_with(q, k, v, bias, mask, scale):
@@ -251,6 +335,7 @@ EXERCISES["3.3"] = Exercise(
     ),
     piece=attention_fast,
     gradient=True,
+    kinds=(ATTENTION,),
 )
 
 
@@ -358,6 +443,7 @@ EXERCISES["3.4"] = Exercise(
         ("you count from 1; the first window has number 0", lambda H, W, M, s: groups_like(H, W, M, s) + 1),
     ),
     piece=groups_like,
+    parts={"shift": ("down", "right")},
 )
 
 
@@ -430,6 +516,7 @@ EXERCISES["3.5"] = Exercise(
     ),
     piece=bias_fast,
     gradient=True,
+    kinds=(Rows(lambda table, M: (M, M), ("M", "M"), ("the rows", "the columns"), table=True),),
 )
 
 
@@ -527,4 +614,14 @@ EXERCISES["3.6"] = Exercise(
     ),
     piece=neighbours_fast,
     gradient=True,
+    kinds=(
+        Axes(
+            "b (H i) (W j) c -> b H W (j i c)",
+            dict(b=3, H=5, i=2, W=4, j=2, c=7),
+            lambda x, n: (x,),
+            lambda x: dict(i=2, j=2),
+            dict(b="image", H="row of blocks", i="row offset", W="column of blocks", j="column offset", c="channel"),
+            even,
+        ),
+    ),
 )

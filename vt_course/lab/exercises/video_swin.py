@@ -6,9 +6,13 @@ from math import prod
 import torch
 
 from vt_course.lab.exercise import Exercise
+from vt_course.lab.kinds.axes import Axes
+from vt_course.lab.kinds.tables import Rows
 from vt_course.models import official, swin
 
 EXERCISES: dict[str, Exercise] = {}
+WINDOW = {"window": ("P", "Mh", "Mw")}
+WORDS = dict(b="B", T="T/P", p="P", H="H/Mh", h="Mh", W="W/Mw", w="Mw", c="C")
 
 
 def partition_literal(x, window):
@@ -97,6 +101,16 @@ EXERCISES["4.1"] = Exercise(
         ),
     ),
     piece=swin.window_partition,
+    parts=WINDOW,
+    kinds=(
+        Axes(
+            "b (T p) (H h) (W w) c -> (b T H W) (p h w) c",
+            dict(b=2, T=3, p=2, H=2, h=5, W=4, w=3, c=2),
+            lambda x, n: (x, (n["p"], n["h"], n["w"])),
+            lambda x, window: dict(zip("phw", window)),
+            WORDS,
+        ),
+    ),
 )
 
 
@@ -162,6 +176,16 @@ EXERCISES["4.2"] = Exercise(
         ("H and W inside the windows are exchanged", lambda x, w, s: glue(x, w, s, (0, 1, 4, 2, 6, 3, 5, 7))),
     ),
     piece=swin.window_reverse,
+    parts=WINDOW | {"size": ("T", "H", "W")},
+    kinds=(
+        Axes(
+            "(b T H W) (p h w) c -> b (T p) (H h) (W w) c",
+            dict(b=2, T=3, p=2, H=2, h=5, W=4, w=3, c=2),
+            lambda x, n: (x, (n["p"], n["h"], n["w"]), (n["T"] * n["p"], n["H"] * n["h"], n["W"] * n["w"])),
+            lambda x, window, size: dict(zip("phw", window)) | dict(zip("THW", (n // m for n, m in zip(size, window)))),
+            WORDS,
+        ),
+    ),
 )
 
 
@@ -202,6 +226,7 @@ EXERCISES["4.3"] = Exercise(
         ),
     ),
     piece=roll_literal,
+    parts={"shift": ("st", "sh", "sw")},
 )
 
 
@@ -288,6 +313,7 @@ EXERCISES["4.4"] = Exercise(
         ),
     ),
     piece=swin.shift_mask,
+    parts=WINDOW | {"size": ("T", "H", "W"), "shift": ("st", "sh", "sw")},
 )
 
 
@@ -360,6 +386,8 @@ EXERCISES["4.5"] = Exercise(
         ),
     ),
     piece=swin.relative_position_index,
+    parts=WINDOW,
+    kinds=(Rows(lambda window: window, ("P", "Mh", "Mw"), ("time", "height", "width")),),
 )
 
 

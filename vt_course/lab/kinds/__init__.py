@@ -1,0 +1,93 @@
+"""Kinds of mistakes: which systematic mistake explains a wrong result?
+
+A *candidate* is a sentence to the reader and a function of an exercise's arguments that makes one mistake. Each kind
+of mistake produces candidates from what is known of an exercise:
+
+    results    the right result, read or finished wrongly (a factor, a missing sum, axes in another order, ...)
+    arguments  the right computation on wrong arguments (one for another, one that is not used, ...)
+    axes       axes that are split, ordered or merged wrongly, of an exercise that is one einops pattern
+    formulas   a sum of products with a wrong factor, power or term
+    tables     the index into a table of relative positions
+    steps      a sequence of named steps, one of them forgotten, moved or done wrongly
+
+`explain` tries the exercise's own mistakes first, then the kinds, then two mistakes at once. Its answer describes the
+reader's result in every case, number by number; where nothing does so, there is no answer. Candidates are tried
+from simple to complicated, so of two that give the same numbers the simpler one is named.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from time import monotonic
+
+import torch
+from torch import Tensor
+
+from vt_course.lab.exercise import Exercise
+from vt_course.lab.kinds import arguments, results
+from vt_course.lab.kinds.common import Outcome, attempt, same_tensor
+
+SECONDS = 2.0  # a wrong answer is explained in this time, or only its place is named
+
+
+def explain(exercise: Exercise, function: Callable, outcomes: list[Outcome]) -> str | None:
+    """The sentence of the first candidate that reproduces every result of the reader's `function`, or None.
+
+    `outcomes` has the arguments, the right and the reader's result of each case (None where it raised). `function`
+    is called again by kinds that read an answer from numbers of their own choice. Raises nothing.
+    """
+    if not any(isinstance(o.got, Tensor) and not same_tensor(o.got, o.want) for o in outcomes):
+        return None  # nothing wrong was returned, so no mistake can be recognised by its numbers
+    until = monotonic() + SECONDS
+    for sentence, candidate in candidates(exercise, function, outcomes):
+        if fits(candidate, outcomes):
+            return sentence
+        if monotonic() > until:
+            return None
+    return None
+
+
+def fits(candidate: Callable, outcomes: list[Outcome]) -> bool:
+    """Whether a candidate gives the reader's result in every case that has one."""
+    wrong_first = sorted(outcomes, key=lambda o: o.right)  # most candidates fail where the result is wrong
+    return all(o.got is None or same_tensor(attempt(candidate, o.args), o.got) for o in wrong_first)
+
+
+def candidates(exercise: Exercise, function: Callable, outcomes: list[Outcome]) -> Iterator[tuple[str, Callable]]:
+    """All candidates, from the simple to the complicated."""
+    yield from exercise.mistakes
+    yield from results.candidates(exercise, outcomes, exercise.piece, results.simple)
+    declared = [c for kind in exercise.kinds for c in kind.candidates(function, outcomes)]
+    yield from declared
+    yield from results.candidates(exercise, outcomes, exercise.piece, results.changes)
+    edits = list(arguments.edits(exercise, outcomes))
+    edited = [(name, lambda *args, edit=edit: exercise.piece(*edit(args))) for name, edit in edits]
+    yield from edited
+    yield from pairs_of_settings(exercise.mistakes)
+    for kind in exercise.kinds:
+        for first, second, candidate in kind.pairs(outcomes):
+            yield two(first, second), candidate
+    for name, wrong in [*exercise.mistakes, *declared, *edited]:
+        for other, finished in results.candidates(exercise, outcomes, wrong, results.endings):
+            if not undoes(name, other):
+                yield two(name, other), finished
+    for name, wrong in exercise.mistakes:
+        for other, edit in edits:
+            if not undoes(name, other):
+                yield two(name, other), lambda *args, wrong=wrong, edit=edit: wrong(*edit(args))
+
+
+def undoes(first: str, second: str) -> bool:
+    """Whether two mistakes of one sort may cancel each other: then nobody made them."""
+    return any(word in first and word in second for word in ("sign", "other", "exchanged", "transposed", "order"))
+
+
+def pairs_of_settings(mistakes) -> Iterator[tuple[str, Callable]]:
+    """Two mistakes at once, where both are settings (`functools.partial`) of one function."""
+    settings = [(name, m) for name, m in mistakes if hasattr(m, "keywords")]
+    for (name, a), (other, b) in combinations(settings, 2):
+        if a.func is b.func and not a.keywords.keys() & b.keywords.keys():
+            yield two(name, other), lambda *args, a=a, b=b: a.func(*args, **a.keywords, **b.keywords)
+
+
+def two(first: str, second: str) -> str:
+    return f"two mistakes at once. One: {first}. The other: {second}"
