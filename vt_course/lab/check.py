@@ -72,7 +72,9 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
             return function
     if raised:
         error, args = raised
-        likely = diagnose(exercise, function, cases, outputs) or explain_error(error, function, names_of(exercise), args)
+        likely = diagnose(exercise, function, cases, outputs) or explain_error(
+            error, function, names_of(exercise), args
+        )
         fail(number, f"your function raised {type(error).__name__} on {describe(exercise, args)}: {error}", likely)
         return function
     print(f"✓ exercise {number} ({exercise.title}): {len(cases)} cases")

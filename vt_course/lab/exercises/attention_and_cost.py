@@ -204,14 +204,8 @@ HEADS = Choices(
                 "the heads are interleaved at the end, (d h): lay them side by side, (h d), head first",
                 lambda o: o.permute(0, 2, 3, 1).flatten(2),
             ),
-            (
-                "the heads are averaged at the end: lay them side by side",
-                lambda o: o.mean(1).repeat(1, 1, o.shape[1]),
-            ),
-            (
-                "the heads come in reverse order at the end",
-                lambda o: o.flip(1).transpose(1, 2).flatten(2),
-            ),
+            ("the heads are averaged at the end: lay them side by side", lambda o: o.mean(1).repeat(1, 1, o.shape[1])),
+            ("the heads come in reverse order at the end", lambda o: o.flip(1).transpose(1, 2).flatten(2)),
         ),
         "attend": (
             (
@@ -505,8 +499,14 @@ EXERCISES["2.5"] = counting(
             side: (
                 (f"{side} is not padded to a multiple of M", lambda *a, i=i: a[i]),
                 (f"{side} is rounded down to a multiple of M: round up", lambda *a, i=i: a[i] // a[3] * a[3]),
-                (f"{side} is rounded to the nearest multiple of M: round up", lambda *a, i=i: round(a[i] / a[3]) * a[3]),
-                (f"{side} always gets one more window: round up, do not add 1", lambda *a, i=i: (a[i] // a[3] + 1) * a[3]),
+                (
+                    f"{side} is rounded to the nearest multiple of M: round up",
+                    lambda *a, i=i: round(a[i] / a[3]) * a[3],
+                ),
+                (
+                    f"{side} always gets one more window: round up, do not add 1",
+                    lambda *a, i=i: (a[i] // a[3] + 1) * a[3],
+                ),
                 (f"{side} grows by M - 1 at most: round up to a multiple of M", lambda *a, i=i: a[i] + a[3] - 1),
                 (f"{side} grows by {side} mod M: it must grow by -{side} mod M", lambda *a, i=i: a[i] + a[i] % a[3]),
             )
@@ -597,16 +597,34 @@ EXERCISES["2.6"] = counting(
             "N": (
                 ("the class token is missing", lambda T, H, W, p, *_: patches(T, H, W, p)),
                 ("every frame has a class token; the clip has one", lambda T, H, W, p, *_: patches(T, H, W, p) + T),
-                ("the tokens of one frame are counted; N is that of the clip", lambda T, H, W, p, *_: patches(1, H, W, p) + 1),
+                (
+                    "the tokens of one frame are counted; N is that of the clip",
+                    lambda T, H, W, p, *_: patches(1, H, W, p) + 1,
+                ),
                 ("there are two class tokens; the clip has one", lambda T, H, W, p, *_: patches(T, H, W, p) + 2),
                 ("H is not divided by `patch`", lambda T, H, W, p, *_: T * H * (W // p) + 1),
                 ("W is not divided by `patch`", lambda T, H, W, p, *_: T * (H // p) * W + 1),
                 ("neither H nor W is divided by `patch`", lambda T, H, W, p, *_: T * H * W + 1),
-                ("H · W is divided by `patch` once; each of the two must be", lambda T, H, W, p, *_: T * H * W // p + 1),
-                ("the number of patches is that of a square image, H for W", lambda T, H, W, p, *_: patches(T, H, H, p) + 1),
-                ("the number of patches is that of a square image, W for H", lambda T, H, W, p, *_: patches(T, W, W, p) + 1),
-                ("T is cut by `patch` as well: a patch is part of one frame", lambda T, H, W, p, *_: patches(-(-T // p), H, W, p) + 1),
-                ("the frames are not counted: N is that of the clip, class token aside", lambda T, H, W, p, *_: patches(1, H, W, p)),
+                (
+                    "H · W is divided by `patch` once; each of the two must be",
+                    lambda T, H, W, p, *_: T * H * W // p + 1,
+                ),
+                (
+                    "the number of patches is that of a square image, H for W",
+                    lambda T, H, W, p, *_: patches(T, H, H, p) + 1,
+                ),
+                (
+                    "the number of patches is that of a square image, W for H",
+                    lambda T, H, W, p, *_: patches(T, W, W, p) + 1,
+                ),
+                (
+                    "T is cut by `patch` as well: a patch is part of one frame",
+                    lambda T, H, W, p, *_: patches(-(-T // p), H, W, p) + 1,
+                ),
+                (
+                    "the frames are not counted: N is that of the clip, class token aside",
+                    lambda T, H, W, p, *_: patches(1, H, W, p),
+                ),
             )
         },
     ),

@@ -1,5 +1,6 @@
 """Notebook 03: windows of images, their shift, the position bias, patch merging."""
 
+from functools import partial
 from itertools import permutations, product
 
 import torch
@@ -350,10 +351,10 @@ def groups_literal(H, W, M, shift):
     return torch.tensor([[numbers[(h + shift[0]) % H][(w + shift[1]) % W] for w in range(W)] for h in range(H)])
 
 
-def groups_like(H, W, M, shift, roll=-1, first=None, columns=None, combine=None, whole=0):
+def groups_like(H, W, M, shift, roll=-1, first=None, columns=None, combine=None, whole=0, rolled=None):
     """Group numbers in which one thing can be changed: the sign of the roll; the length of the first piece of an
     axis (`first`); how the numbers of two pieces become one number (`columns`, `combine`); the number of the first
-    piece of an axis that is not shifted (`whole`)."""
+    piece of an axis that is not shifted (`whole`); all of the roll (`rolled`)."""
     rows, cols = (
         torch.div(torch.arange(n) - (s if first is None else first(M, s)), M, rounding_mode="floor")
         + (1 if s else whole)
@@ -362,7 +363,7 @@ def groups_like(H, W, M, shift, roll=-1, first=None, columns=None, combine=None,
     rows, cols = rows - min(rows.min(), 0), cols - min(cols.min(), 0)
     count = cols.max() + 1 if columns is None else columns(W, M)
     numbers = rows[:, None] * count + cols if combine is None else combine(rows[:, None], cols)
-    return numbers.roll([roll * s for s in shift], (0, 1))
+    return numbers.roll([roll * s for s in shift], (0, 1)) if rolled is None else rolled(numbers, M, shift)
 
 
 def groups_by_counter(H, W, M, shift):
@@ -372,6 +373,61 @@ def groups_by_counter(H, W, M, shift):
     for number, (h, w) in enumerate(product(rows, cols)):
         groups[h, w] = number
     return groups
+
+
+GROUPS = Choices(
+    groups_like,
+    {
+        "rolled": (
+            ("only the rows are rolled", lambda g, M, s: g.roll(-s[0], 0)),
+            ("only the columns are rolled", lambda g, M, s: g.roll(-s[1], 1)),
+            (
+                "rows are rolled by the shift to the right, columns by that down",
+                lambda g, M, s: g.roll((-s[1], -s[0]), (0, 1)),
+            ),
+            (
+                "the numbers are rolled by a whole window, M, instead of by the shift",
+                lambda g, M, s: g.roll((-M, -M), (0, 1)),
+            ),
+            (
+                "the numbers are rolled by M - shift instead of by the shift",
+                lambda g, M, s: g.roll((s[0] - M, s[1] - M), (0, 1)),
+            ),
+            (
+                "the numbers are rolled by M // 2 instead of by `shift`",
+                lambda g, M, s: g.roll((-(M // 2), -(M // 2)), (0, 1)),
+            ),
+            ("both axes are rolled by the shift down", lambda g, M, s: g.roll((-s[0], -s[0]), (0, 1))),
+            ("both axes are rolled by the shift to the right", lambda g, M, s: g.roll((-s[1], -s[1]), (0, 1))),
+            (
+                "the rows are rolled the right way, the columns the other way",
+                lambda g, M, s: g.roll((-s[0], s[1]), (0, 1)),
+            ),
+            (
+                "the columns are rolled the right way, the rows the other way",
+                lambda g, M, s: g.roll((s[0], -s[1]), (0, 1)),
+            ),
+            ("the numbers are rolled the other way", lambda g, M, s: g.roll(s, (0, 1))),
+            ("the numbers are not rolled", lambda g, M, s: g),
+        ),
+        "whole": (("an axis with shift 0 has no cut-off piece: its windows are numbered from 0", 1),),
+        "first": (
+            ("the regular windows are numbered, not the shifted ones", lambda M, s: M if s else 0),
+            ("the first piece of an axis has s tokens, not M - s", lambda M, s: M - s if s else 0),
+        ),
+        "columns": (("a row has W/M + 1 shifted windows, not W/M", lambda W, M: W // M),),
+        "combine": (
+            ("the windows are numbered column by column; number them row by row", lambda h, w: w * (h.max() + 1) + h),
+            ("the numbers of an axis are added: windows on a diagonal share a number", lambda h, w: h + w),
+            ("only the rows are numbered", lambda h, w: h + 0 * w),
+            ("only the columns are numbered", lambda h, w: 0 * h + w),
+            (
+                "the windows are numbered from the last to the first",
+                lambda h, w: (h.max() - h) * (w.max() + 1) + w.max() - w,
+            ),
+        ),
+    },
+)
 
 
 EXERCISES["3.4"] = Exercise(
@@ -389,13 +445,10 @@ EXERCISES["3.4"] = Exercise(
     (
         (
             "the roll has the wrong sign: tokens move towards the top left, so `torch.roll` gets -shift",
-            lambda H, W, M, s: groups_like(H, W, M, s, roll=1),
+            partial(groups_like, roll=1),
         ),
-        (
-            "the numbers are not rolled: they must lie where the roll puts their tokens",
-            lambda H, W, M, s: groups_like(H, W, M, s, roll=0),
-        ),
-        ("the numbers are rolled twice as far as they should", lambda H, W, M, s: groups_like(H, W, M, s, roll=-2)),
+        ("the numbers are not rolled: they must lie where the roll puts their tokens", partial(groups_like, roll=0)),
+        ("the numbers are rolled twice as far as they should", partial(groups_like, roll=-2)),
         (
             "the roll takes the two shifts the wrong way round: `shift` is (down, right), and down rolls the rows, "
             "axis 0",
@@ -413,23 +466,23 @@ EXERCISES["3.4"] = Exercise(
         ),
         (
             "you numbered the regular windows: shifted ones are cut at s, s + M, s + 2M, ...",
-            lambda H, W, M, s: groups_like(H, W, M, s, first=lambda M, s: M if s else 0),
+            partial(groups_like, first=lambda M, s: M if s else 0),
         ),
         (
             "the first piece of an axis has s tokens, not M - s",
-            lambda H, W, M, s: groups_like(H, W, M, s, first=lambda M, s: M - s if s else 0),
+            partial(groups_like, first=lambda M, s: M - s if s else 0),
         ),
         (
             "the windows are numbered column by column; number them row by row",
-            lambda H, W, M, s: groups_like(H, W, M, s, combine=lambda h, w: w * (h.max() + 1) + h),
+            partial(groups_like, combine=lambda h, w: w * (h.max() + 1) + h),
         ),
         (
             "a row has W/M + 1 shifted windows, not W/M: different windows share a number",
-            lambda H, W, M, s: groups_like(H, W, M, s, columns=lambda W, M: W // M),
+            partial(groups_like, columns=lambda W, M: W // M),
         ),
         (
             "the numbers of an axis are added: windows on a diagonal share a number",
-            lambda H, W, M, s: groups_like(H, W, M, s, combine=lambda h, w: h + w),
+            partial(groups_like, combine=lambda h, w: h + w),
         ),
         (
             "the shifts of the two axes are exchanged: shift is (down, right)",
@@ -438,12 +491,13 @@ EXERCISES["3.4"] = Exercise(
         (
             "an axis with shift 0 has no cut-off piece: its windows are numbered from 0, and there are only W/M of "
             "them",
-            lambda H, W, M, s: groups_like(H, W, M, s, whole=1),
+            partial(groups_like, whole=1),
         ),
         ("you count from 1; the first window has number 0", lambda H, W, M, s: groups_like(H, W, M, s) + 1),
     ),
     piece=groups_like,
     parts={"shift": ("down", "right")},
+    kinds=(GROUPS,),
 )
 
 

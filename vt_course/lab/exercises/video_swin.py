@@ -7,6 +7,7 @@ import torch
 
 from vt_course.lab.exercise import Exercise
 from vt_course.lab.kinds.axes import Axes
+from vt_course.lab.kinds.operations import Choices
 from vt_course.lab.kinds.tables import Rows
 from vt_course.models import official, swin
 
@@ -267,6 +268,83 @@ def mask_cases():
     ]
 
 
+def mask_like(size, window, shift, *, values=(0.0, -100.0), rolled=None, cut=None, used=None):
+    """The mask in which the steps that are given replace the right ones."""
+    numbers = number_groups(size, window, shift if used is None else used(shift, window))
+    if rolled is None:
+        numbers = roll_literal(numbers[None, ..., None], shift)[0, ..., 0]
+    else:
+        numbers = rolled(numbers, shift)
+    groups = (partition_literal if cut is None else cut)(numbers[None, ..., None], window)[..., 0]
+    return torch.where(groups[:, :, None] == groups[:, None, :], *values)
+
+
+AXES_OF_SHIFT = ("time", "height", "width")
+MASKS = Choices(
+    mask_like,
+    {
+        "values": (
+            ("forbidden pairs hold 1 instead of -100: the mask is added to the logits", (0.0, 1.0)),
+            ("allowed pairs hold 1 and forbidden pairs 0 (a truth value): allowed is 0, forbidden -100", (1.0, 0.0)),
+            ("allowed pairs hold -100 and forbidden pairs 0: it is the wrong way round", (-100.0, 0.0)),
+            ("forbidden pairs get +100 instead of -100", (0.0, 100.0)),
+            ("forbidden pairs hold -1 instead of -100", (0.0, -1.0)),
+            ("forbidden pairs hold -inf; the official value is -100", (0.0, -torch.inf)),
+            ("allowed pairs hold 1; they must hold 0", (1.0, -100.0)),
+            ("forbidden pairs hold -10; the official value is -100", (0.0, -10.0)),
+            ("forbidden pairs hold -1000; the official value is -100", (0.0, -1000.0)),
+            ("forbidden pairs hold -1e9; the official value is -100", (0.0, -1e9)),
+            ("forbidden pairs hold -10,000; the official value is -100", (0.0, -1e4)),
+            ("allowed pairs hold 100 and forbidden pairs 0: allowed is 0, forbidden -100", (100.0, 0.0)),
+        ),
+        "rolled": (
+            ("the numbers of the groups are not rolled: they must move with the tokens", lambda g, s: g),
+            ("the numbers of the groups are rolled the other way: by -shift", lambda g, s: g.roll(s, (0, 1, 2))),
+            *(
+                (
+                    f"the numbers of the groups are not rolled along {name}",
+                    lambda g, s, a=a: g.roll([-v if b != a else 0 for b, v in enumerate(s)], (0, 1, 2)),
+                )
+                for a, name in enumerate(AXES_OF_SHIFT)
+            ),
+        ),
+        "used": (
+            *(
+                (
+                    f"{name} is not cut by the shift, so nothing is forbidden along it",
+                    lambda s, w, a=a: tuple(0 if b == a else v for b, v in enumerate(s)),
+                )
+                for a, name in enumerate(AXES_OF_SHIFT)
+            ),
+            ("the groups are those of windows that are not shifted", lambda s, w: (0, 0, 0)),
+            ("the groups are cut at half a window, whatever `shift` is", lambda s, w: tuple(m // 2 for m in w)),
+            (
+                "the groups are cut at window - shift; the first cut lies at `shift`",
+                lambda s, w: tuple(m - v for m, v in zip(w, s)),
+            ),
+        ),
+        "cut": (
+            (
+                "inside a window the tokens of the mask are listed (H W T); the order is (T H W)",
+                lambda x, w: cut(x, w, (0, 1, 3, 5, 4, 6, 2, 7)),
+            ),
+            (
+                "the masks of the windows are listed (H W T); the order is (T H W)",
+                lambda x, w: cut(x, w, (0, 3, 5, 1, 2, 4, 6, 7)),
+            ),
+            (
+                "the masks of the windows are listed (W H T); the order is (T H W)",
+                lambda x, w: cut(x, w, (0, 5, 3, 1, 2, 4, 6, 7)),
+            ),
+            (
+                "the axes are never permuted before the windows are cut",
+                lambda x, w: x.reshape(-1, prod(w), x.shape[-1]),
+            ),
+        ),
+    },
+)
+
+
 EXERCISES["4.4"] = Exercise(
     "shift mask",
     mask_literal,
@@ -314,6 +392,7 @@ EXERCISES["4.4"] = Exercise(
     ),
     piece=swin.shift_mask,
     parts=WINDOW | {"size": ("T", "H", "W"), "shift": ("st", "sh", "sw")},
+    kinds=(MASKS,),
 )
 
 
@@ -399,6 +478,41 @@ def inflate_literal(weight, pt):
     return out  # (D, C, pt, ph, pw)
 
 
+def inflate_like(weight, pt, *, scale=None, filled=None):
+    """The tube weights in which the steps that are given replace the right ones."""
+    share = 1 / pt if scale is None else scale(pt, weight)
+    held = range(pt) if filled is None else filled(pt)
+    return torch.stack([share * weight if t in held else torch.zeros_like(weight) for t in range(pt)], 2)
+
+
+INFLATED = Choices(
+    inflate_like,
+    {
+        "scale": (
+            ("the weights are not divided by pt", lambda pt, w: 1.0),
+            ("the weights are divided by pt²", lambda pt, w: 1 / pt**2),
+            ("the weights are divided by √pt; divide by pt", lambda pt, w: pt**-0.5),
+            ("the weights are always divided by 2; divide by pt", lambda pt, w: 0.5),
+            ("the weights are multiplied by pt; divide by it", lambda pt, w: float(pt)),
+            ("the weights are divided by pt + 1; divide by pt", lambda pt, w: 1 / (pt + 1)),
+            ("the weights are divided by the number of output channels; divide by pt", lambda pt, w: 1 / w.shape[0]),
+            ("the weights are divided by the number of colours; divide by pt", lambda pt, w: 1 / w.shape[1]),
+            (
+                "the weights are divided by all numbers of the kernel; divide by pt",
+                lambda pt, w: 1 / (pt * w[0, 0].numel()),
+            ),
+        ),
+        "filled": (
+            ("only the first time step holds weights", lambda pt: (0,)),
+            ("only the last time step holds weights", lambda pt: (pt - 1,)),
+            ("only the middle time step holds weights", lambda pt: (pt // 2,)),
+            ("the last time step holds no weights", lambda pt: range(pt - 1)),
+            ("the first time step holds no weights", lambda pt: range(1, pt)),
+        ),
+    },
+)
+
+
 EXERCISES["4.6"] = Exercise(
     "inflation",
     inflate_literal,
@@ -429,4 +543,5 @@ EXERCISES["4.6"] = Exercise(
         ),
     ),
     piece=official.inflate_patch,
+    kinds=(INFLATED,),
 )

@@ -26,7 +26,7 @@ from vt_course.lab.exercise import Exercise
 from vt_course.lab.kinds import arguments, results
 from vt_course.lab.kinds.common import Outcome, attempt, same_tensor
 
-SECONDS = 2.0  # a wrong answer is explained in this time, or only its place is named
+SECONDS = 1.5  # a wrong answer is explained in this time, or only its place is named
 
 
 def explain(exercise: Exercise, function: Callable, outcomes: list[Outcome]) -> str | None:
@@ -38,7 +38,7 @@ def explain(exercise: Exercise, function: Callable, outcomes: list[Outcome]) -> 
     if not any(isinstance(o.got, Tensor) and not same_tensor(o.got, o.want) for o in outcomes):
         return None  # nothing wrong was returned, so no mistake can be recognised by its numbers
     until = monotonic() + SECONDS
-    for sentence, candidate in candidates(exercise, function, outcomes):
+    for sentence, candidate in candidates(exercise, function, outcomes, until):
         if fits(candidate, outcomes):
             return sentence
         if monotonic() > until:
@@ -52,21 +52,24 @@ def fits(candidate: Callable, outcomes: list[Outcome]) -> bool:
     return all(o.got is None or same_tensor(attempt(candidate, o.args), o.got) for o in wrong_first)
 
 
-def candidates(exercise: Exercise, function: Callable, outcomes: list[Outcome]) -> Iterator[tuple[str, Callable]]:
-    """All candidates, from the simple to the complicated."""
+def candidates(exercise, function, outcomes: list[Outcome], until: float) -> Iterator[tuple[str, Callable]]:
+    """All candidates, from the simple to the complicated; the last ones only while there is time."""
+    right = next((kind.function for kind in exercise.kinds if hasattr(kind, "function")), exercise.piece)
     yield from exercise.mistakes
-    yield from results.candidates(exercise, outcomes, exercise.piece, results.simple)
+    yield from results.candidates(exercise, outcomes, right, results.simple)
     declared = [c for kind in exercise.kinds for c in kind.candidates(function, outcomes)]
     yield from declared
-    yield from results.candidates(exercise, outcomes, exercise.piece, results.changes)
+    yield from results.candidates(exercise, outcomes, right, results.changes)
     edits = list(arguments.edits(exercise, outcomes))
-    edited = [(name, lambda *args, edit=edit: exercise.piece(*edit(args))) for name, edit in edits]
+    edited = [(name, lambda *args, edit=edit: right(*edit(args))) for name, edit in edits]
     yield from edited
     yield from pairs_of_settings(exercise.mistakes)
     for kind in exercise.kinds:
         for first, second, candidate in kind.pairs(outcomes):
             yield two(first, second), candidate
     for name, wrong in [*exercise.mistakes, *declared, *edited]:
+        if monotonic() > until:
+            return
         for other, finished in results.candidates(exercise, outcomes, wrong, results.endings):
             if not undoes(name, other):
                 yield two(name, other), finished

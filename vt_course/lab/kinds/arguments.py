@@ -14,11 +14,6 @@ from torch import Tensor
 from vt_course.lab.kinds.common import Outcome, first_wrong
 
 
-def candidates(exercise, outcomes: list[Outcome]) -> Iterator[tuple[str, Callable]]:
-    for sentence, edit in edits(exercise, outcomes):
-        yield sentence, lambda *args, edit=edit: exercise.piece(*edit(args))
-
-
 def edits(exercise, outcomes: list[Outcome]) -> Iterator[tuple[str, Callable]]:
     """Pairs of a sentence and a function from the arguments to other arguments."""
     names = list(inspect.signature(exercise.definition).parameters)
@@ -37,15 +32,9 @@ def edits(exercise, outcomes: list[Outcome]) -> Iterator[tuple[str, Callable]]:
     for i, name in enumerate(names[: len(args)]):
         for j, other in enumerate(names[: len(args)]):
             if i != j and alike(args[i], args[j]):
-                yield (
-                    f"`{other}` is used in place of `{name}`",
-                    lambda a, i=i, j=j: put(a, i, a[j]),
-                )
+                yield (f"`{other}` is used in place of `{name}`", lambda a, i=i, j=j: put(a, i, a[j]))
                 if i < j:
-                    yield (
-                        f"`{name}` and `{other}` are exchanged",
-                        lambda a, i=i, j=j: put(put(a, i, a[j]), j, a[i]),
-                    )
+                    yield (f"`{name}` and `{other}` are exchanged", lambda a, i=i, j=j: put(put(a, i, a[j]), j, a[i]))
 
 
 def put(args: tuple, i: int, value) -> tuple:
@@ -86,11 +75,7 @@ def of_tensor(i: int, name: str, value: Tensor):
         yield edited(f"only the first entry of the batch is used, `{name}[:1]`", i, lambda t: t[:1])
     for a, b in ((a, b) for a in range(value.ndim) for b in range(a)):
         # the numbers are read as if two axes had been exchanged, with the shape that was expected
-        yield edited(
-            f"axes {b} and {a} of `{name}` are exchanged",
-            i,
-            lambda t, a=a, b=b: t.transpose(a, b),
-        )
+        yield edited(f"axes {b} and {a} of `{name}` are exchanged", i, lambda t, a=a, b=b: t.transpose(a, b))
 
 
 def of_number(i: int, name: str, value):
@@ -161,4 +146,6 @@ def of_text(i: int, name: str, value: str, seen: set):
     if 1 < len(value) < 6:
         for order in permutations(sorted(value)):
             other = "".join(order)
-            yield edited(f'`{name}` is ignored: your result is always that of {name}="{other}"', i, lambda t, o=other: o)
+            yield edited(
+                f'`{name}` is ignored: your result is always that of {name}="{other}"', i, lambda t, o=other: o
+            )

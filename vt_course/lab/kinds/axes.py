@@ -95,9 +95,8 @@ class Axes:
         elif order != wanted and groups is None:
             said.append(f"your numbers run {words(order)}, slowest first; they must run {words(wanted)}")
         elif order != wanted:
-            said.append(
-                f"your axes are {', '.join(map(words, groups))}, slowest first; they must be {', '.join(map(words, right))}"
-            )
+            yours, must = (", ".join(map(words, g)) for g in (groups, right))
+            said.append(f"your axes are {yours}, slowest first; they must be {must}")
         elif not said:
             said.append(f"your shape is made wrongly: the axes must be {', '.join(map(words, right))}")
         return "; and ".join(said)

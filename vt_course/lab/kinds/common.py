@@ -37,6 +37,16 @@ class Reads:
             return False
 
 
+@dataclass(frozen=True)
+class Begins(Reads):
+    """Instead of a result: whatever agrees with the right one as far as it goes, and is shorter somewhere."""
+
+    def match(self, got: Tensor) -> bool:
+        if got.ndim != self.right.ndim or any(g > w for g, w in zip(got.shape, self.right.shape)):
+            return False
+        return same_tensor(self.right[tuple(slice(n) for n in got.shape)], got)
+
+
 def first_wrong(outcomes: list[Outcome]) -> Outcome:
     """The case on which proposals are made: the first whose result is wrong."""
     return next(o for o in outcomes if o.got is not None and not o.right)

@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable
 from difflib import get_close_matches
 
-import torch
 from torch import Tensor
 
+WHOLE = "a size or index must be a whole number: divide with `//`, `/` always gives a floating-point number"
 IMPORTS = {
     "torch": "import torch",
     "F": "import torch.nn.functional as F",
@@ -116,8 +116,8 @@ def einops_error(text: str, names: list[str], args: tuple) -> str | None:
     if "Could not infer sizes for" in text:
         found = re.search(r"Could not infer sizes for \{(.*?)\}", text)
         return (
-            f"the length of {found[1] if found else 'some axes'} is not known: of the letters in a bracket on the left, "
-            "all but one need a size, as in `rearrange(x, pattern, p=4)`"
+            f"the length of {found[1] if found else 'some axes'} is not known: of the letters in a bracket on the "
+            "left, all but one need a size, as in `rearrange(x, pattern, p=4)`"
         )
     found = re.search(r"Shape mismatch, (\d+) != (\d+)", text)
     if found:
@@ -137,7 +137,13 @@ def tensors(names: list[str], args: tuple) -> str:
 
 def where_from(length: int, chunk: int, names: list[str], args: tuple) -> str:
     """Which axis has this length, and which argument this size, where that is plain."""
-    axes = [f"axis {i} of {n}" for n, a in zip(names, args) if isinstance(a, Tensor) for i, m in enumerate(a.shape) if m == length]
+    axes = [
+        f"axis {i} of {n}"
+        for n, a in zip(names, args)
+        if isinstance(a, Tensor)
+        for i, m in enumerate(a.shape)
+        if m == length
+    ]
     sizes = [f"{n}" for n, a in zip(names, args) if isinstance(a, int) and a == chunk]
     sizes += [f"{n}[{i}]" for n, a in zip(names, args) if isinstance(a, tuple) for i, m in enumerate(a) if m == chunk]
     said = [axes[0]] if len(axes) == 1 else []
@@ -152,9 +158,13 @@ def wrong_type(text: str, function: Callable, names: list[str]) -> str | None:
             return f"your function is called with {listed(names)}; it takes {listed(takes) or 'nothing'}"
         return "a function is called with arguments that it does not have"
     if "cannot be interpreted as an integer" in text or "must be integers" in text or "integer arg" in text:
-        return "a size or index must be a whole number: divide with `//`, since `/` always gives a floating-point number"
+        return (
+            "a size or index must be a whole number: divide with `//`, since `/` always gives a floating-point number"
+        )
     if re.search(r"must be tuple of ints|must be.* int,? not float|but found type float|\(float", text):
-        return "a size or index must be a whole number: divide with `//`, since `/` always gives a floating-point number"
+        return (
+            "a size or index must be a whole number: divide with `//`, since `/` always gives a floating-point number"
+        )
     if "not subscriptable" in text:
         return "something that is a single number, or a function, is indexed with [ ]"
     if "not callable" in text:
@@ -213,7 +223,7 @@ def shapes(error: Exception, text: str, names: list[str], args: tuple) -> str | 
 
 
 def product_of(text: str, names: list[str], args: tuple) -> str:
-    """": 3 · 7 = 21 of 64 numbers"."""
+    """ ": 3 · 7 = 21 of 64 numbers"."""
     found = re.search(r"shape '\[([-\d, ]+)\]' is invalid for input of size (\d+)", text)
     if not found:
         return ""
@@ -221,6 +231,6 @@ def product_of(text: str, names: list[str], args: tuple) -> str:
     asked = math.prod(n for n in sizes if n > 0)
     written = " · ".join(str(n) for n in sizes if n > 0)
     known = tensors(names, args)
-    return (
-        f": {written} = {asked} {'does not divide' if -1 in sizes else 'is not'} {found[2]}" + (f"; {known}" if known else "")
+    return f": {written} = {asked} {'does not divide' if -1 in sizes else 'is not'} {found[2]}" + (
+        f"; {known}" if known else ""
     )

@@ -15,7 +15,7 @@ from vt_course.lab.kinds.common import Outcome
 class Formula:
     """Σ coefficient · Π quantity^power.
 
-    terms: triples of the term as it is printed, its coefficient and its powers, ("2M²hwC", 2, {"N": 1, "M": 2, "C": 1}).
+    terms: triples of the term as it is printed, its coefficient and its powers, ("2hwC²", 2, {"h": 1, "w": 1, "C": 2}).
     quantities: from the arguments to the value of each quantity; more may be listed than the right terms use.
     wrong: for a quantity, pairs of a sentence and a function from the arguments to a wrong value.
     """
@@ -69,7 +69,11 @@ class Formula:
                     (-2, f"in {where} the factor {name} is missing twice"),
                 ):
                     if by > 0 or powers.get(name, 0) >= -by:
-                        yield f"power {i}", words, lambda terms, values, args, i=i, n=name, by=by: add_power(terms, i, n, by)
+                        yield (
+                            f"power {i}",
+                            words,
+                            lambda terms, values, args, i=i, n=name, by=by: add_power(terms, i, n, by),
+                        )
                 for other in names:
                     if powers.get(name) and other != name:
                         yield (

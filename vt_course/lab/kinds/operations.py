@@ -48,10 +48,13 @@ def instead_of_softmax(axes: tuple[str, ...]) -> tuple[tuple[str, Callable], ...
     return (
         *out,
         ("there is no softmax", lambda s: s),
-        ("the logits are divided by their sum, without exp: softmax is exp first", lambda s: s / s.sum(-1, keepdim=True)),
+        (
+            "the logits are divided by their sum, without exp: softmax is exp first",
+            lambda s: s / s.sum(-1, keepdim=True),
+        ),
         ("there is an exp, and no division by the sum over the " + axes[-1], lambda s: s.exp()),
         (
-            f"the powers are divided by the sum of all {axes[-2]} and {axes[-1]}: divide by the sum over the {axes[-1]}",
+            f"the powers are divided by the sum of all {axes[-2]} and {axes[-1]}: take the sum over the {axes[-1]}",
             lambda s: s.exp() / s.exp().sum((-1, -2), keepdim=True),
         ),
         (
@@ -65,7 +68,10 @@ def instead_of_softmax(axes: tuple[str, ...]) -> tuple[tuple[str, Callable], ...
             )
             for a, name in enumerate(axes[:-1])
         ),
-        ("absolute values are divided by their sum: softmax is exp first", lambda s: s.abs() / s.abs().sum(-1, keepdim=True)),
+        (
+            "absolute values are divided by their sum: softmax is exp first",
+            lambda s: s.abs() / s.abs().sum(-1, keepdim=True),
+        ),
         ("squares are divided by their sum: softmax is exp first", lambda s: s**2 / (s**2).sum(-1, keepdim=True)),
         ("relu stands in place of exp", lambda s: s.relu() / s.relu().sum(-1, keepdim=True)),
         ("a sigmoid stands in place of the softmax", torch.sigmoid),
@@ -89,11 +95,11 @@ def instead_of_root(root: str) -> tuple[tuple[str, Callable], ...]:
         (f"the logits are divided by the fourth root of d; divide by {root}", lambda q, k, C: q.shape[-1] ** -0.25),
         (f"the logits are divided by the root of all C channels; divide by {root}", lambda q, k, C: C**-0.5),
         (
-            f"the logits are divided by the root of the number of keys; divide by {root}, d the channels of one head",
+            f"the logits are divided by the root of the number of keys; divide by {root}, d channels of one head",
             lambda q, k, C: k.shape[-2] ** -0.5,
         ),
         (
-            f"the logits are divided by the root of the number of queries; divide by {root}, d the channels of one head",
+            f"the logits are divided by the root of the number of queries; divide by {root}, d channels of one head",
             lambda q, k, C: q.shape[-2] ** -0.5,
         ),
         (

@@ -9,7 +9,7 @@ from itertools import combinations, permutations
 import torch
 from torch import Tensor
 
-from vt_course.lab.kinds.common import Outcome, Reads, attempt, axis_names, first_wrong, power, same_tensor
+from vt_course.lab.kinds.common import Begins, Outcome, Reads, attempt, axis_names, first_wrong, power, same_tensor
 
 
 def candidates(exercise, outcomes: list[Outcome], base: Callable, how: Callable) -> Iterator[tuple[str, Callable]]:
@@ -233,10 +233,7 @@ def along_an_axis(have: Tensor, names: list[str]):
                 f"along {name} every number is the mean of the right ones: a mean too many",
                 lambda w, *a, axis=axis: w.mean(axis, keepdim=True).expand_as(w),
             )
-            yield (
-                f"along {name} your numbers add up: a `cumsum` too many",
-                lambda w, *a, axis=axis: w.cumsum(axis),
-            )
+            yield (f"along {name} your numbers add up: a `cumsum` too many", lambda w, *a, axis=axis: w.cumsum(axis))
 
 
 def of_last_step(have: Tensor, got: Tensor, names: list[str]):
@@ -252,7 +249,10 @@ def of_last_step(have: Tensor, got: Tensor, names: list[str]):
         "relu": torch.relu,
         "sigmoid": torch.sigmoid,
     }.items():
-        yield f"there is one `{name}` too many: yours is the `{name}` of the right result", lambda w, *a, f=function: f(w)
+        yield (
+            f"there is one `{name}` too many: yours is the `{name}` of the right result",
+            lambda w, *a, f=function: f(w),
+        )
     yield "your result is 1 divided by the right one", lambda w, *a: 1 / w
     yield "your result is 1 minus the right one", lambda w, *a: 1 - w
     for axis, name in enumerate(names):
@@ -280,6 +280,15 @@ def of_shape(have: Tensor, got: Tensor, names: list[str]):
     """Axes that were not merged, merged too far, dropped, cut short or joined along another axis."""
     if have.numel() == got.numel():
         yield how_merged(have.shape, got.shape, names), lambda w, *a: Reads(w.flatten(), torch.flatten)
+    if got.ndim == have.ndim and got.numel() and got.numel() < have.numel():
+        short = [(n, g, w) for n, g, w in zip(names, got.shape, have.shape) if g < w]
+        ends = " and ".join(f"{n} ends after {g} of {w} places" for n, g, w in short)
+        cropped = any("⌈" in n for n, *_ in short)
+        yield (
+            f"your result is right as far as it goes, but {ends}"
+            + (": what fills no whole piece is cropped instead of padded" if cropped else ""),
+            lambda w, *a: Begins(w, torch.flatten),
+        )
     for axis, name in enumerate(names):
         length = have.shape[axis]
         for which, at in (("first", 0), ("last", -1)):
@@ -292,19 +301,12 @@ def of_shape(have: Tensor, got: Tensor, names: list[str]):
                     f"{name} has {length} places, yours is the result of the {which} one only",
                     lambda w, *a, axis=axis, at=at: w.narrow(axis, at % w.shape[axis], 1),
                 )
-        if got.ndim == have.ndim and got.shape[axis] != length:
-            short, long = sorted((got.shape[axis], length))
-            if got.shape[axis] < length:
-                rest = "⌈" in name or "left" in name
-                yield (
-                    f"your result is right as far as it goes, but {name} ends too early, after {short} of {long} places"
-                    + (": the rest that is no whole piece is cropped instead of padded" if rest else ""),
-                    lambda w, *a, axis=axis, cut=long - short: w.narrow(axis, 0, w.shape[axis] - cut),
-                )
-                yield (
-                    f"your result lacks the first {long - short} of the {long} places of {name}",
-                    lambda w, *a, axis=axis, cut=long - short: w.narrow(axis, cut, w.shape[axis] - cut),
-                )
+        if got.ndim == have.ndim and got.shape[axis] < length:
+            cut = length - got.shape[axis]
+            yield (
+                f"your result lacks the first {cut} of the {length} places of {name}",
+                lambda w, *a, axis=axis, cut=cut: w.narrow(axis, cut, w.shape[axis] - cut),
+            )
         for other, other_name in enumerate(names):
             for pieces in (2, 3, 4):
                 if other != axis and length % pieces == 0:
@@ -315,12 +317,16 @@ def of_shape(have: Tensor, got: Tensor, names: list[str]):
                     if got.ndim == have.ndim + 1:
                         yield (
                             f"the {pieces} pieces are stacked on an axis of their own; join them along {name}",
-                            lambda w, *a, axis=axis, n=pieces, at=got.shape.index(pieces) if pieces in got.shape else 0: (
-                                torch.stack(w.chunk(n, axis), at)
+                            lambda w, *a, axis=axis, n=pieces, at=place_of(pieces, got): torch.stack(
+                                w.chunk(n, axis), at
                             ),
                         )
     if have.ndim:
         yield "all axes are merged into one", lambda w, *a: w.flatten()
+
+
+def place_of(length: int, got: Tensor) -> int:
+    return got.shape.index(length) if length in got.shape else 0
 
 
 def how_merged(right: tuple, yours: tuple, names: list[str]) -> str:

@@ -39,7 +39,11 @@ class Rows:
         """Triples of what is changed, a sentence, and the settings of `index` that differ."""
         d = range(len(self.axes))
         yield "sign", "the offset is key minus query; it must be query minus key", {"sign": -1}
-        yield "sign", "the sign of the offset is lost: before and after must have rows of their own", {"absolute": set(d)}
+        yield (
+            "sign",
+            "the sign of the offset is lost: before and after must have rows of their own",
+            {"absolute": set(d)},
+        )
         for a in d:
             if len(d) > 1:
                 yield (
@@ -104,15 +108,15 @@ class Rows:
                 )
         yield "rows", "rows below 0 are set to 0 (a clamp): first move the offsets to start at 0", {"low": True}
         if self.table:
-            yield "rows", "rows outside the table are set to its first and last one (a clamp)", {"low": True, "high": True}
+            yield (
+                "rows",
+                "rows outside the table are set to its first and last one (a clamp)",
+                {"low": True, "high": True},
+            )
             yield "rows", "rows are taken modulo the length of the table", {"modulo": True}
         for a in d:
             n = self.names[a]
-            yield (
-                "rows",
-                f"rows are taken modulo {n}: different offsets share a row",
-                {"by": lambda m, a=a: m[a]},
-            )
+            yield ("rows", f"rows are taken modulo {n}: different offsets share a row", {"by": lambda m, a=a: m[a]})
         yield "one", "rows are counted from 1; the first row is 0", {"plus": 1}
         yield "one", "every row is one too small", {"plus": -1}
 
