@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from random import Random
 
 from torch import Tensor
 
@@ -18,6 +19,7 @@ class Exercise:
     piece: the package's function, which the cells below use while the exercise is unsolved.
     gradient: whether the gradients of all floating-point arguments are compared as well.
     parts: names for the entries of arguments that are tuples, {"window": ("P", "Mh", "Mw")}.
+    more: further argument tuples, random ones: a mistake is named only if it explains the reader's results on them too.
     kinds: what the check can search for beyond `mistakes`, objects of `vt_course.lab.kinds` (axes, formulas, ...).
     """
 
@@ -29,4 +31,10 @@ class Exercise:
     piece: Callable[..., Tensor]
     gradient: bool = False
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    more: Callable[[], list[tuple]] = list
     kinds: tuple = ()
+
+
+def randoms(n: int) -> list[Random]:
+    """n generators of random numbers, the same each time."""
+    return [Random(seed) for seed in range(n)]

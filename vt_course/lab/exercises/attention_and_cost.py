@@ -6,7 +6,7 @@ from math import ceil, sqrt
 import torch
 import torch.nn.functional as F
 
-from vt_course.lab.exercise import Exercise
+from vt_course.lab.exercise import Exercise, randoms
 from vt_course.lab.kinds.formulas import Formula
 from vt_course.lab.kinds.operations import Choices, instead_of_root, instead_of_softmax
 from vt_course.lab.kinds.tables import Rows
@@ -360,7 +360,7 @@ def numbers(function):
     return lambda *args: torch.as_tensor(function(*args))
 
 
-def counting(title, definition, cases, mistakes, piece, formula):
+def counting(title, definition, cases, mistakes, piece, more, formula):
     """An exercise whose answer is a whole number."""
     return Exercise(
         title,
@@ -369,6 +369,7 @@ def counting(title, definition, cases, mistakes, piece, formula):
         lambda *_: "a whole number",
         tuple((name, numbers(wrong)) for name, wrong in mistakes),
         piece=numbers(piece),
+        more=more,
         kinds=(formula,),
     )
 
@@ -422,6 +423,7 @@ EXERCISES["2.4"] = counting(
         ("the number of tokens is h·w; you used h²", lambda h, w, C: 4 * h * h * C**2 + 2 * h**4 * C),
     ),
     piece=lambda h, w, C: 4 * h * w * C**2 + 2 * (h * w) ** 2 * C,
+    more=lambda: [(r.randint(1, 60), r.randint(1, 60), r.randint(1, 99)) for r in randoms(12)],
     formula=Formula(
         (("4hwC²", 4, dict(h=1, w=1, C=2)), ("2(hw)²C", 2, dict(h=2, w=2, C=1))),
         lambda h, w, C: dict(h=h, w=w, C=C),
@@ -492,6 +494,11 @@ EXERCISES["2.5"] = counting(
         ),
     ),
     piece=lambda h, w, C, M: window_like(padded(h, M) * padded(w, M), C, M * M),
+    more=lambda: [
+        (M + r.randint(0, 50), M + r.randint(0, 50), r.randint(1, 99), M)
+        for r in randoms(16)
+        for M in [r.randint(2, 9)]
+    ],
     formula=Formula(
         (("4hwC²", 4, dict(h=1, w=1, C=2)), ("2M²hwC", 2, dict(h=1, w=1, C=1, M=2))),
         lambda h, w, C, M: dict(h=padded(h, M), w=padded(w, M), C=C, M=M),
@@ -588,6 +595,11 @@ EXERCISES["2.6"] = counting(
         ),
     ),
     piece=lambda T, H, W, patch, heads, batch, each: bytes_like(patches(T, H, W, patch) + 1, heads, batch, each),
+    more=lambda: [
+        (r.randint(1, 20), p * r.randint(1, 9), p * r.randint(1, 9), p, *(r.randint(1, 9) for _ in range(3)))
+        for r in randoms(16)
+        for p in [r.randint(2, 16)]
+    ],
     formula=Formula(
         (("batch · heads · N² · each", 1, dict(batch=1, heads=1, N=2, each=1)),),
         lambda T, H, W, patch, heads, batch, each: dict(

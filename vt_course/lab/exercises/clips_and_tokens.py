@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 
 from vt_course.data import clips, transforms
-from vt_course.lab.exercise import Exercise
+from vt_course.lab.exercise import Exercise, randoms
 from vt_course.lab.kinds.axes import Axes
 from vt_course.lab.kinds.operations import Choices
 
@@ -194,6 +194,9 @@ EXERCISES["1.1"] = Exercise(
     piece=lambda num_frames, frames, stride, position="centre": torch.from_numpy(
         clips.dense_indices(num_frames, frames, stride, position)
     ),
+    more=lambda: [
+        (r.randint(5, 300), r.randint(2, 20), r.randint(1, 6), r.choice(["start", "centre"])) for r in randoms(24)
+    ],
     kinds=(DENSE,),
 )
 
@@ -333,6 +336,7 @@ EXERCISES["1.2"] = Exercise(
         ),
     ),
     piece=lambda num_frames, frames: torch.from_numpy(clips.uniform_indices(num_frames, frames)),
+    more=lambda: [(r.randint(1, 400), r.randint(1, 32)) for r in randoms(24)],
     kinds=(UNIFORM,),
 )
 
@@ -502,6 +506,7 @@ EXERCISES["1.3"] = Exercise(
         ),
     ),
     piece=boxes_of_the_package,
+    more=lambda: [(r.randint(50, 99), r.randint(50, 99), r.randint(20, 50)) for r in randoms(24)],
     kinds=(BOXES,),
 )
 

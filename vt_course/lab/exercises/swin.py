@@ -6,7 +6,7 @@ from itertools import permutations, product
 import torch
 import torch.nn.functional as F
 
-from vt_course.lab.exercise import Exercise
+from vt_course.lab.exercise import Exercise, randoms
 from vt_course.lab.kinds.axes import Axes
 from vt_course.lab.kinds.operations import Choices, instead_of_root, instead_of_softmax
 from vt_course.lab.kinds.tables import Rows
@@ -497,6 +497,11 @@ EXERCISES["3.4"] = Exercise(
     ),
     piece=groups_like,
     parts={"shift": ("down", "right")},
+    more=lambda: [
+        (M * r.randint(1, 4), M * r.randint(1, 4), M, (r.randint(0, M - 1), r.randint(0, M - 1)))
+        for r in randoms(16)
+        for M in [r.randint(2, 5)]
+    ],
     kinds=(GROUPS,),
 )
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vt_course.data.loading import EpochBatches
-from vt_course.lab.exercise import Exercise
+from vt_course.lab.exercise import Exercise, randoms
 from vt_course.lab.kinds.operations import Choices
 
 EXERCISES: dict[str, Exercise] = {}
@@ -232,6 +232,7 @@ EXERCISES["8.1"] = Exercise(
         ("each batch takes every n-th clip of the order; take batch_size neighbours", batch_strided),
     ),
     piece=batch_of,
+    more=lambda: [(r.randint(0, 30), r.randint(1, 20), r.randint(1, 8), r.randint(0, 9)) for r in randoms(24)],
     kinds=(BATCHES,),
 )
 
@@ -390,6 +391,11 @@ EXERCISES["8.2"] = Exercise(
         ("it stays at the peak after the warm-up", lr_like(lambda s, n, w, p: p)),
     ),
     piece=lr_of,
+    more=lambda: [
+        (r.randint(0, steps - 1), steps, r.randint(0, steps - 2), r.uniform(0.1, 3))
+        for r in randoms(24)
+        for steps in [r.randint(5, 40)]
+    ],
     kinds=(RATES,),
 )
 
@@ -706,6 +712,11 @@ EXERCISES["8.4"] = Exercise(
         ),
     ),
     piece=lambda logits, label, eps: F.cross_entropy(logits, label, label_smoothing=eps),
+    more=lambda: [
+        (2 * torch.randn(B, K), torch.randint(K, (B,)), r.uniform(0, 0.5))
+        for r in randoms(6)
+        for B, K in [(r.randint(1, 5), r.randint(2, 9))]
+    ],
     kinds=(LOSSES,),
     gradient=True,
 )
@@ -808,6 +819,7 @@ EXERCISES["8.5"] = Exercise(
         ),
     ),
     piece=factor_torch,
+    more=lambda: [(4 * torch.rand(r.randint(1, 6)) + 0.1, r.uniform(0.5, 6)) for r in randoms(12)],
     kinds=(FACTORS,),
 )
 
@@ -896,5 +908,10 @@ EXERCISES["8.6"] = Exercise(
         ("only the rank with the most clips counts", lambda g, n: g[n.argmax()]),
     ),
     piece=lambda gradients, sizes: (sizes / sizes.sum()) @ gradients,
+    more=lambda: [
+        (torch.randn(R, r.randint(1, 6)), torch.tensor([r.randint(1, 9) for _ in range(R)]))
+        for r in randoms(8)
+        for R in [r.randint(2, 5)]
+    ],
     kinds=(COMBINED,),
 )

@@ -5,7 +5,7 @@ from math import prod
 
 import torch
 
-from vt_course.lab.exercise import Exercise
+from vt_course.lab.exercise import Exercise, randoms
 from vt_course.lab.kinds.axes import Axes
 from vt_course.lab.kinds.operations import Choices
 from vt_course.lab.kinds.tables import Rows
@@ -392,6 +392,11 @@ EXERCISES["4.4"] = Exercise(
     ),
     piece=swin.shift_mask,
     parts=WINDOW | {"size": ("T", "H", "W"), "shift": ("st", "sh", "sw")},
+    more=lambda: [
+        (tuple(m * r.randint(1, 3) for m in window), window, tuple(r.randint(0, m - 1) for m in window))
+        for r in randoms(6)
+        for window in [(r.randint(1, 3), r.randint(1, 4), r.randint(1, 4))]
+    ],
     kinds=(MASKS,),
 )
 
@@ -466,6 +471,7 @@ EXERCISES["4.5"] = Exercise(
     ),
     piece=swin.relative_position_index,
     parts=WINDOW,
+    more=lambda: [((r.randint(1, 3), r.randint(1, 4), r.randint(1, 5)),) for r in randoms(8)],
     kinds=(Rows(lambda window: window, ("P", "Mh", "Mw"), ("time", "height", "width")),),
 )
 

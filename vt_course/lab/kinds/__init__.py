@@ -26,6 +26,10 @@ from vt_course.lab.exercise import Exercise
 from vt_course.lab.kinds import arguments, results
 from vt_course.lab.kinds.common import Outcome, attempt, same_tensor
 
+NAN = (
+    "NaN (not a number) comes from 0/0, from inf - inf or 0 · inf, or from a root or logarithm of a negative number; "
+    "or a tensor was made with `torch.empty` and not filled"
+)
 SECONDS = 1.5  # a wrong answer is explained in this time, or only its place is named
 
 
@@ -37,19 +41,25 @@ def explain(exercise: Exercise, function: Callable, outcomes: list[Outcome]) -> 
     """
     if not any(isinstance(o.got, Tensor) and not same_tensor(o.got, o.want) for o in outcomes):
         return None  # nothing wrong was returned, so no mistake can be recognised by its numbers
-    until = monotonic() + SECONDS
+    until, more = monotonic() + SECONDS, None
     for sentence, candidate in candidates(exercise, function, outcomes, until):
         if fits(candidate, outcomes):
-            return sentence
+            if more is None:
+                torch.manual_seed(1)
+                more = [Outcome(args, None, attempt(function, args)) for args in exercise.more()]
+            if fits(candidate, more):
+                return sentence
         if monotonic() > until:
-            return None
+            break
+    if any(o.got.is_floating_point() and o.got.isnan().any() for o in outcomes if o.got is not None):
+        return NAN
     return None
 
 
 def fits(candidate: Callable, outcomes: list[Outcome]) -> bool:
     """Whether a candidate gives the reader's result in every case that has one."""
     wrong_first = sorted(outcomes, key=lambda o: o.right)  # most candidates fail where the result is wrong
-    return all(o.got is None or same_tensor(attempt(candidate, o.args), o.got) for o in wrong_first)
+    return all(not isinstance(o.got, Tensor) or same_tensor(attempt(candidate, o.args), o.got) for o in wrong_first)
 
 
 def candidates(exercise, function, outcomes: list[Outcome], until: float) -> Iterator[tuple[str, Callable]]:

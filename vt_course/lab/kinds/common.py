@@ -12,10 +12,10 @@ SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 @dataclass(frozen=True)
 class Outcome:
-    """One case: its arguments, the right result, and the reader's (None if it is no tensor)."""
+    """One case: its arguments, the right result (None if nobody asks for it), and the reader's (None if no tensor)."""
 
     args: tuple
-    want: Tensor
+    want: Tensor | None
     got: Tensor | None
 
     @property
