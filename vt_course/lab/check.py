@@ -20,7 +20,7 @@ from vt_course.lab import progress
 from vt_course.lab.exercise import Exercise
 from vt_course.lab.exercises import EXERCISES
 from vt_course.lab.kinds import explain
-from vt_course.lab.kinds.common import Outcome, clone, same_tensor
+from vt_course.lab.kinds.common import Outcome, clone, plain, same_tensor
 from vt_course.lab.kinds.errors import explain_error
 
 
@@ -72,7 +72,7 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
             return function
     if raised:
         error, args = raised
-        likely = diagnose(exercise, function, cases, outputs) or explain_error(
+        likely = diagnose(exercise, function, cases, outputs, error=True) or explain_error(
             error, function, names_of(exercise), args
         )
         fail(number, f"your function raised {type(error).__name__} on {describe(exercise, args)}: {error}", likely)
@@ -106,7 +106,7 @@ def fail(number: str, problem: str, likely: str | None, picture: tuple | None = 
     if likely:
         print(f"  Likely: {likely}")
     want, got = picture or (None, None)
-    if isinstance(got, Tensor) and got.shape == want.shape and not same_tensor(got, want) and want.ndim:
+    if isinstance(got, Tensor) and plain(got) and got.shape == want.shape and not same_tensor(got, want) and want.ndim:
         from IPython.display import display
 
         from vt_course.lab.show import expected_got
@@ -122,6 +122,8 @@ def compare(exercise: Exercise, args: tuple, got, want: Tensor) -> str | None:
         if got is None:
             return f"your function returned nothing, not {wanted}; is there a `return`?"
         return f"your function returned a {type(got).__name__}, not {wanted}"
+    if not plain(got):
+        return f"your function returned a tensor of {got.dtype}, {got.layout}, on {got.device}; wanted is a plain one"
     if got.shape != want.shape:
         formula, numbers = exercise.shape(*args), str(tuple(want.shape))
         return f"shape {tuple(got.shape)}, wanted {formula}" + (
@@ -163,15 +165,17 @@ def compare_gradients(exercise: Exercise, function: Callable, args: tuple) -> st
     return None
 
 
-def diagnose(exercise: Exercise, function: Callable, cases: list[tuple], outputs: list) -> str | None:
+def diagnose(
+    exercise: Exercise, function: Callable, cases: list[tuple], outputs: list, error: bool = False
+) -> str | None:
     """The sentence of the mistake that reproduces what the reader's function returned in all cases, or None."""
-    if any(out is not None and not isinstance(out, Tensor) for out in outputs):
+    if not all(isinstance(out, Tensor) and plain(out) for out in outputs):
         return None
     outputs = outputs + [result(function, args) for args in cases[len(outputs) :]]  # after an error: the other cases
     try:
         outcomes = [Outcome(args, exercise.definition(*clone(args)), out) for args, out in zip(cases, outputs)]
         with warnings.catch_warnings(action="ignore"):  # of numbers that only a wrong formula meets
-            return explain(exercise, function, outcomes)
+            return explain(exercise, function, outcomes, error)
     except Exception:  # whatever a reader's function returns, its place has been printed
         return None
 
@@ -182,7 +186,7 @@ def result(function: Callable, args: tuple) -> Tensor | None:
         out = as_tensor(function(*clone(args)))
     except Exception:
         return None
-    return out if isinstance(out, Tensor) else None
+    return out if isinstance(out, Tensor) and plain(out) else None
 
 
 def differing(got: Tensor, want: Tensor) -> Tensor:

@@ -33,17 +33,19 @@ NAN = (
 SECONDS = 1.5  # a wrong answer is explained in this time, or only its place is named
 
 
-def explain(exercise: Exercise, function: Callable, outcomes: list[Outcome]) -> str | None:
+def explain(exercise: Exercise, function: Callable, outcomes: list[Outcome], error: bool = False) -> str | None:
     """The sentence of the first candidate that reproduces every result of the reader's `function`, or None.
 
     `outcomes` has the arguments, the right and the reader's result of each case (None where it raised). `function`
-    is called again by kinds that read an answer from numbers of their own choice. Raises nothing.
+    is called again by kinds that read an answer from numbers of their own choice. If `error`, the reader is told of an
+    error, so what is said must also make an error in the cases that have no result.
     """
-    if not any(isinstance(o.got, Tensor) and not same_tensor(o.got, o.want) for o in outcomes):
+    if not any(isinstance(o.got, Tensor) and not o.right for o in outcomes):
         return None  # nothing wrong was returned, so no mistake can be recognised by its numbers
-    until, more = monotonic() + SECONDS, None
+    nan = any(o.got.is_floating_point() and o.got.isnan().any() for o in outcomes if o.got is not None)
+    until, more = monotonic() + (SECONDS / 5 if nan else SECONDS), None
     for sentence, candidate in candidates(exercise, function, outcomes, until):
-        if fits(candidate, outcomes):
+        if fits(candidate, outcomes, error):
             if more is None:
                 torch.manual_seed(1)
                 more = [Outcome(args, None, attempt(function, args)) for args in exercise.more()]
@@ -51,15 +53,19 @@ def explain(exercise: Exercise, function: Callable, outcomes: list[Outcome]) -> 
                 return sentence
         if monotonic() > until:
             break
-    if any(o.got.is_floating_point() and o.got.isnan().any() for o in outcomes if o.got is not None):
-        return NAN
-    return None
+    return NAN if nan else None
 
 
-def fits(candidate: Callable, outcomes: list[Outcome]) -> bool:
-    """Whether a candidate gives the reader's result in every case that has one."""
-    wrong_first = sorted(outcomes, key=lambda o: o.right)  # most candidates fail where the result is wrong
-    return all(not isinstance(o.got, Tensor) or same_tensor(attempt(candidate, o.args), o.got) for o in wrong_first)
+def fits(candidate: Callable, outcomes: list[Outcome], error: bool = False) -> bool:
+    """Whether a candidate gives the reader's result in every case that has one; if `error`, none in the others."""
+    wrong_first = sorted(outcomes, key=lambda o: o.want is None or o.right)  # there most candidates fail
+    for outcome in wrong_first:
+        if isinstance(outcome.got, Tensor):
+            if not same_tensor(attempt(candidate, outcome.args), outcome.got):
+                return False
+        elif error and attempt(candidate, outcome.args) is not None:
+            return False
+    return True
 
 
 def candidates(exercise, function, outcomes: list[Outcome], until: float) -> Iterator[tuple[str, Callable]]:

@@ -8,10 +8,10 @@ how each axis was split. So no list of wrong orders is needed: every order has i
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import permutations, product
+from itertools import combinations, permutations, product
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from torch import Tensor
 
 from vt_course.lab.kinds.common import Outcome, Reads, attempt
@@ -38,6 +38,7 @@ class Axes:
 
     def candidates(self, function: Callable, outcomes: list[Outcome]) -> Iterator[tuple[str, Callable]]:
         left, right = sides(self.pattern)
+        yield from self.reductions(right)
         shape = [math.prod(self.probe[a] for a in group) for group in left]
         numbers = torch.arange(math.prod(shape), dtype=torch.float64).view(shape)
         got = attempt(function, self.arguments(numbers.float(), self.probe))
@@ -68,6 +69,21 @@ class Axes:
 
         # the order is the same in all cases, but the shape is made otherwise (a plain reshape to the right shape)
         yield said, lambda *args: Reads(in_one_row(candidate(*args)), torch.flatten)
+
+    def reductions(self, right: list[list[str]]) -> Iterator[tuple[str, Callable]]:
+        """One or two factors are added up, averaged or reduced to their largest."""
+        letters = [a for g in right for a in g]
+        for gone in [*((a,) for a in letters), *combinations(letters, 2)]:
+            kept = " ".join(f"({' '.join(a for a in g if a not in gone)})" for g in right if set(g) - set(gone))
+            pattern = f"{self.pattern.split('->')[0]} -> {kept}"
+            for how, words in (("sum", "added up"), ("mean", "averaged"), ("max", "reduced to the largest one")):
+                yield (
+                    f"the numbers of {' and '.join(self.words.get(a, a) for a in gone)} are {words}; they must all be "
+                    "kept",
+                    lambda x, *rest, how=how, pattern=pattern: reduce(
+                        self.before(x), pattern, how, **self.sizes(x, *rest)
+                    ),
+                )
 
     def pairs(self, outcomes: list[Outcome]) -> Iterator[tuple[str, str, Callable]]:
         return iter(())  # whatever is done to the axes has one sentence already

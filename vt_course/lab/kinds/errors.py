@@ -34,10 +34,10 @@ def explain_error(error: Exception, function: Callable, names: list[str], args: 
     """One sentence on what an error means and what to do, or None. `names` are those of the exercise's arguments."""
     text = str(error)
     if isinstance(error, UnboundLocalError):
+        name = re.search(r"local variable '(\w+)'", text)
         return (
-            f"`{error.name}` is used before it has a value: it gets one in a branch or loop that did not run, or "
-            "below this line"
-        )
+            f"`{name[1]}`" if name else "a name"
+        ) + " is used before it has a value: it gets one in a branch or loop that did not run, or below this line"
     if isinstance(error, NameError):
         return unknown_name(getattr(error, "name", None), function, names)
     if isinstance(error, AttributeError):

@@ -30,11 +30,13 @@ class Steps:
     start: from the arguments of a case to the state.
     steps: in the right order.
     end: from the last state to the answer.
+    together: names of steps that make one idea, such as ("shift", "shift back"), and are forgotten together.
     """
 
     start: Callable[..., dict]
     steps: tuple[Step, ...]
     end: Callable[[dict], Tensor] = lambda state: state["x"]
+    together: tuple[tuple[str, ...], ...] = ()
 
     def function(self, *args) -> Tensor:
         """The right answer; an exercise may take it as its definition."""
@@ -49,6 +51,9 @@ class Steps:
     def candidates(self, function: Callable, outcomes: list[Outcome]) -> Iterator[tuple[str, Callable]]:
         for _, sentence, change in self.changes():
             yield sentence, self.changed(change)
+        for names in self.together:
+            left = {i: None for i, step in enumerate(self.steps) if step.name in names}
+            yield f"the steps {' and '.join(f'“{n}”' for n in names)} are forgotten", self.changed(left)
         yield from self.moves()
 
     def pairs(self, outcomes: list[Outcome]) -> Iterator[tuple[str, str, Callable]]:

@@ -38,6 +38,14 @@ class Rows:
     def changes(self):
         """Triples of what is changed, a sentence, and the settings of `index` that differ."""
         d = range(len(self.axes))
+        n = self.names[-1]
+        for plus, size in ((1, "large"), (-1, "small")):
+            instead = n if plus > 0 else f"{n}-2"
+            yield (
+                "one",
+                f"every row is one too {size}: is {instead} added to the offset along {self.axes[-1]}, and not {n}-1?",
+                {"plus": plus},
+            )
         yield "sign", "the offset is key minus query; it must be query minus key", {"sign": -1}
         yield (
             "sign",
@@ -76,6 +84,15 @@ class Rows:
                 f"(2{n}-2)": lambda m, b=b: 2 * m[b] - 2,
                 f"(2{n}+1)": lambda m, b=b: 2 * m[b] + 1,
             }
+        for b in d[1:]:  # one base wrong for all slower digits
+            for text, f in factors.items():
+                if text not in ("1", f"(2{self.names[b]}-1)"):
+                    yield (
+                        "bases",
+                        f"the digit of {self.axes[b]} has 2{self.names[b]}-1 values, which multiply the slower digits; "
+                        f"you take {text}",
+                        {f"base{b}": f},
+                    )
         products = {name: (f,) for name, f in factors.items()}
         if len(d) > 2:
             products |= {
@@ -117,8 +134,6 @@ class Rows:
         for a in d:
             n = self.names[a]
             yield ("rows", f"rows are taken modulo {n}: different offsets share a row", {"by": lambda m, a=a: m[a]})
-        yield "one", "rows are counted from 1; the first row is 0", {"plus": 1}
-        yield "one", "every row is one too small", {"plus": -1}
 
     def answer(self, settings: dict) -> Callable:
         def candidate(*args):
@@ -140,7 +155,11 @@ class Rows:
                 offset = offset.abs()
             move = settings.get(f"move{a}", lambda m, a: m[a] - 1)(m, a)
             faster = digits[digits.index(a) + 1 :]
-            stride = settings[f"stride{a}"](m) if f"stride{a}" in settings else prod(2 * m[b] - 1 for b in faster)
+            stride = (
+                settings[f"stride{a}"](m)
+                if f"stride{a}" in settings
+                else prod(settings.get(f"base{b}", lambda m, b=b: 2 * m[b] - 1)(m) for b in faster)
+            )
             out = out + (offset + move) * stride
         if settings.get("low"):
             out = out.clamp(min=0)
