@@ -82,6 +82,11 @@ EXERCISES["2.1"] = Exercise(
         ),
     ),
     piece=weights_like,
+    more=lambda: [
+        (torch.randn(B, h, r.randint(1, 7), d), torch.randn(B, h, r.randint(1, 7), d))
+        for r in randoms(6)
+        for B, h, d in [(r.randint(1, 3), r.randint(1, 4), r.randint(1, 9))]
+    ],
     gradient=True,
     kinds=(
         Choices(
@@ -281,6 +286,11 @@ EXERCISES["2.2"] = Exercise(
         ),
     ),
     piece=piece_heads,
+    more=lambda: [
+        heads_case(r.randint(1, 3), r.randint(2, 8), h * r.randint(2, 5), h)
+        for r in randoms(4)
+        for h in [r.randint(2, 4)]
+    ],
     gradient=True,
     kinds=(HEADS,),
 )
@@ -347,6 +357,7 @@ EXERCISES["2.3"] = Exercise(
         ),
     ),
     piece=lambda table, n: look_up(table, swin.relative_position_index((n,))),
+    more=lambda: [(torch.randn(2 * n - 1, r.randint(1, 5)), n) for r in randoms(5) for n in [r.randint(2, 8)]],
     gradient=True,
     kinds=(Rows(lambda table, n: (n,), ("n",), ("the row",), table=True),),
 )

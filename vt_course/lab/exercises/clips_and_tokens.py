@@ -594,6 +594,11 @@ EXERCISES["1.4"] = Exercise(
     ),
     piece=patches,
     parts={"patch": ("ph", "pw")},
+    more=lambda: [
+        (torch.randn(r.randint(2, 4), r.randint(1, 5), r.randint(1, 4) * ph, r.randint(1, 4) * pw), (ph, pw))
+        for r in randoms(5)
+        for ph, pw in [(r.randint(1, 5), r.randint(1, 5))]
+    ],
     kinds=(
         Axes(
             "b c (H h) (W w) -> b H W (c h w)",
@@ -674,6 +679,11 @@ EXERCISES["1.5"] = Exercise(
     ),
     piece=tubes,
     parts={"tube": ("pt", "ph", "pw")},
+    more=lambda: [
+        (torch.randn(r.randint(2, 4), r.randint(1, 4), *(m * r.randint(1, 3) for m in tube)), tube)
+        for r in randoms(5)
+        for tube in [(r.randint(1, 4), r.randint(1, 4), r.randint(1, 4))]
+    ],
     kinds=(
         Axes(
             "b c (T t) (H h) (W w) -> b T H W (c t h w)",
@@ -751,4 +761,7 @@ EXERCISES["1.6"] = Exercise(
         ),
     ),
     piece=weight_by,
+    more=lambda: [
+        (torch.randn(*(r.randint(1, 5) for _ in range(5))), "".join(r.sample("cthw", 4))) for r in randoms(8)
+    ],
 )

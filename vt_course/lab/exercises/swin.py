@@ -83,6 +83,11 @@ EXERCISES["3.1"] = Exercise(
         ),
     ),
     piece=lambda x, M: swin.window_partition(x, (M, M)),
+    more=lambda: [
+        (torch.randn(r.randint(1, 3), M * r.randint(1, 4), M * r.randint(1, 4), r.randint(1, 4)), M)
+        for r in randoms(6)
+        for M in [r.randint(2, 4)]
+    ],
     kinds=(
         Axes(
             "b (H h) (W w) c -> (b H W) (h w) c",
@@ -156,6 +161,11 @@ EXERCISES["3.2"] = Exercise(
         ),
     ),
     piece=lambda windows, M, H, W: swin.window_reverse(windows, (M, M), (H, W)),
+    more=lambda: [
+        (torch.randn(r.randint(1, 3) * a * b, M * M, r.randint(1, 4)), M, M * a, M * b)
+        for r in randoms(6)
+        for M, a, b in [(r.randint(2, 4), r.randint(1, 4), r.randint(1, 4))]
+    ],
     kinds=(
         Axes(
             "(b H W) (h w) c -> b (H h) (W w) c",
@@ -335,6 +345,7 @@ EXERCISES["3.3"] = Exercise(
         ),
     ),
     piece=attention_fast,
+    more=attention_cases,
     gradient=True,
     kinds=(ATTENTION,),
 )
@@ -574,6 +585,7 @@ EXERCISES["3.5"] = Exercise(
         ),
     ),
     piece=bias_fast,
+    more=lambda: [(torch.randn((2 * M - 1) ** 2, r.randint(1, 4)), M) for r in randoms(4) for M in [r.randint(2, 5)]],
     gradient=True,
     kinds=(Rows(lambda table, M: (M, M), ("M", "M"), ("the rows", "the columns"), table=True),),
 )
@@ -672,6 +684,7 @@ EXERCISES["3.6"] = Exercise(
         ),
     ),
     piece=neighbours_fast,
+    more=lambda: [(torch.randn(*(r.randint(1, 6) for _ in range(4))),) for r in randoms(6)],
     gradient=True,
     kinds=(
         Axes(

@@ -302,7 +302,6 @@ RATES = Choices(
             ("the cosine is a step short: its length is steps - warmup", lambda s, n, w: (s - w) / max(n - w - 1, 1)),
             ("the cosine counts from step 0 over steps - warmup", lambda s, n, w: s / (n - w)),
             ("the cosine is a step long: its length is steps - warmup", lambda s, n, w: (s - w) / (n - w + 1)),
-            ("the share is rounded down: divide with `/`", lambda s, n, w: (s - w) // (n - w)),
         ),
         "wave": (
             ("1 + cos runs from 2 to 0: divide by 2", lambda x: 1 + math.cos(math.pi * x)),
@@ -323,7 +322,8 @@ RATES = Choices(
             ("the learning rate falls in a straight line", lambda x: 1 - x),
             ("the learning rate falls as (1 - x)²", lambda x: (1 - x) ** 2),
             ("the learning rate falls as an exponential", lambda x: math.exp(-x)),
-            ("the learning rate stays at the peak", lambda x: 1),
+            ("after the warm-up the learning rate stays at the peak", lambda x: 1),
+            ("after the warm-up the learning rate stays at half the peak", lambda x: 0.5),
             ("only half of (1 + cos πx): the 1 is divided, the cosine is not", lambda x: 0.5 + math.cos(math.pi * x)),
             ("only the cosine is divided by 2, not the 1: brackets", lambda x: 1 + math.cos(math.pi * x) / 2),
         ),
@@ -585,6 +585,11 @@ EXERCISES["8.3"] = Exercise(
         ),
     ),
     piece=adamw_torch,
+    more=lambda: [
+        (*torch.randn(3, n), torch.rand(n) + 0.01, r.randint(1, 9), r.uniform(0.01, 0.5), r.uniform(0, 0.9))
+        for r in randoms(6)
+        for n in [r.randint(2, 6)]
+    ],
     kinds=(STEPS,),
 )
 
@@ -640,7 +645,7 @@ LOSSES = Choices(
             ("the true class keeps all of its 1: it must keep 1 - ε", lambda e, K: 1.0),
             ("the true class gets 1 - ε only: its share ε / K of what all get is missing", lambda e, K: 1 - e - e / K),
             ("the true class loses ε twice", lambda e, K: 1 - 2 * e),
-            ("1 - ε and ε are exchanged for the true class", lambda e, K: e),
+            ("the true class gets ε in place of 1 - ε", lambda e, K: e),
             ("the true class gets only its share of ε", lambda e, K: 0.0),
         ),
         "rest": (
@@ -819,7 +824,9 @@ EXERCISES["8.5"] = Exercise(
         ),
     ),
     piece=factor_torch,
-    more=lambda: [(4 * torch.rand(r.randint(1, 6)) + 0.1, r.uniform(0.5, 6)) for r in randoms(12)],
+    more=lambda: [
+        (torch.rand(r.randint(1, 6)) * 10 ** r.uniform(-1.5, 1) + 0.01, 10 ** r.uniform(-1, 1)) for r in randoms(12)
+    ],
     kinds=(FACTORS,),
 )
 

@@ -103,6 +103,11 @@ EXERCISES["4.1"] = Exercise(
     ),
     piece=swin.window_partition,
     parts=WINDOW,
+    more=lambda: [
+        (torch.randn(r.randint(1, 3), *(m * r.randint(1, 3) for m in window), r.randint(1, 4)), window)
+        for r in randoms(6)
+        for window in [(r.randint(1, 4), r.randint(1, 4), r.randint(1, 4))]
+    ],
     kinds=(
         Axes(
             "b (T p) (H h) (W w) c -> (b T H W) (p h w) c",
@@ -178,6 +183,11 @@ EXERCISES["4.2"] = Exercise(
     ),
     piece=swin.window_reverse,
     parts=WINDOW | {"size": ("T", "H", "W")},
+    more=lambda: [
+        (torch.randn(r.randint(1, 3) * prod(n), prod(w), r.randint(1, 4)), w, tuple(a * b for a, b in zip(n, w)))
+        for r in randoms(6)
+        for w, n in [[tuple(r.randint(1, 4) for _ in range(3)), tuple(r.randint(1, 3) for _ in range(3))]]
+    ],
     kinds=(
         Axes(
             "(b T H W) (p h w) c -> b (T p) (H h) (W w) c",
@@ -204,6 +214,32 @@ def roll_cases():
     ]
 
 
+def roll_like(x, shift, *, dims=(1, 2, 3), signs=(-1, -1, -1)):
+    return torch.roll(x, [a * s for a, s in zip(signs, shift)], dims)
+
+
+ROLLS = Choices(
+    roll_like,
+    {
+        "dims": tuple(
+            (f"the three shifts are applied to the axes {dims}; it must be (1, 2, 3)", dims)
+            for dims in product(range(5), repeat=3)
+            if dims != (1, 2, 3)
+        ),
+        "signs": tuple(
+            (
+                "the shift along "
+                + " and ".join(name for name, s in zip(("time", "height", "width"), signs) if s > 0)
+                + " has the other sign: `torch.roll` gets -shift",
+                signs,
+            )
+            for signs in product((-1, 1), repeat=3)
+            if signs != (-1, -1, -1)
+        ),
+    },
+)
+
+
 EXERCISES["4.3"] = Exercise(
     "cyclic shift",
     roll_literal,
@@ -227,6 +263,11 @@ EXERCISES["4.3"] = Exercise(
         ),
     ),
     piece=roll_literal,
+    more=lambda: [
+        (torch.randn(r.randint(1, 4), *(r.randint(3, 6) for _ in range(4))), tuple(r.randint(0, 3) for _ in range(3)))
+        for r in randoms(8)
+    ],
+    kinds=(ROLLS,),
     parts={"shift": ("st", "sh", "sw")},
 )
 
@@ -549,5 +590,6 @@ EXERCISES["4.6"] = Exercise(
         ),
     ),
     piece=official.inflate_patch,
+    more=lambda: [(torch.randn(*(r.randint(1, 5) for _ in range(4))), r.randint(1, 5)) for r in randoms(6)],
     kinds=(INFLATED,),
 )

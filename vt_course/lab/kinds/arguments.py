@@ -111,7 +111,7 @@ def of_tuple(i: int, name: str, value: tuple, parts):
         for j, other in enumerate(parts):
             if j != k:
                 yield edited(
-                    f"{other} is used in place of {part}: `{name}` is ({written})",
+                    f"{other} stands in place of {part}: `{name}` is ({written})",
                     i,
                     lambda t, k=k, j=j: put(t, k, t[j]),
                 )

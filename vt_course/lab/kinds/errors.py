@@ -84,7 +84,7 @@ def unknown_attribute(error: AttributeError) -> str | None:
     name, thing = getattr(error, "name", None), getattr(error, "obj", None)
     if name is None or thing is None:
         return None
-    kind = thing.__name__ if inspect.ismodule(thing) else f"a {type(thing).__name__}"
+    kind = thing.__name__ if inspect.ismodule(thing) else f"a value of type {type(thing).__name__}"
     close = get_close_matches(name, dir(thing), n=1, cutoff=0.7)
     more = f"; did you mean `{close[0]}`?" if close else ""
     if thing is None:
@@ -152,25 +152,36 @@ def where_from(length: int, chunk: int, names: list[str], args: tuple) -> str:
 
 
 def wrong_type(text: str, function: Callable, names: list[str]) -> str | None:
-    if "positional argument" in text or "unexpected keyword" in text:
+    if re.search(r"takes .*positional argument|missing \d+ required|unexpected keyword", text):
         takes = list(local_names(function)[: getattr(getattr(function, "__code__", None), "co_argcount", 0)])
         if getattr(function, "__name__", "?") in text and takes != names:
             return f"your function is called with {listed(names)}; it takes {listed(takes) or 'nothing'}"
         return "a function is called with arguments that it does not have"
-    if "cannot be interpreted as an integer" in text or "must be integers" in text or "integer arg" in text:
+    found = re.search(r"unsupported operand type\(s\) for (.*?): '(\w+)' and '(\w+)'", text)
+    if found:
         return (
-            "a size or index must be a whole number: divide with `//`, since `/` always gives a floating-point number"
+            f"{found[1]} cannot join values of the types {found[2]} and {found[3]}: is one of the names another thing?"
         )
-    if re.search(r"must be tuple of ints|must be.* int,? not float|but found type float|\(float", text):
-        return (
-            "a size or index must be a whole number: divide with `//`, since `/` always gives a floating-point number"
-        )
+    if "float" in text and re.search("integer|index|tuple of ints|int,", text):
+        return WHOLE
+    found = re.search(r"tuple of ints, (?:but found element of type|not) (\w+)", text)
+    if found:
+        return f"a size must be a whole number, and you give a value of type {found[1]}"
+    found = re.search(r"(\w+)\(\): argument '(\w+)'.* must be (.*?), not (.*)", text)
+    if found:
+        return f"`{found[1]}` wants {found[3]} for its `{found[2]}`, and you give a value of type {found[4]}"
+    found = re.search(r"expected Tensor as element (\d+) in argument 0, but got (\w+)", text)
+    if found:
+        return f"all pieces that you join must be tensors; that of number {found[1]}, from 0, is of type {found[2]}"
+    found = re.search(r"(\w+)\(\) received an invalid combination of arguments - got (\(.*?\))", text)
+    if found:
+        return f"`{found[1]}` cannot take values of the types {found[2]}: is one of the names another thing?"
+    if "only integer tensors" in text or "cannot be interpreted as an integer" in text or "must be integers" in text:
+        return "a size or index must be a whole number, and you give something else"
     if "not subscriptable" in text:
         return "something that is a single number, or a function, is indexed with [ ]"
     if "not callable" in text:
         return "something that is no function is called with ( ): is an operator missing between two brackets?"
-    if "must be Tensor" in text or "must be tuple of Tensors" in text:
-        return "a torch function is given something that is no tensor: `torch.as_tensor` makes one of numbers"
     if "NoneType" in text:
         return "one of the values is None: does a function that you use return nothing?"
     return None
@@ -181,6 +192,8 @@ def unpacking(text: str, names: list[str], args: tuple) -> str:
 
 
 def shapes(error: Exception, text: str, names: list[str], args: tuple) -> str | None:
+    if "ZeroDivisionError" in text:
+        return "a whole number is divided by 0"
     if "view size is not compatible" in text:
         return "`view` cannot follow `permute`, whose result is not contiguous: use `reshape`"
     if "invalid for input of size" in text or "shape '" in text:

@@ -8,7 +8,7 @@ from math import prod
 
 import torch
 
-from vt_course.lab.kinds.common import Outcome
+from vt_course.lab.kinds.common import Outcome, power
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Formula:
     def candidates(self, function: Callable, outcomes: list[Outcome]) -> Iterator[tuple[str, Callable]]:
         for _, sentence, change in self.changes(outcomes[0].args):
             yield sentence, self.with_changes(change)
+        for sentence, at, how in self.sums(outcomes[0].args):
+            yield sentence, self.with_sum(at, how)
 
     def pairs(self, outcomes: list[Outcome]) -> Iterator[tuple[str, str, Callable]]:
         for (where, first, a), (other, second, b) in combinations(list(self.changes(outcomes[0].args)), 2):
@@ -74,6 +76,17 @@ class Formula:
                             words,
                             lambda terms, values, args, i=i, n=name, by=by: add_power(terms, i, n, by),
                         )
+                if powers.get(name, 0) > 1:
+                    for other in names:
+                        if other != name:
+                            yield (
+                                f"power {i}",
+                                f"in {where} {power(name, 2)} is replaced by {power(other, 2)}",
+                                lambda terms, values, args, i=i, n=name, o=other: (
+                                    add_power(terms, i, n, -2),
+                                    add_power(terms, i, o, 2),
+                                ),
+                            )
                 for other in names:
                     if powers.get(name) and other != name:
                         yield (
@@ -84,6 +97,45 @@ class Formula:
                                 add_power(terms, i, o, 1),
                             ),
                         )
+
+    def sums(self, args: tuple):
+        """A + that stands where a · belongs, in one of the terms: pairs of a sentence and the two groups of factors."""
+        for i, (text, coefficient, powers) in enumerate(self.terms):
+            factors = ["", *sorted(n for n, k in powers.items() for _ in range(k))]  # "" is the coefficient
+            for size in range(1, len(factors)):
+                for part in set(combinations(factors[1:], size)):
+                    rest = list(factors)
+                    for name in part:
+                        rest.remove(name)
+                    groups = [[str(coefficient) if n == "" else n for n in g] for g in (rest, part)]
+                    yield (
+                        f"in the term {text} a + stands where a · belongs: yours is "
+                        + " + ".join("·".join(g) for g in groups),
+                        i,
+                        (rest, part),
+                    )
+            for a, b in combinations(sorted(powers), 2):
+                k = min(powers[a], powers[b])
+                yield f"in the term {text} you take {a} + {b} in place of {a} · {b}", i, (a, b, k)
+        if all(len(p) > 1 for *_, p in self.terms):
+            for a, b in combinations(sorted(set.intersection(*(set(p) for *_, p in self.terms))), 2):
+                yield f"you take {a} + {b} in place of {a} · {b}", None, (a, b, None)
+
+    def with_sum(self, at: int | None, how: tuple) -> Callable:
+        def candidate(*args):
+            q, total = self.quantities(*args), 0
+            for i, (_, coefficient, powers) in enumerate(self.terms):
+                if at is not None and i != at:
+                    total += coefficient * prod(q[n] ** k for n, k in powers.items())
+                elif len(how) == 2:
+                    total += sum(prod(coefficient if n == "" else q[n] for n in group) for group in how)
+                else:
+                    a, b, k = how[0], how[1], how[2] or min(powers[how[0]], powers[how[1]])
+                    rest = {n: p - k * (n in (a, b)) for n, p in powers.items()}
+                    total += coefficient * (q[a] + q[b]) ** k * prod(q[n] ** p for n, p in rest.items())
+            return torch.tensor(total)
+
+        return candidate
 
     def with_changes(self, *changes: Callable) -> Callable:
         def candidate(*args):

@@ -48,7 +48,7 @@ def endings(have: Tensor, got: Tensor, names: list[str], exercise, outcomes: lis
         yield from of_arguments(have, exercise, outcomes)
         yield "the sign is the other one: your result is minus the right one", lambda w, *a: -w
     else:
-        yield from of_shape(have, got, names)
+        yield from of_places(have, got, names)
         yield from of_missing_step(have, got, names)
 
 
@@ -130,7 +130,7 @@ def of_size(have: Tensor, got: Tensor, exercise, outcomes: list[Outcome]):
         shown = f"{abs(offset):.6g}"
         yield f"your {number} too {side} by {shown}", lambda w, *a: w + offset
     if not g.any():
-        yield "your result holds zeros only: nothing was written into it", lambda w, *a: torch.zeros_like(w)
+        yield "your result holds zeros only", lambda w, *a: torch.zeros_like(w)
     if w.any() and have.dtype.is_floating_point:
         yield (
             "you return 1 where the right result is not 0, and 0 elsewhere: these are truth values, not the numbers",
@@ -215,6 +215,14 @@ def along_an_axis(have: Tensor, names: list[str]):
     for axis, (name, length) in enumerate(zip(names, have.shape)):
         if length < 2:
             continue
+        if length < 5:
+            for order in permutations(range(length)):
+                if list(order) != sorted(order) and order != tuple(range(length))[::-1]:
+                    listed = ", ".join(map(str, order))
+                    yield (
+                        f"along {name} the places come in the order {listed}; it must be 0, 1, 2 and so on",
+                        lambda w, *a, axis=axis, order=order: w.index_select(axis, torch.tensor(order)),
+                    )
         yield f"along {name} your result runs backwards", lambda w, *a, axis=axis: w.flip(axis)
         for by in range(1, min(length, 9)):
             for sign in (1, -1):
@@ -276,10 +284,20 @@ def of_last_step(have: Tensor, got: Tensor, names: list[str]):
 # ---------------------------------------------------------------- another shape
 
 
-def of_shape(have: Tensor, got: Tensor, names: list[str]):
-    """Axes that were not merged, merged too far, dropped, cut short or joined along another axis."""
+def of_places(have: Tensor, got: Tensor, names: list[str]):
+    """Axes that were not merged, merged too far, or dropped: all numbers of one place are right."""
     if have.numel() == got.numel():
         yield how_merged(have.shape, got.shape, names), lambda w, *a: Reads(w.flatten(), torch.flatten)
+    for axis, name in enumerate(names):
+        for which, at in (("first", 0), ("last", -1)):
+            words = f"of {name} only the {which} place is in your result"
+            yield words, lambda w, *a, axis=axis, at=at: w.select(axis, at)
+            yield words, lambda w, *a, axis=axis, at=at: w.narrow(axis, at % w.shape[axis], 1)
+
+
+def of_shape(have: Tensor, got: Tensor, names: list[str]):
+    """Axes that were not merged, merged too far, dropped, cut short, repeated or joined along another axis."""
+    yield from of_places(have, got, names)
     if got.ndim == have.ndim and got.numel() and got.numel() < have.numel():
         short = [(n, g, w) for n, g, w in zip(names, got.shape, have.shape) if g < w]
         ends = " and ".join(f"{n} ends after {g} of {w} places" for n, g, w in short)
@@ -291,36 +309,42 @@ def of_shape(have: Tensor, got: Tensor, names: list[str]):
         )
     for axis, name in enumerate(names):
         length = have.shape[axis]
-        for which, at in (("first", 0), ("last", -1)):
-            if length > 1:
-                yield (
-                    f"{name} has {length} places, yours is the result of the {which} one only",
-                    lambda w, *a, axis=axis, at=at: w.select(axis, at),
-                )
-                yield (
-                    f"{name} has {length} places, yours is the result of the {which} one only",
-                    lambda w, *a, axis=axis, at=at: w.narrow(axis, at % w.shape[axis], 1),
-                )
         if got.ndim == have.ndim and got.shape[axis] < length:
             cut = length - got.shape[axis]
             yield (
                 f"your result lacks the first {cut} of the {length} places of {name}",
                 lambda w, *a, axis=axis, cut=cut: w.narrow(axis, cut, w.shape[axis] - cut),
             )
+        if got.ndim == have.ndim and got.shape[axis] > length:
+            times = got.shape[axis] // length
+            yield (
+                f"the right result is repeated {times} times along {name}",
+                lambda w, *a, axis=axis, n=times: torch.cat([w] * n, axis),
+            )
+            yield (
+                f"every place of {name} is repeated {times} times",
+                lambda w, *a, axis=axis, n=times: w.repeat_interleave(n, axis),
+            )
         for other, other_name in enumerate(names):
-            for pieces in (2, 3, 4):
-                if other != axis and length % pieces == 0:
+            for parts in (2, 3, 4):
+                if other != axis and length % parts == 0:
                     yield (
-                        f"the {pieces} pieces are joined along {other_name}; join them along {name}",
-                        lambda w, *a, axis=axis, other=other, n=pieces: torch.cat(w.chunk(n, axis), other),
+                        f"the {parts} pieces are joined along {other_name}; join them along {name}",
+                        lambda w, *a, axis=axis, other=other, n=parts: torch.cat(w.chunk(n, axis), other),
                     )
                     if got.ndim == have.ndim + 1:
                         yield (
-                            f"the {pieces} pieces are stacked on an axis of their own; join them along {name}",
-                            lambda w, *a, axis=axis, n=pieces, at=place_of(pieces, got): torch.stack(
+                            f"the {parts} pieces are stacked on an axis of their own; join them along {name}",
+                            lambda w, *a, axis=axis, n=parts, at=place_of(parts, got): torch.stack(
                                 w.chunk(n, axis), at
                             ),
                         )
+        if length in got.shape and got.ndim == have.ndim:
+            yield (
+                f"{name} stands at the place of axis {got.shape.index(length)}",
+                lambda w, *a, axis=axis, to=got.shape.index(length): w.movedim(axis, to),
+            )
+            yield f"{name} stands last; it must not", lambda w, *a, axis=axis: w.movedim(axis, -1)
     if have.ndim:
         yield "all axes are merged into one", lambda w, *a: w.flatten()
 

@@ -38,14 +38,6 @@ class Rows:
     def changes(self):
         """Triples of what is changed, a sentence, and the settings of `index` that differ."""
         d = range(len(self.axes))
-        n = self.names[-1]
-        for plus, size in ((1, "large"), (-1, "small")):
-            instead = n if plus > 0 else f"{n}-2"
-            yield (
-                "one",
-                f"every row is one too {size}: is {instead} added to the offset along {self.axes[-1]}, and not {n}-1?",
-                {"plus": plus},
-            )
         yield "sign", "the offset is key minus query; it must be query minus key", {"sign": -1}
         yield (
             "sign",
@@ -61,11 +53,24 @@ class Rows:
                 )
                 yield "sign", f"the offset along {self.axes[a]} has the other sign", {f"sign{a}": -1}
         for a in d:
+            text = f"the offset along {self.axes[a]} is not moved to start at 0: add {self.names[a]}-1"
+            yield f"move{a}", text, {f"move{a}": lambda m, a: 0}
+        n = self.names[-1]
+        for plus, size in ((1, "large"), (-1, "small")):
+            instead = n if plus > 0 else f"{n}-2"
+            yield (
+                f"move{d[-1]}",
+                f"every row is one too {size}: is {instead} added to the offset along {self.axes[-1]}, and not {n}-1?",
+                {"plus": plus},
+            )
+        for a in d:
             n = self.names[a]
             for text, move in {
-                f"is not moved to start at 0: add {n}-1": lambda m, a: 0,
                 f"starts at 1, not at 0: add {n}-1, not {n}": lambda m, a: m[a],
                 f"starts at -1, not at 0: add {n}-1, not {n}-2": lambda m, a: m[a] - 2,
+                f"starts at 2, not at 0: add {n}-1, not {n}+1": lambda m, a: m[a] + 1,
+                f"is moved by -1: add {n}-1": lambda m, a: -1,
+                f"is moved by 1: add {n}-1": lambda m, a: 1,
             }.items():
                 yield f"move{a}", f"the offset along {self.axes[a]} {text}", {f"move{a}": move}
             for b in d:
@@ -75,6 +80,16 @@ class Rows:
                         f"the offset along {self.axes[a]} is moved by {self.names[b]}-1; it must be moved by {n}-1",
                         {f"move{a}": lambda m, a, b=b: m[b] - 1},
                     )
+        for a in d:
+            for b in d:
+                if a != b:
+                    to, of = self.axes[a], self.axes[b]
+                    for what, keys in (
+                        (f"the offset along {of} stands in place of that along {to}", ("query", "key")),
+                        (f"the query's place along {of} stands in place of that along {to}", ("query",)),
+                        (f"the key's place along {of} stands in place of that along {to}", ("key",)),
+                    ):
+                        yield f"place{a}", what, {f"{key}{a}": b for key in keys}
         factors = {"1": lambda m: 1}
         for b, n in enumerate(self.names):
             factors |= {
@@ -150,7 +165,11 @@ class Rows:
         digits = settings.get("digits", tuple(d))
         out = torch.tensor(settings.get("plus", 0))
         for a in d:
-            offset = settings.get("sign", 1) * settings.get(f"sign{a}", 1) * (place[a][:, None] - place[a])
+            offset = (
+                settings.get("sign", 1)
+                * settings.get(f"sign{a}", 1)
+                * (place[settings.get(f"query{a}", a)][:, None] - place[settings.get(f"key{a}", a)])
+            )
             if a in settings.get("absolute", ()):
                 offset = offset.abs()
             move = settings.get(f"move{a}", lambda m, a: m[a] - 1)(m, a)
