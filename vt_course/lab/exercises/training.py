@@ -825,7 +825,7 @@ EXERCISES["8.5"] = Exercise(
     ),
     piece=factor_torch,
     more=lambda: [
-        (torch.rand(r.randint(1, 6)) * 10 ** r.uniform(-1.5, 1) + 0.01, 10 ** r.uniform(-1, 1)) for r in randoms(12)
+        ((torch.rand(r.randint(1, 6)) + 0.3) * 10 ** r.uniform(0, 0.7), 10 ** r.uniform(-1, 1)) for r in randoms(12)
     ],
     kinds=(FACTORS,),
 )
@@ -839,15 +839,16 @@ def combine_literal(gradients, sizes):
     return total / sizes.sum().item()  # (P,)
 
 
-def combine_like(gradients, sizes, *, weights=None, total=None):
+def combine_like(gradients, sizes, *, weights=None, total=None, axis=0):
     """The mean in which the steps that are given replace the right ones."""
     w = sizes.to(gradients) if weights is None else weights(sizes.to(gradients))
-    return w @ gradients / (sizes.sum() if total is None else total(sizes.to(gradients), w))
+    return (w[:, None] * gradients).sum(axis) / (sizes.sum() if total is None else total(sizes.to(gradients), w))
 
 
 COMBINED = Choices(
     combine_like,
     {
+        "axis": (("the sum runs over the parameters, the last axis: it must run over the ranks, axis 0", 1),),
         "weights": (
             ("every rank counts the same: a rank must weigh as many clips as it has", torch.ones_like),
             (

@@ -83,6 +83,7 @@ def candidates(exercise, function, outcomes: list[Outcome], until: float) -> Ite
     for kind in exercise.kinds:
         for first, second, candidate in kind.pairs(outcomes):
             yield two(first, second), candidate
+    unused = list(arguments.forgotten(exercise, outcomes))
     for name, wrong in [*exercise.mistakes, *declared, *edited]:
         if monotonic() > until:
             return
@@ -90,14 +91,15 @@ def candidates(exercise, function, outcomes: list[Outcome], until: float) -> Ite
             if not undoes(name, other):
                 yield two(name, other), finished
     for name, wrong in exercise.mistakes:
-        for other, edit in edits:
+        for other, edit in unused:
             if not undoes(name, other):
                 yield two(name, other), lambda *args, wrong=wrong, edit=edit: wrong(*edit(args))
 
 
 def undoes(first: str, second: str) -> bool:
     """Whether two mistakes of one sort may cancel each other: then nobody made them."""
-    return any(word in first and word in second for word in ("sign", "other", "exchanged", "transposed", "order"))
+    words = ("sign", "other", "exchanged", "transposed", "order", "place", "added up", "averaged")
+    return "that is 1" in first or any(word in first and word in second for word in words)
 
 
 def pairs_of_settings(mistakes) -> Iterator[tuple[str, Callable]]:

@@ -32,9 +32,19 @@ def edits(exercise, outcomes: list[Outcome]) -> Iterator[tuple[str, Callable]]:
     for i, name in enumerate(names[: len(args)]):
         for j, other in enumerate(names[: len(args)]):
             if i != j and alike(args[i], args[j]):
-                yield (f"`{other}` is used in place of `{name}`", lambda a, i=i, j=j: put(a, i, a[j]))
+                yield (
+                    f"your result is the right one for {name} = {other}: `{other}` stands in place of `{name}`",
+                    lambda a, i=i, j=j: put(a, i, a[j]),
+                )
                 if i < j:
                     yield (f"`{name}` and `{other}` are exchanged", lambda a, i=i, j=j: put(put(a, i, a[j]), j, a[i]))
+
+
+def forgotten(exercise, outcomes: list[Outcome]) -> Iterator[tuple[str, Callable]]:
+    """The edits that may be one of two mistakes: an argument or an entry that is not used, or is transposed."""
+    for sentence, edit in edits(exercise, outcomes):
+        if "that is 1" not in sentence and ("not used" in sentence or "transposed" in sentence):
+            yield sentence, edit
 
 
 def put(args: tuple, i: int, value) -> tuple:

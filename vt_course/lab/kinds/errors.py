@@ -157,14 +157,26 @@ def wrong_type(text: str, function: Callable, names: list[str]) -> str | None:
         if getattr(function, "__name__", "?") in text and takes != names:
             return f"your function is called with {listed(names)}; it takes {listed(takes) or 'nothing'}"
         return "a function is called with arguments that it does not have"
+    found = re.search(r"'(\w+)' object is not iterable", text)
+    if found:
+        return f"a value of type {found[1]} is taken apart as if it held several: is it the name that you mean?"
+    found = re.search(r"'(\w+)' object does not support item assignment", text)
+    if found:
+        return f"nothing can be stored in a value of type {found[1]} with [ ] =: is it the name that you mean?"
+    found = re.search(r"can't assign a (\w+) to a", text)
+    if found:
+        return f"a value of type {found[1]} cannot be stored in a tensor: is it the name that you mean?"
+    found = re.search(r"bad operand type for unary (.): '(\w+)'", text)
+    if found:
+        return f"a value of type {found[2]} has no {found[1]} in front: is it the name that you mean?"
     found = re.search(r"unsupported operand type\(s\) for (.*?): '(\w+)' and '(\w+)'", text)
     if found:
         return (
             f"{found[1]} cannot join values of the types {found[2]} and {found[3]}: is one of the names another thing?"
         )
-    if "float" in text and re.search("integer|index|tuple of ints|int,", text):
+    if re.search(r"'float' object cannot be|type float|must be .*\bints?\b.*not float|got float\b", text):
         return WHOLE
-    found = re.search(r"tuple of ints, (?:but found element of type|not) (\w+)", text)
+    found = re.search(r"tuple of ints, ?(?:but found element of type|but got|not) (\w+)", text)
     if found:
         return f"a size must be a whole number, and you give a value of type {found[1]}"
     found = re.search(r"(\w+)\(\): argument '(\w+)'.* must be (.*?), not (.*)", text)
@@ -209,10 +221,7 @@ def shapes(error: Exception, text: str, names: list[str], args: tuple) -> str | 
     if "same dtype" in text or "expected scalar type" in text:
         return "a matrix product wants one dtype on both sides: make the integers floating-point first, `n.to(g.dtype)`"
     if "Sizes of tensors must match" in text:
-        return (
-            "the pieces you join have different sizes: an axis was not padded, or the pairs of `F.pad` are in the "
-            "wrong order: the last axis comes first"
-        )
+        return "the pieces you join"
     if "must match the size of tensor" in text or "must match the existing size" in text:
         return (
             "two shapes do not broadcast: sizes are compared from the last axis on, and a missing axis must be added "

@@ -49,7 +49,7 @@ def endings(have: Tensor, got: Tensor, names: list[str], exercise, outcomes: lis
         yield "the sign is the other one: your result is minus the right one", lambda w, *a: -w
     else:
         yield from of_places(have, got, names)
-        yield from of_missing_step(have, got, names)
+        yield from of_reductions(have, got, names)
 
 
 def changes(have: Tensor, got: Tensor, names: list[str], exercise, outcomes: list[Outcome]):
@@ -393,6 +393,11 @@ def of_missing_step(have: Tensor, got: Tensor, names: list[str]):
                 f"a {word} over axis {axis} of your result is missing{rest}",
                 lambda w, *a, f=function, axis=axis: Reads(w, lambda g: f(g, axis)),
             )
+    yield from of_reductions(have, got, names)
+
+
+def of_reductions(have: Tensor, got: Tensor, names: list[str]):
+    """A mean or a sum too many."""
     if have.ndim and got.ndim <= have.ndim:
         for count in (1, 2, have.ndim):
             for axes in combinations(range(have.ndim), count) if count <= have.ndim else ():
