@@ -3,10 +3,11 @@
     window_partition = check("4.1", window_partition)
 
 compares the reader's function with the literal definition on several cases. A correct function prints one
-line, always the same. A wrong one raises nothing: the check prints what is wrong and where. It then compares the
-reader's output with a catalogue of known mistakes, to name the likely one. The cells below use the returned
-function: the reader's, or the package's while the stub is untouched. `vt_course/lab/exercises` holds the
-definition, the cases and the mistakes of each exercise. `vt-course course` counts the lines "✓ exercise".
+line, always the same. A wrong one raises nothing: the check prints what is wrong and where. It then looks for the
+mistake that gives the reader's output, number by number: in the exercise's list of known mistakes, and among the
+kinds of mistakes of `vt_course.lab.kinds`. The cells below use the returned function: the reader's, or the package's
+while the stub is untouched. `vt_course/lab/exercises` holds the definition, the cases and the mistakes of each
+exercise. `vt-course course` counts the lines "✓ exercise".
 """
 
 import inspect
