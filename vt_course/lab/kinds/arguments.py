@@ -97,11 +97,11 @@ def of_number(i: int, name: str, value):
         f"off by one: your result is that of {name} - 1": lambda n: n - 1,
         f"your result is that of twice the `{name}`": lambda n: 2 * n,
         f"your result is that of half the `{name}`": lambda n: n // 2 if whole else n / 2,
-        f"`{name}` has the other sign": lambda n: -n,
         f"`{name}` is squared": lambda n: n * n,
     }.items():
         yield edited(text, i, function)
-    if not whole:
+    if not whole:  # nobody negates a count
+        yield edited(f"`{name}` has the other sign", i, lambda n: -n)
         yield edited(f"your result is that of 1 - {name}", i, lambda n: 1 - n)
 
 
