@@ -76,10 +76,6 @@ EXERCISES["2.1"] = Exercise(
             lambda q, k: (q @ k.mT / q.shape[-1] ** 0.5).softmax(-2),
         ),
         ("there is no softmax: these are the logits", lambda q, k: q @ k.mT / q.shape[-1] ** 0.5),
-        (
-            "rows are keys, columns queries: the product is q kᵀ, not k qᵀ",
-            lambda q, k: (k @ q.mT / q.shape[-1] ** 0.5).softmax(-1),
-        ),
     ),
     piece=weights_like,
     more=lambda: [
@@ -194,8 +190,8 @@ HEADS = Choices(
                 lambda y, h: y.view(*y.shape[:2], -1, 3, h).permute(3, 0, 4, 1, 2),
             ),
             (
-                "(B, N, C) is reshaped to (B, h, N, d) without a transpose: a head then mixes channels of different "
-                "tokens",
+                "(B, N, C) is reshaped to (B, h, N, d) without a transpose: a head then mixes channels of "
+                "different tokens",
                 lambda y, h: torch.stack([t.reshape(len(y), h, y.shape[1], -1) for t in y.chunk(3, -1)]),
             ),
         ),
@@ -241,18 +237,6 @@ EXERCISES["2.2"] = Exercise(
         ),
         ("`b_out` is not added", lambda x, wq, bq, wo, bo, h: heads_like(x, wq, bq, wo, 0 * bo, h)),
         ("`b_qkv` is not added", lambda x, wq, bq, wo, bo, h: heads_like(x, wq, 0 * bq, wo, bo, h)),
-        (
-            "a head takes every h-th channel: the C channels split into (h d), head first, not (d h)",
-            varied(split=lambda y, h: y.view(*y.shape[:2], 3, -1, h).permute(2, 0, 4, 1, 3)),
-        ),
-        (
-            "you read the 3C rows as (h 3 d); they are (3 h d): all of q, then all of k, then all of v",
-            varied(split=lambda y, h: y.view(*y.shape[:2], h, 3, -1).permute(3, 0, 2, 1, 4)),
-        ),
-        (
-            "(B, N, C) is reshaped to (B, h, N, d) without a transpose: a head then mixes channels of different tokens",
-            varied(split=lambda y, h: torch.stack([t.reshape(len(y), h, y.shape[1], -1) for t in y.chunk(3, -1)])),
-        ),
         ("queries and keys are exchanged: the order is q, k, v", varied(order=(1, 0, 2))),
         ("keys and values are exchanged: the order is q, k, v", varied(order=(0, 2, 1))),
         ("queries and values are exchanged: the order is q, k, v", varied(order=(2, 1, 0))),
@@ -270,16 +254,7 @@ EXERCISES["2.2"] = Exercise(
             "the softmax runs over the heads: it must run over the keys, the last axis",
             varied(attend=lambda s, v: s.softmax(1) @ v),
         ),
-        (
-            "the weights are transposed before they meet v: row i holds the weights of query i",
-            varied(attend=lambda s, v: s.softmax(-1).mT @ v),
-        ),
         ("there is no softmax", varied(attend=lambda s, v: s @ v)),
-        (
-            "(B, h, N, d) is reshaped to (B, N, C) without transposing back: bring the heads next to their channels "
-            "first",
-            varied(merge=lambda o: o.reshape(len(o), o.shape[2], -1)),
-        ),
         (
             "all C channels attend as one head: `num_heads` is not used",
             lambda x, wq, bq, wo, bo, h: heads_like(x, wq, bq, wo, bo, 1),

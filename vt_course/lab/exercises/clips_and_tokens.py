@@ -51,8 +51,11 @@ DENSE = Choices(
     dense_like,
     {
         "span": (
-            ("the span is frames · stride: `frames` frames have frames - 1 gaps", lambda f, s: f * s),
-            ("the span lacks the last frame: (frames - 1) · stride + 1", lambda f, s: (f - 1) * s),
+            (
+                "the span is one step too long: `frames` frames have frames - 1 gaps, so they span (frames - 1) "
+                "* stride + 1",
+                lambda f, s: f * s,
+            ),
             ("the span is frames · stride + 1: `frames` frames have frames - 1 gaps", lambda f, s: f * s + 1),
             ("the span is frames · stride - 1: it is (frames - 1) · stride + 1", lambda f, s: f * s - 1),
             ("the span leaves the stride out", lambda f, s: f),
@@ -62,7 +65,8 @@ DENSE = Choices(
             ("`position` is ignored: the clip is always in the centre", lambda r, n, _, p: max(r, 0) // 2),
             ("`position` is read the wrong way round", lambda r, n, _, p: max(r, 0) // 2 if p == "start" else 0),
             (
-                "the centre is rounded up: round room / 2 down",
+                "where several starts are left over, take room // 2, rounded down; yours is rounded up (or the span "
+                "lacks its last frame, + 1)",
                 lambda r, n, _, p: (max(r, 0) + 1) // 2 if p == "centre" else 0,
             ),
             (
@@ -115,8 +119,14 @@ DENSE = Choices(
             ),
         ),
         "end": (
-            ("frames past the end stay at the last frame; asked for is the loop", lambda p, n: p.clamp(max=n - 1)),
-            ("frames past the end are left as they are: take them modulo num_frames", lambda p, n: p),
+            (
+                "frames past the end stay at the last frame; asked for is the loop: after the last frame comes frame 0",
+                lambda p, n: p.clamp(max=n - 1),
+            ),
+            (
+                "frames past the end are left as they are: the video has no such frames, take them modulo num_frames",
+                lambda p, n: p,
+            ),
             ("frames outside the video stay at its ends; asked for is the loop", lambda p, n: p.clamp(0, n - 1)),
             (
                 "the loop is one frame short: take the remainder of num_frames, not of num_frames - 1",
@@ -153,40 +163,6 @@ EXERCISES["1.1"] = Exercise(
     lambda n, frames, stride, position: f"(frames,) = ({frames},)",
     (
         (
-            "the span is one step too long: `frames` frames have frames - 1 gaps, so they span (frames - 1) * stride "
-            "+ 1",
-            lambda n, f, s, p: steps(max(n - f * s, 0) // 2 if p == "centre" else 0, f, s, n),
-        ),
-        (
-            "frames past the end stay at the last frame; asked for is the loop: after the last frame comes frame 0",
-            lambda n, f, s, p: (dense_start(n, f, s, p) + torch.arange(f) * s).clamp(max=n - 1),
-        ),
-        (
-            "frames past the end are left as they are: the video has no such frames, take them modulo num_frames",
-            lambda n, f, s, p: dense_start(n, f, s, p) + torch.arange(f) * s,
-        ),
-        ("`position` is ignored: the clip always begins at frame 0", lambda n, f, s, p: steps(0, f, s, n)),
-        (
-            "`position` is ignored: the clip is always in the centre",
-            lambda n, f, s, p: steps(dense_start(n, f, s, "centre"), f, s, n),
-        ),
-        (
-            "the clip begins at the middle of the video; its own middle belongs there",
-            lambda n, f, s, p: steps(n // 2 if p == "centre" else 0, f, s, n),
-        ),
-        (
-            "the stride is forgotten: your frames follow each other",
-            lambda n, f, s, p: steps(dense_start(n, f, s, p), f, 1, n),
-        ),
-        (
-            "where several starts are left over, take room // 2, rounded down; yours is rounded up",
-            lambda n, f, s, p: steps((room(n, f, s) + 1) // 2 if p == "centre" else 0, f, s, n),
-        ),
-        (
-            "a video that is too short begins before its frame 0; then start at 0",
-            lambda n, f, s, p: steps((n - (f - 1) * s - 1) // 2 if p == "centre" else 0, f, s, n),
-        ),
-        (
             "your frames are spread over the whole video: that is uniform sampling, which has no stride",
             lambda n, f, s, p: torch.linspace(0, n - 1, f).long(),
         ),
@@ -221,7 +197,10 @@ UNIFORM = Choices(
     uniform_like,
     {
         "point": (
-            ("you take the first frame of each segment; asked for is the middle", lambda i, n, f: i * n / f),
+            (
+                "you take the first frame of each segment; asked for is the middle: add half a segment",
+                lambda i, n, f: i * n / f,
+            ),
             ("you take the end of each segment; asked for is the middle", lambda i, n, f: (i + 1) * n / f),
             (
                 "you take the frame before the end of each segment; asked for is the middle",
@@ -230,7 +209,8 @@ UNIFORM = Choices(
             ("you take one before the middle", lambda i, n, f: (i + 0.5) * n / f - 1),
             ("you take half a frame before the middle", lambda i, n, f: (i + 0.5) * n / f - 0.5),
             (
-                "your frames include the first and the last of the video (`linspace` with both ends)",
+                "your frames include the first and the last of the video (`linspace`): segments have their "
+                "middles half a segment away from the ends",
                 lambda i, n, f: i * (n - 1) / max(f - 1, 1),
             ),
             ("your points run to num_frames, both ends included (`linspace`)", lambda i, n, f: i * n / max(f - 1, 1)),
@@ -246,7 +226,8 @@ UNIFORM = Choices(
             ("you divide by frames + 1, as if the ends were segments too", lambda i, n, f: (i + 1) * n / (f + 1)),
             ("you divide by frames + 1", lambda i, n, f: (i + 0.5) * n / (f + 1)),
             (
-                "the length of a segment is rounded first: multiply first, divide last",
+                "the length of a segment is rounded too early: num_frames // frames loses up to a frame a "
+                "segment, and they add up; multiply first, divide last",
                 lambda i, n, f: (i + 0.5) * (n // f),
             ),
             (
@@ -289,22 +270,8 @@ EXERCISES["1.2"] = Exercise(
     lambda n, frames: f"(frames,) = ({frames},)",
     (
         (
-            "you take the first frame of each segment; asked for is the middle: add half a segment",
-            lambda n, f: torch.arange(f) * n // f,
-        ),
-        (
             "you take the last frame of each segment; asked for is the middle",
             lambda n, f: ((torch.arange(f) + 1) * n - 1) // f,
-        ),
-        (
-            "your frames include the first and the last of the video (`linspace`): segments have their middles half a "
-            "segment away from the ends",
-            lambda n, f: torch.arange(f) * (n - 1) // max(f - 1, 1),
-        ),
-        (
-            "the length of a segment is rounded too early: num_frames // frames loses up to a frame a segment, and "
-            "they add up; multiply first, divide last",
-            lambda n, f: torch.arange(f) * (n // f) + n // f // 2,
         ),
         (
             "you rounded twice, the start of the segment and half its length, and lose a frame where the fractions "
@@ -394,7 +361,10 @@ BOXES = Choices(
     boxes_like,
     {
         "where": (
-            ("the centre comes last; the order is first, centre, last", lambda m: (0, m, m // 2)),
+            (
+                "the centre comes last; the order asked for is first, centre, last along the longer side",
+                lambda m: (0, m, m // 2),
+            ),
             ("the centre comes first; the order is first, centre, last", lambda m: (m // 2, 0, m)),
             ("the centre comes first, then the last; the order is first, centre, last", lambda m: (m // 2, m, 0)),
             ("the three run from the end to the beginning; the order is first, centre, last", lambda m: (m, m // 2, 0)),
@@ -423,12 +393,15 @@ BOXES = Choices(
             ("along the shorter side the centre is rounded up: round down", lambda m: (m + 1) // 2),
         ),
         "along": (
-            ("the crops always move along the width", lambda side: "width"),
+            (
+                "the crops always move along the width; in a portrait video they move along the height",
+                lambda side: "width",
+            ),
             ("the crops always move along the height", lambda side: "height"),
             ("the crops move along the shorter side", lambda side: "height" if side == "width" else "width"),
         ),
         "order": (
-            ("a box is top, left, bottom, right: rows first; yours have columns first", [1, 0, 3, 2]),
+            ("a box is top, left, bottom, right: rows come first; yours have columns first", [1, 0, 3, 2]),
             ("a box is top, left, bottom, right; yours is top, bottom, left, right", [0, 2, 1, 3]),
             ("a box is top, left, bottom, right; yours is left, right, top, bottom", [1, 3, 0, 2]),
             ("a box is top, left, bottom, right; yours is top, left, right, bottom", [0, 1, 3, 2]),
@@ -437,7 +410,8 @@ BOXES = Choices(
         "edges": (
             ("the last two numbers are the bottom and right edge, not height and width", lambda y, x, s: (y, x, s, s)),
             (
-                "the edges are one too small: they lie behind the last pixel, as in a slice",
+                "the edges at the bottom and the right lie behind the last pixel, as in a slice: yours are "
+                "one too small",
                 lambda y, x, s: (y, x, y + s - 1, x + s - 1),
             ),
             (
@@ -465,38 +439,8 @@ EXERCISES["1.3"] = Exercise(
     lambda height, width, size: "(3, 4)",
     (
         (
-            "a box is top, left, bottom, right: rows come first; yours have columns first",
-            lambda h, w, s: boxes_literal(h, w, s)[:, [1, 0, 3, 2]],
-        ),
-        (
-            "the last two numbers are the bottom and right edge, not height and width",
-            lambda h, w, s: torch.cat([boxes_literal(h, w, s)[:, :2], torch.full((3, 2), s)], 1),
-        ),
-        (
-            "the edges at the bottom and the right lie behind the last pixel, as in a slice: yours are one too small",
-            lambda h, w, s: boxes_literal(h, w, s) - torch.tensor([0, 0, 1, 1]),
-        ),
-        (
-            "the crops always move along the width; in a portrait video they move along the height",
-            lambda h, w, s: torch.tensor(
-                [[(h - s) // 2, x, (h - s) // 2 + s, x + s] for x in (0, (w - s) // 2, w - s)]
-            ),
-        ),
-        (
-            "along the shorter side the crops must be centred; yours lie at its beginning",
-            lambda h, w, s: boxes_with(h, w, s, lambda m: (0, m // 2, m), lambda m: 0),
-        ),
-        (
-            "the centre comes last; the order asked for is first, centre, last along the longer side",
-            lambda h, w, s: boxes_literal(h, w, s)[[0, 2, 1]],
-        ),
-        (
             "the odd pixel of a margin goes below and to the right: round down",
             lambda h, w, s: boxes_with(h, w, s, lambda m: (0, (m + 1) // 2, m), lambda m: (m + 1) // 2),
-        ),
-        (
-            "your crops lie at 1/4, 2/4 and 3/4 of the margin; the outer two touch the border",
-            lambda h, w, s: boxes_with(h, w, s, lambda m: (m // 4, m // 2, 3 * m // 4)),
         ),
         (
             "your crops lie on the diagonal, from the top left to the bottom right; only the longer side moves",

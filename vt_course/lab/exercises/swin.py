@@ -232,7 +232,10 @@ ATTENTION = Choices(
         "scale": instead_of_root("√d"),
         "masking": (
             ("the mask is forgotten", lambda s, m: s),
-            ("the mask is subtracted: add it", lambda s, m: s - windows_mask(s, m)),
+            (
+                "the mask is the wrong way round: it is subtracted, so only forbidden pairs are seen; add it",
+                lambda s, m: s - windows_mask(s, m),
+            ),
             (
                 "the mask is multiplied with the logits: add it, 0 allows and -100 forbids",
                 lambda s, m: s * windows_mask(s, m),
@@ -253,10 +256,17 @@ ATTENTION = Choices(
                 "logits of allowed pairs are set to the mask's 0 or dropped: only forbidden pairs are seen",
                 lambda s, m: s.masked_fill(windows_mask(s, m) == 0, -torch.inf),
             ),
-            ("the mask is transposed: its rows are queries, its columns keys", lambda s, m: s + windows_mask(s, m).mT),
-            ("every window gets the mask of window 0", lambda s, m: s + m[:1, None]),
             (
-                "the masks meet the wrong windows: repeat them as a whole (`repeat`, not `repeat_interleave`)",
+                "the mask is transposed: its rows are queries, its columns keys, like those of the logits",
+                lambda s, m: s + windows_mask(s, m).mT,
+            ),
+            (
+                "every window gets the mask of window 0: window i of the batch has mask number i modulo nW",
+                lambda s, m: s + m[:1, None],
+            ),
+            (
+                "the masks meet the wrong windows: the batch holds all windows of image 0, then all of image 1, "
+                "so repeat the masks as a whole (`repeat`, not `repeat_interleave`)",
                 lambda s, m: s + m.repeat_interleave(len(s) // len(m), 0)[:, None],
             ),
         ),
@@ -298,26 +308,6 @@ EXERCISES["3.3"] = Exercise(
             lambda q, k, v, b, m: (logits_of(q, k, b).softmax(-1) * (windows_mask(q, m) == 0)) @ v,
         ),
         (
-            "the mask is the wrong way round: it is subtracted, so only forbidden pairs are seen; add it",
-            lambda q, k, v, b, m: (logits_of(q, k, b) - windows_mask(q, m)).softmax(-1) @ v,
-        ),
-        (
-            "the mask is transposed: its rows are queries, its columns keys, like those of the logits",
-            lambda q, k, v, b, m: (logits_of(q, k, b) + windows_mask(q, m).mT).softmax(-1) @ v,
-        ),
-        ("the mask is forgotten", lambda q, k, v, b, m: logits_of(q, k, b).softmax(-1) @ v),
-        (
-            "every window gets the mask of window 0: window i of the batch has mask number i modulo nW",
-            lambda q, k, v, b, m: (logits_of(q, k, b) + m[:1, None]).softmax(-1) @ v,
-        ),
-        (
-            "the masks meet the wrong windows: the batch holds all windows of image 0, then all of image 1, so repeat "
-            "the masks as a whole (`repeat`, not `repeat_interleave`)",
-            lambda q, k, v, b, m: (
-                (logits_of(q, k, b) + m.repeat_interleave(len(q) // len(m), 0)[:, None]).softmax(-1) @ v
-            ),
-        ),
-        (
             "1/√d is missing: divide q·kᵀ by the root of the head's dimension",
             lambda q, k, v, b, m: attention_with(q, k, v, b, m, 1),
         ),
@@ -334,11 +324,6 @@ EXERCISES["3.3"] = Exercise(
             "the bias is scaled too: only q·kᵀ is divided by √d, the bias is added to the quotient",
             lambda q, k, v, b, m: attention_with(q, k, v, b * q.shape[-1] ** -0.5, m, None),
         ),
-        (
-            "the bias is transposed: its rows are queries, its columns keys",
-            lambda q, k, v, b, m: attention_with(q, k, v, b.mT, m, None),
-        ),
-        ("the bias is forgotten", lambda q, k, v, b, m: attention_with(q, k, v, 0 * b, m, None)),
         (
             "the softmax runs over the queries; each query's weights must sum to 1 over its keys, the last axis",
             lambda q, k, v, b, m: (logits_of(q, k, b) + windows_mask(q, m)).softmax(-2) @ v,
@@ -393,7 +378,8 @@ GROUPS = Choices(
             ("only the rows are rolled", lambda g, M, s: g.roll(-s[0], 0)),
             ("only the columns are rolled", lambda g, M, s: g.roll(-s[1], 1)),
             (
-                "rows are rolled by the shift to the right, columns by that down",
+                "the roll takes the two shifts the wrong way round: `shift` is (down, right), and down rolls "
+                "the rows, axis 0",
                 lambda g, M, s: g.roll((-s[1], -s[0]), (0, 1)),
             ),
             (
@@ -418,15 +404,29 @@ GROUPS = Choices(
                 "the columns are rolled the right way, the rows the other way",
                 lambda g, M, s: g.roll((s[0], -s[1]), (0, 1)),
             ),
-            ("the numbers are rolled the other way", lambda g, M, s: g.roll(s, (0, 1))),
-            ("the numbers are not rolled", lambda g, M, s: g),
+            (
+                "the roll has the wrong sign: tokens move towards the top left, so `torch.roll` gets -shift",
+                lambda g, M, s: g.roll(s, (0, 1)),
+            ),
+            ("the numbers are not rolled: they must lie where the roll puts their tokens", lambda g, M, s: g),
         ),
-        "whole": (("an axis with shift 0 has no cut-off piece: its windows are numbered from 0", 1),),
+        "whole": (
+            (
+                "an axis with shift 0 has no cut-off piece: its windows are numbered from 0, and there are only "
+                "W/M of them",
+                1,
+            ),
+        ),
         "first": (
-            ("the regular windows are numbered, not the shifted ones", lambda M, s: M if s else 0),
+            (
+                "you numbered the regular windows: shifted ones are cut at s, s + M, s + 2M, ...",
+                lambda M, s: M if s else 0,
+            ),
             ("the first piece of an axis has s tokens, not M - s", lambda M, s: M - s if s else 0),
         ),
-        "columns": (("a row has W/M + 1 shifted windows, not W/M", lambda W, M: W // M),),
+        "columns": (
+            ("a row has W/M + 1 shifted windows, not W/M: different windows share a number", lambda W, M: W // M),
+        ),
         "combine": (
             ("the windows are numbered column by column; number them row by row", lambda h, w: w * (h.max() + 1) + h),
             ("the numbers of an axis are added: windows on a diagonal share a number", lambda h, w: h + w),
@@ -454,17 +454,7 @@ EXERCISES["3.4"] = Exercise(
     ],
     lambda H, W, M, shift: f"(H, W) = ({H}, {W})",
     (
-        (
-            "the roll has the wrong sign: tokens move towards the top left, so `torch.roll` gets -shift",
-            partial(groups_like, roll=1),
-        ),
-        ("the numbers are not rolled: they must lie where the roll puts their tokens", partial(groups_like, roll=0)),
         ("the numbers are rolled twice as far as they should", partial(groups_like, roll=-2)),
-        (
-            "the roll takes the two shifts the wrong way round: `shift` is (down, right), and down rolls the rows, "
-            "axis 0",
-            lambda H, W, M, s: groups_like(H, W, M, s, roll=0).roll((-s[1], -s[0]), (0, 1)),
-        ),
         (
             "without `dims`, `torch.roll` rolls the flattened map, where a row goes on into the next: give both "
             "shifts and `dims=(0, 1)`",
@@ -476,33 +466,8 @@ EXERCISES["3.4"] = Exercise(
             groups_by_counter,
         ),
         (
-            "you numbered the regular windows: shifted ones are cut at s, s + M, s + 2M, ...",
-            partial(groups_like, first=lambda M, s: M if s else 0),
-        ),
-        (
-            "the first piece of an axis has s tokens, not M - s",
-            partial(groups_like, first=lambda M, s: M - s if s else 0),
-        ),
-        (
-            "the windows are numbered column by column; number them row by row",
-            partial(groups_like, combine=lambda h, w: w * (h.max() + 1) + h),
-        ),
-        (
-            "a row has W/M + 1 shifted windows, not W/M: different windows share a number",
-            partial(groups_like, columns=lambda W, M: W // M),
-        ),
-        (
-            "the numbers of an axis are added: windows on a diagonal share a number",
-            partial(groups_like, combine=lambda h, w: h + w),
-        ),
-        (
             "the shifts of the two axes are exchanged: shift is (down, right)",
             lambda H, W, M, s: groups_like(H, W, M, s[::-1]),
-        ),
-        (
-            "an axis with shift 0 has no cut-off piece: its windows are numbered from 0, and there are only W/M of "
-            "them",
-            partial(groups_like, whole=1),
         ),
         ("you count from 1; the first window has number 0", lambda H, W, M, s: groups_like(H, W, M, s) + 1),
     ),

@@ -97,18 +97,39 @@ BATCHES = Choices(
     batch_cut,
     {
         "key": (
-            ("the epoch does not belong to the seed: it must be [seed, epoch]", lambda seed, epoch, step, k: seed),
+            (
+                "every epoch has the same order: the epoch belongs into the seed of the generator, [seed, epoch]",
+                lambda seed, epoch, step, k: seed,
+            ),
             ("the seed is [seed]: it must be [seed, epoch]", lambda seed, epoch, step, k: [seed]),
-            ("the seed is seed + epoch: it must be the list [seed, epoch]", lambda seed, epoch, step, k: seed + epoch),
+            (
+                "seed and epoch are added, so epoch 1 of seed 0 is epoch 0 of seed 1: give the generator the "
+                "list [seed, epoch]",
+                lambda seed, epoch, step, k: seed + epoch,
+            ),
             ("the seed is seed · epoch: it must be the list [seed, epoch]", lambda seed, epoch, step, k: seed * epoch),
-            ("the list is [epoch, seed]: it must be [seed, epoch]", lambda seed, epoch, step, k: [epoch, seed]),
-            ("the seed is the epoch alone: it must be [seed, epoch]", lambda seed, epoch, step, k: epoch),
-            ("epochs are counted from 0, yours from 1", lambda seed, epoch, step, k: [seed, epoch + 1]),
-            ("the generator knows the step, not the epoch", lambda seed, epoch, step, k: [seed, step]),
+            ("the list is [epoch, seed]; it must be [seed, epoch]", lambda seed, epoch, step, k: [epoch, seed]),
+            (
+                "the generator knows the epoch only: two runs with different seeds would see the clips in the "
+                "same order",
+                lambda seed, epoch, step, k: epoch,
+            ),
+            (
+                "epochs are counted from 0: here the first one has the order of [seed, 1]",
+                lambda seed, epoch, step, k: [seed, epoch + 1],
+            ),
+            (
+                "the generator is seeded with the step: the batches of an epoch must be cut from one order, "
+                "that of [seed, epoch]",
+                lambda seed, epoch, step, k: [seed, step],
+            ),
             ("the generator knows the batch of the epoch, not the epoch", lambda seed, epoch, step, k: [seed, k]),
         ),
         "batches": (
-            ("the batches of an epoch are rounded down: round up", lambda n, b: n // b),
+            (
+                "the last batch of an epoch is dropped: an epoch has clips / batch_size batches, rounded up",
+                lambda n, b: n // b,
+            ),
             ("an epoch always has one batch more: round up, do not add 1", lambda n, b: n // b + 1),
             ("the batches of an epoch are rounded to the nearest number: round up", lambda n, b: round(n / b)),
             ("an epoch has as many steps as clips: it has clips / batch_size, rounded up", lambda n, b: n),
@@ -129,7 +150,10 @@ BATCHES = Choices(
             ("the order runs backwards", lambda rng, n: rng.permutation(n)[::-1]),
         ),
         "cut": (
-            ("each batch takes every n-th clip; take batch_size neighbours", lambda p, k, b, n, s: p[k::n]),
+            (
+                "each batch takes every n-th clip of the order; take batch_size neighbours",
+                lambda p, k, b, n, s: p[k::n],
+            ),
             ("each batch takes every batch_size-th clip; take batch_size neighbours", lambda p, k, b, n, s: p[k::b]),
             ("a batch begins one clip after the last one: k, not k · batch_size", lambda p, k, b, n, s: p[k : k + b]),
             (
@@ -147,7 +171,7 @@ BATCHES = Choices(
             ),
             ("every step gets the first batch of its epoch", lambda p, k, b, n, s: p[:b]),
             (
-                "the order is cut at step · batch_size: count from the beginning of the epoch",
+                "the order is cut at step · batch_size: count from the beginning of the epoch, k · batch_size",
                 lambda p, k, b, n, s: p[s * b : (s + 1) * b],
             ),
             (
@@ -175,35 +199,9 @@ EXERCISES["8.1"] = Exercise(
     batch_shape,
     (
         (
-            "every epoch has the same order: the epoch belongs into the seed of the generator, [seed, epoch]",
-            partial(batch_like, key=lambda seed, epoch: [seed, 0]),
-        ),
-        (
-            "seed and epoch are added, so epoch 1 of seed 0 is epoch 0 of seed 1: give the generator the list [seed, "
-            "epoch]",
-            partial(batch_like, key=lambda seed, epoch: seed + epoch),
-        ),
-        (
-            "the list is [epoch, seed]; it must be [seed, epoch]",
-            partial(batch_like, key=lambda seed, epoch: [epoch, seed]),
-        ),
-        (
-            "the generator knows the epoch only: two runs with different seeds would see the clips in the same order",
-            partial(batch_like, key=lambda seed, epoch: epoch),
-        ),
-        (
-            "epochs are counted from 0: here the first one has the order of [seed, 1]",
-            partial(batch_like, key=lambda seed, epoch: [seed, epoch + 1]),
-        ),
-        (
             "one generator draws all epochs in turn, so it has a memory: each epoch needs a fresh one, of [seed, "
             "epoch]",
             lambda s, n, b, seed: batch_of_order(s, n, b, seed, order_in_turn),
-        ),
-        (
-            "the generator is seeded with the step: the batches of an epoch must be cut from one order, that of "
-            "[seed, epoch]",
-            lambda s, n, b, seed: batch_like(s, n, b, seed, key=lambda seed, epoch: [seed, s]),
         ),
         (
             "the order is that of `torch.randperm`: another generator, and its seed leaves out the epoch",
@@ -215,12 +213,6 @@ EXERCISES["8.1"] = Exercise(
                 s, n, b, seed, lambda clips, seed, epoch: order_of_torch(clips, seed + epoch)
             ),
         ),
-        ("the order is cut at step · batch_size: count from the beginning of the epoch, k · batch_size", batch_by_step),
-        ("the clips are not shuffled", batch_in_order),
-        (
-            "the last batch of an epoch is dropped: an epoch has clips / batch_size batches, rounded up",
-            partial(batch_like, last=False),
-        ),
         (
             "the last batch of an epoch is filled up with clips that this epoch has seen: it may be smaller",
             partial(batch_like, fill=True),
@@ -229,7 +221,6 @@ EXERCISES["8.1"] = Exercise(
             "each step draws a new permutation: a clip may come twice in an epoch and another one never",
             lambda s, n, b, seed: torch.from_numpy(np.random.default_rng([seed, s]).permutation(n)[:b]),
         ),
-        ("each batch takes every n-th clip of the order; take batch_size neighbours", batch_strided),
     ),
     piece=batch_of,
     more=lambda: [(r.randint(0, 30), r.randint(1, 20), r.randint(1, 8), r.randint(0, 9)) for r in randoms(24)],
@@ -278,7 +269,11 @@ RATES = Choices(
     rate_like,
     {
         "before": (
-            ("the warm-up begins at 0: step 0 gets peak / warmup", lambda s, n, w: s / w),
+            (
+                "the warm-up begins at 0, so the first step does nothing: step 0 gets peak / warmup, step "
+                "warmup - 1 the peak",
+                lambda s, n, w: s / w,
+            ),
             (
                 "the warm-up ends a step too late: its last step, warmup - 1, has the peak",
                 lambda s, n, w: (s + 1) / (w + 1),
@@ -296,38 +291,53 @@ RATES = Choices(
             ),
         ),
         "share": (
-            ("the cosine counts from step 0: it must begin where the warm-up ends", lambda s, n, w: s / n),
-            ("the cosine is too long: it has steps - warmup steps", lambda s, n, w: (s - w) / n),
+            (
+                "the cosine counts from step 0: it must begin, at the peak, where the warm-up ends",
+                lambda s, n, w: s / n,
+            ),
+            (
+                "the cosine is too long: it has steps - warmup steps, and the learning rate does not come down to 0",
+                lambda s, n, w: (s - w) / n,
+            ),
             ("the cosine is a step early: step `warmup` has the whole peak", lambda s, n, w: (s - w + 1) / (n - w)),
-            ("the cosine is a step short: its length is steps - warmup", lambda s, n, w: (s - w) / max(n - w - 1, 1)),
+            (
+                "the cosine reaches 0 in the last step, it is a step too short: its length is steps - warmup",
+                lambda s, n, w: (s - w) / max(n - w - 1, 1),
+            ),
             ("the cosine counts from step 0 over steps - warmup", lambda s, n, w: s / (n - w)),
             ("the cosine is a step long: its length is steps - warmup", lambda s, n, w: (s - w) / (n - w + 1)),
         ),
         "wave": (
-            ("1 + cos runs from 2 to 0: divide by 2", lambda x: 1 + math.cos(math.pi * x)),
-            ("the cosine goes down to -peak: (1 + cos) / 2", lambda x: math.cos(math.pi * x)),
+            (
+                "1 + cos runs from 2 to 0: divide by 2, or the first step after the warm-up has twice the peak",
+                lambda x: 1 + math.cos(math.pi * x),
+            ),
+            ("the cosine goes down to -peak: (1 + cos) / 2 lies between 0 and 1", lambda x: math.cos(math.pi * x)),
             (
                 "a whole wave, cos(2πx), comes back to the peak: half a wave is cos(πx)",
                 lambda x: (1 + math.cos(2 * math.pi * x)) / 2,
             ),
-            ("a quarter of a wave, cos(πx/2): half a wave is (1 + cos πx) / 2", lambda x: math.cos(math.pi / 2 * x)),
-            ("the π is missing: cos(πx)", lambda x: (1 + math.cos(x)) / 2),
+            (
+                "a quarter of a wave, cos(π/2 · t): asked for is half a wave, which is flat at both ends",
+                lambda x: math.cos(math.pi / 2 * x),
+            ),
+            ("the π is missing: cos(π · x)", lambda x: (1 + math.cos(x)) / 2),
             ("the π is missing, and the wave is not moved: (1 + cos πx) / 2", lambda x: math.cos(x)),
             ("a sine stands in place of the cosine", lambda x: (1 + math.sin(math.pi * x)) / 2),
             ("a sine stands in place of (1 + cos πx) / 2", lambda x: math.sin(math.pi * x)),
             (
-                "the learning rate rises after the warm-up: the sign of the cosine",
+                "the learning rate rises again after the warm-up: the sign of the cosine",
                 lambda x: (1 - math.cos(math.pi * x)) / 2,
             ),
-            ("the learning rate falls in a straight line", lambda x: 1 - x),
+            ("the learning rate falls in a straight line after the warm-up", lambda x: 1 - x),
             ("the learning rate falls as (1 - x)²", lambda x: (1 - x) ** 2),
             ("the learning rate falls as an exponential", lambda x: math.exp(-x)),
-            ("after the warm-up the learning rate stays at the peak", lambda x: 1),
+            ("it stays at the peak after the warm-up", lambda x: 1),
             ("after the warm-up the learning rate stays at half the peak", lambda x: 0.5),
             ("only half of (1 + cos πx): the 1 is divided, the cosine is not", lambda x: 0.5 + math.cos(math.pi * x)),
             ("only the cosine is divided by 2, not the 1: brackets", lambda x: 1 + math.cos(math.pi * x) / 2),
         ),
-        "late": (("the warm-up is a step too long: `<`, not `<=`", 1),),
+        "late": (("the warm-up is a step too long: it has the steps below `warmup`, so `<` and not `<=`", 1),),
     },
 )
 
@@ -339,56 +349,9 @@ EXERCISES["8.2"] = Exercise(
     lambda *args: "a single number, shape ()",
     (
         (
-            "the warm-up begins at 0, so the first step does nothing: step 0 gets peak / warmup, step warmup - 1 the "
-            "peak",
-            lr_like(cosine, lambda step, steps, warmup, peak: peak * step / warmup),
-        ),
-        (
-            "the cosine counts from step 0: it must begin, at the peak, where the warm-up ends",
-            lr_like(lambda s, n, w, p: p * (1 + math.cos(math.pi * s / n)) / 2),
-        ),
-        (
-            "the cosine is too long: it has steps - warmup steps, and the learning rate does not come down to 0",
-            lr_like(lambda s, n, w, p: p * (1 + math.cos(math.pi * (s - w) / n)) / 2),
-        ),
-        (
-            "the cosine goes down to -peak: (1 + cos) / 2 lies between 0 and 1",
-            lr_like(lambda s, n, w, p: p * math.cos(math.pi * (s - w) / (n - w))),
-        ),
-        (
-            "a quarter of a wave, cos(π/2 · t): asked for is half a wave, which is flat at both ends",
-            lr_like(lambda s, n, w, p: p * math.cos(math.pi / 2 * (s - w) / (n - w))),
-        ),
-        (
-            "1 + cos runs from 2 to 0: divide by 2, or the first step after the warm-up has twice the peak",
-            lr_like(lambda s, n, w, p: 2 * cosine(s, n, w, p)),
-        ),
-        (
-            "the learning rate falls in a straight line after the warm-up",
-            lr_like(lambda s, n, w, p: p * (n - s) / (n - w)),
-        ),
-        (
-            "the learning rate rises again after the warm-up: the sign of the cosine",
-            lr_like(lambda s, n, w, p: p - cosine(s, n, w, p)),
-        ),
-        (
             "there is no warm-up: the cosine is used from the first step on",
             lr_like(cosine, lambda s, n, w, p: cosine(s, n, w, p)),
         ),
-        (
-            "the warm-up is a step too long: it has the steps below `warmup`, so `<` and not `<=`",
-            lambda s, n, w, p: lr_like(cosine)(s, n, w, p) if s != w else torch.tensor(p * (s + 1) / w),
-        ),
-        (
-            "the cosine is a step early: step `warmup` has the whole peak",
-            lr_like(lambda s, n, w, p: cosine(s + 1, n, w, p)),
-        ),
-        (
-            "the cosine reaches 0 in the last step, it is a step too short: its length is steps - warmup",
-            lr_like(lambda s, n, w, p: cosine(s, n - 1, w, p)),
-        ),
-        ("the π is missing: cos(π · x)", lr_like(lambda s, n, w, p: p * (1 + math.cos((s - w) / (n - w))) / 2)),
-        ("it stays at the peak after the warm-up", lr_like(lambda s, n, w, p: p)),
     ),
     piece=lr_of,
     more=lambda: [
@@ -484,16 +447,28 @@ STEPS = Choices(
             ("β₂ is 0.95; it must be 0.999", (0.9, 0.95)),
         ),
         "correct": (
-            ("the bias correction is missing", (False, False)),
-            ("m is corrected and v is not", (True, False)),
-            ("v is corrected and m is not", (False, True)),
+            (
+                "the bias correction is missing: m and v start at zero, so at first they are too small by 1 - β^t",
+                (False, False),
+            ),
+            ("m is corrected and v is not: both start at zero", (True, False)),
+            ("v is corrected and m is not: both start at zero", (False, True)),
         ),
-        "l2": (("the decay is added to the gradient; AdamW shrinks the weight itself", True),),
+        "l2": (
+            (
+                "the decay is added to the gradient: that is Adam with L2, where m and v see it too; AdamW "
+                "shrinks the weight itself",
+                True,
+            ),
+        ),
         "decoupled": (
             ("the weight does not decay", lambda lr, decay: 0),
-            ("the decay is not multiplied by the learning rate", lambda lr, decay: decay),
+            (
+                "the decay is not multiplied by the learning rate: the weight shrinks by lr · decay in a step",
+                lambda lr, decay: decay,
+            ),
             ("the weight shrinks by all of the learning rate: decay is missing", lambda lr, decay: lr),
-            ("the decay has the wrong sign", lambda lr, decay: -lr * decay),
+            ("the weight grows: the decay has the wrong sign", lambda lr, decay: -lr * decay),
             (
                 "the weight is multiplied by lr · decay; it must be multiplied by 1 - lr · decay",
                 lambda lr, decay: 1 - lr * decay,
@@ -502,17 +477,24 @@ STEPS = Choices(
         "root": (
             ("the step is divided by v: it is the square root of v", lambda v: v),
             ("the step is not divided by the root of v", lambda v: torch.ones_like(v)),
-            ("ε stands inside the root", lambda v: (v + 1e-8).sqrt()),
+            (
+                "ε stands outside the root, √v + ε: inside it is as large as gradients of 1e-4",
+                lambda v: (v + 1e-8).sqrt(),
+            ),
         ),
         "sign": (("the step goes up the gradient: its sign is minus", 1),),
         "old": (("the step uses m and v of before: update them first", True),),
         "returned": (
-            ("the m and v that you return are corrected", "corrected"),
+            (
+                "the m and v that you return are corrected: keep them as they are, the correction belongs to "
+                "this step only",
+                "corrected",
+            ),
             ("m and v are returned the other way round", "exchanged"),
         ),
         "eps": (
             *((f"ε is {e:g}; it must be 1e-8", e) for e in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)),
-            ("the ε is missing", 0),
+            ("the ε is missing: where v is 0 the step would be 0/0", 0),
         ),
     },
 )
@@ -534,33 +516,7 @@ EXERCISES["8.3"] = Exercise(
     adamw_cases,
     lambda w, *rest: f"(3, ...): weight, m, v = {(3, *w.shape)}",
     (
-        (
-            "the bias correction is missing: m and v start at zero, so at first they are too small by 1 - β^t",
-            partial(adamw_like, correct=(False, False)),
-        ),
-        ("m is corrected and v is not: both start at zero", partial(adamw_like, correct=(True, False))),
-        ("v is corrected and m is not: both start at zero", partial(adamw_like, correct=(False, True))),
-        (
-            "the decay is added to the gradient: that is Adam with L2, where m and v see it too; AdamW shrinks the "
-            "weight itself",
-            partial(adamw_like, l2=True),
-        ),
-        (
-            "the decay is not multiplied by the learning rate: the weight shrinks by lr · decay in a step",
-            partial(adamw_like, decoupled=lambda lr, decay: decay),
-        ),
-        ("the weight does not decay", partial(adamw_like, decoupled=lambda lr, decay: 0)),
-        (
-            "the weight grows: the decay has the wrong sign",
-            partial(adamw_like, decoupled=lambda lr, decay: -lr * decay),
-        ),
         ("the two β are exchanged: 0.9 belongs to m, 0.999 to v", partial(adamw_like, betas=(0.999, 0.9))),
-        ("the step is divided by v: it is the square root of v", partial(adamw_like, root=lambda v: v)),
-        (
-            "ε stands outside the root, √v + ε: inside it is as large as gradients of 1e-4",
-            partial(adamw_like, root=lambda v: (v + 1e-8).sqrt(), eps=0),
-        ),
-        ("the ε is missing: where v is 0 the step would be 0/0", partial(adamw_like, eps=0)),
         (
             "the weight decays after the step, which shrinks the step as well: shrink the old weight",
             partial(adamw_like, late=True),
@@ -570,18 +526,10 @@ EXERCISES["8.3"] = Exercise(
             "v averages the gradient itself, as m does: it is the square of the gradient",
             partial(adamw_like, of=lambda g: g),
         ),
-        ("the step goes up the gradient: its sign is minus", partial(adamw_like, sign=1)),
         ("t counts from 1 already: the correction is 1 - β^t, not 1 - β^(t+1)", partial(adamw_like, shift=1)),
         (
             "t counts from 1 already: the correction is 1 - β^t, and 1 - β^(t-1) is 0 in the first step",
             partial(adamw_like, shift=-1),
-        ),
-        ("the step uses m and v of before: update them first", partial(adamw_like, old=True)),
-        ("m and v are returned the other way round", partial(adamw_like, returned="exchanged")),
-        (
-            "the m and v that you return are corrected: keep them as they are, the correction belongs to this step "
-            "only",
-            partial(adamw_like, returned="corrected"),
         ),
     ),
     piece=adamw_torch,
@@ -632,7 +580,10 @@ LOSSES = Choices(
             ("the log is missing: the loss takes the logarithm of the softmax", lambda x: x.softmax(-1)),
             ("the softmax is missing: logits are no logarithms of probabilities", lambda x: x),
             ("the softmax is missing: this is the logarithm of the logits", lambda x: x.log()),
-            ("softmax is applied twice: use log_softmax once", lambda x: x.softmax(-1).log_softmax(-1)),
+            (
+                "softmax is applied twice: the argument holds logits, use log_softmax once",
+                lambda x: x.softmax(-1).log_softmax(-1),
+            ),
             (
                 "log_softmax of log_softmax: once is enough, and the mistake lies elsewhere",
                 lambda x: x.log_softmax(-1).exp().log_softmax(-1),
@@ -643,13 +594,16 @@ LOSSES = Choices(
         ),
         "share": (
             ("the true class keeps all of its 1: it must keep 1 - ε", lambda e, K: 1.0),
-            ("the true class gets 1 - ε only: its share ε / K of what all get is missing", lambda e, K: 1 - e - e / K),
+            (
+                "the true class gets 1 - ε only: its share of the ε that goes to all K classes is missing",
+                lambda e, K: 1 - e - e / K,
+            ),
             ("the true class loses ε twice", lambda e, K: 1 - 2 * e),
             ("the true class gets ε in place of 1 - ε", lambda e, K: e),
             ("the true class gets only its share of ε", lambda e, K: 0.0),
         ),
         "rest": (
-            ("ε is not divided by K", lambda e, K: e),
+            ("the even part is not divided by K: the target sums to more than 1", lambda e, K: e),
             ("ε is divided by K - 1: all K classes, the true one too, get ε / K", lambda e, K: e / (K - 1)),
             ("ε is divided by K + 1: there are K classes", lambda e, K: e / (K + 1)),
             ("nothing is given to the other classes", lambda e, K: 0.0),
@@ -657,8 +611,11 @@ LOSSES = Choices(
             ("every class gets 1 / K, whatever ε is", lambda e, K: 1 / K),
         ),
         "reduce": (
-            ("the losses of the clips are added: take their mean", lambda p: p.sum()),
-            ("the loss of a clip is the mean over its classes: take the sum", lambda p: p.mean()),
+            ("the losses of the clips are added: take their mean, or the step grows with the batch", lambda p: p.sum()),
+            (
+                "the loss of a clip is the sum over its classes; here it is the mean, K times too small",
+                lambda p: p.mean(),
+            ),
             (
                 "the losses are averaged over clips and added over classes after a division by K",
                 lambda p: p.mean(1).sum(),
@@ -686,34 +643,11 @@ EXERCISES["8.4"] = Exercise(
             "ε / K",
             lambda x, y, e: smooth_like(x, y, 1 - e, e / (x.shape[1] - 1)),
         ),
-        (
-            "the true class gets 1 - ε only: its share of the ε that goes to all K classes is missing",
-            lambda x, y, e: smooth_like(x, y, 1 - e, e / x.shape[1]),
-        ),
         ("nothing is smoothed", lambda x, y, e: F.cross_entropy(x, y)),
         ("1 - ε and ε are exchanged", lambda x, y, e: F.cross_entropy(x, y, label_smoothing=1 - e)),
-        ("the even part is not divided by K: the target sums to more than 1", lambda x, y, e: smooth_like(x, y, 1, e)),
-        (
-            "the losses of the clips are added: take their mean, or the step grows with the batch",
-            lambda x, y, e: F.cross_entropy(x, y, label_smoothing=e, reduction="sum"),
-        ),
-        (
-            "the loss of a clip is the sum over its classes; here it is the mean, K times too small",
-            lambda x, y, e: F.cross_entropy(x, y, label_smoothing=e) / x.shape[1],
-        ),
-        (
-            "softmax is applied twice: the argument holds logits, use log_softmax once",
-            lambda x, y, e: F.cross_entropy(x.softmax(-1), y, label_smoothing=e),
-        ),
         (
             "the sign is missing: a loss is the negative log of a probability",
             lambda x, y, e: -F.cross_entropy(x, y, label_smoothing=e),
-        ),
-        (
-            "the softmax runs over the clips: the classes are the last axis",
-            lambda x, y, e: (
-                -((1 - e) * x.log_softmax(0).gather(1, y[:, None])[:, 0].mean() + e * x.log_softmax(0).mean())
-            ),
         ),
     ),
     piece=lambda logits, label, eps: F.cross_entropy(logits, label, label_smoothing=eps),
@@ -752,13 +686,19 @@ FACTORS = Choices(
     factor_like,
     {
         "size": (
-            ("the norms are added: it is the root of the sum of their squares", lambda n: n.sum()),
+            (
+                "the norms are added: the norm of all gradients is the root of the sum of their squares",
+                lambda n: n.sum(),
+            ),
             ("the root is missing: that is the square of the norm", lambda n: n.square().sum()),
-            ("only the largest norm counts: it is the root of the sum of all squares", lambda n: n.max()),
+            (
+                "only the largest norm counts: the gradients of all parameters together have the limit",
+                lambda n: n.max(),
+            ),
             ("only the smallest norm counts: it is the root of the sum of all squares", lambda n: n.min()),
             ("only the first norm counts: it is the root of the sum of all squares", lambda n: n[0]),
             ("only the last norm counts: it is the root of the sum of all squares", lambda n: n[-1]),
-            ("the mean of the norms is taken: it is the root of the sum of their squares", lambda n: n.mean()),
+            ("the mean of the norms is compared: it is the root of the sum of their squares", lambda n: n.mean()),
             ("the median of the norms is taken: it is the root of the sum of their squares", lambda n: n.median()),
             ("the squares are averaged: they must be added", lambda n: n.square().mean().sqrt()),
             ("the squares are averaged and the root is missing", lambda n: n.square().mean()),
@@ -767,21 +707,24 @@ FACTORS = Choices(
             ("each parameter has a factor of its own: one factor for all gradients", lambda n: n),
         ),
         "ratio": (
-            ("the factor is upside down: limit / norm", lambda n, limit: n / limit),
+            ("the factor is upside down: limit / norm, not norm / limit", lambda n, limit: n / limit),
             ("1 / norm: the limit is missing", lambda n, limit: 1 / n),
             ("the limit minus the norm: it is a quotient", lambda n, limit: limit - n),
             ("the quotient is squared", lambda n, limit: (limit / n) ** 2),
             ("this is the norm, not the factor", lambda n, limit: n),
         ),
         "cut": (
-            ("a factor above 1 must become 1", lambda x, limit: x),
+            ("short gradients are made longer: a factor above 1 must become 1", lambda x, limit: x),
             ("the factor is kept above 1; it must be kept below: clamp(max=1)", lambda x, limit: x.clamp(min=1)),
             ("the factor is limited by `limit`; it must be limited by 1", lambda x, limit: x.clamp(max=limit)),
             (
                 "the factor is kept above `limit`; it must be limited by 1 from above",
                 lambda x, limit: x.clamp(min=limit),
             ),
-            ("a factor above 1 becomes 0; it must become 1", lambda x, limit: torch.where(x > 1, 0.0, x)),
+            (
+                "the gradients always get the length of the limit or are dropped: below the limit the factor is 1",
+                lambda x, limit: torch.where(x > 1, 0.0, x),
+            ),
         ),
     },
 )
@@ -798,30 +741,8 @@ EXERCISES["8.5"] = Exercise(
     ],
     lambda *args: "a single number for all gradients, shape ()",
     (
-        (
-            "the norms are added: the norm of all gradients is the root of the sum of their squares",
-            lambda n, limit: (limit / n.sum()).clamp(max=1),
-        ),
-        (
-            "the root is missing: that is the square of the norm",
-            lambda n, limit: (limit / n.square().sum()).clamp(max=1),
-        ),
-        (
-            "only the largest norm counts: the gradients of all parameters together have the limit",
-            lambda n, limit: (limit / n.max()).clamp(max=1),
-        ),
-        (
-            "the mean of the norms is compared: it is the root of the sum of their squares",
-            lambda n, limit: (limit / n.mean()).clamp(max=1),
-        ),
-        ("short gradients are made longer: a factor above 1 must become 1", lambda n, limit: limit / n.norm()),
-        ("the factor is upside down: limit / norm, not norm / limit", lambda n, limit: (n.norm() / limit).clamp(max=1)),
         ("this is the clipped norm, not the factor", lambda n, limit: n.norm().clamp(max=limit)),
         ("this is the norm, not the factor", lambda n, limit: n.norm()),
-        (
-            "the gradients always get the length of the limit or are dropped: below the limit the factor is 1",
-            lambda n, limit: torch.where(n.norm() > limit, limit / n.norm(), 0.0),
-        ),
     ),
     piece=factor_torch,
     more=lambda: [
@@ -850,7 +771,10 @@ COMBINED = Choices(
     {
         "axis": (("the sum runs over the parameters, the last axis: it must run over the ranks, axis 0", 1),),
         "weights": (
-            ("every rank counts the same: a rank must weigh as many clips as it has", torch.ones_like),
+            (
+                "the means are added as they are, and divided by the number of clips: each counts n_r times",
+                torch.ones_like,
+            ),
             (
                 "every rank that has clips counts the same: it must weigh as many clips as it has",
                 lambda n: (n > 0).to(n),
@@ -871,9 +795,12 @@ COMBINED = Choices(
         ),
         "total": (
             ("the sum is not divided by the number of all clips", lambda n, w: 1),
-            ("the sum is divided by the number of ranks: divide by the number of all clips", lambda n, w: len(n)),
+            ("the sums are divided by the number of ranks: divide by the number of clips", lambda n, w: len(n)),
             ("the sum is divided by the number of ranks that have clips", lambda n, w: (n > 0).sum()),
-            ("the sum is divided by the number of ranks once more", lambda n, w: n.sum() * len(n)),
+            (
+                "it is divided once more, by the number of ranks: the weights n_r / n sum to 1 already",
+                lambda n, w: n.sum() * len(n),
+            ),
             ("the sum is divided by the largest number of clips", lambda n, w: n.max()),
             ("the sum is divided by the mean number of clips", lambda n, w: n.mean()),
             ("the sum is divided by the length of the weights' vector, a norm", lambda n, w: n.norm()),
@@ -896,24 +823,10 @@ EXERCISES["8.6"] = Exercise(
     (
         ("every rank counts the same: a rank with fewer clips must weigh less, n_r / n", lambda g, n: g.mean(0)),
         ("the gradients are added: they are means of their clips, and so must be the result", lambda g, n: g.sum(0)),
-        ("the sum is not divided by the number of all clips", lambda g, n: n.to(g) @ g),
-        (
-            "it is divided once more, by the number of ranks: the weights n_r / n sum to 1 already",
-            lambda g, n: n.to(g) @ g / n.sum() / len(n),
-        ),
-        (
-            "the sums are divided by the number of ranks: divide by the number of clips",
-            lambda g, n: n.to(g) @ g / len(n),
-        ),
-        (
-            "the means are added as they are, and divided by the number of clips: each counts n_r times",
-            lambda g, n: g.sum(0) / n.sum(),
-        ),
         (
             "the weights are exchanged: the rank with the most clips weighs least",
             lambda g, n: (n.max() + n.min() - n).to(g) @ g / (n.max() + n.min() - n).sum(),
         ),
-        ("only the rank with the most clips counts", lambda g, n: g[n.argmax()]),
     ),
     piece=lambda gradients, sizes: (sizes / sizes.sum()) @ gradients,
     more=lambda: [

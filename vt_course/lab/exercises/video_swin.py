@@ -325,12 +325,16 @@ MASKS = Choices(
     mask_like,
     {
         "values": (
-            ("forbidden pairs hold 1 instead of -100: the mask is added to the logits", (0.0, 1.0)),
+            ("forbidden pairs hold 1 instead of -100 (a boolean mask?): it is added to the logits", (0.0, 1.0)),
             ("allowed pairs hold 1 and forbidden pairs 0 (a truth value): allowed is 0, forbidden -100", (1.0, 0.0)),
-            ("allowed pairs hold -100 and forbidden pairs 0: it is the wrong way round", (-100.0, 0.0)),
-            ("forbidden pairs get +100 instead of -100", (0.0, 100.0)),
-            ("forbidden pairs hold -1 instead of -100", (0.0, -1.0)),
-            ("forbidden pairs hold -inf; the official value is -100", (0.0, -torch.inf)),
+            ("the mask is the wrong way round: you forbid pairs of the same group and allow the others", (-100.0, 0.0)),
+            ("forbidden pairs get +100 instead of -100: softmax would look at nothing else", (0.0, 100.0)),
+            ("forbidden pairs hold -1 instead of -100: softmax would hardly notice", (0.0, -1.0)),
+            (
+                "forbidden pairs hold -inf; the official value is -100 (with -inf a row that is all forbidden "
+                "becomes NaN)",
+                (0.0, -torch.inf),
+            ),
             ("allowed pairs hold 1; they must hold 0", (1.0, -100.0)),
             ("forbidden pairs hold -10; the official value is -100", (0.0, -10.0)),
             ("forbidden pairs hold -1000; the official value is -100", (0.0, -1000.0)),
@@ -339,8 +343,15 @@ MASKS = Choices(
             ("allowed pairs hold 100 and forbidden pairs 0: allowed is 0, forbidden -100", (100.0, 0.0)),
         ),
         "rolled": (
-            ("the numbers of the groups are not rolled: they must move with the tokens", lambda g, s: g),
-            ("the numbers of the groups are rolled the other way: by -shift", lambda g, s: g.roll(s, (0, 1, 2))),
+            (
+                "your groups are numbered before the roll: number the groups of the rolled map, or roll the "
+                "numbers too",
+                lambda g, s: g,
+            ),
+            (
+                "the numbers are rolled the other way: they must move with the tokens, by -shift",
+                lambda g, s: g.roll(s, (0, 1, 2)),
+            ),
             *(
                 (
                     f"the numbers of the groups are not rolled along {name}",
@@ -393,38 +404,10 @@ EXERCISES["4.4"] = Exercise(
     lambda size, w, s: f"(T/P·H/M·W/M, P·M·M, P·M·M) = ({prod(a // b for a, b in zip(size, w))}, {prod(w)}, {prod(w)})",
     (
         (
-            "the mask is the wrong way round: you forbid pairs of the same group and allow the others",
-            lambda z, w, s: -100.0 - mask_literal(z, w, s),
-        ),
-        (
-            "forbidden pairs get +100 instead of -100: softmax would look at nothing else",
-            lambda z, w, s: -mask_literal(z, w, s),
-        ),
-        (
-            "forbidden pairs hold 1 instead of -100 (a boolean mask?): it is added to the logits",
-            lambda z, w, s: mask_literal(z, w, s) / -100,
-        ),
-        (
-            "forbidden pairs hold -1 instead of -100: softmax would hardly notice",
-            lambda z, w, s: mask_literal(z, w, s) / 100,
-        ),
-        (
-            "forbidden pairs hold -inf; the official value is -100 (with -inf a row that is all forbidden becomes NaN)",
-            lambda z, w, s: torch.where(mask_literal(z, w, s) < 0, -torch.inf, 0.0),
-        ),
-        (
             "time is forgotten: tokens of the first and the last frames may not meet either",
             lambda z, w, s: mask_literal(z, w, (0, *s[1:])),
         ),
         ("only time is masked: H and W wrap around as well", lambda z, w, s: mask_literal(z, w, (s[0], 0, 0))),
-        (
-            "your groups are numbered before the roll: number the groups of the rolled map, or roll the numbers too",
-            lambda z, w, s: mask_from(number_groups(z, w, s), w),
-        ),
-        (
-            "the numbers are rolled the other way: they must move with the tokens, by -shift",
-            lambda z, w, s: mask_from(torch.roll(number_groups(z, w, s), s, (0, 1, 2)), w),
-        ),
         (
             "nothing is masked: the border that matters lies inside the last window of an axis, `shift` tokens before "
             "its end",
@@ -536,10 +519,14 @@ INFLATED = Choices(
     inflate_like,
     {
         "scale": (
-            ("the weights are not divided by pt", lambda pt, w: 1.0),
-            ("the weights are divided by pt²", lambda pt, w: 1 / pt**2),
-            ("the weights are divided by √pt; divide by pt", lambda pt, w: pt**-0.5),
-            ("the weights are always divided by 2; divide by pt", lambda pt, w: 0.5),
+            ("duplicated but not divided: on a still clip every token comes out pt times too large", lambda pt, w: 1.0),
+            ("divided by pt², or twice by pt", lambda pt, w: 1 / pt**2),
+            (
+                "divided by √pt: that keeps the variance of independent frames, but neighbouring frames are "
+                "nearly equal",
+                lambda pt, w: pt**-0.5,
+            ),
+            ("halved always: divide by pt, not by 2", lambda pt, w: 0.5),
             ("the weights are multiplied by pt; divide by it", lambda pt, w: float(pt)),
             ("the weights are divided by pt + 1; divide by pt", lambda pt, w: 1 / (pt + 1)),
             ("the weights are divided by the number of output channels; divide by pt", lambda pt, w: 1 / w.shape[0]),
@@ -567,15 +554,6 @@ EXERCISES["4.6"] = Exercise(
     lambda w, pt: f"(D, C, pt, ph, pw) = ({w.shape[0]}, {w.shape[1]}, {pt}, {w.shape[2]}, {w.shape[3]})",
     (
         (
-            "duplicated but not divided: on a still clip every token comes out pt times too large",
-            lambda w, pt: w[:, :, None].repeat(1, 1, pt, 1, 1),
-        ),
-        ("divided by pt², or twice by pt", lambda w, pt: w[:, :, None].repeat(1, 1, pt, 1, 1) / pt**2),
-        (
-            "divided by √pt: that keeps the variance of independent frames, but neighbouring frames are nearly equal",
-            lambda w, pt: w[:, :, None].repeat(1, 1, pt, 1, 1) / pt**0.5,
-        ),
-        (
             "only one time step holds weights: that is centre initialisation; asked for is duplicate and divide",
             lambda w, pt: torch.stack([w if t == pt // 2 else torch.zeros_like(w) for t in range(pt)], 2),
         ),
@@ -583,7 +561,6 @@ EXERCISES["4.6"] = Exercise(
             "only the first time step holds weights",
             lambda w, pt: torch.stack([w if t == 0 else torch.zeros_like(w) for t in range(pt)], 2),
         ),
-        ("halved always: divide by pt, not by 2", lambda w, pt: w[:, :, None].repeat(1, 1, pt, 1, 1) / 2),
         (
             "the time axis is the last one; Conv3d wants (D, C, time, height, width)",
             lambda w, pt: w[..., None].repeat(1, 1, 1, 1, pt) / pt,
