@@ -46,7 +46,9 @@ def explain_error(error: Exception, function: Callable, names: list[str], args: 
         return einops_error(text, names, args)
     if isinstance(error, ZeroDivisionError):
         zeros = [f"`{n}`" for n, a in zip(names, args) if isinstance(a, (int, float)) and a == 0]
-        return "something is divided by 0" + (f": here {' and '.join(zeros)} is 0" if zeros else "")
+        return "something is divided by 0" + (
+            f": here {' and '.join(zeros)} {'is' if len(zeros) == 1 else 'are'} 0" if zeros else ""
+        )
     if isinstance(error, RecursionError):
         return "your function calls itself without an end"
     if isinstance(error, TypeError):
@@ -221,7 +223,10 @@ def shapes(error: Exception, text: str, names: list[str], args: tuple) -> str | 
     if "same dtype" in text or "expected scalar type" in text:
         return "a matrix product wants one dtype on both sides: make the integers floating-point first, `n.to(g.dtype)`"
     if "Sizes of tensors must match" in text:
-        return "the pieces you join"
+        return (
+            "the pieces you join have different sizes: are all cut in the same way, and is an odd axis padded? (The "
+            "pairs of `F.pad` begin with the last axis.)"
+        )
     if "must match the size of tensor" in text or "must match the existing size" in text:
         return (
             "two shapes do not broadcast: sizes are compared from the last axis on, and a missing axis must be added "
