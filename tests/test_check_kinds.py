@@ -503,6 +503,23 @@ def test_a_mistake_must_explain_the_cases_that_only_the_engine_sees(monkeypatch,
     assert "Likely" not in verdict("0.1", lambda x: x if len(x) == 3 else x - 1, capsys)
 
 
+def test_the_search_is_not_seen(capsys):
+    """What a wrong function prints or draws is as if only the cases had been tried."""
+
+    def chatty(x, shift):
+        print("hello")
+        return x + torch.rand(1)
+
+    check("4.3", chatty)
+    drawn = torch.rand(1)
+    torch.manual_seed(0)  # as the check begins
+    cases = EXERCISES["4.3"].cases()
+    assert capsys.readouterr().out.count("hello") == len(cases)
+    for _ in cases:
+        torch.rand(1)
+    assert torch.equal(drawn, torch.rand(1))
+
+
 # ---------------------------------------------------------------- around the check
 
 

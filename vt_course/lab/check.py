@@ -13,6 +13,8 @@ exercise. `vt-course course` counts the lines "✓ exercise".
 import inspect
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
 
 import torch
 from torch import Tensor
@@ -172,13 +174,16 @@ def diagnose(
     """The sentence of the mistake that reproduces what the reader's function returned in all cases, or None."""
     if not all(isinstance(out, Tensor) and plain(out) for out in outputs):
         return None
-    outputs = outputs + [result(function, args) for args in cases[len(outputs) :]]  # after an error: the other cases
-    try:
-        outcomes = [Outcome(args, exercise.definition(*clone(args)), out) for args, out in zip(cases, outputs)]
-        with warnings.catch_warnings(action="ignore"):  # of numbers that only a wrong formula meets
+    # The reader's function runs again here: what it prints, warns of or draws at random belongs to the first time.
+    with redirect_stdout(StringIO()), warnings.catch_warnings(action="ignore"), torch.random.fork_rng(devices=[]):
+        outputs = outputs + [
+            result(function, args) for args in cases[len(outputs) :]
+        ]  # after an error: the other cases
+        try:
+            outcomes = [Outcome(args, exercise.definition(*clone(args)), out) for args, out in zip(cases, outputs)]
             return explain(exercise, function, outcomes, error)
-    except Exception:  # whatever a reader's function returns, its place has been printed
-        return None
+        except Exception:  # whatever a reader's function returns, its place has been printed
+            return None
 
 
 def result(function: Callable, args: tuple) -> Tensor | None:

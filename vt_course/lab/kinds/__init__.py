@@ -43,6 +43,7 @@ def explain(exercise: Exercise, function: Callable, outcomes: list[Outcome], err
     """
     if not any(isinstance(o.got, Tensor) and not o.right for o in outcomes):
         return None  # nothing wrong was returned, so no mistake can be recognised by its numbers
+    outcomes = sorted(outcomes, key=lambda o: o.got is None or o.right)  # wrong ones first: most candidates fail there
     nan = any(o.got.is_floating_point() and o.got.isnan().any() for o in outcomes if o.got is not None)
     until, more = monotonic() + (SECONDS / 5 if nan else SECONDS), []
 
@@ -73,8 +74,7 @@ def explain(exercise: Exercise, function: Callable, outcomes: list[Outcome], err
 
 def fits(candidate: Callable, outcomes: list[Outcome], error: bool = False) -> bool:
     """Whether a candidate gives the reader's result in every case that has one; if `error`, none in the others."""
-    wrong_first = sorted(outcomes, key=lambda o: o.want is None or o.right)  # there most candidates fail
-    for outcome in wrong_first:
+    for outcome in outcomes:
         if isinstance(outcome.got, Tensor):
             if not same_tensor(attempt(candidate, outcome.args), outcome.got):
                 return False
