@@ -27,8 +27,15 @@ def seeded():
         sys.modules["torch"].manual_seed(0)
 
 
+# Another test's garbage, such as an event loop that Jupyter never closes, is collected in whatever test runs next.
+SILENT = pytest.mark.filterwarnings("error", "default::pytest.PytestUnraisableExceptionWarning")
+
+
 def pytest_collection_modifyitems(items):
-    """A test of what only POSIX systems have is skipped on Windows, and says what that is."""
+    """Warnings are errors in `silent` tests. On Windows a `posix` test is skipped, and says what Windows lacks."""
+    for item in items:
+        if item.get_closest_marker("silent"):
+            item.add_marker(SILENT)
     for item in items if os.name == "nt" else ():
         if marker := item.get_closest_marker("posix"):
             item.add_marker(pytest.mark.skip(reason=f"Windows has no such thing: {marker.args[0]}"))

@@ -12,7 +12,7 @@ import torch
 
 from vt_course import CourseError
 from vt_course.files import alone
-from vt_course.training import checkpoint, evaluate, fit, folder
+from vt_course.training import checkpoint, evaluate, folder, run
 
 from test_training import QUIET, Tiny, assert_same_run, clips, recipe, train  # noqa: F401 (fixtures)
 
@@ -63,7 +63,7 @@ def test_a_run_has_its_folder_for_itself_from_the_first_write_to_the_last(recipe
         return watch
 
     for module, names in (
-        (fit, ("save_state", "SummaryWriter")),
+        (run, ("save_state", "SummaryWriter")),
         (folder, ("atomic_write", "write_csv", "save_weights")),
     ):
         for name in names:

@@ -101,6 +101,7 @@ def test_the_verbs():
         "weights get",
         "train",
         "evaluate",
+        "experiments",
         "build",
         "course",
         "test",

@@ -25,6 +25,7 @@ from vt_course.fetch import kinetics, weights
 from vt_course.fetch.download import Download
 from vt_course.lab import progress
 from vt_course.training import checkpoint
+from vt_course.training.experiments import results, rows
 
 from videos import write_video
 
@@ -172,6 +173,12 @@ def case(path):
     raise CourseError(row["problem"])  # a row of the table: the other cases go on
 
 
+def experiment(path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "repo_root", lambda: path.parents[2])
+        results.read_result(path.stem)
+
+
 READERS = {  # the file's name: what reads it
     "m.csv": lambda path: first(read_manifest(path)),
     "manifest.csv": lambda path: read_folder(path.parent),
@@ -216,6 +223,8 @@ READERS = {  # the file's name: what reads it
     "state.pt": lambda path: checkpoint.read_state(path.parent),
     "progress.csv": progress.passed,
     "config.json": lambda path: render(path.parent, clips=(8, 8), frames=2, size=32, workers=0),
+    "experiments.yaml": rows.read_rows,
+    "results/experiments/small.json": experiment,
     "a.mp4": lambda path: ClipReader(path).read([0]),
 }
 
@@ -270,7 +279,7 @@ SAID = [  # name, data, what the sentence says: the file, the line, the reason, 
         "place -1",
         "Line 2 of manifest {} has a bad start or end, offset or bytes (-1 is no place in a file); give",
     ),
-    ("something-something-v2-train.json", "deep", "{} is not valid JSON (maximum recursion depth exceeded"),
+    ("something-something-v2-train.json", "deep", "{} is not valid JSON (nested too deeply)"),
     ("something-something-v2-train.json", "object", "{} is not valid JSON (it holds a dict); fetch it again."),
     (
         "something-something-v2-train.json",
@@ -299,7 +308,7 @@ SAID = [  # name, data, what the sentence says: the file, the line, the reason, 
         # Newer versions of tarfile refuse the header themselves and say less.
         "Shard {} is truncated, damaged or no plain tar (",
     ),
-    ("train-0.tar", "json in tar", "a.json in shard {} is not valid JSON (maximum recursion depth exceeded"),
+    ("train-0.tar", "json in tar", "a.json in shard {} is not valid JSON (nested too deeply)"),
     (
         "train-0.tar",
         "large label",
@@ -328,7 +337,7 @@ SAID = [  # name, data, what the sentence says: the file, the line, the reason, 
     ),
     ("w.pth", "noise", "{} is not a PyTorch checkpoint or is damaged ("),
     ("last.safetensors", "huge header", "{} is not a readable safetensors file ("),
-    ("last.safetensors", "header", "the list of classes in {} is not valid JSON (maximum recursion depth exceeded"),
+    ("last.safetensors", "header", "the list of classes in {} is not valid JSON (nested too deeply)"),
     (
         "last.safetensors",
         "classes",

@@ -18,6 +18,7 @@ from vt_course.models import create, mini_weights
 from vt_course.training import ablate_swin, fit, folder
 from vt_course.training.checkpoint import load_run
 from vt_course.training.evaluate import evaluate, evaluate_run, open_data
+from vt_course.training.experiments.rows import read_rows
 from vt_course.training.recipes import Recipe, recipe_for
 
 QUIET = dict(device="cpu", workers=0, progress=False)
@@ -194,52 +195,33 @@ def test_variants_differ_in_what_they_say():
     assert ["absolute_pos_embed" in each for each in names] == [False, False, True]
 
 
-def test_train_variant_in_a_few_steps(few, tmp_path):
-    run = ablate_swin.train_variant(SMALL | {"ape": True}, 1, max_steps=1, held_out=24, out=tmp_path / "run")
+def test_train_variant_in_a_few_steps(few):
+    run = ablate_swin.train_variant(SMALL | {"ape": True}, 1, max_steps=1, held_out=24)
     assert (run["seed"], run["steps"], run["images"], run["train_loss"]) == (1, 1, 16, None)
-    assert 0 <= run["top1"] <= 1 and run["config"]["ape"] and (tmp_path / "run" / "last.safetensors").is_file()
+    assert run["top1"] * 24 == int(run["top1"] * 24) and run["config"]["ape"]  # scored on the 24 held out, not on 1,000
     finished = ablate_swin.train_variant(SMALL, 0, held_out=24)
     assert finished["steps"] == 2 * ablate_swin.EPOCHS and finished["train_loss"] > 0
     same = ablate_swin.train_variant(SMALL, 0, held_out=24)
     assert {**same, "seconds": 0} == {**finished, "seconds": 0}
 
 
-def test_the_summary_is_over_seeds():
-    table = ablate_swin.summarise(
-        {"a": [{"config": {}, "top1": 0.5}, {"config": {}, "top1": 0.7}], "b": [{"config": {"ape": True}, "top1": 0.4}]}
-    )
-    assert table["a"]["mean"] == pytest.approx(0.6) and table["a"]["std"] == statistics.stdev([0.5, 0.7])
-    assert table["b"]["std"] is None and table["b"]["config"] == {"ape": True}
-
-
-@pytest.mark.slow
-def test_the_command_writes_the_file(few, tmp_path, monkeypatch):
-    monkeypatch.setattr(ablate_swin, "VARIANTS", {"base": SMALL, "still": SMALL | {"shift": False}})
-    monkeypatch.setattr(ablate_swin, "HELD_OUT", 16)
-    monkeypatch.setattr(
-        "sys.argv", ["ablate", "--out", str(tmp_path / "a.json"), "--runs", str(tmp_path / "runs"), "--seeds", "0", "1"]
-    )
-    ablate_swin.main()
-    result = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
-    assert list(result["variants"]) == ["base", "still"] and result["seeds"] == [0, 1]
-    assert [len(each["runs"]) for each in result["variants"].values()] == [2, 2]
-    assert {"commit", "command", "recipe", "held_out", "platform"} <= result.keys()
-    for run in (run for each in result["variants"].values() for run in each["runs"]):
-        assert run["top1"] * 16 == int(run["top1"] * 16)  # scored on the 16 held out, not on 1,000
+def test_the_variants_are_those_of_the_row():
+    row = next(row for row in read_rows() if row.id == "swin-shift-and-bias")
+    assert {name: recipe.config for name, recipe in row.recipes.items()} == ablate_swin.VARIANTS
+    assert list(row.recipes.values()) == [ablate_swin.recipe(config, 0) for config in ablate_swin.VARIANTS.values()]
+    assert ablate_swin.HELD_OUT == images.COUNTS["val"]
 
 
 def test_the_recorded_ablation_is_what_its_runs_say():
     result = json.loads((repo_root() / "results" / "swin_mini_ablation.json").read_text(encoding="utf-8"))
-    runs = {name: each["runs"] for name, each in result["variants"].items()}
-    assert result["variants"] == ablate_swin.summarise(runs) and result["note"] == ablate_swin.NOTE
-    for name, each in runs.items():
-        assert [run["seed"] for run in each] == result["seeds"] and len(each) == 3
-        assert all(run["config"] == ablate_swin.VARIANTS[name] for run in each)
-    seed_and_config = {"seed": 0, "config": {}}
-    assert (
-        Recipe.from_json(json.dumps(result["recipe"] | seed_and_config)).to_json()
-        == ablate_swin.recipe({}, 0).to_json()
-    )
+    for name, variant in result["variants"].items():
+        runs = variant["runs"]
+        assert [run["seed"] for run in runs] == result["seeds"] and len(runs) == 3
+        assert all(run["config"] == ablate_swin.VARIANTS[name] for run in runs)
+        top1 = [run["top1"] for run in runs]
+        assert (variant["mean"], variant["std"]) == (statistics.mean(top1), statistics.stdev(top1))
+    recorded = Recipe.from_json(json.dumps(result["recipe"] | {"seed": 0, "config": {}}))
+    assert recorded == ablate_swin.recipe({}, 0)
 
 
 def test_the_shipped_weights_see_the_shapes():

@@ -48,12 +48,24 @@ def test_the_memory_of_a_container_counts(monkeypatch, files, gib):
 @pytest.mark.skipif(sys.platform != "linux", reason="measures what Linux tells; what the others tell is below")
 def test_peak_memory_is_in_bytes_and_stays_when_the_memory_is_given_back():
     code = (
-        "from vt_course.machine import peak_memory\nbefore = peak_memory()\nheld = bytearray(100_000_000)\ndel held\n"
-        "print(before, peak_memory())"
+        "from vt_course.machine import forget_peak_memory, peak_memory\nbefore = peak_memory()\n"
+        "held = bytearray(100_000_000)\ndel held\nafter = peak_memory()\nforget_peak_memory()\n"
+        "print(before, after, peak_memory())"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True).stdout
-    before, after = map(int, out.split())
+    before, after, anew = map(int, out.split())
     assert 5e6 < before < 100e6 and 90e6 < after - before < 130e6
+    assert anew < before + 10e6 or not os.access("/proc/self/clear_refs", os.W_OK)
+
+
+def test_the_processor_has_a_name(monkeypatch):
+    told = {"/proc/cpuinfo": "processor : 0\nmodel name\t: Some CPU: fast\nmodel name\t: Some CPU: fast\n"}
+    monkeypatch.setattr(Path, "read_text", lambda path, encoding: told[path.as_posix()])
+    assert machine.processor() == "Some CPU: fast"
+    told["/proc/cpuinfo"] = "CPU part : 0xd0c\n"  # an ARM processor
+    monkeypatch.setattr(machine.platform, "processor", lambda: "")
+    monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
+    assert machine.processor() == "aarch64"
 
 
 @pytest.mark.skipif("OTHER_OS" in os.environ, reason="another system is played already")

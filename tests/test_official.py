@@ -119,6 +119,7 @@ def test_swin_equals_transformers(size, batch):
     compare(ours, theirs, x, lambda model, x: model(pixel_values=x).logits)
 
 
+@pytest.mark.slow
 def test_swin_equals_timm():
     timm = pytest.importorskip("timm")
     theirs = shake(timm.create_model("swin_tiny_patch4_window7_224"))

@@ -257,7 +257,9 @@ def test_wide_pixels_and_interlaced_pictures_are_prepared_as_they_are_shown(tmp_
     prepare(tmp_path / "src", tmp_path / "out", workers=1)
     for name in ("wide.mp4", "turned.mp4", "combs.mkv"):
         before, after = ClipReader(tmp_path / "src" / name), ClipReader(tmp_path / "out" / f"{name[:-4]}.mp4")
-        assert after._stream.sample_aspect_ratio in (None, 1) and after.size == before.size
+        assert (
+            not after._stream.sample_aspect_ratio or after._stream.sample_aspect_ratio == 1
+        ) and after.size == before.size
         assert not next(after.every_frame()).interlaced_frame
         assert abs(after.read([0, 5]).astype(int) - before.read([0, 5])).mean() < 9
     assert ClipReader(tmp_path / "out/wide.mp4").size == (48, 128) and ClipReader(tmp_path / "out/turned.mp4").size == (
@@ -579,6 +581,7 @@ def test_an_odd_short_side_gives_even_pictures(src, tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.posix("a named pipe")
 def test_a_file_that_never_ends_is_given_up(tmp_path):
     (tmp_path / "src").mkdir()
@@ -743,6 +746,7 @@ def test_statistics(src):
     assert jump["mb"] == pytest.approx(sum(p.stat().st_size for p in src.glob("*/ünï jump/*")) / 1e6)
 
 
+@pytest.mark.slow
 @pytest.mark.posix("a named pipe")
 def test_a_file_that_stalls_the_headers_does_not_stop_the_others(tmp_path, monkeypatch):
     for k in range(5):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -17,6 +18,7 @@ import psutil
 import pytest
 from torch.utils.data import DataLoader
 
+from vt_course.data import reader
 from vt_course.data.clips import Rows, VideoFolder, collate
 from vt_course.data.reader import LARGEST, BadClip, ClipReader
 from vt_course.data.verify import in_processes, verify
@@ -232,6 +234,27 @@ def children() -> set[int]:
     return {child.pid for child in psutil.Process().children(recursive=True)}
 
 
+class LostCodec:
+    """A decoder that could not be opened before: FFmpeg 8 takes its codec, and PyAV raises a ValueError of its own."""
+
+    def __getattr__(self, name):
+        return lambda *args: None
+
+    def decode(self, packet):
+        raise ValueError("cannot decode unknown codec")
+
+
+def test_a_decoder_that_lost_its_codec_is_damage_like_any_other(tmp_path):
+    with pytest.raises(av.FFmpegError, match="unknown codec"):
+        reader.decode(LostCodec(), None)
+    clip = ClipReader(write_video(tmp_path / "a.mp4", frames=8, size=(64, 64)))
+    codec = clip._stream.codec_context.codec
+    clip._stream = SimpleNamespace(codec_context=LostCodec())
+    clip._stream.codec_context.codec = codec
+    with pytest.raises(BadClip, match=r"a\.mp4 is damaged .*; fetch or render it again"):
+        clip.read([0])
+
+
 @pytest.mark.posix("fork")
 def test_hundreds_of_damaged_files_crash_nothing_and_leave_no_process(tmp_path):
     paths, before = mutants(tmp_path, MUTANTS), children()
@@ -280,6 +303,7 @@ def test_a_helper_that_is_gone_is_one_sentence():
         list(in_processes("vt_course.no_such_module", ["a.mp4"], 5, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.posix("a named pipe")
 def test_a_killed_caller_leaves_no_process(tmp_path):
     """A file that blocks for ever: the helper ends although nobody is left to end it."""

@@ -468,6 +468,7 @@ def as_shards(clips, tmp_path_factory) -> tuple[str, str]:  # noqa: F811
     return f"shards:{at / 'shards'}", f"csv:{at / 'train.csv'},{at / 'val.csv'}"
 
 
+@pytest.mark.slow
 def test_training_equals_that_on_files_bit_for_bit(as_shards, recipe, tiny, tmp_path):  # noqa: F811
     for name, data, workers in (("shards", as_shards[0], 0), ("files", as_shards[1], 0), ("workers", as_shards[0], 2)):
         train(dataclasses.replace(recipe, data=data), tmp_path / name, workers=workers)
@@ -475,6 +476,7 @@ def test_training_equals_that_on_files_bit_for_bit(as_shards, recipe, tiny, tmp_
     assert_same_run(tmp_path / "shards", tmp_path / "workers")
 
 
+@pytest.mark.slow
 def test_a_stop_within_an_epoch_changes_nothing(as_shards, recipe, tiny, tmp_path):  # noqa: F811
     recipe = dataclasses.replace(recipe, data=as_shards[0])
     train(recipe, tmp_path / "whole")

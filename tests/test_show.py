@@ -19,7 +19,7 @@ from vt_course.lab.show import __main__ as picture
 from vt_course.lab.show import clips, compare, windows
 from vt_course.models import swin
 
-pytestmark = pytest.mark.filterwarnings("error")  # they would be printed into notebooks
+pytestmark = pytest.mark.silent
 
 SIZE, WINDOW, SHIFT = (8, 8, 8), (4, 4, 4), (2, 2, 2)
 REGULAR, SHIFTED = show.window_numbers(SIZE, WINDOW), show.window_numbers(SIZE, WINDOW, SHIFT)

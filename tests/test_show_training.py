@@ -9,7 +9,7 @@ from vt_course import CourseError
 from vt_course.lab import show
 from vt_course.lab.show.training import accuracies, count_float32
 
-pytestmark = pytest.mark.filterwarnings("error")  # they would be printed into notebooks
+pytestmark = pytest.mark.silent
 
 PER_CLIP = [("mp4 file", "32 frames"), ("crop", "one random box\nfor all 8 frames"), ("normalise", "floats")]
 PER_STEP = [("batch", "10 clips"), ("model", "10 × 8 logits,\ndrop path"), ("loss", "cross-entropy"), ("AdamW", "lr")]

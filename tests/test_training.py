@@ -26,7 +26,7 @@ from torch import nn
 from vt_course import CourseError, machine
 from vt_course.data import loading, transforms
 from vt_course.data.reader import ClipReader
-from vt_course.models import ZOO, create
+from vt_course.models import ZOO, create, mini_weights
 from vt_course.training import checkpoint, curves, evaluate, fit, folder
 from vt_course.training.recipes import RECIPES, Recipe, recipe_for
 
@@ -160,6 +160,7 @@ def test_every_mini_model_has_a_recipe_that_fits_it():
         assert [recipe.frames] == (frames or [1]) and recipe.size == height == width and recipe.model == name
 
 
+@pytest.mark.slow
 def test_an_image_model_is_trained_on_single_frames(clips, tmp_path):
     recipe = dataclasses.replace(
         RECIPES["swin_mini"], data=f"csv:{clips / 'train.csv'},{clips / 'val.csv'}", keep=0, epochs=1, batch_size=4
@@ -187,6 +188,7 @@ def test_an_image_model_is_trained_on_single_frames(clips, tmp_path):
         ("warmup_epochs=99", "at most epochs"),
         ("drop_path=1", "[0, 1)"),
         ("sampling=x", "sampling"),
+        ("order=backwards", "one of normal, shuffled, reversed, single"),
     ],
 )
 def test_recipe_rejects_what_cannot_work(assignment, words):
@@ -210,6 +212,27 @@ def test_schedule_by_hand():
     assert lrs[9] == pytest.approx(1 + math.cos(math.pi * 7 / 8))
     assert fit.lr_at(0, 4, 0, 1.0) == 1.0  # no warm-up: no division by zero
     assert fit.lr_at(3, 4, 4, 1.0) == 1.0  # nothing but warm-up
+
+
+@pytest.mark.parametrize(
+    "name, exempt",
+    [
+        ("swin_mini", {"relative_position_bias_table"}),
+        ("video_swin_mini", {"relative_position_bias_table"}),
+        ("mvit_mini", set()),
+        ("mvit_v2_mini", set()),
+        ("timesformer_mini", set()),
+        ("uniformer_mini", set()),
+    ],
+)
+def test_each_family_names_what_does_not_decay(name, exempt):
+    """As its official recipe does, but that vectors never decay."""
+    model = create(name)
+    _, keep = fit.parameter_groups(model, 0.05)
+    kept = {id(parameter) for parameter in keep["params"]}
+    spared = {n.rsplit(".", 1)[-1] for n, p in model.named_parameters() if p.ndim > 1 and id(p) in kept}
+    assert spared == exempt
+    assert all(id(p) in kept for p in model.parameters() if p.ndim <= 1)
 
 
 def test_weight_decay_spares_norms_biases_and_bias_tables():
@@ -325,6 +348,81 @@ def test_seed_decides_everything(recipe, tiny, tmp_path):
         train(dataclasses.replace(recipe, seed=seed, epochs=1), tmp_path / name)
     assert_same_run(tmp_path / "a", tmp_path / "b")
     assert not torch.equal(weights(tmp_path / "a")["head.weight"], weights(tmp_path / "c")["head.weight"])
+
+
+@pytest.fixture
+def seen(tiny):
+    """For each clip that a model is given in training and in validation: the mean of each of its frames."""
+    frames = {True: [], False: []}
+
+    class Watching(Tiny):
+        def forward(self, x):
+            frames[self.training] += [tuple(row.tolist()) for row in x.mean((1, 3, 4))]
+            return super().forward(x)
+
+    tiny(lambda name, **settings: Watching(**settings))
+    return frames
+
+
+def test_the_order_of_frames_in_training_and_validation(recipe, seen, tmp_path):
+    recipe = dataclasses.replace(recipe, frames=4, stride=1, epochs=2, batch_size=12, crop_scale=(1.0, 1.0))
+    told = {}
+    for order in ("normal", "reversed", "shuffled", "single"):
+        train(dataclasses.replace(recipe, order=order), tmp_path / order)
+        told[order] = {training: rows[:] for training, rows in seen.items()}
+        seen[True].clear(), seen[False].clear()
+    for training in (True, False):
+        rows = {order: each[training][1 - training :] for order, each in told.items()}  # the first one is a trial
+        assert {len(each) for each in rows.values()} == {24 if training else 12}
+        same = pytest.approx
+        for normal, backwards, shuffled, single in zip(*rows.values()):
+            assert backwards == same(normal[::-1], abs=1e-5)
+            assert sorted(shuffled) == same(sorted(normal), abs=1e-5)
+            assert any(single == same((frame,) * 4, abs=1e-5) for frame in normal)
+        assert rows["shuffled"] != rows["normal"]
+    moved = [tuple(sorted(row).index(value) for value in row) for row in told["shuffled"][True]]
+    assert len(set(moved)) > 3
+
+
+def test_each_epoch_shuffles_anew(recipe, tiny, tmp_path, monkeypatch):
+    keys = []
+    monkeypatch.setattr(fit, "reorder_frames", lambda clip, index, order, seed: keys.append((order, seed)) or clip)
+    train(dataclasses.replace(recipe, epochs=2, batch_size=12, order="shuffled", seed=5), tmp_path / "run")
+    assert keys == [("shuffled", (5, epoch, fit.ORDER)) for epoch in (0, 1)]
+    train(dataclasses.replace(recipe, epochs=2, batch_size=12), tmp_path / "normal")
+    assert len(keys) == 2  # a clip whose frames are in order is not touched
+
+
+def test_a_run_on_shuffled_frames_resumes(recipe, tiny, tmp_path):
+    recipe = dataclasses.replace(recipe, frames=4, stride=1, order="shuffled")
+    train(recipe, tmp_path / "a")
+    train(recipe, tmp_path / "b", max_steps=4)
+    train(recipe, tmp_path / "b")
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize("steps", [4, None])
+def test_a_folder_of_before_there_was_an_order_goes_on(recipe, tiny, tmp_path, steps):
+    whole = train(recipe, tmp_path / "new")
+    out = tmp_path / "old"
+    train(recipe, out, max_steps=steps)
+    state = checkpoint.read_state(out)
+    del state["config"]["recipe"]["order"]
+    checkpoint.save_state(out, state)
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    del summary["recipe"]["order"]
+    (out / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    with pytest.raises(CourseError, match="order was 'normal' and is now 'reversed'"):
+        train(dataclasses.replace(recipe, order="reversed"), out)
+    again = train(recipe, out)
+    assert again["recipe"]["order"] == "normal" and again["steps"] == whole["steps"]
+    assert_same_run(tmp_path / "new", out)
+
+
+@pytest.mark.parametrize("name", ["swin_mini", "video_swin_mini"])
+def test_shipped_weights_of_before_there_was_an_order_load(name):
+    assert "order" not in json.loads(checkpoint.read_run(mini_weights(name))[2]["recipe"])
+    assert checkpoint.load_run(mini_weights(name))[1].order == "normal"
 
 
 def test_gradients_are_clipped_and_labels_smoothed(recipe, tiny, tmp_path, monkeypatch):
@@ -548,6 +646,7 @@ def test_other_settings_in_the_same_folder_are_refused(recipe, clips, tiny, tmp_
         train(recipe, tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_last_checkpoint(recipe, tiny, tmp_path, monkeypatch):
     out = tmp_path / "run"
     train(recipe, out, max_steps=4)
@@ -663,6 +762,7 @@ def test_nothing_readable_stops(recipe, clips, tiny, tmp_path):
 # ---------------------------------------------------------------- frames kept in memory
 
 
+@pytest.mark.slow
 def test_kept_frames_are_the_same_samples_decoded_once(recipe, tiny, monkeypatch, tmp_path):
     plain, _ = evaluate.open_data(recipe)
     kept, kept_val = evaluate.open_data(dataclasses.replace(recipe, keep=32))  # as stored

@@ -27,7 +27,7 @@ from vt_course import CourseError
 
 LONGEST = 1 << 20  # characters of a line of text
 LARGEST = 1 << 28  # bytes of a text, JSON or NPZ file
-SMALL = 1 << 20  # bytes of a member of a tar that is read at once
+SMALL = 1 << 20  # bytes of a member of a tar that is read at once, and of a YAML file
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of a file system without locks
 
 
@@ -143,7 +143,9 @@ def parsing(name, fault: str, remedy: str) -> Iterator[Place]:
         if isinstance(raised, OSError) and raised.errno in errno.errorcode:  # FFmpeg has numbers of its own
             why, sentence = raised.strerror, f"{name} cannot be read ({raised.strerror}); {remedy}"
         else:
-            why = str(raised).partition("\n")[0][:120] or type(raised).__name__
+            # Python's own words for it differ from version to version.
+            deep = isinstance(raised, RecursionError)
+            why = "nested too deeply" if deep else str(raised).partition("\n")[0][:120] or type(raised).__name__
             after = f" after line {place.line}" if place.line else ""
             sentence = f"{name} is {fault} ({why}){after}; {remedy}"
         raise Unreadable(sentence, why) from raised
@@ -193,6 +195,28 @@ def parse_json(text: str | bytes, name, remedy: str, kind: type | tuple = object
 
 def read_json(path, remedy: str, kind: type | tuple = object):
     return parse_json(read_utf8(path, remedy), path, remedy, kind)
+
+
+def read_yaml(path, remedy: str):
+    """The value in a YAML file, which may hold what JSON can hold. Raises `Unreadable` for a key that occurs twice."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node, deep=False):
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            for key in keys:
+                if not isinstance(key, str) or keys.count(key) > 1:
+                    fault = "occurs twice" if isinstance(key, str) else "is not a text"
+                    raise ValueError(f"the key {key!r} of the entry in line {node.start_mark.line + 1} {fault}")
+            return super().construct_mapping(node, deep)
+
+    text = read_utf8(path, remedy)
+    with parsing(path, "not a YAML file that we can use", remedy):
+        if len(text) > SMALL:  # reading YAML is slow
+            raise ValueError("it has more than 1 MB")
+        value = yaml.load(text, Loader)
+        json.dumps(value, allow_nan=False)
+        return value
 
 
 def read_lines(path, remedy: str, name=None, errors: str = "strict") -> Iterator[str]:

@@ -55,6 +55,12 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS
 
 
+def forget_peak_memory() -> None:
+    """Let `peak_memory` begin anew, for a process that makes several runs. Only Linux can do this."""
+    with suppress(OSError):  # another system, or a container that forbids it
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
 def held_memory(processes, above: int = 0) -> int:
     """Bytes of memory of some psutil.Processes that the system cannot take back. A process that has ended holds none.
 
@@ -163,6 +169,15 @@ def deterministic(device):
 
 
 # ---------------------------------------------------------------- where a result was computed
+
+
+def processor() -> str:
+    """The name of the processor, for instance "AMD EPYC"; where it is unknown, that of its architecture."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def version(package: str) -> str | None:

@@ -14,7 +14,7 @@ import re
 import warnings
 import zlib
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -346,32 +346,26 @@ def summaries(t: Tensor, channels: int) -> list[np.ndarray]:
 def watch(model: nn.Module, stages: list[dict], layout: official.Layout):
     """Yields a dict that a forward pass inside the context fills: official stage name -> (shape, summaries) of ours."""
     ours = {layout.names(path + ".")[0].rstrip("."): module for path, module in model.named_modules() if path}
-    seen, hooks = {}, []
+    seen = {}
     module_of = {"cls_positional_encoding": "blocks.0.input"}  # of pytorchvideo; ours is a method
-    for stage in stages:
-        name, axes = stage["name"], re.findall(r"\([^)]*\)|\S+", stage["layout"])
-        channels = stage["shape"][axes.index("C")]
-        where = module_of.get(name, name)
-        module = ours.get(where.removesuffix(".input"))
-        if module is None:
-            continue
-        if where.endswith(".input"):
-            hooks.append(
-                module.register_forward_pre_hook(
-                    lambda m, args, name=name, C=channels: seen.__setitem__(
-                        name, (args[0].shape, summaries(args[0], C))
-                    )
-                )
-            )
-        else:
-            hooks.append(
-                module.register_forward_hook(
-                    lambda m, args, out, name=name, C=channels: seen.__setitem__(name, (out.shape, summaries(out, C)))
-                )
-            )
-    yield seen
-    for hook in hooks:
-        hook.remove()
+    with ExitStack() as hooks:  # removed also if the forward pass raises
+        for stage in stages:
+            name, axes = stage["name"], re.findall(r"\([^)]*\)|\S+", stage["layout"])
+            channels = stage["shape"][axes.index("C")]
+            where = module_of.get(name, name)
+            module = ours.get(where.removesuffix(".input"))
+            if module is None:
+                continue
+
+            def note(x, name=name, channels=channels):
+                seen[name] = (x.shape, summaries(x, channels))
+
+            if where.endswith(".input"):
+                hook = module.register_forward_pre_hook(lambda module, args, note=note: note(args[0]))
+            else:
+                hook = module.register_forward_hook(lambda module, args, out, note=note: note(out))
+            hooks.callback(hook.remove)
+        yield seen
 
 
 def first_departure(seen: dict[str, tuple], stages: list[dict], arrays) -> str:

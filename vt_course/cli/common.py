@@ -28,11 +28,11 @@ def option(*names: str, **settings):
     return lambda parser: parser.add_argument(*names, **settings)
 
 
-def choice(*options):
-    """A group of options of which exactly one must be given."""
+def choice(*options, required: bool = True):
+    """A group of options of which exactly one must be given, or at most one if `required` is False."""
 
     def add(parser):
-        group = parser.add_mutually_exclusive_group(required=True)
+        group = parser.add_mutually_exclusive_group(required=required)
         for one in options:
             one(group)
 

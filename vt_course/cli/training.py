@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from vt_course.cli.common import leads, option, print_json, print_table, verb, whole
+from vt_course.cli.common import choice, leads, need_data, option, print_json, print_table, verb, whole
 
 
 @verb(
@@ -66,3 +66,53 @@ def evaluate(args) -> int:
             {"order": "frames", "n": "clips", "top1": "top-1 %", "stderr": "± %"},
         )
     return 0
+
+
+@verb(
+    "experiments",
+    "Make the missing runs of experiments.yaml; run the same command again to resume.",
+    "vt-course experiments --only swin-shift-early --jobs 2",
+    option("--only", nargs="+", metavar="ID", help="only these rows (default: all)"),
+    choice(
+        option("--list", action="store_true", help="show the rows, what is done of them, and the time for the rest"),
+        option("--verify", metavar="ID", help="make one recorded run of a row again and compare; exit 1 if it differs"),
+        required=False,
+    ),
+    option("--jobs", type=whole(1), help="runs at the same time (default: by cores and memory)"),
+)
+def experiments(args) -> int:
+    from vt_course.training.experiments import results
+    from vt_course.training.experiments.run import run_rows, select, verify
+
+    rows = select([args.verify] if args.verify else args.only)
+    if args.list:
+        states = [results.state(row) for row in rows]
+        if args.json:
+            print_json(states)
+        else:
+            print_table(states, {"id": "id", "state": "state", "minutes": "core minutes left", "question": "question"})
+        return 0
+    if any(row.told["data"].startswith("synthetic:") for row in rows):
+        need_data()
+    if args.verify:
+        found = verify(args.verify)
+        if args.json:
+            print_json(found)
+        else:
+            print(f"{found['id']}: {found['variant']}, seed {found['seed']}: {found['verdict']}")
+            numbers = ("recorded", "again", "tolerance")
+            shown = [{"order": row["order"], **{k: 100 * row[k] for k in numbers}} for row in found["rows"]]
+            print_table(shown, {"order": "frames", **{k: f"{k} %" for k in numbers}})
+        return 0 if found["good"] else 1
+    quiet = args.json
+    failed = run_rows(rows, jobs=args.jobs, tell=lambda line: quiet or print(line, file=sys.stderr, flush=True))
+    found = [result for row in rows if (result := results.read_result(row.id))]
+    if args.json:
+        print_json({"results": found, "failed": failed})
+    else:
+        columns = {"id": "id", "variant": "variant", "order": "frames", "runs": "runs", "top1": "top-1 %", "std": "± %"}
+        columns |= {"difference": "difference, 95 % interval", "verdict": "verdict"}
+        print_table([line for result in found for line in results.table(result)], columns)
+    for sentence in failed:
+        print(f"vt-course: {sentence}", file=sys.stderr)
+    return 1 if failed else 0

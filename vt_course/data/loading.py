@@ -3,9 +3,11 @@
 import math
 import os
 import signal
+import sys
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vt_course import CourseError
@@ -24,15 +26,23 @@ class KeptFrames(VideoFolder):
     twice `keep`, while they are decoded. For training, all frames of a file are kept; for validation, only those
     that are used. They take frames * H * W * 3 bytes, and at most `ROOM` bytes in the process that reads. A file for
     which there is no room is decoded again for each sample, to the same pixels.
+    A process that makes several runs on the same clips sets `shared` to an empty dict. Then a new data set finds the
+    frames that an earlier one has kept, if it would keep the same.
     Raises `CourseError` for a manifest with start or end times, because the whole of a long video would be kept
     for a part of it.
     """
+
+    shared: dict | None = None
 
     def __init__(self, manifest, *, keep: int, **settings):
         super().__init__(manifest, **settings)
         if any(row["start"] is not None or row["end"] is not None for row in self.rows):
             raise CourseError(f"{manifest} has start or end times: train with keep=0")
-        self.keep, self.kept, self.room = keep, {}, ROOM
+        self.keep = keep
+        used = None if self.train else (self.frames, self.stride, self.sampling)
+        found = {} if self.shared is None else self.shared.setdefault((keep, used, str(manifest)), {})
+        self.kept: dict[tuple, Tensor] = found  # (path, offset): uint8 (F, h, w, C)
+        self.room = ROOM - sum(frames.nbytes for frames in found.values())
 
     def _clip(self, row, rng):
         video = row["path"], row.get("offset")
@@ -43,7 +53,7 @@ class KeptFrames(VideoFolder):
             wanted = np.arange(n) if self.train else self._indices(n, rng)
             if len(wanted) * math.prod(size) * 3 > self.room:
                 return self._view(_read_scaled(reader, self._indices(n, rng), size), rng)
-            self.kept[video] = _read_scaled(reader, wanted, size)  # (F, h, w, C)
+            self.kept[video] = _read_scaled(reader, wanted, size)
             self.room -= self.kept[video].nbytes
         frames = self.kept[video]
         if self.train:
@@ -97,8 +107,18 @@ def make_loader(dataset, batches, workers: int | None, device: torch.device) -> 
         collate_fn=collate,
         worker_init_fn=ignore_interrupt,
         persistent_workers=workers > 0,
+        multiprocessing_context=start_method() if workers else None,
         pin_memory=device.type == "cuda",
     )
+
+
+def start_method() -> str | None:
+    """How workers are started: forked on Linux, by the default of Python elsewhere.
+
+    Since Python 3.14, the default of Linux is a fork server. If a training process is killed, the server waits for its
+    workers and the workers wait for the server, so that they stay in memory for good.
+    """
+    return "fork" if sys.platform == "linux" else None
 
 
 def in_order(dataset, batch_size: int) -> list[list[int]]:

@@ -252,10 +252,10 @@ class ClipReader:
         for packet in self._sought(needed) if seek else compress(self._packets(), needed):
             if skips and mode != (mode := "DEFAULT" if packet is None or packet.pts in wanted else "NONREF"):
                 context.skip_frame = mode
-            for frame in context.decode(packet):
+            for frame in decode(context, packet):
                 yield frame.pts, frame
         context.skip_frame = "DEFAULT"
-        for frame in context.decode(None):
+        for frame in decode(context, None):
             yield frame.pts, frame
 
     def _sought(self, needed: np.ndarray) -> Iterator:
@@ -295,7 +295,7 @@ class ClipReader:
         context.flush_buffers()
         context.skip_frame = "DEFAULT"
         for packet in chain(self._packets(), [None]):
-            yield from context.decode(packet)
+            yield from decode(context, packet)
 
     def _packets(self) -> Iterator:
         return self._kept or _demux(self.path, _open(self.path, self._span)[0])
@@ -595,6 +595,19 @@ def _box(file, at: int, end: int, *kinds: bytes) -> tuple[int, int] | None:
 def _payload(file, place: tuple[int, int]) -> bytes:
     file.seek(place[0])
     return file.read(max(min(place[1] - place[0], 256 << 20), 0))
+
+
+def decode(context, packet) -> list:
+    """The frames that a packet completes; None for `packet` gives those that are left. Every fault is av.FFmpegError.
+
+    With FFmpeg 8, a decoder that could not be opened once has no codec any more, and PyAV raises a mere ValueError.
+    """
+    try:
+        return context.decode(packet)
+    except ValueError as error:
+        if isinstance(error, av.FFmpegError):
+            raise
+        raise av.error.InvalidDataError(av.error.tag_to_code(b"INDA"), str(error)) from error
 
 
 def _demux(path: Path, container) -> Iterator:

@@ -25,17 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vt_course.models import fast
-from vt_course.models.layers import (
-    DropPath,
-    Mlp,
-    Sides,
-    Size,
-    check_input,
-    check_settings,
-    drop_path_schedule,
-    per_axis,
-    rescale_for_narrow,
-)
+from vt_course.models.checks import check_input, check_settings, per_axis
+from vt_course.models.layers import DropPath, Mlp, Sides, Size, drop_path_schedule, rescale_for_narrow
 from vt_course.models.mvit_config import EPS, check_choices, check_patches, overlapping, plan_blocks
 
 # ---------------------------------------------------------------- pooling

@@ -5,7 +5,8 @@ Channels, heads and strides are given by number of block, as in the official con
 """
 from collections.abc import Mapping
 
-from vt_course.models.layers import Sides, Size, per_axis
+from vt_course.models.checks import per_axis
+from vt_course.models.layers import Sides, Size
 
 EPS = 1e-6                               # of every LayerNorm
 

@@ -16,18 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vt_course.models import fast
-from vt_course.models.layers import (
-    DropPath,
-    Mlp,
-    Sides,
-    Size,
-    check_input,
-    check_settings,
-    drop_path_schedule,
-    init_weights,
-    per_axis,
-    rescale_for_narrow,
-)
+from vt_course.models.checks import check_input, check_settings, per_axis
+from vt_course.models.layers import DropPath, Mlp, Sides, Size, drop_path_schedule, init_weights, rescale_for_narrow
 from vt_course.models.official import resize_bias_table
 
 # ---------------------------------------------------------------- windows
@@ -233,6 +223,8 @@ class Backbone(nn.Module):
     """
 
     layout: str
+    # Endings of names of parameters without weight decay, beside vectors: those of both official repositories.
+    no_weight_decay = ("relative_position_bias_table", "absolute_pos_embed")
 
     def __init__(self, patch_embed: nn.Module, windows: list[Size], shifted: Size, *, in_channels: int,
                  num_classes: int, embed_dim: int, depths: Size, num_heads: Size, mlp_ratio: float, drop_path: float,

@@ -31,17 +31,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vt_course.models.layers import (
-    DropPath,
-    Mlp,
-    Sides,
-    check_input,
-    check_settings,
-    drop_path_schedule,
-    init_weights,
-    per_axis,
-    rescale_for_narrow,
-)
+from vt_course.models.checks import check_input, check_settings, per_axis
+from vt_course.models.layers import DropPath, Mlp, Sides, drop_path_schedule, init_weights, rescale_for_narrow
 from vt_course.models.official import check_state
 
 Size = tuple[int, int, int]

@@ -18,19 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vt_course.models.checks import check_input, check_settings, per_axis
 from vt_course.models.fast import CHANNELS_LAST, depthwise
-from vt_course.models.layers import (
-    DropPath,
-    Mlp,
-    Sides,
-    Size,
-    check_input,
-    check_settings,
-    drop_path_schedule,
-    init_weights,
-    per_axis,
-    rescale_for_narrow,
-)
+from vt_course.models.layers import DropPath, Mlp, Sides, Size, drop_path_schedule, init_weights, rescale_for_narrow
 from vt_course.models.official import check_state, inflate_patch, unwrap
 from vt_course.models.swin import pad, window_partition, window_reverse
 

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vt_course.models.layers import Sides, check_settings, init_weights, per_axis
+from vt_course.models.checks import check_settings, per_axis
+from vt_course.models.layers import Sides, init_weights
 from vt_course.models.official import check_state, inflate_bias_table, inflate_patch, unwrap
 from vt_course.models.swin import Backbone, Size, SwinBlock, WindowAttention
 

@@ -2,9 +2,11 @@
 
 from matplotlib.figure import Figure
 
-# Okabe and Ito's blue and vermilion look different with every kind of colour vision. The markers differ, too.
-TRAIN = dict(color="#0072B2", marker="o", linestyle="--", markersize=4, label="train")
-VAL = dict(color="#D55E00", marker="s", linestyle="-", markersize=4, label="validation")
+from vt_course.colours import BLUE, VERMILION
+
+# The markers differ as well as the colours.
+TRAIN = dict(color=BLUE, marker="o", linestyle="--", markersize=4, label="train")
+VAL = dict(color=VERMILION, marker="s", linestyle="-", markersize=4, label="validation")
 
 
 def curves(rows: list[dict], classes: int, title: str) -> Figure:

@@ -22,17 +22,15 @@ from vt_course.data.clips import VideoFolder
 from vt_course.data.loading import KeptFrames, in_order, make_loader
 from vt_course.machine import pick_device
 from vt_course.training.checkpoint import restore
-from vt_course.training.recipes import Recipe
-
-ORDERS = ("normal", "shuffled", "reversed", "single")
+from vt_course.training.recipes import ORDERS, Recipe
 
 
-def reorder_frames(clip, index: Iterable[int], order: str, seed: int = 0):
+def reorder_frames(clip, index: Iterable[int], order: str, seed: int | tuple[int, ...] = 0):
     """Clips (B, ..., C, T, H, W) with their frames in another order, one of `ORDERS`.
 
     "shuffled" draws a permutation for each video. "single" repeats one random frame over the
     whole clip. Both are pure functions of (seed, index of the video), so every model sees the
-    same frames. Raises `CourseError` for an unknown order.
+    same frames. `seed` is a number or several. Raises `CourseError` for an unknown order.
     """
     if order not in ORDERS:
         raise CourseError(f"unknown frame order {order!r}: choose one of {', '.join(ORDERS)}")
@@ -41,9 +39,10 @@ def reorder_frames(clip, index: Iterable[int], order: str, seed: int = 0):
     if order == "reversed":
         return clip.flip(-3)
     T = clip.shape[-3]
+    key = seed if isinstance(seed, tuple) else (seed,)
     moved = []
     for video, i in zip(clip, index):
-        rng = np.random.default_rng([seed, i])
+        rng = np.random.default_rng([*key, i])
         frames = rng.permutation(T) if order == "shuffled" else np.full(T, rng.integers(T))
         moved.append(video.index_select(-3, torch.from_numpy(frames).to(clip.device)))
     return torch.stack(moved)  # (B, ..., C, T, H, W)

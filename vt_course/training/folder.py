@@ -54,6 +54,27 @@ class Progress:
     seconds: float = 0.0  # of training, over all calls
     peak_memory_mb: float = 0.0
 
+    def close_epoch(self, *, steps: int, lr: float, val: dict, seconds: float, clips_per_second: float) -> dict:
+        """End the epoch of `steps` steps: add its row and set the sums back. Returns the row. `val` are the scores."""
+        self.epoch, self.batch = self.epoch + 1, 0
+        row = {
+            "epoch": self.epoch,
+            "step": self.epoch * steps,
+            "lr": lr,
+            "train_loss": self.loss_sum / self.clips,
+            "train_top1": self.correct / self.clips,
+            "val_loss": val["loss"],
+            "val_top1": val["top1"],
+            "val_top1_stderr": val["stderr"],
+            "skipped": self.skipped,
+            "seconds": round(seconds, 3),
+            "clips_per_second": round(clips_per_second, 2),
+        }
+        self.rows.append(row)
+        self.best = max(self.rows, key=quality)
+        self.loss_sum, self.correct, self.clips, self.skipped = 0.0, 0, 0, 0
+        return row
+
     def fault(self, epochs: int, batches: int) -> str | None:
         """What is impossible in this progress, in a run of `epochs` epochs of `batches` batches; else None."""
         for name in ("epoch", "batch", "correct", "clips", "skipped", "loss_sum", "seconds", "peak_memory_mb"):
@@ -102,9 +123,18 @@ def describe(recipe: Recipe, spec: Spec) -> dict:
     return {"recipe": dataclasses.asdict(recipe), "classes": list(spec.classes), "manifests": digests}
 
 
+DEFAULTS = {name: value for name, value in dataclasses.asdict(Recipe(model="")).items() if name != "model"}
+
+
+def with_defaults(recipe: dict) -> dict:
+    """The settings of a recipe, as read from JSON, and the default of each setting that an older version lacked."""
+    return json.loads(json.dumps(DEFAULTS)) | recipe
+
+
 def check_same(folder: Path, old: dict, new: dict) -> None:
     """Raise `CourseError` if the folder holds a run with other settings; the message names the differences."""
     old, new = (json.loads(json.dumps(config, default=str)) for config in (old, new))  # tuples become lists
+    old["recipe"] = with_defaults(old["recipe"])
     was, now = old["recipe"], new["recipe"]
     differ = [
         f"{name} was {was.get(name)!r:.200} and is now {now.get(name)!r:.200}"
@@ -154,6 +184,8 @@ def begin(run) -> dict | None:
     if run.progress.epoch == run.recipe.epochs and os.path.lexists(path):
         anew = "delete it and run the same command again, which writes it anew"
         summary = read_json(path, anew, dict)
+        if isinstance(summary.get("recipe"), dict):
+            summary["recipe"] = with_defaults(summary["recipe"])
         need(facts(run).items() <= summary.items(), f"{path} does not tell what {state_path(run.out)} holds; {anew}")
         return summary
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from vt_course import CourseError
 from vt_course.files import parse_json
 
+ORDERS = ("normal", "shuffled", "reversed", "single")  # of the frames of a clip; see evaluate.reorder_frames
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -29,6 +31,7 @@ class Recipe:
     stride: int = 2
     size: int = 64
     sampling: str = "dense"  # or "uniform"
+    order: str = "normal"  # of the frames in training and validation, one of ORDERS; for controls
     # Short side, in pixels, of the decoded frames that are kept in memory. 0: decode again in every epoch.
     keep: int = 0
     # Augmentation of clips (not of drawn images, which are all new). No flip by default: it turns "left" into "right".
@@ -64,6 +67,8 @@ class Recipe:
         self._need(0 <= self.flip <= 1, "flip", "a probability in [0, 1]")
         self._need(self.warmup_epochs <= self.epochs, "warmup_epochs", f"at most epochs={self.epochs}")
         self._need(self.sampling in ("dense", "uniform"), "sampling", "'dense' or 'uniform'")
+        self._need(self.order in ORDERS, "order", f"one of {', '.join(ORDERS)}")
+        self._need(self.order == "normal" or self.frames > 1, "order", "normal for clips of one frame")
         low, high = self.crop_scale
         self._need(0 < low <= high <= 1, "crop_scale", "low,high with 0 < low <= high <= 1")
         low, high = self.crop_ratio

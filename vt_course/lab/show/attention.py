@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from vt_course import CourseError
+from vt_course.colours import BLUE, ORANGE, SKY, VERMILION
 from vt_course.lab.show.clips import frames_of
-from vt_course.lab.show.style import BLUE, ORANGE, SKY, VERMILION, array, bare, figure, headline, panels
+from vt_course.lab.show.style import array, bare, figure, headline, panels
 
 
 def shares(weights, what: str) -> np.ndarray:

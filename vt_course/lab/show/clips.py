@@ -11,8 +11,9 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from vt_course import CourseError
+from vt_course.colours import BLUE, YELLOW
 from vt_course.data.transforms import IMAGENET_MEAN, IMAGENET_STD, resize
-from vt_course.lab.show.style import BLUE, YELLOW, array, bare, figure, headline, ink
+from vt_course.lab.show.style import array, bare, figure, headline, ink
 
 
 def frames_of(clip) -> np.ndarray:

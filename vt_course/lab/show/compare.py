@@ -8,7 +8,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from vt_course import CourseError
-from vt_course.lab.show.style import VERMILION, array, bare, figure, headline, number_cells
+from vt_course.colours import VERMILION
+from vt_course.lab.show.style import array, bare, figure, headline, number_cells
 
 # Grey: equal. Then from pale to dark as the difference grows.
 GAPS = LinearSegmentedColormap.from_list("gaps", [(0, "#E4E4E4"), (0.4, "#F6C3A0"), (0.75, VERMILION), (1, "#6B2A00")])

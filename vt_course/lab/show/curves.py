@@ -8,7 +8,8 @@ from matplotlib.patches import Polygon
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from vt_course import CourseError
-from vt_course.lab.show.style import BLUE, COLOURS, MARKERS, SKY, VERMILION, array, bare, figure, headline, number_cells
+from vt_course.colours import BLUE, SKY, VERMILION
+from vt_course.lab.show.style import COLOURS, MARKERS, array, bare, figure, headline, number_cells
 
 
 @figure

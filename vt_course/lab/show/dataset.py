@@ -7,7 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vt_course import CourseError
-from vt_course.lab.show.style import BLUE, ORANGE, SKY, figure, headline
+from vt_course.colours import BLUE, ORANGE, SKY
+from vt_course.lab.show.style import figure, headline
 
 MOST = 30  # with more classes than this, only their counts are drawn, without names
 

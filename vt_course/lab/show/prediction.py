@@ -5,7 +5,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vt_course import CourseError
-from vt_course.lab.show.style import BLUE, VERMILION, array, figure, headline
+from vt_course.colours import BLUE, VERMILION
+from vt_course.lab.show.style import array, figure, headline
 
 
 @figure

@@ -5,7 +5,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vt_course import CourseError
-from vt_course.lab.show.style import MARKERS, ORANGE, SKY, VERMILION, array, figure, headline
+from vt_course.colours import ORANGE, SKY, VERMILION
+from vt_course.lab.show.style import MARKERS, array, figure, headline
 
 
 @figure

@@ -9,18 +9,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from vt_course import CourseError
+from vt_course.colours import BLUE, GREEN, ORANGE, PINK, SKY, VERMILION, YELLOW
 
-# The colours of Okabe and Ito, which people with any kind of colour vision can tell apart. Markers,
-# line styles, borders and numbers carry the same information, for print in greyscale.
-BLUE, YELLOW, VERMILION, SKY, GREEN, ORANGE, PINK = (
-    "#0072B2",
-    "#F0E442",
-    "#D55E00",
-    "#56B4E9",
-    "#009E73",
-    "#E69F00",
-    "#CC79A7",
-)
+# Markers, line styles, borders and numbers carry the same information as colours, for print in greyscale.
 COLOURS = [BLUE, ORANGE, GREEN, VERMILION, SKY, PINK, "black", YELLOW]
 MARKERS = "osD^vPX*"
 ALLOWED, FORBIDDEN = "#FFFFFF", "#0B3C5D"

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from vt_course import CourseError
-from vt_course.lab.show.style import BLUE, COLOURS, ORANGE, SKY, VERMILION, array, bare, figure, headline, ink
+from vt_course.colours import BLUE, ORANGE, SKY, VERMILION
+from vt_course.lab.show.style import COLOURS, array, bare, figure, headline, ink
 
 
 @figure

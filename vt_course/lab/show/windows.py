@@ -10,24 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from vt_course import CourseError
-from vt_course.lab.show.style import (
-    ALLOWED,
-    BLUE,
-    FORBIDDEN,
-    GREEN,
-    ORANGE,
-    PINK,
-    SKY,
-    VERMILION,
-    YELLOW,
-    array,
-    bare,
-    figure,
-    headline,
-    ink,
-    number_cells,
-    panels,
-)
+from vt_course.colours import BLUE, GREEN, ORANGE, PINK, SKY, VERMILION, YELLOW
+from vt_course.lab.show.style import ALLOWED, FORBIDDEN, array, bare, figure, headline, ink, number_cells, panels
 
 
 def split(cells: np.ndarray) -> list[np.ndarray]:
