@@ -56,9 +56,18 @@ def student(names: list[str] | None = None, *, out: Path | None = None, root: Pa
 
 
 def student_edition(source: Path):
-    """The notebook of a source, without its solutions and answers, and with a note after the title."""
+    """The notebook of a source, without its solutions and answers, and with a note after the title.
+
+    After the last hint of an exercise a line says where its solution is.
+    """
     nb = from_source(source)
     nb.cells = [cell for cell in nb.cells if "solution" not in parts(cell) and "answer" not in tags(cell)]
+    for cell in nb.cells:
+        if "hints" in parts(cell):
+            cell.source += (
+                f"\n\n*The solution of exercise {parts(cell)['hints']} is in the solved notebook, "
+                f"`notebooks/{source.stem}.ipynb`, right after these hints.*"
+            )
     nb.cells.insert(1, nbformat.v4.new_markdown_cell(NOTE, id="student-edition"))
     nb.metadata = nbformat.from_dict(METADATA | {"vt_course": {"edition": "student", "sha256": digest(nb)}})
     return nb
