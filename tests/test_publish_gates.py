@@ -3,6 +3,7 @@
 The toy notebook below is built once; the broken ones are edits of it, or of its source.
 """
 
+import base64
 import copy
 import json
 import os
@@ -18,7 +19,7 @@ import pytest
 
 from vt_course import CourseError, repo_root
 from vt_course.publish import NotebookFailed, course, hygiene, kernel
-from vt_course.publish.build import build, from_source
+from vt_course.publish.build import build, cell_ids, from_source
 from vt_course.publish.course import PeakMemory, at_once, course_table, run_course
 
 pytestmark = pytest.mark.slow
@@ -42,7 +43,7 @@ def check(number, f, solution=False):
         print("exercise 1.1: not attempted yet")
     return f
 
-# %% tags=["figure"]
+# %%
 print("figures are drawn by", os.environ["MPLBACKEND"])
 
 # %% tags=["exercise:1.1"]
@@ -82,6 +83,20 @@ FAULTS = {  # what the third cell of a short notebook may do
     "dead": "import os\n\nos._exit(1)",
     "slow": "import time\n\ntime.sleep(60)",
 }
+DRAW = """import io
+
+import numpy as np
+from IPython.display import Image
+from PIL import Image as Pillow
+
+
+def draw(number):
+    x = np.full((60, 90, 3), 255, np.uint8)
+    x[10 * number : 10 * number + 9, 20:70] = 0
+    out = io.BytesIO()
+    Pillow.fromarray(x).save(out, "png")
+    return Image(out.getvalue())"""
+REPR = "<IPython.core.display.Image object>"
 STDERR = "import sys\n\nprint('careful', file=sys.stderr)"
 CELL = "cell 3 (In [3])"
 
@@ -113,10 +128,29 @@ def short(cell: str, outputs=()) -> nbformat.NotebookNode:
         make.new_code_cell(cell, outputs=list(outputs)),
         make.new_code_cell('print("three")', outputs=[printed("three\n")]),
     ]
-    for count, cell in enumerate(cells, start=1):
-        cell.execution_count, cell.id = count, f"cell-{count}"
-    metadata = dict(kernelspec=dict(name="python3", language="python", display_name="Python 3"))
-    return make.new_notebook(cells=cells, metadata=metadata)
+    nb = make.new_notebook(cells=cells, metadata=copy.deepcopy(hygiene.METADATA))
+    for count, (cell, name) in enumerate(zip(cells, cell_ids(nb)), start=1):
+        cell.execution_count, cell.id = count, name
+    return nb
+
+
+def figures_exchanged() -> nbformat.NotebookNode:
+    """A notebook of five drawings of one size. The first two are exchanged, the third lost its picture, the fourth is
+    as it was drawn, the fifth is of something else, but tagged measured."""
+    nb, scope = short(DRAW), {}
+    nb.cells.pop()
+    exec(DRAW, scope)
+    drawn = []
+    for number in range(5):
+        data = {"image/png": base64.b64encode(scope["draw"](number).data).decode(), "text/plain": REPR}
+        drawn.append(nbformat.v4.new_output("execute_result", data, execution_count=len(nb.cells) + 1))
+        tags = ["figure", "measured"] if number == 4 else ["figure"]
+        nb.cells.append(nbformat.v4.new_code_cell(f"draw({number})", metadata=dict(tags=tags)))
+    shown = [drawn[1], drawn[0], drawn[2], drawn[3], drawn[0]]
+    del shown[2]["data"]["image/png"]
+    for count, (cell, output) in enumerate(zip(nb.cells[-5:], shown), start=len(nb.cells) - 4):
+        cell.execution_count, cell.outputs = count, [output]
+    return nb
 
 
 def code(nb, number: int):
@@ -156,7 +190,8 @@ def test_clean_notebook_passes_hygiene_and_drift(clean):
 
 
 def test_built_notebook_holds_what_readers_need_and_no_more(clean, built):
-    assert set(built.metadata) == {"kernelspec", "language_info"}
+    assert set(built.metadata) == {"kernelspec", "language_info", "vt_course"}
+    assert set(built.metadata.vt_course) == {"sha256"}  # by which the next build knows that nobody edited it
     assert built.metadata.language_info == {"name": "python"}
     assert all(set(cell.metadata) <= {"tags"} for cell in built.cells)
     # It was built with MPLBACKEND=Agg, which would keep figures out of the notebook.
@@ -267,6 +302,7 @@ def test_nbval_gate(clean, built, tmp_path):
     write_notebook(tmp_path, "02_broken", broken)
     write_notebook(tmp_path, "03_dead", short(FAULTS["dead"]))
     write_notebook(tmp_path, "04_slow", short(FAULTS["slow"]))
+    write_notebook(tmp_path, "05_figures", figures_exchanged())
     report = tmp_path / "report.xml"
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
     code = (
@@ -301,13 +337,16 @@ def test_nbval_gate(clean, built, tmp_path):
         failed = [*case.iter("failure"), *case.iter("error")]
         if failed:
             red.setdefault(stem, {})[case.get("name")] = failed[0].text
-    assert cells == {"01_clean": 7, "02_broken": 6, "03_dead": 4, "04_slow": 4}
+    assert cells == {"01_clean": 7, "02_broken": 6, "03_dead": 4, "04_slow": 4, "05_figures": 8}
     # nbval counts code cells from 0: Cell 2 is In [3]. The good cells are not red.
     assert {stem: list(names) for stem, names in red.items()} == {
         "02_broken": ["Cell 2", "Cell 4", "Cell 5"],
         "03_dead": ["Cell 2"],
         "04_slow": ["Cell 2"],
+        "05_figures": ["Cell 3", "Cell 4", "Cell 5"],
     }, run.stdout
+    assert "figures: the pictures differ in" in red["05_figures"]["Cell 3"]
+    assert "figures: the committed cell shows 0 pictures, the new run 1" in red["05_figures"]["Cell 5"]
     assert "Cell outputs differ" in red["02_broken"]["Cell 2"]
     assert "careful" in red["02_broken"]["Cell 4"]
     assert "broken on purpose" in red["02_broken"]["Cell 5"]
@@ -442,7 +481,7 @@ def test_build_refuses_unsuitable_source_before_running_it(tmp_path):
     "old, new, message",
     [
         ("return x + x", "return 2 * x", r"01_clean, cell 8 \(In \[6\]\): differs from its source"),
-        ('tags=["figure"]', 'tags=["oracle"]', r"cell 4 \(In \[3\]\): differs"),
+        ('tags=["claim:toy-1"]', 'tags=["oracle"]', r"cell 9 \(In \[7\]\): differs"),
         ("# # A toy", "# # Another toy", "cell 1: differs"),
         ("# %% [markdown]\n# # A toy", "# %%\nx = 1", "cell 1: differs"),
         ('"%s" % double(21)', '"%s" % double(21)\n\n# %%\nx = 1', "has 9 cells, its source 10"),
@@ -594,7 +633,7 @@ IN_2 = r"01_clean, cell 3 \(In \[2\]\): "
         (hints_last, "cells must come in the order exercise, check, hints, solution"),
         (same_ids, "01_clean: cell ids are missing or not unique"),
         (other_kernel, "01_clean: the kernelspec must be python3"),
-        (metadata, IN_2 + "carries metadata collapsed"),
+        (metadata, IN_2 + "carries metadata collapsed; only tags and alt texts are kept"),
         (heavy, "01_clean: takes 1.6 MB; the cap is 1.5 MB"),
     ],
 )

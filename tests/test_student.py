@@ -13,9 +13,10 @@ import pytest
 from vt_course import CourseError, repo_root
 from vt_course.cli import main
 from vt_course.lab.exercises import EXERCISES
-from vt_course.publish import hygiene
+from vt_course.publish import hygiene, links, stubs
 from vt_course.publish.build import from_source
-from vt_course.publish.student import NOTE, parts, student, student_edition, untouched
+from vt_course.publish.student import NOTE, student, student_edition, untouched
+from vt_course.publish.tags import parts, tags
 
 pytestmark = pytest.mark.slow
 
@@ -84,15 +85,11 @@ def test_no_solution_is_left(source):
     for number, body in solutions(source).items():
         assert body not in text
     assert [cell.id for cell in nb.cells if cell.source != NOTE] == [
-        cell.id for cell in solved.cells if "solution" not in parts(cell)
+        cell.id for cell in solved.cells if "solution" not in parts(cell) and "answer" not in tags(cell)
     ]
+    answers = [cell.source for cell in solved.cells if "answer" in tags(cell)]
+    assert not any(answer in text for answer in answers) and "<summary>Answer" not in text
     assert not any(cell.get("outputs") for cell in nb.cells)
-
-
-def test_every_exercise_stands_in_a_notebook():
-    found = {number: source.stem for source in SOURCES for number in hygiene.exercises(from_source(source))}
-    assert list(found) == list(EXERCISES)
-    assert all(stem.startswith(f"{int(number.split('.')[0]):02}_") for number, stem in found.items())
 
 
 # ---------------------------------------------------------------- the stub rule
@@ -125,7 +122,7 @@ SOLUTION = (
 )
 def test_a_stub_is_its_solution_with_the_body_removed(change, words):
     cells = {"exercise": STUB, "check": 'f = check("1.1", f)', "solution": SOLUTION.replace(*change)}
-    found = hygiene._stub_problems("1.1", cells)
+    found = stubs.pair_problems("1.1", cells)
     assert (found == []) if words is None else (len(found) == 1 and words in found[0])
 
 
@@ -137,9 +134,9 @@ def test_a_stub_may_be_a_class():
         + '\n\n\nF = check("1.1", F, solution=True)'
     )
     cells = {"exercise": stub, "check": 'F = check("1.1", F)', "solution": right}
-    assert hygiene._stub_problems("1.1", cells) == []
+    assert stubs.pair_problems("1.1", cells) == []
     cells["solution"] = right.replace("(self, x)", "(self, y)")
-    assert len(hygiene._stub_problems("1.1", cells)) == 1
+    assert len(stubs.pair_problems("1.1", cells)) == 1
 
 
 # ---------------------------------------------------------------- the verb
@@ -147,11 +144,16 @@ def test_a_stub_may_be_a_class():
 
 def test_the_verb_writes_all_and_writes_again(tmp_path, capsys):
     assert main(["student", "--out", str(tmp_path / "a")]) == 0
-    written = sorted((tmp_path / "a").iterdir())
+    written = sorted((tmp_path / "a").glob("*.ipynb"))
     assert [path.stem for path in written] == [source.stem for source in SOURCES]
     before = written[-1].read_bytes()
+    notes = tmp_path / "a" / "glossary.md"  # the notebooks link to it
+    assert notes.read_bytes() == (FOLDER / "glossary.md").read_bytes()
+    assert [text for path in written for text in links.problems(path)] == []
+    notes.write_text("my own words", encoding="utf-8")
     assert main(["student", "04", "--out", str(tmp_path / "a")]) == 0  # untouched: may be replaced
     assert written[-1].read_bytes() == before
+    assert notes.read_text(encoding="utf-8") == "my own words"
     assert "04_video_swin" in capsys.readouterr().out
 
 
@@ -174,7 +176,7 @@ def test_work_of_a_reader_is_never_overwritten(work, tmp_path, capsys):
     assert capsys.readouterr().err == (
         f"vt-course: {path} was changed or run by somebody; move it away, or choose another folder with --out.\n"
     )
-    assert path.read_bytes() == kept and list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == kept and list(tmp_path.glob("*.ipynb")) == [path]
 
 
 def test_never_into_the_notebooks():

@@ -67,14 +67,14 @@ frames = torch.from_numpy(video.read(range(video.num_frames)))         # (T, H, 
 report(frames=video.num_frames, frames_a_second=round(video.fps),
        decoded=tuple(frames.shape), type=str(frames.dtype))
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Eight frames of a clip in a row: a dark teal square with a white border and a pattern of orange and light green is turned further in each frame, in front of a blurred background."
 show.film_strip(frames, n=8, title="8 of the 32 frames")
 
 # %% [markdown]
 # **Predict.** What is this shape doing? Would you know from the first frame alone?
 #
 # Our model looks at 8 frames of 48 × 48 pixels. So: choose 8 frames, two apart, around the middle; scale the short side to 48; cut the middle square;
-# subtract the mean colour, divide by the spread, and put colours first. That is a *clip*.
+# subtract the mean colour, divide by the spread, and put colours first. That is a [*clip*](glossary.md#clip).
 
 # %%
 indices = dense_indices(video.num_frames, frames=8, stride=2)
@@ -85,7 +85,7 @@ report(chosen=str(indices.tolist()), clip=tuple(clip.shape), type=str(clip.dtype
 
 # %% [markdown]
 # The model is a small Video Swin, trained from scratch on 1,600 such clips in eight minutes on two CPU cores. Notebook 04 builds it; here it is
-# taken from the package. It returns one number for each class, the *logits*; softmax makes probabilities of them.
+# taken from the package. It returns one number for each class, the [*logits*](glossary.md#logit); softmax makes probabilities of them.
 
 # %%
 model = create("video_swin_mini").eval()
@@ -98,7 +98,7 @@ report(clips=logits.shape[0], classes=logits.shape[1])
 # %% [markdown]
 # **Predict.** The second call shows the model the same eight frames, last one first. Which class should win?
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Two bar charts of eight motions: for the clip the bar of clockwise is by far the longest; for the clip played backwards it is the bar of counter-clockwise."
 probabilities = {"the clip": logits.softmax(-1)[0],
                  "played backwards": backwards.softmax(-1)[0]}         # (8,) each
 show.probabilities(probabilities, motion.classes, title="The clip shows: clockwise")
@@ -126,7 +126,7 @@ within("its probability", 100 * probabilities["the clip"].max().item(), 80, 100,
 # 2. the **model**: fast, the code you would use;
 # 3. an **oracle**: somebody else's code, that cannot share our mistakes.
 #
-# Five lines show it, for the heart of every model here: attention. *Each token's output is the mean of all values, weighted by the softmax of
+# Five lines show it, for the heart of every model here: [attention](glossary.md#attention). *Each token's output is the mean of all values, weighted by the softmax of
 # its products with all keys, divided by √d.*
 
 # %%
@@ -154,9 +154,9 @@ differ("control: without the division by √d", (q @ k.T).softmax(-1) @ v, oracl
 # It compares your function with the definition on several shapes. While the stub is untouched, the cells below use the course's own function, so every notebook
 # runs from top to bottom unsolved. Once you have tried, they use *your* function, right or wrong, and may stop where it is wrong; put `raise NotImplementedError` back to go on without it.
 #
-# This is what a check says to a mistake. In exercise 4.3 a video is rolled, so that token (t + s) comes to t. Here is a plausible wrong answer:
+# This is what a check says to a mistake. In exercise 4.3 a video is rolled, so that [token](glossary.md#token) (t + s) comes to t. Here is a plausible wrong answer:
 
-# %%
+# %% alt="Three panels of coloured cells, expected, got and their difference: all 720 numbers of the wrong answer differ, and a circle marks the first of them in each panel."
 def cyclic_shift(x, shift):
     return torch.roll(x, shift, dims=(1, 2, 3))
 
@@ -178,7 +178,8 @@ _ = check("4.3", cyclic_shift, solution=True)
 # - `vt-course student` writes the student edition to `build/student`: the same notebooks without solutions. Work there, or here if you can resist scrolling.
 # - `vt-course progress` lists which checks passed. It reads a small file in your checkout; nothing is sent anywhere.
 # - Cells that say **Predict** ask for a guess before you run the next one. A guess you wrote down is worth more than an hour of reading.
-#
+
+# %% [markdown]
 # ## 5 · The map
 #
 # Read in order, or enter where you like: each notebook says what it needs.
@@ -200,7 +201,7 @@ _ = check("4.3", cyclic_shift, solution=True)
 # Notebooks without a link are not written yet.
 #
 # Three ways through: *"I want to understand one model"*: 01, 02, then its notebook. *"I have a paper's number in doubt"*: `vt-course models`
-# prints parameters and multiply-accumulates of every published variant beside what was stated. *"I want to train on my videos"*: 01, then
+# prints parameters and [multiply-accumulates](glossary.md#multiply-accumulate) of every published variant beside what was stated. *"I want to train on my videos"*: 01, then
 # `vt-course train --help`.
 #
 # ### Letters

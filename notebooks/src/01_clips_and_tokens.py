@@ -69,10 +69,10 @@ video = ClipReader(path)
 frames = torch.from_numpy(video.read(range(video.num_frames)))     # (T, H, W, 3)
 report(frames=frames.shape, type=str(frames.dtype), rate=f"{video.fps:g} a second")
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="An animation: an ellipse with rings of green, cyan and dark purple moves to the right over a blurred green background, leaves the picture and comes in again on the other side."
 show.play(frames, fps=video.fps)
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Eight of 32 frames in a row: the ellipse moves from left to right, is cut by the border, and comes in again at the left."
 show.film_strip(frames, n=8, title="The same, standing still: eight of 32 frames")
 
 # %% [markdown]
@@ -112,7 +112,7 @@ with tempfile.TemporaryDirectory() as empty_folder:
 # %% [markdown]
 # ## 2 · Which frames? Dense sampling
 #
-# Neighbouring frames are nearly equal, so nobody feeds all of them. On Kinetics all four video papers take a **dense** clip: T frames, `stride` apart, from one place of the video.
+# Neighbouring frames are nearly equal, so nobody feeds all of them. On Kinetics all four video papers take a [**dense**](glossary.md#dense-sampling) clip: T frames, [`stride`](glossary.md#stride) apart, from one place of the video.
 # They write T×stride: 32×2 is 32 frames, every second one.
 #
 # T frames have T − 1 gaps, so the clip **spans** (T − 1) · stride + 1 frames. A video of `num_frames` has room = num_frames − span,
@@ -168,7 +168,7 @@ windows = torch.arange(300).unfold(0, 31 * 2 + 1, 1)[:, ::2]       # (starts, 32
 report(windows_that_fit=len(windows))
 agree("centre", dense_indices(300, 32, 2), windows[(len(windows) - 1) // 2])
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Timelines of seven sampling rules in a video of 300 frames: 32×2 and 16×4 cover about two seconds in the middle, TimeSformer 8×32 most of the video, and TimeSformer-L 96×4 all of it and then its beginning again."
 published = {"Video Swin 32×2": (32, 2), "MViT-B, UniFormer 16×4": (16, 4),
              "MViT-B 32×3": (32, 3), "UniFormer 32×4": (32, 4),
              "TimeSformer 8×32": (8, 32),
@@ -271,7 +271,7 @@ for T in (8, 16, 32):
 older = F.interpolate(timeline, size=32, mode="nearest")[0, 0].long()
 differ("the older rule", uniform_indices(301, 32), older, at_least=1)
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Timelines of three rules in a video of 60 frames: dotted lines cut it into 32, 16 and 8 equal segments, and one frame is marked near the middle of each."
 ssv2 = {"Video Swin-B": 32, "UniFormer, MViT-B": 16, "TimeSformer": 8}
 picked = {name: uniform_indices(60, T) for name, T in ssv2.items()}
 edges = {name: np.arange(T + 1) * 60 / T for name, T in ssv2.items()}
@@ -331,7 +331,7 @@ for name, (begin, T, stride, rule) in starts.items():
     views[name] = torch.from_numpy(package.VIEW_RULES[rule](300, T, stride, len(begin)))
     agree(f"{name}, starts {begin}", views[name][:, 0], torch.tensor(begin))
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Timelines of the test clips of four models in 300 frames: four clips that overlap for Video Swin, five for MViT, four with gaps between them for UniFormer, and one long clip for TimeSformer."
 show.sampling(300, views, title="The clips of a test on Kinetics")
 
 # %% [markdown]
@@ -395,7 +395,7 @@ theirs = torch.stack([left, centre, right]).movedim(2, -1)         # (3, T, 64, 
 agree("torchvision", mine.int(), theirs.int())
 agree("package", mine.int(), torch.stack(transforms.three_crops(wide, 64)).int())
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Two rows of three views: each row shows on a line which eight frames are taken, and their middle frame with a yellow border around the crop at the left, in the middle and at the right; the rest of the frame is dark."
 two_clips = package.video_swin_views(32, 8, 2, 2)                    # (clips, frames)
 show.views(wide, two_clips, boxes,
            title="2 × 3 views of 8×2 frames each (middle frame shown)")
@@ -418,7 +418,7 @@ agree("a square video has one crop, three times", square[0].int(), square[2].int
 # %% [markdown]
 # ### Averaging
 #
-# Two ways look alike and are not: the mean of the **probabilities** (softmax first) and the mean of the **logits** (scores before the softmax).
+# Two ways look alike and are not: the mean of the [**probabilities**](glossary.md#probability) (softmax first) and the mean of the [**logits**](glossary.md#logit) (scores before the softmax).
 # Three views of one video, two classes. **Predict** the winner of each (their logits are in the first line of the cell):
 
 # %%
@@ -530,7 +530,7 @@ agree("a grey video has no order", conv(grey.flip(0)), conv(grey))
 # %% [markdown]
 # The eye notices at once, if it looks at what the network sees:
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Eight frames of the same clip twice: in the row RGB the background is green and brown and the ellipse has cyan; in the row BGR the background is green and blue and the ellipse has yellow instead."
 show.film_strip([clip, bgr], n=8, rows=["RGB", "BGR"])
 
 # %% [markdown]
@@ -630,7 +630,7 @@ agree("F.unfold = cut", columns.transpose(1, 2).reshape(2, 8, 12, 48), patches)
 
 # %% [markdown]
 # *Cut, then a linear layer* is a convolution whose stride equals its kernel: each output position sees its own patch, and all use the same weights. MViT says so of ViT's patches (section 3.2). The weights are
-# the same numbers, (D, 3, 4, 4) read as (D, 48). This first layer is called the **patch embedding**, or **stem**. The test, on that of the course's own Swin-T, whose LayerNorm follows:
+# the same numbers, (D, 3, 4, 4) read as (D, 48). This first layer is called the [**patch embedding**](glossary.md#patch-embedding), or [**stem**](glossary.md#stem). The test, on that of the course's own Swin-T, whose LayerNorm follows:
 
 # %%
 stem = create("swin_tiny").patch_embed
@@ -694,7 +694,7 @@ agree("einops = reshape and permute", same, tubes[0])
 # %% [markdown]
 # Here is one of the 12,544 tokens of our clip, cut by your function out of the bytes. Each row of numbers is one colour of one frame, read row by row. The cells run from grey (0) to the light colour (255).
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="One token of two frames: a yellow square marks the same 4 × 4 pixels in frames 16 and 17, beside each frame these pixels are enlarged, and a table below lists their 96 numbers by colour and frame."
 place = (8, 8, 19)
 numbers = cut_tubes(pixels[None], (2, 4, 4))[0][place]         # (96,)
 show.token(frames, (2, 4, 4), place, numbers, title="One token of 2·4·4·3 = 96 numbers")
@@ -965,7 +965,7 @@ pair_means = x.unflatten(2, (-1, 2)).mean(3).repeat_interleave(2, 2)  # (1, 3, T
 agree("random: the video itself", from_generic, x)
 agree("inflated: the mean of each pair", from_inflated, pair_means)
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Six frames of the upper right corner in three rows: the rows video and random show the ellipse sharply, the row inflated shows it paler and with double edges."
 strips = [v[0, :, 12:18, :64, 48:].float() for v in (x, from_generic, from_inflated)]
 show.film_strip(strips, n=6, first=12, rows=["video", "random", "inflated"],
                 title="Six frames, upper right corner, painted from their tokens")
@@ -1022,7 +1022,7 @@ with torch.no_grad():
         answer[name] = torch.cat(parts)                      # (count,)
 right = {name: (a == labels).float().mean().item() for name, a in answer.items()}
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Bars of the accuracy of video_swin_mini on held-out clips: long bars, far above the dashed lines at 12.5 % and 50 %, for frames in order, tubes reversed and tubes shuffled; very short bars for backwards and frames swapped."
 bars = {name: (p, (p * (1 - p) / count) ** 0.5) for name, p in right.items()}
 show.ceilings(bars, {"one frame": 0.125, "no order": 0.5},
               f"Top-1 of video_swin_mini on {count} held-out clips")
@@ -1070,7 +1070,8 @@ within("frames swapped, the partner", 100 * turned, 80, 100, " %")
 # 5. Which numbers of the video does token (0, 0, 1) of Video Swin hold? Which of them does `x.reshape(B, T/2, H/4, W/4, 96)` put there?
 # 6. Why can `reshape` and `permute` not build MViT's cubes?
 # 7. An inflated Video Swin sees a clip and the same clip with the frames swapped in each tube. Compare the tokens. And for the whole clip backwards?
-#
+
+# %% [markdown] tags=["answer"]
 # <details><summary>Answers</summary>
 #
 # 1. 15 · 4 + 1 = 61 frames; 300 − 61 + 1 = 240 starts (section 2).
@@ -1081,5 +1082,6 @@ within("frames swapped, the partner", 100 * turned, 80, 100, " %")
 # 6. They only move numbers; overlapping cubes hold a pixel up to 8 times (section 7).
 # 7. Equal. Backwards: the same tokens in reverse order of time (section 9).
 # </details>
-#
+
+# %% [markdown]
 # **Next:** 02 · Attention and what it costs.

@@ -45,14 +45,15 @@ _ = torch.manual_seed(0)
 # %% [markdown]
 # `report` prints shapes and counts. `agree` stops the notebook unless two tensors match everywhere, and prints the bound it checked (times |x| for numbers x above 1);
 # `differ` is its control; `within` checks that a number lies in an interval.
-#
+
+# %% [markdown]
 # ## 1 · One layer in one picture
 #
-# A clip of 8 frames of 224 × 224 pixels, cut into patches of 16 × 16, has 8 · 14 · 14 patches; one more token, the class token, collects
+# A clip of 8 frames of 224 × 224 pixels, cut into patches of 16 × 16, has 8 · 14 · 14 patches; one more token, the [class token](glossary.md#class-token), collects
 # the answer (TimeSformer, section 3). Every token has C = 768 channels. Attention lets each token look at all the others:
 #
-# - from each token it makes a **query** (what am I looking for?), a **key** (what do I offer?) and a **value** (what do I say?), in h = 12 heads of d = 64 channels;
-# - it compares each query with each key: the **logits** (as always, the numbers that go into a softmax), one a pair;
+# - from each token it makes a [**query**](glossary.md#query) (what am I looking for?), a [**key**](glossary.md#key) (what do I offer?) and a [**value**](glossary.md#value) (what do I say?), in h = 12 [heads](glossary.md#head) of d = 64 channels;
+# - it compares each query with each key: the [**logits**](glossary.md#logit) (as always, the numbers that go into a softmax), one a pair;
 # - it turns each row of logits into shares that sum to 1: the **weights**;
 # - each token takes the average of all values with its weights. A last linear layer mixes the heads.
 #
@@ -73,14 +74,15 @@ def attention_tensors(N, C, h):
 N = 8 * 14 * 14 + 1
 report(tokens=N, pairs=N**2, logits_in_12_heads=12 * N**2)
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="A table of the six tensors of one layer of attention with their shapes and bytes: logits and weights have by far the longest bars, 118 MB each; no other tensor has more than 14.5 MB."
 show.shape_flow(attention_tensors(N, 768, 12),
                 "One layer of attention, 8 frames of 224 × 224")
 
 # %% [markdown]
 # The logits are 24.5 times as large as the tokens, N · h / C, and the ratio grows with N. Everything else in the table grows
 # in proportion to the number of tokens; these two rows grow with its square. Keep this picture in mind: sections 7 to 10 are about its two longest bars.
-#
+
+# %% [markdown]
 # ## 2 · One head: from loops to matrices
 #
 # Our toy clip has 2 frames of 2 × 3 tokens, N = 12, and one head with d = 8. For query i and key j the logit is qᵢ·kⱼ/√d
@@ -155,7 +157,7 @@ agree("each row sums to 1", weights.sum(-1), torch.ones(1, 1, 12))
 # Here are your weights, once for these random keys and once for keys that equal the queries. The lines separate
 # the two frames. **Predict:** what will the second picture show on its diagonal, and is it symmetric?
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Two matrices of the attention weights of 12 queries by 12 keys, cut into quarters by two lines: with random q and k there is no pattern, with k = q the diagonal stands out."
 pictures = [attention_weights(q, k)[0, 0], attention_weights(q, q)[0, 0]]
 show.attention_matrices(pictures, ["q and k random", "k = q"], every=6)
 
@@ -168,7 +170,8 @@ differ("their weights are not", pictures[1], pictures[1].T)
 #
 # Nothing in the layer knows where one frame ends and the next begins; the lines are drawn by us. This is attention over space and time jointly. Attention over
 # space only, over time only, or in windows differs from it first of all in which of these squares are kept (notebooks 03, 04 and 06); MViT (05) makes the matrix narrower.
-#
+
+# %% [markdown]
 # ## 3 · Why 1/√d
 #
 # Suppose that the components of q and k are independent, with mean 0 and variance 1 (Vaswani et al., section 3.2.1, argue so). Then q·k is a sum of d
@@ -188,7 +191,7 @@ variances = [some_logits(d).var().item() for d in widths]
 for d, variance in zip(widths, variances):
     within(f"variance over d, d = {d}", variance / d, 0.9, 1.1)
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Variance of the logits against the channels of a head d, on logarithmic axes: q·k rises in proportion to d, q·k / d falls, and q·k / √d stays at 1."
 show.cost_curves(
     {"q·k": dict(x=widths, y=variances, formula_y=widths),
      "q·k / √d": dict(x=widths, y=[s / d for s, d in zip(variances, widths)],
@@ -231,7 +234,7 @@ for name, scale, low, high in (("no scaling", 1, 0.75, 1),
     largest = softmax_of(1024, scale).amax(-1).mean().item()
     within(f"largest weight, {name}", largest, low, high)
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Trace of the derivative of the softmax against the channels of a head, on logarithmic axes: with 1/√d it stays near 1, without scaling it falls from 0.9 at 4 channels to below 0.1 at 1,024."
 show.cost_curves(
     {"no scaling": dict(x=widths, y=[trace(softmax_of(d, 1)) for d in widths]),
      "1/√d": dict(x=widths, y=[trace(softmax_of(d, d**-0.5)) for d in widths])},
@@ -245,7 +248,8 @@ show.cost_curves(
 # the logits may become as large as they need to.
 #
 # Some codes scale q before the product, some the logits after it. That is the same. Doing both is the error 1/d.
-#
+
+# %% [markdown]
 # ## 4 · Heads
 #
 # One softmax gives a token one average. With h heads it gets h, each with its own queries, keys and values of d = C/h channels (TimeSformer, section 3, equations 2 to 4
@@ -399,7 +403,8 @@ for heads in (1, 4, 16):
 # %% [markdown]
 # Each head compares all pairs, with fewer channels: h · N² · d = N²C multiplications, whatever h is. But every head has its own N² logits, and where these are stored, memory
 # grows with h.
-#
+
+# %% [markdown]
 # ## 5 · Positions: none, absolute, relative
 #
 # Nothing so far depends on where a token is. If the tokens are permuted, queries, keys and values are permuted with them, each row of weights holds the same numbers in another order,
@@ -477,7 +482,7 @@ def relative_bias(table, n):
 
 relative_bias = check("2.3", relative_bias, solution=True)
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Matrices of the relative bias of three heads, 12 queries by 12 keys: each diagonal has one colour, and the three heads have different colours."
 table = torch.randn(2 * N - 1, h, generator=torch.Generator().manual_seed(6))
 show.attention_matrices(list(relative_bias(table, N)), ["head 0", "head 1", "head 2"])
 
@@ -540,7 +545,7 @@ agree("your weights make the layer's own output", out.view_as(seen["y"]), seen["
 # So these *are* the weights that the trained model uses. A ring moves to the left (what leaves on the left comes back on the right). The query is one token at the
 # ring's border, in the second of four time steps. **Predict:** will it look at its own place in the other steps, or at the ring?
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Four frames in two rows, for head 0 and head 2: a square in the frame at t = 1 marks the token that asks, and orange shows that its attention lies mostly on tokens at the drawn circle, in several frames."
 query = (1, 1, 4)                                             # (t, h, w)
 number = (query[0] * 6 + query[1]) * 6 + query[2]
 maps = weights[0, :, number].view(heads, 4, 6, 6)             # (h, t, h, w)
@@ -561,10 +566,11 @@ for head in (0, 2):
 # One token in four shows a part of the ring. Head 0 puts nine tenths of its weight on them, head 2 three quarters, also where the ring has moved to or comes back on the other side. (Heads 1 and 3 put
 # about half there. The shares of the time steps say less: spread evenly, each would get 25 %.) Mind what
 # such a picture shows: from where one layer takes values, for one token of one clip. Which information these values hold, it does not show.
-#
+
+# %% [markdown]
 # ## 7 · Counting multiply-accumulates
 #
-# The cost of a matrix product (a × b) by (b × c) is a·b·c **multiply-accumulates** (MACs): one multiplication and one addition each. Attention among N = hw tokens (from here on h × w, two letters together, is
+# The cost of a matrix product (a × b) by (b × c) is a·b·c [**multiply-accumulates**](glossary.md#multiply-accumulate) (MACs): one multiplication and one addition each. Attention among N = hw tokens (from here on h × w, two letters together, is
 # the size of the map, as in the Swin paper; h alone stays the number of heads) is six of them:
 #
 # | product | sizes | MACs |
@@ -770,7 +776,8 @@ for name, stated in stated_tera.items():
 
 # %% [markdown]
 # All three as stated in the paper's table 5. So its TFLOPs are 10¹² MACs of three views. Before you compare two models, ask for the unit, the views, and the size of the clip.
-#
+
+# %% [markdown]
 # ## 8 · Does the clock agree? Does the memory?
 #
 # MACs are exact and the same everywhere. Time and memory are not: they depend on the machine, on the kernels, and on what else has to be moved. So they appear in
@@ -809,14 +816,14 @@ for name, layer in (("literal", literal), ("fused", fused), ("windows", window))
     pairs = [measure(layer, x) for x in inputs]
     seconds[name], peaks[name] = zip(*pairs)
 
-# %% tags=["figure"]
+# %% tags=["figure", "measured"] alt="Time of forward and backward against the number of tokens, on logarithmic axes: three rising curves; at 1,764 tokens literal attention takes longest, then fused attention, and windows take least."
 areas = [side**2 for side in sides]
 show.cost_curves({name: dict(x=areas, y=[1000 * s for s in values])
                   for name, values in seconds.items()},
                  "tokens of the map, h · w", "milliseconds, forward and backward",
                  "Time: measured on one CPU")
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Peak of memory against the number of tokens, on logarithmic axes: the curve of literal attention is steepest and ends about ten times above those of windows and fused attention, which rise with slope 1."
 show.cost_curves({name: dict(x=areas, y=[b / 1e6 for b in values])
                   for name, values in peaks.items()},
                  "tokens of the map, h · w", "peak of memory, MB",
@@ -893,7 +900,8 @@ within("12 layers, forward and backward", peak, 13.8, 15)
 # %% [markdown]
 # One set a layer: the weights, which both the softmax and the product with v need again. So training holds **one set for every layer**, plus two at work;
 # inference holds two, however deep the network.
-#
+
+# %% [markdown]
 # ## 9 · Joint space-time attention, and where it stops fitting
 #
 # **Joint** attention takes all patches of all frames as one set of tokens (TimeSformer, section 3). The paper reports that it runs out of GPU memory once frames
@@ -966,7 +974,7 @@ for memory in (16, 32, 80):
               f"{longest(memory, 14, 2)} in 2; forward {longest(memory, 2, 4)} and "
               f"{longest(memory, 2, 2)}"})
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Gigabytes of joint attention against the number of frames, on logarithmic axes: training with 12 layers passes a line at 16 GB between 16 and 32 frames and a line at 80 GB between 32 and 64; the tokens alone stay below 1 GB."
 frames = [4, 8, 16, 32, 64, 96]
 show.cost_curves(
     {"training, 12 layers": dict(x=frames, y=[14 * gigabytes(T) for T in frames]),
@@ -1046,7 +1054,7 @@ counted = {size: counted_macs(size) for size in in_time + in_space}
 assert all(counted[size] == family_macs(*size) for size in counted)
 report(sizes=len(counted), families=5, formula_equals_count_in_all=True)
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="GMACs of one layer against the number of frames, on logarithmic axes: joint attention is steepest and highest from 4 frames on; local attention is lowest; divided attention, windows and pooling lie between, and pooling passes the other two at the end."
 def family_figure(sizes, x, xlabel, title):
     series = {name: dict(x=x, y=[counted[s][name] / 1e9 for s in sizes],
                          formula_y=[family_macs(*s)[name] / 1e9 for s in sizes])
@@ -1057,7 +1065,7 @@ def family_figure(sizes, x, xlabel, title):
 family_figure(in_time, [s[0] for s in in_time], "frames of 14 × 14 tokens",
               "Longer clips: only joint attention bends upwards at once")
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="GMACs of one layer against the tokens of a frame, on logarithmic axes: joint attention is steepest, divided attention and pooling bend upwards, windows and local attention rise with slope 1."
 family_figure(in_space, [s[1] * s[2] for s in in_space], "tokens a frame, 8 frames",
               "Larger frames: divided attention and pooling bend too")
 
@@ -1080,12 +1088,12 @@ for T in frames:
         times.setdefault(name, []).append(1000 * seconds)
         peaks.setdefault(name, []).append(peak / 1e6)
 
-# %% tags=["figure"]
+# %% tags=["figure", "measured"] alt="Time of one layer against 2, 4 and 8 frames, on logarithmic axes: five rising curves, of which that of joint attention is steepest."
 show.cost_curves({name: dict(x=frames, y=y) for name, y in times.items()},
                  "frames of 14 × 14 tokens", "milliseconds, forward and backward",
                  "Time of one layer, measured on one CPU")
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Peak of memory of one layer against 2, 4 and 8 frames, on logarithmic axes: at 8 frames windows need most, then divided attention; joint attention and pooling need least."
 show.cost_curves({name: dict(x=frames, y=y) for name, y in peaks.items()},
                  "frames of 14 × 14 tokens", "peak of memory, MB, forward and backward",
                  "Memory of one layer, measured on one CPU")
@@ -1124,7 +1132,8 @@ show.cost_curves({name: dict(x=frames, y=y) for name, y in peaks.items()},
 # 5. A tool says 8.98 GFLOPs for Swin-T, another 4.5, a third 2.96. Who is right?
 # 6. A clip of 16 frames of 320 × 320 in patches of 16: how many tokens, and how does it compare with the paper's two limits?
 # 7. You switch from the literal to fused attention. Which of these change: parameters, MACs, peak memory, results?
-#
+
+# %% [markdown] tags=["answer"]
 # <details><summary>Answers</summary>
 #
 # 1. Logits and weights double; all others keep their size (section 4).
@@ -1136,5 +1145,6 @@ show.cost_curves({name: dict(x=frames, y=y) for name, y in peaks.items()},
 # 7. Peak memory. The MACs of the backward pass rise a little, since logits are computed again; those of the forward pass, the parameters and, up to rounding, the
 #    results stay (sections 4 and 8).
 # </details>
-#
+
+# %% [markdown]
 # **Next:** [03 · Swin](03_swin.ipynb), which cuts the map into windows, and moves them.

@@ -45,12 +45,12 @@ _ = torch.manual_seed(0)
 # %% [markdown]
 # `report` prints shapes and counts. `agree` stops the notebook unless two tensors match everywhere, and prints the bound it checked (times |x| for numbers x above 1); `differ` is its control; `within` checks that a number lies in an interval.
 
-# %% [markdown]
+# %% [markdown] tags=["core"]
 # ## 1 · The hierarchy in one picture
 #
-# A plain vision Transformer (ViT) cuts the image once, into patches of 16 × 16 pixels, and keeps that one map to the end. Each of its tokens attends to all others, so the cost
-# is quadratic in their number. Swin starts with patches of 4 × 4 pixels. Each token attends only to those in its **window** of M × M tokens, and between
-# two stages 2 × 2 neighbouring tokens are **merged** into one. The map shrinks, a window covers more of the image, the channels double.
+# A plain vision Transformer (ViT) cuts the image once, into patches of 16 × 16 pixels, and keeps that one map to the end. Each of its tokens attends to all others. The cost of these
+# comparisons grows with the square of the number of tokens N; the cost of everything else grows with N. In ViT-B/16 at 224 pixels, N = 196, the comparisons cost only 4 % of the rest. At 896 pixels, N = 3136, they cost 68 % of it. Swin starts with patches of 4 × 4 pixels. Each token attends only to those in its [**window**](glossary.md#window) of M × M tokens, and between
+# two stages 2 × 2 neighbouring tokens are [**merged**](glossary.md#patch-merging) into one. The map shrinks, a window covers more of the image, the channels double.
 #
 # **Predict, then run.** The image has 224 × 224 pixels, the patches 4 × 4, a window holds 7 × 7 tokens. How many windows are there in each of the four stages?
 
@@ -66,7 +66,7 @@ def stage_shapes(H, W, dim=96, stages=4, patch=4):
 rows = [r | dict(window=7) for r in stage_shapes(224, 224)]
 report(**{r["name"]: (*r["size"], r["channels"]) for r in rows})
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="A picture of a star under the grids of the four stages of Swin-T: from stage to stage patches and windows grow, and 64 windows of 7 × 7 patches become 16, 4 and 1; a fifth panel shows ViT with one window of 14 × 14."
 from vt_course.data.synthetic import clip_array
 
 image = clip_array("left", "star", frames=1, size=224, key=(0, 0, 3))[0]  # (H, W, 3)
@@ -77,7 +77,7 @@ show.hierarchy_2d(image, [*rows, vit], "Swin-T in four stages; ViT has one")
 # Thin lines are patches, heavy ones windows. 64, 16, 4 and 1 windows; stage 4 attends globally, over 49 tokens. The sides H/4, H/8, H/16 and H/32 are those of a
 # ResNet. That is why the maps can be handed to detectors and segmenters made for convolutional networks (section 11). It is Figure 1 of the paper.
 
-# %% [markdown]
+# %% [markdown] tags=["core"]
 # ## 2 · Tokens: 4 × 4 pixels are 48 numbers
 #
 # A patch of 4 × 4 pixels in 3 colours holds 48 numbers; one linear layer maps them to C channels (section 3.1 of the paper). Cutting and projecting is a convolution whose stride
@@ -114,7 +114,7 @@ class PatchEmbed(nn.Module):
 
 report(odd_image=PatchEmbed(96)(torch.randn(1, 3, 50, 45)).shape)
 
-# %% [markdown]
+# %% [markdown] tags=["core"]
 # ## 3 · Windows: an 8 × 8 map in four pieces
 #
 # The running example is that of the paper's Figure 2: a map of 8 × 8 tokens and windows of 4 × 4. We number the tokens 0 to 63.
@@ -123,7 +123,7 @@ report(odd_image=PatchEmbed(96)(torch.randn(1, 3, 50, 45)).shape)
 H, W, M = 8, 8, 4
 numbers = torch.arange(H * W).view(H, W)                      # (H, W)
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="A grid of 8 × 8 tokens, numbered 0 to 63 row by row; heavy lines cut it into four windows of 4 × 4."
 show.windows_2d(numbers, M, "64 tokens in 4 windows of 4 × 4")
 
 # %% [markdown]
@@ -220,14 +220,14 @@ window_reverse = check("3.2", window_reverse, solution=True)
 # %%
 agree("reverse undoes partition", window_reverse(window_partition(x, M), M, H, W), x)
 
-# %% [markdown]
+# %% [markdown] tags=["core"]
 # ## 4 · Attention in a window
 #
 # Inside a window stands the attention you know, with one more term (equation 4 of the paper):
 #
 # $$\text{Attention}(Q, K, V) = \text{SoftMax}(QK^\top/\sqrt d + B)\,V$$
 #
-# B is a learned number for each pair of places in the window, the *relative position bias* (section 7). For the shift we shall also need a **mask** that forbids pairs. It is 0 or −100 and is
+# B is a learned number for each pair of places in the window, the [*relative position bias*](glossary.md#relative-position-bias) (section 7). For the shift we shall also need a [**mask**](glossary.md#mask) that forbids pairs. It is 0 or −100 and is
 # added at the same place, inside the softmax. Adding −100 to a logit multiplies its weight by e⁻¹⁰⁰, which is nothing. Each window of an image gets a mask of its own; section 6 shows why.
 #
 # ### Exercise 3.3 · Attention with bias and mask
@@ -329,10 +329,10 @@ agree("W-MSA: all windows at once = one by one",
 # What is gained is the second term of equations 1 and 2 of the paper: 2(hw)²C multiplications among all hw tokens, 2M²·hw·C in windows, linear in the size of the map. Notebook 02 derives and
 # measures it.
 
-# %% [markdown]
+# %% [markdown] tags=["core"]
 # ## 5 · Shifted windows, by definition
 #
-# Windows that never move never talk to each other. So in every second block the windows are **shifted** by ⌊M/2⌋ tokens down and to the right. The grid goes on beyond the map on all sides; windows that stick out are cut off. So a new row appears at the top and a new column at the left.
+# Within a stage, windows that never move never talk to each other. Only merging connects them, between two stages: windows hold 7 × 7 tokens and 7 is odd, so some groups of 2 × 2 tokens lie across a border. And in stage 4 one window covers the whole map of 7 × 7. So even without a shift something crosses the borders, but late. In every second block the windows are **shifted** by ⌊M/2⌋ tokens down and to the right. The grid goes on beyond the map on all sides; windows that stick out are cut off. So a new row appears at the top and a new column at the left.
 
 # %% tags=["definition"]
 def cut_axis(n, M, shift):
@@ -352,7 +352,7 @@ pieces = shifted_windows(H, W, M, shift)
 sizes = [numbers[h, w].numel() for h, w in pieces]            # tokens in each
 report(shifted_windows=len(sizes), tokens_in_each=str(sizes))
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="The numbered 8 × 8 grid twice: in block l heavy lines cut it into 4 windows of 4 × 4; in block l + 1 the lines lie after rows and columns 2 and 6, which makes 9 windows of three sizes."
 show.windows_2d([numbers, numbers], M, ["block l: 4 windows", "block l + 1: 9 windows"],
                 shift=[(0, 0), shift])
 
@@ -398,7 +398,7 @@ for name, m in zip(["never shifted, token 0", "shifted, token 0", "token 27"], m
     report(**{f"{name}: heard after 1, 2, 3, 4 blocks":
               str([int(((m > 0) & (m <= k)).sum()) for k in (1, 2, 3, 4)])})
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Three 8 × 8 maps of the blocks that it takes until a token hears of each place: without shift it hears only of its own window; with shift token 0 hears of all other places after 3 blocks, token 27 after 2."
 show.regions_2d(maps, ["blocks until token 0 hears of each place: never shifted",
                        "blocks until token 0 hears: every second block shifted",
                        "blocks until token 27 hears: every second block shifted"])
@@ -407,13 +407,13 @@ show.regions_2d(maps, ["blocks until token 0 hears of each place: never shifted"
 # Without a shift, token 0 never hears of more than the 16 tokens in its window (– means never). With it, token 27 hears of all 64 after two blocks. The corner needs three: in the
 # shifted block it sits in a window of 2 × 2 and hears nothing new.
 
-# %% [markdown]
+# %% [markdown] tags=["core"]
 # ## 6 · The trick: roll, mask, 4 windows, roll back
 #
 # 9 windows of three sizes cannot be batched. But the pieces at opposite borders fit together. Along one axis the shift cuts 8 tokens into 2 + 4 + 2; rolled by 2, the first two land behind the last two, and 4 + (2 + 2) are two full
 # windows. So: roll the map towards the top left, cut it into the *regular* windows, roll back afterwards.
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="The numbered 8 × 8 grid before and after a roll by two cells: before it heavy lines mark 9 shifted windows; after it token 18 stands at the top left and the lines mark 4 regular windows."
 rolled = torch.roll(numbers, (-shift[0], -shift[1]), dims=(0, 1))     # (H, W)
 show.windows_2d([numbers, rolled], M,
                 ["before: shifted windows", "after the roll: regular windows"],
@@ -463,7 +463,7 @@ def rolled_groups(H, W, M, shift):
 
 rolled_groups = check("3.4", rolled_groups, solution=True)
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="The numbers 0 to 8 of the shifted windows on the 8 × 8 map, before and after the roll: after it window 4 fills the top left quarter, and pieces from opposite borders share each of the other quarters."
 groups = rolled_groups(H, W, M, shift)                        # (H, W)
 show.regions_2d([moved, groups], ["before the roll", "after it (compare Figure 4)"])
 
@@ -482,7 +482,7 @@ def shift_mask(H, W, M, shift):
 mask = shift_mask(H, W, M, shift)
 report(mask=mask.shape, forbidden_in_each=str((mask < 0).sum((1, 2)).tolist()))
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Four masks of 16 queries by 16 keys, one for each window, white for allowed and dark for forbidden: nothing is forbidden in the first window, half in the second and third, three quarters in the last."
 show.shift_mask(mask, (M, M), grid=(2, 2), title="Who may see whom, window by window")
 
 # %% [markdown]
@@ -555,7 +555,7 @@ agree("gradients of input and weights",
 #
 # The same pictures as above, with sliders in a live JupyterLab; elsewhere the picture stands still.
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Above, three 8 × 8 maps: 4 regular windows, the 9 windows of a shift by (2, 2), and these after the roll; below, the masks of the four windows, which forbid 0, 50, 50 and 75 % of the pairs."
 show.explore_windows((8, 8), (4, 4), (2, 2))
 
 # %% [markdown]
@@ -569,7 +569,7 @@ show.explore_windows((8, 8), (4, 4), (2, 2))
 #
 # The paper names the naive alternative (section 3.2): fill each cut-off window up to M × M and mask what was filled in. Let us build it. Filling up all windows at once is padding the map: M − s tokens before, s tokens after it.
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="The numbered 8 × 8 map in the middle of a 12 × 12 grid, whose outer two rows and columns are grey padding; heavy lines cut the grid into 9 windows of 4 × 4."
 filled = F.pad(numbers, (M - 2, 2, M - 2, 2), value=-1)       # (H + M, W + M)
 show.windows_2d(filled, M, "9 windows of full size; grey is padding")
 
@@ -632,7 +632,7 @@ def latency_ratios(n, C, repeats=7, M=7, shift=(3, 3)):
 
 measured = {name: latency_ratios(*case) for name, case in cases.items()}
 
-# %% tags=["figure"]
+# %% tags=["figure", "measured"] alt="Time by padding divided by time by roll, for the maps of stages 1 to 3: several measurements with their median, the ratio of counted windows, and the smaller ratio of the paper; all of them are above 1 and grow with the stage."
 published = dict(zip(cases, (3.3 / 3.0, 2.3 / 1.9, 1.9 / 1.3)))
 show.spread(measured, "time by padding / time by roll", "What rolling saves",
             {"windows, counted": counted, "paper, V100": published}, median=True)
@@ -641,7 +641,7 @@ show.spread(measured, "time by padding / time by roll", "What rolling saves",
 # The paper's Table 5 gives milliseconds on a V100: 3.3 by padding against 3.0 by roll in stage 1, 2.3 against 1.9 and 1.9 against 1.3 in the next two. So the *direction* and the trend towards deep stages are what can be
 # compared with our dots: those are one image, on a CPU, in our own code, and they scatter. (For stage 4, where one window is the whole map and the released models do not shift, the table has 2.2 against 1.0.)
 
-# %% [markdown]
+# %% [markdown] tags=["core"]
 # ## 7 · Where is the other token? The relative position bias
 #
 # Attention by itself does not know where a token is. Swin adds to each logit a learned number that depends on the head and on the **offset** between query and key, (Δh, Δw). In a window of M tokens along each side, an offset runs
@@ -665,7 +665,7 @@ def index_pair_by_pair(M):
     return torch.tensor([[(qh - kh + M - 1) * (2 * M - 1) + (qw - kw + M - 1)
                           for kh, kw in places] for qh, qw in places])
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="A 4 × 4 matrix of queries by keys of a 2 × 2 window with the row of the bias table for each pair: 4 on the diagonal, 8 at the bottom left, 0 at the top right."
 show.index_matrix(index_pair_by_pair(2), "Rows of the table for M = 2", window=(2, 2))
 
 # %% [markdown]
@@ -674,7 +674,7 @@ show.index_matrix(index_pair_by_pair(2), "Rows of the table for M = 2", window=(
 # The geometry is easier to see on the table itself. Lay it out as a picture of (2M−1) × (2M−1) offsets. Then the bias of one query over the keys of its window is an M × M cut-out of that picture, turned by half a turn because the
 # offset is query *minus* key. The cut-out moves with the query:
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="The bias table for M = 4 as a 7 × 7 picture of offsets with two frames of 4 × 4 in it; beside it what query (0, 0) and query (1, 2) read from these frames, turned by half a turn."
 show.table_cutouts(index_pair_by_pair(4), [(0, 0), (1, 2)])
 
 # %% [markdown]
@@ -752,7 +752,7 @@ agree("gradients of input, table and weights",
 # A model fine-tuned at 384 pixels uses M = 12, with 23² = 529 rows instead of 13² = 169. The paper resizes the learned table as a picture, bicubically (section 3.2; issues 24, 58 and 117 ask how). In a
 # checkpoint for another window, the stored `relative_position_index` and `attn_mask` must be thrown away; they are computed, not learned.
 #
-# As a picture: offset −6 of the old table and −11 of the new one both lie at its border. So the new row of offset o holds what the old table had at 13/23 · o, in between two rows. With a table whose values are known everywhere, a smooth hill, that can be checked:
+# As a picture: the 13 cells of the old table and the 23 cells of the new one cover the same length, from outer edge to outer edge (`align_corners=False`). So the new row of offset o holds what the old table had at 13/23 · o, in between two rows. (If instead the centres of the outermost cells were matched, −11 to −6, the factor would be 6/11.) With a table whose values are known everywhere, a smooth hill, that can be checked:
 
 # %%
 from vt_course.models.official import resize_bias_table
@@ -768,12 +768,12 @@ in_between = hill(torch.arange(-11, 12) * 13 / 23)
 agree("resized table = the hill at 13/23 of each offset", resized, in_between, tol=0.02)
 differ("the hill at the offsets themselves", resized, hill(torch.arange(-11, 12)))
 
-# %% [markdown]
+# %% [markdown] tags=["deep-dive"]
 # ## 8 · Sizes that do not fit
 #
 # **Odd maps.** An image of 28 × 40 pixels gives a map of 7 × 10. It is padded with zeros to 8 × 12 before the windows are cut, and everything after that, the groups and the mask too, lives on the padded map:
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="A map of 7 × 10 tokens, padded with grey to 8 × 12, with the lines of the shifted windows; beside it the same after the roll by two cells, where token 22 stands at the top left and the padding lies inside."
 odd = F.pad(torch.arange(70).view(7, 10), (0, 2, 0, 1), value=-1)     # (8, 12)
 show.windows_2d([odd, torch.roll(odd, (-2, -2), (0, 1))], M,
                 ["7 × 10 padded to 8 × 12", "after the roll"], shift=[shift, (0, 0)])
@@ -826,7 +826,7 @@ for side in (224, 112, 32):
 # The last line suggests one reason for a common complaint (issues 23 and 225 report about 50 % on CIFAR; 225 with M = 4, which also leaves three stages without a shift). At 32 pixels Swin-T has maps of 8, 4, 2 and 1 tokens a side. Three of its four stages have nothing to shift, and the last attends to a single token. The architecture is made for larger images;
 # for small ones an author advises, in issue 225, to design it anew. `swin_mini`, for 64 pixels, has three stages and M = 4.
 
-# %% [markdown]
+# %% [markdown] tags=["core"]
 # ## 9 · Patch merging
 #
 # Between stages, the four tokens of each 2 × 2 block are laid side by side, 4C channels, normalised, and projected to 2C without a bias. In which order are they laid? The paper does not say. The checkpoints do: **(0,0), (1,0), (0,1), (1,1)**, each pair (row offset, column offset). So the row offset changes
@@ -919,7 +919,7 @@ normed = F.layer_norm(four, (32,), theirs.norm.weight[column], theirs.norm.bias[
 agree("row by row, with permuted weights",
       normed @ theirs.reduction.weight[:, column].T, theirs(z))
 
-# %% [markdown]
+# %% [markdown] tags=["core"]
 # ## 10 · The network
 #
 # Everything is on the table. The attention layer holds its bias table; the names are those of the official checkpoints.
@@ -1075,11 +1075,11 @@ for size in [(224, 260), (96, 72), (226, 230)]:
     else:
         differ(f"package and torchvision, {size}", c, b)
 
-# %% [markdown]
+# %% [markdown] tags=["deep-dive"]
 # ## 11 · Four maps for dense prediction
 #
 # A classifier uses the last map only. Detection and segmentation need all four: fine ones to say where, coarse ones to say what. `features(x)` returns them, channels first, at **strides 4, 8, 16 and 32**. These are the strides that a
-# feature pyramid network (FPN) or UPerNet (a segmentation head) takes from a ResNet; so Swin can take its place (section 3.1 of the paper); only the numbers of channels change. Here for an image of 256 × 320 pixels:
+# [feature pyramid](glossary.md#feature-pyramid) network (FPN) or UPerNet (a segmentation head) takes from a ResNet; so Swin can take its place (section 3.1 of the paper); only the numbers of channels change. Here for an image of 256 × 320 pixels:
 
 # %%
 scene = torch.randn(1, 3, 256, 320, generator=torch.Generator().manual_seed(2))
@@ -1133,7 +1133,7 @@ within("after the top-down path", share_that_matters(finest[..., 28, 28], scene)
 # %% [markdown]
 # 4 windows of 49 tokens among 56² are 6.25 %.
 
-# %% [markdown]
+# %% [markdown] tags=["deep-dive"]
 # ## 12 · What it costs
 #
 # Everything follows from the structure. For a map of L tokens with C channels and windows of M² tokens, a block costs
@@ -1207,7 +1207,7 @@ for M_ in (7, 14, 28, 56):
 # %% [markdown]
 # Doubling M is cheap at first, because the linear layers dominate at 7 × 7: M = 14 costs 9 % more. What it does to accuracy no formula says. (Issue 74 asks about smaller windows.)
 
-# %% [markdown]
+# %% [markdown] tags=["deep-dive"]
 # ## 13 · Is the shift worth it? Table 4, at small scale
 #
 # The paper's Table 4 takes parts of Swin-T away and trains anew on ImageNet (1.28 million photographs, 1000 classes, 300 epochs). Top-1 accuracy, in percent:
@@ -1223,7 +1223,7 @@ for M_ in (7, 14, 28, 56):
 # We cannot repeat that on a laptop. What we can do is ask the same questions of a small model on a task that is drawn: `swin_mini` (0.6 million parameters, three stages, M = 4) must tell eight shapes apart, on images of 64 × 64 pixels, with random place,
 # size, rotation and colours. Chance is 12.5 %. The numbers that come out have **nothing** to do with those of ImageNet; only their order can be compared.
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Two rows of eight small images on dark noisy backgrounds, in columns circle, ellipse, triangle, square, star, cross, flower and heart; colours, sizes, places and rotations differ."
 from vt_course.data.images import Shapes
 
 held_out = Shapes("val", size=64)
@@ -1255,7 +1255,7 @@ baseline = record["variants"]["shifted windows, relative bias"]["runs"][0]
 report(training_images=baseline["images"], held_out_images=record["held_out"],
        seeds=len(record["seeds"]))
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Accuracy of three variants of swin_mini with three seeds each; lines join the same seed: without shift each seed lies lower than with shift and relative bias, without position information each lies higher."
 top1 = {name: [100 * r["top1"] for r in v] for name, v in runs.items()}
 show.spread(top1, "top-1 in percent on held-out images; a line joins one seed",
             "Table 4 in kind: swin_mini on drawn shapes", paired=True)
@@ -1294,7 +1294,8 @@ show.spread(top1, "top-1 in percent on held-out images; a line joins one seed",
 # 4. How many rows has the bias table for M = 12, and how many pairs share them?
 # 5. Which image sizes need no padding at all in Swin-T? What happens to a map of 64 × 64, that is 256 pixels?
 # 6. A released checkpoint loads strictly into your own code, but the outputs are wrong. Name three places to look.
-#
+
+# %% [markdown] tags=["answer"]
 # <details><summary>Answers</summary>
 #
 # 1. The shift cuts each axis once more (section 5); the roll joins first and last pieces in pairs (section 6).
@@ -1304,5 +1305,6 @@ show.spread(top1, "top-1 in percent on held-out images; a line joins one seed",
 # 5. Multiples of 224: stage 4 needs 7 | H/32. The map of 64 is padded to 70, the next one, of 32, to 35, and so on: a fifth more tokens in stage 1. The official image code refuses it.
 # 6. The order of patch merging (section 9), the bias index (transposed, or its digits exchanged, section 7), the sign of the roll (section 6); also the order of q, k, v in `qkv`.
 # </details>
-#
+
+# %% [markdown]
 # **Next:** 04 · Video Swin, the same with a time axis: 8 windows instead of 4, 27 instead of 9.

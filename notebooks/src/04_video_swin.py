@@ -46,11 +46,11 @@ _ = torch.manual_seed(0)
 # Four helpers print what is the same on every machine. `report` prints shapes and counts. `agree` stops the notebook unless two tensors match
 # everywhere, and prints the bound it checked (times |x| for numbers x above 1); `differ` is the opposite, its control; `within` checks that a number lies in an interval.
 
-# %% [markdown]
+# %% [markdown] tags=["deep-dive"]
 # ## 1 · The whole network in one picture
 #
 # Video Swin is the image model Swin with one more axis. A clip enters as T × H × W pixels. It is
-# cut into small tubes of pixels, one token each; then four stages of attention blocks follow. Between two stages,
+# cut into small [tubes](glossary.md#tube) of pixels, one token each; then four [stages](glossary.md#stage) of attention blocks follow. Between two stages,
 # 2 × 2 neighbouring tokens are merged into one, so the map shrinks while the channels double.
 #
 # **Predict, then run.** The clip below has 32 frames of 224 × 224. The tubes are 2 × 4 × 4 pixels. How many tokens
@@ -68,14 +68,14 @@ def stage_shapes(T, H, W, dim=96, stages=4, tube=(2, 4, 4)):
 rows = list(stage_shapes(32, 224, 224))
 report(**{r["name"]: (*r["shape"], r["channels"]) for r in rows})
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Four boxes for the tokens of the stages of Video Swin-T: height and width are halved from stage to stage, the 16 time steps stay, and the number of tokens falls from 50,176 to 784."
 show.token_flow(rows, title="Video Swin-T, 32 frames of 224 × 224")
 
 # %% [markdown]
 # 16 · 56 · 56 = 50,176 tokens enter, 16 time steps leave. After the tubes, time is never shortened again. That is a choice (MViT and
 # UniFormer, notebooks 05 and 07, make it too), and its price is paid in tokens.
 
-# %% [markdown]
+# %% [markdown] tags=["deep-dive"]
 # ## 2 · Tokens: 2 × 4 × 4 pixels are 96 numbers
 #
 # A tube of 2 frames, 4 rows and 4 columns in 3 colours holds 2 · 4 · 4 · 3 = 96 numbers (the paper, section 3.1,
@@ -127,7 +127,7 @@ class PatchEmbed3D(nn.Module):
 
 report(odd_clip=PatchEmbed3D(24)(torch.randn(1, 3, 7, 50, 45)).shape)
 
-# %% [markdown]
+# %% [markdown] tags=["core"]
 # ## 3 · Windows
 #
 # Attention among all 50,176 tokens would compare 2.5 billion pairs in every head. Swin compares only tokens that share a
@@ -150,7 +150,7 @@ regular = window_numbers(size, window)
 numbers, counts = regular.unique(return_counts=True)
 report(windows=len(numbers), tokens_in_each=counts.unique().tolist())
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="A cube of 8 × 8 × 8 tokens, drawn apart into 8 windows of 4 × 4 × 4; arrows show height, width and time."
 show.windows_3d(regular, title="8 × 8 × 8 tokens in 8 windows of 4 × 4 × 4")
 
 # %% [markdown]
@@ -253,10 +253,10 @@ numbers = torch.arange(8)[:, None, None].expand(8, 64, 1)     # window i: 64 tim
 yours = window_reverse(numbers, window, size)[0, ..., 0]      # (T, H, W)
 agree("your windows are those of the picture", yours, regular)
 
-# %% [markdown]
+# %% [markdown] tags=["core"]
 # ## 4 · Shifted windows, by definition
 #
-# Windows that never move never talk to each other. So every second block **shifts** them by half their size, rounded down: windows of
+# Within a stage, windows that never move never talk to each other (between stages, merging connects them in height and width, never in time). So every second block **shifts** them by half their size, rounded down: windows of
 # 8 × 7 × 7 by (4, 3, 3). A shifted window takes one corner from each of eight regular windows. At the border of the map it is cut off.
 #
 # **Predict.** Shift the 4 × 4 × 4 windows of the 8 × 8 × 8 map by 2 along every axis. Into how many pieces is each axis
@@ -287,7 +287,7 @@ _, tokens = shifted.unique(return_counts=True)                # tokens in each w
 for n, k in zip(*tokens.unique(return_counts=True)):
     report(**{f"windows of {n:2} tokens": int(k)})
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="8 × 8 × 8 tokens twice, drawn apart: on the left 8 equal windows, on the right the 27 windows of the shift, namely 8 corners of 8 tokens, 12 edges of 16, 6 faces of 32, and one centre of 64."
 show.windows_3d([regular, shifted],
                 title=["regular: 8 windows", "shifted by (2, 2, 2): 27 windows"])
 
@@ -339,7 +339,7 @@ report(map=x.shape, loop_passes=len(groups))
 # Correct, and slow: 27 passes with 8 to 64 tokens, none of which can be batched with another size. On a real map of
 # 16 × 56 × 56 tokens there are 3 · 9 · 9 = 243 of them.
 
-# %% [markdown]
+# %% [markdown] tags=["core"]
 # ## 5 · The trick: roll, mask, attend, roll back
 #
 # The cut-off windows at opposite borders fit together. Look at one axis of 8 tokens: the shift cuts it into 2 + 4 + 2. Roll it by 2, and
@@ -390,7 +390,7 @@ cyclic_shift = check("4.3", cyclic_shift, solution=True)
 # Here is one time step of the group numbers before and after the roll (heavy lines separate groups). After the roll, the regular windows end after row 4 and column 4.
 # The top left one holds one group. The windows on the right and at the bottom hold two or four (in the last time windows twice as many).
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="The numbers of the shifted windows on one time step of 8 × 8 places, before and after the roll: time step 3 is now step 1, window 13 has moved to the top left, and pieces from opposite borders meet in the other quarters."
 rolled = cyclic_shift(shifted[None, ..., None], shift)[0, ..., 0]      # (T, H, W)
 show.regions_2d([shifted[3], rolled[1]],
                 ["before: time step 3", "after the roll: now step 1"])
@@ -442,7 +442,7 @@ def shift_mask(size, window, shift):
 
 shift_mask = check("4.4", shift_mask, solution=True)
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Eight masks of 64 queries by 64 keys, one for each window, white for allowed and dark for forbidden: 0 % is forbidden in the first window, 50 or 75 % in the next six, 87.5 % in the last."
 show.shift_mask(shift_mask(size, window, shift), window, grid=(2, 2, 2),
                 title="Who may see whom, window by window")
 
@@ -453,7 +453,7 @@ show.shift_mask(shift_mask(size, window, shift), window, grid=(2, 2, 2),
 # In a live JupyterLab the next cell has sliders (elsewhere it stands still). **Try:** which shift gives the most windows? Which leaves an axis
 # whole? When is every mask white? The mask is drawn by your own function. (Most windows: any shift that is zero on no axis. An axis with shift 0 stays whole. All masks are white only for (0, 0, 0).)
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Above, 8 × 8 × 8 tokens in 8 regular windows and in the 27 windows of a shift by (2, 2, 2); below, the masks of the 8 windows after the roll, which forbid between 0 and 87.5 % of the pairs."
 show.explore_windows(size, window, shift, mask=shift_mask)
 
 # %% [markdown]
@@ -503,7 +503,7 @@ report(**{"forbidden weight < 1e-38": bool(weight[1] < 1e-38),
 # *not* mask them: real tokens attend to padding. Your network below does the same, because the released weights
 # were trained so.
 
-# %% [markdown]
+# %% [markdown] tags=["core"]
 # ## 6 · Where is the other token? The relative position bias
 #
 # Attention by itself does not know which token is where. Swin adds to each logit a learned number that depends
@@ -555,7 +555,7 @@ def relative_position_index(window):
 
 relative_position_index = check("4.5", relative_position_index, solution=True)
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="An 8 × 8 matrix of queries by keys of a 2 × 2 × 2 window with the row of the bias table for each pair: 13 on the diagonal, 26 at the bottom left, 0 at the top right."
 show.index_matrix(relative_position_index((2, 2, 2)), window=(2, 2, 2),
                   title="Rows of the bias table for a window of 2 × 2 × 2")
 
@@ -569,7 +569,7 @@ for w in [(8, 7, 7), (16, 7, 7), (8, 12, 12)]:
     assert index.max() + 1 == len(index.unique()) == table_rows(w)
     report(**{f"window {w}": f"{table_rows(w):,} rows for {math.prod(w)**2:,} pairs"})
 
-# %% [markdown]
+# %% [markdown] tags=["deep-dive"]
 # ## 7 · When the map is smaller than the window
 #
 # In stage 4 of a 224-pixel clip the map is 7 × 7, exactly one window: there is nothing to shift to. The official rule,
@@ -607,16 +607,17 @@ def same_geometry(window, shrunken):
     return torch.equal(rows[:n, :n], rows[block][:, block])
 
 
-for shrunken in [(4, 7, 7), (8, 4, 4), (8, 7, 4), (4, 4, 7)]:
+for shrunken in [(4, 7, 7), (1, 7, 7), (8, 4, 4), (8, 7, 4),
+                 (4, 4, 7), (1, 4, 7), (1, 4, 4)]:
     report(**{f"(8, 7, 7) → {shrunken}": same_geometry((8, 7, 7), shrunken)})
 
 # %% [markdown]
-# Only time may shrink (as long as more than one time step is left). The first 4 · 49 tokens of an (8, 7, 7) window *are* its first 4 frames, so their offsets are right. The first
-# 8 · 16 tokens are not a block of 4 × 4; they are 2 frames and a bit, so the corner mixes up offsets.
+# Time may always shrink. The first 4 · 49 tokens of an (8, 7, 7) window *are* its first 4 frames, so their offsets are right. The first
+# 8 · 16 tokens are not 8 blocks of 4 × 4; they are 2 frames and a bit, so the corner mixes up offsets. Height may shrink only if one time step is left: the first 4 · 7 tokens are the first 4 rows of the first frame. Width may shrink only if one row is left.
 # Released weights are therefore reliable where every stage keeps at least 7 × 7 tokens (224 pixels and up; with M = 12, 384 and up). We keep the behaviour, since
 # equality with the official model is the point, and stay aware of it: our own mini model below ends with maps of 3 × 3 and 2 × 2.
 
-# %% [markdown]
+# %% [markdown] tags=["deep-dive"]
 # ## 8 · The network
 #
 # Everything is on the table. Attention with its bias table and optional mask; the names are those of the official
@@ -764,7 +765,7 @@ clip = torch.randn(1, 3, 18, 64, 96)
 with torch.no_grad():
     agree("your Swin-T = torchvision's swin3d_t", tiny(clip), theirs(clip))
 
-# %% [markdown]
+# %% [markdown] tags=["core"]
 # ## 9 · From images to video: inflation
 #
 # Video Swin starts from weights that were trained on images. Three things do not fit: the patch embedding (48 = 4 · 4 · 3 numbers for each output
@@ -808,7 +809,7 @@ inflate = check("4.6", inflate, solution=True)
 
 # %% [markdown]
 # Do mean and variance really stay? On a still clip the tokens are *equal*, so yes, exactly. On a moving clip each token is the mean of two
-# image tokens; the mean stays, but the variance can only shrink, by as much as the two frames differ. We measure it on frames of the
+# image tokens; the mean stays. The variance can only shrink: against the mean variance of the two, it loses a quarter of the variance of their difference. We measure it on frames of the
 # course's own data set of drawn, moving shapes (section 12).
 
 # %%
@@ -884,11 +885,11 @@ with torch.no_grad():
 # `official.inflate_swin` does the same for released files, resizes tables for other window sizes bicubically, and also knows the
 # alternative the paper tried, *centre* initialisation (weights only in one time step).
 
-# %% [markdown]
+# %% [markdown] tags=["deep-dive"]
 # ## 10 · The published variants, and what they cost
 #
 # Four sizes, some of them with other windows for Something-Something and for 384 pixels. The "FLOPs" of the paper are
-# multiply-accumulates (MACs) of **one view**: one clip, one crop. Its accuracies average several views (3 on Something-Something, 12 or 50 elsewhere): multiply by that.
+# multiply-accumulates (MACs) of [**one view**](glossary.md#view): one clip, one crop. Its accuracies average several views (3 on Something-Something, 12 or 50 elsewhere): multiply by that.
 #
 # All of it follows from the structure. For a map of L tokens with C channels in windows of PM² tokens, a block costs
 #
@@ -898,8 +899,7 @@ with torch.no_grad():
 # Its parameters are 12C² weights, 13C biases and norm numbers (3C + C for q, k, v and output, 4C + C for the MLP, 2 · 2C for two norms), and the bias table, rows times heads. Merging from C/2
 # channels has a norm of 2 · 2C numbers and a matrix of 2C × C.
 #
-# **Predict** for one block in stage 1 of Swin-T (L = 50,176, C = 96, PM² = 392): which costs more, projections and MLP or the products of attention? (12LC² = 5.5 billion against
-# 2PM²LC = 3.8 billion.) Below, the formulas are summed over all variants; the counters must agree to the last digit.
+# **Predict** for one block in stage 1 of Swin-T (L = 50,176, C = 96, PM² = 392): which costs more, projections and MLP or the products of attention? Below, the formulas are summed over all variants; the counters must agree to the last digit.
 
 # %%
 def predicted_macs(T, H, W, dim, depths, window, classes, everywhere=False):
@@ -939,6 +939,8 @@ for name, v in variants.items():
 report(variants=len(variants), formula_equals_count_in_all=True)
 
 # %% [markdown]
+# The block of the prediction: 12LC² = 5.5 billion for projections and MLP, 2PM²LC = 3.8 billion for the products of attention.
+#
 # And against what was stated, by the authors' repository or, for Swin-L and the parameters of Swin-T, by others (`vt-course models --json` names each source):
 
 # %%
@@ -953,7 +955,7 @@ for name, v in variants.items():
 
 # %% [markdown]
 # Parameters agree to the digits that were stated, GMACs to within 0.2 %. (`_22k` is the same network, pre-trained on more images.) Two remarks. The paper's Swin-L row, 200.0 M and 2107 G, is the **384-pixel model with a (8, 12, 12) window**; at 224 pixels
-# Swin-L has 197.0 M and 604 G. And the stated GMACs are a little higher than ours. If their counter adds two operations for each number that passes
+# Swin-L has 197.0 M and 603 G. And the stated GMACs are a little higher than ours. If their counter adds two operations for each number that passes
 # a LayerNorm, the difference is explained in every row:
 
 # %%
@@ -973,7 +975,7 @@ for name, v in variants.items():
     assert round(with_norms, 1 if stated < 600 else 0) == stated, (name, with_norms)
 report(rows_explained=f"{len(variants)} of {len(variants)}")
 
-# %% [markdown]
+# %% [markdown] tags=["deep-dive"]
 # ## 11 · How the cost grows
 #
 # The price of attention per token is its number of partners: PM² in windows, however long the clip; all L tokens in **global** attention.
@@ -1002,7 +1004,7 @@ for i in (1, 4):
     ratio = in_time[2][i] / in_time[0][i]
     report(**{f"{frames[i]} frames, global over window": f"{ratio:.1f} times"})
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="GMACs of one view against the number of frames, on logarithmic axes: windows rise with slope 1, global attention rises with slope 1.96 and lies about a hundred times higher at 256 frames."
 def cost_figure(x, growth, xlabel, title):
     window, formula, everywhere = growth
     series = {"window 8×7×7": dict(x=x, y=window, formula_y=formula),
@@ -1013,11 +1015,11 @@ def cost_figure(x, growth, xlabel, title):
 cost_figure(frames, in_time, "frames of 224 × 224",
             "Windows are linear in time, global attention is not")
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="GMACs of one view against the pixels of a frame, on logarithmic axes: windows rise with slope 1, global attention rises with slope 1.98 and lies about two hundred times higher at 802,816 pixels."
 cost_figure([s**2 for s in side], in_space, "pixels a frame, 32 frames",
             "Windows are linear in the area of the frame")
 
-# %% [markdown]
+# %% [markdown] tags=["core"]
 # ## 12 · Does it use time?
 #
 # Kinetics cannot answer that: many of its classes are recognised from one frame. The embedded data set can. Its eight motions form four pairs that are
@@ -1027,7 +1029,7 @@ cost_figure([s**2 for s in side], in_space, "pixels a frame, 32 frames",
 # - a model that sees **one frame** cannot beat 12.5 % on average;
 # - a model that sees the frames **without their order** cannot beat 50 % on average: it may find the pair, never the direction.
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Eight frames of three clips, in rows named left, grow and clockwise: a circle, a triangle and a star, each in front of a blurred background, change a little from frame to frame."
 wanted = ["left", "grow", "clockwise"]
 label = [motion.classes.index(name) for name in wanted]
 clips = [next(s["clip"] for s in val if s["label"] == k) for k in label]
@@ -1068,14 +1070,14 @@ results = {order: evaluate(trained, held_out, order=order, **kept)
 normal = results["normal"]
 within("held-out top-1, frames in order", 100 * normal["top1"], 88, 100, " %")
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Confusion matrix of eight motions on 400 held-out clips: most counts stand on the diagonal; the others are mostly clips that grow, shrink or turn and are called grow or shrink."
 show.confusion(normal["confusion"], normal["classes"], "400 held-out clips")
 
 # %% [markdown]
 # **Predict.** What happens to the accuracy when the same clips are shown with their frames shuffled? When one frame is repeated over the whole clip? When they are
 # played backwards?
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Bars of the accuracy on 400 held-out clips: the bar of frames in order lies far above the dashed lines at 12.5 % and 50 %, shuffled frames below 50 %, one frame near 12.5 %, and backwards near 0."
 names = dict(normal="in order", shuffled="shuffled", single="one frame",
              reversed="backwards")
 bars = {names[o]: (r["top1"], r["stderr"]) for o, r in results.items()}
@@ -1105,7 +1107,7 @@ for order, ceiling in (("single", 0.125), ("shuffled", 0.5)):
 # The first head of the second block in stage 1, one panel for each offset in time. Look for two things: is it largest near the centre (a
 # token attends to its neighbourhood)? And is the panel for Δt the mirror image of that for −Δt? If it were, this head could not tell before from after by position alone.
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Seven small maps of the learned bias of one head, for time offsets from −3 to 3, by offsets of height and width: red and blue noise, with a dark red cell at the centre for −1 and one in a corner for 3."
 table = weights["layers.0.blocks.1.attn.relative_position_bias_table"]
 show.bias_tables(table, mini["window"], head=0, title="Learned bias, first head")
 
@@ -1116,8 +1118,8 @@ report(**{f"bias at Δt = {dt:+d}, same place": f"{same_place[dt + P - 1]:+.2f}"
           for dt in (-3, -2, -1, 1, 2, 3)})
 
 # %% [markdown]
-# The offset is query minus key, so Δt < 0 are *later* time steps. A few entries at the centre stand out, the largest at Δt = −1, and the panels are no mirror images: this head *could* tell before from
-# after. But look at the colour bar. A bias of 0.12 multiplies a weight by e^0.12 ≈ 1.13, and most of a panel is noise of initialisation. **Predict:** what is left of the accuracy when all bias tables are zero?
+# The offset is query minus key, so Δt < 0 are *later* time steps. The largest entry is at the centre, at Δt = −1. But the second largest of all 847 lies in a corner, at (+3, +5, −5), where a token meets the farthest one of its window. So one entry at the centre proves little. The panels are no mirror images: this head *could* tell before from
+# after. Now look at the colour bar. A bias of 0.12 multiplies a weight by e^0.12 ≈ 1.13, and most of a panel is noise of initialisation. **Predict:** what is left of the accuracy when all bias tables are zero?
 
 # %%
 without = {n: v * ("bias_table" not in n) for n, v in trained.state_dict().items()}
@@ -1160,7 +1162,8 @@ within("change of top-1 without any bias table", change, 0, 4, " points")
 # 4. The query is 3 time steps later than the key, at the same place: which row of an (8, 7, 7) table do they use?
 # 5. You go from 32 frames to 64. What happens to tokens, parameters, and multiply-accumulates?
 # 6. Your model reaches 50 % on the motion set. What has it learned, and what not?
-#
+
+# %% [markdown] tags=["answer"]
 # <details><summary>Answers</summary>
 #
 # 1. The shift cuts each axis once more (section 4); the roll joins first and last pieces in pairs (section 5).
@@ -1170,5 +1173,6 @@ within("change of top-1 without any bias table", change, 0, 4, " points")
 # 5. Tokens and multiply-accumulates double, parameters stay (section 11).
 # 6. It may have learned to tell the four pairs apart, perfectly even; not the direction in any of them (section 12).
 # </details>
-#
+
+# %% [markdown]
 # **Next:** 05 · MViT, where attention stays global, and keys and values are pooled.

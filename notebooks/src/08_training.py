@@ -73,7 +73,7 @@ def flat(weights):
 # %% [markdown]
 # ## 1 · The path in one picture
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="A flow chart in two rows: mp4 file, frames, decode, crop and normalise for each clip; then batch, model, loss, gradients and AdamW for each step; an arrow brings new weights from AdamW back to the model."
 show.training_path(
     [("mp4 file", "32 frames,\n112 × 112"), ("frames", "8 of them,\nrandom start"),
      ("decode", "8 × 112 × 112 × 3\nbytes"),
@@ -89,8 +89,8 @@ show.training_path(
 # Four things on this path are random: the start in time, the box, the order of the clips, and drop path, which leaves out parts of the model. Keep an eye on what each depends on. That question decides whether a
 # training can be stopped and go on (section 8), and whether you can repeat it at all.
 #
-# All numbers of a training stand in a **recipe**. Ours is that of `video_swin_mini`, with label smoothing and drop path (section 6) turned on, because we want to see them work, on 16 of the embedded clips for
-# 3 epochs. An embedded clip lasts 2 seconds and shows a drawn shape; how it moves is the class. One **epoch** is one pass through all clips. In batches of 6 that makes 3 steps, the last with 4 clips.
+# All numbers of a training stand in a [**recipe**](glossary.md#recipe). Ours is that of `video_swin_mini`, with label smoothing and drop path (section 6) turned on, because we want to see them work, on 16 of the embedded clips for
+# 3 epochs. An embedded clip lasts 2 seconds and shows a drawn shape; how it moves is the class. One [**epoch**](glossary.md#epoch) is one pass through all clips. In batches of 6 that makes 3 steps, the last with 4 clips.
 
 # %%
 def write_manifest(path, rows):
@@ -170,7 +170,7 @@ def held_out_clip(index, boxes=1):
            for f, (top, left, h, w) in zip(frames, drawn)]
     return normalise(torch.cat(cut))                                   # (3, 8, 48, 48)
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Eight frames of one clip in two rows: with one box for all frames a cross stays in its place while its pattern changes; with a box for each frame the cross jumps."
 show.film_strip([held_out_clip(14), held_out_clip(14, boxes=8)],
                 rows=["one box", "a box each"],
                 title=f"The same clip, labelled “{held_out[14]['label']}”")
@@ -197,7 +197,7 @@ own_boxes = torch.stack([held_out_clip(i, boxes=8) for i in range(count)])
 right = {"one random box": (answers(one_box) == labels).float().mean().item(),
          "a box for each frame": (answers(own_boxes) == labels).float().mean().item()}
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Accuracy of the shipped model with error bars: with one random box it lies far above the dashed line of a guess at 12.5 %, with a box for each frame not far above it."
 show.accuracies({name: (share, count) for name, share in right.items()}, 1 / 8,
                 "Right answers of the shipped model")
 
@@ -214,7 +214,7 @@ within("a box for each frame, right", 100 * right["a box for each frame"], 8, 40
 mirrored = answers(one_box.flip(-1))             # (count,); the last axis is W
 matrix = torch.bincount(labels * 8 + mirrored, minlength=64).view(8, 8)
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Confusion matrix of 64 mirrored clips: left and right are exchanged, most clockwise and counter-clockwise clips too, and all others stand on the diagonal."
 show.confusion(matrix, motion.classes, f"{count} held-out clips, mirrored")
 
 # %%
@@ -316,7 +316,7 @@ for rule in (boxes_in_turn, boxes_by_number):
 # %% [markdown]
 # ## 4 · The learning rate
 #
-# At first the weights are random and gradients point anywhere, so the learning rate rises from nearly 0 (**warm-up**). At the end it falls to 0, so that the noise of single batches dies away. All but one of the papers of this course do both, the second with half a wave of the cosine.
+# At first the weights are random and gradients point anywhere, so the learning rate rises from nearly 0 ([**warm-up**](glossary.md#warm-up)). At the end it falls to 0, so that the noise of single batches dies away. All but one of the papers of this course do both, the second with half a wave of the cosine.
 #
 # ### Exercise 8.2 · Warm-up and cosine
 #
@@ -368,7 +368,7 @@ mine = [float(learning_rate(s, 2900, 100, 1.0)) for s in range(2900)]
 agree("your learning rate = the package's, all steps, peak 1", torch.tensor(mine),
       torch.tensor([lr_at(s, 2900, 100, 1.0) for s in range(2900)]))
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Learning rates of six recipes over a training, as shares of their peak: five rise in a straight line and fall like a cosine to 0; TimeSformer starts at the peak and falls in two steps, near 0.73 and 0.93."
 wave = {name: [float(learning_rate(s, n, warm, 1.0)) for s in range(n)]
         for name, n, warm in (("ours", 2900, 100), ("Swin", 3000, 200),
                               ("Video Swin", 3000, 250), ("UniFormer", 1100, 100),
@@ -502,7 +502,7 @@ report(parameters=sum(p.numel() for p in shipped.parameters()), without_decay=su
 # %% [markdown]
 # ## 6 · Loss and gradient
 #
-# Cross-entropy compares the softmax with the label: 1 for the true class, 0 for all others. It is never satisfied, since a softmax reaches 1 only with infinite logits. **Label smoothing** asks for something that can be reached: each label gives away ε, and all K classes, the true one among them, get ε / K of it.
+# Cross-entropy compares the softmax with the label: 1 for the true class, 0 for all others. It is never satisfied, since a softmax reaches 1 only with infinite logits. [**Label smoothing**](glossary.md#label-smoothing) asks for something that can be reached: each label gives away ε, and all K classes, the true one among them, get ε / K of it.
 #
 # ### Exercise 8.4 · Label smoothing
 #
@@ -616,7 +616,7 @@ agree("its length", length, torch.ones_like(length))
 # %% [markdown]
 # ### Drop path
 #
-# A transformer block adds something to its input: x + f(x). **Drop path** leaves out f(x), for a random part of the clips, in training only. What is kept is enlarged, so that the expectation stays the same. Later blocks are dropped more often than early ones.
+# A transformer block adds something to its input: x + f(x). [**Drop path**](glossary.md#drop-path) leaves out f(x), for a random part of the clips, in training only. What is kept is enlarged, so that the expectation stays the same. Later blocks are dropped more often than early ones.
 
 # %%
 from vt_course.models.layers import DropPath
@@ -739,7 +739,7 @@ for t in range(1, 13):
 within("first loss", memory[0], 1.8, 2.4)
 within("last loss", memory[-1], 0, 0.6)
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="The loss of the same eight clips over 12 steps: it falls from about 2.1 to about 0.2."
 figure = show.curves({"loss of the same eight clips": memory}, "loss",
                      "Learning by heart")
 _ = figure.axes[0].set_xlabel("step")
@@ -828,7 +828,7 @@ for dtype, bits in names.items():
 # %% [markdown]
 # (In front of the fraction stands a 1 that is not stored. "Smallest" is the smallest with all its digits. Below it there are numbers with fewer and fewer; the last one of float16 is 2⁻²⁴ ≈ 6e-8, and less than half of it is rounded to 0.) bfloat16 is float32 with 16 of its bits cut off: the same range, hardly any digits. float16 has more digits and a much smaller range.
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Number lines from 0.98 to 1.02: the numbers of float32 fill a bar, float16 has 61 marks, bfloat16 has 8; the number 1.003 stays almost in its place in float32 and float16 and becomes 1 in bfloat16."
 show.number_lines([torch.float32, torch.float16, torch.bfloat16], 0.98, 1.02, 1.003,
                   "All numbers near 1, and what 1 + 0.003 becomes")
 
@@ -858,7 +858,7 @@ lost = {dtype: [((weights.to(dtype) + torch.tensor(float(lr)).to(dtype))
                  == weights.to(dtype)).float().mean().item() for lr in peaks]
         for dtype in (torch.bfloat16, torch.float16)}
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Share of the weights that do not move in each of 29 epochs: with bfloat16 weights it is below 35 % until epoch 19 and rises to 100 %, with float16 weights it is near 0 until epoch 22 and rises to almost 100 %."
 show.curves({f"{str(dtype)[6:]} weights": [100 * s for s in shares]
              for dtype, shares in lost.items()}, "weights that do not move (%)",
             "Updates that are lost when the weights have 16 bits")
@@ -868,14 +868,14 @@ within("bfloat16, epoch 2", 100 * lost[torch.bfloat16][1], 3, 15, " %")
 within("bfloat16, epoch 27", 100 * lost[torch.bfloat16][26], 90, 100, " %")
 
 # %% [markdown]
-# At the peak of the learning rate 8 % of all updates are lost, at the end nearly all, and with them what the end of the cosine is for. (The curve has steps because the distance between neighbouring numbers doubles at each power of 2.) With smaller updates more are lost, so this is an estimate from below. The remedy is **mixed precision**: weights, moments and the update stay in float32 ("master
+# At the peak of the learning rate 8 % of all updates are lost, at the end nearly all, and with them what the end of the cosine is for. (The curve has steps because the distance between neighbouring numbers doubles at each power of 2.) With smaller updates more are lost, so this is an estimate from below. The remedy is [**mixed precision**](glossary.md#mixed-precision): weights, moments and the update stay in float32 ("master
 # weights"); for the multiplications of forward and backward a 16-bit copy is made. Those are most of the time, and they mind less: their errors change from step to step, and what is summed over steps is kept in 32 bits.
 #
 # ### Why float16 needs loss scaling
 #
 # Gradients are small. Here are those of the trained model (13 clips, computed in float32) against what float16 can hold, and the same times 2¹⁶:
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Two histograms of the sizes of gradients on a logarithmic axis, with the range of float16 shaded: as they are, many lie where digits get lost; times 2¹⁶ nearly all lie where all digits are kept."
 show.gradient_sizes({"gradients": gradient, "gradients times 2¹⁶": 2.0**16 * gradient},
                     "Gradients of video_swin_mini against the range of float16")
 
@@ -925,9 +925,9 @@ within("clips with the same answer", same, 90, 100, " %")
 # %% [markdown]
 # ## 10 · Many GPUs
 #
-# With R GPUs, R processes, the **ranks**, hold the same weights. Each computes the gradient of its part of the batch, then all gradients are averaged, and every rank takes the same step. For that to be *the same training*, two things must hold: the ranks must take different clips of a common order, and the average must be that of all clips.
+# With R GPUs, R processes, the [**ranks**](glossary.md#rank), hold the same weights. Each computes the gradient of its part of the batch, then all gradients are averaged, and every rank takes the same step. For that to be *the same training*, two things must hold: the ranks must take different clips of a common order, and the average must be that of all clips.
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Three rows of numbered boxes, one row for each step of an epoch of 16 clips: blue boxes of rank 0 and orange boxes of rank 1 take turns, 3 + 3 clips in the first two steps and 2 + 2 in the last."
 show.ranks([b.tolist() for b in yours[:3]], 2,
            "An epoch of 16 clips in batches of 6: two ranks share each batch")
 
@@ -1008,7 +1008,7 @@ differ("BatchNorm of each rank's own clips", by_rank, norm(features))
 #
 # ### One GPU that is too small
 #
-# The same algebra in time instead of space is **gradient accumulation**. `backward` adds to `.grad`; so take the parts one after the other, weigh each loss by n_r / n, and step once at the end:
+# The same algebra in time instead of space is [**gradient accumulation**](glossary.md#gradient-accumulation). `backward` adds to `.grad`; so take the parts one after the other, weigh each loss by n_r / n, and step once at the end:
 
 # %%
 shipped.zero_grad()
@@ -1042,7 +1042,7 @@ def loss_curves(folder, title):
     return show.curves({name: [float(row[name]) for row in epochs]
                         for name in ("train_loss", "val_loss")}, "loss", title)
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Loss over three epochs: the training loss falls from about 2.2 to 1.8, the validation loss rises from about 2.3 to 2.5."
 loss_curves(work / "run" if until == 1 else long_run, "Training and validation loss")
 
 # %% [markdown]
@@ -1075,7 +1075,7 @@ within("four views", 100 * top1, 75, 100, " %")
 # %% [markdown]
 # ### How sure
 #
-# n clips, of which a share p is right: the standard error of p is √(p(1 − p)/n), the spread of p if one took other clips of the same kind. For 91 % of 400 it is 1.4 points. Two seeds of this training came out at 91.0 and 92.5 % (`results/`). The difference is 1.5 points with a standard
+# n clips, of which a share p is right: the [standard error](glossary.md#standard-error) of p is √(p(1 − p)/n), the spread of p if one took other clips of the same kind. For 91 % of 400 it is 1.4 points. Two seeds of this training came out at 91.0 and 92.5 % (`results/`). The difference is 1.5 points with a standard
 # error of √(1.43² + 1.32²) = 1.9: no evidence that one is better. On the 19,881 validation videos of Kinetics-400 that the public mirror has, it is 0.3 points at 79 %; differences of 0.1 between papers are below that.
 #
 # The formula wants clips of both kinds, right and wrong, several of each: of 3 right answers in 3 it would say 100 ± 0 % (the figures leave the ± out then). And it covers the choice of clips only; how much the seed of the training matters one learns from several seeds.
@@ -1091,7 +1091,7 @@ one, shuffled = (evaluate(shipped, in_order, order=order, workers=0, progress=Fa
 within("one view", 100 * one["top1"], 75, 100, " %")
 within("one view, frames shuffled", 100 * shuffled["top1"], 5, 50, " %")
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Accuracy of the shipped model with error bars: four views and one view lie far above the dashed line of a guess, one view with shuffled frames only a little above it."
 show.accuracies({"four views": (top1, some), "one view": (one["top1"], count),
                  "one view, frames shuffled": (shuffled["top1"], count)}, 1 / 8,
                 "The shipped model on held-out clips, ± one standard error")
@@ -1149,7 +1149,7 @@ for row in stats(found):
     print(f"{row['label']:{wide}}{row['train']:6}{row['val']:5}{row['median']:9.1f}"
           f"{row['usual_size']:>9}")
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="The prepared folder: a bar of 5 clips for each of the classes grow, left and right, 4 for training and 1 for validation, and a histogram in which all 15 clips are 2 seconds long."
 show.dataset(found, "The prepared folder")
 
 # %% [markdown]
@@ -1167,7 +1167,7 @@ own_run = home / f"run_{PROFILE}"               # remove it to train anew
 _ = fit(own, own_run, workers=0, progress=False)
 report(clips=len(own_train), classes=len(own_train.classes), epochs=own.epochs)
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Loss of a run on the own videos over two epochs: the training loss falls, the validation loss lies higher and rises."
 guess = math.log(len(own_val.classes))
 loss_curves(own_run, f"Your own run (the loss of a guess is {guess:.2f})")
 
@@ -1180,7 +1180,7 @@ from vt_course.training.evaluate import evaluate_run
 result = evaluate_run(own_run / "last.safetensors", workers=0, progress=False)
 report(held_out_clips=result["n"], unreadable=len(result["bad"]))
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="One point for your model, at 0 % of the 3 clips that were set aside, left of the dashed line of a guess at 33.3 %."
 show.accuracies({"your model": (result["top1"], result["n"])}, 1 / len(own_val.classes),
                 "Clips that were set aside, ± one standard error")
 
@@ -1208,7 +1208,7 @@ chosen = next(row for row in found if row["split"] == "val")
 shares = predict_file(own_run, chosen["path"])
 report(probabilities=shares.shape[0], their_sum=f"{shares.sum():.3f}")
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Bars of the probabilities of three classes for a held-out video of the class grow: right has the longest bar, then left, and grow the shortest."
 show.probabilities(shares, [f"{name} (true)" if name == chosen["label"] else name
                             for name in own_val.classes],
                    "A held-out video: what the model holds likely")
@@ -1276,7 +1276,7 @@ if not MY_VIDEOS:
     for (name, scored), low, high in zip(tried.items(), (10, 88), (65, 100)):
         within(f"{name}, right", 100 * scored["top1"], low, high, " %")
 
-# %% tags=["figure"]
+# %% tags=["figure"] alt="Accuracy on 27 other videos: after 6 steps from random weights it lies near the dashed line of a guess at 33.3 %, after 6 steps from trained weights it is 100 %."
 show.accuracies({name: (scored["top1"], scored["n"]) for name, scored in tried.items()},
                 1 / len(own_val.classes), "Other videos of the same classes")
 
@@ -1316,7 +1316,8 @@ kept.cleanup()      # 120 MB of runs; to repeat a section after this, begin at t
 # 6. Two ranks have 10 and 6 clips. By what does each multiply its loss, if the gradients are averaged plainly afterwards?
 # 7. Model A is right on 355 of 400 clips, B on 364. Is B better?
 # 8. You train on clips of sign language. Which settings of the recipe do you check first?
-#
+
+# %% [markdown] tags=["answer"]
 # <details><summary>Answers</summary>
 #
 # 1. Nothing (section 3). With one generator the boxes depend on who draws first.
@@ -1328,5 +1329,6 @@ kept.cleanup()      # 120 MB of runs; to repeat a section after this, begin at t
 # 7. 88.75 and 91.0 %, the difference 2.25 points with a standard error of √(1.58² + 1.43²) = 2.1: one cannot tell. (On the same clips, look at those where the two differ.)
 # 8. Flip (left and right hands matter), the seconds that a clip covers, the size (fingers are small), and the split by person (section 12).
 # </details>
-#
+
+# %% [markdown]
 # **Next:** 09 · Does it use time, where trainings like this one become experiments.

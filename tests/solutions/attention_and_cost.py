@@ -234,8 +234,11 @@ WRONG = {
         "not scaled": (wrong_heads(root=1.0), likely("2.2", "not scaled")),
         "√C": (lambda x, *rest: heads_with(x, *rest, root=math.sqrt(x.shape[-1])), likely("2.2", "by √C")),
         "d": (lambda x, *rest: heads_with(x, *rest, root=x.shape[-1] // rest[-1]), likely("2.2", "divided by d")),
-        "over queries": (wrong_heads(attend=lambda s, v: s.softmax(2) @ v), likely("2.2", "over the queries")),
-        "over heads": (wrong_heads(attend=lambda s, v: s.softmax(1) @ v), likely("2.2", "over the heads")),
+        "over queries": (
+            wrong_heads(attend=lambda s, v: s.softmax(2) @ v),
+            likely("2.2", "softmax runs over the queries"),
+        ),
+        "over heads": (wrong_heads(attend=lambda s, v: s.softmax(1) @ v), likely("2.2", "softmax runs over the heads")),
         "Aᵀ v": (
             wrong_heads(attend=lambda s, v: torch.einsum("bhij,bhid->bhjd", s.softmax(-1), v)),
             likely("2.2", "are transposed before"),

@@ -296,8 +296,8 @@ WRONG = {
             lambda n, f, s, p: (dense(n, f, s, p)[0] + torch.arange(f)) % n,
             likely("1.1", "stride is forgotten"),
         ),
-        "rounded up": (dense_rounded_up, likely("1.1", "rounded up")),
-        "negative": (dense_negative, likely("1.1", "before its frame 0")),
+        "rounded up": (dense_rounded_up, likely("1.1", "yours is rounded up")),
+        "negative": (dense_negative, likely("1.1", "begins before its frame 0; then")),
         "linspace": (
             lambda n, f, s, p: torch.from_numpy(np.linspace(0, n - 1, f).astype(int)),
             likely("1.1", "spread over"),
@@ -314,7 +314,10 @@ WRONG = {
             lambda n, f: torch.tensor([((i + 1) * n - 1) // f for i in range(f)]),
             likely("1.2", "last frame of each"),
         ),
-        "linspace": (lambda n, f: torch.from_numpy(np.linspace(0, n - 1, f).astype(int)), likely("1.2", "linspace")),
+        "linspace": (
+            lambda n, f: torch.from_numpy(np.linspace(0, n - 1, f).astype(int)),
+            likely("1.2", "your frames include the first"),
+        ),
         "early rounding": (
             lambda n, f: torch.tensor([(n // f) * i + (n // f) // 2 for i in range(f)]),
             likely("1.2", "rounded too early"),

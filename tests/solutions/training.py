@@ -267,7 +267,7 @@ WRONG = {
         "in turn": (batch_in_turn, likely("8.1", "one generator draws")),
         "epoch from 1": (
             lambda *a: batch_with(*a, lambda seed, epoch: np.random.default_rng((seed, 1 + epoch))),
-            likely("8.1", "counted from 0"),
+            likely("8.1", "epochs are counted from 0"),
         ),
         "step as seed": (
             lambda s, n, b, seed: torch.from_numpy(np.random.default_rng([seed, s]).permutation(n)).split(b)[
@@ -292,12 +292,12 @@ WRONG = {
         ),
     },
     "8.2": {
-        "from zero": (lambda s, n, w, p: s / w * p if s < w else rate(s, n, w, p), likely("8.2", "begins at 0")),
+        "from zero": (lambda s, n, w, p: s / w * p if s < w else rate(s, n, w, p), likely("8.2", "begins at 0, so")),
         "cosine from step 0": (
             lambda s, n, w, p: (
                 rate(s, n, w, p) if s < w else wave(s, n, 0, p, lambda x: (math.cos(math.pi * x) + 1) / 2)
             ),
-            likely("8.2", "counts from step 0"),
+            likely("8.2", "counts from step 0: it"),
         ),
         "too long": (
             lambda s, n, w, p: rate(s, n, w, p) if s < w else p / 2 + p / 2 * math.cos(math.pi / n * (s - w)),
@@ -306,7 +306,7 @@ WRONG = {
         "negative": (lambda *a: wave(*a, lambda x: math.cos(math.pi * x)), likely("8.2", "down to -peak")),
         "quarter": (lambda *a: wave(*a, lambda x: math.sin(math.pi / 2 * (1 - x))), likely("8.2", "a quarter")),
         "twice": (lambda *a: wave(*a, lambda x: 1 + math.cos(math.pi * x)), likely("8.2", "divide by 2")),
-        "straight": (lambda *a: wave(*a, lambda x: 1 - x), likely("8.2", "straight line")),
+        "straight": (lambda *a: wave(*a, lambda x: 1 - x), likely("8.2", "falls in a straight line")),
         "rising": (lambda *a: wave(*a, lambda x: math.sin(math.pi / 2 * x) ** 2), likely("8.2", "rises again")),
         "no warm-up": (
             lambda s, n, w, p: p * (1 + math.cos(math.pi * (s - w) / (n - w))) / 2,
@@ -319,7 +319,7 @@ WRONG = {
         ),
         "a step early": (lambda s, n, w, p: rate(s + (s >= w), n, w, p), likely("8.2", "a step early")),
         "to zero": (lambda s, n, w, p: rate(s, n - (s >= w), w, p), likely("8.2", "a step too short")),
-        "no π": (lambda *a: wave(*a, lambda x: math.cos(x / 2) ** 2), likely("8.2", "π is missing")),
+        "no π": (lambda *a: wave(*a, lambda x: math.cos(x / 2) ** 2), likely("8.2", "π is missing: ")),
         "nearly": (lambda *a: rate(*a) * (1 + 3e-5), "got 0.2500075, wanted 0.25\n"),
         "degrees": (lambda *a: wave(*a, lambda x: (1 + math.cos(180 * x)) / 2), "got "),
         "list": (lambda *a: [rate(*a)], "returned a list, not a tensor or a number"),
@@ -368,11 +368,11 @@ WRONG = {
         ),  # and a ZeroDivisionError at t = 1
         "only m corrected": (
             lambda w, g, m, v, t, *a: adamw_with(w, g, m, v, t, *a, right_v=1),
-            likely("8.3", "v is not"),
+            likely("8.3", "corrected and v is not"),
         ),
         "only v corrected": (
             lambda w, g, m, v, t, *a: adamw_with(w, g, m, v, t, *a, right_m=1),
-            likely("8.3", "m is not"),
+            likely("8.3", "corrected and m is not"),
         ),
         "ε inside": (lambda *a: adamw_with(*a, root=lambda v: torch.sqrt(v + 1e-8)), likely("8.3", "outside the root")),
         "no ε": (lambda *a: adamw_with(*a, root=torch.sqrt), likely("8.3", "ε is missing")),
@@ -422,7 +422,7 @@ WRONG = {
     },
     "8.5": {
         "sum": (lambda n, limit: min(1.0, limit / sum(n.tolist())), likely("8.5", "norms are added")),
-        "no root": (lambda n, limit: min(1.0, limit / float(n @ n)), likely("8.5", "root is missing")),
+        "no root": (lambda n, limit: min(1.0, limit / float(n @ n)), likely("8.5", "root is missing: that")),
         "largest": (lambda n, limit: min(1.0, limit / max(n.tolist())), likely("8.5", "only the largest")),
         "mean": (lambda n, limit: min(1.0, limit * len(n) / n.sum().item()), likely("8.5", "mean of the norms")),
         "longer": (lambda n, limit: limit / float(n @ n) ** 0.5, likely("8.5", "made longer")),
@@ -441,7 +441,7 @@ WRONG = {
         "in place": (overwrite(lambda n, limit: (limit / n.norm()).clamp(max=1)), "changes its input"),
     },
     "8.6": {
-        "mean": (lambda g, n: sum(g) / len(g), likely("8.6", "counts the same")),
+        "mean": (lambda g, n: sum(g) / len(g), likely("8.6", "every rank counts the same")),
         "sum": (lambda g, n: torch.ones(len(g)) @ g, likely("8.6", "gradients are added")),
         "not divided": (lambda g, n: (n[:, None] * g).sum(0), likely("8.6", "is not divided")),
         "divided twice": (lambda g, n: (g * n[:, None] / n.sum()).mean(0), likely("8.6", "once more")),

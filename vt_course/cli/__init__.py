@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
         if not rest:
             asked = self.groups[group] if group else self
             asked.print_help(sys.stderr)
-            asked.exit(2, f"\n{asked.prog}: error: name {'WHAT' if group else 'a VERB'}\n")
+            asked.exit(2, f"\n{asked.prog}: error: name one of those above\n")
         phrase = f"{group} {rest[0]}".strip()
         if not rest[0].startswith("-") and phrase not in VERBS and phrase not in GROUPS:
             close = meant(rest[0], group) or meant(phrase)

@@ -67,7 +67,7 @@ def containing(words: list[str], names) -> list[str]:
     """The names that contain every one of `words`; case does not matter. Raises `CourseError` if there are none."""
     found = [name for name in names if all(word.lower() in name.lower() for word in words)]
     if not found:
-        raise CourseError(f"No name contains {' and '.join(words)}; run the command without it to see all names.")
+        raise CourseError(f"No name contains {' and '.join(words)}; run the command without words to see all names.")
     return found
 
 

@@ -27,13 +27,17 @@ def doctor(args) -> int:
     NOTEBOOKS,
     PROFILE,
     option("--check", action="store_true", help="only compare; exit 1 if a notebook is not its source"),
+    option("--text-only", action="store_true", help="execute nothing, keep the outputs; refused if code changed"),
+    option("--discard", action="store_true", help="overwrite notebooks that were edited by hand (a copy is kept)"),
 )
 def build(args) -> int:
     from vt_course.publish.build import build
 
-    if not args.check:  # comparing executes nothing
+    if not (args.check or args.text_only):  # these execute nothing
         need_data()
-    rows = build(args.names or None, profile=args.profile, check=args.check)
+    rows = build(
+        args.names or None, profile=args.profile, check=args.check, text_only=args.text_only, discard=args.discard
+    )
     if args.json:
         print_json(rows)
     else:

@@ -3,15 +3,18 @@
     window_partition = check("4.1", window_partition)
 
 compares the reader's function with the literal definition on several cases. A correct function prints one
-line, always the same. A wrong one raises nothing: the check prints what is wrong and where. It then compares the
-reader's output with a catalogue of known mistakes, to name the likely one. The cells below use the returned
-function: the reader's, or the package's while the stub is untouched. `vt_course/lab/exercises` holds the
-definition, the cases and the mistakes of each exercise. `vt-course course` counts the lines "✓ exercise".
+line, always the same. A wrong one raises nothing: the check prints what is wrong and where. It then looks for the
+mistake that gives the reader's output, number by number: in the exercise's list of known mistakes, and among the
+kinds of mistakes of `vt_course.lab.kinds`. The cells below use the returned function: the reader's, or the package's
+while the stub is untouched. `vt_course/lab/exercises` holds the definition, the cases and the mistakes of each
+exercise. `vt-course course` counts the lines "✓ exercise".
 """
 
 import inspect
+import warnings
 from collections.abc import Callable
-from itertools import permutations
+from contextlib import redirect_stdout
+from io import StringIO
 
 import torch
 from torch import Tensor
@@ -19,6 +22,9 @@ from torch import Tensor
 from vt_course.lab import progress
 from vt_course.lab.exercise import Exercise
 from vt_course.lab.exercises import EXERCISES
+from vt_course.lab.kinds import explain
+from vt_course.lab.kinds.common import Outcome, clone, plain, same_tensor
+from vt_course.lab.kinds.errors import explain_error
 
 
 def check(number: str, function: Callable, solution: bool = False) -> Callable:
@@ -28,7 +34,7 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
     still the stub. A pass is recorded for `vt-course progress`, but not if `solution` is True (the course's own
     solution). A wrong function raises nothing. Raises KeyError for a number that does not exist.
     """
-    exercise = EXERCISES[number]
+    exercise = exercise_of(number)
     torch.manual_seed(0)
     cases = exercise.cases()
     given, outputs, raised = [clone(args) for args in cases], [], None
@@ -42,10 +48,7 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
             )
             return exercise.piece
         except Exception as error:  # any error of the reader's code is a result of the check
-            raised = (
-                f"your function raised {type(error).__name__} on {describe(exercise, args)}: {error}",
-                error_hint(error),
-            )
+            raised = error, args
             break
     for args, used, got in zip(cases, given, outputs):  # a wrong result before the error may tell more
         want = exercise.definition(*clone(args))
@@ -54,7 +57,7 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
             fail(
                 number,
                 f"on {describe(exercise, args)}: {problem}",
-                diagnose(exercise, cases, outputs),
+                diagnose(exercise, function, cases, outputs),
                 picture=(want, got),
             )
             return function
@@ -71,7 +74,11 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
             fail(number, f"on {describe(exercise, args)}: the result is right, but {problem}", None)
             return function
     if raised:
-        fail(number, *raised)
+        error, args = raised
+        likely = diagnose(exercise, function, cases, outputs, error=True) or explain_error(
+            error, function, names_of(exercise), args
+        )
+        fail(number, f"your function raised {type(error).__name__} on {describe(exercise, args)}: {error}", likely)
         return function
     print(f"✓ exercise {number} ({exercise.title}): {len(cases)} cases")
     if not solution:
@@ -79,12 +86,30 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
     return function
 
 
+def exercise_of(number: str) -> Exercise:
+    """The exercise of this number. Raises KeyError that names those that exist."""
+    if number not in EXERCISES:
+        books = dict.fromkeys(n.split(".")[0] for n in EXERCISES)
+        near = [n for n in EXERCISES if n.split(".")[0] == str(number).split(".")[0]] or [
+            f"{b}.1 to {[n for n in EXERCISES if n.split('.')[0] == b][-1]}" for b in books
+        ]
+        raise UnknownExercise(f"there is no exercise {number}; there are {', '.join(near)}")
+    return EXERCISES[number]
+
+
+class UnknownExercise(KeyError):
+    """A KeyError whose message is printed as it is."""
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
 def fail(number: str, problem: str, likely: str | None, picture: tuple | None = None) -> None:
     print(f"✗ exercise {number}, {problem}")
     if likely:
         print(f"  Likely: {likely}")
     want, got = picture or (None, None)
-    if isinstance(got, Tensor) and got.shape == want.shape and not same_tensor(got, want) and want.ndim:
+    if isinstance(got, Tensor) and plain(got) and got.shape == want.shape and not same_tensor(got, want) and want.ndim:
         from IPython.display import display
 
         from vt_course.lab.show import expected_got
@@ -100,6 +125,8 @@ def compare(exercise: Exercise, args: tuple, got, want: Tensor) -> str | None:
         if got is None:
             return f"your function returned nothing, not {wanted}; is there a `return`?"
         return f"your function returned a {type(got).__name__}, not {wanted}"
+    if not plain(got):
+        return f"your function returned a tensor of {got.dtype}, {got.layout}, on {got.device}; wanted is a plain one"
     if got.shape != want.shape:
         formula, numbers = exercise.shape(*args), str(tuple(want.shape))
         return f"shape {tuple(got.shape)}, wanted {formula}" + (
@@ -134,87 +161,42 @@ def compare_gradients(exercise: Exercise, function: Callable, args: tuple) -> st
         gradients.append(
             torch.autograd.grad((out * weights).sum(), [a for a in inputs if is_float(a)], allow_unused=True)
         )
-    names = [name for name, a in zip(inspect.signature(exercise.definition).parameters, args) if is_float(a)]
+    names = [name for name, a in zip(names_of(exercise), args) if is_float(a)]
     for name, want, got in zip(names, *gradients):
         if want is not None and (got is None or differing(got, want).any()):
             return f"the gradient of `{name}` is not: is a part of the computation outside the graph?"
     return None
 
 
-def diagnose(exercise: Exercise, cases: list[tuple], outputs: list) -> str | None:
-    """The first mistake of the catalogue that reproduces the reader's output in every case."""
-    for name, wrong in exercise.mistakes:
-        if all(same_tensor(attempt(wrong, args), out) for args, out in zip(cases, outputs)):
-            return name
-    return permutation_hint(exercise, cases, outputs)
+def diagnose(
+    exercise: Exercise, function: Callable, cases: list[tuple], outputs: list, error: bool = False
+) -> str | None:
+    """The sentence of the mistake that reproduces what the reader's function returned in all cases, or None."""
+    if not all(isinstance(out, Tensor) and plain(out) for out in outputs):
+        return None
+    # The reader's function runs again here: what it prints, warns of or draws at random belongs to the first time.
+    with redirect_stdout(StringIO()), warnings.catch_warnings(action="ignore"), torch.random.fork_rng(devices=[]):
+        outputs = outputs + [
+            result(function, args) for args in cases[len(outputs) :]
+        ]  # after an error: the other cases
+        try:
+            outcomes = [Outcome(args, exercise.definition(*clone(args)), out) for args, out in zip(cases, outputs)]
+            return explain(exercise, function, outcomes, error)
+        except Exception:  # whatever a reader's function returns, its place has been printed
+            return None
 
 
-def permutation_hint(exercise: Exercise, cases: list[tuple], outputs: list) -> str | None:
-    """A hint if, in every case, the output is the right one with its axes in another order; else None."""
-    wants = [exercise.definition(*clone(args)) for args in cases]
-    for axes in permutations(range(wants[0].ndim)) if len({want.ndim for want in wants}) == 1 else ():
-        if all(same_tensor(want.permute(axes), got) for want, got in zip(wants, outputs)):
-            if list(axes) == sorted(axes):  # the identity comes first: only the dtype is wrong
-                return None
-            return f"your axes are in another order: the right result, permuted by {axes}"
-    return None
-
-
-def error_hint(error: Exception) -> str | None:
-    if "view size is not compatible" in str(error):
-        return "`view` cannot follow `permute`, whose result is not contiguous: use `reshape`"
-    if "invalid for input of size" in str(error) or "shape '" in str(error):
-        return (
-            "the sizes you reshape to do not multiply to the number of elements (are two sides exchanged "
-            "or taken as equal? is the "
-            "batch taken to be 1?)"
-        )
-    if "Expected size for first two dimensions" in str(error) or "shapes cannot be multiplied" in str(error):
-        return (
-            "the inner sizes of a matrix product differ; `.T` turns all axes around, `.mT` exchanges the "
-            "last two, and the weight "
-            "of a linear layer is (out, in): `F.linear(x, w)` or `x @ w.T`"
-        )
-    if "same dtype" in str(error) or "expected scalar type" in str(error):
-        return "a matrix product wants one dtype on both sides: make the integers floating-point first, `n.to(g.dtype)`"
-    if "Sizes of tensors must match" in str(error):
-        return (
-            "the pieces you join have different sizes: an axis was not padded, or the pairs of `F.pad` "
-            "are in the wrong order: "
-            "the last axis comes first"
-        )
-    if "must match the size of tensor" in str(error):
-        return (
-            "two shapes do not broadcast: sizes are compared from the last axis on, and a missing axis must be "
-            "added as one of size 1"
-        )
-    if isinstance(error, IndexError) and "out of" in str(error):
-        return "an index lies outside its axis, which has the places 0 to length - 1: is something off by one?"
-    return None
-
-
-def attempt(function: Callable, args: tuple):
+def result(function: Callable, args: tuple) -> Tensor | None:
+    """The tensor that the reader's function returns, or None if it does not."""
     try:
-        return function(*clone(args))
-    except (RuntimeError, IndexError, ValueError):
-        return None  # this mistake cannot be made in this case
+        out = as_tensor(function(*clone(args)))
+    except Exception:
+        return None
+    return out if isinstance(out, Tensor) and plain(out) else None
 
 
 def differing(got: Tensor, want: Tensor) -> Tensor:
     return ~torch.isclose(got.to(want.dtype), want, rtol=1e-5, atol=1e-6, equal_nan=False)
-
-
-def same_tensor(a, b) -> bool:
-    """Whether two tensors have the same numbers, whatever their dtypes (True equals 1).
-
-    NaN equals NaN, because a known mistake may produce NaN, and then so does the reader's function.
-    """
-    return (
-        isinstance(a, Tensor)
-        and isinstance(b, Tensor)
-        and a.shape == b.shape
-        and torch.allclose(a.double(), b.double(), rtol=1e-5, atol=1e-6, equal_nan=True)
-    )
 
 
 def as_tensor(value):
@@ -226,16 +208,16 @@ def is_float(value) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def clone(args: tuple) -> tuple:
-    return tuple(a.clone() if isinstance(a, Tensor) else a for a in args)
-
-
 def describe(exercise: Exercise, args: tuple) -> str:
     """The arguments of a case in words: names, and shapes or values."""
-    names = inspect.signature(exercise.definition).parameters
     return ", ".join(
-        f"{name} of shape {tuple(a.shape)}" if isinstance(a, Tensor) else f"{name}={a}" for name, a in zip(names, args)
+        f"{name} of shape {tuple(a.shape)}" if isinstance(a, Tensor) else f"{name}={a}"
+        for name, a in zip(names_of(exercise), args)
     )
+
+
+def names_of(exercise: Exercise) -> list[str]:
+    return list(inspect.signature(exercise.definition).parameters)
 
 
 def name_of(function: Callable) -> str:

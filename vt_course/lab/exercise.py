@@ -1,7 +1,8 @@
 """One exercise: what its check compares with."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from random import Random
 
 from torch import Tensor
 
@@ -17,6 +18,9 @@ class Exercise:
     mistakes: pairs of a sentence to the reader that says what is wrong, and a wrong version of the definition.
     piece: the package's function, which the cells below use while the exercise is unsolved.
     gradient: whether the gradients of all floating-point arguments are compared as well.
+    parts: names for the entries of arguments that are tuples, {"window": ("P", "Mh", "Mw")}.
+    more: further argument tuples, random ones: a mistake is named only if it explains the reader's results on them too.
+    kinds: what the check can search for beyond `mistakes`, objects of `vt_course.lab.kinds` (axes, formulas, ...).
     """
 
     title: str
@@ -26,3 +30,11 @@ class Exercise:
     mistakes: tuple[tuple[str, Callable[..., Tensor]], ...]
     piece: Callable[..., Tensor]
     gradient: bool = False
+    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    more: Callable[[], list[tuple]] = list
+    kinds: tuple = ()
+
+
+def randoms(n: int) -> list[Random]:
+    """n generators of random numbers, the same each time."""
+    return [Random(seed) for seed in range(n)]

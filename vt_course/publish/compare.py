@@ -1,4 +1,7 @@
-"""Run committed notebooks again, cell by cell, and compare every output with the committed one (nbval)."""
+"""Run committed notebooks again, cell by cell, and compare every output with the committed one (nbval).
+
+nbval leaves pictures out; `figures` adds them.
+"""
 
 import os
 import subprocess
@@ -28,6 +31,8 @@ def compare(paths: list[Path], *more: str, root: Path | None = None, workers: in
             str(root),
             "-p",
             "no:cacheprovider",
+            "-p",
+            "vt_course.publish.figures",
             "--nbval",
             "--nbval-current-env",
             "--nbval-sanitize-with",

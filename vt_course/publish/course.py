@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +19,10 @@ from vt_course import CourseError, repo_root
 from vt_course.machine import cores, held_memory, memory_limit
 from vt_course.publish import NotebookFailed, hygiene
 from vt_course.publish.build import write
+from vt_course.publish.figures import compare_cell
 from vt_course.publish.kernel import CELL_ERRORS, CELL_SECONDS, PROFILES, CourseKernel, explain, kernel_env, select
-from vt_course.publish.student import parts, student_edition
+from vt_course.publish.student import student_edition
+from vt_course.publish.tags import exercises, parts
 
 # The most memory, in bytes, that a notebook may hold (`held_memory`): what many hubs give.
 MEMORY = 2 * 2**30
@@ -40,7 +43,7 @@ def run_course(
     names: stems ("04_video_swin") or numbers ("04"); None: all.
     profile: "smoke", "lecture" or "full". progress: show a bar, and a table at the end.
     unsolved: run the student edition as it is handed out. Then each check must print that its
-    exercise was not attempted, and every other cell must print what the committed notebook shows.
+    exercise was not attempted, and every other cell must print and draw what the committed notebook shows.
     workers: the number of notebooks that run at the same time (default: as many as cores and memory allow).
     Returns a row for each notebook: notebook, cells (the number of code cells), seconds, peak_mb (the memory that the
     kernel and its child processes held, see `held_memory`), passed and checks (of exercises), status, output.
@@ -61,6 +64,8 @@ def run_course(
                 f"{output} lies inside notebooks/, which the course never writes to; choose another folder."
             )
     out.mkdir(parents=True, exist_ok=True)
+    if (glossary := root / "notebooks" / "glossary.md").is_file():  # the notebooks link to it
+        shutil.copyfile(glossary, out / glossary.name)
 
     committed = [nbformat.v4.reads(path.read_text(encoding="utf-8")) for path in notebooks]
     originals = (
@@ -91,7 +96,7 @@ def run_course(
         elif not row["failures"]:
             row["failures"] = [
                 f"{row['notebook']}: the check of exercise {exercise} did not pass."
-                for exercise in sorted(hygiene.exercises(nb).keys() - hygiene.passed(ran))
+                for exercise in sorted(exercises(nb).keys() - hygiene.passed(ran))
             ]
         row["status"] = "failed" if row["failures"] else "ok"
     failures = [text for row in rows for text in row.pop("failures")]
@@ -125,6 +130,8 @@ def unlike(ran, committed, stem: str) -> list[str]:
             found.append(
                 f"{where}: printed {text[:200]!r}, the committed notebook {_printed(expected[cell.id])[:200]!r}."
             )
+        else:
+            found += [f"{where}: {text}." for text in compare_cell(expected[cell.id], cell.get("outputs", []))]
         if noise := _printed(cell, "stderr"):
             found.append(f"{where}: wrote to stderr: {noise.strip()[:200]!r}.")
     return found
@@ -212,7 +219,7 @@ def _run_one(stem: str, original, output: Path, profile: str, env: dict[str, str
         seconds=round(seconds, 1),
         peak_mb=round(memory.peak / 1e6),
         passed=len(hygiene.passed(ran)) if finished else 0,  # a notebook that did not start has its old outputs
-        checks=len(hygiene.exercises(original)),
+        checks=len(exercises(original)),
         output=str(output),
         failures=failures,
         ran=ran,

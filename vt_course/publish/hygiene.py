@@ -14,15 +14,19 @@ from pathlib import Path
 
 import nbformat
 
+from vt_course.publish import figures, links, stubs, tags
+from vt_course.publish.tags import exercises
+
 LONGEST_CELL, MEDIAN_CELL = 30, 8  # lines that are not blank
 WIDTH = 88  # characters
+GOOD_WIDTH = 72  # what fits on a projector and on a page; notebooks/limits.json says how many lines are wider
 SIZE_MB = 1.5
-# The cells of an exercise, in this order.
-PARTS = {"exercise": "code", "check": "code", "hints": "markdown", "solution": "code"}
-TAG = re.compile(
-    r"parameters|definition|fast|oracle|figure"
-    r"|(exercise|check|hints|solution|claim):[\w.-]+"
-)
+FIGURE_KB = 1000  # of a notebook that notebooks/limits.json does not name
+# What a notebook says about itself. Anything else, such as an exact version of Python, would be of one machine.
+METADATA = {
+    "kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3 (ipykernel)"},
+    "language_info": {"name": "python"},
+}
 MACHINE_PATH = re.compile(r"(?<![\w./:-])/(?:home|Users|root|tmp|work|private|var/folders)/\w")
 SUCCESS = "✓ "  # the line that a passed check prints begins so
 
@@ -34,13 +38,18 @@ def problems(path: Path) -> list[str]:
         nb = nbformat.v4.reads(path.read_text(encoding="utf-8"))  # nbformat.read would repair ids
     except ValueError as error:
         return [f"{path.stem}: is not a notebook file ({error})."]
-    found = source_problems(nb, path.stem) + run_problems(nb, path.stem)
+    found = all_problems(nb, path)
     megabytes = path.stat().st_size / 1e6
     if megabytes > SIZE_MB:
         found.append(
             f"{path.stem}: takes {megabytes:.1f} MB; the cap is {SIZE_MB} MB, so draw fewer or smaller figures."
         )
     return found
+
+
+def all_problems(nb, path: Path) -> list[str]:
+    """What is wrong with a built notebook, wherever it was read from. path: where it lies, which its links need."""
+    return source_problems(nb, path.stem) + run_problems(nb, path.stem) + links.problems(path, nb)
 
 
 def source_problems(nb, name: str) -> list[str]:
@@ -51,9 +60,9 @@ def source_problems(nb, name: str) -> list[str]:
     lengths = [_lines(cell.source) for cell in nb.cells if cell.cell_type == "code"]
     if lengths and statistics.median(lengths) > MEDIAN_CELL:
         found.append(f"{name}: half of the code cells have more than {MEDIAN_CELL} lines; split some.")
-    return found + [
-        f"{name}: {text}" for rule in (_parameter_problems, _exercise_problems, _file_problems) for text in rule(nb)
-    ]
+    rules = (_parameter_problems, tags.notebook_problems, stubs.problems, _file_problems)
+    found += [f"{name}: {text}" for rule in rules for text in rule(nb)]
+    return found + figures.same_text((f"{name}, {label(nb, index)}", cell) for index, cell in enumerate(nb.cells))
 
 
 def run_problems(nb, name: str) -> list[str]:
@@ -71,6 +80,7 @@ def run_problems(nb, name: str) -> list[str]:
                 found.append(f"{where}: wrote to stderr: {output.text.strip()[:200]!r}.")
             if MACHINE_PATH.search(_text(output)):
                 found.append(f"{where}: the output names a folder of the machine it ran on.")
+        found += [f"{where}: {text}" for text in figures.run_problems(cell)]
     if not any(cell.outputs for _, cell in code):
         found.append(f"{name}: no cell has any output; it was never run, or stripped.")
     for exercise in sorted(exercises(nb).keys() - passed(nb)):
@@ -81,15 +91,33 @@ def run_problems(nb, name: str) -> list[str]:
     return found
 
 
-def exercises(nb) -> dict[str, dict[str, list[int]]]:
-    """Exercise id -> part ("exercise", "check", ...) -> positions of its cells."""
-    found = {}
-    for index, cell in enumerate(nb.cells):
-        for tag in cell.metadata.get("tags", []):
-            part, _, exercise = tag.partition(":")
-            if part in PARTS and exercise:
-                found.setdefault(exercise, {}).setdefault(part, []).append(index)
+def limit_problems(nb, name: str, limits: dict[str, dict[str, int]]) -> list[str]:
+    """Check a notebook against its row of notebooks/limits.json: {"03_swin": {"figure_kb": ..., "wide_lines": ...}}.
+
+    figure_kb: the most kilobytes that its figures may take. wide_lines: the number of code lines with more than
+    `GOOD_WIDTH` characters. It may only shrink, so a smaller number than the stated one is a problem, too.
+    """
+    row = limits.get(name, {"figure_kb": FIGURE_KB, "wide_lines": 0})
+    found, kilobytes, wide = [], figures.figure_bytes(nb) / 1000, len(wide_lines(nb))
+    if kilobytes > row["figure_kb"]:
+        found.append(
+            f"{name}: its figures take {kilobytes:.0f} kB; at most {row['figure_kb']}, so draw fewer or smaller ones."
+        )
+    if wide > row["wide_lines"]:
+        found.append(
+            f"{name}: {wide} code lines have more than {GOOD_WIDTH} characters; at most {row['wide_lines']} may."
+        )
+    if wide < row["wide_lines"]:
+        found.append(
+            f"{name}: only {wide} code lines have more than {GOOD_WIDTH} characters; write this number into"
+            " notebooks/limits.json, where it may only shrink."
+        )
     return found
+
+
+def wide_lines(nb) -> list[str]:
+    lines = [line for cell in nb.cells if cell.cell_type == "code" for line in cell.source.splitlines()]
+    return [line for line in lines if len(line) > GOOD_WIDTH]
 
 
 def passed(nb) -> set[str]:
@@ -116,11 +144,10 @@ def label(nb, index: int) -> str:
 
 
 def _cell_problems(cell) -> list[str]:
-    tags = cell.metadata.get("tags", [])
-    found = [f"the tag {tag!r} is not one of the course's." for tag in tags if not TAG.fullmatch(tag)]
-    extra = sorted(cell.metadata.keys() - {"tags"})
-    if extra:
-        found.append(f"carries metadata {', '.join(extra)}; only tags are kept.")
+    found = tags.cell_problems(cell) + figures.source_problems(cell)
+    extra = sorted(cell.metadata.keys() - {"tags", "mystnb"})
+    if extra or cell.metadata.get("mystnb", {}).keys() - {"image"}:
+        found.append(f"carries metadata {', '.join(extra or ['mystnb'])}; only tags and alt texts are kept.")
     if cell.cell_type == "code":
         found += _code_problems(cell.source)
     return found
@@ -166,75 +193,6 @@ def _parameter_problems(nb) -> list[str]:
     return ['needs exactly one cell tagged `parameters`, with PROFILE = "smoke".']
 
 
-def _exercise_problems(nb) -> list[str]:
-    found = []
-    for exercise, parts in exercises(nb).items():
-        missing = [part for part in PARTS if part not in parts]
-        if missing:
-            tags = ", ".join(f"{part}:{exercise}" for part in missing)
-            found.append(f"exercise {exercise} lacks a cell tagged {tags}.")
-        places = [place for part in PARTS for place in parts.get(part, [])]
-        if places != sorted(set(places)):
-            found.append(f"exercise {exercise}: its cells must come in the order {', '.join(PARTS)}, one tag each.")
-        for part in ("exercise", "check"):
-            if len(parts.get(part, [])) > 1:
-                found.append(
-                    f"exercise {exercise} has {len(parts[part])} cells tagged {part}:{exercise}; one is enough."
-                )
-        for part, kind in PARTS.items():
-            if any(nb.cells[place].cell_type != kind for place in parts.get(part, [])):
-                found.append(f"exercise {exercise}: {part}:{exercise} must be a {kind} cell.")
-        for part, text in (("exercise", "NotImplementedError"), ("hints", "<details>")):
-            if any(text not in nb.cells[place].source for place in parts.get(part, [])):
-                found.append(f"exercise {exercise}: cell {part}:{exercise} must hold {text}.")
-        if not missing and not found:
-            found += _stub_problems(exercise, {part: nb.cells[places[0]].source for part, places in parts.items()})
-    return found
-
-
-def _stub_problems(exercise: str, cells: dict[str, str]) -> list[str]:
-    """Check that the stub is the solution without its body, and that both are passed to the check."""
-    try:
-        stub, check, solution = (ast.parse(cells[part]).body for part in ("exercise", "check", "solution"))
-    except SyntaxError:
-        return []  # `_code_problems` reports it
-    name = stub[-1].name if isinstance(stub[-1], (ast.FunctionDef, ast.ClassDef)) else "f"
-    found = []
-    for part, last, more in (("check", check[-1], ""), ("solution", solution[-1], ", solution=True")):
-        call = f'{name} = check("{exercise}", {name}{more})'
-        if ast.unparse(last) != ast.unparse(ast.parse(call)):
-            found.append(f"exercise {exercise}: cell {part}:{exercise} must end with `{call}`.")
-    if skeleton(stub) != skeleton(solution[:-1]):
-        found.append(
-            f"exercise {exercise}: the stub must be the solution with the body removed:"
-            " same imports, signature and docstring."
-        )
-    return found
-
-
-def skeleton(statements: list[ast.stmt]) -> str:
-    """The source of a cell in which each function has only its signature and docstring left."""
-    lines = []
-    for node in statements:
-        if isinstance(node, ast.ClassDef):
-            lines += [
-                ast.unparse(ast.ClassDef(node.name, node.bases, node.keywords, [ast.Pass()], node.decorator_list)),
-                ast.get_docstring(node) or "",
-                skeleton([n for n in node.body if not isinstance(n, ast.Expr)]),
-            ]
-        elif isinstance(node, ast.FunctionDef):
-            lines += [
-                *map(ast.unparse, node.decorator_list),
-                node.name,
-                ast.unparse(node.args),
-                node.returns and ast.unparse(node.returns) or "",
-                ast.get_docstring(node) or "",
-            ]
-        else:
-            lines.append(ast.unparse(node))
-    return "\n".join(lines)
-
-
 def _file_problems(nb) -> list[str]:
     found = []
     ids = [cell.get("id") for cell in nb.cells]
@@ -242,7 +200,18 @@ def _file_problems(nb) -> list[str]:
         found.append("cell ids are missing or not unique; build it from its source.")
     if nb.metadata.get("kernelspec", {}).get("name") != "python3":
         found.append("the kernelspec must be python3.")
+    got = {key: value for key, value in nb.metadata.items() if key != "vt_course"}  # the record of the build
+    for text in _machine(got, METADATA):
+        found.append(f"its metadata are of one machine: {text}; build it from its source.")
     return found
+
+
+def _machine(got, wanted, where: str = "") -> list[str]:
+    """How metadata differ from those of the course, such as "language_info.version is '3.13.5'"."""
+    if not isinstance(got, dict) or not isinstance(wanted, dict):
+        return [f"{where} is {got!r}"] if got != wanted else []
+    keys = [key for key in {**wanted, **got} if got.get(key) != wanted.get(key)]
+    return [text for key in keys for text in _machine(got.get(key), wanted.get(key), f"{where}.{key}".strip("."))]
 
 
 def _lines(source: str) -> int:

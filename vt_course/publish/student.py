@@ -1,18 +1,20 @@
-"""notebooks/src/NN_name.py -> the student edition: the same notebook, not executed, without the solutions."""
+"""notebooks/src/NN_name.py -> the student edition: the same notebook, not executed, without solutions and answers."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import nbformat
 
 from vt_course import CourseError, repo_root
 from vt_course.files import parsing, read_utf8
-from vt_course.publish import hygiene
-from vt_course.publish.build import METADATA, from_source, write
+from vt_course.publish.build import from_source, write
+from vt_course.publish.hygiene import METADATA
 from vt_course.publish.kernel import select
+from vt_course.publish.tags import exercises, parts, tags
 
 NOTE = (
-    "*Student edition: the solutions are left out. Each exercise is a stub, a check and hints. While a stub is "
+    "*Student edition: solutions and answers are left out. Each exercise is a stub, a check and hints. While a stub is "
     "untouched, the"
     " cells below it use the course's own function, and the check says so: everything runs from top to bottom "
     "unsolved. After a"
@@ -39,27 +41,44 @@ def student(names: list[str] | None = None, *, out: Path | None = None, root: Pa
                 f"{path} was changed or run by somebody; move it away, or choose another folder with --out."
             )
     out.mkdir(parents=True, exist_ok=True)
+    copy_glossary(root, out)
     rows = []
     for source, path in zip(sources, outputs):
         nb = student_edition(source)
         write(nb, path)
-        rows.append(dict(notebook=source.stem, exercises=len(hygiene.exercises(nb)), output=str(path)))
+        rows.append(dict(notebook=source.stem, exercises=len(exercises(nb)), output=str(path)))
     return rows
 
 
+def copy_glossary(root: Path, out: Path) -> None:
+    """Copy the glossary, to which the notebooks link, unless there is one."""
+    glossary = root / "notebooks" / "glossary.md"
+    if glossary.is_file() and not (out / glossary.name).exists():
+        shutil.copyfile(glossary, out / glossary.name)
+
+
 def student_edition(source: Path):
-    """The notebook of a source, without its solution cells and with a note after the title."""
+    """The notebook of a source, without its solutions and answers, and with a note after the title.
+
+    After the last hint of an exercise a line says where its solution is.
+    """
     nb = from_source(source)
-    nb.cells = [cell for cell in nb.cells if "solution" not in parts(cell)]
+    nb.cells = [cell for cell in nb.cells if "solution" not in parts(cell) and "answer" not in tags(cell)]
+    for cell in nb.cells:
+        if "hints" in parts(cell):
+            cell.source += (
+                f"\n\n*The solution of exercise {parts(cell)['hints']} is in the solved notebook, "
+                f"`notebooks/{source.stem}.ipynb`, right after these hints.*"
+            )
     nb.cells.insert(1, nbformat.v4.new_markdown_cell(NOTE, id="student-edition"))
-    nb.metadata = nbformat.from_dict(METADATA | {"vt_course": {"edition": "student", "sha256": digest(nb)}})
+    cells = {cell.id: text_hash(cell) for cell in nb.cells}  # so that an update knows what its reader changed
+    ours = {"edition": "student", "sha256": digest(nb), "cells": cells}
+    nb.metadata = nbformat.from_dict(METADATA | {"vt_course": ours})
     return nb
 
 
-def parts(cell) -> dict[str, str]:
-    """Which part of which exercise a cell is, such as {"solution": "4.1"}; {} for other cells."""
-    tags = [tag.partition(":") for tag in cell.metadata.get("tags", [])]
-    return {part: exercise for part, _, exercise in tags if part in hygiene.PARTS}
+def text_hash(cell) -> str:
+    return hashlib.sha256(cell.source.encode()).hexdigest()[:12]
 
 
 def digest(nb) -> str:

@@ -3,8 +3,8 @@
     rules      checks that committed files, notebooks and their sources obey the rules; no notebook is executed
     tests      runs the unit tests. Those that are marked `dear` (compilers, benches, video models
                of full size) are left to .ci/more
-    outputs    executes every committed notebook again and compares each output with the committed one. The committed
-               notebooks contain the solutions, so the solutions must print that their checks passed
+    outputs    executes every committed notebook again and compares each output and each figure with the committed
+               one. The committed notebooks contain the solutions, so these must print that their checks passed
     unsolved   runs the student edition of every notebook from top to bottom, as it is handed out, with the code of
                `vt-course course`. Each notebook must stay within the memory that a notebook may take
 
@@ -191,7 +191,7 @@ def unsolved(root: Path, quick: bool) -> bool:
 DOES = {
     "rules": "the rules of the house, nothing is executed",
     "tests": "the unit tests, but for those of compilers, benches and published video models (.ci/more)",
-    "outputs": "committed notebooks, executed again and compared output by output",
+    "outputs": "committed notebooks, executed again and compared, output by output and figure by figure",
     "unsolved": "the student edition, from top to bottom as it is handed out",
 }
 RUN = {"rules": rules, "tests": tests, "outputs": outputs, "unsolved": unsolved}

@@ -1,15 +1,13 @@
 """work/: the reader's own notebooks. They are the student edition; a newer edition takes over what the reader wrote.
 
-Three marks tell what a reader wrote. The tag of an exercise names its stub in every edition. The id of a cell is a hash
-of its type and of the text that the course gave it, and stays when the reader changes the text. So a cell whose id
-fits its text is the course's; one whose id does not was changed; and one with an id of another form was added.
-The metadata of the notebook name its edition.
+Three marks tell what a reader wrote. The tag of an exercise names its stub in every edition. The id of a cell comes
+from the text that the course gave it, and stays when the reader changes the text. The metadata of the notebook name its
+edition, and hold the ids of its cells with a hash of each text. So a cell without a record was added by the reader, and
+one whose text has another hash was changed.
 """
 
 import ast
 import copy
-import hashlib
-import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,10 +16,17 @@ import nbformat
 from vt_course import CourseError, repo_root
 from vt_course.files import atomic_write, parsing
 from vt_course.publish.kernel import select
-from vt_course.publish.student import digest, parts, read, refuse_notebooks, student, student_edition, untouched
-
-NOTE_ID = "student-edition"
-OURS = re.compile(r"[0-9a-f]{12}")  # the form of an id that the course gives
+from vt_course.publish.student import (
+    copy_glossary,
+    digest,
+    read,
+    refuse_notebooks,
+    student,
+    student_edition,
+    text_hash,
+    untouched,
+)
+from vt_course.publish.tags import parts
 
 
 def work_folder(root: Path | None = None) -> Path:
@@ -63,6 +68,7 @@ def update(names: list[str] | None = None, *, out: Path | None = None, root: Pat
     out = refuse_notebooks(Path(out or work_folder(root)), root)
     plans = [plan(source, notebook(out, source)) for source in sources]
     out.mkdir(parents=True, exist_ok=True)
+    copy_glossary(root, out)
     for row, nb in plans:
         if nb is not None:
             write(nb, Path(row["output"]), row)
@@ -121,14 +127,18 @@ def notebook(folder: Path, source: Path) -> Path:
 
 def edition(nb) -> str | None:
     """Which student edition a notebook was when it was handed out: the digest that its metadata hold."""
+    return told(nb).get("sha256")
+
+
+def record(nb) -> dict[str, str]:
+    """Id of a cell -> hash of its text, for the cells that the course gave this notebook; {} if that is not known."""
+    cells = told(nb).get("cells")
+    return cells if isinstance(cells, dict) and told(nb).get("edition") == "student" else {}
+
+
+def told(nb) -> dict:
     ours = nb.metadata.get("vt_course")
-    return ours.get("sha256") if isinstance(ours, dict) else None
-
-
-def as_published(cell) -> bool:
-    """Whether the text of a cell is the one that the course gave it, in whatever edition (see `build.from_source`)."""
-    keys = (f"{cell.cell_type}\0{cell.source}\0{count}" for count in range(1, 10))
-    return any(hashlib.sha256(key.encode()).hexdigest()[:12] == cell.get("id") for key in keys)
+    return ours if isinstance(ours, dict) else {}
 
 
 class Merge:
@@ -138,7 +148,7 @@ class Merge:
     """
 
     def __init__(self, old, new, path: Path):
-        self.notebook, self.path = new, path
+        self.notebook, self.record = new, record(old)
         self.twins = {}
         for cell in new.cells:  # the first of each key: two cells may have the same text
             for key in (("id", cell.id), ("text", cell.cell_type, cell.source), *parts(cell).items()):
@@ -149,9 +159,9 @@ class Merge:
         for index, cell in enumerate(old.cells):
             twin = self.twin(cell)
             if twin is not None:
-                anchor, known = twin.id, known + 1
+                anchor, known = anchor if self.is_added(cell) else twin.id, known + 1
                 self.take(cell, twin, index, anchor)
-            elif cell.source.strip() and not as_published(cell):
+            elif cell.source.strip() and not self.is_the_courses(cell):
                 self.lonely(cell, index, anchor)
         if not known and old.cells:
             raise CourseError(
@@ -160,22 +170,31 @@ class Merge:
         new.cells = [*self.added[None], *(one for cell in new.cells for one in (cell, *self.added.get(cell.id, ())))]
         if self.unknown:
             self.left.append(
-                f"{self.unknown} cells have no id, and the new edition has other texts there or no such cell"
+                f"the new edition does not have the texts of {self.unknown} cells, and nothing says who wrote them"
             )
         self.told = dict(exercises=list(self.filled), cells=self.cells, left=self.left)
+
+    def is_the_courses(self, cell) -> bool:
+        """Whether a cell has the text that the course gave it."""
+        if "id" in cell:
+            return self.record.get(cell.id) == text_hash(cell)
+        return text_hash(cell) in self.record.values()
+
+    def is_added(self, cell) -> bool:
+        return bool(self.record) and "id" in cell and cell.id not in self.record
 
     def twin(self, cell):
         """The cell of the new edition that is this one, by its tag, its id or its text; None if there is none."""
         keys = (*parts(cell).items(), ("id", cell.get("id")), ("text", cell.cell_type, cell.source))
+        if self.is_added(cell):  # a copy of a cell has its tag and its text; a copied stub may hold the solution
+            keys = [key for key in keys if key[0] == "exercise"]
         return next((self.twins[key] for key in keys if key in self.twins), None)
 
     def take(self, cell, twin, index: int, anchor: str) -> None:
         """Put what the reader wrote into a cell of the course into the cell that the new edition has for it."""
         number = parts(twin).get("exercise")
-        if cell.source == twin.source or as_published(cell):
+        if cell.source == twin.source or self.is_the_courses(cell):
             return
-        if cell.get("id") == NOTE_ID and re.fullmatch(r"\*Student edition[^*]*\*", cell.source):
-            return  # the note of another edition
         if number in self.filled:  # a second cell with the same tag, or one that was copied
             self.add(cell, anchor)
         elif number:
@@ -184,32 +203,32 @@ class Merge:
                 self.left.append(f"exercise {number}: {fault}")
             else:
                 twin.source = self.filled[number] = cell.source
-        elif cell.get("id") == twin.id and cell.cell_type == twin.cell_type:
+        elif cell.get("id") in self.record and cell.id == twin.id and cell.cell_type == twin.cell_type:
             twin.source, self.cells = cell.source, self.cells + 1
             if "attachments" in cell:  # pictures in a text
                 twin["attachments"] = cell["attachments"]
-        elif cell.get("id") is None:
-            self.unknown += 1
-        else:
+        elif cell.get("id") in self.record:
             self.left.append(f"{quoted(cell, index)}: you changed it, and so did the course")
+        else:
+            self.unknown += 1
 
     def lonely(self, cell, index: int, anchor: str | None) -> None:
         """Keep a cell of the reader's that the new edition does not have, or say why not."""
         number = parts(cell).get("exercise")
         if number and cell.cell_type == "code":
             self.left.append(f"exercise {number}: the new edition has no such exercise")
-        elif cell.get("id") is None:
-            self.unknown += 1
-        elif OURS.fullmatch(cell.id):
+        elif cell.get("id") in self.record:
             self.left.append(f"{quoted(cell, index)}: you changed it, and the course changed or removed it")
-        else:
+        elif self.is_added(cell):
             self.add(cell, anchor)
+        else:
+            self.unknown += 1
 
     def add(self, cell, anchor: str | None) -> None:
         cell = copy.deepcopy(cell)
         cell.metadata.pop("tags", None)  # a copy of a cell has its tags, too
         taken = {one.id for one in self.notebook.cells} | {one.id for cells in self.added.values() for one in cells}
-        if cell.get("id") is None or cell.id in taken:
+        if "id" not in cell or cell.id in taken:
             cell.id = nbformat.v4.new_raw_cell().id
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None

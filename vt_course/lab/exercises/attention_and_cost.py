@@ -1,11 +1,15 @@
 """Notebook 02: attention from scratch, and what it costs."""
 
+from functools import partial
 from math import ceil, sqrt
 
 import torch
 import torch.nn.functional as F
 
-from vt_course.lab.exercise import Exercise
+from vt_course.lab.exercise import Exercise, randoms
+from vt_course.lab.kinds.formulas import Formula
+from vt_course.lab.kinds.operations import Choices, instead_of_root, instead_of_softmax
+from vt_course.lab.kinds.tables import Rows
 from vt_course.models import swin
 
 EXERCISES: dict[str, Exercise] = {}
@@ -30,6 +34,13 @@ def weights_cases():
         (2 * torch.randn(*lead, N, d), 2 * torch.randn(*lead, M, d))
         for lead, N, M, d in (((1, 1), 5, 5, 4), ((1, 3), 3, 7, 8), ((2, 3), 4, 6, 5), ((2, 1), 6, 2, 16))
     ]
+
+
+def weights_like(q, k, *, softmax=None, scale=None, product=None):
+    """The weights in which the steps that are given replace the right ones."""
+    logits = q @ k.mT if product is None else product(q, k)
+    logits = logits * (q.shape[-1] ** -0.5 if scale is None else scale(q, k, q.shape[-1] * q.shape[1]))
+    return logits.softmax(-1) if softmax is None else softmax(logits)
 
 
 EXERCISES["2.1"] = Exercise(
@@ -65,13 +76,28 @@ EXERCISES["2.1"] = Exercise(
             lambda q, k: (q @ k.mT / q.shape[-1] ** 0.5).softmax(-2),
         ),
         ("there is no softmax: these are the logits", lambda q, k: q @ k.mT / q.shape[-1] ** 0.5),
-        (
-            "rows are keys, columns queries: the product is q kᵀ, not k qᵀ",
-            lambda q, k: (k @ q.mT / q.shape[-1] ** 0.5).softmax(-1),
+    ),
+    piece=weights_like,
+    more=lambda: [
+        (torch.randn(B, h, r.randint(1, 7), d), torch.randn(B, h, r.randint(1, 7), d))
+        for r in randoms(6)
+        for B, h, d in [(r.randint(1, 3), r.randint(1, 4), r.randint(1, 9))]
+    ],
+    gradient=True,
+    kinds=(
+        Choices(
+            weights_like,
+            {
+                "softmax": instead_of_softmax(("batch", "heads", "queries", "keys")),
+                "scale": instead_of_root("√d"),
+                "product": (
+                    ("rows are keys, columns queries: the product is q kᵀ, not k qᵀ", lambda q, k: k @ q.mT),
+                    ("the queries are multiplied with themselves: the product is q kᵀ", lambda q, k: q @ q.mT),
+                    ("the keys are multiplied with themselves: the product is q kᵀ", lambda q, k: k @ k.mT),
+                ),
+            },
         ),
     ),
-    piece=lambda q, k: (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1),
-    gradient=True,
 )
 
 
@@ -109,15 +135,20 @@ def heads_cases():
     return [heads_case(1, 7, 8, 2), heads_case(2, 5, 12, 3), heads_case(3, 4, 16, 4), heads_case(2, 6, 10, 5)]
 
 
-def heads_like(x, w_qkv, b_qkv, w_out, b_out, h, split=None, order=(0, 1, 2), scale=None, attend=None, merge=None):
+def heads_like(
+    x, w_qkv, b_qkv, w_out, b_out, h, split=None, order=(0, 1, 2), scale=None, softmax=None, attend=None, merge=None
+):
     """Multi-head attention in which the steps that are given replace the right ones."""
     B, N, C = x.shape
     d = C // h
     qkv = F.linear(x, w_qkv, b_qkv)  # (B, N, 3C)
     qkv = (split or three_heads)(qkv, h)  # 3 x (B, h, N, d)
     q, k, v = (qkv[i] for i in order)
-    logits = q @ k.mT * (d**-0.5 if scale is None else scale(d, C))
-    out = (attend or (lambda s, v: s.softmax(-1) @ v))(logits, v)  # (B, h, N, d)
+    logits = q @ k.mT * (d**-0.5 if scale is None else scale(q, k, C))
+    if attend is None:
+        out = (logits.softmax(-1) if softmax is None else softmax(logits)) @ v  # (B, h, N, d)
+    else:
+        out = attend(logits, v)
     out = (merge or (lambda o: o.transpose(1, 2).reshape(B, N, C)))(out)
     return F.linear(out, w_out, b_out)
 
@@ -128,7 +159,63 @@ def three_heads(qkv, h):
 
 
 def varied(**how):
-    return lambda *args: heads_like(*args, **how)
+    return partial(heads_like, **how)
+
+
+ORDERS = {(a, b, c) for a in range(3) for b in range(3) for c in range(3)} - {(0, 1, 2)}
+HEADS = Choices(
+    heads_like,
+    {
+        "softmax": instead_of_softmax(("batch", "heads", "queries", "keys")),
+        "scale": instead_of_root("√d"),
+        "order": tuple(
+            (f"the order is q, k, v; you take {', '.join('qkv'[i] for i in order)} for them", order)
+            for order in sorted(ORDERS)
+        ),
+        "split": (
+            (
+                "a head takes every h-th channel: the C channels split into (h d), head first, not (d h)",
+                lambda y, h: y.view(*y.shape[:2], 3, -1, h).permute(2, 0, 4, 1, 3),
+            ),
+            (
+                "you read the 3C rows as (h 3 d); they are (3 h d): all of q, then all of k, then all of v",
+                lambda y, h: y.view(*y.shape[:2], h, 3, -1).permute(3, 0, 2, 1, 4),
+            ),
+            (
+                "you read the 3C rows as (h d 3); they are (3 h d): all of q, then all of k, then all of v",
+                lambda y, h: y.view(*y.shape[:2], h, -1, 3).permute(4, 0, 2, 1, 3),
+            ),
+            (
+                "you read the 3C rows as (d 3 h); they are (3 h d): all of q, then all of k, then all of v",
+                lambda y, h: y.view(*y.shape[:2], -1, 3, h).permute(3, 0, 4, 1, 2),
+            ),
+            (
+                "(B, N, C) is reshaped to (B, h, N, d) without a transpose: a head then mixes channels of "
+                "different tokens",
+                lambda y, h: torch.stack([t.reshape(len(y), h, y.shape[1], -1) for t in y.chunk(3, -1)]),
+            ),
+        ),
+        "merge": (
+            (
+                "(B, h, N, d) is reshaped to (B, N, C) without transposing back: bring the heads next to their "
+                "channels first",
+                lambda o: o.reshape(len(o), o.shape[2], -1),
+            ),
+            (
+                "the heads are interleaved at the end, (d h): lay them side by side, (h d), head first",
+                lambda o: o.permute(0, 2, 3, 1).flatten(2),
+            ),
+            ("the heads are averaged at the end: lay them side by side", lambda o: o.mean(1).repeat(1, 1, o.shape[1])),
+            ("the heads come in reverse order at the end", lambda o: o.flip(1).transpose(1, 2).flatten(2)),
+        ),
+        "attend": (
+            (
+                "the weights are transposed before they meet v: row i holds the weights of query i",
+                lambda s, v: s.softmax(-1).mT @ v,
+            ),
+        ),
+    },
+)
 
 
 def piece_heads(x, w_qkv, b_qkv, w_out, b_out, num_heads):
@@ -150,26 +237,14 @@ EXERCISES["2.2"] = Exercise(
         ),
         ("`b_out` is not added", lambda x, wq, bq, wo, bo, h: heads_like(x, wq, bq, wo, 0 * bo, h)),
         ("`b_qkv` is not added", lambda x, wq, bq, wo, bo, h: heads_like(x, wq, 0 * bq, wo, bo, h)),
-        (
-            "a head takes every h-th channel: the C channels split into (h d), head first, not (d h)",
-            varied(split=lambda y, h: y.view(*y.shape[:2], 3, -1, h).permute(2, 0, 4, 1, 3)),
-        ),
-        (
-            "you read the 3C rows as (h 3 d); they are (3 h d): all of q, then all of k, then all of v",
-            varied(split=lambda y, h: y.view(*y.shape[:2], h, 3, -1).permute(3, 0, 2, 1, 4)),
-        ),
-        (
-            "(B, N, C) is reshaped to (B, h, N, d) without a transpose: a head then mixes channels of different tokens",
-            varied(split=lambda y, h: torch.stack([t.reshape(len(y), h, y.shape[1], -1) for t in y.chunk(3, -1)])),
-        ),
         ("queries and keys are exchanged: the order is q, k, v", varied(order=(1, 0, 2))),
         ("keys and values are exchanged: the order is q, k, v", varied(order=(0, 2, 1))),
         ("queries and values are exchanged: the order is q, k, v", varied(order=(2, 1, 0))),
-        ("the logits are not scaled: divide by √d", varied(scale=lambda d, C: 1.0)),
-        ("you divide by √C; d is the number of channels of one head, C/h", varied(scale=lambda d, C: C**-0.5)),
+        ("the logits are not scaled: divide by √d", varied(scale=lambda q, k, C: 1.0)),
+        ("you divide by √C; d is the number of channels of one head, C/h", varied(scale=lambda q, k, C: C**-0.5)),
         (
             "the logits are divided by d, not by √d (scaling q and then the product once more comes to the same)",
-            varied(scale=lambda d, C: 1 / d),
+            varied(scale=lambda q, k, C: 1 / q.shape[-1]),
         ),
         (
             "the softmax runs over the queries: it must run over the keys, the last axis",
@@ -179,23 +254,20 @@ EXERCISES["2.2"] = Exercise(
             "the softmax runs over the heads: it must run over the keys, the last axis",
             varied(attend=lambda s, v: s.softmax(1) @ v),
         ),
-        (
-            "the weights are transposed before they meet v: row i holds the weights of query i",
-            varied(attend=lambda s, v: s.softmax(-1).mT @ v),
-        ),
         ("there is no softmax", varied(attend=lambda s, v: s @ v)),
-        (
-            "(B, h, N, d) is reshaped to (B, N, C) without transposing back: bring the heads next to their channels "
-            "first",
-            varied(merge=lambda o: o.reshape(len(o), o.shape[2], -1)),
-        ),
         (
             "all C channels attend as one head: `num_heads` is not used",
             lambda x, wq, bq, wo, bo, h: heads_like(x, wq, bq, wo, bo, 1),
         ),
     ),
     piece=piece_heads,
+    more=lambda: [
+        heads_case(r.randint(1, 3), r.randint(2, 8), h * r.randint(2, 5), h)
+        for r in randoms(4)
+        for h in [r.randint(2, 4)]
+    ],
     gradient=True,
+    kinds=(HEADS,),
 )
 
 
@@ -260,7 +332,9 @@ EXERCISES["2.3"] = Exercise(
         ),
     ),
     piece=lambda table, n: look_up(table, swin.relative_position_index((n,))),
+    more=lambda: [(torch.randn(2 * n - 1, r.randint(1, 5)), n) for r in randoms(5) for n in [r.randint(2, 8)]],
     gradient=True,
+    kinds=(Rows(lambda table, n: (n,), ("n",), ("the row",), table=True),),
 )
 
 
@@ -272,7 +346,7 @@ def numbers(function):
     return lambda *args: torch.as_tensor(function(*args))
 
 
-def counting(title, definition, cases, mistakes, piece):
+def counting(title, definition, cases, mistakes, piece, more, formula):
     """An exercise whose answer is a whole number."""
     return Exercise(
         title,
@@ -281,6 +355,8 @@ def counting(title, definition, cases, mistakes, piece):
         lambda *_: "a whole number",
         tuple((name, numbers(wrong)) for name, wrong in mistakes),
         piece=numbers(piece),
+        more=more,
+        kinds=(formula,),
     )
 
 
@@ -333,6 +409,12 @@ EXERCISES["2.4"] = counting(
         ("the number of tokens is h·w; you used h²", lambda h, w, C: 4 * h * h * C**2 + 2 * h**4 * C),
     ),
     piece=lambda h, w, C: 4 * h * w * C**2 + 2 * (h * w) ** 2 * C,
+    more=lambda: [(r.randint(1, 60), r.randint(1, 60), r.randint(1, 99)) for r in randoms(12)],
+    formula=Formula(
+        (("4hwC²", 4, dict(h=1, w=1, C=2)), ("2(hw)²C", 2, dict(h=2, w=2, C=1))),
+        lambda h, w, C: dict(h=h, w=w, C=C),
+        {},
+    ),
 )
 
 
@@ -398,6 +480,32 @@ EXERCISES["2.5"] = counting(
         ),
     ),
     piece=lambda h, w, C, M: window_like(padded(h, M) * padded(w, M), C, M * M),
+    more=lambda: [
+        (M + r.randint(0, 50), M + r.randint(0, 50), r.randint(1, 99), M)
+        for r in randoms(16)
+        for M in [r.randint(2, 9)]
+    ],
+    formula=Formula(
+        (("4hwC²", 4, dict(h=1, w=1, C=2)), ("2M²hwC", 2, dict(h=1, w=1, C=1, M=2))),
+        lambda h, w, C, M: dict(h=padded(h, M), w=padded(w, M), C=C, M=M),
+        {
+            side: (
+                (f"{side} is not padded to a multiple of M", lambda *a, i=i: a[i]),
+                (f"{side} is rounded down to a multiple of M: round up", lambda *a, i=i: a[i] // a[3] * a[3]),
+                (
+                    f"{side} is rounded to the nearest multiple of M: round up",
+                    lambda *a, i=i: round(a[i] / a[3]) * a[3],
+                ),
+                (
+                    f"{side} always gets one more window: round up, do not add 1",
+                    lambda *a, i=i: (a[i] // a[3] + 1) * a[3],
+                ),
+                (f"{side} grows by M - 1 at most: round up to a multiple of M", lambda *a, i=i: a[i] + a[3] - 1),
+                (f"{side} grows by {side} mod M: it must grow by -{side} mod M", lambda *a, i=i: a[i] + a[i] % a[3]),
+            )
+            for i, side in enumerate(("h", "w"))
+        },
+    ),
 )
 
 
@@ -473,4 +581,49 @@ EXERCISES["2.6"] = counting(
         ),
     ),
     piece=lambda T, H, W, patch, heads, batch, each: bytes_like(patches(T, H, W, patch) + 1, heads, batch, each),
+    more=lambda: [
+        (r.randint(1, 20), p * r.randint(1, 9), p * r.randint(1, 9), p, *(r.randint(1, 9) for _ in range(3)))
+        for r in randoms(16)
+        for p in [r.randint(2, 16)]
+    ],
+    formula=Formula(
+        (("batch · heads · N² · each", 1, dict(batch=1, heads=1, N=2, each=1)),),
+        lambda T, H, W, patch, heads, batch, each: dict(
+            N=patches(T, H, W, patch) + 1, batch=batch, heads=heads, each=each, T=T, patch=patch
+        ),
+        {
+            "N": (
+                ("the class token is missing", lambda T, H, W, p, *_: patches(T, H, W, p)),
+                ("every frame has a class token; the clip has one", lambda T, H, W, p, *_: patches(T, H, W, p) + T),
+                (
+                    "the tokens of one frame are counted; N is that of the clip",
+                    lambda T, H, W, p, *_: patches(1, H, W, p) + 1,
+                ),
+                ("there are two class tokens; the clip has one", lambda T, H, W, p, *_: patches(T, H, W, p) + 2),
+                ("H is not divided by `patch`", lambda T, H, W, p, *_: T * H * (W // p) + 1),
+                ("W is not divided by `patch`", lambda T, H, W, p, *_: T * (H // p) * W + 1),
+                ("neither H nor W is divided by `patch`", lambda T, H, W, p, *_: T * H * W + 1),
+                (
+                    "H · W is divided by `patch` once; each of the two must be",
+                    lambda T, H, W, p, *_: T * H * W // p + 1,
+                ),
+                (
+                    "the number of patches is that of a square image, H for W",
+                    lambda T, H, W, p, *_: patches(T, H, H, p) + 1,
+                ),
+                (
+                    "the number of patches is that of a square image, W for H",
+                    lambda T, H, W, p, *_: patches(T, W, W, p) + 1,
+                ),
+                (
+                    "T is cut by `patch` as well: a patch is part of one frame",
+                    lambda T, H, W, p, *_: patches(-(-T // p), H, W, p) + 1,
+                ),
+                (
+                    "the frames are not counted: N is that of the clip, class token aside",
+                    lambda T, H, W, p, *_: patches(1, H, W, p),
+                ),
+            )
+        },
+    ),
 )

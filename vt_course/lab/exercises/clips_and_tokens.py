@@ -7,7 +7,9 @@ import torch
 from einops import rearrange
 
 from vt_course.data import clips, transforms
-from vt_course.lab.exercise import Exercise
+from vt_course.lab.exercise import Exercise, randoms
+from vt_course.lab.kinds.axes import Axes
+from vt_course.lab.kinds.operations import Choices
 
 EXERCISES: dict[str, Exercise] = {}
 
@@ -35,6 +37,116 @@ def dense_start(num_frames, frames, stride, position):
     return room(num_frames, frames, stride) // 2 if position == "centre" else 0
 
 
+def dense_like(n, frames, stride, position="centre", *, span=None, start=None, step=None, end=None):
+    """The indices in which the steps that are given replace the right ones."""
+    length = (frames - 1) * stride + 1 if span is None else span(frames, stride)
+    left = n - length
+    first = (max(left, 0) // 2 if position == "centre" else 0) if start is None else start(left, n, length, position)
+    i = torch.arange(frames)
+    places = first + (i * stride if step is None else step(i, stride, frames, n))
+    return places % n if end is None else end(places, n)
+
+
+DENSE = Choices(
+    dense_like,
+    {
+        "span": (
+            (
+                "the span is one step too long: `frames` frames have frames - 1 gaps, so they span (frames - 1) "
+                "* stride + 1",
+                lambda f, s: f * s,
+            ),
+            ("the span is frames · stride + 1: `frames` frames have frames - 1 gaps", lambda f, s: f * s + 1),
+            ("the span is frames · stride - 1: it is (frames - 1) · stride + 1", lambda f, s: f * s - 1),
+            ("the span leaves the stride out", lambda f, s: f),
+        ),
+        "start": (
+            ("`position` is ignored: the clip always begins at frame 0", lambda r, n, _, p: 0),
+            ("`position` is ignored: the clip is always in the centre", lambda r, n, _, p: max(r, 0) // 2),
+            ("`position` is read the wrong way round", lambda r, n, _, p: max(r, 0) // 2 if p == "start" else 0),
+            (
+                "where several starts are left over, take room // 2, rounded down; yours is rounded up (or the span "
+                "lacks its last frame, + 1)",
+                lambda r, n, _, p: (max(r, 0) + 1) // 2 if p == "centre" else 0,
+            ),
+            (
+                "the clip stands at the end of the video, not in its centre",
+                lambda r, n, _, p: max(r, 0) if p == "centre" else 0,
+            ),
+            (
+                "the clip begins at the middle of the video; its own middle belongs there",
+                lambda r, n, _, p: n // 2 if p == "centre" else 0,
+            ),
+            (
+                "the clip begins a quarter before the end: divide the room by 2 once",
+                lambda r, n, _, p: max(r, 0) // 4 if p == "centre" else 0,
+            ),
+            (
+                "a video that is too short begins before its frame 0; then start at 0",
+                lambda r, n, _, p: r // 2 if p == "centre" else 0,
+            ),
+            (
+                "a video that is too short begins before its frame 0, rounded towards 0; then start at 0",
+                lambda r, n, _, p: int(r / 2) if p == "centre" else 0,
+            ),
+            (
+                "a video that is too short begins in the centre of the missing frames; then start at 0",
+                lambda r, n, _, p: abs(r) // 2 if p == "centre" else 0,
+            ),
+            (
+                "the centre is a fraction: round room / 2 down with `//`",
+                lambda r, n, _, p: max(r, 0) / 2 if p == "centre" else 0,
+            ),
+        ),
+        "step": (
+            ("the stride is forgotten: your frames follow each other", lambda i, s, f, n: i),
+            ("frames are repeated `stride` times: multiply by the stride", lambda i, s, f, n: i // s),
+            ("frames are counted from 1: the first one stands at the start", lambda i, s, f, n: (i + 1) * s),
+            (
+                "frames are counted from 1: the first one stands at the start, every index is one too large",
+                lambda i, s, f, n: i * s + 1,
+            ),
+            ("the frames stand `stride` + 1 apart: one too far", lambda i, s, f, n: i * (s + 1)),
+            ("the frames stand `stride` - 1 apart: one too near", lambda i, s, f, n: i * (s - 1)),
+            ("the frames run backwards", lambda i, s, f, n: i.flip(0) * s),
+            (
+                "the frames are spread over the clip by `linspace` instead of the stride",
+                lambda i, s, f, n: torch.linspace(0, f * s - 1, f).long(),
+            ),
+            (
+                "the frames are spread over the whole video instead of by the stride",
+                lambda i, s, f, n: torch.linspace(0, n - 1, f).long(),
+            ),
+        ),
+        "end": (
+            (
+                "frames past the end stay at the last frame; asked for is the loop: after the last frame comes frame 0",
+                lambda p, n: p.clamp(max=n - 1),
+            ),
+            (
+                "frames past the end are left as they are: the video has no such frames, take them modulo num_frames",
+                lambda p, n: p,
+            ),
+            ("frames outside the video stay at its ends; asked for is the loop", lambda p, n: p.clamp(0, n - 1)),
+            (
+                "the loop is one frame short: take the remainder of num_frames, not of num_frames - 1",
+                lambda p, n: p % max(n - 1, 1),
+            ),
+            (
+                "the loop is one frame long: take the remainder of num_frames, not of num_frames + 1",
+                lambda p, n: p % (n + 1),
+            ),
+            (
+                "the video runs back from its end (mirrored); asked for is the loop",
+                lambda p, n: (n - 1) - ((p % (2 * n)) - n).abs().clamp(max=n - 1) if n > 1 else 0 * p,
+            ),
+            ("frames past the end become frame 0; asked for is the loop", lambda p, n: torch.where(p < n, p, 0)),
+            ("frames past the end are left out: the result must have `frames` of them", lambda p, n: p[p < n]),
+        ),
+    },
+)
+
+
 EXERCISES["1.1"] = Exercise(
     "dense frame indices",
     dense_literal,
@@ -51,40 +163,6 @@ EXERCISES["1.1"] = Exercise(
     lambda n, frames, stride, position: f"(frames,) = ({frames},)",
     (
         (
-            "the span is one step too long: `frames` frames have frames - 1 gaps, so they span (frames - 1) * stride "
-            "+ 1",
-            lambda n, f, s, p: steps(max(n - f * s, 0) // 2 if p == "centre" else 0, f, s, n),
-        ),
-        (
-            "frames past the end stay at the last frame; asked for is the loop: after the last frame comes frame 0",
-            lambda n, f, s, p: (dense_start(n, f, s, p) + torch.arange(f) * s).clamp(max=n - 1),
-        ),
-        (
-            "frames past the end are left as they are: the video has no such frames, take them modulo num_frames",
-            lambda n, f, s, p: dense_start(n, f, s, p) + torch.arange(f) * s,
-        ),
-        ("`position` is ignored: the clip always begins at frame 0", lambda n, f, s, p: steps(0, f, s, n)),
-        (
-            "`position` is ignored: the clip is always in the centre",
-            lambda n, f, s, p: steps(dense_start(n, f, s, "centre"), f, s, n),
-        ),
-        (
-            "the clip begins at the middle of the video; its own middle belongs there",
-            lambda n, f, s, p: steps(n // 2 if p == "centre" else 0, f, s, n),
-        ),
-        (
-            "the stride is forgotten: your frames follow each other",
-            lambda n, f, s, p: steps(dense_start(n, f, s, p), f, 1, n),
-        ),
-        (
-            "where several starts are left over, take room // 2, rounded down; yours is rounded up",
-            lambda n, f, s, p: steps((room(n, f, s) + 1) // 2 if p == "centre" else 0, f, s, n),
-        ),
-        (
-            "a video that is too short begins before its frame 0; then start at 0",
-            lambda n, f, s, p: steps((n - (f - 1) * s - 1) // 2 if p == "centre" else 0, f, s, n),
-        ),
-        (
             "your frames are spread over the whole video: that is uniform sampling, which has no stride",
             lambda n, f, s, p: torch.linspace(0, n - 1, f).long(),
         ),
@@ -92,6 +170,10 @@ EXERCISES["1.1"] = Exercise(
     piece=lambda num_frames, frames, stride, position="centre": torch.from_numpy(
         clips.dense_indices(num_frames, frames, stride, position)
     ),
+    more=lambda: [
+        (r.randint(5, 300), r.randint(2, 20), r.randint(1, 6), r.choice(["start", "centre"])) for r in randoms(24)
+    ],
+    kinds=(DENSE,),
 )
 
 
@@ -104,6 +186,83 @@ def segments_literal(num_frames, frames):
     return torch.tensor(out)  # (frames,)
 
 
+def uniform_like(n, frames, *, point=None, rounding=None):
+    """The indices if the points in time are others, or are rounded otherwise."""
+    i = torch.arange(frames).double()
+    points = (i + 0.5) * n / frames if point is None else point(i, n, frames)
+    return (torch.floor(points + 1e-9) if rounding is None else rounding(points)).long()
+
+
+UNIFORM = Choices(
+    uniform_like,
+    {
+        "point": (
+            (
+                "you take the first frame of each segment; asked for is the middle: add half a segment",
+                lambda i, n, f: i * n / f,
+            ),
+            ("you take the end of each segment; asked for is the middle", lambda i, n, f: (i + 1) * n / f),
+            (
+                "you take the frame before the end of each segment; asked for is the middle",
+                lambda i, n, f: (i + 1) * n / f - 1,
+            ),
+            ("you take one before the middle", lambda i, n, f: (i + 0.5) * n / f - 1),
+            ("you take half a frame before the middle", lambda i, n, f: (i + 0.5) * n / f - 0.5),
+            (
+                "your frames include the first and the last of the video (`linspace`): segments have their "
+                "middles half a segment away from the ends",
+                lambda i, n, f: i * (n - 1) / max(f - 1, 1),
+            ),
+            ("your points run to num_frames, both ends included (`linspace`)", lambda i, n, f: i * n / max(f - 1, 1)),
+            (
+                "your segments end at the last frame, (num_frames - 1) / frames long",
+                lambda i, n, f: (i + 0.5) * (n - 1) / f,
+            ),
+            (
+                "you begin at 0 and use segments that are (num_frames - 1) / frames long",
+                lambda i, n, f: i * (n - 1) / f,
+            ),
+            ("your segments are (num_frames + 1) / frames long", lambda i, n, f: (i + 0.5) * (n + 1) / f),
+            ("you divide by frames + 1, as if the ends were segments too", lambda i, n, f: (i + 1) * n / (f + 1)),
+            ("you divide by frames + 1", lambda i, n, f: (i + 0.5) * n / (f + 1)),
+            (
+                "the length of a segment is rounded too early: num_frames // frames loses up to a frame a "
+                "segment, and they add up; multiply first, divide last",
+                lambda i, n, f: (i + 0.5) * (n // f),
+            ),
+            (
+                "the length of a segment is rounded to a whole number of frames first",
+                lambda i, n, f: (i + 0.5) * round(n / f),
+            ),
+            ("half a frame is added, not half a segment", lambda i, n, f: i * n / f + 0.5),
+            (
+                "a whole segment is added, not half a segment, and the last point is kept inside the video",
+                lambda i, n, f: ((i + 1) * n / f).clamp(max=n - 1),
+            ),
+            ("a segment and a half is added, not half a segment", lambda i, n, f: (i + 1.5) * n / f),
+            (
+                "a segment and a half is added, and the points are kept inside the video",
+                lambda i, n, f: ((i + 1.5) * n / f).clamp(max=n - 1),
+            ),
+            ("a quarter of a segment is added, not half a segment", lambda i, n, f: (i + 0.25) * n / f),
+            ("the frames run backwards", lambda i, n, f: (f - i - 0.5) * n / f),
+        ),
+        "rounding": (
+            ("the points are rounded to the nearest frame; the frame that holds the time t is floor(t)", torch.round),
+            ("the points are rounded up; the frame that holds the time t is floor(t)", torch.ceil),
+            (
+                "the points are rounded up and one is taken away; the frame that holds the time t is floor(t)",
+                lambda t: torch.ceil(t) - 1,
+            ),
+            (
+                "half is added before rounding down; the frame that holds the time t is floor(t)",
+                lambda t: torch.floor(t + 0.5),
+            ),
+        ),
+    },
+)
+
+
 EXERCISES["1.2"] = Exercise(
     "uniform frame indices",
     segments_literal,
@@ -111,22 +270,8 @@ EXERCISES["1.2"] = Exercise(
     lambda n, frames: f"(frames,) = ({frames},)",
     (
         (
-            "you take the first frame of each segment; asked for is the middle: add half a segment",
-            lambda n, f: torch.arange(f) * n // f,
-        ),
-        (
             "you take the last frame of each segment; asked for is the middle",
             lambda n, f: ((torch.arange(f) + 1) * n - 1) // f,
-        ),
-        (
-            "your frames include the first and the last of the video (`linspace`): segments have their middles half a "
-            "segment away from the ends",
-            lambda n, f: torch.arange(f) * (n - 1) // max(f - 1, 1),
-        ),
-        (
-            "the length of a segment is rounded too early: num_frames // frames loses up to a frame a segment, and "
-            "they add up; multiply first, divide last",
-            lambda n, f: torch.arange(f) * (n // f) + n // f // 2,
         ),
         (
             "you rounded twice, the start of the segment and half its length, and lose a frame where the fractions "
@@ -158,6 +303,8 @@ EXERCISES["1.2"] = Exercise(
         ),
     ),
     piece=lambda num_frames, frames: torch.from_numpy(clips.uniform_indices(num_frames, frames)),
+    more=lambda: [(r.randint(1, 400), r.randint(1, 32)) for r in randoms(24)],
+    kinds=(UNIFORM,),
 )
 
 
@@ -194,6 +341,97 @@ def boxes_with(height, width, size, where, across=None):
     return torch.tensor([[top, left, top + size, left + size] for top, left in out])
 
 
+def boxes_like(height, width, size, *, where=None, across=None, along=None, order=None, edges=None):
+    """The boxes in which the steps that are given replace the right ones."""
+    moves = "width" if width >= height else "height"
+    moves = moves if along is None else along(moves)
+    margins = dict(height=height - size, width=width - size)
+    places = (lambda m: (0, m // 2, m)) if where is None else where
+    out = []
+    for place in places(margins[moves]):
+        at = {name: m // 2 if across is None else across(m) for name, m in margins.items()} | {moves: place}
+        top, left = at["height"], at["width"]
+        box = (top, left, top + size, left + size)
+        out.append(box if edges is None else edges(top, left, size))
+    box = torch.tensor(out)
+    return box if order is None else box[:, order]
+
+
+BOXES = Choices(
+    boxes_like,
+    {
+        "where": (
+            (
+                "the centre comes last; the order asked for is first, centre, last along the longer side",
+                lambda m: (0, m, m // 2),
+            ),
+            ("the centre comes first; the order is first, centre, last", lambda m: (m // 2, 0, m)),
+            ("the centre comes first, then the last; the order is first, centre, last", lambda m: (m // 2, m, 0)),
+            ("the three run from the end to the beginning; the order is first, centre, last", lambda m: (m, m // 2, 0)),
+            ("the last comes first; the order is first, centre, last", lambda m: (m, 0, m // 2)),
+            ("the centre is rounded up: round down", lambda m: (0, (m + 1) // 2, m)),
+            (
+                "your crops lie at 1/4, 2/4 and 3/4 of the margin; the outer two touch the border",
+                lambda m: (m // 4, m // 2, 3 * m // 4),
+            ),
+            (
+                "your crops lie at 0, 1/3 and 2/3 of the margin; the last touches the border",
+                lambda m: (0, m // 3, 2 * m // 3),
+            ),
+            (
+                "your crops lie at 1/6, 3/6 and 5/6 of the margin; the outer two touch the border",
+                lambda m: (m // 6, m // 2, 5 * m // 6),
+            ),
+            ("all three crops are the centre", lambda m: (m // 2,) * 3),
+            ("there is only the centre; three crops are wanted", lambda m: (m // 2,)),
+            ("there are only the two outer crops; three are wanted", lambda m: (0, m)),
+            ("the last crop ends one pixel too early", lambda m: (0, m // 2, m - 1)),
+        ),
+        "across": (
+            ("along the shorter side the crops must be centred; yours lie at its beginning", lambda m: 0),
+            ("along the shorter side the crops must be centred; yours lie at its end", lambda m: m),
+            ("along the shorter side the centre is rounded up: round down", lambda m: (m + 1) // 2),
+        ),
+        "along": (
+            (
+                "the crops always move along the width; in a portrait video they move along the height",
+                lambda side: "width",
+            ),
+            ("the crops always move along the height", lambda side: "height"),
+            ("the crops move along the shorter side", lambda side: "height" if side == "width" else "width"),
+        ),
+        "order": (
+            ("a box is top, left, bottom, right: rows come first; yours have columns first", [1, 0, 3, 2]),
+            ("a box is top, left, bottom, right; yours is top, bottom, left, right", [0, 2, 1, 3]),
+            ("a box is top, left, bottom, right; yours is left, right, top, bottom", [1, 3, 0, 2]),
+            ("a box is top, left, bottom, right; yours is top, left, right, bottom", [0, 1, 3, 2]),
+            ("a box is top, left, bottom, right; yours is bottom, right, top, left", [2, 3, 0, 1]),
+        ),
+        "edges": (
+            ("the last two numbers are the bottom and right edge, not height and width", lambda y, x, s: (y, x, s, s)),
+            (
+                "the edges at the bottom and the right lie behind the last pixel, as in a slice: yours are "
+                "one too small",
+                lambda y, x, s: (y, x, y + s - 1, x + s - 1),
+            ),
+            (
+                "only the bottom is an edge; the last number is the right edge, not the width",
+                lambda y, x, s: (y, x, y + s, s),
+            ),
+            (
+                "only the right is an edge; the third number is the bottom edge, not the height",
+                lambda y, x, s: (y, x, s, x + s),
+            ),
+            (
+                "top and left are taken as the middle of the crop",
+                lambda y, x, s: (y - s // 2, x - s // 2, y + s // 2, x + s // 2),
+            ),
+            ("only top and left are returned", lambda y, x, s: (y, x)),
+        ),
+    },
+)
+
+
 EXERCISES["1.3"] = Exercise(
     "three crops",
     boxes_literal,
@@ -201,38 +439,8 @@ EXERCISES["1.3"] = Exercise(
     lambda height, width, size: "(3, 4)",
     (
         (
-            "a box is top, left, bottom, right: rows come first; yours have columns first",
-            lambda h, w, s: boxes_literal(h, w, s)[:, [1, 0, 3, 2]],
-        ),
-        (
-            "the last two numbers are the bottom and right edge, not height and width",
-            lambda h, w, s: torch.cat([boxes_literal(h, w, s)[:, :2], torch.full((3, 2), s)], 1),
-        ),
-        (
-            "the edges at the bottom and the right lie behind the last pixel, as in a slice: yours are one too small",
-            lambda h, w, s: boxes_literal(h, w, s) - torch.tensor([0, 0, 1, 1]),
-        ),
-        (
-            "the crops always move along the width; in a portrait video they move along the height",
-            lambda h, w, s: torch.tensor(
-                [[(h - s) // 2, x, (h - s) // 2 + s, x + s] for x in (0, (w - s) // 2, w - s)]
-            ),
-        ),
-        (
-            "along the shorter side the crops must be centred; yours lie at its beginning",
-            lambda h, w, s: boxes_with(h, w, s, lambda m: (0, m // 2, m), lambda m: 0),
-        ),
-        (
-            "the centre comes last; the order asked for is first, centre, last along the longer side",
-            lambda h, w, s: boxes_literal(h, w, s)[[0, 2, 1]],
-        ),
-        (
             "the odd pixel of a margin goes below and to the right: round down",
             lambda h, w, s: boxes_with(h, w, s, lambda m: (0, (m + 1) // 2, m), lambda m: (m + 1) // 2),
-        ),
-        (
-            "your crops lie at 1/4, 2/4 and 3/4 of the margin; the outer two touch the border",
-            lambda h, w, s: boxes_with(h, w, s, lambda m: (m // 4, m // 2, 3 * m // 4)),
         ),
         (
             "your crops lie on the diagonal, from the top left to the bottom right; only the longer side moves",
@@ -242,6 +450,8 @@ EXERCISES["1.3"] = Exercise(
         ),
     ),
     piece=boxes_of_the_package,
+    more=lambda: [(r.randint(50, 99), r.randint(50, 99), r.randint(20, 50)) for r in randoms(24)],
+    kinds=(BOXES,),
 )
 
 
@@ -327,6 +537,21 @@ EXERCISES["1.4"] = Exercise(
         ),
     ),
     piece=patches,
+    parts={"patch": ("ph", "pw")},
+    more=lambda: [
+        (torch.randn(r.randint(2, 4), r.randint(1, 5), r.randint(1, 4) * ph, r.randint(1, 4) * pw), (ph, pw))
+        for r in randoms(5)
+        for ph, pw in [(r.randint(1, 5), r.randint(1, 5))]
+    ],
+    kinds=(
+        Axes(
+            "b c (H h) (W w) -> b H W (c h w)",
+            dict(b=2, c=3, H=5, h=2, W=3, w=4),
+            lambda x, n: (x, (n["h"], n["w"])),
+            lambda x, patch: dict(h=patch[0], w=patch[1]),
+            dict(b="B", c="colour", H="H/ph", h="row", W="W/pw", w="column"),
+        ),
+    ),
 )
 
 
@@ -397,6 +622,21 @@ EXERCISES["1.5"] = Exercise(
         ),
     ),
     piece=tubes,
+    parts={"tube": ("pt", "ph", "pw")},
+    more=lambda: [
+        (torch.randn(r.randint(2, 4), r.randint(1, 4), *(m * r.randint(1, 3) for m in tube)), tube)
+        for r in randoms(5)
+        for tube in [(r.randint(1, 4), r.randint(1, 4), r.randint(1, 4))]
+    ],
+    kinds=(
+        Axes(
+            "b c (T t) (H h) (W w) -> b T H W (c t h w)",
+            dict(b=2, c=3, T=3, t=2, H=5, h=2, W=3, w=4),
+            lambda x, n: (x, (n["t"], n["h"], n["w"])),
+            lambda x, tube: dict(t=tube[0], h=tube[1], w=tube[2]),
+            dict(b="B", c="colour", T="T/pt", t="frame", H="H/ph", h="row", W="W/pw", w="column"),
+        ),
+    ),
 )
 
 
@@ -465,4 +705,7 @@ EXERCISES["1.6"] = Exercise(
         ),
     ),
     piece=weight_by,
+    more=lambda: [
+        (torch.randn(*(r.randint(1, 5) for _ in range(5))), "".join(r.sample("cthw", 4))) for r in randoms(8)
+    ],
 )

@@ -1,14 +1,19 @@
 """Notebook 03: windows of images, their shift, the position bias, patch merging."""
 
+from functools import partial
 from itertools import permutations, product
 
 import torch
 import torch.nn.functional as F
 
-from vt_course.lab.exercise import Exercise
+from vt_course.lab.exercise import Exercise, randoms
+from vt_course.lab.kinds.axes import Axes
+from vt_course.lab.kinds.operations import Choices, instead_of_root, instead_of_softmax
+from vt_course.lab.kinds.tables import Rows
 from vt_course.models import swin
 
 EXERCISES: dict[str, Exercise] = {}
+WINDOW_WORDS = dict(b="image", H="window row", h="token row", W="window column", w="token column", c="channel")
 
 
 # ---------------------------------------------------------------- 3.1, 3.2: windows
@@ -78,6 +83,20 @@ EXERCISES["3.1"] = Exercise(
         ),
     ),
     piece=lambda x, M: swin.window_partition(x, (M, M)),
+    more=lambda: [
+        (torch.randn(r.randint(1, 3), M * r.randint(1, 4), M * r.randint(1, 4), r.randint(1, 4)), M)
+        for r in randoms(6)
+        for M in [r.randint(2, 4)]
+    ],
+    kinds=(
+        Axes(
+            "b (H h) (W w) c -> (b H W) (h w) c",
+            dict(b=2, H=3, h=4, W=5, w=4, c=2),
+            lambda x, n: (x, n["h"]),
+            lambda x, M: dict(h=M, w=M),
+            WINDOW_WORDS,
+        ),
+    ),
 )
 
 
@@ -142,6 +161,20 @@ EXERCISES["3.2"] = Exercise(
         ),
     ),
     piece=lambda windows, M, H, W: swin.window_reverse(windows, (M, M), (H, W)),
+    more=lambda: [
+        (torch.randn(r.randint(1, 3) * a * b, M * M, r.randint(1, 4)), M, M * a, M * b)
+        for r in randoms(6)
+        for M, a, b in [(r.randint(2, 4), r.randint(1, 4), r.randint(1, 4))]
+    ],
+    kinds=(
+        Axes(
+            "(b H W) (h w) c -> b (H h) (W w) c",
+            dict(b=2, H=3, h=4, W=5, w=4, c=2),
+            lambda x, n: (x, n["h"], n["H"] * n["h"], n["W"] * n["w"]),
+            lambda x, M, H, W: dict(H=H // M, W=W // M, h=M, w=M),
+            WINDOW_WORDS,
+        ),
+    ),
 )
 
 
@@ -183,6 +216,78 @@ def attention_fast(q, k, v, bias, mask):
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias + windows_mask(q, mask))
 
 
+def attention_like(q, k, v, bias, mask, *, softmax=None, scale=None, masking=None, biasing=None, attend=None):
+    """Attention in which the steps that are given replace the right ones."""
+    logits = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale(q, k, q.shape[1] * q.shape[-1]))
+    logits = logits + bias if biasing is None else biasing(logits, bias)
+    logits = logits + windows_mask(q, mask) if masking is None else masking(logits, mask)
+    weights = logits.softmax(-1) if softmax is None else softmax(logits)
+    return weights @ v if attend is None else attend(weights, v)
+
+
+ATTENTION = Choices(
+    attention_like,
+    {
+        "softmax": instead_of_softmax(("windows", "heads", "queries", "keys")),
+        "scale": instead_of_root("√d"),
+        "masking": (
+            ("the mask is forgotten", lambda s, m: s),
+            (
+                "the mask is the wrong way round: it is subtracted, so only forbidden pairs are seen; add it",
+                lambda s, m: s - windows_mask(s, m),
+            ),
+            (
+                "the mask is multiplied with the logits: add it, 0 allows and -100 forbids",
+                lambda s, m: s * windows_mask(s, m),
+            ),
+            (
+                "forbidden pairs get 1 added instead of -100: the mask is added as it is",
+                lambda s, m: s + (windows_mask(s, m) < 0).to(s),
+            ),
+            (
+                "allowed pairs get 1 added, forbidden pairs nothing: the mask is added as it is",
+                lambda s, m: s + (windows_mask(s, m) == 0).to(s),
+            ),
+            (
+                "logits of forbidden pairs are set to 0, whose exp is 1: they must be very negative, add the mask",
+                lambda s, m: s * (windows_mask(s, m) == 0),
+            ),
+            (
+                "logits of allowed pairs are set to the mask's 0 or dropped: only forbidden pairs are seen",
+                lambda s, m: s.masked_fill(windows_mask(s, m) == 0, -torch.inf),
+            ),
+            (
+                "the mask is transposed: its rows are queries, its columns keys, like those of the logits",
+                lambda s, m: s + windows_mask(s, m).mT,
+            ),
+            (
+                "every window gets the mask of window 0: window i of the batch has mask number i modulo nW",
+                lambda s, m: s + m[:1, None],
+            ),
+            (
+                "the masks meet the wrong windows: the batch holds all windows of image 0, then all of image 1, "
+                "so repeat the masks as a whole (`repeat`, not `repeat_interleave`)",
+                lambda s, m: s + m.repeat_interleave(len(s) // len(m), 0)[:, None],
+            ),
+        ),
+        "biasing": (
+            ("the bias is forgotten", lambda s, b: s),
+            ("the bias is added twice", lambda s, b: s + 2 * b),
+            ("the bias is subtracted: add it", lambda s, b: s - b),
+            ("the logits are multiplied by the bias: add it", lambda s, b: s * b),
+            ("every head gets the bias of head 0", lambda s, b: s + b[:1]),
+            ("the heads' biases are averaged: each head has its own", lambda s, b: s + b.mean(0)),
+            ("the bias is transposed: its rows are queries, its columns keys", lambda s, b: s + b.mT),
+        ),
+        "attend": (
+            ("the weights are transposed before they meet v", lambda w, v: w.mT @ v),
+            ("the weights are averaged over the heads before they meet v", lambda w, v: w.mean(1, keepdim=True) @ v),
+            ("`v` is added to the result: there is no residual here", lambda w, v: w @ v + v),
+        ),
+    },
+)
+
+
 def attention_with(q, k, v, bias, mask, scale):
     return (logits_of(q, k, bias, scale) + windows_mask(q, mask)).softmax(-1) @ v
 
@@ -203,26 +308,6 @@ EXERCISES["3.3"] = Exercise(
             lambda q, k, v, b, m: (logits_of(q, k, b).softmax(-1) * (windows_mask(q, m) == 0)) @ v,
         ),
         (
-            "the mask is the wrong way round: it is subtracted, so only forbidden pairs are seen; add it",
-            lambda q, k, v, b, m: (logits_of(q, k, b) - windows_mask(q, m)).softmax(-1) @ v,
-        ),
-        (
-            "the mask is transposed: its rows are queries, its columns keys, like those of the logits",
-            lambda q, k, v, b, m: (logits_of(q, k, b) + windows_mask(q, m).mT).softmax(-1) @ v,
-        ),
-        ("the mask is forgotten", lambda q, k, v, b, m: logits_of(q, k, b).softmax(-1) @ v),
-        (
-            "every window gets the mask of window 0: window i of the batch has mask number i modulo nW",
-            lambda q, k, v, b, m: (logits_of(q, k, b) + m[:1, None]).softmax(-1) @ v,
-        ),
-        (
-            "the masks meet the wrong windows: the batch holds all windows of image 0, then all of image 1, so repeat "
-            "the masks as a whole (`repeat`, not `repeat_interleave`)",
-            lambda q, k, v, b, m: (
-                (logits_of(q, k, b) + m.repeat_interleave(len(q) // len(m), 0)[:, None]).softmax(-1) @ v
-            ),
-        ),
-        (
             "1/√d is missing: divide q·kᵀ by the root of the head's dimension",
             lambda q, k, v, b, m: attention_with(q, k, v, b, m, 1),
         ),
@@ -240,17 +325,14 @@ EXERCISES["3.3"] = Exercise(
             lambda q, k, v, b, m: attention_with(q, k, v, b * q.shape[-1] ** -0.5, m, None),
         ),
         (
-            "the bias is transposed: its rows are queries, its columns keys",
-            lambda q, k, v, b, m: attention_with(q, k, v, b.mT, m, None),
-        ),
-        ("the bias is forgotten", lambda q, k, v, b, m: attention_with(q, k, v, 0 * b, m, None)),
-        (
             "the softmax runs over the queries; each query's weights must sum to 1 over its keys, the last axis",
             lambda q, k, v, b, m: (logits_of(q, k, b) + windows_mask(q, m)).softmax(-2) @ v,
         ),
     ),
     piece=attention_fast,
+    more=attention_cases,
     gradient=True,
+    kinds=(ATTENTION,),
 )
 
 
@@ -265,10 +347,10 @@ def groups_literal(H, W, M, shift):
     return torch.tensor([[numbers[(h + shift[0]) % H][(w + shift[1]) % W] for w in range(W)] for h in range(H)])
 
 
-def groups_like(H, W, M, shift, roll=-1, first=None, columns=None, combine=None, whole=0):
+def groups_like(H, W, M, shift, roll=-1, first=None, columns=None, combine=None, whole=0, rolled=None):
     """Group numbers in which one thing can be changed: the sign of the roll; the length of the first piece of an
     axis (`first`); how the numbers of two pieces become one number (`columns`, `combine`); the number of the first
-    piece of an axis that is not shifted (`whole`)."""
+    piece of an axis that is not shifted (`whole`); all of the roll (`rolled`)."""
     rows, cols = (
         torch.div(torch.arange(n) - (s if first is None else first(M, s)), M, rounding_mode="floor")
         + (1 if s else whole)
@@ -277,7 +359,7 @@ def groups_like(H, W, M, shift, roll=-1, first=None, columns=None, combine=None,
     rows, cols = rows - min(rows.min(), 0), cols - min(cols.min(), 0)
     count = cols.max() + 1 if columns is None else columns(W, M)
     numbers = rows[:, None] * count + cols if combine is None else combine(rows[:, None], cols)
-    return numbers.roll([roll * s for s in shift], (0, 1))
+    return numbers.roll([roll * s for s in shift], (0, 1)) if rolled is None else rolled(numbers, M, shift)
 
 
 def groups_by_counter(H, W, M, shift):
@@ -287,6 +369,76 @@ def groups_by_counter(H, W, M, shift):
     for number, (h, w) in enumerate(product(rows, cols)):
         groups[h, w] = number
     return groups
+
+
+GROUPS = Choices(
+    groups_like,
+    {
+        "rolled": (
+            ("only the rows are rolled", lambda g, M, s: g.roll(-s[0], 0)),
+            ("only the columns are rolled", lambda g, M, s: g.roll(-s[1], 1)),
+            (
+                "the roll takes the two shifts the wrong way round: `shift` is (down, right), and down rolls "
+                "the rows, axis 0",
+                lambda g, M, s: g.roll((-s[1], -s[0]), (0, 1)),
+            ),
+            (
+                "the numbers are rolled by a whole window, M, instead of by the shift",
+                lambda g, M, s: g.roll((-M, -M), (0, 1)),
+            ),
+            (
+                "the numbers are rolled by M - shift instead of by the shift",
+                lambda g, M, s: g.roll((s[0] - M, s[1] - M), (0, 1)),
+            ),
+            (
+                "the numbers are rolled by M // 2 instead of by `shift`",
+                lambda g, M, s: g.roll((-(M // 2), -(M // 2)), (0, 1)),
+            ),
+            ("both axes are rolled by the shift down", lambda g, M, s: g.roll((-s[0], -s[0]), (0, 1))),
+            ("both axes are rolled by the shift to the right", lambda g, M, s: g.roll((-s[1], -s[1]), (0, 1))),
+            (
+                "the rows are rolled the right way, the columns the other way",
+                lambda g, M, s: g.roll((-s[0], s[1]), (0, 1)),
+            ),
+            (
+                "the columns are rolled the right way, the rows the other way",
+                lambda g, M, s: g.roll((s[0], -s[1]), (0, 1)),
+            ),
+            (
+                "the roll has the wrong sign: tokens move towards the top left, so `torch.roll` gets -shift",
+                lambda g, M, s: g.roll(s, (0, 1)),
+            ),
+            ("the numbers are not rolled: they must lie where the roll puts their tokens", lambda g, M, s: g),
+        ),
+        "whole": (
+            (
+                "an axis with shift 0 has no cut-off piece: its windows are numbered from 0, and there are only "
+                "W/M of them",
+                1,
+            ),
+        ),
+        "first": (
+            (
+                "you numbered the regular windows: shifted ones are cut at s, s + M, s + 2M, ...",
+                lambda M, s: M if s else 0,
+            ),
+            ("the first piece of an axis has s tokens, not M - s", lambda M, s: M - s if s else 0),
+        ),
+        "columns": (
+            ("a row has W/M + 1 shifted windows, not W/M: different windows share a number", lambda W, M: W // M),
+        ),
+        "combine": (
+            ("the windows are numbered column by column; number them row by row", lambda h, w: w * (h.max() + 1) + h),
+            ("the numbers of an axis are added: windows on a diagonal share a number", lambda h, w: h + w),
+            ("only the rows are numbered", lambda h, w: h + 0 * w),
+            ("only the columns are numbered", lambda h, w: 0 * h + w),
+            (
+                "the windows are numbered from the last to the first",
+                lambda h, w: (h.max() - h) * (w.max() + 1) + w.max() - w,
+            ),
+        ),
+    },
+)
 
 
 EXERCISES["3.4"] = Exercise(
@@ -302,20 +454,7 @@ EXERCISES["3.4"] = Exercise(
     ],
     lambda H, W, M, shift: f"(H, W) = ({H}, {W})",
     (
-        (
-            "the roll has the wrong sign: tokens move towards the top left, so `torch.roll` gets -shift",
-            lambda H, W, M, s: groups_like(H, W, M, s, roll=1),
-        ),
-        (
-            "the numbers are not rolled: they must lie where the roll puts their tokens",
-            lambda H, W, M, s: groups_like(H, W, M, s, roll=0),
-        ),
-        ("the numbers are rolled twice as far as they should", lambda H, W, M, s: groups_like(H, W, M, s, roll=-2)),
-        (
-            "the roll takes the two shifts the wrong way round: `shift` is (down, right), and down rolls the rows, "
-            "axis 0",
-            lambda H, W, M, s: groups_like(H, W, M, s, roll=0).roll((-s[1], -s[0]), (0, 1)),
-        ),
+        ("the numbers are rolled twice as far as they should", partial(groups_like, roll=-2)),
         (
             "without `dims`, `torch.roll` rolls the flattened map, where a row goes on into the next: give both "
             "shifts and `dims=(0, 1)`",
@@ -327,37 +466,19 @@ EXERCISES["3.4"] = Exercise(
             groups_by_counter,
         ),
         (
-            "you numbered the regular windows: shifted ones are cut at s, s + M, s + 2M, ...",
-            lambda H, W, M, s: groups_like(H, W, M, s, first=lambda M, s: M if s else 0),
-        ),
-        (
-            "the first piece of an axis has s tokens, not M - s",
-            lambda H, W, M, s: groups_like(H, W, M, s, first=lambda M, s: M - s if s else 0),
-        ),
-        (
-            "the windows are numbered column by column; number them row by row",
-            lambda H, W, M, s: groups_like(H, W, M, s, combine=lambda h, w: w * (h.max() + 1) + h),
-        ),
-        (
-            "a row has W/M + 1 shifted windows, not W/M: different windows share a number",
-            lambda H, W, M, s: groups_like(H, W, M, s, columns=lambda W, M: W // M),
-        ),
-        (
-            "the numbers of an axis are added: windows on a diagonal share a number",
-            lambda H, W, M, s: groups_like(H, W, M, s, combine=lambda h, w: h + w),
-        ),
-        (
             "the shifts of the two axes are exchanged: shift is (down, right)",
             lambda H, W, M, s: groups_like(H, W, M, s[::-1]),
-        ),
-        (
-            "an axis with shift 0 has no cut-off piece: its windows are numbered from 0, and there are only W/M of "
-            "them",
-            lambda H, W, M, s: groups_like(H, W, M, s, whole=1),
         ),
         ("you count from 1; the first window has number 0", lambda H, W, M, s: groups_like(H, W, M, s) + 1),
     ),
     piece=groups_like,
+    parts={"shift": ("down", "right")},
+    more=lambda: [
+        (M * r.randint(1, 4), M * r.randint(1, 4), M, (r.randint(0, M - 1), r.randint(0, M - 1)))
+        for r in randoms(16)
+        for M in [r.randint(2, 5)]
+    ],
+    kinds=(GROUPS,),
 )
 
 
@@ -429,7 +550,9 @@ EXERCISES["3.5"] = Exercise(
         ),
     ),
     piece=bias_fast,
+    more=lambda: [(torch.randn((2 * M - 1) ** 2, r.randint(1, 4)), M) for r in randoms(4) for M in [r.randint(2, 5)]],
     gradient=True,
+    kinds=(Rows(lambda table, M: (M, M), ("M", "M"), ("the rows", "the columns"), table=True),),
 )
 
 
@@ -526,5 +649,16 @@ EXERCISES["3.6"] = Exercise(
         ),
     ),
     piece=neighbours_fast,
+    more=lambda: [(torch.randn(*(r.randint(1, 6) for _ in range(4))),) for r in randoms(6)],
     gradient=True,
+    kinds=(
+        Axes(
+            "b (H i) (W j) c -> b H W (j i c)",
+            dict(b=3, H=5, i=2, W=4, j=2, c=7),
+            lambda x, n: (x,),
+            lambda x: dict(i=2, j=2),
+            dict(b="image", H="row of blocks", i="row offset", W="column of blocks", j="column offset", c="channel"),
+            even,
+        ),
+    ),
 )

@@ -5,10 +5,15 @@ from math import prod
 
 import torch
 
-from vt_course.lab.exercise import Exercise
+from vt_course.lab.exercise import Exercise, randoms
+from vt_course.lab.kinds.axes import Axes
+from vt_course.lab.kinds.operations import Choices
+from vt_course.lab.kinds.tables import Rows
 from vt_course.models import official, swin
 
 EXERCISES: dict[str, Exercise] = {}
+WINDOW = {"window": ("P", "Mh", "Mw")}
+WORDS = dict(b="B", T="T/P", p="P", H="H/Mh", h="Mh", W="W/Mw", w="Mw", c="C")
 
 
 def partition_literal(x, window):
@@ -97,6 +102,21 @@ EXERCISES["4.1"] = Exercise(
         ),
     ),
     piece=swin.window_partition,
+    parts=WINDOW,
+    more=lambda: [
+        (torch.randn(r.randint(1, 3), *(m * r.randint(1, 3) for m in window), r.randint(1, 4)), window)
+        for r in randoms(6)
+        for window in [(r.randint(1, 4), r.randint(1, 4), r.randint(1, 4))]
+    ],
+    kinds=(
+        Axes(
+            "b (T p) (H h) (W w) c -> (b T H W) (p h w) c",
+            dict(b=2, T=3, p=2, H=2, h=5, W=4, w=3, c=2),
+            lambda x, n: (x, (n["p"], n["h"], n["w"])),
+            lambda x, window: dict(zip("phw", window)),
+            WORDS,
+        ),
+    ),
 )
 
 
@@ -162,6 +182,21 @@ EXERCISES["4.2"] = Exercise(
         ("H and W inside the windows are exchanged", lambda x, w, s: glue(x, w, s, (0, 1, 4, 2, 6, 3, 5, 7))),
     ),
     piece=swin.window_reverse,
+    parts=WINDOW | {"size": ("T", "H", "W")},
+    more=lambda: [
+        (torch.randn(r.randint(1, 3) * prod(n), prod(w), r.randint(1, 4)), w, tuple(a * b for a, b in zip(n, w)))
+        for r in randoms(6)
+        for w, n in [[tuple(r.randint(1, 4) for _ in range(3)), tuple(r.randint(1, 3) for _ in range(3))]]
+    ],
+    kinds=(
+        Axes(
+            "(b T H W) (p h w) c -> b (T p) (H h) (W w) c",
+            dict(b=2, T=3, p=2, H=2, h=5, W=4, w=3, c=2),
+            lambda x, n: (x, (n["p"], n["h"], n["w"]), (n["T"] * n["p"], n["H"] * n["h"], n["W"] * n["w"])),
+            lambda x, window, size: dict(zip("phw", window)) | dict(zip("THW", (n // m for n, m in zip(size, window)))),
+            WORDS,
+        ),
+    ),
 )
 
 
@@ -177,6 +212,32 @@ def roll_cases():
         (torch.randn(1, 8, 8, 8, 2), (2, 2, 2)),
         (torch.randn(2, 5, 3, 4, 1), (2, 0, 1)),
     ]
+
+
+def roll_like(x, shift, *, dims=(1, 2, 3), signs=(-1, -1, -1)):
+    return torch.roll(x, [a * s for a, s in zip(signs, shift)], dims)
+
+
+ROLLS = Choices(
+    roll_like,
+    {
+        "dims": tuple(
+            (f"the three shifts are applied to the axes {dims}; it must be (1, 2, 3)", dims)
+            for dims in product(range(5), repeat=3)
+            if dims != (1, 2, 3)
+        ),
+        "signs": tuple(
+            (
+                "the shift along "
+                + " and ".join(name for name, s in zip(("time", "height", "width"), signs) if s > 0)
+                + " has the other sign: `torch.roll` gets -shift",
+                signs,
+            )
+            for signs in product((-1, 1), repeat=3)
+            if signs != (-1, -1, -1)
+        ),
+    },
+)
 
 
 EXERCISES["4.3"] = Exercise(
@@ -202,6 +263,12 @@ EXERCISES["4.3"] = Exercise(
         ),
     ),
     piece=roll_literal,
+    more=lambda: [
+        (torch.randn(r.randint(1, 4), *(r.randint(3, 6) for _ in range(4))), tuple(r.randint(0, 3) for _ in range(3)))
+        for r in randoms(8)
+    ],
+    kinds=(ROLLS,),
+    parts={"shift": ("st", "sh", "sw")},
 )
 
 
@@ -242,6 +309,94 @@ def mask_cases():
     ]
 
 
+def mask_like(size, window, shift, *, values=(0.0, -100.0), rolled=None, cut=None, used=None):
+    """The mask in which the steps that are given replace the right ones."""
+    numbers = number_groups(size, window, shift if used is None else used(shift, window))
+    if rolled is None:
+        numbers = roll_literal(numbers[None, ..., None], shift)[0, ..., 0]
+    else:
+        numbers = rolled(numbers, shift)
+    groups = (partition_literal if cut is None else cut)(numbers[None, ..., None], window)[..., 0]
+    return torch.where(groups[:, :, None] == groups[:, None, :], *values)
+
+
+AXES_OF_SHIFT = ("time", "height", "width")
+MASKS = Choices(
+    mask_like,
+    {
+        "values": (
+            ("forbidden pairs hold 1 instead of -100 (a boolean mask?): it is added to the logits", (0.0, 1.0)),
+            ("allowed pairs hold 1 and forbidden pairs 0 (a truth value): allowed is 0, forbidden -100", (1.0, 0.0)),
+            ("the mask is the wrong way round: you forbid pairs of the same group and allow the others", (-100.0, 0.0)),
+            ("forbidden pairs get +100 instead of -100: softmax would look at nothing else", (0.0, 100.0)),
+            ("forbidden pairs hold -1 instead of -100: softmax would hardly notice", (0.0, -1.0)),
+            (
+                "forbidden pairs hold -inf; the official value is -100 (with -inf a row that is all forbidden "
+                "becomes NaN)",
+                (0.0, -torch.inf),
+            ),
+            ("allowed pairs hold 1; they must hold 0", (1.0, -100.0)),
+            ("forbidden pairs hold -10; the official value is -100", (0.0, -10.0)),
+            ("forbidden pairs hold -1000; the official value is -100", (0.0, -1000.0)),
+            ("forbidden pairs hold -1e9; the official value is -100", (0.0, -1e9)),
+            ("forbidden pairs hold -10,000; the official value is -100", (0.0, -1e4)),
+            ("allowed pairs hold 100 and forbidden pairs 0: allowed is 0, forbidden -100", (100.0, 0.0)),
+        ),
+        "rolled": (
+            (
+                "your groups are numbered before the roll: number the groups of the rolled map, or roll the "
+                "numbers too",
+                lambda g, s: g,
+            ),
+            (
+                "the numbers are rolled the other way: they must move with the tokens, by -shift",
+                lambda g, s: g.roll(s, (0, 1, 2)),
+            ),
+            *(
+                (
+                    f"the numbers of the groups are not rolled along {name}",
+                    lambda g, s, a=a: g.roll([-v if b != a else 0 for b, v in enumerate(s)], (0, 1, 2)),
+                )
+                for a, name in enumerate(AXES_OF_SHIFT)
+            ),
+        ),
+        "used": (
+            *(
+                (
+                    f"{name} is not cut by the shift, so nothing is forbidden along it",
+                    lambda s, w, a=a: tuple(0 if b == a else v for b, v in enumerate(s)),
+                )
+                for a, name in enumerate(AXES_OF_SHIFT)
+            ),
+            ("the groups are those of windows that are not shifted", lambda s, w: (0, 0, 0)),
+            ("the groups are cut at half a window, whatever `shift` is", lambda s, w: tuple(m // 2 for m in w)),
+            (
+                "the groups are cut at window - shift; the first cut lies at `shift`",
+                lambda s, w: tuple(m - v for m, v in zip(w, s)),
+            ),
+        ),
+        "cut": (
+            (
+                "inside a window the tokens of the mask are listed (H W T); the order is (T H W)",
+                lambda x, w: cut(x, w, (0, 1, 3, 5, 4, 6, 2, 7)),
+            ),
+            (
+                "the masks of the windows are listed (H W T); the order is (T H W)",
+                lambda x, w: cut(x, w, (0, 3, 5, 1, 2, 4, 6, 7)),
+            ),
+            (
+                "the masks of the windows are listed (W H T); the order is (T H W)",
+                lambda x, w: cut(x, w, (0, 5, 3, 1, 2, 4, 6, 7)),
+            ),
+            (
+                "the axes are never permuted before the windows are cut",
+                lambda x, w: x.reshape(-1, prod(w), x.shape[-1]),
+            ),
+        ),
+    },
+)
+
+
 EXERCISES["4.4"] = Exercise(
     "shift mask",
     mask_literal,
@@ -249,38 +404,10 @@ EXERCISES["4.4"] = Exercise(
     lambda size, w, s: f"(T/P·H/M·W/M, P·M·M, P·M·M) = ({prod(a // b for a, b in zip(size, w))}, {prod(w)}, {prod(w)})",
     (
         (
-            "the mask is the wrong way round: you forbid pairs of the same group and allow the others",
-            lambda z, w, s: -100.0 - mask_literal(z, w, s),
-        ),
-        (
-            "forbidden pairs get +100 instead of -100: softmax would look at nothing else",
-            lambda z, w, s: -mask_literal(z, w, s),
-        ),
-        (
-            "forbidden pairs hold 1 instead of -100 (a boolean mask?): it is added to the logits",
-            lambda z, w, s: mask_literal(z, w, s) / -100,
-        ),
-        (
-            "forbidden pairs hold -1 instead of -100: softmax would hardly notice",
-            lambda z, w, s: mask_literal(z, w, s) / 100,
-        ),
-        (
-            "forbidden pairs hold -inf; the official value is -100 (with -inf a row that is all forbidden becomes NaN)",
-            lambda z, w, s: torch.where(mask_literal(z, w, s) < 0, -torch.inf, 0.0),
-        ),
-        (
             "time is forgotten: tokens of the first and the last frames may not meet either",
             lambda z, w, s: mask_literal(z, w, (0, *s[1:])),
         ),
         ("only time is masked: H and W wrap around as well", lambda z, w, s: mask_literal(z, w, (s[0], 0, 0))),
-        (
-            "your groups are numbered before the roll: number the groups of the rolled map, or roll the numbers too",
-            lambda z, w, s: mask_from(number_groups(z, w, s), w),
-        ),
-        (
-            "the numbers are rolled the other way: they must move with the tokens, by -shift",
-            lambda z, w, s: mask_from(torch.roll(number_groups(z, w, s), s, (0, 1, 2)), w),
-        ),
         (
             "nothing is masked: the border that matters lies inside the last window of an axis, `shift` tokens before "
             "its end",
@@ -288,6 +415,13 @@ EXERCISES["4.4"] = Exercise(
         ),
     ),
     piece=swin.shift_mask,
+    parts=WINDOW | {"size": ("T", "H", "W"), "shift": ("st", "sh", "sw")},
+    more=lambda: [
+        (tuple(m * r.randint(1, 3) for m in window), window, tuple(r.randint(0, m - 1) for m in window))
+        for r in randoms(6)
+        for window in [(r.randint(1, 3), r.randint(1, 4), r.randint(1, 4))]
+    ],
+    kinds=(MASKS,),
 )
 
 
@@ -360,6 +494,9 @@ EXERCISES["4.5"] = Exercise(
         ),
     ),
     piece=swin.relative_position_index,
+    parts=WINDOW,
+    more=lambda: [((r.randint(1, 3), r.randint(1, 4), r.randint(1, 5)),) for r in randoms(8)],
+    kinds=(Rows(lambda window: window, ("P", "Mh", "Mw"), ("time", "height", "width")),),
 )
 
 
@@ -371,21 +508,51 @@ def inflate_literal(weight, pt):
     return out  # (D, C, pt, ph, pw)
 
 
+def inflate_like(weight, pt, *, scale=None, filled=None):
+    """The tube weights in which the steps that are given replace the right ones."""
+    share = 1 / pt if scale is None else scale(pt, weight)
+    held = range(pt) if filled is None else filled(pt)
+    return torch.stack([share * weight if t in held else torch.zeros_like(weight) for t in range(pt)], 2)
+
+
+INFLATED = Choices(
+    inflate_like,
+    {
+        "scale": (
+            ("duplicated but not divided: on a still clip every token comes out pt times too large", lambda pt, w: 1.0),
+            ("divided by pt², or twice by pt", lambda pt, w: 1 / pt**2),
+            (
+                "divided by √pt: that keeps the variance of independent frames, but neighbouring frames are "
+                "nearly equal",
+                lambda pt, w: pt**-0.5,
+            ),
+            ("halved always: divide by pt, not by 2", lambda pt, w: 0.5),
+            ("the weights are multiplied by pt; divide by it", lambda pt, w: float(pt)),
+            ("the weights are divided by pt + 1; divide by pt", lambda pt, w: 1 / (pt + 1)),
+            ("the weights are divided by the number of output channels; divide by pt", lambda pt, w: 1 / w.shape[0]),
+            ("the weights are divided by the number of colours; divide by pt", lambda pt, w: 1 / w.shape[1]),
+            (
+                "the weights are divided by all numbers of the kernel; divide by pt",
+                lambda pt, w: 1 / (pt * w[0, 0].numel()),
+            ),
+        ),
+        "filled": (
+            ("only the first time step holds weights", lambda pt: (0,)),
+            ("only the last time step holds weights", lambda pt: (pt - 1,)),
+            ("only the middle time step holds weights", lambda pt: (pt // 2,)),
+            ("the last time step holds no weights", lambda pt: range(pt - 1)),
+            ("the first time step holds no weights", lambda pt: range(1, pt)),
+        ),
+    },
+)
+
+
 EXERCISES["4.6"] = Exercise(
     "inflation",
     inflate_literal,
     lambda: [(torch.randn(6, 3, 4, 4), 2), (torch.randn(5, 3, 4, 2), 3), (torch.randn(2, 1, 2, 2), 1)],
     lambda w, pt: f"(D, C, pt, ph, pw) = ({w.shape[0]}, {w.shape[1]}, {pt}, {w.shape[2]}, {w.shape[3]})",
     (
-        (
-            "duplicated but not divided: on a still clip every token comes out pt times too large",
-            lambda w, pt: w[:, :, None].repeat(1, 1, pt, 1, 1),
-        ),
-        ("divided by pt², or twice by pt", lambda w, pt: w[:, :, None].repeat(1, 1, pt, 1, 1) / pt**2),
-        (
-            "divided by √pt: that keeps the variance of independent frames, but neighbouring frames are nearly equal",
-            lambda w, pt: w[:, :, None].repeat(1, 1, pt, 1, 1) / pt**0.5,
-        ),
         (
             "only one time step holds weights: that is centre initialisation; asked for is duplicate and divide",
             lambda w, pt: torch.stack([w if t == pt // 2 else torch.zeros_like(w) for t in range(pt)], 2),
@@ -394,11 +561,12 @@ EXERCISES["4.6"] = Exercise(
             "only the first time step holds weights",
             lambda w, pt: torch.stack([w if t == 0 else torch.zeros_like(w) for t in range(pt)], 2),
         ),
-        ("halved always: divide by pt, not by 2", lambda w, pt: w[:, :, None].repeat(1, 1, pt, 1, 1) / 2),
         (
             "the time axis is the last one; Conv3d wants (D, C, time, height, width)",
             lambda w, pt: w[..., None].repeat(1, 1, 1, 1, pt) / pt,
         ),
     ),
     piece=official.inflate_patch,
+    more=lambda: [(torch.randn(*(r.randint(1, 5) for _ in range(4))), r.randint(1, 5)) for r in randoms(6)],
+    kinds=(INFLATED,),
 )

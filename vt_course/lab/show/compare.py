@@ -4,7 +4,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
 
 from vt_course import CourseError
 from vt_course.colours import VERMILION
@@ -91,5 +92,19 @@ def expected_got(expected, got, title: str | None = None) -> Figure:
                     axes.plot(
                         x, y, "o", markersize=16, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=line
                     )
+    if differs.any():
+        fig.legend(handles=legend(numbered), loc="outside lower center", ncols=4, frameon=False)
     headline(fig, title)
     return fig
+
+
+def legend(numbered: bool) -> list:
+    """What the colours of the third panel and the mark mean."""
+    mark = Line2D([], [], linestyle="none", marker="s" if numbered else "o", markersize=11, markeredgewidth=2.5)
+    mark.set(markerfacecolor="none", markeredgecolor="black", label="first difference")
+    return [
+        Patch(color=GAPS(0.0), label="equal"),
+        Patch(color=GAPS(0.4), label="differs a little"),
+        Patch(color=GAPS(1.0), label="differs most"),
+        mark,
+    ]

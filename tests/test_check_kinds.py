@@ -1,0 +1,598 @@
+"""The kinds of mistakes that the checks find by search: each names what was done wrong, and nothing else.
+
+The wrong solutions here are written as a reader would; none of them stands in a catalogue.
+"""
+
+import ast
+import builtins
+import math
+import time
+
+import IPython.display
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+
+from vt_course import repo_root
+from vt_course.lab import kinds, show
+from vt_course.lab.check import check
+from vt_course.lab.exercise import Exercise
+from vt_course.lab.exercises import EXERCISES
+from vt_course.lab.kinds import explain, fits
+from vt_course.lab.kinds.common import Outcome, attempt, clone
+from vt_course.lab.kinds.steps import Step, Steps
+from vt_course.publish import hygiene
+from vt_course.publish.build import from_source
+from vt_course.publish.student import parts, student_edition
+
+from solutions import RIGHT
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    """No file of progress, no picture, and time enough on a machine with other work."""
+    monkeypatch.setattr(kinds, "SECONDS", 8)
+    monkeypatch.setenv("VT_COURSE_PROGRESS", "")
+    monkeypatch.setattr(show, "expected_got", lambda *args, **kwargs: None)
+    monkeypatch.setattr(IPython.display, "display", lambda figure: None)
+
+
+def verdict(number, function, capsys):
+    check(number, function)
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+# ---------------------------------------------------------------- axes
+
+
+CUT_3D = "b (T p) (H h) (W w) c -> (b T H W) (p h w) c"
+
+
+def cut(pattern=CUT_3D):
+    return lambda x, w: rearrange(x, pattern, p=w[0], h=w[1], w=w[2])
+
+
+def glue(pattern):
+    return lambda x, w, s: rearrange(x, pattern, p=w[0], h=w[1], w=w[2], T=s[0] // w[0], H=s[1] // w[1], W=s[2] // w[2])
+
+
+def glue_2d(pattern):
+    return lambda x, M, H, W: rearrange(x, pattern, i=M, j=M, h=H // M, w=W // M)
+
+
+def pad_even(x):
+    return F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+
+
+def crop_even(x):
+    return x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
+
+
+AXES = [
+    ("4.1", cut("b (T p) (H h) (W w) c -> (b H T W) (p h w) c"), "(B · H/Mh · T/P · W/Mw), slowest first"),
+    ("4.1", cut("b (T p) (H h) (W w) c -> (b T H W) (h p w) c"), "axis 1 your numbers run (Mh · P · Mw)"),
+    (
+        "4.1",
+        cut("b (T p) (H h) (W w) c -> (b W T H) (w p h) c"),
+        "(B · W/Mw · T/P · H/Mh), slowest first; they must run (B · T/P · H/Mh · W/Mw); and inside axis 1 your numbers "
+        "run (Mw · P · Mh)",
+    ),
+    ("4.1", cut("b (T p) (h H) (W w) c -> (b T H W) (p h w) c"), "you split axis 2 of the input as (Mh · H/Mh)"),
+    ("4.1", cut("b (T p) (H h) (W w) c -> (b T H W) p (h w) c"), "(P), (Mh · Mw), (C); they must be"),
+    ("4.1", lambda x, w: cut()(x[:1], w), "of B only the first"),
+    ("4.1", lambda x, w: cut()(x, (w[0], w[2], w[2])), "Mw stands in place of Mh"),
+    ("4.2", glue("(b W T H) (p h w) c -> b (T p) (H h) (W w) c"), "axis 0 of the input as (B · W/Mw · T/P · H/Mh)"),
+    ("4.2", glue("(b T H W) (h w p) c -> b (T p) (H h) (W w) c"), "axis 1 of the input as (Mh · Mw · P)"),
+    ("4.2", glue("(b T H W) (p h w) c -> b (p T) (H h) (W w) c"), "axis 1 your numbers run (P · T/P)"),
+    ("3.2", glue_2d("(b h w) (i j) c -> b (h i) (j w) c"), "axis 2 your numbers run (token column · window column)"),
+    ("3.1", lambda x, M: rearrange(x, "b (h i) (j w) c -> (b h w) (i j) c", i=M, j=M), "axis 2 of the input as (token"),
+    (
+        "1.5",
+        lambda x, t: rearrange(x, "b c (T t) (H h) (W w) -> b T H W (h t c w)", t=t[0], h=t[1], w=t[2]),
+        "axis 4 your numbers run (row · frame · colour · column)",
+    ),
+    ("1.4", lambda x, p: rearrange(x, "b c (H h) (W w) -> b (W H) (c h w)", h=p[0], w=p[1]), "(W/pw · H/ph)"),
+    ("3.6", lambda x: rearrange(pad_even(x), "b (H i) (W j) c -> b H W (c i j)", i=2, j=2), "(channel · row offset"),
+    ("3.6", lambda x: reduce(pad_even(x), "b (H i) (W j) c -> b H W c", "sum", i=2, j=2), "row offset are added up"),
+    ("3.6", lambda x: rearrange(crop_even(x), "b (H i) (W j) c -> b H W (j i c)", i=2, j=2), "cropped instead"),
+]  # fmt: skip
+
+
+# ---------------------------------------------------------------- operations
+
+
+def heads(x, w_qkv, b_qkv, num_heads):
+    return rearrange(F.linear(x, w_qkv, b_qkv), "b n (s h d) -> s b h n d", s=3, h=num_heads)
+
+
+def multi_head(softmax=lambda s: s.softmax(-1), merge="b h n d -> b n (h d)", scale=True, order=(0, 1, 2), residual=0):
+    def function(x, w_qkv, b_qkv, w_out, b_out, num_heads):
+        q, k, v = (heads(x, w_qkv, b_qkv, num_heads)[i] for i in order)
+        out = softmax(q @ k.mT / (q.shape[-1] ** 0.5 if scale else 1)) @ v
+        return F.linear(rearrange(out, merge), w_out, b_out) + residual * x
+
+    return function
+
+
+def windowed(mask=lambda s, m: s + m, softmax=lambda s: s.softmax(-1), scale=0.5, bias=1.0):
+    def function(q, k, v, b, m):
+        m = m.repeat(len(q) // len(m), 1, 1)[:, None]
+        return softmax(mask(q @ k.mT / q.shape[-1] ** scale + bias * b, m)) @ v
+
+    return function
+
+
+def normalised(function, axes):
+    return lambda s: function(s) / function(s).sum(axes, keepdim=True)
+
+
+OPERATIONS = [
+    ("2.1", lambda q, k: (q @ k.mT / q.shape[-1] ** 0.5).softmax(1), "runs over the heads"),
+    ("2.1", lambda q, k: normalised(torch.abs, -1)(q @ k.mT / q.shape[-1] ** 0.5), "absolute values"),
+    ("2.1", lambda q, k: (q @ k.mT / q.shape[-1]).softmax(-2), "One: the softmax runs over the queries"),
+    ("2.2", multi_head(order=(2, 0, 1)), "you take v, q, k for them"),
+    ("2.2", multi_head(residual=-1), "`x` is subtracted from the result"),
+    ("2.2", multi_head(lambda s: s.softmax(1), merge="b h n d -> b n (d h)"), "The other: the heads are interleaved"),
+    ("2.2", multi_head(merge="b h n d -> b n (d h)", scale=False), "One: the logits are not scaled"),
+    ("3.3", windowed(mask=lambda s, m: s + (m < 0)), "forbidden pairs get 1 added instead of -100"),
+    ("3.3", windowed(softmax=normalised(lambda s: s, -1)), "divided by their sum, without exp"),
+    ("3.3", windowed(scale=1, bias=2), "The other: the bias is added twice"),
+    ("3.3", windowed(mask=lambda s, m: s * (m == 0)), "set to 0, whose exp is 1"),
+]  # fmt: skip
+
+
+# ---------------------------------------------------------------- numbers, rounding, types
+
+
+def window_macs(h, w, C, M, up=lambda n, M: -(-n // M) * M, second=lambda M: M * M):
+    h, w = up(h, M), up(w, M)
+    return 4 * h * w * C**2 + 2 * second(M) * h * w * C
+
+
+def uniform(point=lambda i, n, f: (2 * i + 1) * n / (2 * f), rounding=torch.floor):
+    return lambda n, f: rounding(point(torch.arange(f).double(), n, f)).long()
+
+
+def dense(n, frames, stride, position, start=lambda room: max(room, 0) // 2, end=lambda p, n: p % n):
+    first = 0 if position == "start" else start(n - (frames - 1) * stride - 1)
+    return end(first + torch.arange(frames) * stride, n)
+
+
+NUMBERS = [
+    ("2.4", lambda h, w, C: (4 * h * w * C**2 + 2 * (h * w) ** 2 * C) // 2, "your number is 1/2 of the right one"),
+    ("2.4", lambda h, w, C: 4 * h * w * C + 2 * (h * w) ** 2, "a factor `C` is missing"),
+    ("2.4", lambda h, w, C: 4 * h * w * C**2 + 2 * h * w * w * C, "in the term 2(hw)²C a factor h is missing"),
+    ("2.5", lambda h, w, C, M: window_macs(h, w, C, M) // M**2, "a factor `M`² is missing"),
+    ("2.5", lambda h, w, C, M: window_macs(h, w, C, M, second=lambda M: M**3), "there is one factor M too many"),
+    ("2.5", lambda h, w, C, M: window_macs(h, w, C, M, up=lambda n, M: n + M - 1), ""),
+    ("2.5", lambda h, w, C, M: window_macs(h, w, C, M, up=lambda n, M: n + n % M), ""),
+    ("2.6", lambda T, H, W, p, h, b, e: b * h * e * (T * (H // p) * (W // p) + 2) ** 2, "two class tokens"),
+    ("1.2", uniform(rounding=torch.ceil), "the points are rounded up"),
+    ("1.2", uniform(point=lambda i, n, f: i * n / max(f - 1, 1), rounding=torch.round), ""),
+    ("1.2", uniform(rounding=lambda t: t + 1), "your numbers are too large by 1"),
+    ("1.2", lambda n, f: (2 * torch.arange(f) + 1) * n / (2 * f), "divide with `//`"),
+    ("1.1", lambda n, f, s, p="centre": dense(n, f, s, p).flip(0), "the frames run backwards"),
+    ("1.1", lambda n, f, s, p="centre": dense(n, f, s, p, end=lambda p, n: p % (n + 1)), "the loop is one frame long"),
+    ("1.1", lambda n, f, s, p="centre": dense(n, f, s, p).double(), "right, but they are floating-point"),
+    ("1.3", lambda h, w, s: right("1.3")(h, w, s)[:, [2, 3, 0, 1]], "yours is bottom, right, top"),
+    ("4.4", lambda z, w, s: right("4.4")(z, w, s).long(), "the numbers are right, but they are whole numbers"),
+    ("4.3", lambda x, s: x.roll(-s[1], 2), "only sh is used"),
+    ("4.3", lambda x, s: x.roll((-s[0], s[1], s[2]), (1, 2, 3)), "the shift along height and width has the other sign"),
+    ("4.6", lambda w, pt: right("4.6")(w, pt) / w.shape[1], "a factor"),
+    ("8.3", lambda *a: right("8.3")(*a)[[1, 2, 0]], "along axis 0 the places come in the order 1, 2, 0"),
+    ("8.4", lambda x, y, e: right("8.4")(x, y, e) / math.log(2), "the logarithm has base 2"),
+    ("8.5", lambda n, limit: torch.clamp(limit / n.square().mean().sqrt(), max=1), "the squares are averaged"),
+    ("8.6", lambda g, n: g * (n / n.sum())[:, None], "a sum over axis 0 of your result is missing"),
+]  # fmt: skip
+
+
+def right(number):
+    return next(iter(RIGHT[number].values()))
+
+
+# ---------------------------------------------------------------- tables
+
+
+def rows(window, digits=None, moved=True, indexing="ij"):
+    grid = torch.meshgrid(*map(torch.arange, window), indexing=indexing)
+    place = torch.stack([g.flatten() for g in grid])
+    offsets = place[:, :, None] - place[:, None]
+    P, A, B = window
+    moves = (P - 1, A - 1, B - 1) if moved is True else moved(P, A, B)
+    t, h, w = (o + m for o, m in zip(offsets, moves))
+    return t * (2 * A - 1) * (2 * B - 1) + h * (2 * B - 1) + w if digits is None else digits(t, h, w, P, A, B)
+
+
+def relative(index):
+    def function(table, n):
+        i = torch.arange(n)
+        return table[index(i[:, None] - i, n)].permute(2, 0, 1)
+
+    return function
+
+
+TABLES = [
+    ("4.5", lambda w: rows(w, moved=lambda P, A, B: (0, A - 1, B - 1)), "along time is not moved to start at 0"),
+    ("4.5", lambda w: rows(w, lambda t, h, x, P, A, B: (t + h) * (2 * B - 1) + x), "multiplied by (2Mw-1); it must"),
+    ("4.5", lambda w: rows(w, lambda t, h, x, P, A, B: (t * (2 * A - 1) + h) * 2 * B + x), "the digit of width"),
+    ("4.5", lambda w: rows(w) - 1, "every row is one too small: is Mw-2 added"),
+    ("4.5", lambda w: rows(w, indexing="xy"), 'indexing="xy"'),
+    ("2.3", relative(lambda d, n: (d + n).clamp(0, 2 * n - 2)), "One of them: rows outside the table"),
+    ("2.3", relative(lambda d, n: d % n), "modulo n"),
+    ("3.5", lambda t, M: bias(t, M, lambda h, w: (h + M - 1) * (2 * M - 1) + w), "along the columns is not moved"),
+    ("3.5", lambda t, M: bias(t, M, lambda h, w: (h + M - 1) * (2 * M - 1) + (w + M - 1)).flip(0), ""),
+]  # fmt: skip
+
+
+def bias(table, M, row):
+    h, w = torch.arange(M * M) // M, torch.arange(M * M) % M
+    return table[row(h[:, None] - h, w[:, None] - w)].permute(2, 0, 1)
+
+
+def not_named(function):
+    """Wrong in a way that has no kind."""
+    return lambda *args: (lambda out: out + torch.randn(out.shape))(function(*args).double())
+
+
+@pytest.mark.parametrize("number, function, words", AXES + OPERATIONS + NUMBERS + TABLES)
+def test_the_kind_of_a_mistake_is_named(number, function, words, capsys):
+    out = verdict(number, function, capsys)
+    assert out.startswith(f"✗ exercise {number}, ") and out.count("  Likely: ") == 1, out
+    assert words in out.split("  Likely: ")[1], out
+
+
+@pytest.mark.parametrize("number", ["1.4", "4.1", "4.6"])
+def test_where_no_kind_explains_the_numbers_nothing_is_said(number, capsys):
+    assert "Likely" not in verdict(number, not_named(right(number)), capsys)
+
+
+def test_the_search_gives_up_in_time(monkeypatch, capsys):
+    monkeypatch.setattr(kinds, "SECONDS", 0.2)
+    start = time.monotonic()
+    assert "Likely" not in verdict("2.2", not_named(right("2.2")), capsys)
+    assert time.monotonic() - start < 3
+
+
+# ---------------------------------------------------------------- whole forwards
+
+
+def window_attention(x, mask=None):
+    """(B·nW, N, C): attention without weights, enough to tell who sees whom."""
+    logits = x @ x.mT / x.shape[-1] ** 0.5
+    if mask is not None:
+        logits = logits + mask.repeat(len(x) // len(mask), 1, 1)
+    return logits.softmax(-1) @ x
+
+
+def windows(x, M):
+    return rearrange(x, "b (h i) (w j) c -> (b h w) (i j) c", i=M, j=M)
+
+
+def from_windows(x, M, H, W):
+    return rearrange(x, "(b h w) (i j) c -> b (h i) (w j) c", i=M, j=M, h=H // M, w=W // M)
+
+
+def norm(x):
+    return F.layer_norm(x, x.shape[-1:]) + 0.3  # a bias: what is padded before it is not 0 after it
+
+
+def padded_to(x, M):
+    return F.pad(x, (0, 0, 0, -x.shape[2] % M, 0, -x.shape[1] % M))
+
+
+def mask_of(H, W, M, s):
+    """(nW, N, N) of the rolled map."""
+    pieces = [torch.div(torch.arange(n) - s, M, rounding_mode="floor") for n in (H, W)]
+    groups = (pieces[0][:, None] * 100 + pieces[1]).roll((-s, -s), (0, 1))
+    groups = windows(groups[None, ..., None].float(), M)[..., 0]
+    return torch.where(groups[:, :, None] == groups[:, None], 0.0, -100.0)
+
+
+def put(name, function):
+    """A step that changes x."""
+    return Step(name, lambda s: s.update(x=function(s["x"], s)))
+
+
+M, SHIFT = 4, 2
+BLOCK = Steps(
+    lambda x, weight: dict(x=x, weight=weight, H=x.shape[1], W=x.shape[2]),
+    (
+        Step("keep the shortcut", lambda s: s.update(shortcut=s["x"])),
+        put("norm", lambda x, s: norm(x)),
+        put("pad", lambda x, s: padded_to(x, M)),
+        Step(
+            "shift",
+            lambda s: s.update(x=s["x"].roll((-SHIFT, -SHIFT), (1, 2))),
+            (("the shift has the other sign", lambda s: s.update(x=s["x"].roll((SHIFT, SHIFT), (1, 2)))),),
+        ),
+        Step("mask", lambda s: s.update(mask=mask_of(*s["x"].shape[1:3], M, SHIFT))),
+        put("attend", lambda x, s: from_windows(window_attention(windows(x, M), s.get("mask")), M, *x.shape[1:3])),
+        put("shift back", lambda x, s: x.roll((SHIFT, SHIFT), (1, 2))),
+        put("crop", lambda x, s: x[:, : s["H"], : s["W"]]),
+        put("add the shortcut", lambda x, s: x + s["shortcut"]),
+        Step("keep the second shortcut", lambda s: s.update(shortcut=s["x"])),
+        put("second norm", lambda x, s: norm(x)),
+        put("MLP", lambda x, s: F.gelu(x @ s["weight"])),
+        put("add the second shortcut", lambda x, s: x + s["shortcut"]),
+    ),
+    together=(("shift", "shift back"), ("shift", "mask", "shift back")),
+)
+
+
+def block(
+    x,
+    weight,
+    shift=SHIFT,
+    masked=True,
+    back=SHIFT,
+    norm_first=True,
+    crop_first=False,
+    pad_first=False,
+    shortcut="x",
+    second=True,
+    second_norm=norm,
+    post=False,
+):
+    """A Swin block, written again as a reader would, with the mistakes of the table below."""
+    H, W = x.shape[1:3]
+    if pad_first:
+        y = norm(padded_to(x, M))
+    else:
+        y = padded_to(norm(x) if norm_first else x, M)
+    kept = {"x": x, "normed": norm(x), "none": 0}[shortcut]
+    rows, columns = y.shape[1:3]
+    y = windows(y.roll((-shift, -shift), (1, 2)), M)
+    y = from_windows(window_attention(y, mask_of(rows, columns, M, SHIFT) if masked else None), M, rows, columns)
+    y = y[:, :H, :W].roll((back, back), (1, 2)) if crop_first else y.roll((back, back), (1, 2))[:, :H, :W]
+    x = kept + (norm(y) if post else y)
+    return x * second + F.gelu(second_norm(x) @ weight)
+
+
+FORWARDS = [
+    (dict(), None),
+    (dict(masked=False), "the step “mask” is forgotten"),
+    (dict(shift=0, back=0, masked=False), "the steps “shift” and “mask” and “shift back” are forgotten"),
+    (dict(back=0), "the step “shift back” is forgotten"),
+    (dict(norm_first=False), "the step “norm” is forgotten"),
+    (dict(crop_first=True), "the step “shift back” comes too late: it must come before “crop”"),
+    (dict(pad_first=True), "“norm” comes too late: it must come before “pad”"),
+    (dict(shortcut="normed"), "“keep the shortcut” comes too late: it must come before “norm”"),
+    (dict(shortcut="none"), "the step “add the shortcut” is forgotten"),
+    (dict(second=False), "the step “add the second shortcut” is forgotten"),
+    (dict(second_norm=lambda x: x), "the step “second norm” is forgotten"),
+    (dict(shift=-SHIFT), "the shift has the other sign"),
+    (dict(norm_first=False, post=True), "the step “norm” comes too late: it must come before"),
+    (dict(masked=False, second=False), "One: the step “mask” is forgotten. The other: the step “add"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("how, words", FORWARDS)
+def test_a_forward_is_named_by_the_step_that_is_wrong(how, words, monkeypatch, capsys):
+    cases = [(torch.randn(1, 8, 8, 3), torch.eye(3)), (torch.randn(2, 5, 7, 4), torch.randn(4, 4))]
+    exercise = Exercise(
+        "a block", BLOCK.function, lambda: cases, lambda x, w: "the shape of x", (), BLOCK.function, kinds=(BLOCK,)
+    )
+    monkeypatch.setitem(EXERCISES, "0.1", exercise)
+    out = verdict("0.1", lambda x, weight: block(x, weight, **how), capsys)
+    if words is None:
+        assert out == "✓ exercise 0.1 (a block): 2 cases\n"
+    else:
+        assert words in out.split("  Likely: ")[1], out
+
+
+# ---------------------------------------------------------------- errors
+
+
+shifted_windows = None  # a name that exists here
+
+
+def misspelt(size, window, shift):
+    return torch.zeros(len(shifted_window), 1)  # noqa: F821
+
+
+def misspelt_argument(x, window):
+    return x.reshape(-1, windw[0])  # noqa: F821
+
+
+def not_imported(x, window):
+    return einops.rearrange(x, "b t h w c -> b c")  # noqa: F821
+
+
+def of_another_cell(x, window):
+    return my_helper_of_cell_five(x)  # noqa: F821
+
+
+def used_before(x, window):
+    if window == (1, 2, 3):
+        y = x
+    return y
+
+
+ERRORS = [
+    ("4.4", misspelt, "did you mean `shifted_windows`?"),
+    ("4.1", misspelt_argument, "did you mean `window`?"),
+    ("4.1", not_imported, "`einops` is not imported here: run the first cells"),
+    ("4.1", of_another_cell, "run the cells above"),
+    ("4.1", used_before, "`y` is used before it has a value"),
+    ("4.1", lambda x, w: x.permut(0, 1), "a value of type Tensor has no `permut`; did you mean `permute`?"),
+    ("4.1", lambda x, w: rearrange(x, "b (T p) h w c -> (b T) (p h w)", p=w[0]), "one side only"),
+    ("4.1", lambda x, w: rearrange(x, "b (T p) h w c -> (b T) (p h w) c", p=3), "of length 4 is to be cut into"),
+    ("4.1", lambda x, w: rearrange(x, "b t h w -> b t h w"), "names 4 axes, the tensor has 5: x is (1, 4, 4, 4, 1)"),
+    ("4.1", lambda x, w: rearrange(x, "b (t p) h w c -> b t p h w c"), "all but one need a size"),
+    ("4.1", lambda x, w: x.reshape(3, w[0], -1), "3 · 2 = 6 does not divide 64; x is (1, 4, 4, 4, 1)"),
+    ("4.1", lambda x, w: x.permute(0, 2, 1), "the tensor has 5, you name 3"),
+    ("4.1", lambda x, w: x.permute(0, 1, 2, 3, 3), "an axis is named twice"),
+    ("4.1", lambda x, w: x.reshape(-1, w[0] / 1), "divide with `//`"),
+    ("8.2", lambda step, steps, warmup, peak: step / (warmup - 4) , "something is divided by 0"),
+    ("2.3", lambda t, n: t[torch.arange(n) / 2], "indices must be whole numbers"),
+    ("3.6", lambda x: torch.cat([x[:, 0::2], x[:, :, 1::2]], -1), "and is an odd axis padded?"),
+    ("4.1", lambda x, w: x.reshape(-1, w, x.shape[-1]), "a whole number, and you give a value of type tuple"),
+    ("4.3", lambda x, s: s.roll(x), "a value of type tuple has no `roll`"),
+    ("4.3", lambda x, s: torch.roll(s, x), "`roll` wants Tensor for its `input`, and you give a value of type tuple"),
+    ("4.3", lambda x: x, "is called with `x`, `shift`; it takes `x`"),
+    ("4.4", lambda z, w, s: right("4.4")(z, w, s) * torch.nan, "NaN (not a number) comes from"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number, function, words", ERRORS)
+def test_an_error_is_said_with_the_names_of_the_exercise(number, function, words, capsys):
+    out = verdict(number, function, capsys)
+    assert words in out.split("  Likely: ")[1], out
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.ones(8, 8, 1, dtype=torch.complex64),
+        torch.ones(8, 8, 1).to_sparse(),
+        torch.empty(8, 8, 1, device="meta"),
+        torch.empty(0),
+        torch.tensor(float("inf")),
+        np.ones((8, 8, 1)),
+        10**400,
+        {"x": 1},
+    ],
+    ids=lambda value: str(type(value)),
+)
+def test_whatever_a_function_returns_there_is_a_verdict(value, monkeypatch, capsys):
+    monkeypatch.setattr(kinds, "SECONDS", 0.1)
+    for number in ("4.1", "2.4"):
+        assert verdict(number, lambda *args: value, capsys).startswith(f"✗ exercise {number}, ")
+
+
+# ---------------------------------------------------------------- the engine
+
+
+@pytest.mark.parametrize("number", EXERCISES)
+def test_what_is_named_makes_the_readers_numbers(number):
+    """Every fifteenth mistake that the engine knows is put in; what it then says must hold in every case."""
+    exercise = EXERCISES[number]
+    torch.manual_seed(0)
+    cases = exercise.cases()
+    wants = [exercise.definition(*clone(args)) for args in cases]
+    known = [c for kind in exercise.kinds if hasattr(kind, "changes") or hasattr(kind, "single") for c in
+             kind.candidates(None, [Outcome(a, w, None) for a, w in zip(cases, wants)])]  # fmt: skip
+    for sentence, wrong in known[::15]:
+        outcomes = [Outcome(args, want, attempt(wrong, args)) for args, want in zip(cases, wants)]
+        if all(o.got is None or o.right for o in outcomes):
+            continue  # no mistake in these cases
+        said = explain(exercise, wrong, outcomes)
+        assert said is not None, sentence
+        assert said == sentence or same_elsewhere(exercise, said, outcomes, known), (sentence, said)
+
+
+def same_elsewhere(exercise, said, outcomes, known) -> bool:
+    """Whether what was said, instead of another sentence, is true: it gives the same numbers."""
+    found = [wrong for sentence, wrong in [*exercise.mistakes, *known] if sentence == said]
+    return not found or any(fits(wrong, outcomes) for wrong in found)
+
+
+def test_a_mistake_must_explain_the_cases_that_only_the_engine_sees(monkeypatch, capsys):
+    cases, more = [(torch.arange(3.0),)], [(torch.arange(4.0),)]
+    exercise = Exercise("toy", lambda x: x + 1, lambda: cases, str, (), lambda x: x + 1)
+    monkeypatch.setitem(EXERCISES, "0.1", exercise)
+    assert "too small by 1" in verdict("0.1", lambda x: x, capsys)
+    monkeypatch.setitem(EXERCISES, "0.1", Exercise(**(vars(exercise) | {"more": lambda: more})))
+    assert "too small by 1" in verdict("0.1", lambda x: x, capsys)
+    assert "Likely" not in verdict("0.1", lambda x: x if len(x) == 3 else x - 1, capsys)
+
+
+def test_the_search_is_not_seen(capsys):
+    """What a wrong function prints or draws is as if only the cases had been tried."""
+
+    def chatty(x, shift):
+        print("hello")
+        return x + torch.rand(1)
+
+    check("4.3", chatty)
+    drawn = torch.rand(1)
+    torch.manual_seed(0)  # as the check begins
+    cases = EXERCISES["4.3"].cases()
+    assert capsys.readouterr().out.count("hello") == len(cases)
+    for _ in cases:
+        torch.rand(1)
+    assert torch.equal(drawn, torch.rand(1))
+
+
+# ---------------------------------------------------------------- around the check
+
+
+def test_an_exercise_that_does_not_exist_names_those_that_do():
+    with pytest.raises(KeyError) as error:
+        check("4.7", right("4.1"))
+    assert str(error.value) == "there is no exercise 4.7; there are 4.1, 4.2, 4.3, 4.4, 4.5, 4.6"
+    with pytest.raises(KeyError, match=r"no exercise 99\.1; there are 1\.1 to 1\.6, .* 8\.1 to 8\.6"):
+        check("99.1", right("4.1"))
+
+
+def test_the_picture_has_a_legend(monkeypatch):
+    monkeypatch.undo()
+    a = torch.arange(12.0).view(3, 4)
+    (legend,) = show.expected_got(a, a.flip(0)).legends
+    assert [t.get_text() for t in legend.get_texts()] == [
+        "equal",
+        "differs a little",
+        "differs most",
+        "first difference",
+    ]
+    assert show.expected_got(a, a).legends == []
+
+
+def test_after_the_last_hint_the_student_edition_says_where_the_solution_is():
+    source = repo_root() / "notebooks" / "src" / "04_video_swin.py"
+    hints = {parts(c)["hints"]: c.source for c in student_edition(source).cells if "hints" in parts(c)}
+    assert list(hints) == [f"4.{i}" for i in range(1, 7)]
+    for number, text in hints.items():
+        last = text.split("</details>")[-1].strip()
+        assert last.startswith(f"*The solution of exercise {number} ") and "`notebooks/04_video_swin.ipynb`" in last
+
+
+SOURCES = {source.stem: source for source in sorted((repo_root() / "notebooks" / "src").glob("[0-9]*.py"))}
+
+
+def guarded(name, *args, **kwargs):
+    """`import` for the reader's code: nothing of the package but the check."""
+    if name.split(".")[0] == "vt_course":
+        raise ImportError(f"{name} is the package's own")
+    return builtins.__import__(name, *args, **kwargs)
+
+
+@pytest.mark.parametrize("stem", [stem for stem, source in SOURCES.items() if hygiene.exercises(from_source(source))])
+def test_the_solutions_pass_where_nothing_of_the_package_can_be_imported(stem, capsys):
+    """Each solution runs with the imports and functions of its notebook's cells, and without the package."""
+    cells = [c for c in from_source(SOURCES[stem]).cells if c.cell_type == "code"]
+    known, imports = {}, []
+    for cell in cells:
+        if "exercise" in parts(cell):
+            continue
+        for node in ast.parse(cell.source).body:
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                if "vt_course" not in ast.unparse(node):
+                    imports.append(node)
+            elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                known[node.name] = node
+    passed = 0
+    for cell in cells:
+        if "solution" not in parts(cell):
+            continue
+        number, body = parts(cell)["solution"], ast.parse(cell.source).body[:-1]
+        needed, todo = {}, list(body)
+        while todo:  # the functions that the solution calls, and those that they call
+            for name in {n.id for n in ast.walk(todo.pop()) if isinstance(n, ast.Name)} & known.keys() - needed.keys():
+                needed[name] = known[name]
+                todo.append(known[name])
+        own = {node.name for node in body if isinstance(node, ast.FunctionDef)}
+        helpers = [node for name, node in needed.items() if name not in own]
+        scope = {"__builtins__": vars(builtins) | {"__import__": guarded}, "__name__": "reader"}
+        exec(compile(ast.Module([*imports, *helpers, *body], []), stem, "exec"), scope)
+        assert not any("vt_course" in str(getattr(v, "__module__", "")) for k, v in scope.items() if k[:2] != "__")
+        check(number, scope[body[-1].name])
+        assert capsys.readouterr().out.startswith(f"✓ exercise {number} "), number
+        passed += 1
+    assert passed == len(hygiene.exercises(from_source(SOURCES[stem])))

@@ -1,0 +1,161 @@
+"""Kinds that need only the right function: it was computed on wrong arguments.
+
+One argument stands for another, is not used (as if it were 0 or 1), has the other sign, is off by one, is transposed;
+the entries of a tuple are exchanged; only the first image of a batch is used.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from itertools import permutations
+
+import torch
+from torch import Tensor
+
+from vt_course.lab.kinds.common import Outcome, first_wrong
+
+
+def edits(exercise, outcomes: list[Outcome]) -> Iterator[tuple[str, Callable]]:
+    """Pairs of a sentence and a function from the arguments to other arguments."""
+    names = list(inspect.signature(exercise.definition).parameters)
+    args = first_wrong(outcomes).args
+    for i, (name, value) in enumerate(zip(names, args)):
+        if isinstance(value, Tensor):
+            yield from of_tensor(i, name, value)
+        elif isinstance(value, bool):
+            pass
+        elif isinstance(value, (int, float)):
+            yield from of_number(i, name, value)
+        elif isinstance(value, tuple):
+            yield from of_tuple(i, name, value, exercise.parts.get(name) or [f"{name}[{k}]" for k in range(len(value))])
+        elif isinstance(value, str):
+            yield from of_text(i, name, value, {o.args[i] for o in outcomes})
+    for i, name in enumerate(names[: len(args)]):
+        for j, other in enumerate(names[: len(args)]):
+            if i != j and alike(args[i], args[j]):
+                yield (
+                    f"your result is the right one for {name} = {other}: `{other}` stands in place of `{name}`",
+                    lambda a, i=i, j=j: put(a, i, a[j]),
+                )
+                if i < j:
+                    yield (f"`{name}` and `{other}` are exchanged", lambda a, i=i, j=j: put(put(a, i, a[j]), j, a[i]))
+
+
+def forgotten(exercise, outcomes: list[Outcome]) -> Iterator[tuple[str, Callable]]:
+    """The edits that may be one of two mistakes: an argument or an entry that is not used, or is transposed."""
+    for sentence, edit in edits(exercise, outcomes):
+        if "that is 1" not in sentence and ("not used" in sentence or "transposed" in sentence):
+            yield sentence, edit
+
+
+def put(args: tuple, i: int, value) -> tuple:
+    return (*args[:i], value, *args[i + 1 :])
+
+
+def alike(a, b) -> bool:
+    """Whether one argument can stand for another."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b)
+    return isinstance(a, (int, float)) and isinstance(b, (int, float))
+
+
+def edited(sentence: str, i: int, function: Callable) -> tuple[str, Callable]:
+    return sentence, lambda args: put(args, i, function(args[i]))
+
+
+def of_tensor(i: int, name: str, value: Tensor):
+    if value.is_floating_point():
+        yield edited(f"`{name}` is not used: your result is that of a `{name}` that is 0", i, torch.zeros_like)
+        yield edited(f"`{name}` counts twice", i, lambda t: 2 * t)
+        yield edited(f"`{name}` has the other sign", i, torch.neg)
+        yield edited(f"the absolute value of `{name}` is used: its sign is lost", i, torch.abs)
+        yield edited(f"`{name}` is not used: your result is that of a `{name}` that is 1", i, torch.ones_like)
+    if value.ndim >= 2 and value.shape[-1] == value.shape[-2]:
+        yield edited(f"`{name}` is transposed: its last two axes are exchanged", i, lambda t: t.mT)
+    for axis in range(value.ndim):
+        if value.shape[axis] > 1:
+            yield edited(
+                f"of `{name}` only the first place of axis {axis} is used, for all",
+                i,
+                lambda t, axis=axis: t.narrow(axis, 0, 1).expand_as(t),
+            )
+            yield edited(f"`{name}` is read backwards along axis {axis}", i, lambda t, axis=axis: t.flip(axis))
+    if value.ndim > 1:
+        yield edited(f"only the first entry of the batch is used, `{name}[:1]`", i, lambda t: t[:1])
+    for a, b in ((a, b) for a in range(value.ndim) for b in range(a)):
+        # the numbers are read as if two axes had been exchanged, with the shape that was expected
+        yield edited(f"axes {b} and {a} of `{name}` are exchanged", i, lambda t, a=a, b=b: t.transpose(a, b))
+
+
+def of_number(i: int, name: str, value):
+    whole = isinstance(value, int)
+    for text, function in {
+        f"`{name}` is not used: your result is that of {name} = 1": lambda n: type(n)(1),
+        f"`{name}` is not used: your result is that of {name} = 0": lambda n: type(n)(0),
+        f"off by one: your result is that of {name} + 1": lambda n: n + 1,
+        f"off by one: your result is that of {name} - 1": lambda n: n - 1,
+        f"your result is that of twice the `{name}`": lambda n: 2 * n,
+        f"your result is that of half the `{name}`": lambda n: n // 2 if whole else n / 2,
+        f"`{name}` is squared": lambda n: n * n,
+    }.items():
+        yield edited(text, i, function)
+    if not whole:  # nobody negates a count
+        yield edited(f"`{name}` has the other sign", i, lambda n: -n)
+        yield edited(f"your result is that of 1 - {name}", i, lambda n: 1 - n)
+
+
+def of_tuple(i: int, name: str, value: tuple, parts):
+    if not all(isinstance(v, int) for v in value):
+        return
+    written = ", ".join(parts)
+    for order in permutations(range(len(value))):
+        if list(order) != sorted(order):
+            yield edited(
+                f"the entries of `{name}` are taken in the wrong order: it is ({written}), and your result is that of "
+                f"({', '.join(parts[k] for k in order)})",
+                i,
+                lambda t, order=order: tuple(t[k] for k in order),
+            )
+    for k, part in enumerate(parts):
+        for j, other in enumerate(parts):
+            if j != k:
+                yield edited(
+                    f"{other} stands in place of {part}: `{name}` is ({written})",
+                    i,
+                    lambda t, k=k, j=j: put(t, k, t[j]),
+                )
+        for text, function in {
+            f"{part} is not used: your result is that of {part} = 0": lambda n: 0,
+            f"{part} is not used: your result is that of {part} = 1": lambda n: 1,
+            f"{part} has the other sign": lambda n: -n,
+            f"off by one: your result is that of {part} + 1": lambda n: n + 1,
+            f"off by one: your result is that of {part} - 1": lambda n: n - 1,
+            f"your result is that of twice {part}": lambda n: 2 * n,
+        }.items():
+            yield edited(text, i, lambda t, k=k, function=function: put(t, k, function(t[k])))
+        if len(parts) > 2:
+            yield edited(
+                f"only {part} is used: the other entries of `{name}` are taken as 0",
+                i,
+                lambda t, k=k: tuple(v if m == k else 0 for m, v in enumerate(t)),
+            )
+            yield edited(
+                f"only {part} has the right sign; the other entries of `{name}` have the other one",
+                i,
+                lambda t, k=k: tuple(v if m == k else -v for m, v in enumerate(t)),
+            )
+            yield edited(f"{part} is used for all entries of `{name}`", i, lambda t, k=k: (t[k],) * len(t))
+    yield edited(f"all entries of `{name}` have the other sign", i, lambda t: tuple(-v for v in t))
+    yield edited(f"`{name}` is not used: your result is that of zeros", i, lambda t: (0,) * len(t))
+
+
+def of_text(i: int, name: str, value: str, seen: set):
+    for other in sorted(seen):
+        yield edited(f'`{name}` is ignored: your result is always that of {name}="{other}"', i, lambda t, o=other: o)
+    if 1 < len(value) < 6:
+        for order in permutations(sorted(value)):
+            other = "".join(order)
+            yield edited(
+                f'`{name}` is ignored: your result is always that of {name}="{other}"', i, lambda t, o=other: o
+            )

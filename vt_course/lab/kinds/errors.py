@@ -1,0 +1,263 @@
+"""What an error of the reader's code means, said with the names of the exercise."""
+
+import builtins
+import inspect
+import math
+import re
+from collections.abc import Callable
+from difflib import get_close_matches
+
+from torch import Tensor
+
+WHOLE = "a size or index must be a whole number: divide with `//`, `/` always gives a floating-point number"
+IMPORTS = {
+    "torch": "import torch",
+    "F": "import torch.nn.functional as F",
+    "nn": "from torch import nn",
+    "np": "import numpy as np",
+    "numpy": "import numpy as np",
+    "math": "import math",
+    "einops": "from einops import rearrange",
+    "rearrange": "from einops import rearrange",
+    "repeat": "from einops import repeat",
+    "reduce": "from einops import reduce",
+    "product": "from itertools import product",
+    "permutations": "from itertools import permutations",
+    "pi": "from math import pi",
+    "sqrt": "from math import sqrt",
+    "ceil": "from math import ceil",
+    "prod": "from math import prod",
+}
+
+
+def explain_error(error: Exception, function: Callable, names: list[str], args: tuple) -> str | None:
+    """One sentence on what an error means and what to do, or None. `names` are those of the exercise's arguments."""
+    text = str(error)
+    if isinstance(error, UnboundLocalError):
+        name = re.search(r"local variable '(\w+)'", text)
+        return (
+            f"`{name[1]}`" if name else "a name"
+        ) + " is used before it has a value: it gets one in a branch or loop that did not run, or below this line"
+    if isinstance(error, NameError):
+        return unknown_name(getattr(error, "name", None), function, names)
+    if isinstance(error, AttributeError):
+        return unknown_attribute(error)
+    if type(error).__name__ == "EinopsError":
+        return einops_error(text, names, args)
+    if isinstance(error, ZeroDivisionError):
+        zeros = [f"`{n}`" for n, a in zip(names, args) if isinstance(a, (int, float)) and a == 0]
+        return "something is divided by 0" + (
+            f": here {' and '.join(zeros)} {'is' if len(zeros) == 1 else 'are'} 0" if zeros else ""
+        )
+    if isinstance(error, RecursionError):
+        return "your function calls itself without an end"
+    if isinstance(error, TypeError):
+        return wrong_type(text, function, names)
+    if isinstance(error, ValueError) and "to unpack" in text:
+        return unpacking(text, names, args)
+    return shapes(error, text, names, args)
+
+
+def unknown_name(name: str | None, function: Callable, names: list[str]) -> str | None:
+    if not name:
+        return None
+    known = [*names, *getattr(function, "__globals__", {}), *dir(builtins), *local_names(function)]
+    close = get_close_matches(name, [n for n in dict.fromkeys(known) if not n.startswith("_")], n=1, cutoff=0.75)
+    if name in IMPORTS:
+        start = f"`{name}` is not imported here: run the first cells of the notebook, or write `{IMPORTS[name]}`"
+        return start + (f"; or did you mean `{close[0]}`?" if close else "")
+    if close:
+        return f"there is no `{name}`; did you mean `{close[0]}`?"
+    return (
+        f"there is no `{name}`: if a cell above defines it, run the cells above (Run > Run All Above Selected Cell); "
+        f"your function is given {listed(names)}"
+    )
+
+
+def local_names(function: Callable) -> tuple[str, ...]:
+    return getattr(getattr(function, "__code__", None), "co_varnames", ())
+
+
+def listed(names: list[str]) -> str:
+    return ", ".join(f"`{n}`" for n in names)
+
+
+def unknown_attribute(error: AttributeError) -> str | None:
+    name, thing = getattr(error, "name", None), getattr(error, "obj", None)
+    if name is None or thing is None:
+        return None
+    kind = thing.__name__ if inspect.ismodule(thing) else f"a value of type {type(thing).__name__}"
+    close = get_close_matches(name, dir(thing), n=1, cutoff=0.7)
+    more = f"; did you mean `{close[0]}`?" if close else ""
+    if thing is None:
+        return f"`None` has no `{name}`"
+    return f"{kind} has no `{name}`{more}"
+
+
+def einops_error(text: str, names: list[str], args: tuple) -> str | None:
+    found = re.search(r"Identifiers only on one side of expression \(should be on both\): \{(.*?)\}", text)
+    if found:
+        return (
+            f"in the einops pattern {found[1]} stands on one side only: each axis must stand on both, `rearrange` "
+            "neither drops nor makes axes"
+        )
+    found = re.search(r"can't divide axis of length (\d+) in chunks of (\d+)", text)
+    if found:
+        length, chunk = int(found[1]), int(found[2])
+        return (
+            f"an axis of length {length} is to be cut into pieces of {chunk}, which do not fit"
+            + where_from(length, chunk, names, args)
+            + ": is a size given to the wrong letter of the pattern, or used for another side?"
+        )
+    found = re.search(r"expected (\d+) dims\. Received (\d+)-dim", text)
+    if found:
+        return (
+            f"the left side of the einops pattern names {found[1]} axes, the tensor has {found[2]}: "
+            f"{tensors(names, args)}"
+        )
+    if "Could not infer sizes for" in text:
+        found = re.search(r"Could not infer sizes for \{(.*?)\}", text)
+        return (
+            f"the length of {found[1] if found else 'some axes'} is not known: of the letters in a bracket on the "
+            "left, all but one need a size, as in `rearrange(x, pattern, p=4)`"
+        )
+    found = re.search(r"Shape mismatch, (\d+) != (\d+)", text)
+    if found:
+        return (
+            f"an axis of length {found[1]} should be {found[2]} by the sizes that you give: are two of them exchanged, "
+            f"or is a letter used for another axis? ({tensors(names, args)})"
+        )
+    if "duplicate" in text:
+        return "a letter stands twice on one side of the einops pattern: each axis needs a letter of its own"
+    return f"the einops pattern does not fit the tensor: {tensors(names, args)}"
+
+
+def tensors(names: list[str], args: tuple) -> str:
+    """The shapes of the tensors among the arguments, in words."""
+    return ", ".join(f"{n} is {tuple(a.shape)}" for n, a in zip(names, args) if isinstance(a, Tensor))
+
+
+def where_from(length: int, chunk: int, names: list[str], args: tuple) -> str:
+    """Which axis has this length, and which argument this size, where that is plain."""
+    axes = [
+        f"axis {i} of {n}"
+        for n, a in zip(names, args)
+        if isinstance(a, Tensor)
+        for i, m in enumerate(a.shape)
+        if m == length
+    ]
+    sizes = [f"{n}" for n, a in zip(names, args) if isinstance(a, int) and a == chunk]
+    sizes += [f"{n}[{i}]" for n, a in zip(names, args) if isinstance(a, tuple) for i, m in enumerate(a) if m == chunk]
+    said = [axes[0]] if len(axes) == 1 else []
+    said += [f"{sizes[0]} = {chunk}"] if len(sizes) == 1 else []
+    return f" ({', '.join(said)})" if said else ""
+
+
+def wrong_type(text: str, function: Callable, names: list[str]) -> str | None:
+    if re.search(r"takes .*positional argument|missing \d+ required|unexpected keyword", text):
+        takes = list(local_names(function)[: getattr(getattr(function, "__code__", None), "co_argcount", 0)])
+        if getattr(function, "__name__", "?") in text and takes != names:
+            return f"your function is called with {listed(names)}; it takes {listed(takes) or 'nothing'}"
+        return "a function is called with arguments that it does not have"
+    found = re.search(r"'(\w+)' object is not iterable", text)
+    if found:
+        return f"a value of type {found[1]} is taken apart as if it held several: is it the name that you mean?"
+    found = re.search(r"'(\w+)' object does not support item assignment", text)
+    if found:
+        return f"nothing can be stored in a value of type {found[1]} with [ ] =: is it the name that you mean?"
+    found = re.search(r"can't assign a (\w+) to a", text)
+    if found:
+        return f"a value of type {found[1]} cannot be stored in a tensor: is it the name that you mean?"
+    found = re.search(r"bad operand type for unary (.): '(\w+)'", text)
+    if found:
+        return f"a value of type {found[2]} has no {found[1]} in front: is it the name that you mean?"
+    found = re.search(r"unsupported operand type\(s\) for (.*?): '(\w+)' and '(\w+)'", text)
+    if found:
+        return (
+            f"{found[1]} cannot join values of the types {found[2]} and {found[3]}: is one of the names another thing?"
+        )
+    if re.search(r"'float' object cannot be|type float|must be .*\bints?\b.*not float|got float\b", text):
+        return WHOLE
+    found = re.search(r"tuple of ints, ?(?:but found element of type|but got|not) (\w+)", text)
+    if found:
+        return f"a size must be a whole number, and you give a value of type {found[1]}"
+    found = re.search(r"(\w+)\(\): argument '(\w+)'.* must be (.*?), not (.*)", text)
+    if found:
+        return f"`{found[1]}` wants {found[3]} for its `{found[2]}`, and you give a value of type {found[4]}"
+    found = re.search(r"expected Tensor as element (\d+) in argument 0, but got (\w+)", text)
+    if found:
+        return f"all pieces that you join must be tensors; that of number {found[1]}, from 0, is of type {found[2]}"
+    found = re.search(r"(\w+)\(\) received an invalid combination of arguments - got (\(.*?\))", text)
+    if found:
+        return f"`{found[1]}` cannot take values of the types {found[2]}: is one of the names another thing?"
+    if "only integer tensors" in text or "cannot be interpreted as an integer" in text or "must be integers" in text:
+        return "a size or index must be a whole number, and you give something else"
+    if "not subscriptable" in text:
+        return "something that is a single number, or a function, is indexed with [ ]"
+    if "not callable" in text:
+        return "something that is no function is called with ( ): is an operator missing between two brackets?"
+    if "NoneType" in text:
+        return "one of the values is None: does a function that you use return nothing?"
+    return None
+
+
+def unpacking(text: str, names: list[str], args: tuple) -> str:
+    return f"the number of names on the left does not fit: {tensors(names, args) or 'count what is unpacked'}"
+
+
+def shapes(error: Exception, text: str, names: list[str], args: tuple) -> str | None:
+    if "ZeroDivisionError" in text:
+        return "a whole number is divided by 0"
+    if "view size is not compatible" in text:
+        return "`view` cannot follow `permute`, whose result is not contiguous: use `reshape`"
+    if "invalid for input of size" in text or "shape '" in text:
+        return (
+            "the sizes you reshape to do not multiply to the number of elements (are two sides exchanged or taken as "
+            "equal? is the batch taken to be 1?)" + product_of(text, names, args)
+        )
+    if "Expected size for first two dimensions" in text or "shapes cannot be multiplied" in text:
+        return (
+            "the inner sizes of a matrix product differ; `.T` turns all axes around, `.mT` exchanges the last two, and "
+            "the weight of a linear layer is (out, in): `F.linear(x, w)` or `x @ w.T`"
+        )
+    if "same dtype" in text or "expected scalar type" in text:
+        return "a matrix product wants one dtype on both sides: make the integers floating-point first, `n.to(g.dtype)`"
+    if "Sizes of tensors must match" in text:
+        return (
+            "the pieces you join have different sizes: are all cut in the same way, and is an odd axis padded? (The "
+            "pairs of `F.pad` begin with the last axis.)"
+        )
+    if "must match the size of tensor" in text or "must match the existing size" in text:
+        return (
+            "two shapes do not broadcast: sizes are compared from the last axis on, and a missing axis must be added "
+            "as one of size 1"
+        )
+    if "does not match the length of the desired ordering" in text:
+        found = re.search(r"input\.dim\(\) = (\d+) is not equal to len\(dims\) = (\d+)", text)
+        if found:
+            return f"`permute` must name all axes: the tensor has {found[1]}, you name {found[2]}"
+    if "duplicate dims" in text or "repeated dim" in text.lower() or "Repeated dim" in text:
+        return "an axis is named twice: each one must come exactly once"
+    if "Dimension out of range" in text:
+        return f"there is no axis of this number: axes are counted from 0 ({tensors(names, args)})"
+    if "used as indices must be" in text or "only integer tensors" in text:
+        return "indices must be whole numbers: make them with `//`, or `.long()` at the end"
+    if "mean(): could not infer output dtype" in text or "Can only calculate the mean of floating" in text:
+        return "a mean needs floating-point numbers: `.float()` first"
+    if isinstance(error, IndexError) and "out of" in text:
+        return "an index lies outside its axis, which has the places 0 to length - 1: is something off by one?"
+    return None
+
+
+def product_of(text: str, names: list[str], args: tuple) -> str:
+    """ ": 3 · 7 = 21 of 64 numbers"."""
+    found = re.search(r"shape '\[([-\d, ]+)\]' is invalid for input of size (\d+)", text)
+    if not found:
+        return ""
+    sizes = [int(n) for n in found[1].split(",")]
+    asked = math.prod(n for n in sizes if n > 0)
+    written = " · ".join(str(n) for n in sizes if n > 0)
+    known = tensors(names, args)
+    return f": {written} = {asked} {'does not divide' if -1 in sizes else 'is not'} {found[2]}" + (
+        f"; {known}" if known else ""
+    )
