@@ -241,15 +241,29 @@ def test_cells_that_the_reader_added_follow_the_same_cells(toy):
     place = texts.index(helper.source)
     assert texts[place - 1 : place + 2 : 2] == [MINE["5.1"], 'double = check("5.1", double)']
     assert sum(parts(cell).get("exercise") == "5.1" for cell in new.cells) == 1
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in new.cells)
     nbformat.validate(new)
+
+
+def test_ids_stay_unique(toy):
+    nb = toy.solve()
+    nb.cells += [nbformat.v4.new_raw_cell(text, id="same") for text in ("one", "two")]
+    toy.save(nb)
+    toy.publish(REWORDED)
+    assert toy.update()["cells"] == 2 and toy.texts()[-2:] == ["one", "two"]
+    ids = [cell.id for cell in toy.notebook.cells]
+    assert len(set(ids)) == len(ids) and ids[-2] == "same"
 
 
 def test_cells_that_the_reader_changed_in_place(toy):
     nb = toy.notebook
     changes = {'PROFILE = "smoke"': 'PROFILE = "lecture"', "A text that stays.": "I wrote here."}
     changes |= {"A text that will change.": "I wrote there.", "print(double(3))": "print(double(4))"}
+    picture = {"a.png": {"image/png": "aGk="}}
     for cell in nb.cells:
         cell.source = changes.get(cell.source, cell.source)
+        if cell.source == "I wrote here.":
+            cell.attachments = picture
     toy.save(nb)
     where = position(nb, "I wrote there.") + 1
     toy.publish(REWORDED)
@@ -257,6 +271,7 @@ def test_cells_that_the_reader_changed_in_place(toy):
     assert row["cells"] == 3 and row["exercises"] == []
     assert row["left"] == [f"cell {where} ('I wrote there.'): you changed it, and the course changed or removed it"]
     assert set(changes.values()) - set(toy.texts()) == {"I wrote there."}
+    assert toy.notebook.cells[toy.texts().index("I wrote here.")].attachments == picture
     assert 'PROFILE = "smoke"' not in toy.texts() and "A text that has changed." in toy.texts()
 
 
@@ -398,6 +413,10 @@ def test_marks_that_another_program_has_removed(toy, ids, tags):
         ),
         (("def double(x)", "def double(*x)"), {"5.1": "def double(*x):\n    return x"}, None),
         (("def double(x)", "def double(*x)"), {}, "the new stub is double(*x), yours is double(x)"),
+        (("def double(x)", "def double(x, *y)"), {}, "the new stub is double(x, *y), yours is double(x)"),
+        (("def double(x)", "def double(x, **y)"), {}, "the new stub is double(x, **y), yours is double(x)"),
+        (("def double(x)", "def double(x, *, y=1)"), {}, "the new stub is double(x, *, y=1), yours is double(x)"),
+        (("def double(x)", "def double(x, *, y)"), {"5.1": "def double(x, *, y, z=1):\n    return x"}, None),
         (("def double(x)", "def double(x, y)"), {"5.1": "def double(x:\n    half a thought"}, None),
         (("def double(x)", "def double(x, y)"), {"5.1": "%timeit 1\n" + MINE["5.1"]}, None),
         (("def double(x)", "def double(x)"), {"5.1": "double = lambda x: 2 * x"}, None),

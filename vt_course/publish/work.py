@@ -133,7 +133,7 @@ def edition(nb) -> str | None:
 def record(nb) -> dict[str, str]:
     """Id of a cell -> hash of its text, for the cells that the course gave this notebook; {} if that is not known."""
     cells = told(nb).get("cells")
-    return cells if isinstance(cells, dict) and told(nb).get("edition") == "student" else {}
+    return cells if isinstance(cells, dict) else {}
 
 
 def told(nb) -> dict:
