@@ -245,6 +245,7 @@ def test_cells_that_the_reader_added_follow_the_same_cells(toy):
     nbformat.validate(new)
 
 
+@pytest.mark.silent
 def test_ids_stay_unique(toy):
     nb = toy.solve()
     nb.cells += [nbformat.v4.new_raw_cell(text, id="same") for text in ("one", "two")]
