@@ -416,6 +416,8 @@ def test_the_last_line_of_train(changes, line, tmp_path):
     assert text.startswith(line) and str(out) in text
     if summary["last"]:
         assert text.endswith(f"vt-course evaluate {common.shell(out / 'last.safetensors')}")
+    else:
+        assert text.endswith("; next: the same command without --max-steps")
 
 
 def test_verify_has_heads_over_its_columns(tmp_path):

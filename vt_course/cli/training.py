@@ -65,7 +65,7 @@ def last_line(summary: dict, out: Path) -> str:
     if last is None:
         return (
             f"{summary['model']} stopped after step {summary['steps']}, before the end of an epoch; the run is in "
-            f"{out}; next: the same command with more steps"
+            f"{out}; next: the same command without --max-steps"
         )
     epochs = f"{last['epoch']} epoch{'s' * (last['epoch'] != 1)}"
     more = "" if summary["finished"] else f" of {summary['recipe']['epochs']}"
