@@ -1,5 +1,5 @@
 VT := .venv/bin/vt-course
-.PHONY: help setup wheelhouse data course test test-quick lab build lock clean
+.PHONY: help setup wheelhouse data course test test-quick lab lab-solutions build lock clean
 
 help:        ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -22,8 +22,11 @@ test: setup  ## run all tests: rules, code, notebooks
 test-quick: setup  ## rules and quick tests, for use while working
 	@$(VT) test --quick
 
-lab: setup   ## open JupyterLab in notebooks/
+lab: setup   ## open your notebooks in JupyterLab: the student edition, written into work/ on first use
 	@$(VT) lab -- $(LAB_ARGS)
+
+lab-solutions: setup  ## open the notebooks with solutions in JupyterLab
+	@$(VT) lab --solutions -- $(LAB_ARGS)
 
 build: setup ## execute notebooks/src/*.py into notebooks/*.ipynb
 	@$(VT) build
@@ -31,5 +34,5 @@ build: setup ## execute notebooks/src/*.py into notebooks/*.ipynb
 lock: setup  ## recompile requirements.lock from pyproject.toml
 	@.ci/lock
 
-clean:       ## remove build/ (not .venv, not data/)
+clean:       ## remove build/ (not .venv, not data/, not work/)
 	@rm -rf build

@@ -3,9 +3,11 @@
 import os
 import random
 import sys
+from pathlib import Path
 
 # Before any test module imports torch, which reads the number of threads on import.
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TQDM_DISABLE="1")
+os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)  # as if the environment were activated
 os.environ.pop("MPLBACKEND", None)  # a kernel that inherits it draws no inline figures
 
 import hypothesis

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import nbformat
 import pytest
 
 from vt_course import cli, doctor, repo_root
-from vt_course.cli import main
+from vt_course.cli import common, main, training
 from vt_course.models import cost, zoo
 from vt_course.publish import build, course
 from vt_course.training import fit
@@ -34,6 +35,9 @@ TINY = [
     "--workers",
     "0",
 ]
+
+
+GOLDEN = "inflate_swin_to_video_swin_mini"
 
 
 def run(*argv) -> tuple[int, str, str]:
@@ -165,6 +169,80 @@ def test_what_cannot_be_parsed(argv):
     assert "Traceback" not in err and re.search(r"\nvt-course.*: error: ", err)
 
 
+@pytest.mark.parametrize("argv", [[], ["data"], ["weights"]], ids=" ".join)
+def test_a_missing_verb_is_answered_with_help(argv):
+    code, out, err = run(*argv)
+    assert code == 2 and out == "" and run(*argv, "--help")[1] == err[: err.rindex("\n\n") + 1]
+    assert err.splitlines()[-1] == f"vt-course{''.join(' ' + word for word in argv)}: error: name one of those above"
+
+
+@pytest.mark.parametrize(
+    "typed, hint",
+    [
+        ("trian video_swin_mini --out x", "there is no verb 'trian'; did you mean train?"),
+        ("evalute runs/a", "did you mean evaluate?"),
+        ("Models", "did you mean models?"),
+        ("data verfy x", "there is no verb 'data verfy'; did you mean data verify?"),
+        ("data_stats x", "did you mean data stats?"),
+        ("synthetic", "did you mean data synthetic?"),
+        ("weights train", "did you mean train?"),
+        ("verfy x", "did you mean verify or data verify?"),
+        ("qqq", "there is no verb 'qqq'; see `vt-course --help`"),
+    ],
+)
+def test_a_misspelled_verb_is_answered_with_the_right_one(typed, hint):
+    code, out, err = run(*typed.split())
+    assert (code, out) == (2, "") and err.startswith("usage: vt-course") and err.splitlines()[-1].count("error") == 1
+    assert hint in err
+
+
+def test_help_lists_every_verb_once_in_its_section(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "70")
+    out = run("--help")[1]
+    top = [name[0] for name in verbs() if len(name) == 1]
+    assert re.findall(r"^(\w+):$", out, re.MULTILINE)[:4] == ["Learn", "Train", "Models", "Authors"]
+    assert sorted(re.findall(r"^  (\w+)  ", out.partition("\npositional")[0], re.MULTILINE)) == sorted(top)
+    assert max(map(len, out.splitlines()[1:])) <= 100
+    assert out.index("\nAuthors:") < out.index("\n  build ") < out.index("\n  test ")
+
+
+def test_messages_name_the_command_that_can_be_typed(tmp_path, monkeypatch):
+    """In an activated environment `vt-course`; else the path of the command, seen from the current folder."""
+    monkeypatch.setenv("VT_COURSE_DATA", str(tmp_path))
+    start = ["train", "video_swin_mini", "--out", tmp_path / "x", *TINY]
+    assert "run `vt-course data synthetic`" in refused(*start)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "my venv" / "bin" / "python"))
+    assert "run `vt-course data synthetic`" in refused(*start)  # there is no such command: nothing better to say
+    name = "vt-course.exe" if os.name == "nt" else "vt-course"
+    script = tmp_path / "my venv" / "bin" / name
+    script.parent.mkdir(parents=True)
+    script.touch()
+    typed = common.shell(script)
+    shutil.copy(COMMAND.with_name(name), tmp_path / name)  # on the PATH, but that of another environment
+    assert shutil.which("vt-course")
+    assert f"run `{typed} data synthetic`" in refused(*start)
+    assert f": {typed} data synthetic\n" in run("doctor")[1]
+    monkeypatch.chdir(tmp_path)
+    typed = common.shell(script.relative_to(tmp_path))
+    assert f"run `{typed} data synthetic`" in refused(*start) and f"`{typed} VERB --help`" in run("--help")[1]
+
+
+@pytest.mark.parametrize(
+    "text, typed",
+    [
+        ("run `vt-course build 04`.", "run `X build 04`."),
+        ("train first with vt-course train M", "train first with X train M"),
+        ("vt-course: no", "vt-course: no"),
+        (".venv/bin/vt-course train", ".venv/bin/vt-course train"),
+        ("~/.cache/my-vt-course data", "~/.cache/my-vt-course data"),
+    ],
+)
+def test_commands_in_messages_are_recognised(text, typed, monkeypatch):
+    monkeypatch.setattr(common, "command", lambda: "X")
+    assert common.as_typed(text) == typed
+
+
 # ---------------------------------------------------------------- results
 
 
@@ -225,6 +303,20 @@ def test_models(monkeypatch):
     heading, tiny, mini = out.splitlines()
     assert heading.split()[:2] == ["model", "input"] and tiny.startswith("swin_tiny ")
     assert f"{rows[0]['params']:.2f}" in tiny.split() and "None" not in mini
+
+
+def test_models_and_weights_take_a_filter(monkeypatch):
+    counted = []
+    monkeypatch.setattr(cost, "count_macs", lambda model, shape: 4.5e9)
+    monkeypatch.setattr(zoo, "count_parameters", lambda model: counted.append(model) or 1)
+    names = [row["name"] for row in run_json("models", "Swin", "mini")]
+    assert names == ["swin_mini", "video_swin_mini"] and len(counted) == 2  # the others are not even built
+    names = [row["name"] for row in run_json("weights", "list", "uniformer", "k600")]
+    assert names and all("uniformer" in name and "k600" in name for name in names)
+    everything = len(run_json("weights", "list"))
+    assert len(names) < everything and len(run("weights", "list")[1].splitlines()) == 1 + everything
+    for verb in (["models"], ["weights", "list"]):
+        assert "No name contains swin and k999; run the command without words" in refused(*verb, "swin", "k999")
 
 
 def test_doctor(data, tmp_path, monkeypatch):
@@ -302,8 +394,41 @@ def test_train_and_evaluate(trained):
     code, text, err = run("evaluate", out, "--device", "cpu")
     heading, row = text.splitlines()
     assert code == 0 and "evaluate: " in err  # the bar
-    assert heading.split() == ["frames", "clips", "top-1", "%", "±", "%"]
-    assert row.split() == ["normal", "8", f"{100 * rows[0]['top1']:.2f}", f"{100 * rows[0]['stderr']:.2f}"]
+    assert heading.split() == ["frames", "clips", "top-1", "%", "±", "%", "chance", "%"]
+    assert row.split() == ["normal", "8", f"{100 * rows[0]['top1']:.2f}", f"{100 * rows[0]['stderr']:.2f}", "12.50"]
+
+
+@pytest.mark.parametrize(
+    "changes, line",
+    [
+        ({}, "m: 50.0 ± 10.0 % of the validation set are right after 2 epochs (chance: 25.0 %); weights "),
+        ({"finished": False}, "m: 50.0 ± 10.0 % of the validation set are right after 2 epochs of 9 (chance: 25.0 %);"),
+        ({"finished": False, "last": None}, "m stopped after step 7, before the end of an epoch; the run is in "),
+    ],
+)
+def test_the_last_line_of_train(changes, line, tmp_path):
+    out = tmp_path / "my run"
+    out.mkdir()
+    (out / "config.json").write_text(json.dumps({"classes": ["a", "b", "c", "d"]}), encoding="utf-8")
+    last = {"val_top1": 0.5, "val_top1_stderr": 0.1, "epoch": 2}
+    summary = {"model": "m", "last": last, "steps": 7, "finished": True, "recipe": {"epochs": 9}} | changes
+    text = training.last_line(summary, out)
+    assert text.startswith(line) and str(out) in text
+    if summary["last"]:
+        assert text.endswith(f"vt-course evaluate {common.shell(out / 'last.safetensors')}")
+    else:
+        assert text.endswith("; next: the same command without --max-steps")
+
+
+def test_verify_has_heads_over_its_columns(tmp_path):
+    for suffix in (".json", ".npz"):
+        shutil.copy(repo_root() / "tests" / "golden" / f"{GOLDEN}{suffix}", tmp_path)
+    code, out, err = run("verify", tmp_path)
+    head, row, last = out.splitlines()
+    assert (code, err) == (0, "") and head.split() == ["case", "float32", "float64", "problem"]
+    assert head.index("case") == row.index(GOLDEN)
+    number = re.search(r"\d\.\de-\d\d", row)
+    assert head.index("float32") + len("float32") == number.end() and last.startswith("1 cases, 0 failed")
 
 
 def test_train_goes_on_and_says_how_it_went(trained):
@@ -311,6 +436,16 @@ def test_train_goes_on_and_says_how_it_went(trained):
     again = ["train", "video_swin_mini", "--out", out, *TINY]
     code, text, err = run(*again)
     assert code == 0 and "epoch   1/1  train loss " in text and "Traceback" not in err
+    last = json.loads((out / "summary.json").read_text(encoding="utf-8"))["last"]
+    found = f"{100 * last['val_top1']:.1f} ± {100 * last['val_top1_stderr']:.1f} %"
+    end = (
+        f"video_swin_mini: {found} of the validation set are right after 1 epoch (chance: 12.5 %); weights and curves "
+        f"are in {out}; next: vt-course evaluate {out / 'last.safetensors'}"
+    )
+    assert text.splitlines()[-1] == end
+    code, text, err = run(*again)  # the run is finished: nothing is trained, and the line is the same
+    assert (code, text) == (0, end + "\n")
+    cli.parser().parse_args(shlex.split(end.partition("next: vt-course ")[2]))
     assert "already holds a run; resume it or choose another --out" in refused(*again, "--no-resume")
     assert "epochs was 1 and is now 2" in refused(*["epochs=2" if word == "epochs=1" else word for word in again])
 
@@ -340,6 +475,8 @@ def toy(tmp_path, monkeypatch):
 def test_build_check(toy):
     assert run_json("build", "--check") == [{"notebook": "05_toy", "status": "in step"}]
     assert run("build", "--check") == (0, "notebook  status\n05_toy    in step\n", "")
+    for name in ("05_toy", "05", "5", "005"):
+        assert run_json("build", name, "--check") == [{"notebook": "05_toy", "status": "in step"}]
     (toy / "src" / "05_toy.py").write_text(TOY.replace("on purpose", "otherwise"), encoding="utf-8")
     code, out, err = run("build", "--check", "--json")
     assert code == 1 and json.loads(out) == [{"notebook": "05_toy", "status": "drifted"}]
@@ -415,6 +552,7 @@ def test_other_data_in_the_folder(data):
 def test_unknown_notebook(toy):
     for verb in ("course", "build"):
         assert "'04_swin'; choose from 05_toy" in refused(verb, "04_swin")
+        assert "'4'; choose from 05_toy" in refused(verb, "4") and "'006'; choose" in refused(verb, "006")
     assert "--profile full" in refused("build", "--profile", "full")
 
 

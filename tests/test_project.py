@@ -300,7 +300,7 @@ def test_files_are_small():
 
 
 def test_nothing_that_is_made_is_committed():
-    made = (".venv", ".uv", "build", "runs", "__pycache__", ".ipynb_checkpoints", "synthetic")
+    made = (".venv", ".uv", "build", "runs", "work", "__pycache__", ".ipynb_checkpoints", "synthetic")
     assert [str(path) for path in TRACKED if set(path.parts[:-1]) & set(made)] == []
     assert [str(p) for p in TRACKED if p.suffix in (".mp4", ".pth", ".pt", ".pyc", ".part")] == []
 
@@ -626,7 +626,7 @@ def test_every_target_is_one_line():
     assert {name: recipe.count("\n") for name, recipe in recipes.items()} == dict.fromkeys(recipes, 1)
     verbs = {name for name, recipe in recipes.items() if recipe.startswith(f"\t@$(VT) {name.partition('-')[0]}")}
     scripts = {name for name, recipe in recipes.items() if f".ci/{name}" in recipe}
-    assert verbs == {"data", "course", "test", "test-quick", "lab", "build"} and scripts == {
+    assert verbs == {"data", "course", "test", "test-quick", "lab", "lab-solutions", "build"} and scripts == {
         "setup",
         "wheelhouse",
         "lock",

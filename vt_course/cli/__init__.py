@@ -8,13 +8,16 @@ mend (one sentence on stderr); 130 interrupted; 141 the reader of our output has
 """
 
 import argparse
+import difflib
 import os
+import shutil
 import sys
+import textwrap
 
 import vt_course
 from vt_course import CourseError, __version__
 from vt_course.cli import claims, course, data, training  # noqa: F401 (importing them registers their verbs)
-from vt_course.cli.common import VERBS, leads, print_json
+from vt_course.cli.common import VERBS, as_typed, command, leads, print_json, tell
 from vt_course.publish import NotebookFailed
 
 # This must be set before torch starts its threads. They then sleep while they wait. Without it they spin, and on a
@@ -26,22 +29,82 @@ GROUPS = {  # name of a group: (help, example)
     "bench": ("Measure.", "vt-course bench decode clip.mp4"),
     "weights": ("Official weights.", "vt-course weights list"),
 }
+SECTIONS = {  # of the list of verbs
+    "Learn": ("lab", "student", "progress", "course", "doctor"),
+    "Train": ("data", "train", "evaluate", "experiments"),
+    "Models": ("models", "weights", "verify", "bench"),
+    "Authors": ("build", "test"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of verbs that answers a missing verb with its help, and an unknown one with those that look like it."""
+
+    def parse_args(self, args=None, namespace=None):
+        words = sys.argv[1:] if args is None else args
+        group = words[0] if words and words[0] in GROUPS else ""
+        rest = words[1:] if group else words
+        if not rest:
+            asked = self.groups[group] if group else self
+            asked.print_help(sys.stderr)
+            asked.exit(2, f"\n{asked.prog}: error: name one of those above\n")
+        phrase = f"{group} {rest[0]}".strip()
+        if not rest[0].startswith("-") and phrase not in VERBS and phrase not in GROUPS:
+            close = meant(rest[0], group) or meant(phrase)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"see `{command()} --help`"
+            self.error(f"there is no verb {phrase!r}; {hint}")
+        return super().parse_args(args, namespace)
+
+
+def meant(typed: str, group: str = "") -> list[str]:
+    """The verbs (of a group) that `typed` looks like. Of a verb of two words, the last one alone is enough."""
+    typed = typed.lower().replace("-", " ").replace("_", " ")
+    if typed in VERBS or typed in GROUPS:
+        return [typed]
+    names = {}
+    for phrase in (*VERBS, *GROUPS):
+        if phrase.startswith(f"{group} " if group else ""):
+            for name in {phrase, phrase.split()[-1]}:
+                names.setdefault(name, []).append(phrase)
+    close = [typed] if typed in names else difflib.get_close_matches(typed, names, 2)
+    return list(dict.fromkeys(phrase for name in close for phrase in names[name]))
+
+
+def list_of_verbs() -> str:
+    """The verbs with what they do, by section, as wide as the terminal."""
+    helps = {words: help for words, (_, help, *_) in VERBS.items()} | {name: help for name, (help, _) in GROUPS.items()}
+    width = max(40, shutil.get_terminal_size().columns - 2)
+    lines = []
+    for section, verbs in SECTIONS.items():
+        lines += ["", f"{section}:"]
+        for verb in verbs:
+            lines += textwrap.wrap(helps[verb], width, initial_indent=f"  {verb:<13}", subsequent_indent=15 * " ")
+    return "\n".join(lines).strip()
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="vt-course", description=vt_course.__doc__, epilog="`vt-course VERB --help` shows an example of each verb."
+    end = f"`{command()} VERB --help` shows an example of each verb."
+    if command() != "vt-course":
+        end += "\nExamples say `vt-course`, which is enough in an activated environment."
+    top = Parser(
+        prog="vt-course",
+        description=f"{vt_course.__doc__}\n\n{list_of_verbs()}",
+        epilog=end,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"vt-course {__version__}")
-    verbs, groups = top.add_subparsers(metavar="VERB", required=True), {}
+    verbs = top.add_subparsers(metavar="VERB", required=True, help="see above", parser_class=argparse.ArgumentParser)
+    top.groups, groups = {}, {}
     for words, (run, help, example, options) in VERBS.items():
         group, _, name = words.rpartition(" ")
         if group and group not in groups:
             help_of_group, example_of_group = GROUPS[group]
-            groups[group] = verbs.add_parser(
-                group, help=help_of_group, description=help_of_group, epilog=f"example: {example_of_group}"
-            ).add_subparsers(metavar="WHAT", required=True)
-        p = groups.get(group, verbs).add_parser(name, help=help, description=help, epilog=f"example: {example}")
+            top.groups[group] = verbs.add_parser(
+                group, description=help_of_group, epilog=f"example: {example_of_group}"
+            )
+            groups[group] = top.groups[group].add_subparsers(metavar="WHAT", required=True)
+        listed = {"help": help} if group else {}  # `list_of_verbs` lists the others
+        p = groups.get(group, verbs).add_parser(name, description=help, epilog=f"example: {example}", **listed)
         p.set_defaults(verb=run)
         p.add_argument("--json", action="store_true", help="print the result as JSON, nothing else")
         for add in options:
@@ -61,11 +124,11 @@ def main(argv: list[str] | None = None) -> int:
     except NotebookFailed as error:
         if args.json:
             print_json(error.rows)
-        print(error, file=sys.stderr)
+        print(as_typed(str(error)), file=sys.stderr)
         return 1
     except CourseError as error:
         if leads():
-            print(f"vt-course: {error}", file=sys.stderr)
+            tell(error)
         return 2
     except BrokenPipeError:  # before OSError, of which it is a subclass
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # because Python flushes stdout at exit

@@ -3,7 +3,9 @@
 import sys
 from pathlib import Path
 
-from vt_course.cli.common import option, print_json, print_table, verb, whole
+from vt_course.cli.common import containing, option, print_json, print_table, verb, whole
+
+WORDS = option("words", nargs="*", metavar="WORD", help="only names that contain every WORD (default: all)")
 
 
 @verb(
@@ -148,6 +150,8 @@ def verify(args) -> int:
     for row in check_folder(args.folder):
         rows.append(row)
         if not args.json:
+            if len(rows) == 1:
+                print(f"{'':<6}{'case':<44}  {'float32':>8}  {'float64':>8}  problem")
             numbers = "  ".join(
                 f"{'        ' if row[k] is None else format(row[k], '8.1e')}" for k in ("max_abs", "max_abs_f64")
             )
@@ -166,11 +170,13 @@ def verify(args) -> int:
     return 1 if failed else 0
 
 
-@verb("weights list", "Every official file: address, size, licence.", "vt-course weights list")
+@verb("weights list", "Every official file: address, size, licence.", "vt-course weights list video_swin k400", WORDS)
 def weights_list(args) -> int:
     from vt_course.fetch.weights import release_table
 
     rows = release_table()
+    names = containing(args.words, [row["name"] for row in rows])
+    rows = [row for row in rows if row["name"] in names]
     if args.json:
         print_json(rows)
     else:
@@ -200,11 +206,16 @@ def weights_get(args) -> int:
     return 0
 
 
-@verb("models", "Every published variant: our parameters and MACs beside the stated ones.", "vt-course models --json")
+@verb(
+    "models",
+    "Every published variant: our parameters and MACs beside the stated ones.",
+    "vt-course models mvit small",
+    WORDS,
+)
 def zoo(args) -> int:
-    from vt_course.models.zoo import model_table
+    from vt_course.models.zoo import ZOO, model_table
 
-    rows = model_table()
+    rows = model_table(containing(args.words, ZOO))
     if args.json:
         print_json(rows)
     else:

@@ -4,8 +4,15 @@ import argparse
 import json
 import math
 import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import vt_course
+from vt_course import CourseError
 
 VERBS = {}  # "data synthetic": (function, help, example, options)
 
@@ -54,6 +61,39 @@ def print_table(rows: list[dict], columns: dict[str, str]) -> None:
     right = [any(isinstance(row.get(k), (int, float)) for row in rows) for k in columns]
     for line in cells:
         print("  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right)).rstrip())
+
+
+def containing(words: list[str], names) -> list[str]:
+    """The names that contain every one of `words`; case does not matter. Raises `CourseError` if there are none."""
+    found = [name for name in names if all(word.lower() in name.lower() for word in words)]
+    if not found:
+        raise CourseError(f"No name contains {' and '.join(words)}; run the command without words to see all names.")
+    return found
+
+
+def command() -> str:
+    """What a reader types to call this command: `vt-course` in an activated environment, else the path of its file."""
+    script = Path(sys.executable).parent / ("vt-course.exe" if os.name == "nt" else "vt-course")
+    found = shutil.which("vt-course")
+    if not script.is_file() or found and os.path.samefile(found, script):
+        return "vt-course"
+    here = Path.cwd()
+    return shell(script.relative_to(here) if script.is_relative_to(here) else script)
+
+
+def as_typed(text: str) -> str:
+    """A text with `vt-course VERB` replaced by what this reader types. Messages everywhere say `vt-course VERB`."""
+    return re.sub(r"(?<![\w./\\-])vt-course(?= [a-z])", lambda _: command(), text)
+
+
+def tell(note) -> None:
+    """Print a note on stderr."""
+    print(f"vt-course: {as_typed(str(note))}", file=sys.stderr)
+
+
+def shell(path) -> str:
+    """A path as one word of a command line."""
+    return subprocess.list2cmdline([str(path)]) if os.name == "nt" else shlex.quote(str(path))
 
 
 def leads() -> bool:

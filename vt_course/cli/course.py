@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import vt_course
-from vt_course.cli.common import need_data, option, print_json, print_table, verb, whole
+from vt_course.cli.common import as_typed, need_data, option, print_json, print_table, tell, verb, whole
 
 PROFILE = option("--profile", default="smoke", choices=["smoke", "lecture", "full"])
-NOTEBOOKS = option("names", nargs="*", help="notebooks, for instance 04_video_swin (default: all)")
+NOTEBOOKS = option("names", nargs="*", help="notebooks, for instance 04_video_swin, or 4 (default: all)")
 
 
 @verb("doctor", "Report versions, hardware, data and what is missing, for a bug report.", "vt-course doctor")
@@ -16,7 +16,7 @@ def doctor(args) -> int:
     from vt_course.doctor import render, report
 
     facts = report()
-    print_json(facts) if args.json else print(render(facts))
+    print_json(facts) if args.json else print(as_typed(render(facts)))
     return 0
 
 
@@ -94,15 +94,26 @@ def test(args) -> int:
 
 @verb(
     "lab",
-    "Open JupyterLab in notebooks/.",
+    "Open your notebooks in JupyterLab: the student edition, written into work/ on first use.",
     "vt-course lab -- --no-browser",
+    option("--solutions", action="store_true", help="open notebooks/, the notebooks with solutions and outputs"),
     option("options", nargs="*", help="options of JupyterLab, after --"),
 )
 def lab(args) -> int:
     need_data()
-    return subprocess.call(
-        [sys.executable, "-m", "jupyterlab", f"--notebook-dir={vt_course.repo_root() / 'notebooks'}", *args.options]
-    )
+    folder = vt_course.repo_root() / "notebooks"
+    if not args.solutions:
+        from vt_course.publish.work import first_use, outdated, work_folder
+
+        folder = work_folder()
+        if rows := first_use():
+            tell(f"wrote into {folder}: {', '.join(row['notebook'] for row in rows)}; this is never overwritten")
+        if old := outdated():
+            tell(
+                f"{', '.join(old)} in {folder} {'is' if len(old) == 1 else 'are'} of an older edition; "
+                "vt-course student --update takes your work over into the new one"
+            )
+    return subprocess.call([sys.executable, "-m", "jupyterlab", f"--notebook-dir={folder}", *args.options])
 
 
 @verb(
@@ -110,15 +121,45 @@ def lab(args) -> int:
     "Write the student edition: the notebooks without solutions.",
     "vt-course student 04 --out handout",
     NOTEBOOKS,
-    option("--out", type=Path, help="default: build/student"),
+    option("--out", type=Path, help="default: build/student; with --update: work"),
+    option(
+        "--update",
+        action="store_true",
+        help="bring notebooks to the newest edition and keep what their reader wrote; first save and close them",
+    ),
 )
 def student(args) -> int:
     from vt_course.publish.student import student
 
+    if args.update:
+        return update(args)
     rows = student(args.names or None, out=args.out)
     print_json(rows) if args.json else print_table(
         rows, {"notebook": "notebook", "exercises": "exercises", "output": "student edition"}
     )
+    return 0
+
+
+def update(args) -> int:
+    from vt_course.publish.work import update
+
+    rows = update(args.names or None, out=args.out)
+    if args.json:
+        print_json(rows)
+        return 0
+    print_table(
+        [{**row, "exercises": ", ".join(row["exercises"])} for row in rows],
+        {
+            "notebook": "notebook",
+            "state": "state",
+            "exercises": "your exercises",
+            "cells": "your other cells",
+            "kept": "the old file",
+        },
+    )
+    for row in rows:
+        for sentence in row["left"]:
+            print(f"{row['notebook']}: {sentence}; yours is in the old file")
     return 0
 
 

@@ -1,10 +1,21 @@
 """`vt-course data ...`: make, fetch, prepare and check data."""
 
-import sys
 from pathlib import Path
 
 import vt_course
-from vt_course.cli.common import choice, counts, number_or, option, pair, print_json, print_table, verb, whole, words
+from vt_course.cli.common import (
+    choice,
+    counts,
+    number_or,
+    option,
+    pair,
+    print_json,
+    print_table,
+    tell,
+    verb,
+    whole,
+    words,
+)
 
 
 @verb(
@@ -170,7 +181,7 @@ def shard(args) -> int:
         print_json(row)
     else:
         for note in row["notes"]:  # how the folder was split, and what is missing
-            print(f"vt-course: {note}", file=sys.stderr)
+            tell(note)
         print(
             f"{row['out']}: {row['clips']:,} clips in {row['shards']:,} shards, {row['bytes'] / 1e6:.0f} MB, "
             f"{row['written']:,} written now in {row['seconds']:.0f} s"
@@ -235,7 +246,7 @@ def stats(args) -> int:
         print_json(rows)
     else:
         for note in notes + advice(clips):
-            print(f"vt-course: {note}", file=sys.stderr)
+            tell(note)
         print_table(
             rows,
             {

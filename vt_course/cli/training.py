@@ -3,7 +3,19 @@
 import sys
 from pathlib import Path
 
-from vt_course.cli.common import choice, leads, need_data, option, print_json, print_table, verb, whole
+from vt_course.cli.common import (
+    choice,
+    command,
+    leads,
+    need_data,
+    option,
+    print_json,
+    print_table,
+    shell,
+    tell,
+    verb,
+    whole,
+)
 
 
 @verb(
@@ -37,11 +49,31 @@ def train(args) -> int:
         workers=args.workers,
         max_steps=args.max_steps,
         progress=not args.json,
-        tell=lambda note: print(f"vt-course: {note}", file=sys.stderr),
+        tell=tell,
     )
-    if args.json and leads():
-        print_json(summary)
+    if leads():
+        print_json(summary) if args.json else print(last_line(summary, args.out))
     return 0
+
+
+def last_line(summary: dict, out: Path) -> str:
+    """How a training ended: the accuracy of its last epoch beside chance, the folder, and what to do next."""
+    from vt_course.files import read_json
+
+    last = summary["last"]
+    classes = read_json(out / "config.json", "run the same command again, which writes it anew.", dict)["classes"]
+    if last is None:
+        return (
+            f"{summary['model']} stopped after step {summary['steps']}, before the end of an epoch; the run is in "
+            f"{out}; next: the same command without --max-steps"
+        )
+    epochs = f"{last['epoch']} epoch{'s' * (last['epoch'] != 1)}"
+    more = "" if summary["finished"] else f" of {summary['recipe']['epochs']}"
+    return (
+        f"{summary['model']}: {100 * last['val_top1']:.1f} ± {100 * last['val_top1_stderr']:.1f} % of the validation "
+        f"set are right after {epochs}{more} (chance: {100 / len(classes):.1f} %); weights and curves are in {out}; "
+        f"next: {command()} evaluate {shell(out / 'last.safetensors')}"
+    )
 
 
 @verb(
@@ -62,8 +94,11 @@ def evaluate(args) -> int:
         print_json(rows)
     else:
         print_table(
-            [{**r, "top1": 100 * r["top1"], "stderr": 100 * r["stderr"]} for r in rows],
-            {"order": "frames", "n": "clips", "top1": "top-1 %", "stderr": "± %"},
+            [
+                {**r, "top1": 100 * r["top1"], "stderr": 100 * r["stderr"], "chance": 100 / len(r["classes"])}
+                for r in rows
+            ],
+            {"order": "frames", "n": "clips", "top1": "top-1 %", "stderr": "± %", "chance": "chance %"},
         )
     return 0
 
@@ -114,5 +149,5 @@ def experiments(args) -> int:
         columns |= {"difference": "difference, 95 % interval", "verdict": "verdict"}
         print_table([line for result in found for line in results.table(result)], columns)
     for sentence in failed:
-        print(f"vt-course: {sentence}", file=sys.stderr)
+        tell(sentence)
     return 1 if failed else 0

@@ -60,15 +60,16 @@ def explain(error: Exception) -> str:
 def select(folder: Path, pattern: str, names: list[str] | None) -> list[Path]:
     """The notebooks (or sources) in `folder`, in course order.
 
-    names: stems ("04_video_swin") or their numbers ("04"); None: all.
+    names: stems ("04_video_swin") or their numbers ("04" or "4"); None: all.
     Raises CourseError for a name that does not exist, and for an empty folder.
     """
     found = sorted(folder.glob(pattern))
     if not found:
         raise CourseError(f"There is no {pattern} in {folder}; run this in a checkout of the course.")
     known = {key: path for path in found for key in (path.stem, path.stem[:2])}
-    for name in names or []:
-        if name not in known:
+    stem = {name: f"{int(name):02}" if name.isdecimal() else name for name in names or []}
+    for name, meant in stem.items():
+        if meant not in known:
             stems = ", ".join(path.stem for path in found)
             raise CourseError(f"There is no notebook {name!r}; choose from {stems}.")
-    return sorted({known[name] for name in names}) if names else found
+    return sorted({known[meant] for meant in stem.values()}) if names else found

@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat
 
 from vt_course import CourseError, repo_root
+from vt_course.files import parsing, read_utf8
 from vt_course.publish.build import from_source, write
 from vt_course.publish.hygiene import METADATA
 from vt_course.publish.kernel import select
@@ -32,11 +33,7 @@ def student(names: list[str] | None = None, *, out: Path | None = None, root: Pa
     """
     root = root or repo_root()
     sources = select(root / "notebooks" / "src", "[0-9][0-9]_*.py", names)
-    out = Path(out or root / "build" / "student").resolve()
-    if out.is_relative_to((root / "notebooks").resolve()):
-        raise CourseError(
-            f"{out} lies inside notebooks/, which holds the edition with solutions; choose another folder."
-        )
+    out = refuse_notebooks(Path(out or root / "build" / "student"), root)
     outputs = [out / f"{source.stem}.ipynb" for source in sources]
     for path in outputs:
         if path.exists() and not untouched(path):
@@ -44,15 +41,20 @@ def student(names: list[str] | None = None, *, out: Path | None = None, root: Pa
                 f"{path} was changed or run by somebody; move it away, or choose another folder with --out."
             )
     out.mkdir(parents=True, exist_ok=True)
-    glossary = root / "notebooks" / "glossary.md"  # the notebooks link to it
-    if glossary.is_file() and not (out / glossary.name).exists():
-        shutil.copyfile(glossary, out / glossary.name)
+    copy_glossary(root, out)
     rows = []
     for source, path in zip(sources, outputs):
         nb = student_edition(source)
         write(nb, path)
         rows.append(dict(notebook=source.stem, exercises=len(exercises(nb)), output=str(path)))
     return rows
+
+
+def copy_glossary(root: Path, out: Path) -> None:
+    """Copy the glossary, to which the notebooks link, unless there is one."""
+    glossary = root / "notebooks" / "glossary.md"
+    if glossary.is_file() and not (out / glossary.name).exists():
+        shutil.copyfile(glossary, out / glossary.name)
 
 
 def student_edition(source: Path):
@@ -69,8 +71,14 @@ def student_edition(source: Path):
                 f"`notebooks/{source.stem}.ipynb`, right after these hints.*"
             )
     nb.cells.insert(1, nbformat.v4.new_markdown_cell(NOTE, id="student-edition"))
-    nb.metadata = nbformat.from_dict(METADATA | {"vt_course": {"edition": "student", "sha256": digest(nb)}})
+    cells = {cell.id: text_hash(cell) for cell in nb.cells}  # so that an update knows what its reader changed
+    ours = {"edition": "student", "sha256": digest(nb), "cells": cells}
+    nb.metadata = nbformat.from_dict(METADATA | {"vt_course": ours})
     return nb
+
+
+def text_hash(cell) -> str:
+    return hashlib.sha256(cell.source.encode()).hexdigest()[:12]
 
 
 def digest(nb) -> str:
@@ -80,8 +88,43 @@ def digest(nb) -> str:
 def untouched(path: Path) -> bool:
     """Whether a file is a student edition as it was written: nothing changed, nothing run."""
     try:
-        nb = nbformat.v4.reads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        nb = read(path)
+    except CourseError:
         return False
-    ours = nb.metadata.get("vt_course", {}).get("sha256") == digest(nb)
+    ours = nb.metadata.get("vt_course")
+    ours = isinstance(ours, dict) and ours.get("sha256") == digest(nb)
     return ours and not any(cell.get("outputs") or cell.get("execution_count") for cell in nb.cells)
+
+
+def refuse_notebooks(out: Path, root: Path) -> Path:
+    """The folder `out` in full. Raises CourseError if it lies inside notebooks/."""
+    out = out.resolve()
+    if out.is_relative_to((root / "notebooks").resolve()):
+        raise CourseError(
+            f"{out} lies inside notebooks/, which holds the edition with solutions; choose another folder."
+        )
+    return out
+
+
+def read(path: Path):
+    """The notebook in a file that a reader may have made. Cells without an id stay so.
+
+    Raises CourseError for a file that is no notebook of format 4.
+    """
+    remedy = "move it away and run the same command again."
+    text = read_utf8(path, remedy)
+    with parsing(path, "no notebook", remedy):
+        nb = nbformat.v4.reads(text)
+        if nb["nbformat"] != 4 or not isinstance(nb.metadata, dict):
+            raise ValueError(f"its format is {nb['nbformat']}, not 4")
+        for number, cell in enumerate(nb.cells, start=1):
+            tags = cell.metadata.get("tags", [])
+            if (
+                cell.cell_type not in ("code", "markdown", "raw")
+                or not isinstance(cell.source, str)
+                or not isinstance(cell.get("id"), (str, type(None)))
+                or not isinstance(tags, list)
+                or not all(isinstance(tag, str) for tag in tags)
+            ):
+                raise ValueError(f"cell {number} is damaged")
+    return nb
