@@ -573,11 +573,13 @@ def test_a_process_that_dies_is_replaced(monkeypatch):
 
 
 DRIVER = """
+    import signal
     import sys
     from pathlib import Path
     from vt_course.cli import main
     from vt_course.training.experiments import rows
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # if the tests run in the background, it is ignored
     rows.repo_root = lambda: Path(sys.argv[1])
     sys.exit(main(["experiments", "--jobs", "1"]))
 """

@@ -5,6 +5,7 @@ is rank 0 of 1. Then the functions of this file return their own input.
 """
 
 import os
+import time
 from contextlib import contextmanager
 
 import torch
@@ -46,6 +47,9 @@ def group(device: torch.device):
         ) from error
     finally:
         if dist.is_initialized():
+            # A thread of gloo may still have to drop the tensors of the last message, for which it needs Python's lock.
+            # Up to torch 2.9, the end of the group waits for that thread without giving the lock away, so wait here.
+            time.sleep(0.2)
             dist.destroy_process_group()
 
 
