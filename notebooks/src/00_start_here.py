@@ -175,7 +175,7 @@ def cyclic_shift(x, shift):
 _ = check("4.3", cyclic_shift, solution=True)
 
 # %% [markdown]
-# - `vt-course student` writes the student edition to `build/student`: the same notebooks without solutions. Work there, or here if you can resist scrolling.
+# - `make lab` opens your copy in `work/`: the same notebooks without solutions. It is written once and never overwritten; `vt-course student --update` brings your work into a newer edition. `make lab-solutions` opens the notebooks with solutions.
 # - `vt-course progress` lists which checks passed. It reads a small file in your checkout; nothing is sent anywhere.
 # - Cells that say **Predict** ask for a guess before you run the next one. A guess you wrote down is worth more than an hour of reading.
 
