@@ -81,7 +81,7 @@ def course(args) -> int:
     "Run all tests in stages: rules, unit tests, notebooks. Results go to build/test.",
     "vt-course test --quick",
     option("stages", nargs="*", metavar="STAGE", help="rules, tests, outputs, unsolved (default: all)"),
-    option("--quick", action="store_true", help="rules and the tests that are not slow: about 4 minutes"),
+    option("--quick", action="store_true", help="rules and the tests that are not slow: about 2 minutes"),
 )
 def test(args) -> int:
     from vt_course.publish.suite import run_suite, verdict
