@@ -22,7 +22,7 @@
 # 2. derive the factor 1/√d, and say what happens to gradients without it;
 # 3. say what attention knows about order without positions, with absolute and with relative ones;
 # 4. derive Ω(MSA) and Ω(W-MSA), and say where each term takes over;
-# 5. read "FLOPs" in a paper: which unit, which counter, one view or all;
+# 5. read "FLOPs" in a paper: which unit, which counter, one clip of a video or several;
 # 6. predict the bytes of joint space-time attention, and from them the longest clip for a memory.
 
 # %% tags=["parameters"]
@@ -444,8 +444,7 @@ agree("unless positions move along", msa((x + positions)[:, order]),
       msa(x + positions)[:, order])
 
 # %% [markdown]
-# How much does it matter on real video? TimeSformer's table 4 (top-1, K400 / Something-Something-V2): no positions 75.4 / 45.8, space only
-# 77.8 / 52.5, space and time 78.0 / 59.5. Kinetics hardly needs the order of frames; Something-Something does.
+# How much does it matter on real video? TimeSformer's table 4 tries three models: without positions, with a position for each place in the frame ("space only"), and with one for each place and one for each frame. It gives the top-1 accuracy on two data sets. On Kinetics-400 (K400, 400 human actions) it is 75.4, 77.8 and 78.0 %. On Something-Something-V2 (174 movements of objects, such as "pushing something from left to right") it is 45.8, 52.5 and 59.5 %. Kinetics hardly needs the order of frames; Something-Something does.
 #
 # ### Exercise 2.3 · A relative position bias in one dimension
 #
@@ -501,7 +500,7 @@ differ("absolute: it does", msa(five + positions[late]), msa(five + positions[ea
 # %% [markdown]
 # ## 6 · What a trained model looks at
 #
-# The package ships a small Video Swin, trained on clips of drawn, moving shapes. It attends in windows of 4 × 6 × 6 tokens. In its second stage the whole
+# The package ships a small Video Swin, trained on clips of drawn, moving shapes. It attends in windows of 4 × 6 × 6 tokens. It works in stages: groups of layers on one map, and from stage to stage the map shrinks. In its second stage the whole
 # map *is* 4 × 6 × 6, one window: joint attention among 144 tokens of all time steps. We take the tokens that enter this layer, its weights and its bias, and compute the
 # attention with the functions of this notebook.
 #
@@ -685,6 +684,8 @@ for side in (7, 14, 28, 56, 57, 224):
           f"ratio {counted / counted_windows:7.2f}")
 
 # %% [markdown]
+# (`WindowAttention(96, (7, 7), (0, 0), 3)` is the layer of the package: 96 channels, windows of 7 × 7, shifted by 0 × 0, 3 heads. Notebook 03 builds it.)
+#
 # Formula and counter agree exactly, in all twelve cases. Read three things off the table:
 #
 # - at 7 × 7 the window is the map, and both cost the same;
@@ -760,7 +761,7 @@ report(FlopCounterMode=counter.get_total_flops(),
 # %% [markdown]
 # 4.49 G MACs, the paper's 4.5; 8.98 G in PyTorch's unit. Hooks miss the products q kᵀ and weights · v in ours, and in torchvision's also the projections, which that code calls as functions.
 #
-# **One view or all?** TimeSformer's tables 2 and 5 give *inference* TFLOPs: all 3 views together. Per view it is a third:
+# **One view or all?** A **view** is one clip that is cut from a video: some frames, and one crop of each. To test a model, papers show it several views of each video and average its predictions. TimeSformer shows 3: three crops of the same frames. Its tables 2 and 5 give *inference* TFLOPs, all 3 views together. Per view it is a third:
 
 # %%
 from vt_course.models import ZOO
@@ -989,7 +990,7 @@ show.cost_curves(
 #
 # Two remarks, so that the picture stays honest. First, with a fused kernel these matrices are never stored, and joint attention at 32 frames fits; in
 # 2021 there was no such kernel in PyTorch (`scaled_dot_product_attention` came with 2.0, in 2023). What remains is the arithmetic. Second, it grows as section 7 says; at 8 frames, joint attention is even
-# *cheaper* than TimeSformer's divided attention, which has a second set of projections:
+# *cheaper* than TimeSformer's **divided** attention. There a token attends first to the same place in all frames, then to all places of its own frame. For this the layer has a second set of projections:
 
 # %%
 for name in ("timesformer_space_8x224", "timesformer_joint_8x224",
@@ -1001,7 +1002,7 @@ for name in ("timesformer_space_8x224", "timesformer_joint_8x224",
 # %% [markdown]
 # ## 10 · All families in one plot
 #
-# Each paper of this course has its own answer to the square. One layer with C = 192 channels and 3 heads on a map of T × H × W tokens, N in all, costs:
+# Each paper of this course has its own answer to the square. The table names their layers; notebooks 04 to 07 build them. In divided attention, the class token takes part in the attention over space: each frame gets a copy of it, and afterwards the copies are averaged. One layer with C = 192 channels and 3 heads on a map of T × H × W tokens, N in all, costs:
 #
 # | family | a token meets | MACs |
 # |---|---|---|
