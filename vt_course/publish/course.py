@@ -248,7 +248,9 @@ class PeakMemory:
             self._roots.append(psutil.Process(pid))
 
     def _watch(self):
-        while not self._stop.wait(0.5):
+        pause = 0.1  # a small notebook may take half a second in all
+        while not self._stop.wait(pause):
+            pause = min(pause * 1.2, 0.5)
             processes = []
             for root in self._roots:
                 with suppress(psutil.NoSuchProcess):  # ended between two calls
