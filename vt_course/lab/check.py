@@ -23,8 +23,9 @@ from vt_course.lab import progress
 from vt_course.lab.exercise import Exercise
 from vt_course.lab.exercises import EXERCISES
 from vt_course.lab.kinds import explain
-from vt_course.lab.kinds.common import Outcome, clone, plain, same_tensor
+from vt_course.lab.kinds.common import Outcome, as_tensor, axis_names, clone, plain, same_tensor
 from vt_course.lab.kinds.errors import explain_error
+from vt_course.lab.kinds.results import quantities
 
 
 def check(number: str, function: Callable, solution: bool = False) -> Callable:
@@ -47,7 +48,10 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
                 f"own {name_of(function)}"
             )
             return exercise.piece
-        except Exception as error:  # any error of the reader's code is a result of the check
+        except KeyboardInterrupt:
+            print(f"✗ exercise {number}, on {describe(exercise, args)}: interrupted; does a loop never end?")
+            return function
+        except (Exception, SystemExit) as error:  # any error of the reader's code is a result of the check
             raised = error, args
             break
     for args, used, got in zip(cases, given, outputs):  # a wrong result before the error may tell more
@@ -76,7 +80,7 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
     if raised:
         error, args = raised
         likely = diagnose(exercise, function, cases, outputs, error=True) or explain_error(
-            error, function, names_of(exercise), args
+            error, function, names_of(exercise), args, lengths(exercise, args)
         )
         fail(number, f"your function raised {type(error).__name__} on {describe(exercise, args)}: {error}", likely)
         return function
@@ -182,26 +186,29 @@ def diagnose(
         try:
             outcomes = [Outcome(args, exercise.definition(*clone(args)), out) for args, out in zip(cases, outputs)]
             return explain(exercise, function, outcomes, error)
-        except Exception:  # whatever a reader's function returns, its place has been printed
+        except (Exception, KeyboardInterrupt):  # whatever a reader's function returns, its place has been printed
             return None
+
+
+def lengths(exercise: Exercise, args: tuple) -> dict[str, int]:
+    """The sizes that a reader may have forgotten, by name: the batch, then the lengths of all axes and the numbers."""
+    want = exercise.definition(*clone(args))
+    axes = axis_names(exercise, Outcome(args, want, None))
+    batch = {f"the batch, axis {i} of the result": n for i, n in enumerate(want.shape) if axes[i].endswith("(B)")}
+    return batch | {name: int(n) for name, n in quantities(exercise, args).items() if n == int(n)}
 
 
 def result(function: Callable, args: tuple) -> Tensor | None:
     """The tensor that the reader's function returns, or None if it does not."""
     try:
         out = as_tensor(function(*clone(args)))
-    except Exception:
+    except (Exception, SystemExit):
         return None
     return out if isinstance(out, Tensor) and plain(out) else None
 
 
 def differing(got: Tensor, want: Tensor) -> Tensor:
     return ~torch.isclose(got.to(want.dtype), want, rtol=1e-5, atol=1e-6, equal_nan=False)
-
-
-def as_tensor(value):
-    """A plain number as a tensor without axes; any other value unchanged."""
-    return torch.tensor(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
 def is_float(value) -> bool:

@@ -779,6 +779,16 @@ COMBINED = Choices(
                 "every rank that has clips counts the same: it must weigh as many clips as it has",
                 lambda n: (n > 0).to(n),
             ),
+            *(
+                (f"{what}: each rank must weigh as many clips as it has", lambda n, f=f: f(n) * n.sum() / f(n).sum())
+                for what, f in {
+                    "the weights are the squares of the numbers of clips, divided by their sum": torch.square,
+                    "the weights are the roots of the numbers of clips, divided by their sum": torch.sqrt,
+                    "the weights are 1 over the numbers of clips, divided by their sum": lambda n: 1 / n,
+                    "the weights are the numbers of clips plus 1, divided by their sum": lambda n: n + 1,
+                    "the ranks with the most clips count alone, the same": lambda n: (n == n.max()).to(n),
+                }.items()
+            ),
             ("the numbers of clips are squared", torch.square),
             ("the roots of the numbers of clips are the weights", torch.sqrt),
             ("the weights are exchanged: the rank with the most clips weighs least", lambda n: 1 / n),
@@ -826,6 +836,10 @@ EXERCISES["8.6"] = Exercise(
         (
             "the weights are exchanged: the rank with the most clips weighs least",
             lambda g, n: (n.max() + n.min() - n).to(g) @ g / (n.max() + n.min() - n).sum(),
+        ),
+        (
+            "every rank that has clips counts the same: a rank with fewer clips must weigh less, n_r / n",
+            lambda g, n: g[n > 0].mean(0),
         ),
     ),
     piece=lambda gradients, sizes: (sizes / sizes.sum()) @ gradients,
