@@ -15,6 +15,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 
 from vt_course import repo_root
 from vt_course.lab import kinds, show
@@ -340,9 +342,11 @@ def interrupted(*args):
 
 
 def test_an_interrupt_and_an_exit_end_in_a_sentence(capsys):
-    assert verdict("2.4", interrupted, capsys) == (
-        "✗ exercise 2.4, on h=2, w=3, C=4: interrupted; does a loop never end?\n"
-    )
+    shell = InteractiveShell(config=Config(HistoryManager={"enabled": False}))
+    shell.user_ns |= {"check": check, "interrupted": interrupted}
+    assert not shell.run_cell('check("2.4", interrupted)').success
+    out = capsys.readouterr().out.strip()
+    assert out == "✗ exercise 2.4, on h=2, w=3, C=4: interrupted; does a loop never end?"
     assert "leave a function with `return`" in verdict("2.4", lambda h, w, C: exit(), capsys)
     assert "leave a function with `return`" in verdict("4.4", lambda *args: sys.exit("done"), capsys)
 

@@ -33,7 +33,8 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
 
     Returns the function that the cells below should use: `function`, or the package's piece if `function` is
     still the stub. A pass is recorded for `vt-course progress`, but not if `solution` is True (the course's own
-    solution). A wrong function raises nothing. Raises KeyError for a number that does not exist.
+    solution). A wrong function raises nothing. Raises KeyError for a number that does not exist, and Interrupted if
+    the reader stops a function that does not end.
     """
     exercise = exercise_of(number)
     torch.manual_seed(0)
@@ -49,8 +50,8 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
             )
             return exercise.piece
         except KeyboardInterrupt:
-            print(f"✗ exercise {number}, on {describe(exercise, args)}: interrupted; does a loop never end?")
-            return function
+            said = f"✗ exercise {number}, on {describe(exercise, args)}: interrupted; does a loop never end?"
+            raise Interrupted(said) from None
         except (Exception, SystemExit) as error:  # any error of the reader's code is a result of the check
             raised = error, args
             break
@@ -106,6 +107,13 @@ class UnknownExercise(KeyError):
 
     def __str__(self) -> str:
         return self.args[0]
+
+
+class Interrupted(KeyboardInterrupt):
+    """An interrupt that a notebook shows as one sentence. It still stops the cells that wait for this one."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]
 
 
 def fail(number: str, problem: str, likely: str | None, picture: tuple | None = None) -> None:
@@ -208,6 +216,8 @@ def result(function: Callable, args: tuple) -> Tensor | None:
 
 
 def differing(got: Tensor, want: Tensor) -> Tensor:
+    if got.is_floating_point() and not want.is_floating_point():
+        want = want.double()  # a count is compared as a number, with all its digits
     return ~torch.isclose(got.to(want.dtype), want, rtol=1e-5, atol=1e-6, equal_nan=False)
 
 

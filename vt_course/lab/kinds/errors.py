@@ -137,7 +137,7 @@ def einops_error(text: str, names: list[str], args: tuple, sizes: dict[str, int]
         if forgotten:
             return (
                 f"an axis of length {found[1]} should be {found[2]} by the sizes that you give: {forgotten} is its "
-                "letter missing in a bracket of the pattern, or is a 1 in its place?"
+                "letter missing in a bracket of the pattern, or a 1 in its place? Otherwise, are two sizes exchanged?"
             )
         return (
             f"an axis of length {found[1]} should be {found[2]} by the sizes that you give: are two of them exchanged, "
@@ -216,7 +216,7 @@ def wrong_type(text: str, function: Callable, names: list[str]) -> str | None:
         return f"all pieces that you join must be tensors; that of number {found[1]}, from 0, is of type {found[2]}"
     found = re.search(r"(\w+)\(\) received an invalid combination of arguments - got (\(.*?\))", text)
     if found and "float" in found[2] and "tuple of ints" in text:
-        return f"`{found[1]}` gets a floating-point number: {WHOLE}"
+        return f"`{found[1]}` gets a floating-point number; {WHOLE}"
     if found:
         return f"`{found[1]}` cannot take values of the types {found[2]}: is one of the names another thing?"
     if "only integer tensors" in text or "cannot be interpreted as an integer" in text or "must be integers" in text:
@@ -242,7 +242,10 @@ def shapes(error: BaseException, text: str, names: list[str], args: tuple, sizes
     if "invalid for input of size" in text or "shape '" in text:
         forgotten = forgotten_in_reshape(text, sizes)
         if forgotten:
-            return f"the sizes you reshape to do not multiply to the number of elements: {forgotten} is it left out?"
+            return (
+                f"the sizes you reshape to do not multiply to the number of elements: {forgotten} is it "
+                "left out? Otherwise, are two sides exchanged, or taken as equal?"
+            )
         return (
             "the sizes you reshape to do not multiply to the number of elements (are two sides exchanged or taken as "
             "equal? is the batch taken to be 1?)" + product_of(text, names, args)

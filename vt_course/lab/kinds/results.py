@@ -48,7 +48,7 @@ def endings(have: Tensor, got: Tensor, names: list[str], exercise, outcomes: lis
     """What a second mistake may be, without those that could undo the first: no factors, no offsets."""
     yield from of_order(have, names)
     if have.shape == got.shape:
-        yield from of_mixed(have, names)
+        yield from of_mixed(have, got, names)
         yield from of_arguments(have, exercise, outcomes)
         yield "the sign is the other one: your result is minus the right one", lambda w, *a: -w
     else:
@@ -60,7 +60,7 @@ def endings(have: Tensor, got: Tensor, names: list[str], exercise, outcomes: lis
 def changes(have: Tensor, got: Tensor, names: list[str], exercise, outcomes: list[Outcome]):
     """Pairs of a sentence and change(have, *args)."""
     if have.shape == got.shape:
-        yield from of_mixed(have, names)
+        yield from of_mixed(have, got, names)
         yield from of_size(have, got, exercise, outcomes)
         yield from of_arguments(have, exercise, outcomes)
         yield from along_an_axis(have, names)
@@ -118,8 +118,10 @@ def back(axes: tuple) -> tuple:
     return tuple(axes.index(i) for i in range(len(axes)))
 
 
-def of_mixed(have: Tensor, names: list[str]):
+def of_mixed(have: Tensor, got: Tensor, names: list[str]):
     """A reshape or view to the right shape where a permute belongs."""
+    if not same_tensor(have.flatten().sort().values, got.flatten().sort().values):
+        return  # not the same numbers: no order of the axes need be tried
     letters = [name[name.index("(") + 1 : -1] if "(" in name else name for name in names]
     for axes in permutations(range(have.ndim)) if have.ndim < 7 else ():
         if list(axes) != sorted(axes):
