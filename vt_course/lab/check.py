@@ -83,7 +83,8 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
         likely = diagnose(exercise, function, cases, outputs, error=True) or explain_error(
             error, function, names_of(exercise), args, lengths(exercise, args)
         )
-        fail(number, f"your function raised {type(error).__name__} on {describe(exercise, args)}: {error}", likely)
+        text = "" if isinstance(error, SystemExit) else f": {error}"
+        fail(number, f"your function raised {type(error).__name__} on {describe(exercise, args)}{text}", likely)
         return function
     print(f"✓ exercise {number} ({exercise.title}): {len(cases)} cases")
     if not solution:
@@ -203,6 +204,8 @@ def lengths(exercise: Exercise, args: tuple) -> dict[str, int]:
     want = exercise.definition(*clone(args))
     axes = axis_names(exercise, Outcome(args, want, None))
     batch = {f"the batch, axis {i} of the result": n for i, n in enumerate(want.shape) if axes[i].endswith("(B)")}
+    if "x" in names_of(exercise) and axes and "(B·" in axes[0]:  # batch and windows are one axis of the result
+        batch |= {"the batch, axis 0 of `x`": args[names_of(exercise).index("x")].shape[0]}
     return batch | {name: int(n) for name, n in quantities(exercise, args).items() if n == int(n)}
 
 
@@ -243,6 +246,8 @@ def name_of(function: Callable) -> str:
 
 def got_wanted(got: Tensor, want: Tensor) -> str:
     """Both numbers as text, with enough digits to see that they differ."""
+    if got.is_floating_point() and not want.is_floating_point():
+        return f"got {got.item():,.15g}, wanted {number_text(want, 4)}"
     for digits in (4, 7, 17):
         got_text, want_text = number_text(got, digits), number_text(want, digits)
         if got_text != want_text:

@@ -771,10 +771,7 @@ COMBINED = Choices(
     {
         "axis": (("the sum runs over the parameters, the last axis: it must run over the ranks, axis 0", 1),),
         "weights": (
-            (
-                "the means are added as they are, and divided by the number of clips: each counts n_r times",
-                torch.ones_like,
-            ),
+            ("the means are added as they are: each must count n_r times", torch.ones_like),
             (
                 "every rank that has clips counts the same: it must weigh as many clips as it has",
                 lambda n: (n > 0).to(n),
@@ -840,6 +837,11 @@ EXERCISES["8.6"] = Exercise(
         (
             "every rank that has clips counts the same: a rank with fewer clips must weigh less, n_r / n",
             lambda g, n: g[n > 0].mean(0),
+        ),
+        (
+            "the means of all ranks are added and divided by the number of ranks that have clips: a rank must weigh as "
+            "many clips as it has",
+            lambda g, n: g.sum(0) / (n > 0).sum(),
         ),
     ),
     piece=lambda gradients, sizes: (sizes / sizes.sum()) @ gradients,

@@ -322,25 +322,29 @@ def of_places(have: Tensor, got: Tensor, names: list[str]):
 
 
 def of_unit_axes(got: Tensor, names: list[str], outcomes: list[Outcome]):
-    """An axis of length 1 too many, or one that is missing, in all cases."""
-    for axis in range(got.ndim):
-        if all(has_one_more(o.got.shape, o.want.shape, axis) for o in outcomes if o.got is not None):
-            yield (
-                f"your result has an axis too many, axis {axis} of length 1: drop it with `.squeeze({axis})`",
-                lambda w, *a, axis=axis: w.unsqueeze(axis),
+    """Axes of length 1 too many, or one that is missing, in all cases."""
+    shapes = [(o.got.shape, o.want.shape) for o in outcomes if o.got is not None]
+    for axes in [c for n in (1, 2, 3) for c in combinations(range(got.ndim), n)]:
+        if all(without(yours, axes) == tuple(right) for yours, right in shapes):
+            said = (
+                f"an axis too many, axis {axes[0]} of length 1: drop it with `.squeeze({axes[0]})`"
+                if len(axes) == 1
+                else f"axes too many, {' and '.join(map(str, axes))} of length 1: drop them with `.squeeze({axes})`"
             )
+            yield f"your result has {said}", lambda w, *a, axes=axes: Reads(w, lambda g: g.squeeze(axes))
     for axis, name in enumerate(names):
-        if all(has_one_more(o.want.shape, o.got.shape, axis) for o in outcomes if o.got is not None):
+        if all(without(right, (axis,)) == tuple(yours) for yours, right in shapes):
             yield (
                 f"your result lacks {name}, of length 1: add it with `.unsqueeze({axis})`",
                 lambda w, *a, axis=axis: w.squeeze(axis),
             )
 
 
-def has_one_more(longer: tuple, shorter: tuple, axis: int) -> bool:
-    """Whether one shape is another one with an axis of length 1 besides, at this place."""
-    longer, shorter = tuple(longer), tuple(shorter)
-    return longer[axis : axis + 1] == (1,) and longer[:axis] + longer[axis + 1 :] == shorter
+def without(shape: tuple, axes: tuple) -> tuple | None:
+    """A shape without these axes, which must be of length 1, or None."""
+    if any(i >= len(shape) or shape[i] != 1 for i in axes):
+        return None
+    return tuple(n for i, n in enumerate(shape) if i not in axes)
 
 
 def of_shape(have: Tensor, got: Tensor, names: list[str]):
