@@ -6,6 +6,7 @@ The wrong solutions here are written as a reader would; none of them stands in a
 import ast
 import builtins
 import math
+import sys
 import time
 
 import IPython.display
@@ -14,6 +15,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 
 from vt_course import repo_root
 from vt_course.lab import kinds, show
@@ -233,6 +236,122 @@ TABLES = [
 def bias(table, M, row):
     h, w = torch.arange(M * M) // M, torch.arange(M * M) % M
     return table[row(h[:, None] - h, w[:, None] - w)].permute(2, 0, 1)
+
+
+# ---------------------------------------------------------------- members of kinds that a fresh reader met
+
+
+def linear_rows(table, M):
+    """(M·M, M·M, h): the right look-up, heads last."""
+    return bias(table, M, lambda h, w: (h + M - 1) * (2 * M - 1) + w + M - 1).permute(1, 2, 0)
+
+
+def patches(T, H, W, p):
+    return T * (H // p) * (W // p)
+
+
+def masked_weights(mask):
+    def function(q, k, v, b, m):
+        return ((q @ k.mT / q.shape[-1] ** 0.5 + b).softmax(-1) * mask(m.repeat(len(q) // len(m), 1, 1)[:, None])) @ v
+
+    return function
+
+
+def spread(end, rounded=torch.floor):
+    def function(n, f, s, position="centre"):
+        first = max(n - (f - 1) * s - 1, 0) // 2 if position == "centre" else 0
+        return rounded(torch.linspace(first, first + end(f, s), f)).long() % n
+
+    return function
+
+
+def glue_one_clip(x, window, size):
+    x = x.view(*(n // m for n, m in zip(size, window)), *window, x.shape[-1]).permute(0, 3, 1, 4, 2, 5, 6)
+    return x.reshape(1, *size, x.shape[-1])
+
+
+def cut_one_image(x, M):
+    _, H, W, C = x.shape
+    return x.reshape(H // M, M, W // M, M, C).transpose(1, 2).reshape(-1, M * M, C)
+
+
+INVERTED = "the mask is inverted"
+FRESH = [
+    ("2.3", lambda t, n: relative(lambda d, n: d + n - 1)(t, n).permute(1, 2, 0).reshape(-1, n, n), "mixes them up"),
+    ("2.3", lambda t, n: relative(lambda d, n: n - 1 - d)(t, n).permute(1, 2, 0).reshape(-1, n, n), "reshape or view"),
+    ("4.6", lambda w, pt: torch.stack([w / pt] * pt).reshape(*w.shape[:2], pt, *w.shape[2:]), "(pt, D, C, ph, pw)"),
+    ("2.1", lambda q, k: right("2.1")(q, k).transpose(1, 2).reshape(*q.shape[:3], -1), "mixes the numbers up"),
+    ("3.5", linear_rows, "finish with `.permute(2, 0, 1)`"),
+    ("4.6", lambda w, pt: torch.stack([w / pt] * pt), "finish with `.permute(1, 2, 0, 3, 4)`"),
+    ("4.2", lambda x, w, s: right("4.2")(x, w, s).permute(0, 4, 1, 2, 3), "finish with `.permute(0, 2, 3, 4, 1)`"),
+    ("3.3", windowed(mask=lambda s, m: s + (m == 0) * -torch.inf), "NaN (not a number) comes from"),
+    ("3.3", windowed(mask=lambda s, m: s / (m * 0)), "NaN (not a number) comes from"),
+    ("4.2", glue("(T H W) (p h w) c -> 1 (T p) (H h) (W w) c"), "36 is 2 · 18, and 2 is the batch"),
+    ("3.2", glue_2d("(h w) (i j) c -> () (h i) (w j) c"), "12 is 2 · 6, and 2 is the batch"),
+    ("4.2", glue_one_clip, "1296 is 2 · 648, and 2 is the batch, axis 0 of the result; is it left out?"),
+    ("3.1", cut_one_image, "144 is 2 · 72, and 2 is the batch, axis 0 of `x`; is it left out?"),
+    ("2.5", lambda h, w, C, M: h / M * w / M * (4 * M * M * C**2 + 2 * M**4 * C), "is missing: a map"),
+    ("2.4", lambda h, w, C: 3 / 1 * h * w * C**2 + 2 * (h * w) ** 2 * C, "Besides, your number is a floating-point"),
+    ("2.6", lambda T, H, W, p, h, b, e: b * h * (T * H / p * W / p) ** 2 * e, "Besides, your number is a floating"),
+    ("1.2", lambda n, f: torch.arange(f) * n / f, "add half a segment. Besides, your numbers are floating-point"),
+    ("3.2", lambda x, M, H, W: x.view(len(x) / (H // M * (W // M)), H, W, -1), "divide with `//`, or write `int(...)`"),
+    ("8.1", lambda s, c, b, seed: torch.arange(c)[: np.ceil(c / b)], "divide with `//`, or write `int(...)`"),
+    ("1.1", spread(lambda f, s: (f - 1) * s + 1), "yours is start + the span, one too far"),
+    ("1.1", spread(lambda f, s: f * s, torch.round), "start + frames · stride, and the points are rounded"),
+    ("2.6", lambda T, H, W, p, h, b, e: b * h * e * (patches(T, H, W, p) ** 2 + 1), "is added after the power"),
+    ("2.6", lambda T, H, W, p, h, b, e: b * h * e * patches(T, H, W, p) ** 2 + 1, "is added to the whole product"),
+    (
+        "2.6",
+        lambda T, H, W, p, h, b, e: b * h * e * patches(T, H, W, p) * (patches(T, H, W, p) + 1),
+        "is in one factor N only",
+    ),
+    ("2.5", lambda h, w, C, M: window_macs(h // M * M, w // M * M, C, M, second=lambda M: M), "M: round up. The other"),
+    ("2.5", lambda h, w, C, M: h * w // M**2 * (4 * M * M * C**2 + M**4 * C), "is rounded down to whole windows"),
+    ("3.3", windowed(mask=lambda s, m: s.masked_fill(m == 0, -1e4)), INVERTED),
+    ("3.3", windowed(mask=lambda s, m: s + (m == 0) * -1e5), INVERTED),
+    ("3.3", windowed(mask=lambda s, m: s.masked_fill(m == 0, torch.finfo().min)), INVERTED),
+    ("3.3", masked_weights(lambda m: m), "multiplied by the mask after the softmax"),
+    ("3.3", masked_weights(lambda m: m != 0), "allowed weights are set to 0 after the softmax"),
+    ("4.4", lambda z, w, s: right("4.4")(z, w, s) * 1e4, "forbidden pairs hold -1e+06"),
+    ("4.4", lambda z, w, s: torch.where(right("4.4")(z, w, s) == 0, -torch.inf, 0.0), "same group hold minus infinity"),
+    ("4.4", lambda z, w, s: right("4.4")(z, w, s).unsqueeze(1), "drop it with `.squeeze(1)`"),
+    ("4.4", lambda z, w, s: right("4.4")(z, w, s)[:, None, None], "drop them with `.squeeze((1, 2))`"),
+    ("2.5", lambda h, w, C, M: math.ceil(h / M) * (w / M) * (4 * M * M * C**2 + 2 * M**4 * C), "got 1,088,640, wanted"),
+    ("8.6", lambda g, n: g.sum(0) / (n > 0).sum(), "  Likely: the means of all ranks are added and divided"),
+    ("3.1", lambda x, M: right("3.1")(x, M)[None], "drop it with `.squeeze(0)`"),
+    ("8.6", lambda g, n: g[n > 0].mean(0), "  Likely: every rank that has clips counts the same"),
+    ("8.6", lambda g, n: n.sqrt() @ g / n.sqrt().sum(), "  Likely: the weights are the roots of the numbers of clips"),
+    ("8.6", lambda g, n: (n + 1.0) @ g / (n + 1).sum(), "  Likely: the weights are the numbers of clips plus 1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number, function, words", FRESH)
+def test_one_mistake_is_told_as_one_and_what_to_do_helps(number, function, words, capsys):
+    out = verdict(number, function, capsys)
+    assert out.startswith(f"✗ exercise {number}, ") and words in out, out
+    assert "must become" not in out, out
+
+
+def test_a_nan_of_a_later_case_is_not_said_beside_numbers_that_are_none(capsys):
+    def noisy(logits, label, eps):
+        loss = right("8.4")(logits, label, eps) + torch.randn(())
+        return loss * torch.nan if len(logits) != len(EXERCISES["8.4"].cases()[0][0]) else loss
+
+    assert "NaN" not in verdict("8.4", noisy, capsys)
+
+
+def interrupted(*args):
+    raise KeyboardInterrupt
+
+
+def test_an_interrupt_and_an_exit_end_in_a_sentence(capsys):
+    shell = InteractiveShell(config=Config(HistoryManager={"enabled": False}))
+    shell.user_ns |= {"check": check, "interrupted": interrupted}
+    assert not shell.run_cell('check("2.4", interrupted)').success
+    out = capsys.readouterr().out.strip()
+    assert out == "✗ exercise 2.4, on h=2, w=3, C=4: interrupted; does a loop never end?"
+    assert "leave a function with `return`" in verdict("2.4", lambda h, w, C: exit(), capsys)
+    assert "leave a function with `return`" in verdict("4.4", lambda *args: sys.exit("done"), capsys)
 
 
 def not_named(function):

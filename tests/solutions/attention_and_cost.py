@@ -212,7 +212,7 @@ WRONG = {
         "k q": (lambda q, k: weights(k, q), likely("2.1", "rows are keys")),
         "transposed": (
             lambda q, k: weights(q, k).mT,
-            "  Likely: your axes are in another order: the right result, permuted by (0, 1, 3, 2)\n",
+            "  Likely: your axes are in another order: finish with `.permute(0, 1, 3, 2)`\n",
         ),
         "detached": (lambda q, k: weights(q, k.detach()), "the gradient of `k` is not"),
         "in place": (overwrite(weights), "changes its input"),

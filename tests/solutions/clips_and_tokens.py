@@ -386,7 +386,7 @@ WRONG = {
         "channels first": (
             lambda x, p: patch(x, p).movedim(-1, 1),
             "shape (1, 48, 2, 2), wanted (B, H/ph, W/pw, C·ph·pw) = (1, 8/4, 8/4, 3·4·4) = (1, 2, 2, 48)\n"
-            "  Likely: your axes are in another order: the right result, permuted by (0, 3, 1, 2)\n",
+            "  Likely: your axes are in another order: finish with `.permute(0, 2, 3, 1)`\n",
         ),
         "NaN": (lambda x, p: patch(x, p) * torch.nan, "got nan, wanted "),
         "in place": (overwrite(patch), "changes its input"),

@@ -230,7 +230,7 @@ WRONG = {
         "windows before batch": (lambda x, M: partition(x, M, "(h w b) (i j) c"), likely("3.1", "batch axis")),
         "channels first": (
             lambda x, M: partition(x, M, "(b h w) c (i j)"),
-            "  Likely: your axes are in another order: the right result, permuted by (0, 2, 1)\n",
+            "  Likely: your axes are in another order: finish with `.permute(0, 2, 1)`\n",
         ),
         "one image": (lambda x, M: partition(x[:1], M), "wanted (B·H/M·W/M, M·M, C) = (2·2·3, 2·2, 3)"),
         "view": (view_after_permute, "  Likely: `view` cannot follow `permute`"),
@@ -260,7 +260,7 @@ WRONG = {
         ),
         "channels first": (
             lambda x, M, H, W: reverse(x, M, H, W, "b c (h i) (w j)"),
-            "  Likely: your axes are in another order: the right result, permuted by (0, 3, 1, 2)\n",
+            "  Likely: your axes are in another order: finish with `.permute(0, 2, 3, 1)`\n",
         ),
         "no batch": (lambda x, M, H, W: reverse(x, M, H, W)[0], "shape (4, 4, 1), wanted (B, H, W, C) = (B, 4, 4, 1)"),
         "in place": (overwrite(reverse), "changes its input"),
@@ -357,7 +357,7 @@ WRONG = {
         "2M": (lambda t, M: look_up(t, M, lambda h, w: (h + M - 1) * 2 * M + w + M - 1), "raised IndexError"),
         "heads last": (
             lambda t, M: look_up(t, M, lambda h, w: (h + M - 1) * (2 * M - 1) + w + M - 1, False),
-            "  Likely: your axes are in another order: the right result, permuted by (1, 2, 0)\n",
+            "  Likely: your axes are in another order: finish with `.permute(2, 0, 1)`\n",
         ),
         "detached": (lambda t, M: bias_official(t.detach(), M), "no gradient reaches the input"),
     },
@@ -387,7 +387,7 @@ WRONG = {
         ),
         "channels first": (
             lambda x: merge(x).movedim(-1, 1),
-            "  Likely: your axes are in another order: the right result, permuted by (0, 3, 1, 2)\n",
+            "  Likely: your axes are in another order: finish with `.permute(0, 2, 3, 1)`\n",
         ),
         "mean": (lambda x: F.avg_pool2d(padded(x).movedim(-1, 1), 2).movedim(1, -1), "shape (1, 1, 1, 1), wanted"),
         "in place": (overwrite(merge), "changes its input"),

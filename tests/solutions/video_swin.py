@@ -286,8 +286,7 @@ WRONG = {
             lambda x, w: partition(x, w, "(b t h w) d (p a c)"),
             "shape (8, 1, 8), wanted (B·T/P·H/M·W/M, P·M·M, C) = "
             "(1·2·2·2, 2·2·2, 1) = (8, 8, 1)\n"
-            "  Likely: your axes are in another order: the right result, "
-            "permuted by (0, 2, 1)\n",
+            "  Likely: your axes are in another order: finish with `.permute(0, 2, 1)`\n",
         ),
         "tokens not flat": (lambda x, w: partition(x, w, "(b t h w) p a c d"), "shape (8, 2, 2, 2, 1), wanted"),
         "one clip": (
@@ -332,8 +331,7 @@ WRONG = {
         "channels first": (
             lambda x, w, s: reverse(x, w, s, "b d (t p) (h a) (w c)"),
             "shape (1, 1, 4, 4, 4), wanted (B, T, H, W, C) = (B, 4, 4, 4, 1) = "
-            "(1, 4, 4, 4, 1)\n  Likely: your axes are in another order: the "
-            "right result, permuted by (0, 4, 1, 2, 3)\n",
+            "(1, 4, 4, 4, 1)\n  Likely: your axes are in another order: finish with `.permute(0, 2, 3, 4, 1)`\n",
         ),
         "no batch axis": (lambda x, w, s: reverse(x, w, s).squeeze(0), "shape (4, 4, 4, 1), wanted"),
         "tuple": (lambda x, w, s: (reverse(x, w, s), s), "returned a tuple, not a tensor"),
@@ -434,7 +432,7 @@ WRONG = {
         "time first": (
             lambda w, pt: repeat(w / pt, "d c h w -> t d c h w", t=pt),
             "shape (2, 6, 3, 4, 4), wanted (D, C, pt, ph, pw) = (6, 3, 2, 4, 4)\n"
-            "  Likely: your axes are in another order: the right result, permuted by (2, 0, 1, 3, 4)\n",
+            "  Likely: your axes are in another order: finish with `.permute(1, 2, 0, 3, 4)`\n",
         ),
         "no axis": (lambda w, pt: w / pt, "shape (6, 3, 4, 4), wanted"),
         "NaN": (lambda w, pt: inflate_by_conv(w, pt) * torch.nan, "got nan, wanted "),

@@ -23,8 +23,9 @@ from vt_course.lab import progress
 from vt_course.lab.exercise import Exercise
 from vt_course.lab.exercises import EXERCISES
 from vt_course.lab.kinds import explain
-from vt_course.lab.kinds.common import Outcome, clone, plain, same_tensor
+from vt_course.lab.kinds.common import Outcome, as_tensor, axis_names, clone, plain, same_tensor
 from vt_course.lab.kinds.errors import explain_error
+from vt_course.lab.kinds.results import quantities
 
 
 def check(number: str, function: Callable, solution: bool = False) -> Callable:
@@ -32,7 +33,8 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
 
     Returns the function that the cells below should use: `function`, or the package's piece if `function` is
     still the stub. A pass is recorded for `vt-course progress`, but not if `solution` is True (the course's own
-    solution). A wrong function raises nothing. Raises KeyError for a number that does not exist.
+    solution). A wrong function raises nothing. Raises KeyError for a number that does not exist, and Interrupted if
+    the reader stops a function that does not end.
     """
     exercise = exercise_of(number)
     torch.manual_seed(0)
@@ -47,7 +49,10 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
                 f"own {name_of(function)}"
             )
             return exercise.piece
-        except Exception as error:  # any error of the reader's code is a result of the check
+        except KeyboardInterrupt:
+            said = f"✗ exercise {number}, on {describe(exercise, args)}: interrupted; does a loop never end?"
+            raise Interrupted(said) from None
+        except (Exception, SystemExit) as error:  # any error of the reader's code is a result of the check
             raised = error, args
             break
     for args, used, got in zip(cases, given, outputs):  # a wrong result before the error may tell more
@@ -76,9 +81,10 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
     if raised:
         error, args = raised
         likely = diagnose(exercise, function, cases, outputs, error=True) or explain_error(
-            error, function, names_of(exercise), args
+            error, function, names_of(exercise), args, lengths(exercise, args)
         )
-        fail(number, f"your function raised {type(error).__name__} on {describe(exercise, args)}: {error}", likely)
+        text = "" if isinstance(error, SystemExit) else f": {error}"
+        fail(number, f"your function raised {type(error).__name__} on {describe(exercise, args)}{text}", likely)
         return function
     print(f"✓ exercise {number} ({exercise.title}): {len(cases)} cases")
     if not solution:
@@ -102,6 +108,13 @@ class UnknownExercise(KeyError):
 
     def __str__(self) -> str:
         return self.args[0]
+
+
+class Interrupted(KeyboardInterrupt):
+    """An interrupt that a notebook shows as one sentence. It still stops the cells that wait for this one."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]
 
 
 def fail(number: str, problem: str, likely: str | None, picture: tuple | None = None) -> None:
@@ -182,26 +195,33 @@ def diagnose(
         try:
             outcomes = [Outcome(args, exercise.definition(*clone(args)), out) for args, out in zip(cases, outputs)]
             return explain(exercise, function, outcomes, error)
-        except Exception:  # whatever a reader's function returns, its place has been printed
+        except (Exception, KeyboardInterrupt):  # whatever a reader's function returns, its place has been printed
             return None
+
+
+def lengths(exercise: Exercise, args: tuple) -> dict[str, int]:
+    """The sizes that a reader may have forgotten, by name: the batch, then the lengths of all axes and the numbers."""
+    want = exercise.definition(*clone(args))
+    axes = axis_names(exercise, Outcome(args, want, None))
+    batch = {f"the batch, axis {i} of the result": n for i, n in enumerate(want.shape) if axes[i].endswith("(B)")}
+    if "x" in names_of(exercise) and axes and "(B·" in axes[0]:  # batch and windows are one axis of the result
+        batch |= {"the batch, axis 0 of `x`": args[names_of(exercise).index("x")].shape[0]}
+    return batch | {name: int(n) for name, n in quantities(exercise, args).items() if n == int(n)}
 
 
 def result(function: Callable, args: tuple) -> Tensor | None:
     """The tensor that the reader's function returns, or None if it does not."""
     try:
         out = as_tensor(function(*clone(args)))
-    except Exception:
+    except (Exception, SystemExit):
         return None
     return out if isinstance(out, Tensor) and plain(out) else None
 
 
 def differing(got: Tensor, want: Tensor) -> Tensor:
+    if got.is_floating_point() and not want.is_floating_point():
+        want = want.double()  # a count is compared as a number, with all its digits
     return ~torch.isclose(got.to(want.dtype), want, rtol=1e-5, atol=1e-6, equal_nan=False)
-
-
-def as_tensor(value):
-    """A plain number as a tensor without axes; any other value unchanged."""
-    return torch.tensor(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
 def is_float(value) -> bool:
@@ -226,6 +246,8 @@ def name_of(function: Callable) -> str:
 
 def got_wanted(got: Tensor, want: Tensor) -> str:
     """Both numbers as text, with enough digits to see that they differ."""
+    if got.is_floating_point() and not want.is_floating_point():
+        return f"got {got.item():,.15g}, wanted {number_text(want, 4)}"
     for digits in (4, 7, 17):
         got_text, want_text = number_text(got, digits), number_text(want, digits)
         if got_text != want_text:

@@ -327,6 +327,10 @@ EXERCISES["2.3"] = Exercise(
         ),
         ("the heads are the last axis: bring them to the front", lambda t, n: t[offsets(n) + n - 1]),
         (
+            "the look-up gives (n, n, h); bring the heads to the front with permute, a reshape or view mixes them up",
+            lambda t, n: t[offsets(n) + n - 1].reshape(-1, n, n),
+        ),
+        (
             "the table is reshaped to (h, 2n-1); it must be transposed",
             lambda t, n: t.reshape(t.shape[1], -1)[:, offsets(n) + n - 1],
         ),
@@ -504,6 +508,28 @@ EXERCISES["2.5"] = counting(
                 (f"{side} grows by {side} mod M: it must grow by -{side} mod M", lambda *a, i=i: a[i] + a[i] % a[3]),
             )
             for i, side in enumerate(("h", "w"))
+        }
+        | {
+            ("h", "w"): (
+                ("h and w are rounded down to a multiple of M: round up", lambda h, w, C, M: (h // M * M, w // M * M)),
+                ("h and w are not padded to a multiple of M", lambda h, w, C, M: (h, w)),
+                (
+                    "h and w always get one more window: round up, do not add 1",
+                    lambda h, w, C, M: ((h // M + 1) * M, (w // M + 1) * M),
+                ),
+                (
+                    "h and w are rounded to the nearest multiple of M: round up",
+                    lambda h, w, C, M: (round(h / M) * M, round(w / M) * M),
+                ),
+                (
+                    "h · w is rounded down to whole windows; each side must be rounded up on its own",
+                    lambda h, w, C, M: (h * w // M**2 * M**2, 1),
+                ),
+                (
+                    "h · w is rounded up to whole windows; each side must be rounded up on its own",
+                    lambda h, w, C, M: (padded(h * w, M**2), 1),
+                ),
+            )
         },
     ),
 )
@@ -625,5 +651,6 @@ EXERCISES["2.6"] = counting(
                 ),
             )
         },
+        plus={"N": ("the class token", 1)},
     ),
 )

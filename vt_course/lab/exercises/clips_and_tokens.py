@@ -37,13 +37,14 @@ def dense_start(num_frames, frames, stride, position):
     return room(num_frames, frames, stride) // 2 if position == "centre" else 0
 
 
-def dense_like(n, frames, stride, position="centre", *, span=None, start=None, step=None, end=None):
+def dense_like(n, frames, stride, position="centre", *, span=None, start=None, step=None, spread=None, end=None):
     """The indices in which the steps that are given replace the right ones."""
     length = (frames - 1) * stride + 1 if span is None else span(frames, stride)
     left = n - length
     first = (max(left, 0) // 2 if position == "centre" else 0) if start is None else start(left, n, length, position)
     i = torch.arange(frames)
     places = first + (i * stride if step is None else step(i, stride, frames, n))
+    places = places if spread is None else spread(first, stride, frames)
     return places % n if end is None else end(places, n)
 
 
@@ -110,12 +111,30 @@ DENSE = Choices(
             ("the frames stand `stride` - 1 apart: one too near", lambda i, s, f, n: i * (s - 1)),
             ("the frames run backwards", lambda i, s, f, n: i.flip(0) * s),
             (
-                "the frames are spread over the clip by `linspace` instead of the stride",
-                lambda i, s, f, n: torch.linspace(0, f * s - 1, f).long(),
-            ),
-            (
                 "the frames are spread over the whole video instead of by the stride",
                 lambda i, s, f, n: torch.linspace(0, n - 1, f).long(),
+            ),
+        ),
+        "spread": (
+            *(
+                (
+                    "the frames are spread by `linspace`, whose end is the last point: it must be start + (frames - 1) "
+                    f"· stride; yours is {end}{how}",
+                    lambda first, s, f, last=last, rounded=rounded: rounded(
+                        torch.linspace(first, first + last(s, f), f)
+                    ).long(),
+                )
+                for end, last in {
+                    "start + the span, one too far": lambda s, f: (f - 1) * s + 1,
+                    "one frame less": lambda s, f: (f - 1) * s - 1,
+                    "start + frames · stride - 1": lambda s, f: f * s - 1,
+                    "start + frames · stride": lambda s, f: f * s,
+                }.items()
+                for how, rounded in {
+                    "": torch.floor,
+                    ", and the points are rounded": torch.round,
+                    ", and the points are rounded up": torch.ceil,
+                }.items()
             ),
         ),
         "end": (

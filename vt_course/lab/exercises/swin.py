@@ -257,6 +257,17 @@ ATTENTION = Choices(
                 lambda s, m: s.masked_fill(windows_mask(s, m) == 0, -torch.inf),
             ),
             (
+                "the mask is inverted: allowed pairs get a very negative number, so only forbidden pairs are seen",
+                lambda s, m: s.masked_fill(windows_mask(s, m) == 0, -1e9),
+            ),
+            *(
+                (
+                    f"the mask is inverted: allowed pairs get {c:g} added, so only forbidden pairs are seen",
+                    lambda s, m, c=c: s + torch.where(windows_mask(s, m) == 0, c, 0.0),
+                )
+                for c in (-1e3, -1e4, -1e5, -1e6)
+            ),
+            (
                 "the mask is transposed: its rows are queries, its columns keys, like those of the logits",
                 lambda s, m: s + windows_mask(s, m).mT,
             ),
@@ -306,6 +317,15 @@ EXERCISES["3.3"] = Exercise(
         (
             "forbidden weights are set to 0 after the softmax: the rest of a row no longer sums to 1; mask the logits",
             lambda q, k, v, b, m: (logits_of(q, k, b).softmax(-1) * (windows_mask(q, m) == 0)) @ v,
+        ),
+        (
+            "the weights are multiplied by the mask after the softmax: allowed ones become 0, forbidden ones -100 "
+            "times as large; add the mask to the logits",
+            lambda q, k, v, b, m: (logits_of(q, k, b).softmax(-1) * windows_mask(q, m)) @ v,
+        ),
+        (
+            "allowed weights are set to 0 after the softmax, so the mask is inverted; add it to the logits",
+            lambda q, k, v, b, m: (logits_of(q, k, b).softmax(-1) * (windows_mask(q, m) != 0)) @ v,
         ),
         (
             "1/√d is missing: divide q·kᵀ by the root of the head's dimension",

@@ -771,13 +771,20 @@ COMBINED = Choices(
     {
         "axis": (("the sum runs over the parameters, the last axis: it must run over the ranks, axis 0", 1),),
         "weights": (
-            (
-                "the means are added as they are, and divided by the number of clips: each counts n_r times",
-                torch.ones_like,
-            ),
+            ("the means are added as they are: each must count n_r times", torch.ones_like),
             (
                 "every rank that has clips counts the same: it must weigh as many clips as it has",
                 lambda n: (n > 0).to(n),
+            ),
+            *(
+                (f"{what}: each rank must weigh as many clips as it has", lambda n, f=f: f(n) * n.sum() / f(n).sum())
+                for what, f in {
+                    "the weights are the squares of the numbers of clips, divided by their sum": torch.square,
+                    "the weights are the roots of the numbers of clips, divided by their sum": torch.sqrt,
+                    "the weights are 1 over the numbers of clips, divided by their sum": lambda n: 1 / n,
+                    "the weights are the numbers of clips plus 1, divided by their sum": lambda n: n + 1,
+                    "the ranks with the most clips count alone, the same": lambda n: (n == n.max()).to(n),
+                }.items()
             ),
             ("the numbers of clips are squared", torch.square),
             ("the roots of the numbers of clips are the weights", torch.sqrt),
@@ -826,6 +833,15 @@ EXERCISES["8.6"] = Exercise(
         (
             "the weights are exchanged: the rank with the most clips weighs least",
             lambda g, n: (n.max() + n.min() - n).to(g) @ g / (n.max() + n.min() - n).sum(),
+        ),
+        (
+            "every rank that has clips counts the same: a rank with fewer clips must weigh less, n_r / n",
+            lambda g, n: g[n > 0].mean(0),
+        ),
+        (
+            "the means of all ranks are added and divided by the number of ranks that have clips: a rank must weigh as "
+            "many clips as it has",
+            lambda g, n: g.sum(0) / (n > 0).sum(),
         ),
     ),
     piece=lambda gradients, sizes: (sizes / sizes.sum()) @ gradients,

@@ -341,6 +341,18 @@ MASKS = Choices(
             ("forbidden pairs hold -1e9; the official value is -100", (0.0, -1e9)),
             ("forbidden pairs hold -10,000; the official value is -100", (0.0, -1e4)),
             ("allowed pairs hold 100 and forbidden pairs 0: allowed is 0, forbidden -100", (100.0, 0.0)),
+            *(
+                (f"forbidden pairs hold {c:g}; the official value is -100", (0.0, c))
+                for c in (-1e5, -1e6, -1e8, -1e10, -1e12, torch.finfo().min)
+            ),
+            *(
+                (
+                    "the mask is inverted: pairs of the same group hold "
+                    f"{'minus infinity' if c == -torch.inf else f'{c:g}'}, the others 0",
+                    (c, 0.0),
+                )
+                for c in (-10.0, -1e3, -1e4, -1e5, -1e6, -1e8, -1e9, -1e10, -1e12, torch.finfo().min, -torch.inf)
+            ),
         ),
         "rolled": (
             (

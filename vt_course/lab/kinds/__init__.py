@@ -43,8 +43,36 @@ def explain(exercise: Exercise, function: Callable, outcomes: list[Outcome], err
     """
     if not any(isinstance(o.got, Tensor) and not o.right for o in outcomes):
         return None  # nothing wrong was returned, so no mistake can be recognised by its numbers
+    said = search(exercise, function, outcomes, error)
+    if any(floats_for_whole(o.got, o.want) for o in outcomes):
+        if not said or said == NAN:
+            down = [Outcome(o.args, o.want, rounded_down(o.got)) for o in outcomes]
+            if any(o.got is not None and not o.right for o in down):
+                said = search(exercise, lambda *args: rounded_down(function(*args)), down, error)
+        if said and said != NAN and "floating-point" not in said and "fraction" not in said:
+            remedy = (
+                "numbers are floating-point ones: whole ones come from `//` or, at the end, `.long()`"
+                if outcomes[0].want.ndim
+                else "number is a floating-point one: a whole one comes from `//`, `math.ceil` or `int(...)`"
+            )
+            return f"{said}. Besides, your {remedy}"
+    return said
+
+
+def floats_for_whole(got: Tensor | None, want: Tensor) -> bool:
+    return got is not None and got.is_floating_point() and not want.is_floating_point()
+
+
+def rounded_down(got):
+    """The whole numbers that a reader's floating-point ones become by `//`."""
+    return got.double().floor().long() if isinstance(got, Tensor) and got.is_floating_point() else got
+
+
+def search(exercise: Exercise, function: Callable, outcomes: list[Outcome], error: bool) -> str | None:
+    """The sentence of the first candidate that reproduces all outcomes, what NaN means if nothing does, or None."""
     outcomes = sorted(outcomes, key=lambda o: o.got is None or o.right)  # wrong ones first: most candidates fail there
-    nan = any(o.got.is_floating_point() and o.got.isnan().any() for o in outcomes if o.got is not None)
+    nan = bool(first_wrong(outcomes).got.isnan().any())  # the numbers beside which the sentence stands
+    only_nan = nan and all(o.got.isnan().all() for o in outcomes if o.got is not None and not o.right)
     until, more = monotonic() + (SECONDS / 5 if nan else SECONDS), []
 
     def explains(candidate: Callable) -> bool:
@@ -60,6 +88,8 @@ def explain(exercise: Exercise, function: Callable, outcomes: list[Outcome], err
             return sentence
         if monotonic() > until:
             return NAN if nan else None
+    if only_nan:
+        return NAN  # no number speaks for one pair of mistakes or another
     for kind in [Settings(exercise.mistakes), *exercise.kinds]:
         sentence = pair_of_kind(kind, function, outcomes, explains, until)
         if sentence:

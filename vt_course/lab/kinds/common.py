@@ -63,9 +63,16 @@ def attempt(function: Callable, args: tuple):
     """The result of a candidate, or None where this mistake cannot be made. Candidates are ours: all errors count."""
     try:
         out = function(*clone(args))
-    except Exception:
+    except (Exception, SystemExit):
         return None
-    return torch.tensor(out) if isinstance(out, (int, float)) and not isinstance(out, bool) else out
+    return as_tensor(out)
+
+
+def as_tensor(value):
+    """A plain number as a tensor without axes, a float with all its digits; any other value unchanged."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value
+    return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
 
 
 def plain(tensor: Tensor) -> bool:

@@ -9,7 +9,10 @@ from difflib import get_close_matches
 
 from torch import Tensor
 
-WHOLE = "a size or index must be a whole number: divide with `//`, `/` always gives a floating-point number"
+WHOLE = (
+    "a size or index must be a whole number: divide with `//`, or write `int(...)` around it (`/` and `np.ceil` always "
+    "give a floating-point number)"
+)
 IMPORTS = {
     "torch": "import torch",
     "F": "import torch.nn.functional as F",
@@ -30,9 +33,16 @@ IMPORTS = {
 }
 
 
-def explain_error(error: Exception, function: Callable, names: list[str], args: tuple) -> str | None:
-    """One sentence on what an error means and what to do, or None. `names` are those of the exercise's arguments."""
+def explain_error(
+    error: BaseException, function: Callable, names: list[str], args: tuple, sizes: dict[str, int]
+) -> str | None:
+    """One sentence on what an error means and what to do, or None.
+
+    `names` are those of the exercise's arguments. `sizes` has the lengths that may have been forgotten, by name.
+    """
     text = str(error)
+    if isinstance(error, SystemExit):
+        return "`exit()` ends the whole program: leave a function with `return`"
     if isinstance(error, UnboundLocalError):
         name = re.search(r"local variable '(\w+)'", text)
         return (
@@ -43,7 +53,7 @@ def explain_error(error: Exception, function: Callable, names: list[str], args: 
     if isinstance(error, AttributeError):
         return unknown_attribute(error)
     if type(error).__name__ == "EinopsError":
-        return einops_error(text, names, args)
+        return einops_error(text, names, args, sizes)
     if isinstance(error, ZeroDivisionError):
         zeros = [f"`{n}`" for n, a in zip(names, args) if isinstance(a, (int, float)) and a == 0]
         return "something is divided by 0" + (
@@ -55,7 +65,7 @@ def explain_error(error: Exception, function: Callable, names: list[str], args: 
         return wrong_type(text, function, names)
     if isinstance(error, ValueError) and "to unpack" in text:
         return unpacking(text, names, args)
-    return shapes(error, text, names, args)
+    return shapes(error, text, names, args, sizes)
 
 
 def unknown_name(name: str | None, function: Callable, names: list[str]) -> str | None:
@@ -94,7 +104,7 @@ def unknown_attribute(error: AttributeError) -> str | None:
     return f"{kind} has no `{name}`{more}"
 
 
-def einops_error(text: str, names: list[str], args: tuple) -> str | None:
+def einops_error(text: str, names: list[str], args: tuple, sizes: dict[str, int]) -> str | None:
     found = re.search(r"Identifiers only on one side of expression \(should be on both\): \{(.*?)\}", text)
     if found:
         return (
@@ -123,6 +133,12 @@ def einops_error(text: str, names: list[str], args: tuple) -> str | None:
         )
     found = re.search(r"Shape mismatch, (\d+) != (\d+)", text)
     if found:
+        forgotten = missing_axis(int(found[1]), int(found[2]), sizes)
+        if forgotten:
+            return (
+                f"an axis of length {found[1]} should be {found[2]} by the sizes that you give: {forgotten} is its "
+                "letter missing in a bracket of the pattern, or a 1 in its place? Otherwise, are two sizes exchanged?"
+            )
         return (
             f"an axis of length {found[1]} should be {found[2]} by the sizes that you give: are two of them exchanged, "
             f"or is a letter used for another axis? ({tensors(names, args)})"
@@ -130,6 +146,17 @@ def einops_error(text: str, names: list[str], args: tuple) -> str | None:
     if "duplicate" in text:
         return "a letter stands twice on one side of the einops pattern: each axis needs a letter of its own"
     return f"the einops pattern does not fit the tensor: {tensors(names, args)}"
+
+
+def missing_axis(length: int, asked: int, sizes: dict[str, int]) -> str:
+    """Which size may have been forgotten if an axis, or all axes together, are longer than a reader asks for, or ""."""
+    if asked < 1 or length % asked or length == asked:
+        return ""
+    fit = [name for name, n in sizes.items() if n == length // asked]
+    fit = fit[:1] if fit and fit[0].startswith("the batch") else fit
+    if not fit or len(fit) > 2:
+        return ""
+    return f"{length} is {length // asked} · {asked}, and {length // asked} is {' or '.join(fit)};"
 
 
 def tensors(names: list[str], args: tuple) -> str:
@@ -188,10 +215,12 @@ def wrong_type(text: str, function: Callable, names: list[str]) -> str | None:
     if found:
         return f"all pieces that you join must be tensors; that of number {found[1]}, from 0, is of type {found[2]}"
     found = re.search(r"(\w+)\(\) received an invalid combination of arguments - got (\(.*?\))", text)
+    if found and "float" in found[2] and "tuple of ints" in text:
+        return f"`{found[1]}` gets a floating-point number; {WHOLE}"
     if found:
         return f"`{found[1]}` cannot take values of the types {found[2]}: is one of the names another thing?"
     if "only integer tensors" in text or "cannot be interpreted as an integer" in text or "must be integers" in text:
-        return "a size or index must be a whole number, and you give something else"
+        return WHOLE
     if "not subscriptable" in text:
         return "something that is a single number, or a function, is indexed with [ ]"
     if "not callable" in text:
@@ -205,12 +234,18 @@ def unpacking(text: str, names: list[str], args: tuple) -> str:
     return f"the number of names on the left does not fit: {tensors(names, args) or 'count what is unpacked'}"
 
 
-def shapes(error: Exception, text: str, names: list[str], args: tuple) -> str | None:
+def shapes(error: BaseException, text: str, names: list[str], args: tuple, sizes: dict[str, int]) -> str | None:
     if "ZeroDivisionError" in text:
         return "a whole number is divided by 0"
     if "view size is not compatible" in text:
         return "`view` cannot follow `permute`, whose result is not contiguous: use `reshape`"
     if "invalid for input of size" in text or "shape '" in text:
+        forgotten = forgotten_in_reshape(text, sizes)
+        if forgotten:
+            return (
+                f"the sizes you reshape to do not multiply to the number of elements: {forgotten} is it "
+                "left out? Otherwise, are two sides exchanged, or taken as equal?"
+            )
         return (
             "the sizes you reshape to do not multiply to the number of elements (are two sides exchanged or taken as "
             "equal? is the batch taken to be 1?)" + product_of(text, names, args)
@@ -247,6 +282,12 @@ def shapes(error: Exception, text: str, names: list[str], args: tuple) -> str | 
     if isinstance(error, IndexError) and "out of" in text:
         return "an index lies outside its axis, which has the places 0 to length - 1: is something off by one?"
     return None
+
+
+def forgotten_in_reshape(text: str, sizes: dict[str, int]) -> str:
+    """Which size may be missing among those of a reshape, or ""."""
+    found = re.search(r"shape '\[([\d, ]+)\]' is invalid for input of size (\d+)", text)
+    return missing_axis(int(found[2]), math.prod(map(int, found[1].split(","))), sizes) if found else ""
 
 
 def product_of(text: str, names: list[str], args: tuple) -> str:

@@ -1,12 +1,13 @@
 """A whole number that is a sum of products: a factor, a power or a term of it is wrong, or one of its quantities."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import combinations
 from math import prod
 
 import torch
+from torch import Tensor
 
 from vt_course.lab.kinds.common import Outcome, power
 
@@ -17,18 +18,23 @@ class Formula:
 
     terms: triples of the term as it is printed, its coefficient and its powers, ("2hwC²", 2, {"h": 1, "w": 1, "C": 2}).
     quantities: from the arguments to the value of each quantity; more may be listed than the right terms use.
-    wrong: for a quantity, pairs of a sentence and a function from the arguments to a wrong value.
+    wrong: for a quantity, pairs of a sentence and a function from the arguments to a wrong value; for a tuple of
+        quantities the function gives the values of all of them.
+    plus: for a quantity that is a sum of something and a constant, what the constant stands for, and the constant.
     """
 
     terms: tuple[tuple[str, int, dict[str, int]], ...]
     quantities: Callable[..., dict[str, int]]
-    wrong: dict[str, tuple[tuple[str, Callable[..., int]], ...]]
+    wrong: dict[str | tuple[str, ...], tuple[tuple[str, Callable], ...]]
+    plus: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def candidates(self, function: Callable, outcomes: list[Outcome]) -> Iterator[tuple[str, Callable]]:
         for _, sentence, change in self.changes(outcomes[0].args):
             yield sentence, self.with_changes(change)
         for sentence, at, how in self.sums(outcomes[0].args):
             yield sentence, self.with_sum(at, how)
+        for name, (what, constant) in self.plus.items():
+            yield from self.misplaced(name, what, constant)
 
     def pairs(self, outcomes: list[Outcome]) -> Iterator[tuple[str, str, Callable]]:
         for (where, first, a), (other, second, b) in combinations(list(self.changes(outcomes[0].args)), 2):
@@ -40,13 +46,13 @@ class Formula:
         names = list(self.quantities(*args))
         for name, others in self.wrong.items():
             for sentence, value in others:
-                yield name, sentence, lambda terms, values, args, n=name, v=value: values[0].update({n: v(*args)})
+                yield name, sentence, lambda terms, values, args, n=name, v=value: values[0].update(named(n, v(*args)))
                 if len(self.terms) > 1:
                     for i, (text, *_) in enumerate(self.terms):
                         yield (
-                            f"{name}{i}",
+                            f"{name} {i}",
                             f"in the term {text}, and only there: {sentence}",
-                            lambda terms, values, args, n=name, v=value, i=i: values[1][i].update({n: v(*args)}),
+                            lambda terms, values, args, n=name, v=value, i=i: values[1][i].update(named(n, v(*args))),
                         )
         several = len(self.terms) > 1
         for i, (text, coefficient, powers) in enumerate(self.terms):
@@ -97,6 +103,36 @@ class Formula:
                                 add_power(terms, i, o, 1),
                             ),
                         )
+
+    def misplaced(self, name: str, what: str, constant: int):
+        """A constant that belongs to a quantity, added to its power or to the whole product instead."""
+
+        def total(args: tuple, change: Callable) -> Tensor:
+            q = self.quantities(*args)
+            terms = [
+                (c * prod(q[n] ** k for n, k in powers.items() if n != name), q[name], powers.get(name, 0))
+                for _, c, powers in self.terms
+            ]
+            return torch.tensor(sum(change(rest, value, k) if k else rest for rest, value, k in terms))
+
+        for words, change in {
+            f"is added after the power: {name} contains it, so add it first": (
+                lambda rest, value, k: rest * ((value - constant) ** k + constant)
+            ),
+            f"is added to the whole product: {name} contains it, so add it first": (
+                lambda rest, value, k: rest * (value - constant) ** k + constant
+            ),
+            f"is in one factor {name} only: it belongs in each": (
+                lambda rest, value, k: rest * (value - constant) ** (k - 1) * value
+            ),
+            f"is added once more after the power: {name} contains it already": (
+                lambda rest, value, k: rest * (value**k + constant)
+            ),
+            f"is added once more to the whole product: {name} contains it already": (
+                lambda rest, value, k: rest * value**k + constant
+            ),
+        }.items():
+            yield f"{what} {words}", lambda *args, change=change: total(args, change)
 
     def sums(self, args: tuple):
         """A + that stands where a · belongs, in one of the terms: pairs of a sentence and the two groups of factors."""
@@ -151,6 +187,11 @@ class Formula:
             return torch.tensor(int(total)) if Fraction(total).denominator == 1 else torch.tensor(float(total)).double()
 
         return candidate
+
+
+def named(names: str | tuple[str, ...], values) -> dict:
+    """One quantity and its value, or several and theirs."""
+    return {names: values} if isinstance(names, str) else dict(zip(names, values))
 
 
 def set_coefficient(terms: list, i: int, value) -> None:

@@ -22,6 +22,8 @@ def candidates(exercise, outcomes: list[Outcome], base: Callable, how: Callable)
     if not isinstance(have, Tensor):
         return
     names = axis_names(exercise, outcome)
+    if have.shape not in (outcome.got.shape, outcome.want.shape):
+        return  # `base` makes a wrong shape, which is neither the reader's nor wanted: nothing may be said of it
     for sentence, change in how(have, outcome.got, names, exercise, outcomes):
         if same_tensor(apply(change, have, outcome.args), outcome.got):
             yield sentence, lambda *args, change=change: change(base(*args), *args)
@@ -35,19 +37,22 @@ def apply(change: Callable, have: Tensor, args: tuple):
 
 
 def simple(have: Tensor, got: Tensor, names: list[str], exercise, outcomes: list[Outcome]):
-    """What is said before all else: the type, and the order of the axes."""
+    """What is said before all else: the type, the order of the axes, an axis of length 1."""
     if have.shape == got.shape:
         yield from of_type(have, got)
     yield from of_order(have, names)
+    yield from of_unit_axes(got, names, outcomes)
 
 
 def endings(have: Tensor, got: Tensor, names: list[str], exercise, outcomes: list[Outcome]):
     """What a second mistake may be, without those that could undo the first: no factors, no offsets."""
     yield from of_order(have, names)
     if have.shape == got.shape:
+        yield from of_mixed(have, got, names)
         yield from of_arguments(have, exercise, outcomes)
         yield "the sign is the other one: your result is minus the right one", lambda w, *a: -w
     else:
+        yield from of_unit_axes(got, names, outcomes)
         yield from of_places(have, got, names)
         yield from of_reductions(have, got, names)
 
@@ -55,6 +60,7 @@ def endings(have: Tensor, got: Tensor, names: list[str], exercise, outcomes: lis
 def changes(have: Tensor, got: Tensor, names: list[str], exercise, outcomes: list[Outcome]):
     """Pairs of a sentence and change(have, *args)."""
     if have.shape == got.shape:
+        yield from of_mixed(have, got, names)
         yield from of_size(have, got, exercise, outcomes)
         yield from of_arguments(have, exercise, outcomes)
         yield from along_an_axis(have, names)
@@ -102,8 +108,28 @@ def of_order(have: Tensor, names: list[str]):
     for axes in permutations(range(have.ndim)) if have.ndim < 7 else ():
         if list(axes) != sorted(axes):
             yield (
-                f"your axes are in another order: the right result, permuted by {axes}",
+                f"your axes are in another order: finish with `.permute{back(axes)}`",
                 lambda w, *a, axes=axes: w.permute(axes),
+            )
+
+
+def back(axes: tuple) -> tuple:
+    """The permutation that undoes another one."""
+    return tuple(axes.index(i) for i in range(len(axes)))
+
+
+def of_mixed(have: Tensor, got: Tensor, names: list[str]):
+    """A reshape or view to the right shape where a permute belongs."""
+    if not same_tensor(have.flatten().sort().values, got.flatten().sort().values):
+        return  # not the same numbers: no order of the axes need be tried
+    letters = [name[name.index("(") + 1 : -1] if "(" in name else name for name in names]
+    for axes in permutations(range(have.ndim)) if have.ndim < 7 else ():
+        if list(axes) != sorted(axes):
+            order = ", ".join(letters[i] for i in axes)
+            yield (
+                "your shape is right, but a reshape or view mixes the numbers up (it moves no axis): they run in the "
+                f"order ({order}), slowest first; bring them to ({', '.join(letters)}) with permute before it",
+                lambda w, *a, axes=axes: w.permute(axes).reshape(w.shape),
             )
 
 
@@ -293,6 +319,32 @@ def of_places(have: Tensor, got: Tensor, names: list[str]):
             words = f"of {name} only the {which} place is in your result"
             yield words, lambda w, *a, axis=axis, at=at: w.select(axis, at)
             yield words, lambda w, *a, axis=axis, at=at: w.narrow(axis, at % w.shape[axis], 1)
+
+
+def of_unit_axes(got: Tensor, names: list[str], outcomes: list[Outcome]):
+    """Axes of length 1 too many, or one that is missing, in all cases."""
+    shapes = [(o.got.shape, o.want.shape) for o in outcomes if o.got is not None]
+    for axes in [c for n in (1, 2, 3) for c in combinations(range(got.ndim), n)]:
+        if all(without(yours, axes) == tuple(right) for yours, right in shapes):
+            said = (
+                f"an axis too many, axis {axes[0]} of length 1: drop it with `.squeeze({axes[0]})`"
+                if len(axes) == 1
+                else f"axes too many, {' and '.join(map(str, axes))} of length 1: drop them with `.squeeze({axes})`"
+            )
+            yield f"your result has {said}", lambda w, *a, axes=axes: Reads(w, lambda g: g.squeeze(axes))
+    for axis, name in enumerate(names):
+        if all(without(right, (axis,)) == tuple(yours) for yours, right in shapes):
+            yield (
+                f"your result lacks {name}, of length 1: add it with `.unsqueeze({axis})`",
+                lambda w, *a, axis=axis: w.squeeze(axis),
+            )
+
+
+def without(shape: tuple, axes: tuple) -> tuple | None:
+    """A shape without these axes, which must be of length 1, or None."""
+    if any(i >= len(shape) or shape[i] != 1 for i in axes):
+        return None
+    return tuple(n for i, n in enumerate(shape) if i not in axes)
 
 
 def of_shape(have: Tensor, got: Tensor, names: list[str]):
