@@ -213,7 +213,7 @@ def test_course_runs_the_clean_notebook_and_leaves_it_alone(clean, capfd):
     before = notebook.read_bytes(), sorted(notebook.parent.iterdir())
     (row,) = run_course(root=clean, profile="lecture")
     assert (row["cells"], row["passed"], row["checks"], row["status"]) == (7, 1, 1, "ok")
-    assert row["seconds"] > 0 and 30 < row["peak_mb"] < 2000
+    assert row["seconds"] > 0 and 0 < row["peak_mb"] < 2000
     assert (notebook.read_bytes(), sorted(notebook.parent.iterdir())) == before
     ran = nbformat.read(row["output"], as_version=4)
     assert any('PROFILE = "lecture"' in cell.source for cell in ran.cells)
