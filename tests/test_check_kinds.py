@@ -23,7 +23,7 @@ from vt_course.lab import kinds, show
 from vt_course.lab.check import check
 from vt_course.lab.exercise import Exercise
 from vt_course.lab.exercises import EXERCISES
-from vt_course.lab.kinds import explain, fits
+from vt_course.lab.kinds import errors, explain, fits
 from vt_course.lab.kinds.common import Outcome, attempt, clone
 from vt_course.lab.kinds.steps import Step, Steps
 from vt_course.publish import hygiene
@@ -556,7 +556,22 @@ ERRORS = [
     ("4.3", lambda x, s: torch.roll(s, x), "`roll` wants Tensor for its `input`, and you give a value of type tuple"),
     ("4.3", lambda x: x, "is called with `x`, `shift`; it takes `x`"),
     ("4.4", lambda z, w, s: right("4.4")(z, w, s) * torch.nan, "NaN (not a number) comes from"),
+    ("3.2", lambda x, M, H, W: x.view(len(x) // (H * W * M), H // M, W // M, M, M, -1), "reshape to is 0: if it comes"),
+    ("4.1", lambda x, w: x.reshape(len(x) // 2, -1), "you divide by more than there is (x is (1, 4, 4, 4, 1))"),
+    ("3.3", lambda q, k, v, bias, mask: (q @ k.mT / q.shape[-1] ** 0.5 + bias + mask[:, None]).softmax(-1) @ v, "repeated 2"),
+    ("8.4", lambda logits, label, eps: -logits.log_softmax(-1).gather(1, label).mean(), "as in `label[:, None]`"),
+    ("8.4", lambda logits, label, eps: logits.take_along_dim(label, 1).mean(), "as in `label[:, None]`"),
+    ("8.5", lambda norms, limit: torch.min(limit / norms.norm(), 1.0), "for a number there is `.clamp(max=...)`"),
+    ("8.5", lambda norms, limit: torch.max(norms, 0.0).sum(), "`torch.max` compares two tensors"),
 ]  # fmt: skip
+
+
+def test_the_shorter_of_two_sizes_may_have_to_be_repeated():
+    text = "The size of tensor a ({}) must match the size of tensor b ({}) at non-singleton dimension 0"
+    said = errors.repeated(text.format(4, 12), {"the batch (axis 0 of x)": 3})
+    assert "12 is 3 · 4" in said and "repeated 3 times, once for each sample of the batch" in said
+    assert errors.repeated(text.format(12, 4), {"the batch (axis 0 of x)": 2}).endswith("must be repeated 3 times")
+    assert errors.repeated(text.format(5, 12), {}) == errors.repeated(text.format(12, 1), {}) == ""
 
 
 @pytest.mark.parametrize("number, function, words", ERRORS)

@@ -215,6 +215,11 @@ def wrong_type(text: str, function: Callable, names: list[str]) -> str | None:
     if found:
         return f"all pieces that you join must be tensors; that of number {found[1]}, from 0, is of type {found[2]}"
     found = re.search(r"(\w+)\(\) received an invalid combination of arguments - got (\(.*?\))", text)
+    if found and found[1] in ("min", "max", "minimum", "maximum"):
+        return (
+            f"`torch.{found[1]}` compares two tensors, and you give {found[2]}: for a number there is "
+            "`.clamp(max=...)` or `.clamp(min=...)`"
+        )
     if found and "float" in found[2] and "tuple of ints" in text:
         return f"`{found[1]}` gets a floating-point number; {WHOLE}"
     if found:
@@ -239,6 +244,11 @@ def shapes(error: BaseException, text: str, names: list[str], args: tuple, sizes
         return "a whole number is divided by 0"
     if "view size is not compatible" in text:
         return "`view` cannot follow `permute`, whose result is not contiguous: use `reshape`"
+    if re.search(r"shape '\[(.*, )?0[,\]]", text):
+        return (
+            "one of the sizes you reshape to is 0: if it comes from a division with `//`, you divide by more than "
+            "there is" + (f" ({known})" if (known := tensors(names, args)) else "")
+        )
     if "invalid for input of size" in text or "shape '" in text:
         forgotten = forgotten_in_reshape(text, sizes)
         if forgotten:
@@ -266,6 +276,10 @@ def shapes(error: BaseException, text: str, names: list[str], args: tuple, sizes
         return (
             "two shapes do not broadcast: sizes are compared from the last axis on, and a missing axis must be added "
             "as one of size 1"
+        ) + repeated(text, sizes)
+    if re.search("(Index tensor must|indices should) have the same number of dimensions", text):
+        return (
+            "the index must have as many axes as the tensor it picks from: add the missing one, as in `label[:, None]`"
         )
     if "does not match the length of the desired ordering" in text:
         found = re.search(r"input\.dim\(\) = (\d+) is not equal to len\(dims\) = (\d+)", text)
@@ -282,6 +296,19 @@ def shapes(error: BaseException, text: str, names: list[str], args: tuple, sizes
     if isinstance(error, IndexError) and "out of" in text:
         return "an index lies outside its axis, which has the places 0 to length - 1: is something off by one?"
     return None
+
+
+def repeated(text: str, sizes: dict[str, int]) -> str:
+    """What else may mend sizes of which one is a multiple of the other, or ""."""
+    found = re.search(r"tensor a \((\d+)\) must match the size of tensor b \((\d+)\)", text)
+    small, large = sorted(map(int, found.groups())) if found else (1, 1)
+    if small < 2 or large % small:
+        return ""
+    batch = any(name.startswith("the batch") and n == large // small for name, n in sizes.items())
+    why = ", once for each sample of the batch" if batch else ""
+    return (
+        f". Or, as {large} is {large // small} · {small}, the shorter one must be repeated {large // small} times{why}"
+    )
 
 
 def forgotten_in_reshape(text: str, sizes: dict[str, int]) -> str:
