@@ -558,7 +558,7 @@ ERRORS = [
     ("4.4", lambda z, w, s: right("4.4")(z, w, s) * torch.nan, "NaN (not a number) comes from"),
     ("3.2", lambda x, M, H, W: x.view(len(x) // (H * W * M), H // M, W // M, M, M, -1), "reshape to is 0: if it comes"),
     ("4.1", lambda x, w: x.reshape(len(x) // 2, -1), "you divide by more than there is (x is (1, 4, 4, 4, 1))"),
-    ("3.3", lambda q, k, v, bias, mask: (q @ k.mT / q.shape[-1] ** 0.5 + bias + mask[:, None]).softmax(-1) @ v, "repeated 2"),
+    ("3.3", lambda q, k, v, b, m: (q @ k.mT / q.shape[-1] ** 0.5 + b + m[:, None]).softmax(-1) @ v, "repeated 2 times"),
     ("8.4", lambda logits, label, eps: -logits.log_softmax(-1).gather(1, label).mean(), "as in `label[:, None]`"),
     ("8.4", lambda logits, label, eps: logits.take_along_dim(label, 1).mean(), "as in `label[:, None]`"),
     ("8.5", lambda norms, limit: torch.min(limit / norms.norm(), 1.0), "for a number there is `.clamp(max=...)`"),
