@@ -219,7 +219,9 @@ def test_messages_name_the_command_that_can_be_typed(tmp_path, monkeypatch):
     script.parent.mkdir(parents=True)
     script.touch()
     typed = common.shell(script)
-    shutil.copy(COMMAND.with_name(name), tmp_path / name)  # on the PATH, but that of another environment
+    for file in (tmp_path / name, tmp_path / "vt-course"):  # on the PATH, but that of another environment
+        file.touch()
+        file.chmod(0o755)
     assert shutil.which("vt-course")
     assert f"run `{typed} data synthetic`" in refused(*start)
     assert f": {typed} data synthetic\n" in run("doctor")[1]
