@@ -623,7 +623,7 @@ def test_a_disk_that_fills_up(mirror, tmp_path, monkeypatch, where, step):
 
 
 RUN = """
-import resource, sys
+import sys
 from vt_course import CourseError
 from vt_course.fetch.kinetics import VERSIONS, kinetics
 VERSIONS["400"] = VERSIONS["400"]._replace(bytes_per_clip=10.0)
@@ -747,6 +747,7 @@ def kills(mirror, out, clips_per_class, splits):
     assert process.returncode == 0
 
 
+@pytest.mark.posix("fork and kill -9")
 def test_killed_again_and_again(mirror, tmp_path):
     """In one folder: there is never a video that is not whole, nothing is lost, and in the end all is as without
     kills."""
@@ -767,6 +768,7 @@ def test_killed_again_and_again(mirror, tmp_path):
     assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in (tmp_path / "whole").iterdir())
 
 
+@pytest.mark.posix("fork and kill -9")
 def test_killed_at_any_step(mirror, tmp_path):
     """In a folder each: no part of a video, and no archive gone before its clips and its contents are noted."""
     for step in kills(mirror, tmp_path / "{}", 1, "train"):
