@@ -1,8 +1,7 @@
 """The fast pieces of the models. Each computes what a short literal expression says, in less time or memory.
 
 The docstring of a piece gives the expression, why the piece is faster, and by how much. `tests/test_fast.py` proves that
-both agree, in results and gradients, and that no piece depends on the size of the batch. Who reads for the paper can
-take the expression and skip this file.
+both agree, and that no piece depends on the size of the batch. Who reads for the paper can skip this file.
 
 Five names serve the models: `cut` and `paste`, `attention`, `attention_with_positions`, `depthwise`. How many times as fast
 they are, forward and forward with backward, was measured on one thread of a CPU in float32 by `python tests/test_fast.py`.
