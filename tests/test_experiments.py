@@ -11,13 +11,14 @@ import sys
 import textwrap
 import time
 
+import psutil
 import pytest
 import torch
 import yaml
 from matplotlib.figure import Figure
 from torch import nn
 
-from vt_course import CourseError, cli, files, repo_root
+from vt_course import CourseError, cli, files, machine, repo_root
 from vt_course.data import images
 from vt_course.data.loading import KeptFrames
 from vt_course.models import ZOO
@@ -464,14 +465,14 @@ def test_only_one_command_at_a_time(home, entry, asked):
 
 
 def test_as_many_runs_as_cores_and_memory_allow(monkeypatch):
-    monkeypatch.setattr(run, "cores", lambda: 4)
-    monkeypatch.setattr(run, "memory_limit", lambda: 5 * run.MEMORY // 2)
-    assert [run.at_once(n) for n in (1, 2, 9)] == [1, 2, 2]
-    monkeypatch.setattr(run, "memory_limit", lambda: 100 * run.MEMORY)
-    monkeypatch.setattr(run.psutil, "virtual_memory", lambda: type("memory", (), {"available": 100 * run.MEMORY}))
-    assert [run.at_once(n) for n in (3, 9)] == [3, 4]
-    monkeypatch.setattr(run, "memory_limit", lambda: 1)
-    assert run.at_once(9) == 1
+    monkeypatch.setattr(machine, "cores", lambda: 4)
+    monkeypatch.setattr(machine, "memory_limit", lambda: 5 * run.MEMORY // 2)
+    assert [run.at_once(n, run.MEMORY) for n in (1, 2, 9)] == [1, 2, 2]
+    monkeypatch.setattr(machine, "memory_limit", lambda: 100 * run.MEMORY)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("memory", (), {"available": 100 * run.MEMORY}))
+    assert [run.at_once(n, run.MEMORY) for n in (3, 9)] == [3, 4]
+    monkeypatch.setattr(machine, "memory_limit", lambda: 1)
+    assert run.at_once(9, run.MEMORY) == 1
 
 
 def test_frames_are_kept_for_the_next_run(clips, monkeypatch):

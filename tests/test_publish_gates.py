@@ -15,9 +15,10 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 
-from vt_course import CourseError, repo_root
+from vt_course import CourseError, machine, repo_root
 from vt_course.publish import NotebookFailed, course, hygiene, kernel
 from vt_course.publish.build import build, cell_ids, from_source
 from vt_course.publish.course import PeakMemory, at_once, course_table, run_course
@@ -241,10 +242,10 @@ def test_the_course_runs_side_by_side_and_its_rows_keep_their_order(built, tmp_p
     [(64, 64, 8, 11, 8), (64, 64, 2, 11, 2), (64, 64, 8, 3, 3), (5, 64, 8, 11, 2), (64, 8, 8, 11, 4), (1, 1, 8, 11, 1)],
 )
 def test_as_many_at_once_as_cores_and_memory_allow(monkeypatch, free, limit, cpus, notebooks, wanted):
-    monkeypatch.setattr(course, "cores", lambda: cpus)
-    monkeypatch.setattr(course, "memory_limit", lambda: limit * 2**30)
-    monkeypatch.setattr(course.psutil, "virtual_memory", lambda: type("", (), {"available": free * 2**30}))
-    assert at_once(notebooks) == wanted
+    monkeypatch.setattr(machine, "cores", lambda: cpus)
+    monkeypatch.setattr(machine, "memory_limit", lambda: limit * 2**30)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("", (), {"available": free * 2**30}))
+    assert at_once(notebooks, course.MEMORY) == wanted
 
 
 # ---------------------------------------------------------------- the student edition, as it is handed out

@@ -40,6 +40,14 @@ def memory_limit() -> int:
     return min(limits)
 
 
+def at_once(jobs: int, memory: int) -> int:
+    """How many of some jobs are done at the same time: one per core, `memory` bytes for each, and at least one."""
+    import psutil
+
+    room = min(psutil.virtual_memory().available, memory_limit())
+    return max(1, min(jobs, cores(), room // memory))
+
+
 def peak_memory() -> int:
     """The peak memory of this process so far, in bytes, without its child processes."""
     if sys.platform == "win32":

@@ -16,7 +16,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from vt_course import CourseError, repo_root
-from vt_course.machine import cores, held_memory, memory_limit
+from vt_course.machine import at_once, cores, held_memory
 from vt_course.publish import NotebookFailed, hygiene
 from vt_course.publish.build import write
 from vt_course.publish.figures import compare_cell
@@ -73,7 +73,7 @@ def run_course(
         if unsolved
         else committed
     )
-    workers = workers or at_once(len(notebooks))
+    workers = workers or at_once(len(notebooks), MEMORY)
     env = kernel_env(OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // workers))))
     with (
         tqdm(
@@ -105,12 +105,6 @@ def run_course(
     if failures:
         raise NotebookFailed("\n\n".join(failures), rows)
     return rows
-
-
-def at_once(notebooks: int) -> int:
-    """How many notebooks may run at the same time: one per core if memory allows (`MEMORY` each), and at least one."""
-    room = min(psutil.virtual_memory().available, memory_limit())
-    return max(1, min(notebooks, cores(), room // MEMORY))
 
 
 def unlike(ran, committed, stem: str) -> list[str]:

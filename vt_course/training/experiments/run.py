@@ -10,12 +10,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 
-import psutil
 import torch
 
 from vt_course import CourseError, need
 from vt_course.files import alone, parse_json
-from vt_course.machine import cores, memory_limit, processor, provenance
+from vt_course.machine import at_once, processor, provenance
 from vt_course.training.experiments import results
 from vt_course.training.experiments.rows import Row, home, known, read_rows
 from vt_course.training.experiments.switches import refusals
@@ -57,7 +56,7 @@ def run_rows(rows: list[Row], *, jobs: int | None = None, tell: Callable = print
             todo += [(row, name, seed) for name, seed in results.missing(row, result)]
         if not todo:
             return []
-        jobs = jobs or at_once(len(todo))
+        jobs = jobs or at_once(len(todo), MEMORY)
         where, waiting = facts(jobs), [row.id for row, _, _ in todo]
         tell(f"{len(todo)} runs, {jobs} at a time, about {minutes(sum(cost[id] for id in waiting) / jobs)}")
         asked = [
@@ -98,12 +97,6 @@ def facts(jobs: int) -> dict:
     """Where a run is made: commit, versions, device. The command is not among them: the row says what was run."""
     here = provenance(torch.device("cpu")) | {"processor": processor(), "threads": 1, "jobs": jobs}
     return {key: value for key, value in here.items() if key not in ("command", "ranks")}
-
-
-def at_once(runs: int) -> int:
-    """How many runs are made at the same time: one per core if memory allows (`MEMORY` each), and at least one."""
-    room = min(psutil.virtual_memory().available, memory_limit())
-    return max(1, min(runs, cores(), room // MEMORY))
 
 
 def minutes(seconds: float) -> str:
