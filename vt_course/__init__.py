@@ -19,6 +19,14 @@ def need(good, sentence: str) -> None:
         raise CourseError(sentence if sentence.endswith(".") else sentence + ".")
 
 
+def closest(name: str, names) -> str:
+    """The end of a sentence on an unknown name: "did you mean ...?" with the closest of `names`, else all of them."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
+
+
 def repo_root() -> Path:
     """The checkout this package belongs to, or the current folder for an installed copy."""
     root = Path(__file__).resolve().parent.parent

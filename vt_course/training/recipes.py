@@ -6,13 +6,12 @@ by `recipe.override(["lr=3e-4", "epochs=5"])`.
 """
 
 import dataclasses
-import difflib
 import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from vt_course import CourseError
+from vt_course import CourseError, closest
 from vt_course.files import parse_json
 
 ORDERS = ("normal", "shuffled", "reversed", "single")  # of the frames of a clip; see evaluate.reorder_frames
@@ -110,9 +109,7 @@ _FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
 def _convert(name: str, value):
     """`value`, a string or a JSON value, converted to the type of the setting `name`."""
     if name not in _FIELDS:
-        close = difflib.get_close_matches(name, _FIELDS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(_FIELDS)}"
-        raise CourseError(f"unknown recipe setting {name!r}: {hint}")
+        raise CourseError(f"unknown recipe setting {name!r}: {closest(name, _FIELDS)}")
     kind = _FIELDS[name].type
     try:
         if kind is bool:
@@ -183,7 +180,5 @@ RECIPES = {
 def recipe_for(model: str) -> Recipe:
     """The recipe of `RECIPES` for a model. If there is none, raises `CourseError`, which names the closest model."""
     if model not in RECIPES:
-        close = difflib.get_close_matches(model, RECIPES, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(RECIPES)}"
-        raise CourseError(f"no training recipe for model {model!r}: {hint}")
+        raise CourseError(f"no training recipe for model {model!r}: {closest(model, RECIPES)}")
     return RECIPES[model]

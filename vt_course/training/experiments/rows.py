@@ -5,14 +5,13 @@ expected, the result of the same name says what came out. An installed copy with
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from vt_course import CourseError, need, repo_root
+from vt_course import CourseError, closest, need, repo_root
 from vt_course.data import images, synthetic
 from vt_course.files import read_yaml
 from vt_course.models import ZOO
@@ -156,9 +155,7 @@ def known(names, allowed, place: str, kind: str = "key") -> None:
     """Raise `CourseError` for a name that is not allowed; the message names the closest one that is."""
     for name in names:
         if name not in allowed:
-            close = difflib.get_close_matches(name, allowed, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(allowed)}"
-            raise CourseError(f"{place}: unknown {kind} {name!r}; {hint}")
+            raise CourseError(f"{place}: unknown {kind} {name!r}; {closest(name, allowed)}")
 
 
 def in_place(place: str, make, *arguments, **settings):
