@@ -180,40 +180,50 @@ def where_from(length: int, chunk: int, names: list[str], args: tuple) -> str:
     return f" ({', '.join(said)})" if said else ""
 
 
+# What a TypeError says -> what that means; {0} is the first group of the pattern. The first that fits counts.
+WRONG_TYPES = (
+    (
+        r"'(\w+)' object is not iterable",
+        "a value of type {0} is taken apart as if it held several: is it the name that you mean?",
+    ),
+    (
+        r"'(\w+)' object does not support item assignment",
+        "nothing can be stored in a value of type {0} with [ ] =: is it the name that you mean?",
+    ),
+    (r"can't assign a (\w+) to a", "a value of type {0} cannot be stored in a tensor: is it the name that you mean?"),
+    (
+        r"bad operand type for unary (.): '(\w+)'",
+        "a value of type {1} has no {0} in front: is it the name that you mean?",
+    ),
+    (
+        r"unsupported operand type\(s\) for (.*?): '(\w+)' and '(\w+)'",
+        "{0} cannot join values of the types {1} and {2}: is one of the names another thing?",
+    ),
+    (r"'float' object cannot be|type float|must be .*\bints?\b.*not float|got float\b", WHOLE),
+    (
+        r"tuple of ints, ?(?:but found element of type|but got|not) (\w+)",
+        "a size must be a whole number, and you give a value of type {0}",
+    ),
+    (
+        r"(\w+)\(\): argument '(\w+)'.* must be (.*?), not (.*)",
+        "`{0}` wants {2} for its `{1}`, and you give a value of type {3}",
+    ),
+    (
+        r"expected Tensor as element (\d+) in argument 0, but got (\w+)",
+        "all pieces that you join must be tensors; that of number {0}, from 0, is of type {1}",
+    ),
+)
+
+
 def wrong_type(text: str, function: Callable, names: list[str]) -> str | None:
     if re.search(r"takes .*positional argument|missing \d+ required|unexpected keyword", text):
         takes = list(local_names(function)[: getattr(getattr(function, "__code__", None), "co_argcount", 0)])
         if getattr(function, "__name__", "?") in text and takes != names:
             return f"your function is called with {listed(names)}; it takes {listed(takes) or 'nothing'}"
         return "a function is called with arguments that it does not have"
-    found = re.search(r"'(\w+)' object is not iterable", text)
-    if found:
-        return f"a value of type {found[1]} is taken apart as if it held several: is it the name that you mean?"
-    found = re.search(r"'(\w+)' object does not support item assignment", text)
-    if found:
-        return f"nothing can be stored in a value of type {found[1]} with [ ] =: is it the name that you mean?"
-    found = re.search(r"can't assign a (\w+) to a", text)
-    if found:
-        return f"a value of type {found[1]} cannot be stored in a tensor: is it the name that you mean?"
-    found = re.search(r"bad operand type for unary (.): '(\w+)'", text)
-    if found:
-        return f"a value of type {found[2]} has no {found[1]} in front: is it the name that you mean?"
-    found = re.search(r"unsupported operand type\(s\) for (.*?): '(\w+)' and '(\w+)'", text)
-    if found:
-        return (
-            f"{found[1]} cannot join values of the types {found[2]} and {found[3]}: is one of the names another thing?"
-        )
-    if re.search(r"'float' object cannot be|type float|must be .*\bints?\b.*not float|got float\b", text):
-        return WHOLE
-    found = re.search(r"tuple of ints, ?(?:but found element of type|but got|not) (\w+)", text)
-    if found:
-        return f"a size must be a whole number, and you give a value of type {found[1]}"
-    found = re.search(r"(\w+)\(\): argument '(\w+)'.* must be (.*?), not (.*)", text)
-    if found:
-        return f"`{found[1]}` wants {found[3]} for its `{found[2]}`, and you give a value of type {found[4]}"
-    found = re.search(r"expected Tensor as element (\d+) in argument 0, but got (\w+)", text)
-    if found:
-        return f"all pieces that you join must be tensors; that of number {found[1]}, from 0, is of type {found[2]}"
+    for pattern, sentence in WRONG_TYPES:
+        if found := re.search(pattern, text):
+            return sentence.format(*found.groups())
     found = re.search(r"(\w+)\(\) received an invalid combination of arguments - got (\(.*?\))", text)
     if found and found[1] in ("min", "max", "minimum", "maximum"):
         return (
