@@ -21,7 +21,7 @@ from vt_course.files import atomic_write, replacing
 from vt_course.publish import NotebookFailed, figures, hygiene, links
 from vt_course.publish.compare import build_env
 from vt_course.publish.hygiene import METADATA
-from vt_course.publish.kernel import CELL_ERRORS, CELL_SECONDS, CourseKernel, explain, select
+from vt_course.publish.kernel import CELL_ERRORS, CELL_SECONDS, CourseKernel, explain, select_sources
 from vt_course.publish.tags import tags
 
 
@@ -54,7 +54,7 @@ def build(
         )
     root = root or repo_root()
     folder = root / "notebooks"
-    sources = select(folder / "src", "[0-9][0-9]_*.py", names)
+    sources = select_sources(root, names)
     pairs = [(source, folder / f"{source.stem}.ipynb") for source in sources]
     if check:
         rows = [_check_one(*pair) for pair in pairs]

@@ -57,6 +57,11 @@ def explain(error: Exception) -> str:
     return f"raised {error.ename}: {error.evalue}\n{error.traceback}"
 
 
+def select_sources(root: Path, names: list[str] | None) -> list[Path]:
+    """The sources of the notebooks of a checkout; see `select`."""
+    return select(root / "notebooks" / "src", "[0-9][0-9]_*.py", names)
+
+
 def select(folder: Path, pattern: str, names: list[str] | None) -> list[Path]:
     """The notebooks (or sources) in `folder`, in course order.
 

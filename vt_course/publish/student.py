@@ -10,7 +10,7 @@ from vt_course import CourseError, repo_root
 from vt_course.files import parsing, read_utf8
 from vt_course.publish.build import from_source, write
 from vt_course.publish.hygiene import METADATA
-from vt_course.publish.kernel import select
+from vt_course.publish.kernel import select_sources
 from vt_course.publish.tags import exercises, parts, tags
 
 NOTE = (
@@ -32,7 +32,7 @@ def student(names: list[str] | None = None, *, out: Path | None = None, root: Pa
     if a notebook is there already and somebody has changed or run it.
     """
     root = root or repo_root()
-    sources = select(root / "notebooks" / "src", "[0-9][0-9]_*.py", names)
+    sources = select_sources(root, names)
     out = refuse_notebooks(Path(out or root / "build" / "student"), root)
     outputs = [out / f"{source.stem}.ipynb" for source in sources]
     for path in outputs:
@@ -91,9 +91,18 @@ def untouched(path: Path) -> bool:
         nb = read(path)
     except CourseError:
         return False
+    return as_written(nb)
+
+
+def as_written(nb) -> bool:
+    same = told(nb).get("sha256") == digest(nb)
+    return same and not any(cell.get("outputs") or cell.get("execution_count") for cell in nb.cells)
+
+
+def told(nb) -> dict:
+    """What the metadata of a notebook say about its edition; {} if they say nothing."""
     ours = nb.metadata.get("vt_course")
-    ours = isinstance(ours, dict) and ours.get("sha256") == digest(nb)
-    return ours and not any(cell.get("outputs") or cell.get("execution_count") for cell in nb.cells)
+    return ours if isinstance(ours, dict) else {}
 
 
 def refuse_notebooks(out: Path, root: Path) -> Path:

@@ -15,8 +15,9 @@ import nbformat
 
 from vt_course import CourseError, repo_root
 from vt_course.files import atomic_write, parsing
-from vt_course.publish.kernel import select
+from vt_course.publish.kernel import select_sources
 from vt_course.publish.student import (
+    as_written,
     copy_glossary,
     digest,
     read,
@@ -24,7 +25,7 @@ from vt_course.publish.student import (
     student,
     student_edition,
     text_hash,
-    untouched,
+    told,
 )
 from vt_course.publish.tags import parts
 
@@ -36,7 +37,7 @@ def work_folder(root: Path | None = None) -> Path:
 def first_use(root: Path | None = None) -> list[dict]:
     """Write the student edition of the notebooks that are not in work/ yet. Returns the rows of `student`."""
     root = root or repo_root()
-    sources = select(root / "notebooks" / "src", "[0-9][0-9]_*.py", None)
+    sources = select_sources(root, None)
     absent = [source.stem for source in sources if not notebook(work_folder(root), source).exists()]
     return student(absent, out=work_folder(root), root=root) if absent else []
 
@@ -45,7 +46,7 @@ def outdated(root: Path | None = None) -> list[str]:
     """The notebooks in work/ that are not of the newest edition. A file that is no notebook is left out."""
     root = root or repo_root()
     found = []
-    for source in select(root / "notebooks" / "src", "[0-9][0-9]_*.py", None):
+    for source in select_sources(root, None):
         with suppress(CourseError):
             if edition(read(notebook(work_folder(root), source))) != digest(student_edition(source)):
                 found.append(source.stem)
@@ -64,7 +65,7 @@ def update(names: list[str] | None = None, *, out: Path | None = None, root: Pat
     CourseError for a disk that is full; then files before that one may be updated already, and none is damaged.
     """
     root = root or repo_root()
-    sources = select(root / "notebooks" / "src", "[0-9][0-9]_*.py", names)
+    sources = select_sources(root, names)
     out = refuse_notebooks(Path(out or work_folder(root)), root)
     plans = [plan(source, notebook(out, source)) for source in sources]
     out.mkdir(parents=True, exist_ok=True)
@@ -84,7 +85,7 @@ def plan(source: Path, path: Path) -> tuple[dict, object]:
     old = read(path)
     if edition(old) == digest(new):
         return row | {"state": "up to date"}, None
-    if untouched(path):
+    if as_written(old):
         return row | {"state": "replaced"}, new
     merged = Merge(old, new, path)
     with parsing(path, "no valid notebook", "move it away and run the same command again."):
@@ -134,11 +135,6 @@ def record(nb) -> dict[str, str]:
     """Id of a cell -> hash of its text, for the cells that the course gave this notebook; {} if that is not known."""
     cells = told(nb).get("cells")
     return cells if isinstance(cells, dict) else {}
-
-
-def told(nb) -> dict:
-    ours = nb.metadata.get("vt_course")
-    return ours if isinstance(ours, dict) else {}
 
 
 class Merge:
