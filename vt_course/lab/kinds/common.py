@@ -1,8 +1,9 @@
 """What the kinds of mistakes share: how results are compared, and how axes and numbers are named."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -48,6 +49,13 @@ class Begins(Reads):
         if got.ndim != self.right.ndim or any(g > w for g, w in zip(got.shape, self.right.shape)):
             return False
         return same_tensor(self.right[tuple(slice(n) for n in got.shape)], got)
+
+
+def at_two_places(changes: Iterable[tuple]) -> Iterator[tuple]:
+    """(sentence, sentence, change, change) of every two of some (place, sentence, change) whose places differ."""
+    for (where, first, a), (other, second, b) in combinations(list(changes), 2):
+        if where != other:
+            yield first, second, a, b
 
 
 def first_wrong(outcomes: list[Outcome]) -> Outcome:

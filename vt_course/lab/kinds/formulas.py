@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from vt_course.lab.kinds.common import Outcome, power
+from vt_course.lab.kinds.common import Outcome, at_two_places, power
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,8 @@ class Formula:
             yield from self.misplaced(name, what, constant)
 
     def pairs(self, outcomes: list[Outcome]) -> Iterator[tuple[str, str, Callable]]:
-        for (where, first, a), (other, second, b) in combinations(list(self.changes(outcomes[0].args)), 2):
-            if where != other:
-                yield first, second, self.with_changes(a, b)
+        for first, second, a, b in at_two_places(self.changes(outcomes[0].args)):
+            yield first, second, self.with_changes(a, b)
 
     def changes(self, args: tuple):
         """Triples of a place, a sentence and change(terms, values, args), which works on copies in place."""

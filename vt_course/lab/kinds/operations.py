@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import combinations
 
 import torch
 
-from vt_course.lab.kinds.common import Outcome
+from vt_course.lab.kinds.common import Outcome, at_two_places
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,8 @@ class Choices:
             yield sentence, self.with_settings(setting)
 
     def pairs(self, outcomes: list[Outcome]) -> Iterator[tuple[str, str, Callable]]:
-        for (name, first, a), (other, second, b) in combinations(list(self.single()), 2):
-            if name != other:
-                yield first, second, self.with_settings(a | b)
+        for first, second, a, b in at_two_places(self.single()):
+            yield first, second, self.with_settings(a | b)
 
     def single(self):
         for name, values in self.settings.items():

@@ -6,7 +6,7 @@ from itertools import combinations
 
 from torch import Tensor
 
-from vt_course.lab.kinds.common import Outcome
+from vt_course.lab.kinds.common import Outcome, at_two_places
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,8 @@ class Steps:
         yield from self.moves()
 
     def pairs(self, outcomes: list[Outcome]) -> Iterator[tuple[str, str, Callable]]:
-        for (i, first, a), (j, second, b) in combinations(list(self.changes()), 2):
-            if i != j:
-                yield first, second, self.changed(a | b)
+        for first, second, a, b in at_two_places(self.changes()):
+            yield first, second, self.changed(a | b)
         for _, first, change in self.changes():
             for second, i, j in self.places():
                 if i not in change:

@@ -8,7 +8,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from vt_course.lab.kinds.common import Outcome
+from vt_course.lab.kinds.common import Outcome, at_two_places
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,8 @@ class Rows:
             yield sentence, self.answer(change)
 
     def pairs(self, outcomes: list[Outcome]) -> Iterator[tuple[str, str, Callable]]:
-        for (where, first, a), (other, second, b) in combinations(list(self.changes()), 2):
-            if where != other:
-                yield first, second, self.answer(a | b)
+        for first, second, a, b in at_two_places(self.changes()):
+            yield first, second, self.answer(a | b)
 
     def changes(self):
         """Triples of what is changed, a sentence, and the settings of `index` that differ."""
