@@ -75,7 +75,7 @@ show.token_flow(stages, title="MViT-B, 16 frames of 224 × 224")
 # its Table 2 calls these stages scale 2 to scale 5.)
 
 # %% [markdown]
-# Full attention among 25,088 tokens would compare 629 million pairs in each head. That is the problem; pooling is the paper's answer.
+# Attention of all 25,088 tokens to all others would compare 629 million pairs in each head. That is the problem; pooling is the paper's answer.
 
 # %% [markdown] tags=["core"]
 # ## 2 · Cubes that overlap, positions, and one more token
@@ -232,7 +232,7 @@ differ("the class token is another one", again[:, 0], once[:, 0])
 #
 # Attention(x) = softmax(P(q) · P(k)ᵀ / √d) · P(v)
 #
-# P is a pooling with a LayerNorm after it, and d the number of channels of a head. (This is the formula of the paper's section 3.1. The LayerNorm follows learned poolings only; maximum and average have none.) Three facts follow, and they are the whole design.
+# P is a pooling, and d the number of channels of a head. (This is the formula of the paper's section 3.1. In the released code a LayerNorm follows each learned pooling; it is a part of P here. Maximum and average have none.) Three facts follow, and they are the whole design.
 #
 # - **The output has as many tokens as P(q).** A row of P(q) · P(k)ᵀ belongs to one pooled query. So pooling the *queries* shrinks the map. It is done once a stage, in its first block.
 # - **P(k) and P(v) must be equally long**, because each weight belongs to one key and its value. So both use one stride.
@@ -323,6 +323,10 @@ attention_forward = check("5.2", attention_forward)
 #
 # Look at how heads are split and merged. Both need a transpose, because tokens and heads change places.
 # </details>
+# <details><summary>Symptom: "wants a map (B, C, T, H, W)"</summary>
+#
+# A pooling was called on a row of tokens. `pool_tokens` makes the map, and keeps the class token out.
+# </details>
 
 # %% tags=["solution:5.2"]
 def attention_forward(self, x):
@@ -368,31 +372,33 @@ class PoolingAttention(nn.Module):
 # %% tags=["fast"]
 box, two, four = (3, 3, 3), (1, 2, 2), (1, 4, 4)
 small = (2, 4, 4)
-x = torch.randn(1, 1 + math.prod(small), 8)      # (B, 1 + N, C)
+sample = torch.randn(1, 1 + math.prod(small), 8)  # (B, 1 + N, C)
 for q_stride, kv_stride in [(None, two), (two, two), (two, four)]:
     layer = PoolingAttention(8, 8, 2, small, box, q_stride, kv_stride)
     agree(f"yours = definition, q {q_stride}, k and v {kv_stride}",
-          layer(x).detach(), attention_by_definition(layer, x).detach())
+          layer(sample).detach(),
+          attention_by_definition(layer, sample).detach())
 
 # %% [markdown]
 # Two controls. Without any pooling the layer must be the multi-head attention of everybody; we ask PyTorch. And with queries that are not pooled, the output keeps its length whatever the key stride is.
 
 # %% tags=["oracle"]
 plain = PoolingAttention(8, 8, 2, small, box, None, None)
-row = x.transpose(0, 1)                          # (1 + N, B, C)
+row = sample.transpose(0, 1)                         # (1 + N, B, C)
 want, _ = F.multi_head_attention_forward(
     row, row, row, 8, 2, plain.qkv.weight, plain.qkv.bias, None, None,
     False, 0.0, plain.proj.weight, plain.proj.bias)
 agree("no pooling = PyTorch's attention",
-      plain(x).detach(), want.transpose(0, 1).detach())
+      plain(sample).detach(), want.transpose(0, 1).detach())
 
 # %%
 for q_stride, kv_stride in product((None, two), (None, two, four)):
     layer = PoolingAttention(8, 8, 2, small, box, q_stride, kv_stride)
-    q, k = (pool_tokens(x, small, getattr(layer, f"pool_{n}")).shape[1]
+    q, k = (pool_tokens(sample, small,
+                        getattr(layer, f"pool_{n}")).shape[1]
             for n in "qk")
     report(**{f"q {q_stride}, k and v {kv_stride}":
-              f"tokens out {layer(x).shape[1]}, pairs {q * k}"})
+              f"tokens out {layer(sample).shape[1]}, pairs {q * k}"})
 
 # %% [markdown]
 # Pooling queries *and* keys saves twice. Why then are queries pooled in few blocks only? Because the output has as many tokens as there are pooled queries, and what is thrown away does not come back: a network that pools its queries in block 1 has a coarse map from there on. Keys and values
@@ -431,6 +437,10 @@ block_forward = check("5.3", block_forward)
 # <details><summary>Hint 2: pseudocode</summary>
 #
 # x ← pooled x + attention of norm1 of x; y ← norm2 of x; result ← (x, or `proj` of y) + MLP of y
+# </details>
+# <details><summary>Symptom: two sizes do not match in a sum</summary>
+#
+# At axis 1, the tokens: the skip was not pooled. At axis 2, the channels: where they grow, `proj` must make the skip. "NoneType is not callable": where they stay there is no `proj`.
 # </details>
 
 # %% tags=["solution:5.3"]
@@ -513,6 +523,10 @@ plan = check("5.4", plan)
 #
 # if the block is a start: heads twice, key stride half (at least 1), query stride 2; if the next block is a start: channels out are twice the channels in
 # </details>
+# <details><summary>Symptom: right up to the row before a start</summary>
+#
+# Channels grow in the block *before* a start, everything else changes *at* the start.
+# </details>
 
 # %% tags=["solution:5.4"]
 def plan(depth, dim, starts, kv):
@@ -585,6 +599,10 @@ mvit_forward = check("5.5", mvit_forward)
 # <details><summary>Hint 2: pseudocode</summary>
 #
 # tokens → add `repeat` of space → add `repeat_interleave` of time → class token and its position, expanded to B, in front → blocks → norm → token 0 → head
+# </details>
+# <details><summary>Symptom: two sizes do not match in a sum</summary>
+#
+# There are T · H · W tokens, but only H · W positions in space and T in time. Both must be repeated to T · H · W first.
 # </details>
 
 # %% tags=["solution:5.5"]
@@ -790,16 +808,19 @@ for n in (1, 2):
     report(**{f"places of its frame heard after {n} block(s)":
               int((until[1] <= n).sum())})
 
+# %% [markdown] tags=["answer"]
+# After one block, 26 of 64: 25 that lie in a box, and the token itself, by its skip. Along an axis the boxes hold the places 0, 1, 3, 4 and 5. They are 3 wide and lie 4 apart, so places 2, 6 and 7 are in none of them. Their keys and values are multiplied by no weight: *nobody else hears of them in this block*.
+
 # %% [markdown]
-# After one block, 26 of 64: 25 that lie in a box, and the token itself, by its skip. Along an axis these are the places 0, 1, 3, 4 and 5. Boxes of 3 lie 4 apart, so places 2, 6 and 7 are in none of them. Their keys and values are multiplied by no weight: *nobody else hears of them in this block*. In a picture, beside boxes of stride + 1, which leave no gap:
+# The same for boxes of stride + 1, which leave no gap between them, and a picture of both:
 
 # %%
 larger = livelier(Block(32, 64, 1, 1, 4, tiny.size, (1, 5, 5)))
-once = torch.where(hears([larger], place), 1, -1)        # (T, H, W)
-report(with_boxes_of_5=int((once[1] == 1).sum()))
+once_5 = torch.where(hears([larger], place), 1, -1)        # (T, H, W)
+report(with_boxes_of_5=int((once_5[1] == 1).sum()))
 
 # %% tags=["figure"] alt="Two 8 × 8 maps of the number of blocks until one token hears of each place: with boxes of 3 × 3 and stride 4 rows and columns 2, 6 and 7 need two blocks, with boxes of 5 × 5 only the last row and column are not heard after one block."
-show.regions_2d([until[1], once[1]],
+show.regions_2d([until[1], once_5[1]],
                 ["blocks until heard: boxes of 3, stride 4",
                  "blocks until heard: boxes of 5, stride 4"])
 
@@ -908,6 +929,35 @@ for i in (0, 1, 2, 3, 13, 14, 15):
 # In blocks 2, 4 to 13 and 15 projections and MLP cost 4 to 12 times as much as attention: there the network is what a ViT is. The first block of a stage is the exception. It sees four times as many keys, and its q, k and v are computed on the map before it shrinks.
 
 # %% [markdown]
+# ### Longer clips
+#
+# Time is halved once, by the cubes, and never pooled. So a clip of twice the length has twice the queries *and* twice the keys, in every block. **Predict:** the paper states 70.5 GMACs for 16 frames. What does it state for 32, less or more than 141?
+
+# %%
+def growth(lengths, kvs=None):
+    """GMACs of MViT-B for clips of 224 × 224 with so many frames."""
+    maps = [(t // 2, 56, 56) for t in lengths]
+    return [total(network_macs(base, size, 400, kvs=kvs)) / 1e9
+            for size in maps]
+
+
+lengths = [8, 16, 32, 64, 128]
+with_pooling = growth(lengths)
+without = growth(lengths, [(1, 1, 1)] * 16)
+for t, a, b in zip(lengths, with_pooling, without):
+    report(**{f"{t:3} frames":
+              f"{a:7.1f} GMACs, without pooling {b:9.1f}"})
+
+# %% tags=["figure"] alt="GMACs of one view against the number of frames, on logarithmic axes: two rising curves; the one without pooling of keys lies higher, rises with a slope near 2, and moves away from the one with pooling, whose slope is about 1.4."
+show.cost_curves({"keys pooled": dict(x=lengths, y=with_pooling),
+                  "keys not pooled": dict(x=lengths, y=without)},
+                 "frames of 224 × 224", "GMACs of one view",
+                 "MViT-B: pooling in space makes long clips possible")
+
+# %% [markdown] tags=["answer"]
+# More: 170, and 455 for 64 frames. Projections and MLP double, the products of attention become four times as many. That is the price of a global view in time; windows (notebook 04, section 11) stay linear.
+
+# %% [markdown]
 # ### Table 14: the stride of keys and values
 #
 # The paper trains MViT-B (with maximum pooling, 77.2 % on Kinetics) with other strides. *Fixed* means that the stride is the same in all blocks; *adaptive* that it is halved with the map. The table names three stages only. Read so that the last stage keeps all its keys, five of its six rows come out to 0.2 GMACs. A maximum costs no MACs, so boxes have the volume 0.
@@ -936,8 +986,14 @@ for stride, how, gmacs, top1 in [
           f"{top1:7}")
     assert (stride is None) != (abs(ours - gmacs) < 0.2)
 
+# %%
+for what, size, stride in (
+        ("an image, stride 4", (1, 56, 56), (1, 4, 4)),
+        ("a clip, stride 8", map_1, (1, 8, 8))):
+    report(**{f"keys of {what}": 1 + math.prod(places(size, stride))})
+
 # %% [markdown]
-# The row without pooling does **not** come out: we count 279.9 GMACs, of which block 0 alone has 125, the paper states 130.8. We know of no reading that gives its number. The other five say what the table wants to say: attention over fewer keys costs little accuracy, and how far a stride reaches should follow the map. (Issue 8 of the authors' `mvit` repository is about weights for images, which have stride 4 where video has 8. The maps are both 56 × 56; with these strides an image has 197 keys and a clip 393.)
+# The row without pooling does **not** come out: we count 279.9 GMACs, of which block 0 alone has 125, the paper states 130.8. We know of no reading that gives its number. The other five say what the table wants to say: attention over fewer keys costs little accuracy, and how far a stride reaches should follow the map. (Issue 8 of the authors' `mvit` repository is about weights for images, which have stride 4 where video has 8. The maps are both 56 × 56; with these strides an image has half as many keys as a clip, as the last cell counts.)
 #
 # ### Table 15: kinds of pooling
 #
@@ -988,7 +1044,7 @@ def peak_of(layer, x):
 
 map_4 = (4, 28, 28)
 x = torch.randn(1, 1 + math.prod(map_4), 48)     # (B, 1 + N, C)
-keys, literal, fused = [], [], []
+key_counts, literal_mb, fused_mb = [], [], []
 for s in (8, 4, 2, 1):
     strides = (1, 1, 1), (1, s, s)
     yours = PoolingAttention(48, 48, 1, map_4, box, None, strides[1])
@@ -997,20 +1053,20 @@ for s in (8, 4, 2, 1):
     _ = theirs.load_state_dict(yours.state_dict())
     agree(f"fused = literal, stride {s}",
           theirs(x).detach(), yours(x).detach())
-    keys.append(1 + math.prod(places(map_4, strides[1])))
-    literal.append(peak_of(yours, x))
-    fused.append(peak_of(theirs, x))
+    key_counts.append(1 + math.prod(places(map_4, strides[1])))
+    literal_mb.append(peak_of(yours, x))
+    fused_mb.append(peak_of(theirs, x))
 
 # %% tags=["figure"] alt="Peak memory of one attention layer against its number of keys, on logarithmic axes: literal attention rises steeply with the keys, fused attention hardly rises, and the two are close where keys are fewest."
-show.cost_curves({"literal": dict(x=keys, y=literal),
-                  "fused": dict(x=keys, y=fused)},
+show.cost_curves({"literal": dict(x=key_counts, y=literal_mb),
+                  "fused": dict(x=key_counts, y=fused_mb)},
                  "keys (stride 8, 4, 2, 1)", "peak of memory, MB",
                  "One layer of stage 1, 3,137 queries")
 
 # %%
 within("literal: keys without pooling over stride 8, peaks",
-       literal[-1] / literal[0], 10, 40)
-within("fused: the same", fused[-1] / fused[0], 0.8, 2)
+       literal_mb[-1] / literal_mb[0], 10, 40)
+within("fused: the same", fused_mb[-1] / fused_mb[0], 0.8, 2)
 
 # %% [markdown]
 # So with fused attention, which was not yet in PyTorch when the paper was written, pooling saves time and no longer memory. (Fused attention: notebook 02, section 8.)
@@ -1136,7 +1192,7 @@ agree("axis by axis = pair by pair",
 # %% [markdown]
 # ### Change 2: residual pooling
 #
-# The pooled queries are added to what attention gives: the output is softmax(…) · P(v) + P(q), in every block. So the path of the queries, which keeps all places apart, goes on even where attention averages. This is called [residual pooling](glossary.md#residual-pooling). Two details are in the released code only: the class token's query is *not* added, and the relative scores take queries that are *not* divided by √d.
+# The pooled queries are added to what attention gives: the output is softmax(…) · P(v) + P(q), in every block. So the path of the queries, which keeps all places apart, goes on even where attention averages. This is called [residual pooling](glossary.md#residual-pooling). Two details are those of the released code: the class token's query is *not* added, and the relative scores are *not* divided by √d.
 #
 # ### Exercise 5.6 · The attention of MViTv2
 #
@@ -1160,6 +1216,10 @@ attention_v2_forward = check("5.6", attention_v2_forward)
 # <details><summary>Hint 2: pseudocode</summary>
 #
 # scores ← q·kᵀ/√d + padded relative scores of q without token 0 → softmax, values → add q to all tokens but token 0 → merge heads → `proj`
+# </details>
+# <details><summary>Symptom: "wants the … queries of the map"</summary>
+#
+# `relative` was given the query of the class token as well. It is token 0 of q, after the pooling.
 # </details>
 
 # %% tags=["solution:5.6"]
@@ -1286,9 +1346,10 @@ with torch.no_grad():
 
 # %%
 with torch.device("meta"):
-    full = MViTv2(**settings("mvit_v2_small_16x4"))
-    gmacs = count_macs(full, (1, 3, 16, 224, 224)) / 1e9
-report(parameters=f"{count_parameters(full) / 1e6:.1f} M (stated 34.5)",
+    full_v2 = MViTv2(**settings("mvit_v2_small_16x4"))
+    gmacs = count_macs(full_v2, (1, 3, 16, 224, 224)) / 1e9
+params = count_parameters(full_v2) / 1e6
+report(parameters=f"{params:.1f} M (stated 34.5)",
        macs=f"{gmacs:.1f} G (stated 64)")
 
 # %% [markdown]
@@ -1347,8 +1408,8 @@ class ImageMViT(nn.Module):
 shape = dict(embed_dim=16, depth=6, dim_mul={1: 2, 3: 2, 5: 2},
              head_mul={1: 2, 3: 2, 5: 2}, num_classes=10, img_size=64,
              q_stride={i: (1, 2, 2) for i in (1, 3, 5)})
-package = livelier(create("mvit_image_base_16", **shape))
-state = package.state_dict()
+image_package = livelier(create("mvit_image_base_16", **shape))
+state = image_package.state_dict()
 name = "patch_embed.proj.weight"
 state[name] = state[name][:, :, None]            # one time step
 image_model = ImageMViT(64, 10, 16, 6, (1, 3, 5), 4).eval()
@@ -1357,7 +1418,7 @@ picture = torch.randn(2, 3, 64, 64, generator=generator)
 with torch.no_grad():
     maps = list(image_model.stages(picture))
     ends = [maps[0], maps[2], maps[4], maps[5]]  # of the four stages
-    theirs = package.features(picture)
+    theirs = image_package.features(picture)
     for i, (got, want) in enumerate(zip(ends, theirs)):
         agree(f"stage {i + 1}, {tuple(got.shape[1:])}", got, want)
 
@@ -1394,6 +1455,9 @@ bars = {name: (results[order]["top1"], results[order]["stderr"])
         for order, name in orders.items()}
 show.ceilings(bars, {"one frame": 0.125, "no order": 0.5},
               "mvit_mini: top-1 on held-out motion clips")
+
+# %% [markdown] tags=["answer"]
+# Backwards, a clip of "left" is a clip of "right". A model that has learned directions gives the other name of the pair, which counts as wrong. Shuffled frames look like no motion that the model has seen, so it may stay below the ceiling of 50 %.
 
 # %%
 for order, ceiling in (("single", 0.125), ("shuffled", 0.5)):

@@ -456,8 +456,12 @@ WRONG = {
         ),
         "heads interleaved": (heads_interleaved, likely("5.2", "head 0 is the first d")),
         "merged without transpose": (
-            lambda self, x: attend(self, *(parts_of(self, x, n) for n in "qkv"), merge="b h n d -> b h n d").flatten(),
-            "shape",
+            lambda self, x: self.proj(
+                F.scaled_dot_product_attention(*(parts_of(self, x, n) for n in "qkv")).reshape(
+                    len(x), -1, self.proj.in_features
+                )
+            ),
+            likely("5.2", "merged without a transpose"),
         ),
         "no projection": (
             lambda self, x: rearrange(
