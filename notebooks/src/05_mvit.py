@@ -662,6 +662,10 @@ def settings(name):
                 kv=c.get("kv_stride", (1, 8, 8))[1])
 
 # %%
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
 weights = load_file(mini_weights("mvit_mini"))
 mine = MViT(**settings("mvit_mini")).eval()
 report(tensors=len(weights),
@@ -670,8 +674,7 @@ report(tensors=len(weights),
 # %%
 package = create("mvit_mini").eval()
 _ = package.load_state_dict(weights)
-generator = torch.Generator().manual_seed(1)
-clips = torch.randn(2, *ZOO["mvit_mini"].input, generator=generator)
+clips = torch.randn(2, *ZOO["mvit_mini"].input, generator=seeded(1))
 with torch.no_grad():
     agree("yours = package", mine(clips), package(clips))
     rows = mine.patch_embed(clips), package.patch_embed(clips)
@@ -704,10 +707,10 @@ report(tensors=len(renamed), all_names_and_shapes_agree=True,
 # %%
 def livelier(model):
     """Fresh weights are small and would hide mistakes: add noise."""
-    generator = torch.Generator().manual_seed(0)
+    random = seeded(0)
     for p in model.parameters():
         std = p[0].numel() ** -0.5 if p.ndim in (2, 5) else 0.2
-        p.data += std * torch.randn(p.shape, generator=generator)
+        p.data += std * torch.randn(p.shape, generator=random)
     return model.eval()
 
 
@@ -732,7 +735,7 @@ with torch.device("meta"):
     named = create("mvit_base_16x4", frames=8, img_size=96)
 state = from_official(named, theirs.state_dict())
 _ = ours.load_state_dict(state, strict=True)
-clip = torch.randn(1, 3, 8, 96, 96, generator=generator)
+clip = torch.randn(1, 3, 8, 96, 96, generator=seeded(2))
 with torch.no_grad():
     agree("your MViT-B = torchvision's", ours(clip), theirs(clip),
           tol=1e-4)
@@ -781,15 +784,14 @@ def hears(blocks, place):
     """(T, H, W) of booleans: on which tokens of the map that enters the
     first block does the output at `place` of that map depend?"""
     size, dim = blocks[0].size, blocks[0].norm1.weight.numel()
-    generator = torch.Generator().manual_seed(2)
-    row = torch.randn(1, 1 + math.prod(size), dim, generator=generator)
+    row = torch.randn(1, 1 + math.prod(size), dim, generator=seeded(2))
     x = row.requires_grad_()
     for block in blocks:
         x = block(x)
         if not isinstance(block.pool_skip, nn.Identity):
             place = (place[0], place[1] // 2, place[2] // 2)
-    _, H, W = places(size, (1, *[size[1] // side_of(x, size[0])] * 2))
-    at = 1 + (place[0] * H + place[1]) * W + place[2]
+    side = side_of(x, size[0])
+    at = 1 + (place[0] * side + place[1]) * side + place[2]
     gradient, = torch.autograd.grad((x[0, at] ** 3).sum(), row)
     return gradient[0, 1:].abs().sum(-1).view(size) > 0
 
@@ -845,7 +847,7 @@ for box_, stride in (((3, 3, 3), (1, 8, 8)), ((1, 9, 9), (1, 8, 8)),
               covered(box_, stride, (4, 56, 56))})
 
 # %% [markdown] tags=["answer"]
-# 400, which is 13 %: 20 of 56 rows and columns. Seven of eight tokens of block 0 are queries only; no other token hears of them there. One should think that this hurts. The paper's Table 15 says the opposite: boxes of 3 × 3 × 3 reach 78.4 %, boxes of stride + 1, without gaps, 78.3 %. Two differences pull in opposite directions here, because the large boxes, 1 × 9 × 9, do not reach over time. Which of them matters was not tested.
+# 400, which is 13 %: 20 of 56 rows and columns. Seven of eight tokens of block 0 are queries only; no other token hears of them there. One should think that this hurts. The paper's Table 15 does not show it: boxes of 3 × 3 × 3 reach 78.4 %, boxes of stride + 1, without gaps, 78.3 %. Two differences pull in opposite directions here, because the large boxes, 1 × 9 × 9, do not reach over time. Which of them matters was not tested.
 
 # %% [markdown] tags=["deep-dive"]
 # ## 9 · What it costs
@@ -922,6 +924,8 @@ for i in (0, 1, 2, 3, 13, 14, 15):
     p = {k: v / 1e9 for k, v in parts[1 + i].items()}
     print(f"{i:5}{p['qkv']:14.2f}{p['pooling']:9.3f}"
           f"{p['attention']:11.2f}{p['mlp']:7.2f}")
+share = sum(p["attention"] for p in parts[1:]) / total(parts)
+report(attention_of_the_whole_network=f"{100 * share:.0f} %")
 
 # %% [markdown] tags=["answer"]
 # In block 0 the MLP costs 3.2 GMACs (with `proj`, which this column contains) and the products of attention 1.9. Without pooling they would cost 121, more than the whole network.
@@ -931,7 +935,7 @@ for i in (0, 1, 2, 3, 13, 14, 15):
 # %% [markdown]
 # ### Longer clips
 #
-# Time is halved once, by the cubes, and never pooled. So a clip of twice the length has twice the queries *and* twice the keys, in every block. **Predict:** the paper states 70.5 GMACs for 16 frames. What does it state for 32, less or more than 141?
+# Time is halved once, by the cubes, and never pooled. So a clip of twice the length has twice the queries *and* twice the keys, in every block. **Predict** the GMACs for 128 frames, from those of 16, 32 and 64 frames that were printed above.
 
 # %%
 def growth(lengths, kvs=None):
@@ -955,7 +959,7 @@ show.cost_curves({"keys pooled": dict(x=lengths, y=with_pooling),
                  "MViT-B: pooling in space makes long clips possible")
 
 # %% [markdown] tags=["answer"]
-# More: 170, and 455 for 64 frames. Projections and MLP double, the products of attention become four times as many. That is the price of a global view in time; windows (notebook 04, section 11) stay linear.
+# 1,371, three times those of 64 frames. When the length doubles, projections and MLP double, and the products of attention become four times as many. That is the price of a global view in time; windows (notebook 04, section 11) stay linear.
 
 # %% [markdown]
 # ### Table 14: the stride of keys and values
@@ -993,7 +997,7 @@ for what, size, stride in (
     report(**{f"keys of {what}": 1 + math.prod(places(size, stride))})
 
 # %% [markdown]
-# The row without pooling does **not** come out: we count 279.9 GMACs, of which block 0 alone has 125, the paper states 130.8. We know of no reading that gives its number. The other five say what the table wants to say: attention over fewer keys costs little accuracy, and how far a stride reaches should follow the map. (Issue 8 of the authors' `mvit` repository is about weights for images, which have stride 4 where video has 8. The maps are both 56 × 56; with these strides an image has half as many keys as a clip, as the last cell counts.)
+# The row without pooling does **not** come out: we count 279.9 GMACs, of which block 0 alone has 125, the paper states 130.8. We know of no reading that gives its number. The other five say what the table wants to say: attention over fewer keys costs little accuracy, and how far a stride reaches should follow the map. They also say why keys are not pooled over time: with 2 × 8 × 8 in place of 1 × 8 × 8, 7 GMACs are saved and 1.4 points lost. (Issue 8 of the authors' `mvit` repository is about weights for images, which have stride 4 where video has 8. The maps are both 56 × 56; with these strides an image has half as many keys as a clip, as the last cell counts.)
 #
 # ### Table 15: kinds of pooling
 #
@@ -1026,7 +1030,25 @@ report(maximum_or_average=f"{pooled_by(lambda stride: 0):.1f} GMACs",
 # %% [markdown]
 # ### Memory
 #
-# MACs are not what stops a training; memory is. The paper states 16.3 GB without pooling and 6.8 GB with stride 1 × 8 × 8 (Table 14). Where does it come from? A layer that stores its scores keeps Q · K numbers for each head. Below, one layer of stage 1, forward and backward, on a map of 4 × 28 × 28: **literal** is yours, **fused** the package's, which never stores all scores. Both axes are logarithmic.
+# MACs are not what stops a training; memory is. The paper states 16.3 GB without pooling and 6.8 GB with stride 1 × 8 × 8 (Table 14). Where does it come from? A layer that stores its scores keeps Q · K numbers for each head, for the backward pass. All blocks together, for one clip, with 4 bytes a number:
+
+# %%
+def scores_in_gb(kvs=None):
+    """What the scores of all blocks of MViT-B take, for one clip."""
+    size, count = map_1, 0
+    for i, (_, _, heads, sq, sk) in enumerate(base.tolist()):
+        Q = 1 + math.prod(places(size, (1, sq, sq)))
+        K = 1 + math.prod(places(size, kvs[i] if kvs else (1, sk, sk)))
+        count += heads * Q * K
+        size = places(size, (1, sq, sq))
+    return 4e-9 * count
+
+
+report(stride_8=f"{scores_in_gb():.2f} GB",
+       no_pooling=f"{scores_in_gb([(1, 1, 1)] * 16):.2f} GB")
+
+# %% [markdown]
+# The paper does not say how many clips its 9.5 GB of difference belong to. Now measured: one layer of stage 1, forward and backward, on a map of 4 × 28 × 28. **Literal** is yours, **fused** the package's, which never stores all scores. Both axes are logarithmic.
 
 # %%
 from vt_course.claims.bench_models import peak_bytes
@@ -1112,7 +1134,7 @@ with torch.no_grad():
 # %% [markdown]
 # That it is worse all the same, with 2.1 million parameters more, is a result and not a theorem. The paper gives no reason.
 #
-# **The class token.** It is cut off before each pooling and put back after it. Then it goes through the norm with the others. What if it were pooled away? One could as well average the map at the end, as Swin does; some image models of MViTv2 have no class token. Around the poolings two properties matter. It must not be in the map, or all places would shift by one. And in attention it sees the pooled map only, like every query:
+# **The class token.** It is cut off before each pooling and put back after it. Then it goes through the norm with the others. One could do without it, and average the map at the end, as Swin does; some image models of MViTv2 do so. Around the poolings two properties matter. It must not be in the map, or all places would shift by one. And in attention it sees the pooled map only, like every query:
 
 # %%
 block = mine.blocks[0]
@@ -1414,7 +1436,7 @@ name = "patch_embed.proj.weight"
 state[name] = state[name][:, :, None]            # one time step
 image_model = ImageMViT(64, 10, 16, 6, (1, 3, 5), 4).eval()
 _ = image_model.load_state_dict(state, strict=True)
-picture = torch.randn(2, 3, 64, 64, generator=generator)
+picture = torch.randn(2, 3, 64, 64, generator=seeded(3))
 with torch.no_grad():
     maps = list(image_model.stages(picture))
     ends = [maps[0], maps[2], maps[4], maps[5]]  # of the four stages
@@ -1471,7 +1493,8 @@ within("fall by shuffling", 100 * fall, -20, 100, " points")
 
 # %%
 blind = livelier(create("vit_frames_mini"))      # random weights
-mixed = clips[:, :, torch.randperm(clips.shape[2], generator=generator)]
+order = torch.randperm(clips.shape[2], generator=seeded(4))
+mixed = clips[:, :, order]
 with torch.no_grad():
     agree("average of frames: shuffled = in order",
           blind(mixed), blind(clips))
@@ -1485,11 +1508,11 @@ with torch.no_grad():
 #
 # All families of the course, trained on the same clips with the same number of steps, several seeds each. The figure reads a result file; nothing is trained here. It grows from notebook to notebook.
 #
-# Read it with three remarks. Networks of a few hundred thousand parameters on drawn shapes say nothing about Kinetics. Multiply-accumulates and seconds need not have the same order: a depthwise convolution has few MACs and takes long on a CPU, because each number is used only 27 times after it was fetched. And the spread over seeds is part of the result: a difference smaller than it is none.
+# Read it with three remarks. Networks of a few hundred thousand parameters on drawn shapes say nothing about Kinetics. Multiply-accumulates and seconds need not have the same order: a depthwise convolution has few MACs and takes long on a CPU; one reason is that each number is used only 27 times after it was fetched. And the spread over seeds is part of the result: a difference smaller than it is none.
 #
-# **What pooling buys.** Every query sees the whole clip, at the price of a few hundred keys. The maps of four stages come out as a by-product, fine ones first, which detectors want. Adaptive strides keep the number of keys about constant, so attention never dominates the cost.
+# **What pooling buys.** Every query sees the whole clip, at the price of a few hundred keys. The maps of four stages come out as a by-product, fine ones first, which detectors want. Adaptive strides keep the number of keys about constant, so that attention is a fifth of the multiply-accumulates of MViT-B (section 9).
 #
-# **What it costs.** The network is built for one size of clip: positions, and the tables of MViTv2, belong to places. Keys are coarse where queries are fine, and with boxes smaller than their stride some tokens are not heard at all (section 8). And there is no cheap way to use weights of plain ViTs: MViT is trained from scratch, on Kinetics for 200 epochs (the paper, appendix D).
+# **What it costs.** The network is built for one size of clip: positions, and the tables of MViTv2, belong to places. Keys are coarse where queries are fine, and with boxes smaller than their stride some tokens are not heard at all (section 8). Weights of a plain image ViT do not fit, because each stage has other shapes: the paper trains on Kinetics from scratch, for 200 epochs (appendix D).
 
 # %% [markdown]
 # ## What is scaled down, and what was left out
