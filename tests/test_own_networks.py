@@ -100,6 +100,9 @@ def test_the_readers_network_is_the_model_without_the_package(stem, name, model,
     (tmp_path / "cells.py").write_text(own_code(stem), encoding="utf-8")
     (tmp_path / "reader.py").write_text(READER, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-I", tmp_path / "reader.py", tmp_path, name], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, "-I", tmp_path / "reader.py", tmp_path, name],
+        capture_output=True,
+        encoding="utf-8",
+        cwd=tmp_path,
     )
     assert done.stdout.endswith("agrees\n"), done.stderr
