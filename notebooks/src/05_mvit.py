@@ -412,8 +412,8 @@ for q_stride, kv_stride in product((None, two), (None, two, four)):
 #
 # **The map shrinks.** Where attention pools its queries, its output is shorter than its input, and a sum is impossible. So the skip is pooled, too: by a maximum over boxes of 3 × 3 in space with stride 2, `pool_skip`, again without the class token. (A maximum has no weights. Why not the average, or the learned pooling? The paper says nothing about it.)
 #
-# **The channels grow.** In the last block of a stage the MLP's second linear layer has twice as many outputs as the block has channels. Then the skip around the MLP needs twice as many channels as well: a linear layer, `proj`, makes them. It is given the *normalised* tokens, the output of `norm2`. Table A.1 of the paper compares,
-# on Kinetics: normalised 77.2 %, not normalised 74.6 %, without any skip at these places 74.7 %.
+# **The channels grow.** In the last block of a stage the MLP's second linear layer has twice as many outputs as the block has channels. Then the skip around the MLP needs twice as many channels as well: a linear layer, `proj`, makes them. It is given the *normalised* tokens, the output of `norm2`. Table A.1 of the paper compares: normalised 77.2 %, not normalised 74.6 %, without any skip at these places 74.7 %.
+# (These and all other percentages that follow are [accuracies](glossary.md#accuracy), "top-1", on Kinetics-400, videos of 400 kinds of human actions, and are quoted from the papers. The table says that it matters; why, it does not say.)
 #
 # ### Exercise 5.3 · The block
 #
