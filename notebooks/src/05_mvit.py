@@ -1005,7 +1005,7 @@ for what, size, stride in (
 
 # %%
 vit = {"ViT-B": {}, "queries, block 6": dict(q_stride={6: two}),
-       "keys and values": dict(kv_stride={i: two for i in range(1, 12)})}
+       "keys, values": dict(kv_stride={i: two for i in range(1, 12)})}
 for name, stated in zip(vit, (179.6, 111.1, 148.4)):
     with torch.device("meta"):
         model = create("vit_base_8x8", **vit[name], pool_mode="max",
