@@ -191,7 +191,7 @@ _ = check("4.3", cyclic_shift, solution=True)
 # | [02 attention and cost](02_attention_and_cost.ipynb) | attention from loops to fused, its cost measured | 3 |
 # | [03 swin](03_swin.ipynb) | windows, shift, mask, the hierarchy | 4 |
 # | [04 video swin](04_video_swin.ipynb) | 27 windows of space and time, inflation, a trained model | 3 |
-# | 05 mvit | pooling attention | 3 |
+# | [05 mvit](05_mvit.ipynb) | pooling attention, the block, four stages, MViTv2 | 4 |
 # | 06 timesformer | five attention schemes | 2 |
 # | 07 uniformer | local and global relations | 2 |
 # | 08 training | from clips to a trained model | 2 |

@@ -1175,4 +1175,4 @@ within("change of top-1 without any bias table", change, 0, 4, " points")
 # </details>
 
 # %% [markdown]
-# **Next:** 05 · MViT, where attention stays global, and keys and values are pooled.
+# **Next:** [05 · MViT](05_mvit.ipynb), where attention stays global, and keys and values are pooled.
