@@ -885,12 +885,12 @@ for name in ("joint", "divided"):
     growth = in_time[name][-1] / in_time[name][0]
     report(**{f"{name}, 96 frames over 8": f"{growth:.1f} times"})
 
-# %% tags=["figure"] alt="GMACs of the five schemes against the number of frames from 8 to 96 on logarithmic axes: joint and local-global bend upwards, joint far above all; divided, axial and space stay straight with slope 1."
+# %% tags=["figure"] alt="GMACs of the five schemes against the number of frames from 8 to 96 on logarithmic axes: joint and then local-global bend upwards and end highest; divided, axial and space stay straight with slope 1."
 show.cost_curves({n: dict(x=frames, y=y) for n, y in in_time.items()},
                  "frames of 224 × 224", "GMACs of one clip",
                  "Longer clips: the schemes part")
 
-# %% tags=["figure"] alt="GMACs of the five schemes against the pixels of a side from 224 to 896 on logarithmic axes: joint rises most steeply, then local-global; divided and space stay close together, axial is lowest at the end but one."
+# %% tags=["figure"] alt="GMACs of the five schemes against the pixels of a side from 224 to 896 on logarithmic axes: joint rises most steeply and ends highest, then local-global; divided, axial and space lie close together below."
 pixels = [16 * s for s in sides]
 show.cost_curves({n: dict(x=pixels, y=y) for n, y in in_space.items()},
                  "pixels of a side, 8 frames", "GMACs of one clip",
@@ -1194,7 +1194,7 @@ show.curves(
     {name: dict(x=list(range(1, len(y))), y=torch.tensor(y[1:]).log10())
      for name, y in paths.items()},
     "log₁₀ of mean |f(clip) − f(backwards)|",
-    "How much of the order is seen, step by step")
+    "How much of the order is seen, step by step", "step of training")
 
 # %% [markdown]
 # The zero start leaves blindness with the first step, because the time embedding gets a gradient at once. But it begins several powers of ten below the other. With `full` you see whether, and when, it catches up.

@@ -77,12 +77,7 @@ def mask(step, size, **other):
     h, w, t = coordinates(size).unbind(1)
     H, W, T = size
     labels = dict(
-        all=0 * h,
-        temporal=h * W + w,
-        space=t,
-        local=(h >= H / 2) * 2 + (w >= W / 2),
-        width=h * T + t,
-        height=w * T + t,
+        all=0 * h, temporal=h * W + w, space=t, local=(h >= H / 2) * 2 + (w >= W / 2), width=h * T + t, height=w * T + t
     ) | {"global": (h % 2) * 4 + (w % 2) * 2 + t % 2}
     label = (labels | {k: f(h, w, t) for k, f in other.items()})[step]
     return label[:, None] == label[None]
@@ -249,7 +244,9 @@ def block_space_first(x, size, block):
 # ---------------------------------------------------------------- 6.5 the network
 
 
-def network(x, model, *, norm=True, choose=lambda z: z[:, 0], when=1, blocks=None, swap=False, fold=None, first_norm=False):
+def network(
+    x, model, *, norm=True, choose=lambda z: z[:, 0], when=1, blocks=None, swap=False, fold=None, first_norm=False
+):
     B, _, T, H, W = x.shape
     frames = rearrange(x, "b c t h w -> (b t) c h w") if fold is None else fold(x)
     maps = model.patch_embed.proj(frames)
@@ -385,7 +382,8 @@ WRONG = {
         "reshaped": (tokens_reshaped, likely("6.1", "reshaped from (T, N)")),
         "no class token": (
             lambda *a: tokens(*a)[:, 1:],
-            "shape (1, 6, 4), wanted (B, 1 + N·T, D) = (1, 1 + 3·2, 4) = (1, 7, 4)\n" + likely("6.1", "there is no class"),
+            "shape (1, 6, 4), wanted (B, 1 + N·T, D) = (1, 1 + 3·2, 4) = (1, 7, 4)\n"
+            + likely("6.1", "there is no class"),
         ),
         "detached": (lambda p, c, pos, t: tokens(p, c, pos.detach(), t), "the gradient of `pos` is not"),
         "in place": (overwrite(tokens), "the result is right, but your function changes its input"),
@@ -401,10 +399,7 @@ WRONG = {
         ),
         "time slowest": (mask_time_slowest, likely("6.2", "numbered (T H W)")),
         "inverted": (lambda step, size: ~mask(step, size), likely("6.2", "inverted")),
-        "not itself": (
-            lambda step, size: mask(step, size).fill_diagonal_(False),
-            likely("6.2", "does not see itself"),
-        ),
+        "not itself": (lambda step, size: mask(step, size).fill_diagonal_(False), likely("6.2", "does not see itself")),
         "local in one frame": (
             lambda step, size: mask(step, size) & (mask("space", size) if step == "local" else True),
             likely("6.2", "in `local` a patch sees one frame"),
@@ -450,9 +445,9 @@ WRONG = {
         ),
         "groups before batch": (lambda x, size: stride(x, size, "(i j k b) (h w t) c"), likely("6.3", "batch axis")),
         "transposed": (
-            lambda x, size: rearrange(
-                stride(x, size, "b (h w t) (i j k) c"), "b n g c -> (b g) n c"
-            ).reshape(len(x) * 8, -1, x.shape[-1])[:, :-1],
+            lambda x, size: rearrange(stride(x, size, "b (h w t) (i j k) c"), "b n g c -> (b g) n c").reshape(
+                len(x) * 8, -1, x.shape[-1]
+            )[:, :-1],
             "shape (8, 1, 2), wanted (B·8, H/2·W/2·T/2, C) = (1·8, 1·1·2, 2)",
         ),
         "in place": (overwrite(stride), "the result is right, but your function changes its input"),
@@ -460,7 +455,10 @@ WRONG = {
     "6.4": {
         "class token over time": (block_paper, said("so it is in equation 13")),
         "no fc": (lambda *a: block_like(*a, fc=False), "  Likely: the step “temporal_fc” is forgotten\n"),
-        "no residual over time": (lambda *a: block_like(*a, keep=False), said("attention over time replaces the patches")),
+        "no residual over time": (
+            lambda *a: block_like(*a, keep=False),
+            said("attention over time replaces the patches"),
+        ),
         "space first": (block_space_first, likely("6.4", "time comes first")),
         "parallel": (block_parallel, said("the steps follow each other")),
         "sum of copies": (lambda *a: block_like(*a, of_class="sum"), said("are added up")),

@@ -90,10 +90,7 @@ TOKENS = Choices(
                 "your tokens run frame by frame, (T N): they must run place by place, with time fastest, (N T)",
                 lambda x: x.flatten(1, 2),
             ),
-            (
-                "the places run backwards: place 0 comes first",
-                lambda x: x.flip(2).transpose(1, 2).flatten(1, 2),
-            ),
+            ("the places run backwards: place 0 comes first", lambda x: x.flip(2).transpose(1, 2).flatten(1, 2)),
         ),
         "join": (
             (
@@ -127,23 +124,29 @@ EXERCISES["6.1"] = Exercise(
             "the patches are reshaped from (T, N) to (N T), and a reshape moves no axis: exchange the two with `transpose` "
             "before you join them",
             lambda p, c, pos, t: with_class(
-                c + pos[:, :1], (p.flatten(1, 2) + pos[:, 1:].repeat_interleave(p.shape[1], 1) + t.repeat(1, p.shape[2], 1))
+                c + pos[:, :1],
+                (p.flatten(1, 2) + pos[:, 1:].repeat_interleave(p.shape[1], 1) + t.repeat(1, p.shape[2], 1)),
             ),
         ),
         (
             "the patches run place by place, but the positions are added to them in the order of frames, (T N)",
             lambda p, c, pos, t: with_class(
                 c + pos[:, :1],
-                p.transpose(1, 2).flatten(1, 2) + pos[:, 1:].repeat(1, p.shape[1], 1) + t.repeat_interleave(p.shape[2], 1),
+                p.transpose(1, 2).flatten(1, 2)
+                + pos[:, 1:].repeat(1, p.shape[1], 1)
+                + t.repeat_interleave(p.shape[2], 1),
             ),
         ),
         (
             "there is a class token in every frame; the clip has one",
-            lambda p, c, pos, t: torch.cat(
-                [(c + pos[:, :1])[:, None].expand(len(p), p.shape[1], 1, -1), p + pos[:, None, 1:] + t[:, :, None]], 2
-            )
-            .transpose(1, 2)
-            .flatten(1, 2),
+            lambda p, c, pos, t: (
+                torch.cat(
+                    [(c + pos[:, :1])[:, None].expand(len(p), p.shape[1], 1, -1), p + pos[:, None, 1:] + t[:, :, None]],
+                    2,
+                )
+                .transpose(1, 2)
+                .flatten(1, 2)
+            ),
         ),
     ),
     piece=tokens_fast,
@@ -214,7 +217,10 @@ MASKS = Choices(
         ),
         "finish": (
             ("the mask is inverted: True means that the query may see the key", lambda m: ~m),
-            ("a patch does not see itself: the diagonal must be True", lambda m: m & ~torch.eye(len(m), dtype=torch.bool)),
+            (
+                "a patch does not see itself: the diagonal must be True",
+                lambda m: m & ~torch.eye(len(m), dtype=torch.bool),
+            ),
             ("a query sees only later tokens: no step looks in one direction", lambda m: m.triu()),
             ("a query sees only earlier tokens: no step looks in one direction", lambda m: m.tril()),
         ),
@@ -245,11 +251,7 @@ MASKS = Choices(
             ("in `local` only the columns are halved: the rows are, too", dict(local=lambda h, w, t, n: half(w, n[1]))),
             (
                 "in `local` a patch sees what is less than H/2 rows and W/2 columns away; here the quarters are fixed",
-                dict(
-                    local=lambda h, w, t, n: (
-                        (2 * (h[0] - h[1]).abs() < n[0]) & (2 * (w[0] - w[1]).abs() < n[1])
-                    )
-                ),
+                dict(local=lambda h, w, t, n: (2 * (h[0] - h[1]).abs() < n[0]) & (2 * (w[0] - w[1]).abs() < n[1])),
             ),
             (
                 "in `global` a patch sees one frame: it skips every second frame and sees the others",
@@ -261,7 +263,7 @@ MASKS = Choices(
             ),
             (
                 "in `global` the sum of the three distances is even: each distance must be even by itself",
-                dict({"global": lambda h, w, t, n: (even(h) ^ even(w) ^ even(t))}),
+                dict({"global": lambda h, w, t, n: even(h) ^ even(w) ^ even(t)}),
             ),
             (
                 "in `global` the axes are halved: stride 2 means that every second row, column and frame is seen",
@@ -271,18 +273,9 @@ MASKS = Choices(
                 "in `global` only patches with even row, column and frame are seen: what counts is the distance",
                 dict({"global": lambda h, w, t, n: (h[1] % 2 == 0) & (w[1] % 2 == 0) & (t[1] % 2 == 0)}),
             ),
-            (
-                "`local` and `global` are exchanged",
-                {"local": RULES["global"], "global": RULES["local"]},
-            ),
-            (
-                "in `temporal` the column is free: row and column stay",
-                dict(temporal=lambda h, w, t, n: same(h)),
-            ),
-            (
-                "in `all` something is forbidden: there every patch sees every patch",
-                dict({"all": RULES["space"]}),
-            ),
+            ("`local` and `global` are exchanged", {"local": RULES["global"], "global": RULES["local"]}),
+            ("in `temporal` the column is free: row and column stay", dict(temporal=lambda h, w, t, n: same(h))),
+            ("in `all` something is forbidden: there every patch sees every patch", dict({"all": RULES["space"]})),
         ),
     },
 )
@@ -308,10 +301,7 @@ EXERCISES["6.2"] = Exercise(
     (),
     piece=mask_fast,
     parts=GRID,
-    more=lambda: [
-        (step, tuple(2 * r.randint(1, 2) for _ in range(3)))
-        for r, step in zip(randoms(7), SEES)
-    ],
+    more=lambda: [(step, tuple(2 * r.randint(1, 2) for _ in range(3))) for r, step in zip(randoms(7), SEES)],
     kinds=(MASKS,),
 )
 
@@ -353,7 +343,9 @@ EXERCISES["6.3"] = Exercise(
     "the groups of global attention",
     groups_literal,
     group_cases,
-    lambda x, size: f"(B·8, H/2·W/2·T/2, C) = ({len(x)}·8, {size[0] // 2}·{size[1] // 2}·{size[2] // 2}, {x.shape[-1]})",
+    lambda x, size: (
+        f"(B·8, H/2·W/2·T/2, C) = ({len(x)}·8, {size[0] // 2}·{size[1] // 2}·{size[2] // 2}, {x.shape[-1]})"
+    ),
     (
         (
             "the axes are never permuted: a plain reshape takes tokens that follow each other, not every second one",
@@ -391,7 +383,9 @@ EXERCISES["6.3"] = Exercise(
     piece=groups_fast,
     parts=GRID,
     gradient=True,
-    more=lambda: group_cases([(r.randint(1, 3), *(2 * r.randint(1, 3) for _ in range(3)), r.randint(1, 3)) for r in randoms(6)]),
+    more=lambda: group_cases(
+        [(r.randint(1, 3), *(2 * r.randint(1, 3) for _ in range(3)), r.randint(1, 3)) for r in randoms(6)]
+    ),
     kinds=(
         Axes(
             "b (H i W j T k) c -> (b i j k) (H W T) c",
@@ -547,9 +541,7 @@ BLOCK = Steps(
                         y=lambda s: over_time(
                             s,
                             groups=lambda x, size: x.unflatten(1, (size[2], -1)).transpose(1, 2).flatten(0, 1),
-                            back=lambda y: (
-                                y.unflatten(0, (len(s["x"]), -1)).transpose(1, 2).flatten(1, 2)
-                            ),
+                            back=lambda y: y.unflatten(0, (len(s["x"]), -1)).transpose(1, 2).flatten(1, 2),
                         )
                     ),
                 ),
@@ -559,7 +551,12 @@ BLOCK = Steps(
         Step(
             "add what time found",
             put(x=lambda s: s["x"] + s["y"]),
-            (("what comes from the attention over time replaces the patches: add it to them", put(x=lambda s: s["y"])),),
+            (
+                (
+                    "what comes from the attention over time replaces the patches: add it to them",
+                    put(x=lambda s: s["y"]),
+                ),
+            ),
         ),
         Step(
             "attention over space",
@@ -623,9 +620,7 @@ BLOCK = Steps(
                 ),
                 (
                     "the class copies of a clip are mixed with those of other clips: the batch axis is the slow one, (B T)",
-                    put(
-                        cls=lambda s: s["cls"] + s["z"][:, :1].unflatten(0, (s["size"][2], -1)).mean(0)
-                    ),
+                    put(cls=lambda s: s["cls"] + s["z"][:, :1].unflatten(0, (s["size"][2], -1)).mean(0)),
                 ),
             ),
         ),
@@ -738,10 +733,7 @@ EXERCISES["6.4"] = Exercise(
 
 def network_cases(sizes=((1, 8, 12, 3), (2, 8, 8, 4), (2, 12, 8, 2))):
     return [
-        (
-            torch.randn(B, 3, T, H, W),
-            shaken(Net((H, W), 4, T, 3, 5, 12, 2, 3, 2.0, drop_path=0.0)),
-        )
+        (torch.randn(B, 3, T, H, W), shaken(Net((H, W), 4, T, 3, 5, 12, 2, 3, 2.0, drop_path=0.0)))
         for B, H, W, T in sizes
     ]
 
@@ -833,10 +825,16 @@ NETWORK = Steps(
             chosen(
                 (
                     ("the average of all tokens goes into the head: it is the class token", lambda z: z.mean(1)),
-                    ("the average of the patches goes into the head: it is the class token", lambda z: z[:, 1:].mean(1)),
+                    (
+                        "the average of the patches goes into the head: it is the class token",
+                        lambda z: z[:, 1:].mean(1),
+                    ),
                     ("the last token goes into the head: the class token is the first", lambda z: z[:, -1]),
                     ("the first patch goes into the head: the class token is token 0", lambda z: z[:, 1]),
-                    ("the largest value of each channel goes into the head: it is the class token", lambda z: z.amax(1)),
+                    (
+                        "the largest value of each channel goes into the head: it is the class token",
+                        lambda z: z.amax(1),
+                    ),
                 )
             ),
         ),
@@ -924,9 +922,7 @@ def interpolated(pos, grid, new, mode):
 RESIZED = Choices(
     resize_like,
     {
-        "read": (
-            ("the entry of the class token is taken for a place: place 0 is entry 1", lambda pos: pos[:, :-1]),
-        ),
+        "read": (("the entry of the class token is taken for a place: place 0 is entry 1", lambda pos: pos[:, :-1]),),
         "rows": (
             ("the rows repeat from the first one when they run out: stretch them", wrap),
             ("after the last row the last one is repeated: stretch the rows", cut_off),
