@@ -62,7 +62,7 @@ print("equal")
 
 
 def definitions(stem: str, call: str) -> str:
-    """The imports of a notebook's solved edition, and the functions, classes and CONSTANTS that `call` needs, in order."""
+    """The imports of a notebook's solved edition, and in order the functions, classes and CONSTANTS that `call` needs."""
     cells = from_source(repo_root() / "notebooks" / "src" / f"{stem}.py").cells
     code = [c.source for c in cells if c.cell_type == "code" and "exercise" not in parts(c)]
     body = [node for source in code for node in ast.parse(source).body]

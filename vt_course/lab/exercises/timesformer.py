@@ -121,8 +121,8 @@ EXERCISES["6.1"] = Exercise(
     lambda patches, *_: "(B, 1 + N·T, D) = ({}, 1 + {}·{}, {})".format(*(patches.shape[i] for i in (0, 2, 1, 3))),
     (
         (
-            "the patches are reshaped from (T, N) to (N T), and a reshape moves no axis: exchange the two with `transpose` "
-            "before you join them",
+            "the patches are reshaped from (T, N) to (N T), and a reshape moves no axis: exchange the two with "
+            "`transpose` before you join them",
             lambda p, c, pos, t: with_class(
                 c + pos[:, :1],
                 (p.flatten(1, 2) + pos[:, 1:].repeat_interleave(p.shape[1], 1) + t.repeat(1, p.shape[2], 1)),
@@ -513,8 +513,8 @@ BLOCK = Steps(
             put(y=over_time),
             (
                 (
-                    "the class token takes part in the attention over time: so it is in equation 13, but in the released "
-                    "code only patches do",
+                    "the class token takes part in the attention over time: so it is in equation 13, but in the "
+                    "released code only patches do",
                     put(y=with_class_over_time),
                 ),
                 ("`temporal_norm1` is forgotten", put(y=lambda s: over_time(s, norm=identity))),
@@ -527,7 +527,8 @@ BLOCK = Steps(
                     put(y=lambda s: over_time(s, attn=s["block"].attn)),
                 ),
                 (
-                    "in the attention over time the groups are frames: group by place, so that T patches of one place meet",
+                    "in the attention over time the groups are frames: group by place, so that T patches of one "
+                    "place meet",
                     put(y=lambda s: over_time(s, groups=by_frame, back=lambda y: from_frames(y, s["size"][2]))),
                 ),
                 (
@@ -619,7 +620,8 @@ BLOCK = Steps(
                     put(cls=lambda s: s["z"][:, :1].unflatten(0, (-1, s["size"][2])).mean(1)),
                 ),
                 (
-                    "the class copies of a clip are mixed with those of other clips: the batch axis is the slow one, (B T)",
+                    "the class copies of a clip are mixed with those of other clips: the batch axis is the slow one, "
+                    "(B T)",
                     put(cls=lambda s: s["cls"] + s["z"][:, :1].unflatten(0, (s["size"][2], -1)).mean(0)),
                 ),
             ),
@@ -633,8 +635,8 @@ BLOCK = Steps(
                     put(x=lambda s: from_frames(s["z"][:, 1:], s["size"][2])),
                 ),
                 (
-                    "what comes from the attention over space is added to the patches as they were before the step over "
-                    "time: that of time is lost",
+                    "what comes from the attention over space is added to the patches as they were before the step "
+                    "over time: that of time is lost",
                     put(x=lambda s: s["first"] + from_frames(s["z"][:, 1:], s["size"][2])),
                 ),
                 (
@@ -786,8 +788,8 @@ NETWORK = Steps(
             cut_frames,
             (
                 (
-                    "`reshape` mixes colours and frames: bring time before the colours with `transpose` before you join it "
-                    "with the batch",
+                    "`reshape` mixes colours and frames: bring time before the colours with `transpose` before you "
+                    "join it with the batch",
                     lambda s: cut_frames(s, lambda x: x.reshape(-1, 3, *x.shape[3:])),
                 ),
             ),
