@@ -62,7 +62,7 @@ print("equal")
 
 
 def definitions(stem: str, call: str) -> str:
-    """The imports of a notebook's solved edition, and in order the functions, classes and CONSTANTS that `call` needs."""
+    """The imports of a notebook's solved edition, and the functions, classes and CONSTANTS that `call` needs."""
     cells = from_source(repo_root() / "notebooks" / "src" / f"{stem}.py").cells
     code = [c.source for c in cells if c.cell_type == "code" and "exercise" not in parts(c)]
     body = [node for source in code for node in ast.parse(source).body]
@@ -96,6 +96,7 @@ def test_the_readers_network_stands_alone(stem, call, mini, tmp_path):
         [sys.executable, str(script), str(tmp_path / "stored.safetensors")],
         capture_output=True,
         text=True,
+        encoding="utf-8",
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": ""},
     )

@@ -928,8 +928,8 @@ import json
 
 from vt_course import repo_root
 
-stored = json.loads(
-    (repo_root() / "results/bench_growth_cpu.json").read_text("utf-8"))
+file = repo_root() / "results/bench_growth_cpu.json"
+stored = json.loads(file.read_text(encoding="utf-8"))
 rows = [r for r in stored["rows"] if r["grows"] == "side"]
 curve = {
     kind: dict(x=[r["tokens"] for r in rows if r["attention"] == kind],
@@ -1052,18 +1052,18 @@ show.attention_over_frames(
     (query[2], *query[:2]), list(arrived),
     "From where something arrives (the framed patch left out)")
 
+# %%
+own = {name: 100 * shown(a)[query[2]].sum().item()
+       for name, a in arrived.items()}
+within("divided, 1 block: share of its own frame",
+       own["divided, 1 block"], 26, 36, " %")
+
 # %% [markdown]
 # In the first row something arrives from other frames: the class token carries it from block to block. (In the scheme "space" of the paper even this does not happen: there each frame has a class token of its own.) After one divided block every patch of the clip has arrived. Its own place in the other frames still stands out, because that way is one hop.
 # With more blocks the differences fade.
 
 # %% [markdown] tags=["answer"]
 # About a third: hardly more than a quarter, which would be no preference at all. What comes over two hops is weak for each single patch, but these patches are many.
-
-# %% tags=["answer"]
-own = {name: 100 * shown(a)[query[2]].sum().item()
-       for name, a in arrived.items()}
-within("divided, 1 block: share of its own frame",
-       own["divided, 1 block"], 26, 36, " %")
 
 # %% [markdown] tags=["core"]
 # ## 9 · Why a new TimeSformer cannot tell the order of frames
