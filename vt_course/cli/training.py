@@ -131,7 +131,7 @@ def experiments(args) -> int:
         return 0
     if any(row.told["data"].startswith("synthetic:") for row in rows):
         need_data()
-        need_test_clips("synthetic:motion", progress=not args.json)
+        need_test_clips(progress=not args.json)
     if args.verify:
         found = verify(args.verify)
         if args.json:

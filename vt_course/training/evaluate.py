@@ -156,23 +156,28 @@ def open_data(
     return train, folder(spec.val, train=False, **same)
 
 
-def open_test(recipe: Recipe, progress: bool = True) -> VideoFolder | images.Shapes:
-    """The test set of a recipe, on which nothing is tuned. That of the embedded clips is rendered if it is not there.
+def has_test(data: str) -> bool:
+    """Whether a data set has a third split, on which nothing is tuned."""
+    return data.partition(":")[0] in ("synthetic", "images")
 
-    Raises `CourseError` for data without a third split.
+
+def open_test(recipe: Recipe, progress: bool = True) -> VideoFolder | images.Shapes:
+    """The test set of a recipe. That of the embedded clips is rendered if it is not there.
+
+    Raises `CourseError` for data without a test split.
     """
+    if not has_test(recipe.data):
+        raise CourseError(f"{recipe.data} has no test split: evaluate on its validation clips, or name clips by --data")
     if recipe.data == "images:shapes":
         return images.Shapes("test", size=recipe.size, seed=recipe.seed)
-    need_test_clips(recipe.data, progress)
+    need_test_clips(progress)
     spec = open_spec(recipe.data)
     folder, same = _videos(recipe, spec)
     return folder(spec.test, train=False, **same)
 
 
-def need_test_clips(data: str, progress: bool = True) -> None:
-    """Render the test clips of the embedded set if they are not there. `CourseError` if `data` has no third split."""
-    if not data.startswith("synthetic:"):
-        raise CourseError(f"{data} has no test split: evaluate it on its validation clips, or name them with --data")
+def need_test_clips(progress: bool = True) -> None:
+    """Render the test clips of the embedded set if they are not there."""
     if not synthetic.rendered("test"):
         synthetic.render(splits=("test",), progress=progress)
 
