@@ -336,7 +336,7 @@ class Attention(nn.Module):
 # Difficulty 3/5 · importance 3/5 · 15 minutes
 #
 # `(B, H·W·T, C) → (B·8, H/2·W/2·T/2, C)`: `size` is (H, W, T), all even. A group holds every second row, every second column and every second frame.
-# There are 8 groups, one for each combination of offsets (row, column, frame) of 0 or 1. List them with the frame's offset fastest; the batch is slowest. Inside a group the patches keep their order, time fastest.
+# There are 8 groups, one for each combination of offsets (row, column, frame), each 0 or 1. The frame's offset is fastest in the list of groups, and the batch is slowest. Inside a group the patches keep their order, time fastest.
 
 # %% tags=["exercise:6.3"]
 def global_groups(x, size):
@@ -376,6 +376,7 @@ global_groups = check("6.3", global_groups, solution=True)
 
 # %% tags=["fast"]
 PATTERNS = {
+    "all": "b (h w t) c -> b (h w t) c",
     "space": "b (h w t) c -> (b t) (h w) c",
     "temporal": "b (h w t) c -> (b h w) t c",
     "local": "b (i h j w t) c -> (b i j) (h w t) c",
@@ -420,7 +421,7 @@ with torch.no_grad():
         masked = attn(x, step_mask(step, small))
         y = group(x, step, small)
         grouped = ungroup(attn(y), step, small)
-        agree(f"{step}: mask = {len(y) // 2} groups of {y.shape[1]}",
+        agree(f"{step}: mask = {len(y) // 2} × {y.shape[1]} tokens",
               grouped, masked)
 
 # %% [markdown]
@@ -596,7 +597,9 @@ differ("patches: equation 13 or the released code",
 differ("class token", as_written[:, :1], by_groups[:, :1])
 
 # %% [markdown]
-# They are different functions. Weights that were trained with one do not fit the other exactly. The released weights belong to the second, and so does everything from here on.
+# These are different functions. Weights that were trained with one do not fit the other exactly. The released weights belong to the second, and so does everything from here on.
+#
+# **Why time first, and then space?** The paper tried the other order, and both attentions side by side. It reports 0.5 and 0.4 points less. It gives no reason, and differences of this size may come from the seed.
 #
 # **Why did the authors leave the class token out of time?** The answers in the repository do not say, as far as we know. One reason can be computed: with the class token over time each place
 # would need a copy of it, N copies more for each clip, that is 196 tokens more in a step of 1,568. Below are the multiply-accumulates of this step for the base model. A step over n tokens of C channels in groups of g costs 4nC² for the projections and 2ngC for the two products of attention.
@@ -802,6 +805,28 @@ for name in ("divided", "local_global", "axial"):
               packaged(x, small))
 
 # %% [markdown]
+# Where one softmax suffices, one masked attention does the whole step. Joint: a single group, so the class token and all patches see each other. Space: every frame is a sample of its own, *with a class token of its own*, and its block is that of the image model. As a mask: T class tokens and all patches, and a token sees those of its frame.
+
+# %% tags=["claim:timesformer-one-softmax"]
+vit = timesformer.Block(16, 2, 4.0, 0.0)                # of the package
+one = SteppedBlock(16, 2, ("all",))
+_ = one.load_state_dict(vit.state_dict(), strict=True)
+frame = group_numbers("space", small)                   # (L,)
+frame = torch.cat([torch.arange(4), frame])             # (T + L,)
+classes = torch.randn(2, 4, 16)                         # (B, T, C)
+with torch.no_grad():
+    agree("joint: one mask = package", block_by_masks(
+        x, small, one, ("all",)), vit(x, small))
+    y = torch.cat([classes, x[:, 1:]], 1)               # (B, T + L, C)
+    y = y + one.attn(one.norm1(y), frame[:, None] == frame)
+    masked = y + one.mlp(one.norm2(y))
+    y = torch.cat([classes.flatten(0, 1)[:, None],
+                   group(x[:, 1:], "space", small)], 1)
+    y = vit(y, (6, 6, 1))  # (B·T, 1 + N, C)
+    agree("space: one mask = package, frame by frame",
+          masked[:, 4:], ungroup(y[:, 1:], "space", small))
+
+# %% [markdown]
 # **Parameters.** A block of ViT with C channels has 12C² + 13C: 4C² + 4C in the attention, 8C² + 5C in the MLP, and two norms of 2C. Each further step adds a norm (2C), an attention (4C² + 4C) and a linear layer (C² + C), together 5C² + 7C.
 # Outside the blocks there are the patch embedding, the class token, the two tables, the last norm and the head. **Predict:** the paper states 85.9 M for space and joint, 121.4 M for divided and local-global, 156.8 M for axial (its table 1). Which head do these numbers belong to: 400 classes (Kinetics), or 174 (Something-Something)?
 
@@ -949,9 +974,21 @@ show.cost_curves(
     "Memory: the limit was in the program")
 
 # %% [markdown]
-# With fused attention, joint takes *less* memory than divided. Divided stores what two attentions and a linear layer need for the backward pass, and joint only one. What remains of the square is arithmetic: at 25,088 patches the same run took joint attention seven times as long as divided. So figure 3 of the paper is right for the programs of its time, and it is no law.
+# With fused attention, joint takes *less* memory than divided. Divided stores what two attentions and a linear layer need for the backward pass, and joint only one. What remains of the square is arithmetic, and with it time:
+
+# %% tags=["figure"] alt="Milliseconds of one layer against the number of patches on logarithmic axes: joint attention takes less time than divided at 392 patches, more from 1,568 on, and several times as much at 25,088."
+clocked = {
+    kind: dict(x=tokens,
+               y=[r["ms"] for r in rows if r["attention"] == kind])
+    for kind in ("joint", "divided")}
+show.cost_curves(clocked, "patches of the clip",
+                 "milliseconds of one layer, fused",
+                 "Time: the square is still there")
+
+# %% [markdown]
+# So figure 3 of the paper is right for the programs of its time, and it is no law: what joint attention lacks is time, not room.
 #
-# (The comparison above is a little unfair: "joint" is the attention alone, "divided" includes two norms and two additions.) Here is a fair one, on your machine and small: the attention part of a whole block of the package, with norms and additions in both. And, beside it, your literal `Attention` against the same with a fused kernel:
+# (The comparison of memory is a little unfair: "joint" is the attention alone, "divided" includes two norms and two additions.) Here is a fair one, on your machine and small: the attention part of a whole block of the package, with norms and additions in both. And, beside it, your literal `Attention` against the same with a fused kernel:
 
 # %%
 class Fused(Attention):
@@ -1112,24 +1149,25 @@ with torch.no_grad():
 
 # %%
 def order_gradient(model):
-    """Of f(clip) - f(clip backwards), by the two new parts."""
-    back = in_order.flip(2)
-    gap = (model(in_order) - model(back)).square().sum().sqrt()
-    direct = (model(in_order) - model(back))[:, 0].sum()
-    fc = [m.temporal_fc.weight for m in model.blocks]
-    grads = torch.autograd.grad(direct, [model.time_embed, *fc])
-    return gap.item(), grads[0].norm(), sum(g.norm() for g in grads[1:])
+    """Sizes of d(f(clip) - f(backwards)) by time_embed, by fc."""
+    gap = model(in_order) - model(in_order.flip(2))     # (B, K)
+    fc = [block.temporal_fc.weight for block in model.blocks]
+    by_time, *by_fc = torch.autograd.grad(
+        gap[:, 0].sum(), [model.time_embed, *fc])
+    return by_time.norm(), sum(g.norm() for g in by_fc)
 
 
-both_zero = order_gradient(start(True, True))
-half_way = order_gradient(start(False, True))
-report(both_zero_time_moves=bool(both_zero[1] > 1e-3),
-       both_zero_fc_moves=bool(both_zero[2] > 1e-3),
-       time_not_zero_fc_moves=bool(half_way[2] > 1e-3))
+for time_zero in (True, False):
+    by_time, by_fc = order_gradient(start(time_zero, fc_zero=True))
+    what = f"fc zero, time {names[time_zero]}"
+    report(**{f"{what}: time can help": bool(by_time > 1e-3),
+              f"{what}: fc can help": bool(by_fc > 1e-3)})
 
 # %% [markdown]
-# With both at zero, the derivative by `temporal_fc` vanishes: no small change of it makes the network see order. Only the time embedding can move first, and only after it has moved does comparing frames begin to help. In between lies a plateau: two factors, each useless without the other. This is what users meet who train from scratch and see nothing happen for long
-# (issue 137 of the official repository; the paper's own training from scratch reaches 64.8 instead of 75.8 with ImageNet-1K, table 2, and needs a longer schedule). The course's mini, which has no image weights, starts with both parts *not* at zero.
+# With both at zero, the derivative by `temporal_fc` vanishes: no small change of it makes the network see order. Only the time embedding can move first, and only after it has moved does comparing frames over time begin to help. A product of two factors that both start at zero is a saddle: the slope in the useful direction is zero, although the direction is useful.
+#
+# An image model as start makes up for it: much is known already when the order is learned. From scratch it may be one reason for a long wait (a user reports hardly any progress after 15 epochs, issue 137 of the official repository; the paper itself reaches 64.8 % from scratch and 75.8 % from ImageNet-1K, table 2). Which share of this gap is due to the zeros is not known to us.
+# The course's mini has no image weights, so it starts with both parts *not* at zero.
 #
 # **Live, and only a sketch** (one seed, in `smoke` eight steps; one seed proves nothing). The mini with two starts, trained on `motion`. What is drawn is the mean size of f(clip) − f(clip backwards), in logits.
 
@@ -1364,7 +1402,7 @@ show.regions_2d([in_2d, in_1d],
 # %% [markdown] tags=["deep-dive"]
 # ## 12 · One clip and three crops
 #
-# At test time the paper samples "a single temporal clip in the middle of the video" and three crops: top-left, centre, bottom-right; the final prediction is the average of the three softmax scores (section 4). The released test code differs in both points. With a single clip, its rule gives the start 0; and it adds logits.
+# At test time the paper takes one clip from the middle of the video and three crops of it: top-left, centre, bottom-right. It averages the three softmax scores (section 4). The released test code differs in both points. With a single clip, its rule gives the start 0; and it adds logits.
 
 # %%
 def first_frame(num_frames, frames, stride, rule):
@@ -1441,7 +1479,7 @@ with torch.no_grad():
     agree("blind to order", blind(clip), blind(clip.flip(2)))
 
 # %% [markdown] tags=["answer"]
-# Without the time embedding the network is blind to the order of frames, exactly, by section 9. So its bar cannot stand above 50 % but by chance. (A ceiling bounds the *expected* accuracy; the checks allow four standard errors.) Everything that this model knows about direction passes through a table of a few hundred numbers. That differs from Video Swin of notebook 04, which reads the direction inside its tubes
+# Without the time embedding the network is blind to the order of frames, exactly, by section 9. So its bar cannot stand above 50 % but by chance. (A ceiling bounds the *expected* accuracy; the checks allow four standard errors.) Everything that this model knows about direction it owes to one table of T · C numbers. That differs from Video Swin of notebook 04, which reads the direction inside its tubes
 # of two frames. TimeSformer has no tubes: a token never holds two frames, so the *only* way to the direction is attention over time, or between class tokens, with marked frames.
 
 # %% [markdown] tags=["core"]

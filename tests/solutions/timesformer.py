@@ -382,7 +382,7 @@ WRONG = {
         "reshaped": (tokens_reshaped, likely("6.1", "reshaped from (T, N)")),
         "no class token": (
             lambda *a: tokens(*a)[:, 1:],
-            "shape (1, 6, 4), wanted (B, 1 + N·T, D) = (1, 1 + 3·2, 4) = (1, 7, 4)\n"
+            "shape (1, 6, 4), wanted (B, 1 + N·T, C) = (1, 1 + 3·2, 4) = (1, 7, 4)\n"
             + likely("6.1", "there is no class"),
         ),
         "detached": (lambda p, c, pos, t: tokens(p, c, pos.detach(), t), "the gradient of `pos` is not"),

@@ -118,7 +118,7 @@ EXERCISES["6.1"] = Exercise(
     "tokens with positions",
     tokens_literal,
     token_cases,
-    lambda patches, *_: "(B, 1 + N·T, D) = ({}, 1 + {}·{}, {})".format(*(patches.shape[i] for i in (0, 2, 1, 3))),
+    lambda patches, *_: "(B, 1 + N·T, C) = ({}, 1 + {}·{}, {})".format(*(patches.shape[i] for i in (0, 2, 1, 3))),
     (
         (
             "the patches are reshaped from (T, N) to (N T), and a reshape moves no axis: exchange the two with "
@@ -950,7 +950,7 @@ EXERCISES["6.6"] = Exercise(
         (torch.randn(1, 1 + h * w, D), (h, w), new)
         for (h, w), new, D in (((2, 2), (4, 6), 3), ((3, 4), (5, 7), 2), ((4, 3), (2, 2), 4), ((2, 3), (2, 3), 2))
     ],
-    lambda pos, grid, new: f"(1, 1 + H·W, D) = (1, 1 + {new[0]}·{new[1]}, {pos.shape[-1]})",
+    lambda pos, grid, new: f"(1, 1 + H·W, C) = (1, 1 + {new[0]}·{new[1]}, {pos.shape[-1]})",
     (
         (
             "the table is stretched as one line of h·w entries (so does the official loader): stretch rows and columns",
