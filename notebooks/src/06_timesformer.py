@@ -21,7 +21,8 @@
 # 2. say how many tokens a patch is compared with, and what follows for multiply-accumulates, time and memory;
 # 3. say where the class token goes: in the paper, in the released code, and what each costs;
 # 4. explain why a new TimeSformer cannot tell the order of frames, and which two things must change before it can;
-# 5. turn an image model into a video model that gives the same answer for a still clip.
+# 5. turn an image model into a video model that gives the same answer for a still clip;
+# 6. say how much a trained model owes to its time embedding, against ceilings that are exact.
 
 # %% tags=["parameters"]
 PROFILE = "smoke"   # a few training steps; lecture: 60; full: all
@@ -47,7 +48,7 @@ _ = torch.manual_seed(0)
 # %% [markdown] tags=["core"]
 # ## 1 · Frames as one sequence of tokens
 #
-# The image model ViT cuts an image into square [patches](glossary.md#patch), makes one token of each, and adds one more: the [class token](glossary.md#class-token), from which the answer is read.
+# The image model ViT cuts an image into square [patches](glossary.md#patch), makes one [token](glossary.md#token) of each, and adds one more: the [class token](glossary.md#class-token), from which the answer is read.
 # TimeSformer does the same with *every* frame of a clip (section 3 of the paper, equation 1). Nothing is merged later: from the first block to the last there are as many tokens.
 #
 # We use these letters in the whole notebook:
@@ -227,7 +228,7 @@ def step_mask(step, size):
 step_mask = check("6.2", step_mask, solution=True)
 
 # %% [markdown]
-# Here is one patch of a clip, drawn with a frame around it, and what it may see in each step. The red fields are rows of *your* masks. The clip comes from the
+# Here is one patch of a clip, drawn with a frame around it, and what it may see in each step. The coloured fields are rows of *your* masks. The clip comes from the
 # embedded data: a shape that moves.
 
 # %%
@@ -307,7 +308,7 @@ for name in SCHEMES:
 # %% [markdown] tags=["core"]
 # ## 3 · From a mask to groups
 #
-# A mask is a definition, not a program: it computes all N·T × N·T logits and throws most away. First the attention itself, with an optional mask. Forbidden pairs get −∞, which the softmax turns into
+# A [mask](glossary.md#mask) is a definition, not a program: with it, attention computes all N·T × N·T [logits](glossary.md#logit) (the products of queries and keys) and throws most of them away. First the attention itself, with an optional mask of booleans. Forbidden pairs get the logit −∞, which the softmax turns into the weight
 # 0. (Notebook 04 uses −100, as Swin does. Here each token sees at least itself, so no row is forbidden entirely.)
 
 # %% tags=["definition"]
@@ -602,7 +603,7 @@ differ("class token", as_written[:, :1], by_groups[:, :1])
 # **Why time first, and then space?** The paper tried the other order, and both attentions side by side. It reports 0.5 and 0.4 points less. It gives no reason, and differences of this size may come from the seed.
 #
 # **Why did the authors leave the class token out of time?** The answers in the repository do not say, as far as we know. One reason can be computed: with the class token over time each place
-# would need a copy of it, N copies more for each clip, that is 196 tokens more in a step of 1,568. Below are the multiply-accumulates of this step for the base model. A step over n tokens of C channels in groups of g costs 4nC² for the projections and 2ngC for the two products of attention.
+# would need a copy of it, N copies more for each clip, that is 196 tokens more in a step of 1,568. Below are the [multiply-accumulates](glossary.md#multiply-accumulate) of this step for the base model. A step over n tokens of C channels in groups of g costs 4nC² for the projections and 2ngC for the two products of attention.
 
 # %%
 def step_macs(groups, tokens, C=768):
@@ -892,8 +893,8 @@ for name in SCHEMES:
     print(f"{name:14}{macs / 1e9:8.2f}{100 * products / macs:14.1f} %")
 
 # %% [markdown]
-# Two things may surprise. First, at 8 frames of 224 pixels divided attention costs *more* than joint: it compares far less, but it has a second set of projections. Second, comparisons are the small part everywhere: the
-# projections and the MLP, 12C² and more a token, dominate. The paper's argument for dividing is about growth:
+# Two things may surprise. First, at 8 frames of 224 pixels divided attention costs *more* than joint: it compares far less, but it has a second set of projections. Second, comparisons are the smaller part in every row: the
+# projections and the MLP, 12C² and more a token, dominate at this size. The paper's argument for dividing is about growth:
 
 # %%
 frames = [8, 16, 32, 64, 96]
@@ -1029,7 +1030,7 @@ within("fused: divided over joint", ratio, 1.2, 2.2, " times")
 # %% [markdown] tags=["core"]
 # ## 8 · Who sees whom, measured
 #
-# A mask says who *may* see whom. How much arrives can be measured: change a patch of the input a little, and see how much the query changes. That is a gradient. The next function takes the network's own blocks, lets the tokens pass, and
+# A mask says who *may* see whom. How much arrives can be measured: change a patch of the input a little, and see how much the query changes. That is a [gradient](glossary.md#gradient). The next function takes the network's own blocks, lets the tokens pass, and
 # computes the gradient of one patch's output by all patches of the input. What it draws is the share of each patch in the sum of the absolute gradients.
 #
 # **Predict** for your divided network with random weights: after one block, what share of the sum lies in the query's own frame, if the query itself is left out? There are four frames.
@@ -1164,7 +1165,7 @@ for time_zero in (True, False):
               f"{what}: fc can help": bool(by_fc > 1e-3)})
 
 # %% [markdown]
-# With both at zero, the derivative by `temporal_fc` vanishes: no small change of it makes the network see order. Only the time embedding can move first, and only after it has moved does comparing frames over time begin to help. A product of two factors that both start at zero is a saddle: the slope in the useful direction is zero, although the direction is useful.
+# With both at zero, the derivative by `temporal_fc` vanishes: no small change of it makes the network see order. Only the time embedding can move first, and only after it has moved does comparing frames over time begin to help. What attention over time can tell about order is like a product of two factors that both start at zero. That is a saddle: the slope in the useful direction is zero, although the direction is useful.
 #
 # An image model as start makes up for it: much is known already when the order is learned. From scratch it may be one reason for a long wait (a user reports hardly any progress after 15 epochs, issue 137 of the official repository; the paper itself reaches 64.8 % from scratch and 75.8 % from ImageNet-1K, table 2). Which share of this gap is due to the zeros is not known to us.
 # The course's mini has no image weights, so it starts with both parts *not* at zero.
@@ -1192,8 +1193,7 @@ def own_start(zero):
     with torch.no_grad():
         for name, p in model.named_parameters():
             if "temporal_fc" in name or name == "time_embed":
-                std = 0 if zero else p.shape[-1] ** -0.5
-                p.normal_(std=std) if std else p.zero_()
+                p.mul_(0 if zero else 1)
     return model
 
 # %%
@@ -1288,7 +1288,7 @@ with torch.no_grad():
 
 # %% [markdown]
 # Without positions, a clip whose patches are thrown together like a puzzle (in all frames alike) gets the same answer. With positions in space only, it is frames that may be mixed. Now read the table again: on Kinetics, time is worth 0.2 points, on Something-Something 7.0. There classes differ by what happens first ("pushing from left to right"), and a network
-# that cannot tell the order has to guess. On the embedded label `motion` this is sharp: without a time embedding *no* TimeSformer can beat 50 %, by the same argument, because each class has a partner that is its film run backwards. On `appearance`, where one frame tells the class, it loses nothing.
+# that cannot tell the order has to guess. On the embedded label `motion` this is sharp: without a time embedding *no* TimeSformer can beat 50 %, by the same argument, because each class has a partner that is its film run backwards. On `appearance`, where one frame tells the class, it need not lose anything.
 #
 # Why is there no table of N·T rows, one for each patch? The paper does not try it. Two tables share what is known of a place among all frames, and they can be made from those of an image model.
 
@@ -1397,7 +1397,18 @@ show.regions_2d([in_2d, in_1d],
                 ["in two directions", "as one line of 16"])
 
 # %% [markdown]
-# The right picture is what the official *loader* does when it reads weights of another size (`load_pretrained` of `timesformer/models/helpers.py`); the official *forward* makes the left one. Between 14 × 14 and 28 × 28 the line happens to be stretched by a factor of 4 and ends with every place in a wrong column. Nearest neighbours also mean that four new places share one vector: what tells them apart must be learned in the fine-tuning.
+# The right picture is what the official *loader* does when it reads weights of another size (`load_pretrained` of `timesformer/models/helpers.py`); the official *forward* makes the left one. What does the line do from 14 × 14 to 28 × 28, the case that occurs? It is stretched four times. Here is what the first two new rows take:
+
+# %%
+old = torch.arange(196.0).view(1, 1, -1)                # 14 x 14 places
+line = F.interpolate(old, size=784)[0, 0].view(28, 28).int()
+for i in (0, 1):
+    row, column = line[i] // 14, line[i] % 14
+    report(**{f"new row {i}": f"old row {row.unique().tolist()}, columns "
+              f"{column.min()} to {column.max()}"})
+
+# %% [markdown]
+# Each new row gets *half* an old row, stretched over its whole width. Stretched in two directions it would get the whole one. Nearest neighbours also mean that four new places share one vector: what tells them apart must be learned in the fine-tuning.
 
 # %% [markdown] tags=["deep-dive"]
 # ## 12 · One clip and three crops

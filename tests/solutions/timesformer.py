@@ -182,6 +182,13 @@ def block_by_frames(x, size, block):
     return out + block.mlp(block.norm2(out))
 
 
+def block_and_no_more(x, size, block):
+    """Right, and what it was given is of no use any more."""
+    out = block_einops(x, size, block)
+    del block.attn, block.norm1
+    return out
+
+
 def block_package(x, size, block):
     return block.forward(x, size)
 
@@ -337,6 +344,7 @@ RIGHT = {
         "frame by frame": block_by_frames,
         "package": block_package,
         "a reader's": block_like,
+        "takes the block apart afterwards": block_and_no_more,
     },
     "6.5": {
         "einops": network,
