@@ -1404,8 +1404,8 @@ old = torch.arange(196.0).view(1, 1, -1)                # 14 x 14 places
 line = F.interpolate(old, size=784)[0, 0].view(28, 28).int()
 for i in (0, 1):
     row, column = line[i] // 14, line[i] % 14
-    report(**{f"new row {i}": f"old row {row.unique().tolist()}, columns "
-              f"{column.min()} to {column.max()}"})
+    report(**{f"new row {i}": f"old row {row.unique().tolist()}, "
+              f"columns {column.min()} to {column.max()}"})
 
 # %% [markdown]
 # Each new row gets *half* an old row, stretched over its whole width. Stretched in two directions it would get the whole one. Nearest neighbours also mean that four new places share one vector: what tells them apart must be learned in the fine-tuning.
