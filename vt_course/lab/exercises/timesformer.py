@@ -801,6 +801,7 @@ NETWORK = Steps(
                 (text, lambda s, name=name, f=f: add_positions(s, **{name: f}))
                 for name, settings in TOKENS.settings.items()
                 for text, f in settings
+                if "backwards: place 0" not in text  # the class token does not care
             ),
         ),
         Step(
@@ -813,10 +814,6 @@ NETWORK = Steps(
                 (
                     "the blocks get the size as (T, H, W); it is (H, W, T)",
                     lambda s: run_blocks(s, size=lambda n: (n[2], n[0], n[1])),
-                ),
-                (
-                    "the blocks get the size as (W, H, T); it is (H, W, T)",
-                    lambda s: run_blocks(s, size=lambda n: (n[1], n[0], n[2])),
                 ),
             ),
         ),
