@@ -1,11 +1,11 @@
-"""The network that a reader owns at the end of a notebook is made of that notebook's cells alone.
+"""The network that a reader builds in a notebook is made of the notebook's own cells: nothing of `vt_course` is in it.
 
-The classes and functions of the cells, with the solutions of the exercises, run in a process in which `vt_course`
-cannot be imported. The network loads the weights of the package's model strictly and gives the same scores.
+From each notebook the definitions are taken that its network needs, as in the solved edition. They run in a process in
+which `vt_course` cannot be imported, and must accept the mini weights strictly and give the package's logits.
 """
 
 import ast
-import json
+import os
 import subprocess
 import sys
 
@@ -16,93 +16,100 @@ from safetensors.torch import save_file
 from vt_course import repo_root
 from vt_course.models import ZOO, create
 from vt_course.publish.build import from_source
-from vt_course.publish.student import parts
+from vt_course.publish.tags import parts
 
-SWIN = ("embed_dim", "depths", "num_heads", "window", "num_classes")
+from weights import shake
 
+pytestmark = pytest.mark.slow
 
-def settings_of(*names):
-    """The settings of a variant that have the same names in the notebook's class."""
-    return lambda variant: {name: variant.config[name] for name in names}
-
-
-def mvit(variant):
-    c, (_, frames, side, _) = variant.config, variant.input
-    return dict(
-        frames=frames,
-        side=side,
-        classes=c["num_classes"],
-        dim=c["embed_dim"],
-        depth=c["depth"],
-        starts=tuple(c["dim_mul"]),
-        kv=c["kv_stride"][1],
-    )
-
-
-# (notebook, class of the reader's network, model of the package, from the model's variant to the class's arguments)
-OWN = [
-    ("04_video_swin", "VideoSwin", "video_swin_mini", settings_of(*SWIN)),
-    ("05_mvit", "MViT", "mvit_mini", mvit),
-    ("05_mvit", "MViTv2", "mvit_v2_mini", mvit),
+# Notebook -> the call that builds the network, and the mini whose weights it accepts. `config` is the mini's.
+NETWORKS = [
+    (
+        "04_video_swin",
+        "VideoSwin(*(config[k] for k in ('embed_dim', 'depths', 'num_heads', 'window', 'num_classes')))",
+        "video_swin_mini",
+    ),
+    (
+        "05_mvit",
+        "MViT(frames=config['frames'], side=config['img_size'], classes=config['num_classes'], dim=config['embed_dim'], "
+        "depth=config['depth'], starts=tuple(config['dim_mul']), kv=config['kv_stride'][1])",
+        "mvit_mini",
+    ),
+    (
+        "05_mvit",
+        "MViTv2(frames=config['frames'], side=config['img_size'], classes=config['num_classes'], "
+        "dim=config['embed_dim'], depth=config['depth'], starts=tuple(config['dim_mul']), kv=config['kv_stride'][1])",
+        "mvit_v2_mini",
+    ),
+    (
+        "06_timesformer",
+        "TimeSformer(*(config[k] for k in ('img_size', 'patch_size', 'num_frames', 'embed_dim', 'depth', 'num_heads', "
+        "'num_classes')))",
+        "timesformer_mini",
+    ),
 ]
 
-READER = """
-import json, sys, torch
+RUN = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "vt_course":
+            raise ImportError("vt_course is blocked")
+
+sys.meta_path.insert(0, Blocked())
+{code}
 from safetensors.torch import load_file
 
-sys.modules["vt_course"] = None  # whoever imports it gets an ImportError
-folder, name = sys.argv[1:]
-scope = {"__name__": "reader"}
-exec(compile(open(folder + "/cells.py", encoding="utf-8").read(), "cells.py", "exec"), scope)
-model = scope[name](**json.load(open(folder + "/settings.json"))).eval()
-kept = load_file(folder + "/weights.safetensors")
-case = load_file(folder + "/case.safetensors")
-model.load_state_dict(kept, strict=True)
+stored = load_file(sys.argv[1])
+clip, wanted = stored.pop("test.clip"), stored.pop("test.logits")
+config = {config!r}
+reader_s = {call}.eval()
+reader_s.load_state_dict(stored, strict=True)
 with torch.no_grad():
-    torch.testing.assert_close(model(case["x"]), case["want"], rtol=1e-5, atol=1e-5)
-assert not [m for m in sys.modules if m.startswith("vt_course.")]
-print("agrees")
+    torch.testing.assert_close(reader_s(clip), wanted, rtol=1e-5, atol=1e-5)
+assert not any(name.partition(".")[0] == "vt_course" for name in sys.modules)
+print("equal")
 """
 
 
-def own_code(stem: str) -> str:
-    """Imports, classes and functions of a notebook's cells, without the package and without the stubs."""
-    kept = []
-    for cell in from_source(repo_root() / "notebooks" / "src" / f"{stem}.py").cells:
-        if cell.cell_type != "code" or "exercise" in parts(cell):
-            continue
-        for node in ast.parse(cell.source).body:
-            imported = isinstance(node, (ast.Import, ast.ImportFrom)) and "vt_course" not in ast.unparse(node)
-            if imported or isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                kept.append(ast.unparse(node))
-    return "\n\n".join(kept)
+def definitions(stem: str, call: str) -> str:
+    """The imports of a notebook's solved edition, and the functions, classes and CONSTANTS that `call` needs."""
+    cells = from_source(repo_root() / "notebooks" / "src" / f"{stem}.py").cells
+    code = [c.source for c in cells if c.cell_type == "code" and "exercise" not in parts(c)]
+    body = [node for source in code for node in ast.parse(source).body]
+    defined = {node.name: node for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    assigned = [n for n in body if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)]
+    defined |= {n.targets[0].id: n for n in assigned if n.targets[0].id.isupper()}
+    imports = [n for n in body if isinstance(n, (ast.Import, ast.ImportFrom)) and "vt_course" not in ast.unparse(n)]
+    needed, todo = [], [ast.parse(call)]
+    while todo:
+        for node in ast.walk(todo.pop()):
+            found = defined.get(node.id) if isinstance(node, ast.Name) else None
+            if found is not None and found not in needed:
+                needed.append(found)
+                todo.append(found)
+    return "\n\n".join(ast.unparse(node) for node in [*imports, *sorted(needed, key=body.index)])
 
 
-def lively(model):
-    """Weights so large that a mistake in any of them shows."""
-    generator = torch.Generator().manual_seed(0)
+@pytest.mark.parametrize("stem, call, mini", NETWORKS, ids=[mini for *_, mini in NETWORKS])
+def test_the_readers_network_stands_alone(stem, call, mini, tmp_path):
+    model = shake(create(mini))
+    clip = torch.randn(2, *ZOO[mini].input, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        for p in model.parameters():
-            std = p[0].numel() ** -0.5 if p.ndim > 1 else 0.2
-            p += std * torch.randn(p.shape, generator=generator)
-    return model.eval()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stem, name, model, arguments", OWN, ids=lambda value: value if isinstance(value, str) else "")
-def test_the_readers_network_is_the_model_without_the_package(stem, name, model, arguments, tmp_path):
-    variant, package = ZOO[model], lively(create(model))
-    x = torch.randn(2, *variant.input, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        save_file({"x": x, "want": package(x)}, tmp_path / "case.safetensors")
-    save_file(package.state_dict(), tmp_path / "weights.safetensors")
-    (tmp_path / "settings.json").write_text(json.dumps(arguments(variant)), encoding="utf-8")
-    (tmp_path / "cells.py").write_text(own_code(stem), encoding="utf-8")
-    (tmp_path / "reader.py").write_text(READER, encoding="utf-8")
+        logits = model(clip)
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(state | {"test.clip": clip, "test.logits": logits}, tmp_path / "stored.safetensors")
+    code = definitions(stem, call)
+    assert "vt_course" not in code
+    script = tmp_path / "network.py"
+    script.write_text(RUN.format(code=code, config=dict(ZOO[mini].config), call=call), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-I", tmp_path / "reader.py", tmp_path, name],
+        [sys.executable, str(script), str(tmp_path / "stored.safetensors")],
         capture_output=True,
+        text=True,
         encoding="utf-8",
         cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": ""},
     )
-    assert done.stdout.endswith("agrees\n"), done.stderr
+    assert done.returncode == 0 and done.stdout == "equal\n", done.stderr[-2000:]

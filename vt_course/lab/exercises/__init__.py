@@ -1,6 +1,14 @@
 """The exercises of the course, by number: one file for each notebook."""
 
-from vt_course.lab.exercises import attention_and_cost, clips_and_tokens, mvit, swin, training, video_swin
+from vt_course.lab.exercises import (
+    attention_and_cost,
+    clips_and_tokens,
+    mvit,
+    swin,
+    timesformer,
+    training,
+    video_swin,
+)
 
 EXERCISES = (
     clips_and_tokens.EXERCISES
@@ -8,5 +16,6 @@ EXERCISES = (
     | swin.EXERCISES
     | video_swin.EXERCISES
     | mvit.EXERCISES
+    | timesformer.EXERCISES
     | training.EXERCISES
 )
