@@ -92,7 +92,7 @@ def test_the_readers_network_stands_alone(stem, call, mini, tmp_path):
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "stored.safetensors")],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": ""},
     )
