@@ -289,7 +289,8 @@ def test_a_result_that_was_edited_is_refused(home, entry, asked):
 
 
 def test_a_switch_that_changes_nothing_is_refused():
-    base = recipe_for("video_swin_mini")  # 4 time steps and windows of 4: time never shifts
+    base = recipe_for("video_swin_mini")
+    whole = {"window": [4, 4, 4]}  # of the 4 time steps: time never shifts
     variants = {
         "full": {},
         "none": {"shift": False},
@@ -299,7 +300,9 @@ def test_a_switch_that_changes_nothing_is_refused():
         "dropout": {"head_dropout": 0.5},
         "other parameters": {"mlp_ratio": 2.0},
     }
-    refused = switches.refusals({name: dataclasses.replace(base, config=each) for name, each in variants.items()})
+    refused = switches.refusals(
+        {name: dataclasses.replace(base, config=whole | each) for name, each in variants.items()}
+    )
     assert {name: re.search("logits of '(.*)'", reason)[1] for name, reason in refused.items()} == {
         "space": "full",
         "also none": "none",

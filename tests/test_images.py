@@ -102,19 +102,21 @@ def test_validation_is_fixed_and_never_seen_in_training():
     for seed in range(3):
         train = Shapes("train", size=32, seed=seed)
         assert not set(held) & {digest(train.image(i, epoch)) for epoch in range(2) for i in range(200)}
+    test = Shapes("test", size=32)
+    assert len(test) == 2000 and not set(held) & {digest(test.image(i)) for i in range(200)}
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        dict(split="test", size=64),
+        dict(split="tests", size=64),
         dict(split="val", size=16),
         dict(split="val", size=65),
         dict(split="val", size=64, count=7),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(settings):
-    with pytest.raises(CourseError, match="choose train or val"):
+    with pytest.raises(CourseError, match="choose train, val or test"):
         Shapes(**settings)
 
 
@@ -148,7 +150,7 @@ def test_a_recipe_carries_settings_of_the_model():
 @pytest.fixture
 def few(monkeypatch):
     """Few images; the picture of the run is blank: drawing takes longer than training."""
-    monkeypatch.setattr(images, "COUNTS", {"train": 32, "val": 16})
+    monkeypatch.setattr(images, "COUNTS", {"train": 32, "val": 16, "test": 16})
     monkeypatch.setattr(folder, "curves", lambda *rows_classes_title: Figure(figsize=(1, 1)))
 
 

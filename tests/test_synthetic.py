@@ -344,7 +344,7 @@ def test_a_path_backwards_is_the_partner_s_path():
             assert (still == still[0]).all()
 
 
-def parts(motion="grow", appearance="heart", frames=6, size=48, key=(7, 0, 0)):
+def parts(motion="grow", appearance="dots", frames=6, size=48, key=(7, 0, 0)):
     return (
         synthetic.draw_scene(appearance, size, key),
         draw_path(motion, frames, key),
@@ -360,7 +360,7 @@ def reorder(shake, order):
 def test_a_clip_backwards_is_a_clip_of_the_partner(motion):
     scene, path, shake = parts(motion)
     backwards = synthetic.paint(scene, path, shake)[::-1]
-    partner = clip_array(PARTNER[motion], "heart", frames=6, size=48, key=(7, 0, 0))
+    partner = clip_array(PARTNER[motion], "dots", frames=6, size=48, key=(7, 0, 0))
     same_noise = synthetic.paint(scene, draw_path(PARTNER[motion], 6, (7, 0, 0)), reorder(shake, np.arange(6)[::-1]))
     assert (backwards == same_noise).all()
     assert not (backwards == partner).all()  # noise is drawn per frame, so it does not match
@@ -385,8 +385,8 @@ def test_encoding_backwards_is_the_encoding_backwards():
     """With a cut in the clip, where an encoder that looks around would do something else."""
     clip = np.concatenate(
         [
-            clip_array("left", "star", frames=4, size=64, key=(9, 0, 0)),
-            clip_array("grow", "cross", frames=5, size=64, key=(9, 0, 1)),
+            clip_array("left", "checks", frames=4, size=64, key=(9, 0, 0)),
+            clip_array("grow", "falling", frames=5, size=64, key=(9, 0, 1)),
         ]
     )
     ahead, ahead_sizes, _ = read(encode(clip))
@@ -413,7 +413,7 @@ def decoded(tmp_path_factory):
     out = tmp_path_factory.mktemp("probed")
     render(out, **PROBED)
     clips, sizes, motions = [], [], []
-    for split in synthetic.SPLITS:
+    for split in ("train", "val"):
         with open(out / f"motion_{split}.csv", newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 frames, packet_sizes, _ = read(out / row["path"])
@@ -607,7 +607,7 @@ def test_the_frame_probe_finds_planted_leaks(decoded):
     features = frame_features(centred, decoded.sizes[:, 7])
     assert probe(features, decoded.motions, 8) > bound(1 / 8), "all start at the same place"
 
-    bytes_by_class = decoded.sizes[:, 4] * (1 + 0.1 * decoded.motions)
+    bytes_by_class = decoded.sizes[:, 4] * (1 + 0.5 * decoded.motions)
     features = frame_features(decoded.clips[:, 4], bytes_by_class)
     assert probe(features, decoded.motions, 8) > bound(1 / 8), "frame size by class"
 
@@ -630,25 +630,67 @@ def test_the_set_probe_finds_planted_leaks(decoded):
 
 
 def test_one_frame_tells_the_appearance():
-    """The outline seen from the shape's centre, compared by Fourier magnitudes: no rotation."""
+    """By the strength of its waves, wherever they begin, at any place of the shape and for any of its outlines."""
+    frames, labels = [], np.arange(320) % 8
+    for k in range(320):
+        clip = clip_array(MOTIONS[k // 8 % 8], APPEARANCES[k % 8], frames=2, key=(13, 0, k))
+        frames.append(read(encode(clip))[0][0].mean(-1))
+    grey = np.stack(frames)
+    grey = (grey - np.median(grey, axis=(1, 2), keepdims=True)).clip(-15, 15)  # the shape differs more from the rest
+    waves = np.log1p(np.abs(np.fft.rfft2(grey)))[:, np.r_[:14, -13:0], :14]  # up to 13 waves per picture
+    assert probe(waves.reshape(320, -1), labels, 8) > 0.9
 
-    def signature(outline):
-        waves = np.abs(np.fft.rfft(outline / np.sqrt(np.mean(outline**2))))
-        return waves[1:13] / len(outline)
 
-    size, angles = 112, np.linspace(-np.pi, np.pi, 256, endpoint=False)
-    templates = np.stack([signature(synthetic._outline(name)[::16]) for name in APPEARANCES])
-    right = 0
-    for k in range(64):
-        name, key = APPEARANCES[k % 8], (13, 0, k)
-        motion = MOTIONS[k // 8]
-        frame = read(encode(clip_array(motion, name, frames=2, key=key)))[0][0].min(-1)
-        x, y = draw_path(motion, 2, key)[0, :2] * size
-        radii = np.arange(1, 55, 0.5)[:, None]
-        rays = frame[
-            np.floor(y + radii * np.sin(angles)).astype(int) % size,
-            np.floor(x + radii * np.cos(angles)).astype(int) % size,
-        ]  # (radii, angles)
-        rim = radii[:, 0][len(radii) - 1 - (rays[::-1] > 175).argmax(0)]
-        right += APPEARANCES[np.abs(signature(rim) - templates).sum(1).argmin()] == name
-    assert right >= 0.9 * 64
+@pytest.mark.parametrize("kind", APPEARANCES)
+def test_patterns_are_periodic_and_equally_strong(kind):
+    """So a shifted background has no seam, and no pattern is told by its contrast."""
+    pattern = np.stack([synthetic._pattern(np.random.default_rng(k), 112, kind) for k in range(20)])
+    assert abs(pattern.mean()) < 0.1 and 0.85 < pattern.std() < 1.15
+    inside, seam = (np.abs(pattern[:, i] - pattern[:, i - 1]).mean() for i in (56, 0))
+    assert seam < 1.5 * inside
+
+
+def test_a_motion_or_an_appearance_that_does_not_exist():
+    with pytest.raises(CourseError, match="heart"):
+        clip_array("left", "heart")
+    with pytest.raises(CourseError, match="clockwise"):
+        clip_array("clokwise", "dots")
+
+
+def test_test_clips_are_a_set_of_their_own(tmp_path, monkeypatch):
+    """Their random numbers are used for nothing else, and rendering them leaves the other splits alone."""
+    monkeypatch.setenv("VT_COURSE_DATA", str(tmp_path))
+    assert synthetic.rendered("train") is None and synthetic.rendered("test") is None
+    render(**TINY)
+    before = tree(tmp_path)
+    small = {**TINY, "clips": (16,)}
+    assert render(splits=("test",), **small)["clips"] == {"test": 16}
+    assert before.items() <= tree(tmp_path).items()
+    assert synthetic.rendered("train") == synthetic.rendered("test") == tmp_path / "synthetic"
+    train, test = ((tmp_path / "synthetic" / "clips" / split).glob("*.mp4") for split in ("train", "test"))
+    assert not {file.read_bytes() for file in train} & {file.read_bytes() for file in test}
+    assert len(open_spec("synthetic:motion").test.read_text(encoding="utf-8").splitlines()) == 17
+    with pytest.raises(CourseError, match="one multiple of 8"):
+        render(splits=("test",), **TINY)
+    with pytest.raises(CourseError, match="splits"):
+        render(splits=("val",), **small)
+
+
+def test_clips_of_an_older_version_are_rendered_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("VT_COURSE_DATA", str(tmp_path))
+    out = tmp_path / "synthetic"
+    render(**TINY)
+    new = tree(out)
+    config = json.loads(new["config.json"])
+    for name in ("config.json", "rendering.json"):  # a whole set, and one that was interrupted
+        for file in out.glob("*.json"):
+            file.unlink()
+        (out / name).write_text(json.dumps({**config, "version": 1, "clips": [16, 16]}), encoding="utf-8")
+        for file in out.glob("clips/*/*.mp4"):
+            file.write_bytes(b"old")
+        (out / "clips" / "val" / "00008.mp4").write_bytes(b"old")
+        assert synthetic.rendered("train") is None
+        with pytest.raises(CourseError, match="older version"):
+            open_spec("synthetic:motion")
+        assert render(**TINY)["rendered"] == 24
+        assert tree(out) == new

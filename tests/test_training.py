@@ -1072,7 +1072,7 @@ def test_a_run_tells_neighbouring_frames_apart_and_is_built_the_same_again(clips
         (
             "mvit_mini",
             dict(frames=7),
-            r"mvit_mini cannot be built for frames=7, size=48 and config={}: an input of \(7, 48, 48\) "
+            r"mvit_mini cannot be built for frames=7, size=32 and config={}: an input of \(7, 32, 32\) "
             "is not a multiple",
         ),
         ("timesformer_mini", dict(size=4), "img_size 4 is smaller than patch_size 8"),

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import vt_course
 from vt_course import CourseError
 
 VERBS = {}  # "data synthetic": (function, help, example, options)
@@ -103,21 +102,20 @@ def leads() -> bool:
 
 def need_data() -> None:
     """Render the embedded data set if it is not there yet."""
-    if not (vt_course.data_root() / "synthetic" / "config.json").is_file():
-        from vt_course.data.synthetic import render
+    from vt_course.data.synthetic import render, rendered
 
+    if not rendered("train"):
         render()
 
 
 # ---------------------------------------------------------------- types of arguments
 
 
-def pair(text: str) -> tuple[int, int]:
+def set_sizes(text: str) -> tuple[int, ...]:
     try:
-        train, val = (int(n) for n in text.split(","))
+        return tuple(int(n) for n in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not TRAIN,VAL, for instance 1600,400") from None
-    return train, val
 
 
 def whole(least: int):

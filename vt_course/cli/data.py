@@ -8,9 +8,9 @@ from vt_course.cli.common import (
     counts,
     number_or,
     option,
-    pair,
     print_json,
     print_table,
+    set_sizes,
     tell,
     verb,
     whole,
@@ -23,7 +23,8 @@ from vt_course.cli.common import (
     "Render the embedded data set: real mp4 clips with exact ceilings.",
     "vt-course data synthetic --clips 64,16 --frames 16 --size 64 --out data/small",
     option("--out", type=Path, help="folder (default: data/synthetic)"),
-    option("--clips", type=pair, default=(1600, 400), metavar="TRAIN,VAL", help="default 1600,400"),
+    option("--test", action="store_true", help="the 2,000 test clips, which experiments need"),
+    option("--clips", type=set_sizes, metavar="TRAIN,VAL", help="default 1600,400; with --test 2000"),
     option("--frames", type=whole(1), default=32, help="frames a clip (default 32)"),
     option("--size", type=whole(1), default=112, help="height and width in pixels (default 112)"),
     option("--seed", type=whole(0), default=0),
@@ -35,6 +36,7 @@ def synthetic(args) -> int:
 
     summary = render(
         args.out,
+        splits=("test",) if args.test else ("train", "val"),
         clips=args.clips,
         frames=args.frames,
         size=args.size,

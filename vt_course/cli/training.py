@@ -78,17 +78,18 @@ def last_line(summary: dict, out: Path) -> str:
 
 @verb(
     "evaluate",
-    "Accuracy of a run on its validation clips, frames in order or not.",
+    "Accuracy of a run on its validation or test clips, frames in order or not.",
     "vt-course evaluate runs/a --order normal shuffled single",
     option("run", type=Path, help="run folder or .safetensors file"),
     option("--data", help="default: what it was trained on"),
+    option("--split", default="val", choices=["val", "test"], help="test: clips on which nothing was tuned"),
     option("--order", nargs="+", default=["normal"], choices=["normal", "shuffled", "reversed", "single"]),
     option("--device", help="cpu, cuda, mps (default: the NVIDIA GPU if there is one, else the CPU)"),
 )
 def evaluate(args) -> int:
     from vt_course.training.evaluate import evaluate, open_trained
 
-    model, clips = open_trained(args.run, args.data)
+    model, clips = open_trained(args.run, args.data, args.split)
     rows = [evaluate(model, clips, order=order, device=args.device, progress=not args.json) for order in args.order]
     if args.json:
         print_json(rows)
@@ -116,6 +117,7 @@ def evaluate(args) -> int:
     option("--jobs", type=whole(1), help="runs at the same time (default: by cores and memory)"),
 )
 def experiments(args) -> int:
+    from vt_course.training.evaluate import need_test_clips
     from vt_course.training.experiments import results
     from vt_course.training.experiments.run import run_rows, select, verify
 
@@ -129,6 +131,7 @@ def experiments(args) -> int:
         return 0
     if any(row.told["data"].startswith("synthetic:") for row in rows):
         need_data()
+        need_test_clips(progress=not args.json)
     if args.verify:
         found = verify(args.verify)
         if args.json:

@@ -21,7 +21,8 @@ class Spec:
 
     A folder of videos has no manifest files: there, `train` and `val` are `clips.Rows`. Drawn images
     (`images:shapes`) have no clips: there, `train` and `val` are None. `notes`: sentences that tell the
-    user how the clips were found.
+    user how the clips were found. `test`: the manifest of a third split, on which nothing is tuned. The embedded set
+    has one, which is rendered on its first use (`test_clips`).
     """
 
     train: Path | Rows | None
@@ -29,6 +30,7 @@ class Spec:
     classes: tuple[str, ...]
     name: str
     notes: tuple[str, ...] = ()
+    test: Path | None = None
 
     def digest(self, split: str) -> str:
         """SHA-256 of the list of clips of a split. The contents of the videos are not included."""
@@ -55,12 +57,13 @@ def open_spec(spec: str) -> Spec:
     classes = {"motion": synthetic.MOTIONS, "appearance": synthetic.APPEARANCES}
     if kind == "synthetic" and rest in classes:
         folder = data_root() / "synthetic"
-        if not (folder / "config.json").is_file():
+        if not synthetic.rendered("train"):
             raise CourseError(
-                f"The embedded data set is not (or not wholly) rendered in {folder}: run `vt-course data synthetic`."
+                f"The embedded data set is not (or not wholly, or by an older version) rendered in {folder}: "
+                "run `vt-course data synthetic`."
             )
-        train, val = (folder / f"{rest}_{split}.csv" for split in synthetic.SPLITS)
-        return Spec(train, val, classes[rest], spec)
+        train, val, test = (folder / f"{rest}_{split}.csv" for split in synthetic.SPLITS)
+        return Spec(train, val, classes[rest], spec, test=test)
     if spec == "images:shapes":
         from vt_course.data import images
 

@@ -1,11 +1,9 @@
 """Single images for the image models: one bright shape on a dark background, drawn when it is needed.
 
-The 1,600 training clips of the embedded set show 1,600 outlines. These are too few for an image model to learn
-the eight shapes: it memorises them. Here an image is drawn in about a millisecond, so training sees a
-new image each time.
+The label is the outline of the shape, which is no label of the embedded clips: 1,600 clips show 1,600 outlines, too
+few to learn the eight shapes. Here an image is drawn in about a millisecond, so training sees a new image each time.
 
-The task is easier than the clips' `appearance` on purpose, so that it can be learned in minutes on one core.
-The shape has one colour (no texture, rim or hub), fills much of the image, lies wholly inside it
+The task can be learned in minutes on one core. The shape has one colour, fills much of the image, lies wholly inside it
 and is brighter than the background. Random are its place, its size (the disc of the same area
 has a radius of 0.22 to 0.30 of the image's side), its rotation, both colours, the background and
 some noise. Harder settings were tried with one run each. With any colour on any background, `swin_mini` was
@@ -21,11 +19,11 @@ from torch import Tensor
 
 from vt_course import CourseError
 from vt_course.data import transforms
-from vt_course.data.synthetic import ANGLES, APPEARANCES, SPLITS, _background, _outline, _rgb
+from vt_course.data.synthetic import ANGLES, OUTLINES, SPLITS, _clouds, _outline, _rgb
 
-SHAPES = APPEARANCES
+SHAPES = OUTLINES
 VERSION = 1  # version of the drawing; raise it if the same key gives other pixels
-COUNTS = {"train": 4000, "val": 1000}  # images an epoch, held-out images
+COUNTS = {"train": 4000, "val": 1000, "test": 2000}  # images an epoch, held-out images
 
 outline = functools.cache(_outline)  # (ANGLES,) distance from centre to outline; the area is pi
 
@@ -38,7 +36,7 @@ def draw(shape: str, size: int, key: tuple[int, ...]) -> np.ndarray:
     x, y = rng.uniform(reach, size - reach, 2)
     turn = rng.random()
     colour = _rgb(rng.random(), rng.uniform(0.1, 0.5), 1.0)  # (3,)
-    image = 0.5 * _background(rng, size)  # (S, S, 3)
+    image = 0.5 * background(rng, size)  # (S, S, 3)
 
     grid = np.arange(size, dtype=np.float32) + 0.5
     dx, dy = grid[None] - np.float32(x), grid[:, None] - np.float32(y)  # (1, S), (S, 1)
@@ -50,14 +48,24 @@ def draw(shape: str, size: int, key: tuple[int, ...]) -> np.ndarray:
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
+def background(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A smooth random pattern around a muted colour: (S, S, 3)."""
+    cloud = _clouds(rng, size, 2, 2.5)  # (2, S, S)
+    hue = rng.random()
+    base = _rgb(hue, rng.uniform(0.2, 0.6), rng.uniform(0.3, 0.6))
+    tint = _rgb(hue + rng.uniform(0.2, 0.8), 0.8, 1.0) - 0.5
+    image = base + cloud[0, ..., None] * 0.07 + cloud[1, ..., None] * 0.09 * tint
+    return image.astype(np.float32)
+
+
 class Shapes(torch.utils.data.Dataset):
     """Images as samples for a model: dict(clip, label, index), as `VideoFolder` gives them.
 
     clip is float32 (3, 1, size, size), normalised: a clip of one frame. label is the place of
     the shape in `SHAPES`. Of each eight neighbouring images, every shape occurs once. `ds[epoch, index]` of the
-    "train" split is another image in each epoch and for each `seed`. The "val" split has the same
-    images for every seed and epoch. None of them is drawn in training, because the split is part
-    of the key of the random numbers.
+    "train" split is another image in each epoch and for each `seed`. The "val" and "test" splits have the
+    same images for every seed and epoch. None of them is drawn in training, because the split is part of the key of
+    the random numbers.
 
     Raises `CourseError` for an unknown split, for a size that is odd or below 32, and for fewer than 8 images.
     """
@@ -68,7 +76,7 @@ class Shapes(torch.utils.data.Dataset):
         count = COUNTS.get(split, 0) if count is None else count
         if split not in SPLITS or size < 32 or size % 2 or count < len(SHAPES):
             raise CourseError(
-                f"split={split!r}, size={size}, count={count}: choose train or val, an even "
+                f"split={split!r}, size={size}, count={count}: choose train, val or test, an even "
                 "number of at least 32 pixels and at least 8 images."
             )
         self.split, self.size, self.seed, self.count = split, size, seed, count
@@ -78,7 +86,7 @@ class Shapes(torch.utils.data.Dataset):
 
     def image(self, index: int, epoch: int = 0) -> np.ndarray:
         """Image number `index` of an epoch, uint8 (size, size, 3)."""
-        key = (self.seed, 0, epoch, index) if self.split == "train" else (0, 1, 0, index)
+        key = (self.seed, 0, epoch, index) if self.split == "train" else (0, SPLITS.index(self.split), 0, index)
         return draw(SHAPES[index % len(SHAPES)], self.size, key)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict:

@@ -1,13 +1,13 @@
-"""The embedded data set: small clips whose label is a motion that only the order of frames can tell.
+"""The embedded data set: small clips with two labels. Only the order of frames tells one, each frame tells the other.
 
-One shape stands on a smooth background and shows a texture. It has a pose of four numbers, each
-periodic with period 1:
+One shape moves in front of a patterned background. It has a pose of four numbers, each periodic with period 1:
 
     x, y    its place; it leaves the picture at one border and comes back at the other
-    turn    its rotation
-    zoom    the phase of an endless zoom: the texture repeats when it has grown by `ZOOM_PERIOD`
+    turn    its rotation: the colours of the colour circle stand around its centre
+    zoom    the phase of an endless zoom: bright, dark and pale rings, the same again after growing by `ZOOM_PERIOD`
 
-A motion class changes exactly one of these numbers, at constant speed, and does not change the other three.
+The first label is the motion. A class changes exactly one of these numbers, at constant speed, and does not
+change the other three. The second label, the appearance, is the kind of pattern of the background.
 
 One frame: the pose of the middle frame is uniformly distributed, so the pose of *every* frame is uniformly
 distributed, whatever the class. One frame says nothing about the motion (ceiling 1/8).
@@ -16,7 +16,7 @@ Frames without order: a clip of a class, played backwards, is exactly as probabl
 class. A set of frames without their order tells at most the pair (ceiling 1/2).
 
 Both ceilings are exact, not estimates, because each frame is painted from its own pose and its own independent
-noise, and is encoded by itself (`encode`). The second label, the appearance, is the shape. One frame shows it.
+noise, and is encoded by itself (`encode`).
 """
 
 from __future__ import annotations
@@ -35,14 +35,24 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from vt_course import CourseError, data_root
+from vt_course import CourseError, closest, data_root, need
 from vt_course.files import alone, read_utf8
 from vt_course.machine import cores
 
 # Four pairs of neighbours; in a pair, each motion is the time reversal of the other.
 MOTIONS = ("left", "right", "up", "down", "grow", "shrink", "clockwise", "counter-clockwise")
-APPEARANCES = ("circle", "ellipse", "triangle", "square", "star", "cross", "flower", "heart")
-SPLITS = ("train", "val")
+APPEARANCES = (
+    "clouds",
+    "grain",
+    "rows",
+    "columns",
+    "rising",
+    "falling",
+    "checks",
+    "dots",
+)  # patterns of the background
+OUTLINES = ("circle", "ellipse", "triangle", "square", "star", "cross", "flower", "heart")  # drawn at random
+SPLITS = ("train", "val", "test")
 
 X, Y, TURN, ZOOM = range(4)
 COORDINATE = {
@@ -75,7 +85,8 @@ SPEEDS = {  # slowest and fastest, in periods per frame
 }
 
 FPS = 16
-VERSION = 1  # version of the rendering; raise it if the same seed gives other pixels
+CLIPS = {"train": 1600, "val": 400, "test": 2000}  # how many, by default
+VERSION = 2  # version of the rendering; raise it if the same seed gives other pixels
 ANGLES, TEXTURE_ANGLES, TEXTURE_RINGS = 4096, 512, 128  # sizes of the look-up tables
 
 
@@ -121,17 +132,14 @@ def draw_path(motion: str, frames: int, key: tuple[int, ...]) -> np.ndarray:
 
 
 def draw_scene(appearance: str, size: int, key: tuple[int, ...]) -> Scene:
-    """Size of the shape, texture, colours and background. None of them depends on the motion."""
+    """Background, and outline, size and texture of the shape. None of them depends on the motion."""
     rng = _rng(key, 1)
-    radius = rng.uniform(24, 32) * size / 112  # radius of the disc with the same area
-    hue = rng.random()
-    tones = ((0, 0.75, 0.95), (0.45, 0.9, 0.35), (0.2, 0.5, 1.0))  # hue, saturation, value
-    palette = [_rgb(hue + shift + rng.uniform(-0.06, 0.06), saturation, value) for shift, saturation, value in tones]
+    radius = rng.uniform(26, 34) * size / 112  # radius of the disc with the same area
     return Scene(
-        log_outline=np.log(radius * _outline(appearance)).astype(np.float32),
-        texture=_texture(rng, palette),
-        rim=_rgb(hue, 0.05, 1.0),
-        background=_background(rng, size),
+        log_outline=np.log(radius * _outline(OUTLINES[rng.integers(len(OUTLINES))])).astype(np.float32),
+        texture=_texture(rng),
+        rim=np.ones(3, np.float32),
+        background=_background(rng, size, appearance),
     )
 
 
@@ -144,23 +152,23 @@ def draw_shake(frames: int, size: int, key: tuple[int, ...]) -> Shake:
     )
 
 
-def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
-    """HSV to RGB, all in 0..1; the hue is periodic."""
+def _rgb(hue, saturation, value) -> np.ndarray:
+    """HSV to RGB, all in 0..1; the hue is periodic. (3,), or of arrays (..., 1) also (..., 3)."""
     wheel = np.clip(np.abs((hue + np.array([0, 2, 1]) / 3) % 1 * 6 - 3) - 1, 0, 1)
     return (value * (1 - saturation + saturation * wheel)).astype(np.float32)
 
 
-def _outline(appearance: str) -> np.ndarray:
+def _outline(shape: str) -> np.ndarray:
     """(ANGLES,) distance from centre to outline, at angles from -pi to pi; the area of the shape is pi."""
     t = np.linspace(0, 2 * np.pi, 721)
     ring = np.exp(1j * t)
-    if appearance == "circle":
+    if shape == "circle":
         curve = ring
-    elif appearance == "ellipse":
+    elif shape == "ellipse":
         curve = 2.1 * ring.real + 1j * ring.imag
-    elif appearance == "flower":
+    elif shape == "flower":
         curve = (1 + 0.33 * np.cos(5 * t)) * ring
-    elif appearance == "heart":
+    elif shape == "heart":
         curve = 16 * np.sin(t) ** 3 - 1j * (13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
     else:
         w = 0.36  # half the width of an arm of the cross
@@ -169,7 +177,7 @@ def _outline(appearance: str) -> np.ndarray:
             "square": np.exp(2j * np.pi * np.arange(5) / 4),
             "star": np.exp(2j * np.pi * np.arange(11) / 10) * np.array([1, 0.5] * 5 + [1]),
             "cross": np.outer(1j ** np.arange(5), [1 - w * 1j, 1 + w * 1j, w + w * 1j]).ravel(),
-        }[appearance]
+        }[shape]
         last = len(corners) - 1
         curve = np.interp(np.linspace(0, last, 4801), np.arange(last + 1), corners)
     order = np.argsort(np.angle(curve))
@@ -178,41 +186,65 @@ def _outline(appearance: str) -> np.ndarray:
     return distance / np.sqrt(np.mean(distance**2))
 
 
-def _texture(rng: np.random.Generator, palette: list[np.ndarray]) -> np.ndarray:
-    """Three colours, mixed by two random fields over (ring, angle), which are periodic in both axes.
+def _texture(rng: np.random.Generator) -> np.ndarray:
+    """Around the centre, the hue runs once through the colour circle. From ring to ring, colours get dark, pale, full.
 
-    Each field is a sum of a wave over the rings, a wave with one period around the centre, and spiral waves in
-    both directions. So turning never looks like zooming (with a single spiral it would), the texture has no
+    Brightness and saturation are two waves over the rings, a quarter of a period apart. All are bent by some waves
+    over (ring, angle), which are periodic in both axes. So turning never looks like zooming, the texture has no
     rotational symmetry, and no zoom by less than a whole period leaves it unchanged.
+    All clips have these colours in this order. So at a fixed place turning shows them in one order, turning back in the
+    other, and the same holds for zooming. A network that compares the same place in two frames can read this early.
     """
-    ring = 2 * np.pi * np.arange(TEXTURE_RINGS)[:, None] / TEXTURE_RINGS  # (R, 1)
-    angle = 2 * np.pi * np.arange(TEXTURE_ANGLES)[None] / TEXTURE_ANGLES  # (1, A)
-    waves = ((1, 0, 1.0), (0, 1, 0.8), (1, 2, 0.7), (1, -2, 0.7), (0, 3, 0.6))
-    mix = []
-    for sharpness, shift in ((3.0, 0.0), (4.0, -0.9)):
-        # A wave along one axis is computed along that axis only, because the cosine is most of the work.
-        places = (i * ring if j == 0 else j * angle if i == 0 else i * ring + j * angle for i, j, _ in waves)
-        field = sum(a * np.cos(place + rng.uniform(0, 2 * np.pi)) for place, (_, _, a) in zip(places, waves))
-        mix.append(1 / (1 + np.exp(-sharpness * (field + shift))))
-    first, second = mix  # (R, A) each
-    texture = np.empty((*first.shape, 3), np.float32)  # (R, A, 3)
-    for channel, (one, two, three) in enumerate(zip(*palette)):
-        texture[..., channel] = (one * (1 - first) + two * first) * (1 - second) + three * second
-    return texture
+    ring = np.arange(TEXTURE_RINGS)[:, None] / TEXTURE_RINGS  # (R, 1) in [0, 1)
+    angle = np.arange(TEXTURE_ANGLES)[None] / TEXTURE_ANGLES  # (1, A) in [0, 1)
+
+    def wave(rings: int, angles: int) -> np.ndarray:
+        return np.cos(2 * np.pi * (rings * ring + angles * angle + rng.random()))
+
+    hue = angle + 0.03 * (wave(1, 1) + wave(1, -1) + wave(0, 2))  # (R, A)
+    place = 2 * np.pi * (ring + 0.05 * wave(0, 1) + 0.03 * wave(0, 2))  # (R, A)
+    saturation, value = 0.65 + 0.35 * np.sin(place), 0.7 + 0.3 * np.cos(place)  # (R, A) each
+    return _rgb(hue[..., None], saturation[..., None], value[..., None])  # (R, A, 3)
 
 
-def _background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A smooth random pattern around a muted colour, periodic in both axes: (S, S, 3)."""
-    k = np.fft.fftfreq(size, 1 / size)
-    low = np.exp(-(k[:, None] ** 2 + k[None, : size // 2 + 1] ** 2) / (2 * 2.5**2))
-    low[0, 0] = 0
-    cloud = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((2, size, size))) * low)  # (2, S, S)
-    cloud /= cloud.std(axis=(1, 2), keepdims=True)
+def _background(rng: np.random.Generator, size: int, kind: str) -> np.ndarray:
+    """A pattern of one `kind` and faint clouds on a muted colour, periodic in both axes: (S, S, 3)."""
+    pattern = _pattern(rng, size, kind)
+    cloud = _clouds(rng, size, 1, 2.5)[0]
     hue = rng.random()
     base = _rgb(hue, rng.uniform(0.2, 0.6), rng.uniform(0.3, 0.6))
     tint = _rgb(hue + rng.uniform(0.2, 0.8), 0.8, 1.0) - 0.5
-    image = base + cloud[0, ..., None] * 0.07 + cloud[1, ..., None] * 0.09 * tint
-    return image.astype(np.float32)  # (S, S, 3)
+    return (base + 0.08 * pattern[..., None] + 0.05 * cloud[..., None] * tint).astype(np.float32)  # (S, S, 3)
+
+
+def _pattern(rng: np.random.Generator, size: int, kind: str) -> np.ndarray:
+    """A pattern with mean 0 and standard deviation about 1, (S, S). Stripes and dots are bent, and begin anywhere."""
+    if kind in ("clouds", "grain"):
+        return _clouds(rng, size, 1, {"clouds": 2.5, "grain": 16.0}[kind])[0]
+    place = 2 * np.pi * np.arange(size) / size
+    waves = int(rng.integers(5, 8) if kind in ("rows", "columns", "checks", "dots") else rng.integers(4, 6))
+    down, across = rng.uniform(0, 2 * np.pi, (2, 1, 1)) + 0.5 * _clouds(rng, size, 2, 1.5)  # (S, S) each: phases
+    down, across = down + waves * place[:, None], across + waves * place[None]
+    if kind == "checks":
+        return 1.4 * np.tanh(3 * np.sin(down) * np.sin(across))
+    if kind == "dots":
+        dots = np.exp(3 * (np.cos(down) + np.cos(across)))
+        return (dots - dots.mean()) / dots.std()
+    # The sum of both phases is the same along lines that rise to the right (y points down), their difference along
+    # lines that fall.
+    return 1.4 * np.sin({"rows": down, "columns": across, "rising": down + across, "falling": down - across}[kind])
+
+
+def _clouds(rng: np.random.Generator, size: int, count: int, width: float) -> np.ndarray:
+    """Random fields with mean 0 and standard deviation 1, periodic in both axes: (count, S, S).
+
+    `width`: of the Gaussian spectrum, in waves per picture. With a small width the fields are smooth.
+    """
+    k = np.fft.fftfreq(size, 1 / size)
+    low = np.exp(-(k[:, None] ** 2 + k[None, : size // 2 + 1] ** 2) / (2 * width**2))
+    low[0, 0] = 0
+    fields = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((count, size, size))) * low)
+    return fields / fields.std(axis=(1, 2), keepdims=True)
 
 
 # ---------------------------------------------------------------- painting and encoding
@@ -264,8 +296,11 @@ def clip_array(
 ) -> np.ndarray:
     """One clip before encoding, uint8 (T, S, S, 3). `key` is (seed, split number, clip number).
 
-    The same key with another motion gives the same shape, colours, background and noise.
+    The same key with another motion gives the same shape, colours, background and noise. Raises `CourseError` for a
+    motion or an appearance that does not exist.
     """
+    for name, known in ((motion, MOTIONS), (appearance, APPEARANCES)):
+        need(name in known, f"no motion or appearance {name!r}: {closest(name, known)}")
     return paint(draw_scene(appearance, size, key), draw_path(motion, frames, key), draw_shake(frames, size, key))
 
 
@@ -313,32 +348,38 @@ def labels(count: int, split: int, seed: int) -> list[tuple[str, str]]:
 def render(
     out: Path | str | None = None,
     *,
-    clips: tuple[int, int] = (1600, 400),
+    splits: tuple[str, ...] = ("train", "val"),
+    clips: tuple[int, ...] | None = None,
     frames: int = 32,
     size: int = 112,
     seed: int = 0,
     workers: int | None = None,
     progress: bool = True,
 ) -> dict:
-    """Render the data set into `out` (default: `synthetic` in the data folder).
+    """Render training and validation clips, or with `splits=("test",)` the test clips, into `out`.
 
-    Writes `clips/{train,val}/NNNNN.mp4`, the manifests `{motion,appearance}_{train,val}.csv` and,
-    last, `config.json`. Clips that are there already are kept: after an interruption, call it
-    again. The files depend on the settings only, not on `workers` or on earlier calls.
+    `out`: default `synthetic` in the data folder. `clips`: how many of each split, default 1600, 400 and 2000. Nobody
+    tunes on the test clips: their random numbers are used for nothing else.
 
-    Returns a summary: `out`, `clips` (train, val), `rendered` (by this call), `bytes`,
+    Writes `clips/{train,val}/NNNNN.mp4`, the manifests `{motion,appearance}_{train,val}.csv` and, last, `config.json`;
+    for the test clips the same with `test` and `config_test.json`. Clips that are there already are kept: after an
+    interruption, call it again. The files depend on the settings only, not on `workers` or on earlier calls. Clips
+    that another version of the course has rendered are replaced.
+
+    Returns a summary: `out`, `clips` (of each split), `rendered` (by this call), `bytes`,
     `seconds`, `manifests`. Raises `CourseError` for settings that are not possible, for a folder
     that holds a data set with other settings, and if the disk is full or the folder cannot be
     written.
     """
     start = time.perf_counter()
     out = Path(out) if out is not None else data_root() / "synthetic"
-    settings = _settings(clips, frames, size, seed)
+    clips = clips or tuple(CLIPS[split] for split in splits)
+    settings = _settings(splits, clips, frames, size, seed)
     try:
-        for split in SPLITS:
+        for split in splits:
             (out / "clips" / split).mkdir(parents=True, exist_ok=True)
         with alone(out / ".lock", progress):  # a second process waits, and then finds the work done
-            rendered = _render_missing(out, settings, workers, progress)
+            rendered = _render_missing(out, splits, settings, workers, progress)
     except OSError as error:
         remedy = (
             "free some space (the default set takes 100 MB)"
@@ -351,24 +392,49 @@ def render(
         ) from error
     return {
         "out": str(out),
-        "clips": dict(zip(SPLITS, settings["clips"])),
+        "clips": dict(zip(splits, settings["clips"])),
         "rendered": rendered,
-        "bytes": sum(file.stat().st_size for file in out.glob("clips/*/*.mp4")),
+        "bytes": sum(file.stat().st_size for split in splits for file in out.glob(f"clips/{split}/*.mp4")),
         "seconds": round(time.perf_counter() - start, 2),
         "manifests": {
             f"{label}_{split}": str(out / f"{label}_{split}.csv")
             for label in ("motion", "appearance")
-            for split in SPLITS
+            for split in splits
         },
     }
 
 
-def _settings(clips: tuple[int, int], frames: int, size: int, seed: int) -> dict:
+def rendered(split: str) -> Path | None:
+    """The folder of the embedded data set, if it has this split, whole and of this version."""
+    folder = data_root() / "synthetic"
+    config = folder / _config("config", (split,))
+    if not config.is_file() or _version(read_utf8(config, "delete the folder to render it anew.")) != VERSION:
+        return None
+    return folder
+
+
+def _config(name: str, splits: tuple[str, ...]) -> str:
+    """The file that says how these splits were rendered."""
+    return f"{name}_test.json" if "test" in splits else f"{name}.json"
+
+
+def _version(config: str) -> int | None:
+    """The version of a file `config.json`; None if it is damaged."""
+    try:
+        return json.loads(config)["version"]
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _settings(splits: tuple[str, ...], clips: tuple[int, ...], frames: int, size: int, seed: int) -> dict:
+    if splits not in (("train", "val"), ("test",)):
+        raise CourseError(f"splits must be ('train', 'val') or ('test',), got {splits!r}.")
     clips = [int(count) for count in clips]
-    if len(clips) != 2 or any(count < 8 or count % 8 for count in clips):
+    if len(clips) != len(splits) or any(count < 8 or count % 8 for count in clips):
+        numbers = "two multiples of 8 (train, validation)" if len(splits) == 2 else "one multiple of 8"
         raise CourseError(
-            f"clips must be two multiples of 8 (train, validation) so that "
-            f"labels are balanced, got {clips}; use for instance 1600 and 400."
+            f"clips must be {numbers} so that labels are balanced, got {clips}; "
+            f"use for instance {' and '.join(str(CLIPS[split]) for split in splits)}."
         )
     if frames < 2:
         raise CourseError(f"frames must be at least 2 for anything to move, got {frames}.")
@@ -379,19 +445,24 @@ def _settings(clips: tuple[int, int], frames: int, size: int, seed: int) -> dict
     return {"version": VERSION, "clips": clips, "frames": int(frames), "size": int(size), "seed": int(seed), "fps": FPS}
 
 
-def _render_missing(out: Path, settings: dict, workers: int | None, progress: bool) -> int:
+def _render_missing(out: Path, splits: tuple[str, ...], settings: dict, workers: int | None, progress: bool) -> int:
     """Render the clips that `out` does not have yet, and return how many."""
-    started, finished = out / "rendering.json", out / "config.json"
+    started, finished = (out / _config(name, splits) for name in ("rendering", "config"))
     config = json.dumps(settings) + "\n"
     for file in (started, finished):
-        if file.exists() and (there := read_utf8(file, "delete the folder to render it anew.")) != config:
+        there = read_utf8(file, "delete the folder to render it anew.") if file.exists() else config
+        if _version(there) not in (None, VERSION):  # its clips are of no more use: the same seed gives others now
+            for old in (file, *(clip for split in splits for clip in out.glob(f"clips/{split}/*.mp4"))):
+                old.unlink()
+        elif there != config:
             raise CourseError(
                 f"{out} holds clips rendered with other settings "
                 f"({' '.join(there.split()):.300}): choose another folder, or delete "
                 "this one to render it anew."
             )
     jobs, tables = [], {}
-    for number, (split, count) in enumerate(zip(SPLITS, settings["clips"])):
+    for split, count in zip(splits, settings["clips"]):
+        number = SPLITS.index(split)
         for index, (motion, appearance) in enumerate(labels(count, number, settings["seed"])):
             path = f"clips/{split}/{index:05d}.mp4"
             tables.setdefault(f"motion_{split}.csv", []).append((path, motion))
@@ -401,8 +472,9 @@ def _render_missing(out: Path, settings: dict, workers: int | None, progress: bo
                 jobs.append((str(out / path), motion, appearance, settings["frames"], settings["size"], key))
     if not finished.exists():
         _write(started, config.encode())
-    for stray in out.glob("clips/*/*.part"):  # left by a run that was killed
-        stray.unlink()
+    for split in splits:
+        for stray in out.glob(f"clips/{split}/*.part"):  # left by a run that was killed
+            stray.unlink()
     _run(jobs, workers or cores(), progress)
     for name, rows in tables.items():
         lines = ["path,label,start,end", *(f"{path},{label},," for path, label in rows)]

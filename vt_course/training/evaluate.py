@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from vt_course import CourseError
-from vt_course.data import Spec, images, open_spec
+from vt_course.data import Spec, images, open_spec, synthetic
 from vt_course.data.clips import VideoFolder
 from vt_course.data.loading import KeptFrames, in_order, make_loader
 from vt_course.machine import pick_device
@@ -150,7 +150,40 @@ def open_data(
     if spec.train is None:
         if recipe.frames != 1:
             raise CourseError(f"{recipe.data} has images, not clips of {recipe.frames} frames; train with frames=1")
-        return tuple(images.Shapes(split, size=recipe.size, seed=recipe.seed) for split in images.COUNTS)
+        return tuple(images.Shapes(split, size=recipe.size, seed=recipe.seed) for split in ("train", "val"))
+    folder, same = _videos(recipe, spec)
+    train = folder(spec.train, train=True, scale=recipe.crop_scale, ratio=recipe.crop_ratio, flip=recipe.flip, **same)
+    return train, folder(spec.val, train=False, **same)
+
+
+def has_test(data: str) -> bool:
+    """Whether a data set has a third split, on which nothing is tuned."""
+    return data.partition(":")[0] in ("synthetic", "images")
+
+
+def open_test(recipe: Recipe, progress: bool = True) -> VideoFolder | images.Shapes:
+    """The test set of a recipe. That of the embedded clips is rendered if it is not there.
+
+    Raises `CourseError` for data without a test split.
+    """
+    if not has_test(recipe.data):
+        raise CourseError(f"{recipe.data} has no test split: evaluate on its validation clips, or name clips by --data")
+    if recipe.data == "images:shapes":
+        return images.Shapes("test", size=recipe.size, seed=recipe.seed)
+    need_test_clips(progress)
+    spec = open_spec(recipe.data)
+    folder, same = _videos(recipe, spec)
+    return folder(spec.test, train=False, **same)
+
+
+def need_test_clips(progress: bool = True) -> None:
+    """Render the test clips of the embedded set if they are not there."""
+    if not synthetic.rendered("test"):
+        synthetic.render(splits=("test",), progress=progress)
+
+
+def _videos(recipe: Recipe, spec: Spec):
+    """The class of a recipe's data sets, and the settings that all its splits share."""
     same = dict(
         classes=spec.classes,
         frames=recipe.frames,
@@ -159,19 +192,18 @@ def open_data(
         sampling=recipe.sampling,
         seed=recipe.seed,
     )
-    folder = functools.partial(KeptFrames, keep=recipe.keep) if recipe.keep else VideoFolder
-    train = folder(spec.train, train=True, scale=recipe.crop_scale, ratio=recipe.crop_ratio, flip=recipe.flip, **same)
-    return train, folder(spec.val, train=False, **same)
+    return functools.partial(KeptFrames, keep=recipe.keep) if recipe.keep else VideoFolder, same
 
 
-def open_trained(path, data: str | None = None):
-    """(model, validation set): the best model of a run, and the clips to evaluate it on.
+def open_trained(path, data: str | None = None, split: str = "val"):
+    """(model, data set): the best model of a run, and the clips of the split "val" or "test" to evaluate it on.
 
     The clips are those of the run's own data or of `data`, a spec (see `vt_course.data.open_spec`). Raises
-    `CourseError` if `data` has other classes than the run.
+    `CourseError` if `data` has other classes than the run, and for data without a test split.
     """
     model, recipe, trained = restore(path)
-    _, val = open_data(dataclasses.replace(recipe, data=data or recipe.data))
+    recipe = dataclasses.replace(recipe, data=data or recipe.data)
+    val = open_test(recipe) if split == "test" else open_data(recipe)[1]
     if val.classes != trained:
         had, has = (", ".join(classes[:8]) for classes in (trained, val.classes))
         raise CourseError(
@@ -181,6 +213,6 @@ def open_trained(path, data: str | None = None):
     return model, val
 
 
-def evaluate_run(path, *, data=None, **settings) -> dict:
+def evaluate_run(path, *, data=None, split="val", **settings) -> dict:
     """`evaluate` what `open_trained` opens. `settings` are passed to `evaluate`."""
-    return evaluate(*open_trained(path, data), **settings)
+    return evaluate(*open_trained(path, data, split), **settings)

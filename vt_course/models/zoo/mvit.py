@@ -147,12 +147,12 @@ VARIANTS: dict[str, Variant] = {
         note="no configuration was released: width and depths are those of timm's mvitv2_huge_cls; drop path unverified"),
 
     "mvit_mini": Variant(
-        MViT, dict(frames=8, img_size=48, num_classes=8, embed_dim=32, depth=4, dim_mul={1: 2, 3: 2}, head_mul={1: 2, 3: 2},
+        MViT, dict(frames=8, img_size=32, num_classes=8, embed_dim=32, depth=4, dim_mul={1: 2, 3: 2}, head_mul={1: 2, 3: 2},
                    q_stride={1: (1, 2, 2), 3: (1, 2, 2)}, kv_stride=(1, 4, 4), head_dropout=0.0, narrow_init=True),
-        (3, 8, 48, 48), note="ours: trains on a laptop CPU in minutes"),
+        (3, 8, 32, 32), note="ours: trains on a laptop CPU in minutes"),
     "mvit_v2_mini": Variant(
-        MViT, dict(frames=8, img_size=48, num_classes=8, embed_dim=32, kv_stride=(1, 4, 4), head_dropout=0.0, pos_embed="none",
+        MViT, dict(frames=8, img_size=32, num_classes=8, embed_dim=32, kv_stride=(1, 4, 4), head_dropout=0.0, pos_embed="none",
                    rel_pos="thw", residual_pooling=True, dim_mul_in_att=True, narrow_init=True,
                    **scales(4, (1, 3), everywhere=True)),
-        (3, 8, 48, 48), note="ours: trains on a laptop CPU in minutes"),
+        (3, 8, 32, 32), note="ours: trains on a laptop CPU in minutes"),
 }

@@ -99,5 +99,5 @@ VARIANTS: dict[str, Variant] = {
 
     "uniformer_mini": Variant(
         UniFormer, dict(depths=(2, 2, 2, 2), embed_dims=(24, 48, 96, 192), head_dim=24, num_classes=8, narrow_init=True),
-        (3, 8, 48, 48), note="ours: trains on a laptop CPU in minutes; H and W must be 32 or more"),
+        (3, 8, 32, 32), note="ours: trains on a laptop CPU in minutes; H and W must be 32 or more"),
 }

@@ -26,7 +26,7 @@ from vt_course.data.loading import KeptFrames
 from vt_course.files import alone, parse_json
 from vt_course.machine import forget_peak_memory
 from vt_course.training.checkpoint import load_run
-from vt_course.training.evaluate import evaluate, open_data
+from vt_course.training.evaluate import evaluate, has_test, open_data, open_test
 from vt_course.training.fit import fit
 from vt_course.training.recipes import Recipe
 
@@ -35,10 +35,11 @@ CHECKPOINT_MINUTES = 1.0  # a kill costs at most so much of a run
 
 
 def train_and_test(recipe: Recipe, orders, out: Path | None) -> dict:
-    """Train `recipe` on the CPU, or go on with it, and test its last weights on the validation split.
+    """Train `recipe` on the CPU, or go on with it, and test its last weights on the test split (or, where there is
+    none, on the validation split).
 
     On a CPU the same run gives the same numbers in every bit. The last weights are tested, not the best ones, because
-    the best epoch is chosen on the clips that are tested. `out`: the run folder (None: a temporary one).
+    the best epoch is chosen on the validation split. `out`: the run folder (None: a temporary one).
 
     Returns dict(seed, top1, stderr, held_out, train_loss, steps, parameters, bad_clips, seconds, peak_memory_mb). top1
     and its binomial standard error are fractions from 0 to 1, one for each order of frames in `orders`.
@@ -51,7 +52,7 @@ def train_and_test(recipe: Recipe, orders, out: Path | None) -> dict:
         forget_peak_memory()
         run = fit(recipe, folder, checkpoint_minutes=CHECKPOINT_MINUTES, **QUIET)
         model, _ = load_run(folder, "last")
-        _, held_out = open_data(recipe)
+        held_out = open_test(recipe, progress=False) if has_test(recipe.data) else open_data(recipe)[1]
         scores = {order: evaluate(model, held_out, order=order, **QUIET) for order in orders}
     return {
         "seed": recipe.seed,
