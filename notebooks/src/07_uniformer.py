@@ -739,7 +739,7 @@ for shape in [mini.input, (3, 7, 50, 45), (3, 1, 33, 64)]:
         agree(f"yours = package, {shape}", net(noise), model(noise))
 
 # %% [markdown]
-# The same class at the paper's size, on the device `meta`, where tensors have shapes and no numbers: UniFormer-S, stage by stage. **Predict:** which stage holds most of the 21.4 million parameters, and which takes most of the MACs?
+# The same class at the paper's size, on the device `meta`, where tensors have shapes and no numbers: UniFormer-S, stage by stage. **Predict:** which stage takes most of the 41.7 billion MACs? And how many of the 21.4 million parameters do the two local stages hold together?
 
 # %%
 from torch.utils.flop_counter import FlopCounterMode
@@ -753,12 +753,15 @@ for i in range(1, 5):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         for part in parts:
             x_now = part(x_now)
-    millions = sum(p.numel() for part in parts for p in part.parameters())
+    sizes = [p.numel() for part in parts for p in part.parameters()]
     report(**{f"stage {i}": f"{tuple(x_now.shape[1:])}, "
-              f"{millions / 1e6:.1f} M parameters, "
+              f"{sum(sizes) / 1e6:.1f} M parameters, "
               f"{counter.get_total_flops() / 2e9:.1f} GMACs"})
 whole = sum(p.numel() for p in paper_s.parameters())
 report(whole=f"{whole:,} parameters")
+
+# %% [markdown] tags=["answer"]
+# Stage 3, with 28.4 billion: its map is still large, it has most blocks, and they are global. The local stages hold 1.0 million parameters, a twentieth. Their channels are few, and a kernel of 125 numbers a channel is little beside C² numbers.
 
 # %% [markdown]
 # ### A third witness
@@ -799,13 +802,13 @@ assert all(key.endswith("num_batches_tracked")
 # The map is 8 × 32 × 32 tokens: 16 frames of 128 × 128 pixels. **Predict:** a local block has a DPE of 3 × 3 × 3 and then a tube of 5 × 5 × 5. How many places along one axis does a token see after the first block, how many after the second? How many tokens is that after one block, in 8 time steps and more than enough rows and columns?
 
 # %%
-def seen(net, clip, stage, block):
+def seen(network, clip, stage, block):
     """|gradient| at stage 1's tokens (T, H, W) of one later token."""
-    x = net.patch_embed1(clip).detach().requires_grad_()
+    x = network.patch_embed1(clip).detach().requires_grad_()
     y = x
     for i in range(1, stage + 1):
-        y = y if i == 1 else getattr(net, f"patch_embed{i}")(y)
-        blocks = getattr(net, f"blocks{i}")
+        y = y if i == 1 else getattr(network, f"patch_embed{i}")(y)
+        blocks = getattr(network, f"blocks{i}")
         for b in blocks[:block] if i == stage else blocks:
             y = b(y)
     middle = [n // 2 for n in y.shape[2:]]
