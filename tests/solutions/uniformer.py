@@ -360,6 +360,11 @@ WRONG = {
             lambda x, V, a, U: relation(x, V, a.reshape(len(a), -1).softmax(-1).reshape(a.shape), U),
             "the kernels go through a softmax",
         ),
+        "padding 2": (
+            lambda x, V, a, U: relation(x, V, a, U, lambda y, k: grouped(y, k, padding=2)),
+            "the padding is 2 along every axis",
+        ),
+        "U first": (lambda x, V, a, U: relation(x, U.T, a, V.T), likely("7.2", "are exchanged")),
         "groups forgotten": (
             lambda x, V, a, U: relation(x, V, a, U, lambda y, k: F.conv3d(y, k[:, None], padding=same(k))),
             "your function raised RuntimeError",
@@ -391,6 +396,8 @@ WRONG = {
             local_with(branch=lambda b, x, X: X + b.conv2(F.gelu(b.attn(b.conv1(b.norm1(X)))))),
             "there is a GELU before `conv2`",
         ),
+        "the ffn reads X": (local_with(second=lambda b, x, X, Y: Y + b.mlp(b.norm2(X))), likely("7.3", "the FFN gets")),
+        "training mode": (lambda b, x: local(b.train(), x), "numbers differ"),
         "once more": (local_with(end=lambda x, Z: x + Z), likely("7.3", "added once more")),
     },
     "7.4": {
@@ -407,6 +414,18 @@ WRONG = {
         "reshaped out": (
             around_attention(back=lambda Z, shape: Z.reshape(shape)),
             "reshaped to the map without a transpose",
+        ),
+        "h w t": (
+            around_attention(back=lambda Z, s: rearrange(Z, "b (h w t) c -> b c t h w", t=s[2], h=s[3])),
+            "read in the order (H W T)",
+        ),
+        "t w h": (
+            around_attention(back=lambda Z, s: rearrange(Z, "b (t w h) c -> b c t h w", t=s[2], h=s[3])),
+            "read in the order (T W H)",
+        ),
+        "the ffn reads X": (
+            around_attention(second=lambda b, X, Y: Y + b.mlp(b.norm2(X))),
+            likely("7.4", "the FFN gets"),
         ),
         "no position": (around_attention(first=lambda b, x: x), "“add the position embedding” is forgotten"),
         "no ffn": (around_attention(second=lambda b, X, Y: Y), "are forgotten"),
@@ -432,6 +451,9 @@ WRONG = {
         ),
         "sum": (lambda n, x: scores(n, x, pool=lambda y: y.sum((2, 3, 4))), likely("7.5", "places are added up")),
         "softmax": (lambda n, x: scores(n, x, end=lambda s: s.softmax(1)), likely("7.5", "softmax at the end")),
+        "class": (lambda n, x: scores(n, x, end=lambda s: s.argmax(1)), likely("7.5", "all scores")),
+        "log": (lambda n, x: scores(n, x, end=lambda s: s.log_softmax(1)), likely("7.5", "logarithms")),
+        "training mode": (lambda n, x: scores(n.train(), x), "numbers differ"),
         "no embedding": (lambda n, x: n.head(n.norm(n.blocks4(n.blocks1(x))).mean((2, 3, 4))), "your function raised"),
     },
     "7.6": {
@@ -451,6 +473,7 @@ WRONG = {
         ),
         "no time": (lambda T, H, W, C: H * W * C * (27 + 12 * C + 2 * H * W), "time is forgotten"),
         "frames": (lambda T, H, W, C: T * H * W * C * (27 + 12 * C + 2 * H * W), likely("7.6", "in each frame alone")),
+        "bias": (lambda T, H, W, C: T * H * W * C * (28 + 12 * C + 2 * T * H * W), likely("7.6", "is counted: an")),
         "class token": (
             lambda T, H, W, C: (T * H * W + 1) * C * (27 + 12 * C + 2 * T * H * W + 2),
             "there is no class token",

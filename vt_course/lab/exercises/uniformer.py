@@ -1,6 +1,6 @@
 """Notebook 07: one aggregator with two affinities, and the network made of it."""
 
-from itertools import product
+from itertools import permutations, product
 from math import prod
 
 import torch
@@ -210,6 +210,13 @@ RELATION = Steps(
                     "the map is not padded, so it shrinks: pad it with zeros, half of the kernel's side rounded down",
                     then(lambda x, s: F.conv3d(x, s["a"][:, None], groups=len(s["a"]))),
                 ),
+                *(
+                    (
+                        f"the padding is {n} along every axis: it is half of each side, rounded down",
+                        then(lambda x, s, n=n: F.conv3d(x, s["a"][:, None], padding=n, groups=len(s["a"]))),
+                    )
+                    for n in (1, 2)
+                ),
                 (
                     "all channels share the mean of the kernels: each channel has a kernel of its own",
                     then(lambda x, s: depthwise(x, s["a"].mean(0, keepdim=True).expand_as(s["a"]))),
@@ -273,7 +280,12 @@ EXERCISES["7.2"] = Exercise(
         relation_case(2, 4, 4, (2, 4, 6), (1, 3, 5)),
     ],
     lambda x, V, a, U: f"(B, C, T, H, W) = ({', '.join(map(str, x.shape))})",
-    (),
+    (
+        (
+            "`V` and `U` are exchanged: V comes before A and makes D channels of C",
+            lambda x, V, a, U: local_relation(x, U.T, a, V.T),
+        ),
+    ),
     piece=local_relation,
     gradient=True,
     more=lambda: [
@@ -425,29 +437,29 @@ def res_post_norm_local(block, x):
     return x + block.norm2(block.mlp(x))
 
 
-def sums(X, branch, second, adds_x, adds_y):
+def sums(X, branch, second, adds_x, adds_y, reads):
     """X + branch(X), then the same with the second branch; 0 in place of a residual leaves it out."""
     Y = branch(X) + X * adds_x
-    return second(Y) + (X if adds_y == "X" else Y * adds_y)
+    return second(X if reads == "X" else Y) + (X if adds_y == "X" else Y * adds_y)
 
 
-def local_with(adds_x, adds_y):
+def local_with(adds_x, adds_y, reads="Y"):
     def forward(block, x):
         X = x + block.pos_embed(x)
         aggregate, ffn = (
             nn.Sequential(block.norm1, block.conv1, block.attn, block.conv2),
             nn.Sequential(block.norm2, block.mlp),
         )
-        return sums(X, aggregate, ffn, adds_x, adds_y)
+        return sums(X, aggregate, ffn, adds_x, adds_y, reads)
 
     return forward
 
 
-def global_with(adds_x, adds_y):
+def global_with(adds_x, adds_y, reads="Y"):
     def forward(block, x):
         X = (x + block.pos_embed(x)).flatten(2).transpose(1, 2)
         attend, ffn = nn.Sequential(block.norm1, block.attn), nn.Sequential(block.norm2, block.mlp)
-        return sums(X, attend, ffn, adds_x, adds_y).transpose(1, 2).reshape(x.shape)
+        return sums(X, attend, ffn, adds_x, adds_y, reads).transpose(1, 2).reshape(x.shape)
 
     return forward
 
@@ -514,6 +526,7 @@ EXERCISES["7.3"] = Exercise(
         ("the first residual is missing: Y = X + aggregator(norm1(X))", local_with(0, 1)),
         ("the second residual is missing: Z = Y + mlp(norm2(Y))", local_with(1, 0)),
         ("the second residual adds X: it must add Y, what the aggregator made", local_with(1, "X")),
+        ("the FFN gets norm2(X): it must get norm2(Y), of what the aggregator made", local_with(1, 1, "X")),
         (
             "the norms come last, after the sums (post-norm): each stands before its branch, and the sum gets no norm",
             post_norm_local,
@@ -589,6 +602,12 @@ def res_post_norm_global(block, x):
     return (Y + block.norm2(block.mlp(Y))).transpose(1, 2).reshape(x.shape)
 
 
+def places_in_order(x, size, order):
+    """Wrong: tokens (B, N, C) whose places are read in another order than (T H W)."""
+    x = x.transpose(1, 2).reshape(len(x), -1, *(size[a] for a in order))
+    return x.permute(0, 1, *(2 + order.index(a) for a in range(3)))
+
+
 GLOBAL = Steps(
     lambda block, x: dict(block=block, x=x, input=x.flatten(2).transpose(1, 2), kept=0),
     (
@@ -620,13 +639,14 @@ GLOBAL = Steps(
                     "the tokens are reshaped to the map without a transpose: channels must come before the places",
                     then(lambda x, s: x.reshape(len(x), x.shape[2], *s["size"])),
                 ),
-                (
-                    "at the end the places are read in the order (W H T): they were flattened (T H W)",
-                    then(
-                        lambda x, s: (
-                            x.transpose(1, 2).reshape(len(x), x.shape[2], *s["size"][::-1]).permute(0, 1, 4, 3, 2)
-                        )
-                    ),
+                *(
+                    (
+                        f"at the end the places are read in the order ({' '.join('THW'[a] for a in order)}): they were "
+                        "flattened (T H W)",
+                        then(lambda x, s, order=order: places_in_order(x, s["size"], order)),
+                    )
+                    for order in permutations(range(3))
+                    if order != (0, 1, 2)
                 ),
             ),
         ),
@@ -653,6 +673,7 @@ EXERCISES["7.4"] = Exercise(
         ("the first residual is missing: Y = X + aggregator(norm1(X))", global_with(0, 1)),
         ("the second residual is missing: Z = Y + mlp(norm2(Y))", global_with(1, 0)),
         ("the second residual adds X: it must add Y, what the aggregator made", global_with(1, "X")),
+        ("the FFN gets norm2(X): it must get norm2(Y), of what the aggregator made", global_with(1, 1, "X")),
         (
             "each frame attends on its own: the tokens of all frames must be in one axis of T·H·W",
             with_attention(lambda attn, x, size: in_frames(attn, x, size, "space")),
@@ -772,6 +793,11 @@ SCORES = Choices(
                 "there is a softmax at the end: asked for are the scores before it",
                 lambda net, x: net.head(x).softmax(-1),
             ),
+            ("these are logarithms of shares: asked for are the scores", lambda net, x: net.head(x).log_softmax(-1)),
+            (
+                "this is the class with the largest score: asked for are all scores",
+                lambda net, x: net.head(x).argmax(-1),
+            ),
             ("there is a GELU before the classifier; it reads the mean as it is", lambda net, x: net.head(F.gelu(x))),
             ("the bias of the classifier is not added", lambda net, x: x @ net.head.weight.T),
         ),
@@ -850,6 +876,10 @@ EXERCISES["7.6"] = counting(
         (
             "the kernel of the position embedding is 3 × 3 × 3, 27 numbers; you use 5 × 5 × 5",
             lambda T, H, W, C: macs_literal(T, H, W, C) + 98 * T * H * W * C,
+        ),
+        (
+            "the bias of the position embedding is counted: an addition is no multiply-accumulate",
+            lambda T, H, W, C: macs_literal(T, H, W, C) + T * H * W * C,
         ),
         (
             "attention runs in each frame alone: a token meets the tokens of all frames, N = T·H·W",
