@@ -220,7 +220,7 @@ agree("another clip, local affinity",
       tube_affinity(kernel, size), by_offset)
 
 # %% [markdown] tags=["answer"]
-# In the left matrix the rows and the columns of these two tokens change, and with their columns each row's sum, so all shares. In the right one nothing changes: it does not see the clip at all.
+# In the left matrix the rows and the columns of these two tokens change, and with their columns each row's sum, so all shares change a little. In the right one nothing changes: it does not see the clip at all.
 
 # %% [markdown] tags=["core"]
 # ## 3 · The local aggregator is three convolutions
@@ -297,7 +297,7 @@ for r in rows:
 
 # %% [markdown]
 # **Is it a MobileNet block?** Pointwise, depthwise, pointwise: that is how MobileNet builds its blocks, too. Two things differ. UniFormer's three layers are linear, with no activation between them. And a second half follows: an MLP on each token, which the paper calls [FFN](glossary.md#ffn), as in every transformer block.
-# Without that half, the paper's top-1 on Kinetics-400 falls from 79.3 to 78.6 (Table 4).
+# Without that half (and with the convolutions three times as wide instead), the paper's [accuracy](glossary.md#accuracy) on Kinetics-400, top-1 in percent, falls from 79.3 to 78.6 (Table 4).
 #
 # **Why 5 × 5 × 5?** The paper tried 3, 5, 7 and 9: 79.0, 79.3, 79.1, 78.9 (Table 4). The differences are small, and it gives no spread over seeds. So "5 is best" is not proven. That a larger tube brings nothing is a fair reading.
 
@@ -376,11 +376,11 @@ report(circular_after_three=different_tokens(around))
 # %% [markdown] tags=["core"]
 # ## 5 · The local block
 #
-# A block has three lines (equations 1 to 3), the same for both affinities:
+# A block has three lines (equations 1 to 3), the same for both affinities. Each adds something to what came in; such a sum is called a *residual*.
 #
 # $$X = \mathrm{DPE}(X_{in}) + X_{in} \qquad Y = \mathrm{MHRA}(\mathrm{Norm}(X)) + X \qquad Z = \mathrm{FFN}(\mathrm{Norm}(Y)) + Y$$
 #
-# In the local block, Norm is [**BatchNorm**](glossary.md#batchnorm). It subtracts from each channel a mean and divides by a deviation. In training these are taken over all places of all clips of the batch. In evaluation they are stored numbers. The FFN is two pointwise convolutions, C → 4C → C, with a GELU between.
+# In the local block, Norm is [**BatchNorm**](glossary.md#batchnorm). It subtracts from each channel a mean and divides by a deviation. In training these are taken over all places of all clips of the batch. In evaluation they are stored numbers. The FFN is two pointwise convolutions, C → 4C → C, with a GELU between, a smooth nonlinear function.
 #
 # The modules, with the names of the official checkpoints:
 
@@ -517,7 +517,7 @@ agree("eval: alone and beside another clip",
 # Three traps follow.
 #
 # - **Forgotten `eval()`.** A model in training mode classifies a clip differently in each batch. Besides, every pass changes the stored numbers.
-# - **Small batches.** The mean of few clips is a noisy one. In training from scratch on a small machine this hurts the local blocks, not the global ones.
+# - **Small batches.** The mean of few clips is a noisy one. The noise enters the local blocks and the last norm. The global blocks have none of their own.
 # - **One clip of one place.** A mean over one value is the value itself, and the deviation is 0. PyTorch refuses:
 
 # %%
@@ -709,7 +709,7 @@ classify = check("7.5", classify, solution=True)
 # %% [markdown]
 # ### Your network is the model
 #
-# The package ships a small UniFormer, trained on clips of moving shapes (section 16). `ZOO` lists every variant with its settings. Your class must accept its weights **strictly**, no name missing and none left over. And it must agree on any size of clip.
+# The package ships a small UniFormer, trained on clips of moving shapes (section 16). `ZOO` lists every variant with its settings. Your class must accept its weights **strictly**, no name missing and none left over. And it must agree on any size of clip, from 32 × 32 pixels on.
 
 # %%
 from safetensors.torch import load_file
@@ -927,6 +927,28 @@ for name, v in variants.items():
 report(variants=len(variants), formula_equals_count_in_all=True)
 
 # %% [markdown]
+# **Parameters.** A local block has 10·C² weights in its pointwise layers, and 165·C other numbers. A global block has 12·C² and 41·C. Count them: 27 + 1 a channel for the DPE, 125 + 1 for the tube, 2 for each norm, and the biases.
+
+# %%
+def predicted_parameters(depths, dims, classes, kinds="LLGG"):
+    total = (dims[-1] + 1) * classes + 2 * dims[-1]       # head, norm
+    before = 3 * 3 * 4 * 4
+    for C, depth, kind in zip(dims, depths, kinds):
+        block = (10 * C + 165) * C if kind == "L" else (12 * C + 41) * C
+        total += depth * block + (before + 3) * C
+        before = 4 * C
+    return total
+
+
+for name, v in variants.items():
+    c = dict(embed_dims=(64, 128, 320, 512)) | v.config
+    with torch.device("meta"):
+        params = count_parameters(create(name))
+    assert params == predicted_parameters(c["depths"], c["embed_dims"],
+                                          c["num_classes"])
+report(variants=len(variants), parameters_equal_in_all=True)
+
+# %% [markdown]
 # ### Which stages should be global?
 #
 # L is a local stage and G a global one. The paper's Table 4 compares five such networks and three other changes, each trained with one shorter schedule. We count all eight; the accuracies (top-1 on Kinetics-400) are the paper's, ours are not known. `divided` is explained in section 11.
@@ -960,6 +982,8 @@ for name, change, g, p, top1 in table:
           f"{top1:14.1f}")
 
 # %% [markdown]
+# GGGG cannot cost less than 2 · 80.6 = 161 billion, by the paper's own formula.
+#
 # Six rows come out, to within 0.2 GMACs and 0.2 million parameters. (The depths of LLLG are not stated in the paper: ours are the only choice near the others that gives its numbers.) Two rows do **not** come out: LGGG and GGGG. Their parameters agree. Their GMACs cannot be those of the paper's formula:
 # the products of attention at 8 × 28 × 28 tokens cost 40 billion alone in LGGG, more than the 39.0 that are stated for everything. What the authors counted, or changed, is not known.
 #
@@ -981,7 +1005,7 @@ show.cost_curves({"local block": dict(x=counts, y=local_cost),
 #
 # Global attention of UniFormer is [joint](glossary.md#joint-attention): each token compares itself with all T·H·W. TimeSformer's [divided attention](glossary.md#divided-attention) first compares over time at one place, then over space in one frame. It needs a second attention layer, so it has **more** parameters. And T + H·W comparisons a token, so it has **fewer** MACs: 36.7 against 41.7 billion above.
 #
-# The official code has the divided block for the ablation. It holds a surprise.
+# The official code has this block, too. It holds a surprise.
 
 # %%
 small_config = dict(depths=(1, 1, 1, 1), embed_dims=(8, 16, 24, 32),
@@ -1028,7 +1052,7 @@ added = fresh.t_attn(fresh.t_norm(torch.randn(2, 4, 24)))
 report(added_by_time_at_first=f"{added.abs().max().item():g}")
 
 # %% [markdown]
-# In the paper's transfer from Kinetics to Something-Something V1, joint attention gains 1.8 points of top-1 (52.0 → 53.8) and divided attention loses 0.1 (51.9 → 51.8; Table 4). One run each.
+# In the paper's transfer from Kinetics to Something-Something V1, joint attention gains 1.8 points of top-1 (52.0 → 53.8) and divided attention loses 0.1 (51.9 → 51.8; Table 4). No spread is given.
 
 # %% [markdown] tags=["deep-dive"]
 # ## 12 · What shallow attention looks at
@@ -1123,7 +1147,7 @@ show.spread(in_kernel, "share of |a|",
             marks={"equal numbers": even})
 
 # %% [markdown]
-# Compare dots and squares. Where the dots lie right of the square at "same" and "next", attention prefers neighbours, as in the paper's figure. Where they lie on it, the head averages over everything, and a local layer could not do the same.
+# Compare dots and squares. Where the dots lie right of the square at "same" and "next", attention prefers neighbours, as in the paper's figure. Where they lie on it, distance plays no role for this head, and a local layer would be no replacement.
 #
 # Be careful with what this says. It is one small model of each kind, one seed, 16 clips of drawn shapes. Its patches are 8 × 8 pixels of 32, so "around it" is already a large part of the frame. The paper's figure is of a large model on Kinetics. Ours can show that the question has an answer in numbers; it cannot confirm or refute theirs.
 
@@ -1181,8 +1205,11 @@ with torch.no_grad():
     differ("average: still clip and picture", videos["average"](still),
            on_picture, at_least=1e-3)
 
+# %% [markdown] tags=["answer"]
+# Only the centre rule keeps the image model. (Video Swin's inflation keeps it with the average: notebook 04, section 9. There the tubes do not overlap, and nothing is padded along time.)
+
 # %% [markdown]
-# Only the centre rule keeps the image model. (Video Swin's inflation keeps it with the average: notebook 04, section 9. There the tubes do not overlap, and nothing is padded along time.) Where does the average fail? Inside the clip all frames of a kernel are equal, and their mean is right. At the ends some of the frames are zeros. So count the time steps whose map still equals the picture's:
+# Where does the average fail? Inside the clip all frames of a kernel are equal, and their mean is right. At the ends some of the frames are zeros. So count the time steps whose map still equals the picture's:
 
 # %%
 @torch.no_grad()
@@ -1213,7 +1240,7 @@ for rule in videos:
 # %% [markdown] tags=["deep-dive"]
 # ## 14 · Large images: windows in stage 3
 #
-# Detection and segmentation need large images, and maps of all stages: a [feature pyramid](glossary.md#feature-pyramid). (Section "adaptation to dense prediction" of arXiv 2201.09450.) Global attention in stage 3 then becomes the problem. The image model has 9 numbers in a DPE and 25 in a tube, instead of 27 and 125.
+# Detection and segmentation need large images, and maps of all stages: a [feature pyramid](glossary.md#feature-pyramid). (The second paper, arXiv 2201.09450, is about this.) Global attention in stage 3 then becomes the problem. The image model has 9 numbers in a DPE and 25 in a tube, instead of 27 and 125.
 #
 # **Predict** for UniFormer-S on one image: which share of all MACs do the two products of attention in stage 3 take at 224 × 224 pixels, and which at 1008 × 1008?
 
@@ -1263,7 +1290,7 @@ report(formula_equals_count_in_all=True)
 # %% [markdown]
 # At 1008 pixels more than half of all MACs are the products of stage 3. They grow with the *square* of the number of pixels. Stage 4 has a quarter of the tokens, so a sixteenth of the pairs, and fewer blocks: its products cost a 28th of those of stage 3.
 #
-# So the paper changes stage 3 only. **W**: attention in windows of 14 × 14 tokens that do not overlap, as in Swin without the shift. **H**, hybrid: three window blocks, then one global block, in turn. Tokens of different windows meet in every fourth block.
+# So the paper changes stage 3 only. **W**: attention in windows of 14 × 14 tokens that do not overlap, as in Swin without the shift. **H**, hybrid: three window blocks, then one global block, in turn. In W, the attention never leaves a window, and yet the windows are not cut off: the DPE, over the whole map, carries one token across the border in each block.
 
 # %%
 pixels = [224, 448, 672, 1008, 1344]
