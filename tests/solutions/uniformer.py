@@ -271,12 +271,7 @@ RIGHT = {
         "one convolution": relation_one_convolution,
         "float64": lambda *args: relation_by_shifts(*[a.double() for a in args]),
     },
-    "7.3": {
-        "three lines": local,
-        "written out": local_in_layers,
-        "in place": local_in_place,
-        "clip by clip": local_clip_by_clip,
-    },
+    "7.3": {"three lines": local, "written out": local_in_layers, "clip by clip": local_clip_by_clip},
     "7.4": {
         "einops": around_attention(),
         "permute": global_by_permute,
@@ -398,6 +393,7 @@ WRONG = {
         ),
         "the ffn reads X": (local_with(second=lambda b, x, X, Y: Y + b.mlp(b.norm2(X))), likely("7.3", "the FFN gets")),
         "training mode": (lambda b, x: local(b.train(), x), "numbers differ"),
+        "in place": (local_in_place, "the result is right, but it has no gradient: a tensor that the backward pass"),
         "once more": (local_with(end=lambda x, Z: x + Z), likely("7.3", "added once more")),
     },
     "7.4": {
