@@ -1148,6 +1148,31 @@ show.spread(in_kernel, "share of |a|",
             marks={"equal numbers": even})
 
 # %% [markdown]
+# And as a picture, like the paper's: one patch of one clip, in the first block. Rows one and two are what TimeSformer's patch takes over time and over space, the mean over heads. Row three is where a token of UniFormer looks, whatever the clip: the mean of |a| over the channels. All are drawn on a grid of 8 × 8 × 8: a patch of TimeSformer covers 2 × 2 cells, a token of UniFormer two frames.
+
+# %%
+frame, row, column = 4, 1, 2                          # of the patch
+place = (frame, 2 * row, 2 * column)                  # on the grid
+patch = row * side + column
+one_clip = inputs["time"].unflatten(0, (16, -1))[0]   # (N, T, C)
+in_time = weights_of(first.temporal_attn, one_clip[patch][None]).mean(0)
+one_frame = inputs["space"].unflatten(0, (16, -1))[0, frame][None]
+in_frame = weights_of(first.attn, one_frame).mean(0)[1 + patch, 1:]
+
+grids = torch.zeros(3, len(steps), side, side)
+grids[0, :, row, column] = in_time[frame]
+grids[1, frame] = in_frame.view(side, side)
+grids = grids.repeat_interleave(2, 2).repeat_interleave(2, 3)
+tube_of = tube_affinity(kernels.mean(0, keepdim=True), (4, 8, 8))
+tube_of = tube_of.view(4, 8, 8, 4, 8, 8)[2, 2 * row, 2 * column]
+grids[2] = tube_of.repeat_interleave(2, 0)
+grids = grids / grids.sum((1, 2, 3), keepdim=True)
+
+# %% tags=["figure"] alt="One clip in eight frames, three times, with the place of one patch marked: over time only this place is coloured in all frames, over space only its own frame, and for the tube of the local kernel a box around it."
+show.attention_over_frames(moving[0], grids, place,
+                           rows=["time", "space", "local kernel"])
+
+# %% [markdown]
 # Compare dots and squares. Where the dots lie right of the square at "same" and "next", attention prefers neighbours, as in the paper's figure. Where they lie on it, distance plays no role for this head, and a local layer would be no replacement.
 #
 # Be careful with what this says. It is one small model of each kind, one seed, 16 clips of drawn shapes. Its patches are 8 × 8 pixels of 32, so "around it" is already a large part of the frame. The paper's figure is of a large model on Kinetics. Ours can show that the question has an answer in numbers; it cannot confirm or refute theirs.
@@ -1269,12 +1294,12 @@ def image_macs(H, W, window=None, depths=(3, 4, 8, 3), hybrid=False):
     return stages
 
 # %%
-for side in (224, 448, 1008):
-    total = sum(image_macs(side, side))
-    stage3, stage4 = (2 * depth * (side // s) ** 4 * C for depth, s, C
+for edge in (224, 448, 1008):
+    total = sum(image_macs(edge, edge))
+    stage3, stage4 = (2 * depth * (edge // s) ** 4 * C for depth, s, C
                       in ((8, 16, 320), (3, 32, 512)))
     share3, share4 = 100 * stage3 / total, 100 * stage4 / total
-    report(**{f"{side:4} pixels": f"{total / 1e9:.1f} GMACs, products: "
+    report(**{f"{edge:4} pixels": f"{total / 1e9:.1f} GMACs, products: "
               f"stage 3 {share3:4.1f} %, stage 4 {share4:4.1f} %"})
 
 # %% tags=["claim:uniformer-dense-cost"]
