@@ -1175,7 +1175,7 @@ show.attention_over_frames(moving[0], grids, place,
                            rows=["time", "space", "local kernel"])
 
 # %% [markdown]
-# Compare dots and squares. Where the dots lie right of the square at "same" and "next", attention prefers neighbours, as in the paper's figure. Where they lie on it, distance plays no role for this head, and a local layer would be no replacement.
+# Compare dots and squares. Where the dots lie right of the square at "same" and "next", attention prefers neighbours, as in the paper's figure. Where they lie on it, distance plays no role for this head. Where they lie left of it, the head looks away from its neighbourhood. In both cases a local layer would be no replacement.
 #
 # Be careful with what this says. It is one small model of each kind, one seed, 16 clips of drawn shapes. Its patches are 8 × 8 pixels of 32, so "around it" is already a large part of the frame. The paper's figure is of a large model on Kinetics. Ours can show that the question has an answer in numbers; it cannot confirm or refute theirs.
 
@@ -1387,7 +1387,7 @@ for head_dim in (32, 64):
 #
 # The embedded data set has eight motions in four pairs, each pair the other's film run backwards. One frame shows nothing about the motion. So a model that sees **one frame** cannot beat 12.5 % on average. One that sees the frames **without their order** cannot beat 50 %.
 #
-# The shipped UniFormer was trained on these clips, from scratch (recipe `uniformer_mini`). We test it on the 400 held-out clips: with the frames in order, shuffled, with one frame repeated, and backwards. **Predict** which of the bars may lie above 50 %, and what "backwards" should give for a model that reads the direction.
+# The shipped UniFormer was trained on these clips, from scratch (recipe `uniformer_mini`; `results/ship/uniformer_mini.json` records the run). We test it on the 400 held-out clips: with the frames in order, shuffled, with one frame repeated, and backwards. **Predict** which of the bars may lie above 50 %, and what "backwards" should give for a model that reads the direction.
 
 # %%
 from vt_course.training.evaluate import evaluate, open_data
