@@ -47,6 +47,11 @@ NETWORKS = [
         "'num_classes')))",
         "timesformer_mini",
     ),
+    (
+        "07_uniformer",
+        "UniFormer(config['depths'], config['embed_dims'], config['head_dim'], config['num_classes'])",
+        "uniformer_mini",
+    ),
 ]
 
 RUN = """

@@ -193,7 +193,7 @@ _ = check("4.3", cyclic_shift, solution=True)
 # | [04 video swin](04_video_swin.ipynb) | 27 windows of space and time, inflation, a trained model | 3 |
 # | [05 mvit](05_mvit.ipynb) | pooling attention, the block, four stages, MViTv2 | 4 |
 # | [06 timesformer](06_timesformer.ipynb) | five attention schemes as masks and as groups, the divided network | 3 |
-# | 07 uniformer | local and global relations | 2 |
+# | [07 uniformer](07_uniformer.ipynb) | local and global relations, equal to convolutions and attention | 3 |
 # | 08 training | from clips to a trained model | 2 |
 # | 09 does it use time | experiments with exact ceilings | 2 |
 # | 10 paper companion | every claim, and what came out | 1 |

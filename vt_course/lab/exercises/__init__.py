@@ -7,6 +7,7 @@ from vt_course.lab.exercises import (
     swin,
     timesformer,
     training,
+    uniformer,
     video_swin,
 )
 
@@ -17,5 +18,6 @@ EXERCISES = (
     | video_swin.EXERCISES
     | mvit.EXERCISES
     | timesformer.EXERCISES
+    | uniformer.EXERCISES
     | training.EXERCISES
 )
