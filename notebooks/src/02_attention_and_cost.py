@@ -553,7 +553,7 @@ show.attention_over_frames(val[1]["clip"], maps[[0, 2]], query, ["head 0", "head
 
 # %%
 pixels = val[1]["clip"] * torch.tensor(IMAGENET_STD)[:, None, None, None]
-grey = pixels.mean(0)                                         # (8, 48, 48)
+grey = pixels.mean(0)                                         # (8, 32, 32)
 off = ((grey - grey.median()).abs() > 0.2).float()            # pixels of the ring
 ring = F.avg_pool3d(off[None], (2, 8, 8))[0] > 0.1            # (4, 6, 6), as the tokens
 within("share of the tokens", ring.float().mean().item(), 0.2, 0.3)
@@ -1112,7 +1112,7 @@ show.cost_curves({name: dict(x=frames, y=y) for name, y in peaks.items()},
 # - Formulas, counts, bytes and equalities are exact and at full scale. Times and peaks of memory are of one CPU, small maps and one layer; they
 #   say nothing about a GPU beyond their shape. `vt-course bench growth` measures the families at larger sizes, on a GPU if there is one.
 # - The memory table counts logits in the literal implementation. Weights, optimiser and other activations come on top; fused kernels remove the logits.
-# - The attention maps are of one clip and a model with 1.3 million parameters.
+# - The attention maps are of one clip and a model with a third of a million parameters.
 # - Dropout on the weights and masks are left out here; masks come in notebook 03.
 #
 # ## Summary
