@@ -76,12 +76,12 @@ SIGN = {
     "counter-clockwise": -1,
 }  # image axes: y points down
 
-ZOOM_PERIOD = 3.0  # the texture is the same again after growing by this factor
+ZOOM_PERIOD = 4.0  # the texture is the same again after growing by this factor
 SPEEDS = {  # slowest and fastest, in periods per frame
     X: (1.5 / 112, 3.0 / 112),
     Y: (1.5 / 112, 3.0 / 112),
-    TURN: (5 / 360, 9 / 360),
-    ZOOM: (np.log(1.045) / np.log(ZOOM_PERIOD), np.log(1.08) / np.log(ZOOM_PERIOD)),
+    TURN: (8 / 360, 13 / 360),
+    ZOOM: (np.log(1.06) / np.log(ZOOM_PERIOD), np.log(1.10) / np.log(ZOOM_PERIOD)),
 }
 
 FPS = 16
@@ -203,7 +203,7 @@ def _texture(rng: np.random.Generator) -> np.ndarray:
 
     hue = angle + 0.03 * (wave(1, 1) + wave(1, -1) + wave(0, 2))  # (R, A)
     place = 2 * np.pi * (ring + 0.05 * wave(0, 1) + 0.03 * wave(0, 2))  # (R, A)
-    saturation, value = 0.65 + 0.35 * np.sin(place), 0.7 + 0.3 * np.cos(place)  # (R, A) each
+    saturation, value = 0.65 + 0.35 * np.sin(place), 0.68 + 0.32 * np.cos(place)  # (R, A) each
     return _rgb(hue[..., None], saturation[..., None], value[..., None])  # (R, A, 3)
 
 
