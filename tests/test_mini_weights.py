@@ -1,0 +1,55 @@
+"""The weights that ship: one file for each family, from one recipe, right on clips that nobody has seen."""
+
+import dataclasses
+import json
+
+import pytest
+
+from vt_course import repo_root
+from vt_course.data.loading import KeptFrames
+from vt_course.data.synthetic import MOTIONS, render
+from vt_course.models import ZOO, mini_weights
+from vt_course.training.checkpoint import load_run
+from vt_course.training.evaluate import evaluate
+from vt_course.training.recipes import MOTION, Recipe, recipe_for
+
+FAMILIES = ["video_swin_mini", "mvit_mini", "mvit_v2_mini", "timesformer_mini", "uniformer_mini"]
+CLIPS = 128
+
+
+def record(name) -> dict:
+    """The summary of the run whose weights ship."""
+    return json.loads((repo_root() / "results" / "ship" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def unseen(tmp_path_factory):
+    """A manifest of clips of another seed than those of the course."""
+    out = tmp_path_factory.mktemp("unseen")
+    render(out, clips=(8, CLIPS), seed=1, progress=False)
+    return out / "motion_val.csv"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_they_read_motion(name, unseen):
+    model, recipe = load_run(mini_weights(name))
+    same = dict(frames=recipe.frames, stride=recipe.stride, size=recipe.size)
+    clips = KeptFrames(unseen, keep=recipe.keep, classes=MOTIONS, train=False, **same)
+    top1 = evaluate(model, clips, device="cpu", workers=0, progress=False)["top1"]
+    assert top1 > record(name)["last"]["val_top1"] - 0.1
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_they_come_from_the_one_recipe_and_are_right_in_nine_of_ten(name):
+    run = record(name)
+    assert load_run(mini_weights(name))[1] == Recipe.from_json(json.dumps(run["recipe"]))
+    assert Recipe.from_json(json.dumps(run["recipe"])) == dataclasses.replace(recipe_for(name), epochs=40)
+    assert recipe_for(name) == dataclasses.replace(MOTION, model=name, lr=recipe_for(name).lr)  # one regime but for lr
+    assert run["finished"] and run["last"]["val_top1"] >= 0.9
+
+
+def test_all_together_are_small():
+    files = [mini_weights(name) for name in (*FAMILIES, "swin_mini")]
+    assert {file.name for file in files[0].parent.glob("*")} == {file.name for file in files}
+    assert sum(file.stat().st_size for file in files) <= 15_000_000
+    assert {name for name in ZOO if name.endswith("_mini")} == {*FAMILIES, "swin_mini", "vit_frames_mini"}
