@@ -55,7 +55,7 @@ from vt_course.models import create, mini_weights
 #
 # Two of the course's printing helpers come up here: `report` prints shapes and counts, `within` checks that a number lies in an interval.
 #
-# The embedded data set holds real mp4 files: a textured shape on a cloudy background that does one of eight things. We take one that the model has
+# The embedded data set holds real mp4 files: a coloured shape on a patterned background that does one of eight things. We take one that the model has
 # not seen in training. A video file is opened, and nothing is decoded until frames are asked for.
 
 # %%
@@ -73,14 +73,14 @@ show.film_strip(frames, n=8, title="8 of the 32 frames")
 # %% [markdown]
 # **Predict.** What is this shape doing? Would you know from the first frame alone?
 #
-# Our model looks at 8 frames of 48 × 48 pixels. So: choose 8 frames, two apart, around the middle; scale the short side to 48; cut the middle square;
+# Our model looks at 8 frames of 32 × 32 pixels. So: choose 8 frames, three apart, around the middle; scale the short side to 32; cut the middle square;
 # subtract the mean colour, divide by the spread, and put colours first. That is a [*clip*](glossary.md#clip).
 
 # %%
-indices = dense_indices(video.num_frames, frames=8, stride=2)
+indices = dense_indices(video.num_frames, frames=8, stride=3)
 clip = torch.from_numpy(video.read(indices))                           # (8, H, W, 3)
-clip = centre_crop(resize_short_side(clip, 48), 48)                    # (8, 48, 48, 3)
-clip = normalise(clip)                                                 # (3, 8, 48, 48)
+clip = centre_crop(resize_short_side(clip, 32), 32)                    # (8, 32, 32, 3)
+clip = normalise(clip)                                                 # (3, 8, 32, 32)
 report(chosen=str(indices.tolist()), clip=tuple(clip.shape), type=str(clip.dtype))
 
 # %% [markdown]

@@ -57,7 +57,7 @@ _ = torch.manual_seed(0)
 # %% [markdown]
 # ## 1 · From a file to numbers
 #
-# The course brings 2,000 small videos that are drawn, not filmed: a patterned shape moves, grows or turns. What leaves the picture on one side comes in on the other.
+# The course brings 2,000 small videos that are drawn, not filmed: a coloured shape on a patterned background moves, grows or turns. What leaves the picture on one side comes in on the other.
 # Files, codec and reader are the real ones.
 # Here is one, label "right":
 
@@ -558,9 +558,9 @@ model, recipe = load_run(mini_weights("video_swin_mini"), "last")
 _ = model.eval()
 _, held_out = open_data(recipe)
 picked = frames[dense_indices(video.num_frames, recipe.frames, recipe.stride)]
-small = transforms.resize_short_side(picked, recipe.size)   # (8, 48, 48, 3)
-square = transforms.centre_crop(small, recipe.size)        # (8, 48, 48, 3)
-view = transforms.normalise(square)                        # (3, 8, 48, 48)
+small = transforms.resize_short_side(picked, recipe.size)   # (8, 32, 32, 3)
+square = transforms.centre_crop(small, recipe.size)        # (8, 32, 32, 3)
+view = transforms.normalise(square)                        # (3, 8, 32, 32)
 with torch.no_grad():
     scores = model(view[None]).softmax(1)[0]               # (8,)
 report(view=view.shape, answer=held_out.classes[scores.argmax()])
@@ -993,7 +993,7 @@ show.film_strip(strips, n=6, first=12, rows=["video", "random", "inflated"],
 # %%
 count = 160 if PROFILE == "smoke" else 400
 samples = [held_out[i] for i in range(count)]
-clips = torch.stack([s["clip"] for s in samples])              # (count, 3, 8, 48, 48)
+clips = torch.stack([s["clip"] for s in samples])              # (count, 3, 8, 32, 32)
 labels = torch.tensor([s["label"] for s in samples])
 partner = labels ^ 1                                 # 0 and 1, 2 and 3, ... are pairs
 report(clips=clips.shape)
@@ -1049,7 +1049,7 @@ within("frames swapped, the partner", 100 * turned, 80, 100, " %")
 #
 # - Clips are drawn, 112 × 112, 32 frames, 16 a second. 300 frames at 30 a second stand for a Kinetics video. Crops, normalisation, stems and the view rules of section 4 follow the released code at full scale; your two
 #   index rules are the plain ones, and sections 2 and 3 say where the released ones differ.
-# - The finding of section 9 is about one model of 1.3 million parameters and steady motions. It does not say what a Video Swin trained on Kinetics does.
+# - The finding of section 9 is about one model of a third of a million parameters and steady motions. It does not say what a Video Swin trained on Kinetics does.
 # - The random start of a clip, random crops, flips and colour augmentation belong to training: notebook 08.
 # - The position of a token (embeddings, biases) comes with each model: notebooks 03 to 07.
 #

@@ -500,9 +500,9 @@ differ("absolute: it does", msa(five + positions[late]), msa(five + positions[ea
 # %% [markdown]
 # ## 6 · What a trained model looks at
 #
-# The package ships a small Video Swin, trained on clips of drawn, moving shapes. It attends in windows of 4 × 6 × 6 tokens. It works in stages: groups of layers on one map, and from stage to stage the map shrinks. In its second stage the whole
-# map *is* 4 × 6 × 6, one window: joint attention among 144 tokens of all time steps. We take the tokens that enter this layer, its weights and its bias, and compute the
-# attention with the functions of this notebook.
+# The package ships a small Video Swin, trained on clips of drawn, moving shapes. It attends in windows of 2 × 4 × 4 tokens. It works in stages: groups of layers on one map, and from stage to stage the map shrinks. In its second stage the
+# map is 4 × 4 × 4, so that a window holds all places of two time steps: joint attention among 32 tokens. We take the tokens that enter this layer, its weights and its bias, and compute the
+# attention in the first window with the functions of this notebook.
 #
 # The model adds a bias to the logits, your function does not. But a bias in the exponent is a factor outside: softmax(s + b) is softmax(s) · eᵇ, divided by its sum.
 
@@ -524,21 +524,23 @@ attn, seen = model.layers[1].blocks[0].attn, {}
 # a hook gets the inputs as a tuple
 hook = attn.register_forward_hook(lambda m, x, y: seen.update(x=x[0], y=y))
 with torch.no_grad():
-    _ = model(val[1]["clip"][None])
+    _ = model(val[9]["clip"][None])
 hook.remove()
-report(clip=val[1]["clip"].shape, motion=motion.classes[val[1]["label"]],
+report(clip=val[9]["clip"].shape, motion=motion.classes[val[9]["label"]],
        tokens=seen["x"].shape, heads=attn.num_heads)
 
 # %%
-tokens, heads = seen["x"].flatten(1, 3), attn.num_heads       # (1, 144, C)
+window, heads = seen["x"][:, :2], attn.num_heads              # (1, 2, 4, 4, C)
+tokens = window.flatten(1, 3)                                 # (1, 32, C)
 with torch.no_grad():
-    qkv = attn.qkv(tokens).view(1, 144, 3, heads, -1)         # (1, N, 3, h, d)
+    qkv = attn.qkv(tokens).view(1, 32, 3, heads, -1)          # (1, N, 3, h, d)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)                      # 3 × (1, h, N, d)
-    bias = attn.bias(144)                                     # (h, N, N)
+    bias = attn.bias(32)                                      # (h, N, N)
     weights = attention_weights(q, k) * bias.exp()
     weights = weights / weights.sum(-1, keepdim=True)         # (1, h, N, N)
     out = attn.proj((weights @ v).transpose(1, 2).flatten(2)) # (1, N, C)
-agree("your weights make the layer's own output", out.view_as(seen["y"]), seen["y"])
+agree("your weights make the layer's own output", out.view_as(window),
+      seen["y"][:, :2])
 
 # %% [markdown]
 # So these *are* the weights that the trained model uses. A ring moves to the left (what leaves on the left comes back on the right). The query is one token at the
@@ -546,14 +548,14 @@ agree("your weights make the layer's own output", out.view_as(seen["y"]), seen["
 
 # %% tags=["figure"] alt="Four frames in two rows, for head 0 and head 2: a square in the frame at t = 1 marks the token that asks, and orange shows that its attention lies mostly on tokens at the drawn circle, in several frames."
 query = (1, 1, 4)                                             # (t, h, w)
-number = (query[0] * 6 + query[1]) * 6 + query[2]
-maps = weights[0, :, number].view(heads, 4, 6, 6)             # (h, t, h, w)
+number = (query[0] * 4 + query[1]) * 4 + query[2]
+maps = weights[0, :, number].view(heads, 2, 4, 4)             # (h, t, h, w)
 show.attention_over_frames(val[1]["clip"], maps[[0, 2]], query, ["head 0", "head 2"],
                            "What one token attends to, and the share of each step")
 
 # %%
 pixels = val[1]["clip"] * torch.tensor(IMAGENET_STD)[:, None, None, None]
-grey = pixels.mean(0)                                         # (8, 48, 48)
+grey = pixels.mean(0)                                         # (8, 32, 32)
 off = ((grey - grey.median()).abs() > 0.2).float()            # pixels of the ring
 ring = F.avg_pool3d(off[None], (2, 8, 8))[0] > 0.1            # (4, 6, 6), as the tokens
 within("share of the tokens", ring.float().mean().item(), 0.2, 0.3)
@@ -1112,7 +1114,7 @@ show.cost_curves({name: dict(x=frames, y=y) for name, y in peaks.items()},
 # - Formulas, counts, bytes and equalities are exact and at full scale. Times and peaks of memory are of one CPU, small maps and one layer; they
 #   say nothing about a GPU beyond their shape. `vt-course bench growth` measures the families at larger sizes, on a GPU if there is one.
 # - The memory table counts logits in the literal implementation. Weights, optimiser and other activations come on top; fused kernels remove the logits.
-# - The attention maps are of one clip and a model with 1.3 million parameters.
+# - The attention maps are of one clip and a model with a third of a million parameters.
 # - Dropout on the weights and masks are left out here; masks come in notebook 03.
 #
 # ## Summary
