@@ -25,14 +25,19 @@ pytestmark = pytest.mark.slow
 # Notebook -> the call that builds the network, and the mini whose weights it accepts. `config` is the mini's.
 NETWORKS = [
     (
+        "03_swin",
+        "Swin(**{k: config[k] for k in ('img_size', 'embed_dim', 'depths', 'num_heads', 'window', 'num_classes')})",
+        "swin_mini",
+    ),
+    (
         "04_video_swin",
         "VideoSwin(*(config[k] for k in ('embed_dim', 'depths', 'num_heads', 'window', 'num_classes')))",
         "video_swin_mini",
     ),
     (
         "05_mvit",
-        "MViT(frames=config['frames'], side=config['img_size'], classes=config['num_classes'], dim=config['embed_dim'], "
-        "depth=config['depth'], starts=tuple(config['dim_mul']), kv=config['kv_stride'][1])",
+        "MViT(frames=config['frames'], side=config['img_size'], classes=config['num_classes'], "
+        "dim=config['embed_dim'], depth=config['depth'], starts=tuple(config['dim_mul']), kv=config['kv_stride'][1])",
         "mvit_mini",
     ),
     (
