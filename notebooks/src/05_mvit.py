@@ -1508,7 +1508,7 @@ report(clips=len(held_out), frames=recipe.frames)
 # %% [markdown]
 # **Predict:** the four accuracies, from the two ceilings and from what "backwards" makes of a motion.
 
-# %% tags=["figure"] alt="Bars of mvit_mini's accuracy on held-out motion clips: frames in order lie above the dashed line at 50 %, shuffled frames below it, one frame near the line at 12.5 %, backwards near 0."
+# %% tags=["figure"] alt="Bars of mvit_mini's accuracy on held-out motion clips: frames in order lie above the dashed line at 50 %, shuffled frames below it, one frame near the line at 12.5 %, backwards lowest."
 bars = {name: (results[order]["top1"], results[order]["stderr"])
         for order, name in orders.items()}
 show.ceilings(bars, {"one frame": 0.125, "no order": 0.5},
