@@ -944,7 +944,7 @@ def growth(lengths, kvs=None):
     return [total(network_macs(base, size, 400, kvs=kvs)) / 1e9
             for size in maps]
 
-
+# %%
 lengths = [8, 16, 32, 64, 128]
 with_pooling = growth(lengths)
 without = growth(lengths, [(1, 1, 1)] * 16)
@@ -1059,7 +1059,7 @@ def pooled_by(volume):
     return total(network_macs(
         base, map_1, 400, lambda s: volume(s) * (volume(s) > 1))) / 1e9
 
-
+# %%
 report(maximum_or_average=f"{pooled_by(lambda stride: 0):.1f} GMACs",
        learned_stride_plus_1=f"{pooled_by(plus_one):.1f} GMACs",
        learned_3_3_3=f"{pooled_by(lambda stride: 27):.1f} GMACs")
@@ -1080,7 +1080,7 @@ def scores_in_gb(kvs=None):
         size = places(size, (1, sq, sq))
     return 4e-9 * count
 
-
+# %%
 report(stride_8=f"{scores_in_gb():.2f} GB",
        no_pooling=f"{scores_in_gb([(1, 1, 1)] * 16):.2f} GB")
 
@@ -1355,7 +1355,7 @@ def plan_v2(depth, dim, starts, kv):
     before = torch.cat([channels[:1], channels[:-1]])
     return torch.stack([before, channels, *rows[:, 2:].unbind(1)], 1)
 
-
+# %%
 print(plan_v2(4, 32, (1, 3), 4))
 
 # %%
@@ -1508,7 +1508,7 @@ report(clips=len(held_out), frames=recipe.frames)
 # %% [markdown]
 # **Predict:** the four accuracies, from the two ceilings and from what "backwards" makes of a motion.
 
-# %% tags=["figure"] alt="Bars of mvit_mini's accuracy on held-out motion clips: frames in order lie above the dashed line at 50 %, shuffled frames below it, one frame near the line at 12.5 %, backwards near 0."
+# %% tags=["figure"] alt="Bars of mvit_mini's accuracy on held-out motion clips: frames in order lie above the dashed line at 50 %, shuffled frames below it, one frame near the line at 12.5 %, backwards lowest."
 bars = {name: (results[order]["top1"], results[order]["stderr"])
         for order, name in orders.items()}
 show.ceilings(bars, {"one frame": 0.125, "no order": 0.5},
@@ -1523,7 +1523,7 @@ for order, ceiling in (("single", 0.125), ("shuffled", 0.5)):
     most = round(100 * (ceiling + 4 * error), 1)     # by chance
     within(orders[order], 100 * results[order]["top1"], 0, most, " %")
 fall = results["normal"]["top1"] - results["shuffled"]["top1"]
-within("fall by shuffling", 100 * fall, -20, 100, " points")
+within("fall by shuffling", 100 * fall, 10, 100, " points")
 
 # %% [markdown]
 # **The other half** is a model that does not fall. The paper's ViT attends over all frames and has positions for all of them; that it ignores them is a result of its training, and on `motion` such a model could not be better than 50 %. What can be shown without any training is a model that is blind by *construction*: a ViT that looks at each frame alone and averages. Shuffled frames then are the same set, and the scores are equal to the last digits:
