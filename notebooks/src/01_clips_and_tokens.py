@@ -69,10 +69,10 @@ video = ClipReader(path)
 frames = torch.from_numpy(video.read(range(video.num_frames)))     # (T, H, W, 3)
 report(frames=frames.shape, type=str(frames.dtype), rate=f"{video.fps:g} a second")
 
-# %% tags=["figure"] alt="An animation: an ellipse with rings of green, cyan and dark purple moves to the right over a blurred green background, leaves the picture and comes in again on the other side."
+# %% tags=["figure"] alt="An animation: a flower with a white border, coloured like a rainbow, moves to the right over a grainy pink background, leaves the picture and comes in again on the other side."
 show.play(frames, fps=video.fps)
 
-# %% tags=["figure"] alt="Eight of 32 frames in a row: the ellipse moves from left to right, is cut by the border, and comes in again at the left."
+# %% tags=["figure"] alt="Eight of 32 frames in a row: the flower moves from left to right, is cut by the border, and comes in again at the left."
 show.film_strip(frames, n=8, title="The same, standing still: eight of 32 frames")
 
 # %% [markdown]
@@ -528,9 +528,9 @@ grey = clip.mean(0, keepdim=True).expand(3, -1, -1, -1)
 agree("a grey video has no order", conv(grey.flip(0)), conv(grey))
 
 # %% [markdown]
-# The eye notices at once, if it looks at what the network sees:
+# A blue face would be noticed at once. Here every colour of the rainbow is still there, only their order has changed. So look at what the network sees beside what it should see:
 
-# %% tags=["figure"] alt="Eight frames of the same clip twice: in the row RGB the background is green and brown and the ellipse has cyan; in the row BGR the background is green and blue and the ellipse has yellow instead."
+# %% tags=["figure"] alt="Eight frames of the same clip twice: in the row RGB the flower has a cyan arm at the top and a blue one at the right; in the row BGR these arms are yellow and red, and the background is redder."
 show.film_strip([clip, bgr], n=8, rows=["RGB", "BGR"])
 
 # %% [markdown]
@@ -965,7 +965,7 @@ pair_means = x.unflatten(2, (-1, 2)).mean(3).repeat_interleave(2, 2)  # (1, 3, T
 agree("random: the video itself", from_generic, x)
 agree("inflated: the mean of each pair", from_inflated, pair_means)
 
-# %% tags=["figure"] alt="Six frames of the upper right corner in three rows: the rows video and random show the ellipse sharply, the row inflated shows it paler and with double edges."
+# %% tags=["figure"] alt="Six frames of the upper right corner in three rows: the rows video and random show the flower sharply, the row inflated shows it paler and with double edges."
 strips = [v[0, :, 12:18, :64, 48:].float() for v in (x, from_generic, from_inflated)]
 show.film_strip(strips, n=6, first=12, rows=["video", "random", "inflated"],
                 title="Six frames, upper right corner, painted from their tokens")
