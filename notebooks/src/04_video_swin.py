@@ -1029,7 +1029,7 @@ cost_figure([s**2 for s in side], in_space, "pixels a frame, 32 frames",
 # - a model that sees **one frame** cannot beat 12.5 % on average;
 # - a model that sees the frames **without their order** cannot beat 50 % on average: it may find the pair, never the direction.
 
-# %% tags=["figure"] alt="Eight frames of three clips, in rows named left, grow and clockwise: a circle, a triangle and a star, each in front of a blurred background, change a little from frame to frame."
+# %% tags=["figure"] alt="Eight frames of three clips, in rows named left, grow and clockwise: a heart, a square and a triangle in the colours of the rainbow, each in front of a dark pattern, change a little from frame to frame."
 wanted = ["left", "grow", "clockwise"]
 label = [motion.classes.index(name) for name in wanted]
 clips = [next(s["clip"] for s in val if s["label"] == k) for k in label]
@@ -1082,7 +1082,7 @@ results = {order: evaluate(trained, held_out, order=order, **kept)
 normal = results["normal"]
 within("held-out top-1, frames in order", 100 * normal["top1"], 85, 100, " %")
 
-# %% tags=["figure"] alt="Confusion matrix of eight motions on 400 held-out clips: most counts stand on the diagonal; the others are mostly clips that grow, shrink or turn and are called grow or shrink."
+# %% tags=["figure"] alt="Confusion matrix of eight motions on 400 held-out clips: nearly all counts stand on the diagonal; the few others stand in the rows of grow and shrink."
 show.confusion(normal["confusion"], normal["classes"], "400 held-out clips")
 
 # %% [markdown]
@@ -1132,7 +1132,7 @@ report(**{f"{r['n']:,} test clips, {names[r['order']]}":
 # The first head of the second block in stage 1, one panel for each offset in time. Look for two things: is it largest near the centre (a
 # token attends to its neighbourhood)? And is the panel for Δt the mirror image of that for −Δt? If it were, this head could not tell before from after by position alone.
 
-# %% tags=["figure"] alt="Three small maps of the learned bias of one head, for the time offsets −1, 0 and 1, by offsets of height and width: for −1 and 0 a red spot just right of the centre and blue left of it, for 1 only pale noise."
+# %% tags=["figure"] alt="Three small maps of the learned bias of one head, for the time offsets −1, 0 and 1, by offsets of height and width: for −1 and 0 a red spot just right of the centre, for 0 also dark blue at the left, for 1 only pale noise."
 table = weights["layers.0.blocks.1.attn.relative_position_bias_table"]
 show.bias_tables(table, mini["window"], head=0, title="Learned bias, first head")
 

@@ -878,7 +878,7 @@ lost = {dtype: [((weights.to(dtype) + torch.tensor(float(lr)).to(dtype))
                  == weights.to(dtype)).float().mean().item() for lr in peaks]
         for dtype in (torch.bfloat16, torch.float16)}
 
-# %% tags=["figure"] alt="Share of the weights that do not move in each of 20 epochs: with bfloat16 weights it is small at first and rises to nearly 100 %, with float16 weights it is near 0 for most of the training and rises at the end."
+# %% tags=["figure"] alt="Share of the weights that do not move in each of 20 epochs: with bfloat16 weights it is small in epochs 2 to 9 and then rises in steps to nearly 100 %, with float16 weights it is near 0 for most of the training and rises at the end."
 show.curves({f"{str(dtype)[6:]} weights": [100 * s for s in shares]
              for dtype, shares in lost.items()}, "weights that do not move (%)",
             "Updates that are lost when the weights have 16 bits")
@@ -1065,7 +1065,7 @@ def loss_curves(folder, title):
     return show.curves({name: [float(row[name]) for row in epochs]
                         for name in ("train_loss", "val_loss")}, "loss", title)
 
-# %% tags=["figure"] alt="Loss over three epochs: the training loss falls from about 2.2 to 1.8, the validation loss rises from about 2.3 to 2.5."
+# %% tags=["figure"] alt="Loss over three epochs: the training loss falls from about 2.1 to 1.7, the validation loss rises from about 2.1 to 2.3."
 loss_curves(work / "run" if until == 1 else long_run, "Training and validation loss")
 
 # %% [markdown]
@@ -1132,7 +1132,7 @@ one, shuffled = (evaluate(shipped, in_order, order=order, workers=0, progress=Fa
 within("one view", 100 * one["top1"], 75, 100, " %")
 within("one view, frames shuffled", 100 * shuffled["top1"], 5, 50, " %")
 
-# %% tags=["figure"] alt="Accuracy of the shipped model with error bars: four views and one view lie far above the dashed line of a guess, one view with shuffled frames only a little above it."
+# %% tags=["figure"] alt="Accuracy of the shipped model with error bars: four views and one view lie at or near 100 %, one view with shuffled frames not far above the dashed line of a guess."
 show.accuracies({"four views": (top1, some), "one view": (one["top1"], count),
                  "one view, frames shuffled": (shuffled["top1"], count)}, 1 / 8,
                 "The shipped model on held-out clips, ± one standard error")
@@ -1208,7 +1208,7 @@ own_run = home / f"run_{PROFILE}"               # remove it to train anew
 _ = fit(own, own_run, workers=0, progress=False)
 report(clips=len(own_train), classes=len(own_train.classes), epochs=own.epochs)
 
-# %% tags=["figure"] alt="Loss of a run on the own videos over two epochs: the training loss falls, the validation loss lies higher and rises."
+# %% tags=["figure"] alt="Loss of a run on the own videos over two epochs: both losses fall, and that of validation is the lower one."
 guess = math.log(len(own_val.classes))
 loss_curves(own_run, f"Your own run (the loss of a guess is {guess:.2f})")
 
@@ -1221,7 +1221,7 @@ from vt_course.training.evaluate import evaluate_run
 result = evaluate_run(own_run / "last.safetensors", workers=0, progress=False)
 report(held_out_clips=result["n"], unreadable=len(result["bad"]))
 
-# %% tags=["figure"] alt="One point for your model, at 0 % of the 3 clips that were set aside, left of the dashed line of a guess at 33.3 %."
+# %% tags=["figure"] alt="One point for your model with a very wide error bar, for the 3 clips that were set aside, right of the dashed line of a guess at 33.3 %."
 show.accuracies({"your model": (result["top1"], result["n"])}, 1 / len(own_val.classes),
                 "Clips that were set aside, ± one standard error")
 
@@ -1249,7 +1249,7 @@ chosen = next(row for row in found if row["split"] == "val")
 shares = predict_file(own_run, chosen["path"])
 report(probabilities=shares.shape[0], their_sum=f"{shares.sum():.3f}")
 
-# %% tags=["figure"] alt="Bars of the probabilities of three classes for a held-out video of the class grow: right has the longest bar, then left, and grow the shortest."
+# %% tags=["figure"] alt="Bars of the probabilities of three classes for a held-out video of the class grow: right has the longest bar, then grow, and left the shortest."
 show.probabilities(shares, [f"{name} (true)" if name == chosen["label"] else name
                             for name in own_val.classes],
                    "A held-out video: what the model holds likely")
@@ -1317,7 +1317,7 @@ if not MY_VIDEOS:
     for (name, scored), low, high in zip(tried.items(), (10, 88), (65, 100)):
         within(f"{name}, right", 100 * scored["top1"], low, high, " %")
 
-# %% tags=["figure"] alt="Accuracy on 27 other videos: after 6 steps from random weights it lies near the dashed line of a guess at 33.3 %, after 6 steps from trained weights it is 100 %."
+# %% tags=["figure"] alt="Accuracy on 27 other videos: after 6 steps from random weights it lies near the dashed line of a guess at 33.3 %, after 6 steps from trained weights it is nearly 100 %."
 show.accuracies({name: (scored["top1"], scored["n"]) for name, scored in tried.items()},
                 1 / len(own_val.classes), "Other videos of the same classes")
 
