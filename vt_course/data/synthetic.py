@@ -36,7 +36,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vt_course import CourseError, closest, data_root, need
-from vt_course.files import alone, read_utf8
+from vt_course.files import alone, parse_json, read_utf8
 from vt_course.machine import cores
 
 # Four pairs of neighbours; in a pair, each motion is the time reversal of the other.
@@ -421,8 +421,8 @@ def _config(name: str, splits: tuple[str, ...]) -> str:
 def _version(config: str) -> int | None:
     """The version of a file `config.json`; None if it is damaged."""
     try:
-        return json.loads(config)["version"]
-    except (ValueError, TypeError, KeyError):
+        return parse_json(config, "the settings", "render it anew", dict).get("version")
+    except CourseError:
         return None
 
 
