@@ -530,8 +530,8 @@ agree("a grey video has no order", conv(grey.flip(0)), conv(grey))
 # %% [markdown]
 # A blue face would be noticed at once. Here every colour of the rainbow is still there, only their order has changed. So look at what the network sees beside what it should see:
 
-# %% tags=["figure"] alt="Eight frames of the same clip twice: in the row RGB the flower has a cyan arm at the top and a blue one at the right; in the row BGR these arms are yellow and red, and the background is redder."
-show.film_strip([clip, bgr], n=8, rows=["RGB", "BGR"])
+# %% tags=["figure"] alt="Twelve frames of the same clip twice: in the row RGB the background is purple and the right arm of the flower is blue; in the row BGR the background is red-brown and the right arm is red."
+show.film_strip([clip, bgr], n=12, rows=["RGB", "BGR"])
 
 # %% [markdown]
 # **My accuracy is lower than the paper's.** The question comes up again and again in the issues of these repositories. Look in this order:
@@ -965,11 +965,11 @@ pair_means = x.unflatten(2, (-1, 2)).mean(3).repeat_interleave(2, 2)  # (1, 3, T
 agree("random: the video itself", from_generic, x)
 agree("inflated: the mean of each pair", from_inflated, pair_means)
 
-# %% tags=["figure"] alt="Six frames of the middle part in three rows: the rows video and random show the flower sharply, the row inflated shows it paler and with double edges."
+# %% tags=["figure"] alt="Eight frames of a small part in three rows: the rows video and random show an arm of the flower sharply, the row inflated shows it paler and with double edges."
 videos = (x, from_generic, from_inflated)
-strips = [v[0, :, 12:18, 8:72, 24:88].float() for v in videos]
-show.film_strip(strips, n=6, first=12, rows=["video", "random", "inflated"],
-                title="Six frames, 64 × 64 pixels, painted from their tokens")
+strips = [v[0, :, 12:20, 20:52, 56:88].float() for v in videos]
+show.film_strip(strips, n=8, first=12, rows=["video", "random", "inflated"],
+                title="Eight frames, 32 × 32 pixels, painted from tokens")
 
 # %% [markdown]
 # In the last row frames come in equal pairs, blurred by the motion between them. So a Video Swin that starts from ImageNet begins with half the frame rate, and must *learn* the difference.
