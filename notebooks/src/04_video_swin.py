@@ -12,7 +12,7 @@
 # |---|---|
 # | **Needs** | PyTorch; softmax attention with queries, keys and values. Notebook 03 helps, but is not required |
 # | **Data** | the embedded clips: `vt-course data synthetic`, once (`make course` and `make lab` do it) |
-# | **Time** | 2 to 3 hours with the exercises, an hour more without notebook 03; to run it: 1 minute (`smoke`, `lecture`), 6 (`full`) on two cores |
+# | **Time** | 2 to 3 hours with the exercises, an hour more without notebook 03; to run it: 1 minute (`smoke`, `lecture`), 10 (`full`) on two cores |
 # | **Hardware** | a laptop CPU and 3 GB of memory (5 GB for `full`) |
 #
 # **You will be able to**
@@ -1052,7 +1052,7 @@ for r in stage_shapes(*pixels, mini["embed_dim"], 3):
 # %% [markdown]
 # Stage 1 is the picture of section 4 with half of its time steps: 8 windows, 27 when they are shifted. In stages 2 and 3 a window is as large as a frame, so only time still shifts.
 #
-# Training is one call. In the `smoke` profile it makes 4 steps, to show that everything is connected, in `lecture` 60, and in `full` it goes to the end, 2,000 steps.
+# Training is one call. In the `smoke` profile it makes 4 steps, to show that everything is connected, in `lecture` 60, and in `full` it goes to the end, 4,000 steps.
 # The run folder then holds the metrics, the curves and the weights.
 
 # %%
@@ -1066,7 +1066,7 @@ summary = fit(recipe, run, max_steps=steps, progress=False)
 report(model=summary["model"], parameters=summary["parameters"])
 
 # %% [markdown]
-# The weights that the package ships come from the same call with twice as many epochs, run to the end once. `results/video_swin_mini_motion.json` in the repository records
+# The weights that the package ships come from the same call, run to the end once. `results/video_swin_mini_motion.json` in the repository records
 # the hardware, seconds, seed and commit. We evaluate them (or, in the `full` profile, yours) on the 400 held-out clips. They are those of the last
 # epoch, not the best one: picking by held-out accuracy would flatter it.
 

@@ -9,7 +9,7 @@
 # |---|---|
 # | **Needs** | PyTorch, backpropagation, one training loop that you have seen before. Notebooks 01 (frames and views) and 04 (the model) help; nothing of 05 to 07 is used |
 # | **Data** | the embedded clips: `vt-course data synthetic`, once (`make course` and `make lab` do it); and, if you like, videos of your own |
-# | **Time** | 2 to 3 hours with the exercises; to run it: 1 minute (`smoke`), 7 (`lecture`, on a busy core); in `full` the two trainings of sections 11 and 12 take about 5 minutes each |
+# | **Time** | 2 to 3 hours with the exercises; to run it: 1 minute (`smoke`), 7 (`lecture`, on a busy core); in `full` the two trainings of sections 11 and 12 take about 10 minutes each |
 # | **Hardware** | a laptop CPU and 2 GB of memory (4 GB for `lecture` and `full`) |
 #
 # **You will be able to**
@@ -382,14 +382,14 @@ learning_rate = check("8.2", learning_rate, solution=True)
 # %%
 from vt_course.training.fit import lr_at
 
-whole = recipe_for("video_swin_mini")              # 20 epochs of 100 steps
-mine = [float(learning_rate(s, 2000, 100, 1.0)) for s in range(2000)]
+whole = recipe_for("video_swin_mini")              # 40 epochs of 100 steps
+mine = [float(learning_rate(s, 4000, 100, 1.0)) for s in range(4000)]
 agree("your learning rate = the package's, all steps, peak 1", torch.tensor(mine),
-      torch.tensor([lr_at(s, 2000, 100, 1.0) for s in range(2000)]))
+      torch.tensor([lr_at(s, 4000, 100, 1.0) for s in range(4000)]))
 
 # %% tags=["figure"] alt="Learning rates of six recipes over a training, as shares of their peak: five rise in a straight line and fall like a cosine to 0; TimeSformer starts at the peak and falls in two steps, near 0.73 and 0.93."
 wave = {name: [float(learning_rate(s, n, warm, 1.0)) for s in range(n)]
-        for name, n, warm in (("ours", 2000, 100), ("Swin", 3000, 200),
+        for name, n, warm in (("ours", 4000, 100), ("Swin", 3000, 200),
                               ("Video Swin", 3000, 250), ("UniFormer", 1100, 100),
                               ("MViT", 2000, 300))}
 show.schedules(wave | {"TimeSformer": [1.0] * 1100 + [0.1] * 300 + [0.01] * 100},
@@ -403,7 +403,7 @@ show.schedules(wave | {"TimeSformer": [1.0] * 1100 + [0.1] * 300 + [0.01] * 100}
 # | MViT-B, Kinetics-400 | AdamW | 1.6e-3 for a batch of 512 | 200, 30 | 0.05 |
 # | TimeSformer, Kinetics-400 | SGD, momentum 0.9 | 5e-3, a tenth from epoch 11, a hundredth from 14 | 15, none | 1e-4 |
 # | UniFormer-S 16 × 8, Kinetics-400 | AdamW | 1e-4 for a batch of 32 | 110, 10 | 0.05 |
-# | `video_swin_mini`, embedded clips | AdamW | 8e-4 for a batch of 16 | 20, 1 | 0.05 |
+# | `video_swin_mini`, embedded clips | AdamW | 8e-4 for a batch of 16 | 40, 1 | 0.05 |
 #
 # (AdamW and decay are the subject of section 5; momentum is its *m*. Sources: at the end.) Long ones train from scratch (MViT), short ones start from image weights (Video Swin, TimeSformer). With a larger batch the gradient is less noisy and there are fewer steps, so recipes scale the learning rate with
 # the batch. If you halve the batch to fit your GPU, halve the learning rate, too, or add up the gradients of two halves (section 10).
@@ -875,19 +875,19 @@ report(**{f"1 + 100 × 0.003 in {str(dtype)[6:]}": add_up(dtype) for dtype in na
 # %%
 weights = torch.cat([p.detach().flatten() for p in shipped.parameters()])
 weights = weights[weights != 0]
-peaks = [learning_rate(100 * epoch + 50, 2000, 100, whole.lr) for epoch in range(20)]
+peaks = [learning_rate(100 * epoch + 50, 4000, 100, whole.lr) for epoch in range(40)]
 lost = {dtype: [((weights.to(dtype) + torch.tensor(float(lr)).to(dtype))
                  == weights.to(dtype)).float().mean().item() for lr in peaks]
         for dtype in (torch.bfloat16, torch.float16)}
 
-# %% tags=["figure"] alt="Share of the weights that do not move in each of 20 epochs: with bfloat16 weights it is small in epochs 2 to 9 and then rises in steps to nearly 100 %, with float16 weights it is near 0 for most of the training and rises at the end."
+# %% tags=["figure"] alt="Share of the weights that do not move in each of 40 epochs: with bfloat16 weights it is small at first and then rises in steps to nearly 100 %, with float16 weights it is near 0 for most of the training and rises at the end."
 show.curves({f"{str(dtype)[6:]} weights": [100 * s for s in shares]
              for dtype, shares in lost.items()}, "weights that do not move (%)",
             "Updates that are lost when the weights have 16 bits")
 
 # %%
 within("bfloat16, epoch 2", 100 * lost[torch.bfloat16][1], 1, 8, " %")
-within("bfloat16, epoch 19", 100 * lost[torch.bfloat16][18], 90, 100, " %")
+within("bfloat16, epoch 39", 100 * lost[torch.bfloat16][38], 90, 100, " %")
 
 # %% [markdown]
 # At the peak of the learning rate one update in fifty is lost, at the end nearly all are, and with them what the end of the cosine is for. (The curve has steps because the distance between neighbouring numbers doubles at each power of 2.) With smaller updates more are lost, so this is an estimate from below. The remedy is [**mixed precision**](glossary.md#mixed-precision): weights, moments and the update stay in float32 ("master
@@ -1047,7 +1047,7 @@ agree("three parts, added up = the whole batch", added, whole_batch, 1e-4)
 # %% [markdown]
 # ## 11 · A whole training, and how sure its number is
 #
-# Now the real recipe on all 1,600 clips. In `smoke` (and for videos of your own) it makes one step; `lecture` trains the first eight epochs of 20; `full` goes to the end.
+# Now the real recipe on all 1,600 clips. In `smoke` (and for videos of your own) it makes one step; `lecture` trains the first eight epochs of 40; `full` goes to the end.
 
 # %%
 long_run = work / "long"
@@ -1057,7 +1057,7 @@ report(parameters=summary["parameters"], epochs=whole.epochs,
        steps_of_the_recipe=whole.epochs * 100)
 
 # %% [markdown]
-# The figure shows the epochs that were finished; after one step those of section 7, in which nothing can be learned, and the training loss is that of smoothed labels. (In `lecture` both losses stay near that of a guess, 2.08, for some epochs, and then fall. A flat beginning is not a bug by itself; that the same loop has learned eight clips by heart is the reason to wait.) `fit` leaves such a figure in the run folder, too (`curves.png`), and every step for TensorBoard: `tensorboard --logdir runs`.
+# The figure shows the epochs that were finished; after one step those of section 7, in which nothing can be learned, and the training loss is that of smoothed labels. (In `lecture` both losses stay near that of a guess, 2.08, for about four epochs, and then fall. A flat beginning is not a bug by itself; that the same loop has learned eight clips by heart is the reason to wait.) `fit` leaves such a figure in the run folder, too (`curves.png`), and every step for TensorBoard: `tensorboard --logdir runs`.
 
 # %%
 def loss_curves(folder, title):
@@ -1071,7 +1071,7 @@ def loss_curves(folder, title):
 loss_curves(work / "run" if until == 1 else long_run, "Training and validation loss")
 
 # %% [markdown]
-# The shipped weights come from this recipe with twice as many epochs, 40, run to the end once (`results/video_swin_mini_motion.json` has hardware, seconds, seed and commit). They are those of the last epoch, not of the best: who picks the best of 40 by validation accuracy reports luck as well.
+# The shipped weights come from this recipe, run to the end once (`results/video_swin_mini_motion.json` has hardware, seconds, seed and commit). They are those of the last epoch, not of the best: who picks the best of 40 by validation accuracy reports luck as well.
 #
 # ### Views
 #
@@ -1207,7 +1207,7 @@ for note in open_spec(own.data).notes:
     print(note)
 own_train, own_val = open_data(own)
 steps_each = math.ceil(len(own_train) / own.batch_size)         # of an epoch
-wanted = {"smoke": 2, "lecture": 300, "full": 2000}[PROFILE]
+wanted = {"smoke": 2, "lecture": 300, "full": 4000}[PROFILE]
 own = replace(own, epochs=math.ceil(wanted / steps_each))
 own_run = home / f"run_{PROFILE}"               # remove it to train anew
 _ = fit(own, own_run, workers=0, progress=False)
@@ -1278,7 +1278,7 @@ show.probabilities(shares, [f"{name} (true)" if name == chosen["label"] else nam
 # | `sampling=uniform` | One frame from each of 8 equal parts, when the whole video is the action. |
 # | `size`, `keep` | Pixels the model sees; the short side of frames kept in memory (0 where they do not fit). |
 # | `flip=0.5` | If a mirrored clip keeps its class (section 2). |
-# | `batch_size`, `lr`, `epochs` | What counts is steps: ours has 2,000. With 200 clips an epoch has 13, and 2,000 are 154 epochs. Drop path, label smoothing and smaller crops are there against learning by heart. |
+# | `batch_size`, `lr`, `epochs` | What counts is steps: ours has 4,000. With 200 clips an epoch has 13, and 4,000 are 308 epochs. Drop path, label smoothing and smaller crops are there against learning by heart. |
 # | the split | Clips cut from one recording, or of one person, must be on the same side. The names do not tell: make folders `train/CLASS` and `val/CLASS`, or a `manifest.csv` (`data/README.md`). |
 #
 # Two hundred clips are few for a model that starts from random weights. What is done then is **fine-tuning**: start from weights that were trained on more. `fit` does not do that yet; your loop does:
