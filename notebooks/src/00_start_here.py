@@ -67,7 +67,7 @@ frames = torch.from_numpy(video.read(range(video.num_frames)))         # (T, H, 
 report(frames=video.num_frames, frames_a_second=round(video.fps),
        decoded=tuple(frames.shape), type=str(frames.dtype))
 
-# %% tags=["figure"] alt="Eight frames of a clip in a row: a dark teal square with a white border and a pattern of orange and light green is turned further in each frame, in front of a blurred background."
+# %% tags=["figure"] alt="Eight frames of a clip in a row: a star with a white border, coloured like a rainbow, is turned further in each frame, in front of a green background with dark upright stripes."
 show.film_strip(frames, n=8, title="8 of the 32 frames")
 
 # %% [markdown]
@@ -84,7 +84,7 @@ clip = normalise(clip)                                                 # (3, 8, 
 report(chosen=str(indices.tolist()), clip=tuple(clip.shape), type=str(clip.dtype))
 
 # %% [markdown]
-# The model is a small Video Swin, trained from scratch on 1,600 such clips in eight minutes on two CPU cores. Notebook 04 builds it; here it is
+# The model is a small Video Swin, trained from scratch on 1,600 such clips in nine minutes on one CPU core. Notebook 04 builds it; here it is
 # taken from the package. It returns one number for each class, the [*logits*](glossary.md#logit); softmax makes probabilities of them.
 
 # %%
@@ -110,8 +110,7 @@ within("its probability", 100 * probabilities["the clip"].max().item(), 80, 100,
 
 # %% [markdown]
 # Backwards, clockwise *is* counter-clockwise. The same eight pictures, the other answer: this model uses the order of the frames. One clip proves little, so
-# notebook 04 does it with 400, against the best accuracy that any model can expect which ignores the order of frames. (Nor is this one always right: of the first eight
-# clockwise clips it calls one "grow".)
+# notebook 04 does it with 400, against the best accuracy that any model can expect which ignores the order of frames.
 #
 # That was the whole way of a video through this course:
 #
