@@ -699,7 +699,7 @@ def guarded(name, *args, **kwargs):
 
 @pytest.mark.parametrize("stem", [stem for stem, source in SOURCES.items() if hygiene.exercises(from_source(source))])
 def test_the_solutions_pass_where_nothing_of_the_package_can_be_imported(stem, capsys):
-    """Each solution runs with the imports and functions of its notebook's cells, and without the package."""
+    """Each solution runs with the imports, functions and CONSTANTS of its notebook's cells, and without the package."""
     cells = [c for c in from_source(SOURCES[stem]).cells if c.cell_type == "code"]
     known, imports = {}, []
     for cell in cells:
@@ -711,6 +711,10 @@ def test_the_solutions_pass_where_nothing_of_the_package_can_be_imported(stem, c
                     imports.append(node)
             elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
                 known[node.name] = node
+            elif (
+                isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper()
+            ):
+                known[node.targets[0].id] = node
     passed = 0
     for cell in cells:
         if "solution" not in parts(cell):

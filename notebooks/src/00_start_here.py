@@ -55,7 +55,7 @@ from vt_course.models import create, mini_weights
 #
 # Two of the course's printing helpers come up here: `report` prints shapes and counts, `within` checks that a number lies in an interval.
 #
-# The embedded data set holds real mp4 files: a textured shape on a cloudy background that does one of eight things. We take one that the model has
+# The embedded data set holds real mp4 files: a coloured shape on a patterned background that does one of eight things. We take one that the model has
 # not seen in training. A video file is opened, and nothing is decoded until frames are asked for.
 
 # %%
@@ -67,24 +67,24 @@ frames = torch.from_numpy(video.read(range(video.num_frames)))         # (T, H, 
 report(frames=video.num_frames, frames_a_second=round(video.fps),
        decoded=tuple(frames.shape), type=str(frames.dtype))
 
-# %% tags=["figure"] alt="Eight frames of a clip in a row: a dark teal square with a white border and a pattern of orange and light green is turned further in each frame, in front of a blurred background."
+# %% tags=["figure"] alt="Eight frames of a clip in a row: a star with a white border, coloured like a rainbow, is turned further in each frame, in front of a green background with dark upright stripes."
 show.film_strip(frames, n=8, title="8 of the 32 frames")
 
 # %% [markdown]
 # **Predict.** What is this shape doing? Would you know from the first frame alone?
 #
-# Our model looks at 8 frames of 48 × 48 pixels. So: choose 8 frames, two apart, around the middle; scale the short side to 48; cut the middle square;
+# Our model looks at 8 frames of 32 × 32 pixels. So: choose 8 frames, three apart, around the middle; scale the short side to 32; cut the middle square;
 # subtract the mean colour, divide by the spread, and put colours first. That is a [*clip*](glossary.md#clip).
 
 # %%
-indices = dense_indices(video.num_frames, frames=8, stride=2)
+indices = dense_indices(video.num_frames, frames=8, stride=3)
 clip = torch.from_numpy(video.read(indices))                           # (8, H, W, 3)
-clip = centre_crop(resize_short_side(clip, 48), 48)                    # (8, 48, 48, 3)
-clip = normalise(clip)                                                 # (3, 8, 48, 48)
+clip = centre_crop(resize_short_side(clip, 32), 32)                    # (8, 32, 32, 3)
+clip = normalise(clip)                                                 # (3, 8, 32, 32)
 report(chosen=str(indices.tolist()), clip=tuple(clip.shape), type=str(clip.dtype))
 
 # %% [markdown]
-# The model is a small Video Swin, trained from scratch on 1,600 such clips in eight minutes on two CPU cores. Notebook 04 builds it; here it is
+# The model is a small Video Swin, trained from scratch on 1,600 such clips in nine minutes on one CPU core. Notebook 04 builds it; here it is
 # taken from the package. It returns one number for each class, the [*logits*](glossary.md#logit); softmax makes probabilities of them.
 
 # %%
@@ -110,8 +110,7 @@ within("its probability", 100 * probabilities["the clip"].max().item(), 80, 100,
 
 # %% [markdown]
 # Backwards, clockwise *is* counter-clockwise. The same eight pictures, the other answer: this model uses the order of the frames. One clip proves little, so
-# notebook 04 does it with 400, against the best accuracy that any model can expect which ignores the order of frames. (Nor is this one always right: of the first eight
-# clockwise clips it calls one "grow".)
+# notebook 04 does it with 400, against the best accuracy that any model can expect which ignores the order of frames.
 #
 # That was the whole way of a video through this course:
 #
@@ -191,9 +190,9 @@ _ = check("4.3", cyclic_shift, solution=True)
 # | [02 attention and cost](02_attention_and_cost.ipynb) | attention from loops to fused, its cost measured | 3 |
 # | [03 swin](03_swin.ipynb) | windows, shift, mask, the hierarchy | 4 |
 # | [04 video swin](04_video_swin.ipynb) | 27 windows of space and time, inflation, a trained model | 3 |
-# | 05 mvit | pooling attention | 3 |
-# | 06 timesformer | five attention schemes | 2 |
-# | 07 uniformer | local and global relations | 2 |
+# | [05 mvit](05_mvit.ipynb) | pooling attention, the block, four stages, MViTv2 | 4 |
+# | [06 timesformer](06_timesformer.ipynb) | five attention schemes as masks and as groups, the divided network | 3 |
+# | [07 uniformer](07_uniformer.ipynb) | local and global relations, equal to convolutions and attention | 3 |
 # | 08 training | from clips to a trained model | 2 |
 # | 09 does it use time | experiments with exact ceilings | 2 |
 # | 10 paper companion | every claim, and what came out | 1 |

@@ -500,9 +500,9 @@ differ("absolute: it does", msa(five + positions[late]), msa(five + positions[ea
 # %% [markdown]
 # ## 6 · What a trained model looks at
 #
-# The package ships a small Video Swin, trained on clips of drawn, moving shapes. It attends in windows of 4 × 6 × 6 tokens. It works in stages: groups of layers on one map, and from stage to stage the map shrinks. In its second stage the whole
-# map *is* 4 × 6 × 6, one window: joint attention among 144 tokens of all time steps. We take the tokens that enter this layer, its weights and its bias, and compute the
-# attention with the functions of this notebook.
+# The package ships a small Video Swin, trained on clips of drawn, moving shapes. It attends in windows of 2 × 4 × 4 tokens. It works in stages: groups of layers on one map, and from stage to stage the map shrinks. In its second stage the
+# map is 4 × 4 × 4, so that a window holds all places of two time steps: joint attention among 32 tokens. We take the tokens that enter this layer, its weights and its bias, and compute the
+# attention in the first window with the functions of this notebook.
 #
 # The model adds a bias to the logits, your function does not. But a bias in the exponent is a factor outside: softmax(s + b) is softmax(s) · eᵇ, divided by its sum.
 
@@ -522,49 +522,80 @@ model = create("video_swin_mini").eval()
 _ = model.load_state_dict(load_file(mini_weights("video_swin_mini")))
 attn, seen = model.layers[1].blocks[0].attn, {}
 # a hook gets the inputs as a tuple
-hook = attn.register_forward_hook(lambda m, x, y: seen.update(x=x[0], y=y))
-with torch.no_grad():
-    _ = model(val[1]["clip"][None])
-hook.remove()
-report(clip=val[1]["clip"].shape, motion=motion.classes[val[1]["label"]],
-       tokens=seen["x"].shape, heads=attn.num_heads)
+_ = attn.register_forward_hook(lambda m, x, y: seen.update(x=x[0], y=y))
+
+
+def first_window(clip):
+    """What enters this layer, and what leaves it, at time steps 0 and 1."""
+    with torch.no_grad():
+        _ = model(clip[None])
+    return seen["x"][:, :2], seen["y"][:, :2]         # 2 × (1, 2, 4, 4, C)
+
+
+left = val[9]
+report(clip=left["clip"].shape, motion=motion.classes[left["label"]],
+       map=first_window(left["clip"])[0].shape, heads=attn.num_heads)
 
 # %%
-tokens, heads = seen["x"].flatten(1, 3), attn.num_heads       # (1, 144, C)
+@torch.no_grad()
+def values_and_weights(window):
+    """Among the 32 tokens of a window: (1, h, N, d) and (1, h, N, N)."""
+    tokens = window.flatten(1, 3)                     # (1, 32, C)
+    qkv = attn.qkv(tokens).view(1, 32, 3, attn.num_heads, -1)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)              # 3 × (1, h, N, d)
+    weights = attention_weights(q, k) * attn.bias(32).exp()
+    return v, weights / weights.sum(-1, keepdim=True)
+
+
+window, layer = first_window(left["clip"])
+v, weights = values_and_weights(window)
 with torch.no_grad():
-    qkv = attn.qkv(tokens).view(1, 144, 3, heads, -1)         # (1, N, 3, h, d)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)                      # 3 × (1, h, N, d)
-    bias = attn.bias(144)                                     # (h, N, N)
-    weights = attention_weights(q, k) * bias.exp()
-    weights = weights / weights.sum(-1, keepdim=True)         # (1, h, N, N)
-    out = attn.proj((weights @ v).transpose(1, 2).flatten(2)) # (1, N, C)
-agree("your weights make the layer's own output", out.view_as(seen["y"]), seen["y"])
+    out = attn.proj((weights @ v).transpose(1, 2).flatten(2))  # (1, N, C)
+agree("your weights make the layer's own output", out.view_as(layer), layer)
 
 # %% [markdown]
-# So these *are* the weights that the trained model uses. A ring moves to the left (what leaves on the left comes back on the right). The query is one token at the
-# ring's border, in the second of four time steps. **Predict:** will it look at its own place in the other steps, or at the ring?
+# So these *are* the weights that the trained model uses. A heart moves to the left. The query is the token at its lower right corner, in the first of the two
+# time steps. **Predict:** will it look at its own place in both steps, at another part of the heart, or at the background?
 
-# %% tags=["figure"] alt="Four frames in two rows, for head 0 and head 2: a square in the frame at t = 1 marks the token that asks, and orange shows that its attention lies mostly on tokens at the drawn circle, in several frames."
-query = (1, 1, 4)                                             # (t, h, w)
-number = (query[0] * 6 + query[1]) * 6 + query[2]
-maps = weights[0, :, number].view(heads, 4, 6, 6)             # (h, t, h, w)
-show.attention_over_frames(val[1]["clip"], maps[[0, 2]], query, ["head 0", "head 2"],
-                           "What one token attends to, and the share of each step")
+# %% tags=["figure"] alt="Two frames in two rows, for head 0 and head 3: a square in the frame at t = 0 marks the token that asks, at the lower right of a heart; nearly all orange lies on one token at the bottom of the heart in each frame, at its left for head 0 and in its middle for head 3."
+query = (0, 3, 3)                                     # (t, h, w)
+number = (query[0] * 4 + query[1]) * 4 + query[2]
+maps = weights[0, :, number].view(-1, 2, 4, 4)        # (h, t, h, w)
+# time steps 0 and 1 are frames 0 to 3
+show.attention_over_frames(left["clip"][:, :4], maps[[0, 3]], query,
+                           ["head 0", "head 3"],
+                           "What one token attends to, by time step")
+
+# %% [markdown]
+# One token of one clip proves little. The next cell asks 100 clips: of the weights of a query, which part falls on tokens that show mostly the shape? (A pixel belongs to
+# the shape if its colour is far from the usual one of the clip.)
 
 # %%
-pixels = val[1]["clip"] * torch.tensor(IMAGENET_STD)[:, None, None, None]
-grey = pixels.mean(0)                                         # (8, 48, 48)
-off = ((grey - grey.median()).abs() > 0.2).float()            # pixels of the ring
-ring = F.avg_pool3d(off[None], (2, 8, 8))[0] > 0.1            # (4, 6, 6), as the tokens
-within("share of the tokens", ring.float().mean().item(), 0.2, 0.3)
-for head in (0, 2):
-    on_ring = maps[head][ring].sum().item()
-    within(f"head {head}: share of the weight", on_ring, 0.65, 1)
+def on_the_shape(clip):
+    """Which of the 32 tokens show mostly the shape: (32,)."""
+    pixels = clip[:, :4] * torch.tensor(IMAGENET_STD)[:, None, None, None]
+    usual = pixels.flatten(1).median(1).values        # (3,): the background
+    far = (pixels - usual[:, None, None, None]).abs().amax(0) > 0.2
+    return F.avg_pool3d(far.float()[None], (2, 8, 8)).flatten() > 0.4
+
+
+tokens, by_shape, by_background = [], [], []
+for i in range(100):
+    shape = on_the_shape(val[i]["clip"])              # (32,)
+    _, weights = values_and_weights(first_window(val[i]["clip"])[0])
+    part = weights[0, :, :, shape].sum(-1)            # (h, N)
+    tokens.append(shape.float().mean().item())
+    by_shape.append(part[:, shape].mean(1))           # (h,) each
+    by_background.append(part[:, ~shape].mean(1))
+within("tokens that show the shape", sum(tokens) / 100, 0.18, 0.28)
+inside, outside = (torch.stack(p).mean(0) for p in (by_shape, by_background))
+within("weight on them, in each head, from the shape", inside.min().item(), 0.45, 1)
+gap = (outside - inside).min().item()                 # (h,) each
+within("from the background it is more, by", gap, 0.03, 0.3)
 
 # %% [markdown]
-# One token in four shows a part of the ring. Head 0 puts nine tenths of its weight on them, head 2 three quarters, also where the ring has moved to or comes back on the other side. (Heads 1 and 3 put
-# about half there. The shares of the time steps say less: spread evenly, each would get 25 %.) Mind what
-# such a picture shows: from where one layer takes values, for one token of one clip. Which information these values hold, it does not show.
+# A quarter of the tokens show the shape, and in every head they get about half of the weight or more: from queries on the shape, and even more from those on the background, which has nothing to tell about the motion. Mind what
+# such numbers show: from where one layer takes values. Which information these values hold, they do not show.
 
 # %% [markdown]
 # ## 7 · Counting multiply-accumulates
@@ -1112,7 +1143,7 @@ show.cost_curves({name: dict(x=frames, y=y) for name, y in peaks.items()},
 # - Formulas, counts, bytes and equalities are exact and at full scale. Times and peaks of memory are of one CPU, small maps and one layer; they
 #   say nothing about a GPU beyond their shape. `vt-course bench growth` measures the families at larger sizes, on a GPU if there is one.
 # - The memory table counts logits in the literal implementation. Weights, optimiser and other activations come on top; fused kernels remove the logits.
-# - The attention maps are of one clip and a model with 1.3 million parameters.
+# - The attention maps are of one clip and a model with a third of a million parameters.
 # - Dropout on the weights and masks are left out here; masks come in notebook 03.
 #
 # ## Summary

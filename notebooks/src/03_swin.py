@@ -69,7 +69,7 @@ report(**{r["name"]: (*r["size"], r["channels"]) for r in rows})
 # %% tags=["figure"] alt="A picture of a star under the grids of the four stages of Swin-T: from stage to stage patches and windows grow, and 64 windows of 7 × 7 patches become 16, 4 and 1; a fifth panel shows ViT with one window of 14 × 14."
 from vt_course.data.synthetic import clip_array
 
-image = clip_array("left", "star", frames=1, size=224, key=(0, 0, 3))[0]  # (H, W, 3)
+image = clip_array("left", "clouds", frames=1, size=224, key=(0, 0, 38))[0]  # (H, W, 3)
 vit = dict(name="ViT-B/16", size=(14, 14), window=14, channels=768)
 show.hierarchy_2d(image, [*rows, vit], "Swin-T in four stages; ViT has one")
 

@@ -23,7 +23,7 @@ from vt_course.lab import progress
 from vt_course.lab.exercise import Exercise
 from vt_course.lab.exercises import EXERCISES
 from vt_course.lab.kinds import explain
-from vt_course.lab.kinds.common import Outcome, as_tensor, axis_names, clone, plain, same_tensor
+from vt_course.lab.kinds.common import Outcome, as_tensor, axis_names, clone, own, plain, same_tensor
 from vt_course.lab.kinds.errors import explain_error
 from vt_course.lab.kinds.results import quantities
 
@@ -39,7 +39,7 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
     exercise = exercise_of(number)
     torch.manual_seed(0)
     cases = exercise.cases()
-    given, outputs, raised = [clone(args) for args in cases], [], None
+    given, outputs, raised = [own(args) for args in cases], [], None
     for args in given:
         try:
             outputs.append(as_tensor(function(*args)))
@@ -163,7 +163,7 @@ def compare_gradients(exercise: Exercise, function: Callable, args: tuple) -> st
     """What is wrong with the gradients of the floating-point arguments, or None."""
     gradients = []
     for f in (exercise.definition, function):
-        inputs = [a.clone().requires_grad_() if is_float(a) else a for a in args]
+        inputs = [a.clone().requires_grad_() if is_float(a) else a for a in own(args)]
         out = as_tensor(f(*inputs))
         if not out.requires_grad:
             return (
@@ -171,9 +171,16 @@ def compare_gradients(exercise: Exercise, function: Callable, args: tuple) -> st
                 "cut it off"
             )
         weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
-        gradients.append(
-            torch.autograd.grad((out * weights).sum(), [a for a in inputs if is_float(a)], allow_unused=True)
-        )
+        try:
+            found = torch.autograd.grad((out * weights).sum(), [a for a in inputs if is_float(a)], allow_unused=True)
+        except RuntimeError as error:  # the reader's: the definition has a gradient
+            if "inplace" in str(error):
+                return (
+                    "it has no gradient: a tensor that the backward pass still needs is changed in place; write "
+                    "`x = x + y` instead of `x += y`"
+                )
+            return f"its gradient cannot be computed: {error}"
+        gradients.append(found)
     names = [name for name, a in zip(names_of(exercise), args) if is_float(a)]
     for name, want, got in zip(names, *gradients):
         if want is not None and (got is None or differing(got, want).any()):
@@ -212,7 +219,7 @@ def lengths(exercise: Exercise, args: tuple) -> dict[str, int]:
 def result(function: Callable, args: tuple) -> Tensor | None:
     """The tensor that the reader's function returns, or None if it does not."""
     try:
-        out = as_tensor(function(*clone(args)))
+        out = as_tensor(function(*own(args)))
     except (Exception, SystemExit):
         return None
     return out if isinstance(out, Tensor) and plain(out) else None

@@ -1,11 +1,23 @@
 """The exercises of the course, by number: one file for each notebook."""
 
-from vt_course.lab.exercises import attention_and_cost, clips_and_tokens, swin, training, video_swin
+from vt_course.lab.exercises import (
+    attention_and_cost,
+    clips_and_tokens,
+    mvit,
+    swin,
+    timesformer,
+    training,
+    uniformer,
+    video_swin,
+)
 
 EXERCISES = (
     clips_and_tokens.EXERCISES
     | attention_and_cost.EXERCISES
     | swin.EXERCISES
     | video_swin.EXERCISES
+    | mvit.EXERCISES
+    | timesformer.EXERCISES
+    | uniformer.EXERCISES
     | training.EXERCISES
 )

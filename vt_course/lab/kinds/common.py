@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import combinations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -64,7 +65,13 @@ def first_wrong(outcomes: list[Outcome]) -> Outcome:
 
 
 def clone(args: tuple) -> tuple:
-    return tuple(a.clone() if isinstance(a, Tensor) else a for a in args)
+    """Arguments that a function may change: copies of tensors and modules."""
+    return tuple(a.clone() if isinstance(a, Tensor) else deepcopy(a) if isinstance(a, nn.Module) else a for a in args)
+
+
+def own(args: tuple) -> tuple:
+    """Arguments for the reader's function, which may change them: modules, too, are copied."""
+    return tuple(deepcopy(a) if isinstance(a, nn.Module) else a for a in clone(args))
 
 
 def attempt(function: Callable, args: tuple):

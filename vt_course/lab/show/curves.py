@@ -171,7 +171,7 @@ def ceilings(results: dict, ceilings: dict, title: str | None = None) -> Figure:
 
 
 @figure
-def curves(histories: dict, ylabel: str, title: str | None = None) -> Figure:
+def curves(histories: dict, ylabel: str, title: str | None = None, xlabel: str = "epoch") -> Figure:
     """Curves over training: name -> values per epoch, or name -> dict(x=[...], y=[...])."""
     fig, axes = plt.subplots(figsize=(9, 4.2))
     for i, (name, history) in enumerate(histories.items()):
@@ -188,7 +188,7 @@ def curves(histories: dict, ylabel: str, title: str | None = None) -> Figure:
             markevery=max(1, len(y) // 20),
             label=name,
         )
-    axes.set(xlabel="epoch", ylabel=ylabel)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid()
     axes.legend()
