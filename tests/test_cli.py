@@ -153,7 +153,6 @@ def test_commands_in_documents_parse(document):
         ["nonsense"],
         ["train", "video_swin_mini"],
         ["data", "synthetic", "--clips", "many"],
-        ["data", "synthetic", "--clips", "8"],
         ["data", "synthetic", "--clips", "8,8,8"],
         ["data", "synthetic", "--frames", "0"],
         ["bench", "decode", "x.mp4", "--repeats", "0"],

@@ -183,9 +183,10 @@ def test_depthwise(B, C, dims, data):
 MINIS = {
     "swin_mini": ((3, 32, 32), dict(depths=(2,), num_heads=(2,))),
     "video_swin_mini": ((3, 4, 48, 48), dict(depths=(2,), num_heads=(2,))),
-    "mvit_mini": ((3, 8, 48, 48), dict(depth=1, dim_mul={}, head_mul={}, q_stride={0: (1, 2, 2)})),
-    "mvit_v2_mini": ((3, 8, 48, 48), dict(depth=1, dim_mul={}, head_mul={}, q_stride={0: (1, 2, 2)})),
-    "timesformer_mini": ((3, 8, 48, 48), dict(depth=1)),
+    "mvit_mini": ((3, 8, 32, 32), dict(depth=1, dim_mul={}, head_mul={}, q_stride={0: (1, 2, 2)})),
+    "mvit_v2_mini": ((3, 8, 32, 32), dict(depth=1, dim_mul={}, head_mul={}, q_stride={0: (1, 2, 2)})),
+    "timesformer_mini": ((3, 8, 32, 32), dict(depth=1)),
+    "vit_frames_mini": ((3, 8, 32, 32), dict(depth=1)),
     "uniformer_mini": ((3, 4, 32, 32), dict(depths=(1, 1, 1, 1))),
 }
 

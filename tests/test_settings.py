@@ -61,7 +61,7 @@ BAD = {
         (dict(rel_pos="x"), "rel_pos 'x' must name axes"),
         (dict(rel_pos="wht"), "in the order of 'thw'"),
         (dict(rel_pos="tt"), "'thw'"),
-        (dict(frames=7), "an input of (7, 48, 48) is not a multiple of patch_stride"),
+        (dict(frames=7), "an input of (7, 32, 32) is not a multiple of patch_stride"),
         (dict(num_heads=5), "not divisible by num_heads 5"),
         (dict(pool_mode="mean"), "choose 'conv', 'max' or 'avg'"),
     ],

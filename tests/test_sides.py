@@ -22,7 +22,7 @@ SAME = [
         dict(img_size=32, patch_kernel=3, patch_stride=4, patch_padding=1, kernel=3),
         (3, 8, 32, 32),
     ),
-    ("mvit_mini", {}, dict(kv_stride={0: 2, 2: 2}, q_stride={1: 2, 3: 2}), (3, 8, 48, 48)),
+    ("mvit_mini", {}, dict(kv_stride={0: 2, 2: 2}, q_stride={1: 2, 3: 2}), (3, 8, 32, 32)),
     ("mvit_mini", IMAGE, dict(img_size=32, kv_stride=4, q_stride={1: 2, 3: 2}), (3, 32, 32)),
     ("mvit_v2_mini", {}, dict(img_size=32, kernel=3), (3, 8, 32, 32)),
     ("timesformer_mini", {}, dict(img_size=32, patch_size=4), (3, 8, 32, 32)),
@@ -161,9 +161,9 @@ def test_positions_of_an_oblong_grid_are_resized_along_each_axis():
 @pytest.mark.parametrize(
     "shape, words",
     [
-        ((3, 16, 48, 48), "8 frames of 6 x 6 patches and its input has 16 of 6 x 6"),
-        ((3, 8, 48, 64), "8 frames of 6 x 6 patches and its input has 8 of 6 x 8"),
-        ((3, 8, 32, 72), "its input has 8 of 4 x 9"),
+        ((3, 16, 32, 32), "8 frames of 4 x 4 patches and its input has 16 of 4 x 4"),
+        ((3, 8, 32, 48), "8 frames of 4 x 4 patches and its input has 8 of 4 x 6"),
+        ((3, 8, 16, 64), "its input has 8 of 2 x 8"),
     ],
     ids=str,
 )
@@ -175,6 +175,6 @@ def test_stretched_positions_are_said_once(shape, words):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model(x)
-        create("timesformer_mini")(torch.randn(1, 3, 8, 48, 48))
+        create("timesformer_mini")(torch.randn(1, 3, 8, 32, 32))
         create("timesformer_mini", positions="none")(x)
         create("timesformer_mini", attention="space", img_size=shape[2:])(x)  # frames by themselves: any number

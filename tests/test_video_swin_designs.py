@@ -133,7 +133,7 @@ def test_shift_switches():
         model = create("video_swin_mini", shift=shift)
         for stage in model.layers:
             for j, block in enumerate(stage.blocks):
-                assert block.attn.shift == tuple(w // 2 * (j % 2) * on for w, on in zip((4, 6, 6), shift))
+                assert block.attn.shift == tuple(w // 2 * (j % 2) * on for w, on in zip((2, 4, 4), shift))
     assert all(b.attn.shift == (0, 0) for s in create("swin_mini", shift=False).layers for b in s.blocks)
     assert create("swin_mini").layers[0].blocks[1].attn.shift == (2, 2)
 

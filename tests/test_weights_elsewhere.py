@@ -89,11 +89,11 @@ def test_another_precision_becomes_the_models(dtype):
         (
             transformers.TimesformerModel,
             transformers.TimesformerConfig(
-                image_size=48,
+                image_size=32,
                 patch_size=8,
                 num_frames=8,
                 hidden_size=96,
-                num_hidden_layers=4,
+                num_hidden_layers=3,
                 num_attention_heads=4,
                 intermediate_size=384,
             ),
@@ -145,8 +145,9 @@ def test_a_failing_load_names_the_likely_variant():
     assert len(said) < 1200 and re.search(r"\d+ entries differ: (.*; ){6}and \d+ more", said)
     assert "mvit_base_24_32x3 or" in refused(create("mvit_mini"), to_official(deep, layout="pytorchvideo"))
     odd = create("swin_mini", embed_dim=16, depths=(1, 1, 1)).state_dict()
-    assert "The names are those of SwinTransformer, but no published variant has these shapes" in refused(
-        create("swin_mini"), odd
+    said = refused(create("swin_mini"), odd)  # with three stages and no bias table of a known size, they fit either
+    assert (
+        "The names are those of SwinTransformer or SwinTransformer3D, but no published variant has these shapes" in said
     )
     assert "belong to no family here; they begin with conv1, layer1" in refused(
         create("swin_mini"),

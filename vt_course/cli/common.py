@@ -112,10 +112,11 @@ def need_data() -> None:
 
 
 def set_sizes(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(n) for n in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not TRAIN,VAL, for instance 1600,400") from None
+    """The argparse type of the sizes of the embedded set: TRAIN,VAL, or one number for its test clips."""
+    numbers = text.split(",")
+    if len(numbers) > 2 or not all(n.strip().isdecimal() for n in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} is not TRAIN,VAL, for instance 1600,400")
+    return tuple(map(int, numbers))
 
 
 def whole(least: int):
