@@ -44,8 +44,8 @@ TIMESFORMER = {
     "timesformer_l_64x224_ssv2": (121.436, 1579.191), "timesformer_space_8x224": (86.106, 140.505),
     "timesformer_joint_8x224": (86.112, 179.563), "timesformer_local_global_8x224": (121.566, 206.928),
     "timesformer_axial_8x224": (157.020, 249.412), "timesformer_divided_8x224_space_positions": (121.560, 195.830),
-    "timesformer_divided_8x224_no_positions": (121.409, 195.830), "timesformer_mini": (0.498, 0.0655),
-    "vit_frames_mini": (0.357, 0.0488),
+    "timesformer_divided_8x224_no_positions": (121.409, 195.830), "timesformer_mini": (0.498, 0.066),
+    "vit_frames_mini": (0.357, 0.049),
 }
 
 # UniFormer. What the official model classes have, run at the commit in tests/golden/README.md; for the 384-pixel models

@@ -1543,9 +1543,13 @@ with torch.no_grad():
 # %% [markdown] tags=["deep-dive"]
 # ## 14 · What this architecture buys, and what it costs
 #
-# All families of the course, trained on the same clips with the same number of steps, several seeds each. The figure reads a result file; nothing is trained here. It grows from notebook to notebook.
-#
-# Read it with three remarks. Networks of a few hundred thousand parameters on drawn shapes say nothing about Kinetics. Multiply-accumulates and seconds need not have the same order: a depthwise convolution has few MACs and takes long on a CPU; one reason is that each number is used only 27 times after it was fetched. And the spread over seeds is part of the result: a difference smaller than it is none.
+# The families so far, trained on the same clips with the same number of steps, and a ViT that sees each frame by itself and averages. The figure reads a result file; nothing is trained here. It grows from notebook to notebook. There is one mark for each seed that has been run; `vt-course experiments --only families-motion` makes those that are missing.
+
+# %% tags=["figure"] alt="One row for each family: marks for the accuracy with frames in order, shuffled, in reverse and one frame repeated, dashed lines at 12.5 % and 50 %, and bars for parameters, multiply-accumulates, seconds and memory; of two MViTs, a Video Swin and a ViT that averages frames."
+show.families("Video Swin", "MViT", "MViTv2", "frame-average ViT")
+
+# %% [markdown]
+# Read it with three remarks. Networks of a few hundred thousand parameters on drawn shapes say nothing about Kinetics. Multiply-accumulates and seconds need not have the same order: a depthwise convolution has few MACs and takes long on a CPU; one reason is that each number is used only 27 times after it was fetched. And a difference that is smaller than the spread over seeds is none; with one seed there is no spread to compare with.
 #
 # **What pooling buys.** Every query sees the whole clip, at the price of a few hundred keys. The maps of four stages come out as a by-product, fine ones first, which detectors want. Adaptive strides keep the number of keys about constant, so that attention is a fifth of the multiply-accumulates of MViT-B (section 9).
 #
@@ -1592,4 +1596,4 @@ with torch.no_grad():
 # </details>
 
 # %% [markdown]
-# **Next:** 06 · TimeSformer, which keeps a plain ViT and divides attention between time and space.
+# **Next:** [06 · TimeSformer](06_timesformer.ipynb), which keeps a plain ViT and divides attention between time and space.

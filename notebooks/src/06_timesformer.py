@@ -1535,6 +1535,13 @@ with torch.no_grad():
 # %% [markdown] tags=["core"]
 # ## 14 · What this architecture buys, and what it costs
 #
+# The families so far, trained in one regime on the same clips and the same machine. The last row is a ViT that sees each frame by itself and averages its class tokens: what is left of TimeSformer without attention over time. There is one mark for each seed that has been run (`vt-course experiments --only families-motion`). A difference that is smaller than the spread over seeds is none.
+
+# %% tags=["figure"] alt="One row for each family: marks for the accuracy with frames in order, shuffled, in reverse and one frame repeated, dashed lines at 12.5 % and 50 %, and bars for parameters, multiply-accumulates, seconds and memory; TimeSformer stands between MViTv2 and the ViT that averages."
+show.families("Video Swin", "MViT", "MViTv2", "TimeSformer",
+              "frame-average ViT")
+
+# %% [markdown]
 # **It buys** the image model. All weights of a ViT are used, and at the start a still clip gets the image model's answer. Length is cheap: the cost is linear in the number of frames, and the released models go to 96 frames, which joint attention with stored logits could not.
 # Every patch can reach every other one within a block.
 #
@@ -1581,4 +1588,4 @@ with torch.no_grad():
 # </details>
 
 # %% [markdown]
-# **Next:** 07 · UniFormer, which compares contents only in its deep layers, and offsets in the shallow ones.
+# **Next:** [07 · UniFormer](07_uniformer.ipynb), which compares contents only in its deep layers, and offsets in the shallow ones.

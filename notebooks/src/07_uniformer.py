@@ -1411,8 +1411,15 @@ show.ceilings(bars, {"one frame": 0.125, "no order": 0.5},
               "UniFormer, top-1 on 400 held-out clips")
 
 # %% [markdown]
-# Shuffled and single frames must stay below their lines, up to chance (four standard errors are allowed). Backwards, a model that reads the direction answers with the partner, which counts as wrong. So it falls *below* chance, and the lower this bar, the more of the answer was direction. (One seed. The comparison of all families has more.)
+# Shuffled and single frames must stay below their lines, up to chance (four standard errors are allowed). Backwards, a model that reads the direction answers with the partner, which counts as wrong. So it falls *below* chance, and the lower this bar, the more of the answer was direction. (One seed.)
 #
+# All families, trained in one regime on the same clips and the same machine, and a ViT that sees each frame by itself and averages. There is one mark for each seed that has been run (`vt-course experiments --only families-motion`). A difference that is smaller than the spread over seeds is none.
+
+# %% tags=["figure"] alt="One row for each family: marks for the accuracy with frames in order, shuffled, in reverse and one frame repeated, dashed lines at 12.5 % and 50 %, and bars for parameters, multiply-accumulates, seconds and memory; all five families and the ViT that averages."
+show.families("Video Swin", "MViT", "MViTv2", "TimeSformer",
+              "UniFormer", "frame-average ViT")
+
+# %% [markdown]
 # ### What the architecture buys, and what it costs
 #
 # - **Bought: cheap early layers.** The first two stages cost as much per token as convolutions do, whatever the length of the clip. In UniFormer-S they hold seven blocks on the largest maps.
@@ -1461,4 +1468,4 @@ show.ceilings(bars, {"one frame": 0.125, "no order": 0.5},
 # </details>
 
 # %% [markdown]
-# **Next:** 08 · Training, from clips to a trained model.
+# **Next:** [08 · Training](08_training.ipynb), from clips to a trained model.
