@@ -6,6 +6,7 @@ The wrong solutions here are written as a reader would; none of them stands in a
 import ast
 import builtins
 import math
+import re
 import sys
 import time
 
@@ -711,10 +712,8 @@ def test_the_solutions_pass_where_nothing_of_the_package_can_be_imported(stem, c
                     imports.append(node)
             elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
                 known[node.name] = node
-            elif (
-                isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper()
-            ):
-                known[node.targets[0].id] = node
+            elif isinstance(node, ast.Assign) and re.fullmatch("[A-Z]{2,}", ast.unparse(node.targets[0])):
+                known[node.targets[0].id] = node  # one letter is a size, as B in (B, N, C)
     passed = 0
     for cell in cells:
         if "solution" not in parts(cell):
