@@ -199,7 +199,7 @@ pool_tokens = check("5.1", pool_tokens)
 # </details>
 # <details><summary>Symptom: the shape is right, most numbers are wrong</summary>
 #
-# The row was reshaped to (B, C, T, H, W) without a transpose, or the class token was still in it.
+# The row was reshaped to (B, C, T, H, W) without a transpose, or the last token was dropped instead of the first.
 # </details>
 
 # %% tags=["solution:5.1"]
@@ -581,7 +581,7 @@ report(map_at_the_end=last_map)
 # Difficulty 3/5 · importance 5/5 · 20 minutes
 #
 # Put all together. `self` has `patch_embed`, which gives `(B, N, C)`; `size`, the map (T, H, W) of these N tokens; `cls_token` and `pos_embed_class`, both `(1, 1, C)`, whose sum is put in front; `pos_embed_spatial` `(1, H·W, C)`, the same for each time step; `pos_embed_temporal` `(1, T, C)`, the same for
-# each place of a frame; `blocks`, to be run one after the other; `norm`; and `head`, the classifier, which reads the class token only.
+# each place of a frame; `blocks`, to be run one after the other in a loop (the check passes a tuple of them); `norm`; and `head`, the classifier, which reads the class token only.
 
 # %% tags=["exercise:5.5"]
 def mvit_forward(self, x):
@@ -775,7 +775,7 @@ for name in ("mvit_base_32x3", "mvit_base_24_32x3"):
 # %% [markdown] tags=["deep-dive"]
 # ## 8 · Who hears whom
 #
-# In notebook 03 it took a token two or three blocks to hear of all others, because of the windows. In MViT every query looks at the whole map of *keys*. Does it hear of every token after one block? **Predict** for stride 4 × 4 and boxes of 3 × 3: which places of a row of 8 lie in one of the boxes?
+# With windows (notebook 03) it takes a token two or three blocks to hear of all others. In MViT every query looks at the whole map of *keys*. Does it hear of every token after one block? **Predict** for stride 4 × 4 and boxes of 3 × 3: which places of a row of 8 lie in one of the boxes?
 #
 # We measure it. A token hears of another if its output changes with the other's input, that is, if the gradient is not exactly 0. The network is yours, small, with random weights: a map of 4 × 8 × 8, key stride 4, stages that begin at blocks 1 and 3.
 
@@ -827,7 +827,7 @@ show.regions_2d([until[1], once_5[1]],
                  "blocks until heard: boxes of 5, stride 4"])
 
 # %% [markdown]
-# With boxes of 5 only the last row and column are missing: the last box is centred on place 4 and reaches to place 6. With boxes of 3, all places are heard after two blocks, because block 1 pools its queries with stride 2, where boxes of 3 leave no gap. (The class token is a second way: it is never pooled, everybody hears it, but it heard no more than the others.)
+# With boxes of 5 only the last row and column are missing: the last box is centred on place 4 and reaches to place 6. With boxes of 3, all places are heard after two blocks, because in block 1 the stride of the *keys* is 2, where boxes of 3 leave no gap. (The class token is a second way: it is never pooled, everybody hears it, but it heard no more than the others.)
 #
 # **Predict** for block 0 of MViT-B, stride 8 on a map of 56 × 56: how many of the 3,136 places of a frame lie in a box of 3 × 3?
 
@@ -1001,7 +1001,7 @@ for what, size, stride in (
 #
 # ### Table 10: pooling in a plain ViT
 #
-# Does pooling need stages? The paper puts it into a ViT of 12 blocks, whose 8 × 14 × 14 tokens have 768 channels everywhere. Once the queries are pooled, in block 6, by a maximum; once keys and values in all blocks. **Predict:** which of the two saves more of the 179.6 GMACs?
+# Does pooling need stages? The paper puts it into a ViT of 12 blocks, whose 8 × 14 × 14 tokens have 768 channels everywhere. Once the queries are pooled, in block 6, by a maximum; once keys and values in all blocks but block 0. **Predict:** which of the two saves more of the 179.6 GMACs?
 
 # %%
 vit = {"ViT-B": {}, "queries, block 6": dict(q_stride={6: two}),
@@ -1171,7 +1171,7 @@ with torch.no_grad():
 # %% [markdown]
 # That it is worse all the same, with 2.1 million parameters more, is a result and not a theorem. The paper gives no reason.
 #
-# **The class token.** It is cut off before each pooling and put back after it. Then it goes through the norm with the others. One could do without it, and average the map at the end, as Swin does; some image models of MViTv2 do so. Around the poolings two properties matter. It must not be in the map, or all places would shift by one. And in attention it sees the pooled map only, like every query:
+# **The class token.** It is cut off before each pooling and put back after it. Then it goes through the norm with the others. One could do without it, and average the map at the end, as Swin does; some image models of MViTv2 do so. Around the poolings two properties matter. It must not be in the map: the row would not fit it. And in attention it sees the pooled map only, like every query:
 
 # %%
 block = mine.blocks[0]
@@ -1194,7 +1194,7 @@ with torch.no_grad():
 #
 # MViT adds positions once, before block 0. MViTv2 adds nothing there. Instead, each layer adds a number to the score of a query i and a key j that depends on where they lie: q_i · R, where the vector R belongs to the *offset* between the two. (Swin's bias is a learned number for each offset; here it also depends on the query.)
 #
-# One vector for each offset in (t, h, w) would be a large table: 15 · 111 · 111 rows in stage 1. So R is **decomposed** into a sum of three: R = R_t + R_h + R_w, with one small table for each axis. It has 2n − 1 rows, where n counts the places of queries or keys, whichever are more.
+# One vector for each offset in (t, h, w) would be a large table: 15 · 111 · 111 rows in stage 1. So R is **decomposed** into a sum of three: R = R_t + R_h + R_w, with one small table for each axis. It has 2n − 1 rows, where n counts the places of queries or keys, whichever are more. Rows at the end may stay unused.
 #
 # Queries and keys are pooled with different strides, so their places have different units. Both are measured in steps of the finer map. By hand, for 4 queries and 2 keys on an axis: one step of the keys is two of the queries. Key 0 lies at 0, key 1 at 2. The offsets query minus key run from 0 − 2 = −2 to 3 − 0 = 3. Adding 2 makes them start at 0:
 
@@ -1251,7 +1251,7 @@ agree("axis by axis = pair by pair",
 # %% [markdown]
 # ### Change 2: residual pooling
 #
-# The pooled queries are added to what attention gives: the output is softmax(…) · P(v) + P(q), in every block. So the path of the queries, which keeps all places apart, goes on even where attention averages. This is called [residual pooling](glossary.md#residual-pooling). Two details are those of the released code: the class token's query is *not* added, and the relative scores are *not* divided by √d.
+# The pooled and normalised queries, P(q) of section 4, are added to what attention gives: the output is softmax(…) · P(v) + P(q), in every block. So the path of the queries, which keeps all places apart, goes on even where attention averages. This is called [residual pooling](glossary.md#residual-pooling). Two details are those of the released code: the class token's query is *not* added, and the relative scores are *not* divided by √d.
 #
 # ### Exercise 5.6 · The attention of MViTv2
 #
@@ -1545,7 +1545,7 @@ with torch.no_grad():
 #
 # The families so far, trained on the same clips with the same number of steps, and a ViT that sees each frame by itself and averages. The figure reads a result file; nothing is trained here. It grows from notebook to notebook. There is one mark for each seed that has been run; `vt-course experiments --only families-motion` makes those that are missing.
 
-# %% tags=["figure"] alt="One row for each family: marks for the accuracy with frames in order, shuffled, in reverse and one frame repeated, dashed lines at 12.5 % and 50 %, and bars for parameters, multiply-accumulates, seconds and memory; of two MViTs, a Video Swin and a ViT that averages frames."
+# %% tags=["figure"] alt="One row for each family: marks for the accuracy with frames in order, shuffled, in reverse and one frame repeated, dashed lines at 12.5 % and 50 %, and bars for parameters, multiply-accumulates and memory; of two MViTs, a Video Swin and a ViT that averages frames."
 show.families("Video Swin", "MViT", "MViTv2", "frame-average ViT")
 
 # %% [markdown]
@@ -1553,7 +1553,7 @@ show.families("Video Swin", "MViT", "MViTv2", "frame-average ViT")
 #
 # **What pooling buys.** Every query sees the whole clip, at the price of a few hundred keys. The maps of four stages come out as a by-product, fine ones first, which detectors want. Adaptive strides keep the number of keys about constant, so that attention is a fifth of the multiply-accumulates of MViT-B (section 9).
 #
-# **What it costs.** The network is built for one size of clip: positions, and the tables of MViTv2, belong to places. Keys are coarse where queries are fine, and with boxes smaller than their stride some tokens are not heard at all (section 8). Weights of a plain image ViT do not fit, because each stage has other shapes: the paper trains on Kinetics from scratch, for 200 epochs (appendix D).
+# **What it costs.** The network is built for one size of clip: positions, and the tables of MViTv2, belong to places. Keys are coarse where queries are fine, and with boxes smaller than their stride some tokens are not heard by others within that block (section 8). Weights of a plain image ViT do not fit, because each stage has other shapes: the paper trains on Kinetics from scratch, for 200 epochs (appendix D).
 
 # %% [markdown]
 # ## What is scaled down, and what was left out

@@ -20,7 +20,7 @@
 # 1. write each of the five schemes as a mask over all tokens, and as attention in groups;
 # 2. say how many tokens a patch is compared with, and what follows for multiply-accumulates, time and memory;
 # 3. say where the class token goes: in the paper, in the released code, and what each costs;
-# 4. explain why a new TimeSformer cannot tell the order of frames, and which two things must change before it can;
+# 4. explain why a new TimeSformer cannot tell the order of frames, which part must change first, and what the second one adds;
 # 5. turn an image model into a video model that gives the same answer for a still clip;
 # 6. say how much a trained model owes to its time embedding, against ceilings that are exact.
 
@@ -49,7 +49,7 @@ _ = torch.manual_seed(0)
 # ## 1 · Frames as one sequence of tokens
 #
 # The image model ViT cuts an image into square [patches](glossary.md#patch), makes one [token](glossary.md#token) of each, and adds one more: the [class token](glossary.md#class-token), from which the answer is read.
-# TimeSformer does the same with *every* frame of a clip (section 3 of the paper, equation 1). Nothing is merged later: from the first block to the last there are as many tokens.
+# TimeSformer cuts every frame of a clip in the same way; the whole clip gets one class token (section 3 of the paper, equation 1). Nothing is merged later: from the first block to the last there are as many tokens.
 #
 # We use these letters in the whole notebook:
 #
@@ -265,7 +265,7 @@ who_sees([step_mask(s, small) for s in steps], small, query, steps,
 
 # %% [markdown]
 # **Predict.** A block makes its steps one after the other. What a patch learns in the first step it hands on in the second. For which schemes has something of *every* patch of the clip
-# arrived at the query after one whole block? The next cell multiplies the masks, as a table of "in one step from i to j".
+# arrived at the query after one whole block? The next cell multiplies the masks, as a table: entry (i, j) says whether i has received something from j.
 
 # %%
 def reach(step_names, size):
@@ -759,7 +759,7 @@ differ("its answers for two clips", answers[0], answers[1])
 # %% [markdown] tags=["deep-dive"]
 # ## 6 · All five schemes, and their price list
 #
-# The other schemes differ only in the steps of a block. Here is one class for all that make several steps: every step but the last has a norm, an attention and a linear layer of its own, and only patches in it.
+# The other schemes differ only in the steps of a block. Here is one class for all schemes of several steps, which the next cells use: every step but the last has a norm, an attention and a linear layer of its own, and only patches in it.
 # In the last step the class token joins each group, as in the divided block. (For local-global and axial attention that is assumed. The parameters speak for it, as you will see.)
 
 # %%
@@ -1108,7 +1108,7 @@ within("divided, 1 block: share of its own frame",
 #
 # The released model starts from image weights, and its new parts start so that they change nothing at first: the weights and biases of `temporal_fc` are **zero in every block**, and so is the table `time_embed`.
 # Users ask why there is this extra layer, and why it is zero (issues 7, 29 and 66 of the official repository). The layer is there *because* it can be zero: the attention over time has the weights of the image model, which were made for space. With a zero layer behind it nothing of it gets through, and the video model
-# starts as the image model, applied to each frame. The equations of the paper have no such layer.
+# starts as the image model: for a still clip it gives the image model's answer. In a moving clip, frames meet in the class token only. The equations of the paper have no such layer.
 #
 # What does the network know about the order of frames, then? Four starts, the same clip, and the clip with its frames in another order. **Predict** which of the four notices.
 
@@ -1222,7 +1222,7 @@ paths = {name: follow(own_start(zero), steps_here)
          for name, zero in (("both zero", True), ("not zero", False))}
 zero, other = (torch.tensor(paths[name]) for name in paths)
 report(blind_at_the_start=bool(zero[0] < 1e-6),
-       a_little_less_after_one_step=bool(zero[1] > 3 * zero[0]))
+       less_blind_after_one_step=bool(zero[1] > 3 * zero[0]))
 ratio = (other[1] / zero[1]).item()
 within("after one step, the other start sees", ratio, 20, 1e5,
        " times as much")
@@ -1237,7 +1237,7 @@ show.curves(
 # %% [markdown]
 # The zero start leaves blindness with the first step, because the time embedding gets a gradient at once. But it begins several powers of ten below the other.
 #
-# Eight steps are no training. Stored are two seeds of each start over 1,200 steps of the same loop, with the recipe's augmentation left out and a test on 400 held-out clips every 100 steps (`results/timesformer_zero_start.json`). A model that is blind to order cannot pass 50 %. **Predict** which start passes it, and at which step.
+# Eight steps are no training. Stored are two seeds of each start over 1,200 steps of the same loop, with the recipe's augmentation left out and a test on 400 held-out clips every 100 steps (`results/timesformer_zero_start.json`). Each of the eight motions has a partner, its film played backwards. A model that is blind to order can at most guess between the two, so it cannot pass 50 %. **Predict** which start passes it, and at which step.
 
 # %%
 import json
@@ -1388,9 +1388,9 @@ resize_positions = check("6.6", resize_positions)
 # </details>
 # <details><summary>Hint 2: pseudocode</summary>
 #
-# `F.interpolate(picture, size, mode="nearest")` stretches (B, C, h, w). It rounds down, as asked.
+# `F.interpolate(picture, size, mode="nearest")` stretches (B, C, h, w). It rounds down, as asked, up to an error of the floating-point scale for some pairs of sizes.
 # </details>
-# <details><summary>Symptom: right for twice the width, wrong for other widths</summary>
+# <details><summary>Symptom: right while the number of rows stays, wrong otherwise</summary>
 #
 # Stretched as one line of h·w entries, a place moves into another column, unless rows stay rows by luck.
 # </details>
@@ -1475,7 +1475,7 @@ summary = fit(recipe, run, max_steps=max_steps, progress=False)
 report(model=summary["model"], parameters=summary["parameters"])
 
 # %% [markdown]
-# The shipped weights come from the same call, run to the end once. We evaluate them (in the `full` profile: yours) on the 400 held-out clips, in four orders. **Predict** each bar, and the last two especially: the same model, frames in order, with its **time embedding set to zero**, and with its **`temporal_fc` set to zero**.
+# The shipped weights come from the same call, run to the end once. We evaluate them (in the `full` profile: yours) on the 400 held-out clips, in four orders. **Predict** each bar. The last two measure how far the trained weights rely on a part; they do not measure blindness: the same model, frames in order, with its **time embedding set to zero**, and with its **`temporal_fc` set to zero**.
 
 # %%
 from vt_course.training.checkpoint import load_run
@@ -1537,7 +1537,7 @@ with torch.no_grad():
 #
 # The families so far, trained in one regime on the same clips and the same machine. The last row is a ViT that sees each frame by itself and averages its class tokens: what is left of TimeSformer without attention over time. There is one mark for each seed that has been run (`vt-course experiments --only families-motion`). A difference that is smaller than the spread over seeds is none.
 
-# %% tags=["figure"] alt="One row for each family: marks for the accuracy with frames in order, shuffled, in reverse and one frame repeated, dashed lines at 12.5 % and 50 %, and bars for parameters, multiply-accumulates, seconds and memory; TimeSformer stands between MViTv2 and the ViT that averages."
+# %% tags=["figure"] alt="One row for each family: marks for the accuracy with frames in order, shuffled, in reverse and one frame repeated, dashed lines at 12.5 % and 50 %, and bars for parameters, multiply-accumulates and memory; TimeSformer stands between MViTv2 and the ViT that averages."
 show.families("Video Swin", "MViT", "MViTv2", "TimeSformer",
               "frame-average ViT")
 
@@ -1562,9 +1562,9 @@ show.families("Video Swin", "MViT", "MViTv2", "TimeSformer",
 # - Each frame is cut into patches; with the class token they are one sequence of N·T + 1 tokens that keeps its length.
 # - A scheme is a list of steps; a step is a mask over all patches, or attention in groups: the same numbers.
 # - Divided attention is two masked attentions in a row, N + T + 2 comparisons a patch in the paper and N + T + 1 in the released code, where the class token skips the step over time and its copies are averaged over space.
-# - At 8 frames of 224 pixels it costs more than joint attention; from 16 frames on it costs less.
+# - At 8 frames of 224 pixels it costs more than joint attention; from 11 frames on it costs less.
 # - "Does not fit" was true of stored logits; with fused attention joint takes less memory than divided, and more time.
-# - A zero time embedding makes the network blind to order, whatever else it holds; a zero `temporal_fc` keeps frames from comparing.
+# - A zero time embedding makes the network blind to order, whatever else it holds; a zero `temporal_fc` shuts off attention over time, and frames meet in the class token only.
 # - From an image model: copy, copy the attention over space to time, zero the rest.
 #
 # ## Questionnaire

@@ -209,7 +209,7 @@ show.attention_matrices(
 # %% [markdown]
 # Left, each row is a set of shares that sum to 1. Right, the same numbers repeat along diagonals, and some are negative: a head can subtract a neighbour, which attention cannot do with its weights.
 #
-# **Predict.** Exchange two tokens of the clip for two others. What changes in the left matrix, and what in the right one?
+# **Predict.** Put other contents into tokens 3 and 17. Which rows of the left matrix change, and which of the right one?
 
 # %%
 other = tokens.clone()
@@ -371,7 +371,7 @@ report(circular_after_three=different_tokens(around))
 # %% [markdown]
 # One kind of token: with circular padding the place is gone. What stays, also without any border, is *relative* position: the kernel has another number for "before" than for "after". The tokens of a real clip differ, so a DPE makes attention sensitive to their order, as section 7 shows.
 #
-# Without DPE, the paper's top-1 on Kinetics-400 falls from 79.3 to 77.6 (Table 4). That is the largest fall in its table of parts. Why in every block, and not once? The paper does not compare this for video; what you have just seen is that each block carries the place one token further.
+# Without DPE, the paper's top-1 on Kinetics-400 falls from 79.3 to 77.6 (Table 4). That is the largest fall in its table of parts. (The zeros around the tubes of stages 1 and 2 tell the place, too. So "no DPE" is not "no position".) Why in every block, and not once? The paper does not compare this for video; what you have just seen is that each block carries the place one token further.
 
 # %% [markdown] tags=["core"]
 # ## 5 · The local block
@@ -633,7 +633,7 @@ with torch.no_grad():
 # ## 8 · The network
 #
 # Between the stages stand patch embeddings: a convolution whose stride makes the map smaller, then a LayerNorm. The first has a kernel of 3 × 4 × 4 and a stride of 2 × 4 × 4. So along time the kernels *overlap*: step t reads frames 2t − 1, 2t and 2t + 1, and frame −1 is zeros.
-# (Video Swin's tubes of 2 × 4 × 4 do not overlap.) The others have 1 × 2 × 2 and leave time alone.
+# (Video Swin's patches of 2 × 4 × 4 do not overlap.) The others have 1 × 2 × 2 and leave time alone.
 
 # %%
 class PatchEmbed(nn.Module):
@@ -1045,7 +1045,7 @@ with torch.no_grad():
 # %% [markdown]
 # The residual of the second attention is the map from *before* the attention over time. So what time contributed is not added to the token. It passes through the spatial attention only. TimeSformer's block adds it. Whether this is meant is not known. The package does as the official code does (`SplitSABlock`), because the row of the table was made with it.
 #
-# One more detail of the official code. A new second attention should change nothing at first, so that the image weights still fit. So the weights of q, k and v of the attention over time start at 0. Its output layer starts at 1 and not at 0 as well: with both at 0, neither would ever get a gradient.
+# One more detail of the official code. A new second attention should change nothing at first, so that the image weights still fit. So the weights of q, k and v of the attention over time start at 0. In its output layer all weights start at 1, and not at 0 as well: with both at 0, no weight of either would ever get a gradient.
 
 # %%
 _ = torch.manual_seed(0)
@@ -1263,7 +1263,7 @@ for rule in videos:
 # %% [markdown]
 # `=` is a time step that equals the picture, `x` one that does not. With the average, each local block spoils 3 more steps at either end (1 by the DPE, 2 by the tube), and the first embedding spoils the first step. Then the first global block mixes the ends into everything.
 #
-# Why then does the official code average? With centre, the model at first sees each time step alone, apart from its attention: its kernels ignore the neighbours. With average they see them from the start. Which trains better, the paper does not compare.
+# Why then does the official code average? With centre, the model at first sees each time step alone, apart from its attention: its kernels ignore the neighbours. And because the first stride in time is 2, every second frame is not read at all. With average they see them from the start. Which trains better, the paper does not compare.
 
 # %% [markdown] tags=["deep-dive"]
 # ## 14 · Large images: windows in stage 3
@@ -1316,7 +1316,7 @@ for kind, settings in {"G": {}, "W": dict(window=14),
 report(formula_equals_count_in_all=True)
 
 # %% [markdown]
-# At 1008 pixels more than half of all MACs are the products of stage 3. They grow with the *square* of the number of pixels. Stage 4 has a quarter of the tokens, so a sixteenth of the pairs, and fewer blocks: its products cost a 28th of those of stage 3.
+# At 1008 pixels more than half of all MACs are the products of stage 3. They grow with the *square* of the number of pixels. Stage 4 has a quarter of the tokens, so a sixteenth of the pairs; it has 3 blocks instead of 8, but 512 channels instead of 320. Together its products cost about a 28th of those of stage 3 at this size.
 #
 # So the paper changes stage 3 only. **W**: attention in windows of 14 × 14 tokens that do not overlap, as in Swin without the shift. **H**, hybrid: three window blocks, then one global block, in turn. In W, the attention never leaves a window, and yet the windows are not cut off: the DPE, over the whole map, carries one token across the border in each block.
 
@@ -1415,7 +1415,7 @@ show.ceilings(bars, {"one frame": 0.125, "no order": 0.5},
 #
 # All families, trained in one regime on the same clips and the same machine, and a ViT that sees each frame by itself and averages. There is one mark for each seed that has been run (`vt-course experiments --only families-motion`). A difference that is smaller than the spread over seeds is none.
 
-# %% tags=["figure"] alt="One row for each family: marks for the accuracy with frames in order, shuffled, in reverse and one frame repeated, dashed lines at 12.5 % and 50 %, and bars for parameters, multiply-accumulates, seconds and memory; all five families and the ViT that averages."
+# %% tags=["figure"] alt="One row for each family: marks for the accuracy with frames in order, shuffled, in reverse and one frame repeated, dashed lines at 12.5 % and 50 %, and bars for parameters, multiply-accumulates and memory; all five families and the ViT that averages."
 show.families("Video Swin", "MViT", "MViTv2", "TimeSformer",
               "UniFormer", "frame-average ViT")
 

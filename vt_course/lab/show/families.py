@@ -27,7 +27,6 @@ def measured(result: dict) -> dict[str, dict]:
             "cost": {
                 "parameters,\nthousands": runs[0]["parameters"] / 1e3,
                 "MACs of a clip,\nmillions": macs / 1e6,
-                "training,\nseconds": float(np.median([run["seconds"] for run in runs])),
                 "peak memory,\nMB": float(np.median([run["peak_memory_mb"] for run in runs])),
             },
         }
@@ -41,7 +40,8 @@ def families(*names: str) -> Figure:
     `names`: of the families, as in results/experiments/families-motion.json; without names, all. Left: the accuracy on
     test clips, one mark for each seed. All were trained with their frames in order, and tested in four orders. Dashed:
     what one frame can tell at most (12.5 %), and what frames without order can tell at most (50 %).
-    Right: parameters, multiply-accumulates of one clip, and seconds and memory of one training on one core.
+    Right: parameters, multiply-accumulates of one clip, and memory of one training. Seconds are not drawn, because the
+    runs were made beside other work.
 
     Raises `CourseError` for a family that was not measured, and outside a checkout, which holds the measurements.
     """
