@@ -20,6 +20,8 @@ def measured(result: dict) -> dict[str, dict]:
     families = {}
     for name, variant in result["variants"].items():
         model, runs = result["depends_on"]["recipes"][name]["model"], variant["runs"]
+        if not runs:
+            continue
         with torch.device("meta"):
             macs = count_macs(create(model), (1, *ZOO[model].input))
         families[name] = {
@@ -69,7 +71,7 @@ def families(*names: str) -> Figure:
             axes.plot(values, places, MARKERS[n], **style, label=None if i else label)
     for ceiling in (12.5, 50):
         axes.axvline(ceiling, color="0.3", linestyle="--", linewidth=1, zorder=0)
-    axes.set(xlim=(0, 100), ylim=(len(names) - 0.5, -0.5), yticks=range(len(names)))
+    axes.set(xlim=(-2, 102), ylim=(len(names) - 0.5, -0.5), yticks=range(len(names)))
     axes.set(xlabel="accuracy on test clips, %", xticks=[0, 12.5, 50, 100], xticklabels=["0", "12.5", "50", "100"])
     axes.set_yticklabels(names)
     for panel, title in zip(bars, titles):
