@@ -21,9 +21,9 @@ pytestmark = pytest.mark.slow
 INPUT = {
     "swin_mini": (3, 64, 64),
     "video_swin_mini": (3, 4, 48, 48),
-    "mvit_mini": (3, 8, 48, 48),
-    "mvit_v2_mini": (3, 8, 48, 48),
-    "timesformer_mini": (3, 8, 48, 48),
+    "mvit_mini": (3, 8, 32, 32),
+    "mvit_v2_mini": (3, 8, 32, 32),
+    "timesformer_mini": (3, 8, 32, 32),
     "uniformer_mini": (3, 4, 32, 32),
 }
 # The same networks with fewer blocks: a graph is traced for every one.
