@@ -551,7 +551,7 @@ ERRORS = [
     ("4.1", lambda x, w: x.reshape(-1, w[0] / 1), "divide with `//`"),
     ("8.2", lambda step, steps, warmup, peak: step / (warmup - 4) , "something is divided by 0"),
     ("2.3", lambda t, n: t[torch.arange(n) / 2], "indices must be whole numbers"),
-    ("3.6", lambda x: torch.cat([x[:, 0::2], x[:, :, 1::2]], -1), "and is an odd axis padded?"),
+    ("3.6", lambda x: torch.cat([x[:, 0::2], x[:, :, 1::2]], -1), "An odd axis must be padded, an even one must not."),
     ("4.1", lambda x, w: x.reshape(-1, w, x.shape[-1]), "a whole number, and you give a value of type tuple"),
     ("4.3", lambda x, s: s.roll(x), "a value of type tuple has no `roll`"),
     ("4.3", lambda x, s: torch.roll(s, x), "`roll` wants Tensor for its `input`, and you give a value of type tuple"),

@@ -279,13 +279,13 @@ def shapes(error: BaseException, text: str, names: list[str], args: tuple, sizes
         return "a matrix product wants one dtype on both sides: make the integers floating-point first, `n.to(g.dtype)`"
     if "Sizes of tensors must match" in text:
         return (
-            "the pieces you join have different sizes: are all cut in the same way, and is an odd axis padded? (The "
-            "pairs of `F.pad` begin with the last axis.)"
+            "the pieces you join have different sizes: are all cut in the same way? An odd axis must be padded, an "
+            "even one must not. (The pairs of `F.pad` begin with the last axis.)"
         )
     if "must match the size of tensor" in text or "must match the existing size" in text:
         return (
-            "two shapes do not broadcast: sizes are compared from the last axis on, and a missing axis must be added "
-            "as one of size 1"
+            "two shapes do not broadcast: sizes are compared from the last axis on. Is an axis missing, to be added as "
+            "one of size 1? Or did one of the two pass a step (a pooling, a merging, a crop) that the other did not?"
         ) + repeated(text, sizes)
     if re.search("(Index tensor must|indices should) have the same number of dimensions", text):
         return (
@@ -317,7 +317,7 @@ def repeated(text: str, sizes: dict[str, int]) -> str:
     batch = any(name.startswith("the batch") and n == large // small for name, n in sizes.items())
     why = ", once for each sample of the batch" if batch else ""
     return (
-        f". Or, as {large} is {large // small} · {small}, the shorter one must be repeated {large // small} times{why}"
+        f" Or, as {large} is {large // small} · {small}, the shorter one must be repeated {large // small} times{why}"
     )
 
 
