@@ -1066,7 +1066,7 @@ summary = fit(recipe, run, max_steps=steps, progress=False)
 report(model=summary["model"], parameters=summary["parameters"])
 
 # %% [markdown]
-# The weights that the package ships come from the same call, run to the end once. `results/video_swin_mini_motion.json` in the repository records
+# The weights that the package ships come from the same call, run to the end once. `results/ship/video_swin_mini.json` in the repository records
 # the hardware, seconds, seed and commit. We evaluate them (or, in the `full` profile, yours) on the 400 held-out clips. They are those of the last
 # epoch, not the best one: picking by held-out accuracy would flatter it.
 

@@ -1071,7 +1071,7 @@ def loss_curves(folder, title):
 loss_curves(work / "run" if until == 1 else long_run, "Training and validation loss")
 
 # %% [markdown]
-# The shipped weights come from this recipe, run to the end once (`results/video_swin_mini_motion.json` has hardware, seconds, seed and commit). They are those of the last epoch, not of the best: who picks the best of 40 by validation accuracy reports luck as well.
+# The shipped weights come from this recipe, run to the end once (`results/ship/video_swin_mini.json` has hardware, seconds, seed and commit). They are those of the last epoch, not of the best: who picks the best of 40 by validation accuracy reports luck as well.
 #
 # ### Views
 #
@@ -1113,7 +1113,7 @@ def stored(file):
     return 100 * last["val_top1"], 100 * last["val_top1_stderr"]
 
 
-(p0, e0), (p1, e1) = (stored(f"video_swin_mini_motion{seed}.json")
+(p0, e0), (p1, e1) = (stored(f"ship/video_swin_mini{seed}.json")
                       for seed in ("", "_seed1"))
 gap = f"{p1 - p0:+.2f} ± {math.hypot(e0, e1):.2f} points"
 report(**{"seed 0": f"{p0:.2f} ± {e0:.2f} %",

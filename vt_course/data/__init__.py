@@ -22,7 +22,7 @@ class Spec:
     A folder of videos has no manifest files: there, `train` and `val` are `clips.Rows`. Drawn images
     (`images:shapes`) have no clips: there, `train` and `val` are None. `notes`: sentences that tell the
     user how the clips were found. `test`: the manifest of a third split, on which nothing is tuned. The embedded set
-    has one, which is rendered on its first use (`test_clips`).
+    has one, which is rendered on its first use (`evaluate.need_test_clips`).
     """
 
     train: Path | Rows | None

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vt_course import CourseError
 from vt_course.data import transforms
-from vt_course.data.synthetic import ANGLES, OUTLINES, SPLITS, _clouds, _outline, _rgb
+from vt_course.data.synthetic import ANGLES, OUTLINES, SPLITS, _clouds, _muted, _outline, _rgb
 
 SHAPES = OUTLINES
 VERSION = 1  # version of the drawing; raise it if the same key gives other pixels
@@ -51,9 +51,7 @@ def draw(shape: str, size: int, key: tuple[int, ...]) -> np.ndarray:
 def background(rng: np.random.Generator, size: int) -> np.ndarray:
     """A smooth random pattern around a muted colour: (S, S, 3)."""
     cloud = _clouds(rng, size, 2, 2.5)  # (2, S, S)
-    hue = rng.random()
-    base = _rgb(hue, rng.uniform(0.2, 0.6), rng.uniform(0.3, 0.6))
-    tint = _rgb(hue + rng.uniform(0.2, 0.8), 0.8, 1.0) - 0.5
+    base, tint = _muted(rng)
     image = base + cloud[0, ..., None] * 0.07 + cloud[1, ..., None] * 0.09 * tint
     return image.astype(np.float32)
 

@@ -41,16 +41,8 @@ from vt_course.machine import cores
 
 # Four pairs of neighbours; in a pair, each motion is the time reversal of the other.
 MOTIONS = ("left", "right", "up", "down", "grow", "shrink", "clockwise", "counter-clockwise")
-APPEARANCES = (
-    "clouds",
-    "grain",
-    "rows",
-    "columns",
-    "rising",
-    "falling",
-    "checks",
-    "dots",
-)  # patterns of the background
+# Patterns of the background.
+APPEARANCES = ("clouds", "grain", "rows", "columns", "rising", "falling", "checks", "dots")
 OUTLINES = ("circle", "ellipse", "triangle", "square", "star", "cross", "flower", "heart")  # drawn at random
 SPLITS = ("train", "val", "test")
 
@@ -211,10 +203,15 @@ def _background(rng: np.random.Generator, size: int, kind: str) -> np.ndarray:
     """A pattern of one `kind` and faint clouds on a muted colour, periodic in both axes: (S, S, 3)."""
     pattern = _pattern(rng, size, kind)
     cloud = _clouds(rng, size, 1, 2.5)[0]
+    base, tint = _muted(rng)
+    return (base + 0.08 * pattern[..., None] + 0.05 * cloud[..., None] * tint).astype(np.float32)  # (S, S, 3)
+
+
+def _muted(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A muted colour, and the direction in which clouds change it: (3,) each."""
     hue = rng.random()
     base = _rgb(hue, rng.uniform(0.2, 0.6), rng.uniform(0.3, 0.6))
-    tint = _rgb(hue + rng.uniform(0.2, 0.8), 0.8, 1.0) - 0.5
-    return (base + 0.08 * pattern[..., None] + 0.05 * cloud[..., None] * tint).astype(np.float32)  # (S, S, 3)
+    return base, _rgb(hue + rng.uniform(0.2, 0.8), 0.8, 1.0) - 0.5
 
 
 def _pattern(rng: np.random.Generator, size: int, kind: str) -> np.ndarray:

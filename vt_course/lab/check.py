@@ -23,7 +23,7 @@ from vt_course.lab import progress
 from vt_course.lab.exercise import Exercise
 from vt_course.lab.exercises import EXERCISES
 from vt_course.lab.kinds import explain
-from vt_course.lab.kinds.common import Outcome, as_tensor, axis_names, clone, own, plain, same_tensor
+from vt_course.lab.kinds.common import Outcome, as_tensor, axis_names, clone, plain, same_tensor
 from vt_course.lab.kinds.errors import explain_error
 from vt_course.lab.kinds.results import quantities
 
@@ -39,7 +39,7 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
     exercise = exercise_of(number)
     torch.manual_seed(0)
     cases = exercise.cases()
-    given, outputs, raised = [own(args) for args in cases], [], None
+    given, outputs, raised = [clone(args) for args in cases], [], None
     for args in given:
         try:
             outputs.append(as_tensor(function(*args)))
@@ -163,7 +163,7 @@ def compare_gradients(exercise: Exercise, function: Callable, args: tuple) -> st
     """What is wrong with the gradients of the floating-point arguments, or None."""
     gradients = []
     for f in (exercise.definition, function):
-        inputs = [a.clone().requires_grad_() if is_float(a) else a for a in own(args)]
+        inputs = [a.clone().requires_grad_() if is_float(a) else a for a in clone(args)]
         out = as_tensor(f(*inputs))
         if not out.requires_grad:
             return (
@@ -219,7 +219,7 @@ def lengths(exercise: Exercise, args: tuple) -> dict[str, int]:
 def result(function: Callable, args: tuple) -> Tensor | None:
     """The tensor that the reader's function returns, or None if it does not."""
     try:
-        out = as_tensor(function(*own(args)))
+        out = as_tensor(function(*clone(args)))
     except (Exception, SystemExit):
         return None
     return out if isinstance(out, Tensor) and plain(out) else None

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from vt_course.lab.exercise import Exercise
 from vt_course.lab.kinds import arguments, results
-from vt_course.lab.kinds.common import Outcome, attempt, first_wrong, own, same_tensor
+from vt_course.lab.kinds.common import Outcome, attempt, clone, first_wrong, same_tensor
 
 NAN = (
     "NaN (not a number) comes from 0/0, from inf - inf or 0 · inf, or from a root or logarithm of a negative number; "
@@ -80,7 +80,7 @@ def search(exercise: Exercise, function: Callable, outcomes: list[Outcome], erro
             return False
         if not more:
             torch.manual_seed(1)
-            more.extend(Outcome(args, None, attempt(function, own(args))) for args in exercise.more())
+            more.extend(Outcome(args, None, attempt(function, clone(args))) for args in exercise.more())
         return fits(candidate, more)
 
     for sentence, candidate in single(exercise, function, outcomes):

@@ -69,11 +69,6 @@ def clone(args: tuple) -> tuple:
     return tuple(a.clone() if isinstance(a, Tensor) else deepcopy(a) if isinstance(a, nn.Module) else a for a in args)
 
 
-def own(args: tuple) -> tuple:
-    """Arguments for the reader's function, which may change them: modules, too, are copied."""
-    return tuple(deepcopy(a) if isinstance(a, nn.Module) else a for a in clone(args))
-
-
 def attempt(function: Callable, args: tuple):
     """The result of a candidate, or None where this mistake cannot be made. Candidates are ours: all errors count."""
     try:
