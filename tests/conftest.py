@@ -33,6 +33,13 @@ def seeded():
 SILENT = pytest.mark.filterwarnings("error", "default::pytest.PytestUnraisableExceptionWarning")
 
 
+def pytest_assertrepr_compare(op, left, right):
+    """Two long byte strings are told by where they part. Written out, they hide the rest of the log of CI."""
+    if op == "==" and isinstance(left, bytes) and isinstance(right, bytes) and max(len(left), len(right)) > 1000:
+        same = len(os.path.commonprefix([left, right]))
+        return [f"{len(left)} bytes == {len(right)} bytes; the first {same} are the same"]
+
+
 def pytest_collection_modifyitems(items):
     """Warnings are errors in `silent` tests. On Windows a `posix` test is skipped, and says what Windows lacks."""
     for item in items:
