@@ -1,7 +1,5 @@
 """Figures of windows: their tokens in 2-D and 3-D, the masks of shifted windows, their tables of the position bias."""
 
-from textwrap import fill
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.collections import PolyCollection
@@ -11,7 +9,18 @@ from matplotlib.patches import Patch
 
 from vt_course import CourseError
 from vt_course.colours import BLUE, GREEN, ORANGE, PINK, SKY, VERMILION, YELLOW
-from vt_course.lab.show.style import ALLOWED, FORBIDDEN, array, bare, figure, headline, ink, number_cells, panels
+from vt_course.lab.show.style import (
+    ALLOWED,
+    FORBIDDEN,
+    array,
+    bare,
+    figure,
+    headline,
+    ink,
+    number_cells,
+    panels,
+    wrapped,
+)
 
 
 def split(cells: np.ndarray) -> list[np.ndarray]:
@@ -62,8 +71,8 @@ def project(points) -> np.ndarray:
 # face, its corners, and its shading (the grey to mix in, and the share of that grey).
 FACES = [
     ((-1, 0, 0), [(0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 0)], 1.0, 0.0),  # front, t = 0
-    ((0, -1, 0), [(0, 0, 0), (0, 0, 1), (1, 0, 1), (1, 0, 0)], 1.0, 0.35),  # top, h = 0
-    ((0, 0, 1), [(0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1)], 0.0, 0.25),  # right, last w
+    ((0, -1, 0), [(0, 0, 0), (0, 0, 1), (1, 0, 1), (1, 0, 0)], 1.0, 0.18),  # top, h = 0
+    ((0, 0, 1), [(0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1)], 0.0, 0.2),  # right, last w
 ]
 
 
@@ -129,7 +138,8 @@ def windows_3d(labels, title=None, gap: float = 0.6) -> Figure:
         if a.ndim != 3 or a.size == 0:
             raise CourseError(f"labels must have three axes (T, H, W), not shape {a.shape}")
     sizes = sorted({count for a in arrays for count in np.unique(a, return_counts=True)[1]})
-    shades = np.linspace(0.95, 0.2, len(sizes)) if len(sizes) > 1 else [0.45]  # light for few tokens
+    # Light for few tokens. Printed in grey, the faces of two sizes must not meet: the whole range, and pale shading.
+    shades = np.linspace(1, 0, len(sizes)) if len(sizes) > 1 else [0.45]
     colour_of = {size: plt.get_cmap("viridis")(shade)[:3] for size, shade in zip(sizes, shades)}
     width = 5 if len(arrays) > 1 else 5.6  # of a panel, in inches
     fig, grid = plt.subplots(1, len(arrays), squeeze=False, layout="none", figsize=(width * len(arrays), 5))
@@ -145,7 +155,7 @@ def windows_3d(labels, title=None, gap: float = 0.6) -> Figure:
         draw_boxes(axes, boxes, placed, colours)
         draw_arrows(axes, a.shape, placed)
         bare(axes)
-        axes.set_title(fill(name, 36))
+        axes.set_title(wrapped(name, 36))
         entries = []
         for size, parts in sorted(legend.items()):
             pieces = f", in {sum(parts)} pieces" if sum(parts) > len(parts) else ""
@@ -285,7 +295,7 @@ def windows_2d(tokens, window, title=None, shift=(0, 0)) -> Figure:
     widest = max(a.shape[1] for a in arrays)
     width = min(max(4.8, 0.36 * widest), 10.4 / len(arrays))  # of a panel, in inches
     tall = max(a.shape[0] / a.shape[1] for a in arrays)
-    lines = max(len(fill(name, int(8.5 * width)).split("\n")) for name in names) if any(names) else 0
+    lines = max(len(wrapped(name, int(8.5 * width)).split("\n")) for name in names) if any(names) else 0
     fig, grid = plt.subplots(
         1, len(arrays), squeeze=False, figsize=(width * len(arrays), width * tall + 0.35 + 0.25 * (lines + bool(title)))
     )
@@ -304,7 +314,7 @@ def windows_2d(tokens, window, title=None, shift=(0, 0)) -> Figure:
         for (i, j), value in np.ndenumerate(a):
             if value >= 0:
                 axes.text(j, i, f"{value}", ha="center", va="center", size=11, color=ink(colours[i, j, :3]))
-        axes.set(xlabel="W", ylabel="H", title=fill(name, int(8.5 * width)), xticks=[], yticks=[])
+        axes.set(xlabel="W", ylabel="H", title=wrapped(name, int(8.5 * width)), xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     headline(fig, title)
     return fig
@@ -325,7 +335,7 @@ def regions_2d(labels, title=None) -> Figure:
     values = np.unique(np.concatenate([a[a >= 0] for a in arrays]))
     width = min(4.2, 10 / len(arrays))  # of a panel, in inches
     tall = max(a.shape[0] / a.shape[1] for a in arrays)
-    lines = max(len(fill(name, int(8.5 * width)).split("\n")) for name in names)
+    lines = max(len(wrapped(name, int(8.5 * width)).split("\n")) for name in names)
     height = width * tall + 0.35 + 0.25 * (lines + bool(title))
     fig, grid = plt.subplots(1, len(arrays), squeeze=False, figsize=(width * len(arrays), height))
     for axes, a, name in zip(grid[0], arrays, names):
@@ -342,7 +352,7 @@ def regions_2d(labels, title=None) -> Figure:
             axes.plot([j + 0.5, j + 0.5], [i - 0.5, i + 0.5], **border)
         axes.tick_params(which="both", length=0)
         axes.spines[:].set(visible=True, color="0.3")
-        axes.set(xlabel="W", ylabel="H", title=fill(name, int(8.5 * width)), xticks=[], yticks=[])
+        axes.set(xlabel="W", ylabel="H", title=wrapped(name, int(8.5 * width)), xticks=[], yticks=[])
         if max(a.shape) <= 16:
             number_cells(axes, np.where(a < 0, "–", a.astype(str)), colours)
     headline(fig, title)
@@ -394,7 +404,7 @@ def table_cutouts(index, queries: list[tuple[int, int]], title: str | None = Non
         axes.set(
             xlabel="column of the key",
             ylabel="row of the key",
-            title=fill(f"read by query ({h},\u00a0{w})", int(80 * M / total)),
+            title=wrapped(f"read by query ({h},\u00a0{w})", int(80 * M / total)),
             xticks=range(M),
             yticks=range(M),
         )
