@@ -107,7 +107,10 @@ def cost_curves(
     handles, _ = axes.get_legend_handles_labels()
     if any(s.get("formula_y") is not None for s in series.values()):
         handles.append(Line2D([], [], color="0.3", linewidth=1, label="lines: formula"))
-    axes.legend(handles=handles)
+    if limits:  # their names stand where the legend would be put
+        axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.17))
+    else:
+        axes.legend(handles=handles)
     headline(fig, title)
     return fig
 
