@@ -14,8 +14,8 @@
 # |---|---|
 # | **Needs** | PyTorch: shapes, `reshape`, `permute`, a convolution |
 # | **Data** | the embedded clips: `vt-course data synthetic`, once (`make course` and `make lab` do it) |
-# | **Time** | core 2 hours with the exercises, deep dives half an hour more; to run it on two quiet cores: TIMES |
-# | **Hardware** | a laptop CPU and 2 GB of memory |
+# | **Time** | core 2 hours with the exercises, deep dives half an hour more; to run it on two quiet cores: 10 to 20 seconds (`smoke`), 10 to 25 (`lecture`, `full`) |
+# | **Hardware** | a laptop CPU; it takes 1.2 to 1.5 GB of memory |
 #
 # **You will be able to**
 #
@@ -298,7 +298,7 @@ ssv2 = {"Video Swin-B": 32, "UniFormer, MViT-B": 16, "TimeSformer": 8}
 middles = {name: uniform_indices(60, n) for name, n in ssv2.items()}
 edges = {name: np.arange(n + 1) * 60 / n for name, n in ssv2.items()}
 show.sampling(60, middles, fps=12, segments=edges, width=8,
-              title="Segments of a video of 5 seconds, 12 frames each")
+              title="Equal segments of a video of 60 frames")
 
 # %% [markdown]
 # Clips of Something-Something are short, a few seconds. If one has 60 frames, 32 segments take about every second frame: there is not much left to skip.
@@ -433,7 +433,7 @@ agree("package", cut.int(),
 
 # %% tags=["figure"] alt="Two rows of three views: each row shows on a line which eight frames are taken, and their middle frame with a yellow border around the crop at the left, in the middle and at the right; the rest of the frame is dark."
 two_clips = package.video_swin_views(32, 8, 2, 2)  # (clips, frames)
-show.views(wide, two_clips, boxes,
+show.views(wide, two_clips, boxes, width=8,
            title="2 × 3 views of 8×2 frames each (middle frame shown)")
 
 # %% [markdown]
@@ -755,7 +755,7 @@ agree("einops = reshape and permute", tubes[0],
 # %% tags=["figure"] alt="One token of two frames: a yellow square marks the same 4 × 4 pixels in frames 16 and 17, beside each frame these pixels are enlarged, and a table below lists their 96 numbers by colour and frame."
 place = (8, 8, 19)
 numbers = cut_tubes(pixels[None], (2, 4, 4))[0][place]        # (96,)
-show.token(frames, (2, 4, 4), place, numbers,
+show.token(frames, (2, 4, 4), place, numbers, width=8,
            title="One token of 2 · 4 · 4 · 3 = 96 numbers")
 
 # %% [markdown]

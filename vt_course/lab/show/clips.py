@@ -163,7 +163,7 @@ def counted(clips: np.ndarray, fps: float) -> str:
 
 
 @figure
-def views(video, indices, boxes, title: str | None = None) -> Figure:
+def views(video, indices, boxes, title: str | None = None, width: float = 10) -> Figure:
     """What each test view sees: one row for each clip, one column for each crop.
 
     `video`: all frames; `indices`: (clips, T) frame numbers; `boxes`: (crops, 4), each top, left, bottom, right, in
@@ -177,13 +177,13 @@ def views(video, indices, boxes, title: str | None = None) -> Figure:
     if boxes.shape[1] != 4 or (boxes < 0).any() or (boxes > [H, W, H, W]).any() or (boxes[:, :2] >= boxes[:, 2:]).any():
         raise CourseError(f"a crop is top, left, bottom, right within {H} x {W}, not {boxes.tolist()}")
     clips, crops = len(indices), len(boxes)
-    width = 10 / (crops + 1.3)
+    panel = width / (crops + 1.3)
     fig, grid = plt.subplots(
         clips,
         crops + 1,
         squeeze=False,
         width_ratios=[1.3] + [1] * crops,
-        figsize=(10, clips * (width * H / W + 0.34) + 0.4 * bool(title) + 0.1),
+        figsize=(width, clips * (panel * H / W + 0.34) + 0.4 * bool(title) + 0.1),
     )
     fig.get_layout_engine().set(w_pad=0.04, h_pad=0.03, wspace=0.01, hspace=0.01)
     for r, clip in enumerate(indices):
@@ -218,7 +218,7 @@ def views(video, indices, boxes, title: str | None = None) -> Figure:
 
 
 @figure
-def token(clip, tube, place, numbers, title: str | None = None) -> Figure:
+def token(clip, tube, place, numbers, title: str | None = None, width: float = 10) -> Figure:
     """One token: its pixels in the clip, and the numbers that the reader's cut makes of them.
 
     `clip`: a clip, or one frame of it; `tube`: its size (pt, ph, pw) in frames and pixels; `place`: (t, h, w) of the
@@ -236,8 +236,9 @@ def token(clip, tube, place, numbers, title: str | None = None) -> Figure:
     if (start + tube > frames.shape[:3]).any():
         raise CourseError(f"the tube at {tuple(place)} ends outside the clip {frames.shape}")
     t, h, w = start
-    fig = plt.figure(figsize=(10, 3.1 + 0.42 * 3 * pt + 0.35 * bool(title)))
-    grid = fig.add_gridspec(2, 2 * pt, height_ratios=[2.7, 0.42 * 3 * pt])
+    above = 0.27 * width  # inches
+    fig = plt.figure(figsize=(width, 0.4 + above + 0.42 * 3 * pt + 0.35 * bool(title)))
+    grid = fig.add_gridspec(2, 2 * pt, height_ratios=[above, 0.42 * 3 * pt])
     for i in range(pt):
         whole, close = fig.add_subplot(grid[0, 2 * i]), fig.add_subplot(grid[0, 2 * i + 1])
         whole.imshow(
