@@ -5,9 +5,9 @@
 # MViT ([2104.11227](https://arxiv.org/abs/2104.11227)), TimeSformer ([2102.05095](https://arxiv.org/abs/2102.05095)) and
 # UniFormer ([2201.04676](https://arxiv.org/abs/2201.04676)).*
 #
-# A ten-second video holds 300 frames; a model sees 8 to 96 of them, cut into a few thousand tokens. By the end of this notebook you have written every step
-# between the two: which frames, which rectangle of them, which numbers, which token. Your cut gives the same tokens as the
-# course's own models on the same weights. The last section takes a trained model and finds out where it
+# A ten-second video holds 300 frames. A model sees 8 to 96 of them, cut into a few thousand tokens. By the end of this notebook you have written every step
+# from the file to the tokens: which frames, which rectangle of them, which numbers, which token. On the same weights, your cut gives the same tokens as the
+# course's own models. The last section takes a trained model and finds out where it
 # reads the direction of time.
 #
 # | | |
@@ -83,7 +83,7 @@ show.film_strip(frames, n=5, width=7,
 # ### What a decoder gives
 #
 # `ClipReader` reads with [PyAV](https://github.com/PyAV-Org/PyAV), which is FFmpeg in Python. Most repositories of video models use
-# [decord](https://github.com/dmlc/decord). Four calls are all there is to it, and the pixels are the same:
+# [decord](https://github.com/dmlc/decord). Four of its calls are enough, and the pixels are the same:
 
 # %%
 raw = decord.VideoReader(path, num_threads=1)
@@ -99,13 +99,13 @@ agree("both read the same", torch.from_numpy(batch).int(),
 # Three things to remember.
 #
 # - The layout is **(T, H, W, 3)**, bytes from 0 to 255, colours in the order **red, green, blue**. (OpenCV gives blue, green, red; section 5 shows what that does.)
-# - Frames are addressed by number. To show frame 57, the decoder goes back to the last **key frame** and decodes from there. Here every frame is a key frame;
-#   in a downloaded video there may be one in 250, so that a clip costs nearly as much as the whole file. (`ClipReader` leaves out frames in between that no
+# - Frames are addressed by number. To show frame 57, the decoder goes back to the last **key frame** and decodes from there. Here every frame is a key frame.
+#   In a downloaded video there may be one in 250. Then a clip costs nearly as much as the whole file. (`ClipReader` leaves out frames in between that no
 #   other frame refers to, decord does not.)
-# - A decord reader must be opened in the process that uses it. One that was opened before a `DataLoader` forks its workers hangs in them.
+# - A decord reader must be opened in the process that uses it. If it was opened before a `DataLoader` forks its workers, it hangs in them.
 #
-# A common error is decord's `cannot find video stream with wanted index: -1`. It means that the file is empty or damaged, or
-# holds no video; often a download was cut short. Look for such files before you train (`vt-course data verify`), not in epoch 7. `ClipReader` says it in words:
+# A common error is decord's `cannot find video stream with wanted index: -1`. The file is then empty or damaged, or
+# holds no video; often a download was cut short. Look for such files before you train (`vt-course data verify`), not in epoch 7. `ClipReader` says in words what is wrong:
 
 # %%
 with tempfile.TemporaryDirectory() as empty_folder:
@@ -119,14 +119,14 @@ with tempfile.TemporaryDirectory() as empty_folder:
 # %% [markdown] tags=["core"]
 # ## 2 · Which frames? Dense sampling
 #
-# Neighbouring frames are nearly equal, so nobody feeds all of them. On Kinetics all four video papers take a [**dense**](glossary.md#dense-sampling) clip: T frames, [`stride`](glossary.md#stride) apart, from one place of the video.
+# Neighbouring frames are nearly equal, so nobody feeds all of them. On Kinetics (videos of ten seconds, human actions) all four video papers take a [**dense**](glossary.md#dense-sampling) clip: T frames, [`stride`](glossary.md#stride) apart, from one place of the video.
 # They write T×stride: 32×2 is 32 frames, every second one.
 #
 # T frames have T − 1 gaps, so the clip **spans** (T − 1) · stride + 1 frames. A video of `num_frames` has room = num_frames − span,
 # and the clip may start at 0, 1, ..., room. In training the start is drawn at random; in
 # mmaction's validation (Video Swin's training library, see below) the clip stands in the centre.
 #
-# **Predict, then run.** A Kinetics video has 300 frames, 30 a second. Which models (32×2, 16×4, 32×3, 32×4, 8×32, 16×16, 96×4) see less than a quarter of it? Is there one for which it is too short?
+# **Predict, then run.** A Kinetics video has 300 frames, 30 a second. Which models (32×2, 16×4, 32×3, 32×4, 8×32, 16×16, 96×4) see less than a quarter of the video? For which model is the video too short?
 #
 # ### Exercise 1.1 · Dense frame indices
 #
@@ -218,7 +218,7 @@ for name, (count, gap) in published.items():
 # | another frame rate | ignored: a stride counts frames | the window is scaled to 30 frames a second (`DATA.TARGET_FPS`) |
 #
 # Both place a *window* of T · stride frames, a little longer than your span: 64 for 32×2, where the span is 63. So the starts in section 4 come from 64, and the middle 16×4 begins at 118 (exercise 1.1: 119). SlowFast spreads its points
-# over the whole window, so TimeSformer's clip covers 8.5 seconds there, not 7.5. Its rule as code, for MViT 16×4 (rounded down):
+# over the whole window. So TimeSformer's clip covers 8.5 seconds there, not 7.5. SlowFast's rule as code, for MViT 16×4 (rounded down):
 
 # %% tags=["definition"]
 def slowfast_clip(start, num_frames, frames, stride):
@@ -237,8 +237,8 @@ agree("package", spread,
 # %% [markdown] tags=["core"]
 # ## 3 · One frame of each segment: uniform sampling
 #
-# Something-Something is about order: "putting something *on* a surface" against "taking it *off*". Two seconds from the middle may miss the point, so here all four look at the
-# **whole** video: cut it into T equal segments, take one frame of each. In training a random one, in testing the one in the middle.
+# In Something-Something, people move things, and the classes are about order: "putting something *on* a surface" against "taking it *off*". Two seconds from the middle may miss the point. So here all four papers look at the
+# **whole** video. They cut it into T equal segments and take one frame of each: a random one in training, the one in the middle in testing.
 #
 # Segment i runs from i · num_frames / T to (i + 1) · num_frames / T. These are points in time, not whole numbers. The frame that holds the point t is ⌊t⌋.
 #
@@ -301,10 +301,10 @@ show.sampling(60, middles, fps=12, segments=edges, width=8,
               title="Equal segments of a video of 60 frames")
 
 # %% [markdown]
-# Clips of Something-Something are short, a few seconds. If one has 60 frames, 32 segments take about every second frame: there is not much left to skip.
+# Videos of Something-Something last a few seconds. In one of 60 frames, 32 segments take about every second frame.
 #
-# Again there are dialects. Yours is the plain rule, that of `SampleFrames(clip_len=1, num_clips=T)` in the mmaction that Video Swin builds on. The SlowFast family, and Video Swin's code for
-# Something-Something with it (`frame_uniform=True`), lets the segments end at the last frame and rounds their edges. And a function called *uniform* elsewhere may mean evenly spaced points
+# Again there are several rules. Yours is the plain one, that of `SampleFrames(clip_len=1, num_clips=T)` in the mmaction that Video Swin builds on. In the SlowFast family the segments end at the last frame, and their edges are rounded. Video Swin's code for
+# Something-Something does the same (`frame_uniform=True`). Elsewhere a function called *uniform* may mean evenly spaced points
 # from the first frame to the last:
 
 # %%
@@ -368,19 +368,19 @@ show.sampling(300, views, title="The clips of a test on Kinetics",
               width=8)
 
 # %% [markdown]
-# Four or five short clips see most of the video; so does one of 8×32. The paper of TimeSformer takes its clip "in the middle of the video" (section 4). The released code begins at frame 0.
+# Four or five short clips see most of the video; one clip of 8×32 does, too. The paper of TimeSformer takes its clip "in the middle of the video" (section 4). The released code begins at frame 0.
 #
 # ### Crops
 #
 # Frames are scaled so that the *shorter* side has a fixed length, and a square is cut out. The centre square of a landscape video misses both ends. **Three crops** along the longer
-# side see all of it, if the video is not too wide. (TimeSformer's paper says top-left, centre, bottom-right, section 4. As the short side equals the crop, that is left, centre, right.)
+# side see all of the frame, if it is not too wide. (TimeSformer's paper, section 4, says top-left, centre, bottom-right. The short side equals the crop, so these are left, centre, right.)
 #
 # ### Exercise 1.3 · Three crops
 #
 # Difficulty 2/5 · importance 3/5 · 10 minutes
 #
 # Return an integer tensor `(3, 4)`: for each crop top, left, bottom, right, so that `frame[top:bottom, left:right]` is the crop. Along the longer side they lie at the beginning, in the centre
-# and at the end, in this order; along the other all are centred. Odd margins: round down.
+# and at the end, in this order. Along the other side all are centred. Odd margins: round down.
 
 # %% tags=["exercise:1.3"]
 def crop_boxes(height, width, size):
@@ -456,7 +456,7 @@ agree("a square video has one crop, three times",
 # %% [markdown]
 # ### Averaging
 #
-# Two ways look alike and are not: the mean of the [**probabilities**](glossary.md#probability) (softmax first) and the mean of the [**logits**](glossary.md#logit) (scores before the softmax).
+# Two ways look alike and give different results: the mean of the [**probabilities**](glossary.md#probability) (softmax first) and the mean of the [**logits**](glossary.md#logit) (scores before the softmax).
 # Three views of one video, two classes. **Predict** the winner of each (their logits are in the first line of the cell):
 
 # %%
@@ -469,7 +469,7 @@ report(by_logits=f"class {mean_logit.argmax()}",
        sum_instead_of_mean=f"class {logits.sum(0).argmax()}")
 
 # %% [markdown] tags=["answer"]
-# By logits class 0 wins: one view that is very sure outvotes two others. By probabilities class 1 wins: no view counts more than one. Whether scores are added or averaged is all the same.
+# By logits class 0 wins: one view that is very sure outvotes two others. By probabilities class 1 wins: no view counts more than one. Adding the scores instead of averaging them changes nothing.
 
 # %% [markdown]
 # What the papers and the released code do:
@@ -498,7 +498,7 @@ for name, n in tests.items():
 # %% [markdown] tags=["core"]
 # ## 5 · From bytes to floats
 #
-# Networks are trained on numbers around 0: divide by 255, subtract a mean, divide by a standard deviation, colour by colour. The weights fit *these* numbers, so every set of released weights fixes the choice.
+# Networks are trained on numbers around 0: divide by 255, subtract a mean, divide by a standard deviation, colour by colour. Weights fit the numbers that they were trained on. So every set of released weights fixes mean and deviation.
 #
 # | weights | mean | standard deviation | colours |
 # |---|---|---|---|
@@ -547,8 +547,8 @@ print("3: 0.45 and 0.225 ", interval(0, 1, 0.45, 0.225))
 # %% [markdown]
 # ### Mean, deviation and colour order are part of the weights
 #
-# Normalising is linear, and so is the first layer. So it can be moved into the layer's weights, exactly: bytes go in, the same tokens come out.
-# (Without padding. A first layer that pads needs the mean as border.)
+# Normalising is linear, and the first layer is linear too. So normalising can be moved into the layer's weights, exactly: bytes go in, the same tokens come out.
+# (This holds without padding. A first layer that pads needs the mean as border.)
 
 # %%
 _ = torch.manual_seed(0)
@@ -564,7 +564,7 @@ from_bytes = F.conv3d(pixels, moved, offset, conv.stride)
 agree("bytes in, same tokens out", from_bytes, conv_tokens, tol=1e-4)
 
 # %% [markdown]
-# Wrong colours are the same thing once more. Feeding BGR equals feeding RGB to weights whose colours are reversed: other weights than the trained ones.
+# With wrong colours the weights are wrong again. To feed BGR is to feed RGB to weights whose colours are reversed, and these are not the trained ones.
 
 # %%
 bgr = clip.flip(0)                                    # (3, T, H, W)
@@ -576,7 +576,7 @@ grey = clip.mean(0, keepdim=True).expand(3, -1, -1, -1)
 agree("a grey video has no order", conv(grey.flip(0)), conv(grey))
 
 # %% [markdown]
-# A blue face would be noticed at once. Here every colour of the rainbow is still there, only their order has changed. So look at what the network sees beside what it should see:
+# You would notice a blue face at once. Here every colour of the rainbow is still there; only their order has changed. So look at what the network sees, beside what it should see:
 
 # %% tags=["figure"] alt="Five frames of the same clip twice: in the row RGB the background is purple and the right arm of the flower is blue; in the row BGR the background is red-brown and the right arm is red."
 show.film_strip([clip, bgr], n=5, width=7, rows=["RGB", "BGR"])
@@ -619,8 +619,8 @@ report(view=view.shape, answer=held_out.classes[scores.argmax()])
 # %% [markdown] tags=["core"]
 # ## 6 · Tokens: cut and project
 #
-# A transformer takes a set of vectors. Swin (section 3.1) cuts an image into patches of 4 × 4 pixels and reads the 4 · 4 · 3 = **48** numbers of each as one vector. A linear layer maps it
-# to C channels; that is a **token**. We build the cut first, in two dimensions.
+# A transformer takes a set of vectors. Swin (section 3.1) cuts an image into patches of 4 × 4 pixels and reads the 4 · 4 · 3 = **48** numbers of each as one vector. A linear layer maps this vector
+# to C channels. The result is a **token**. We build the cut first, in two dimensions.
 #
 # ### Exercise 1.4 · Cut into patches
 #
@@ -683,7 +683,7 @@ agree("F.unfold = cut",
 
 # %% [markdown]
 # *Cut, then a linear layer* is a convolution whose stride equals its kernel: each output position sees its own patch, and all use the same weights. MViT says so of ViT's patches (section 3.2). The weights are
-# the same numbers, (D, 3, 4, 4) read as (D, 48). This first layer is called the [**patch embedding**](glossary.md#patch-embedding), or [**stem**](glossary.md#stem). The test, on that of the course's own Swin-T, whose LayerNorm follows:
+# the same numbers, (D, 3, 4, 4) read as (D, 48). This first layer is called the [**patch embedding**](glossary.md#patch-embedding), or [**stem**](glossary.md#stem). We test it on the stem of the course's own Swin-T, which ends in a LayerNorm:
 
 # %%
 swin_stem = create("swin_tiny").patch_embed
@@ -701,7 +701,7 @@ differ("colours last",
 # %% [markdown]
 # ### Tubes
 #
-# Video Swin adds time: 2 frames × 4 × 4 pixels × 3 colours = **96** numbers. Such a box is called a **tube**. That Swin-T also *projects* them to 96 channels is a coincidence.
+# Video Swin adds time: 2 frames × 4 × 4 pixels × 3 colours = **96** numbers. Such a box is called a **tube**. Video Swin-T also *projects* them to 96 channels; that is a coincidence.
 #
 # ### Exercise 1.5 · Cut into tubes
 #
@@ -831,7 +831,7 @@ agree("torchvision", stem.norm(tokens), oracle(clip[None]))
 # %% [markdown]
 # ### Frames: TimeSformer
 #
-# TimeSformer cuts every frame by itself into patches of 16 × 16: 16 · 16 · 3 = **768** numbers, and 768 channels (equation 1; again not the same thing). In our terms that is a tube of one frame.
+# TimeSformer cuts every frame by itself into patches of 16 × 16: 16 · 16 · 3 = **768** numbers, and 768 channels (equation 1; again these are two things of one size). In our terms such a patch is a tube of one frame.
 
 # %%
 from vt_course.models.timesformer import PatchEmbed
@@ -858,7 +858,7 @@ agree("TimeSformer's tokens", frame_tokens, frame_stem(clip[None]),
 # UniFormer  kernel 3, stride 2, padding 1   · 0 1 | 1 2 3 | 3 4 5          (time only)
 # ```
 #
-# No `reshape` or `permute` can do that: they move numbers, and here numbers are **copied** into several tokens. `Tensor.unfold` gives overlapping windows along one axis without copying; three of them make cubes.
+# No `reshape` or `permute` can do this: they move numbers, and here numbers are **copied** into several tokens. `Tensor.unfold` gives overlapping windows along one axis. Three of them, one for each axis, make cubes.
 
 # %% tags=["definition"]
 def gather_cubes(x, kernel, stride, padding):
@@ -911,7 +911,7 @@ within("MViT, mean over all pixels", times.float().mean().item(),
 # In 1 to 8 cubes. In time 3/2 on average, in height and width 7/4 each: 1.5 · 1.75² = 4.6 times inside. With the border the mean is 4.3 for 16 × 224 × 224, and 3.8 for this tiny clip.
 
 # %% [markdown]
-# What is the overlap for? A plain cut has seams: what lies across the border of two patches is whole in no token. With overlap it is, and
+# What is the overlap for? A plain cut has seams: what lies across the border of two patches is whole in no token. With overlap it lies whole in some token, and
 # neighbouring tokens change smoothly. MViT's table 12 shows what overlap is worth, for 8 frames on Kinetics: 1 × 4 × 4 without overlap 74.5 %, 1 × 7 × 7 75.6 %, 3 × 7 × 7 75.9 %.
 
 # %% [markdown] tags=["deep-dive"]
@@ -967,7 +967,7 @@ for name, every in strides.items():
 # - The three other video models have tokens of 4 × 4 pixels, 16 times as many in a frame. To pay for them, they merge two frames at the entrance. None of them shortens time again: the 8 or 16 steps last to the end.
 # - Video Swin's 32×2 with tubes of 2 has a step of 4 frames, 0.13 s, as fine as TimeSformer-L's, which uses 96 frames. What happens *within* 0.07 s, between the two frames of a tube, is up to the tube's 96 numbers.
 #
-# **Keep every frame, with tubes of 1 × 4 × 4?** (Asked of the authors of Video Swin.) It can be done (`create("video_swin_tiny", patch=(1, 4, 4))`), gives 32 steps instead of 16, twice the tokens and about twice the cost.
+# **Keep every frame, with tubes of 1 × 4 × 4?** (Asked of the authors of Video Swin.) This can be done: `create("video_swin_tiny", patch=(1, 4, 4))`. It gives 32 steps instead of 16, twice the tokens, and about twice the cost.
 
 # %%
 with torch.device("meta"):
@@ -1040,7 +1040,7 @@ report(random=rank(generic), inflated=rank(inflated),
 
 # %% [markdown]
 # With random weights nothing is lost: 96 equations, 96 unknowns. The pixels can be computed back from the tokens. With inflated weights 48 numbers survive: the mean of both frames.
-# Do it: the pseudo-inverse gives, of all videos with these tokens, the one with the smallest numbers.
+# The next cell does this. Of all videos with these tokens, the pseudo-inverse gives the one with the smallest numbers.
 
 # %%
 def repaint(tokens, weight):
@@ -1072,7 +1072,7 @@ show.film_strip(strips, n=4, first=12, width=6.5,
 #
 # ### What a trained model does
 #
-# The small model of section 5 was trained from random weights on the eight motions: left and right, up and down, and so on, each the other's film run backwards. It sees 8 frames, in 4 tubes. Where does it read the direction? Five
+# The small model of section 5 was trained from random weights on the eight motions: left and right, up and down, and so on. In each pair, one motion is the other one's film run backwards. It sees 8 frames, in 4 tubes. Where does it read the direction? Five
 # versions of the held-out clips:
 #
 # | | tubes | inside each tube |
@@ -1083,7 +1083,7 @@ show.film_strip(strips, n=4, first=12, width=6.5,
 # | tubes shuffled | 3 1 4 2 | in order |
 # | frames swapped | 1 2 3 4 | swapped |
 #
-# **Predict.** If it reads the direction from the order of the tubes, "tubes reversed" looks like "backwards". If it reads it inside the tubes, "frames swapped" does.
+# **Predict.** If it reads the direction from the order of the tubes, "tubes reversed" looks like "backwards". If it reads the direction inside the tubes, "frames swapped" looks like "backwards".
 #
 # In the figure, lines show what the best model could reach from a single frame (1 in 8) and from frames without order (1 in 2). Bars come with one standard error.
 
@@ -1147,13 +1147,13 @@ within("frames swapped, the partner",
        100 * turned.float().mean().item(), 80, 100, " %")
 
 # %% [markdown] tags=["answer"]
-# It reads the direction **inside the tubes**. Run the four tubes backwards or shuffle them, and it hardly cares. Swap the frames in each tube, and "left" becomes "right".
+# The model reads the direction **inside the tubes**. Run the four tubes backwards or shuffle them, and the answers hardly change. Swap the frames in each tube, and "left" becomes "right".
 
 # %% [markdown]
 # A tube of two frames is enough to tell the direction of a steady motion. The order of the tubes, which attention over time could read, plays next to no part.
 #
 # Two lessons. The first layer of a video model already carries motion, if its weights may differ between frames. And "the model uses time" can mean very different things. Notebook 04 shows a bias table of this same model that
-# *can* tell earlier tokens from later ones. It can; this does not mean that the answer depends on it. Before you praise the attention, swap the frames in the tubes. (TimeSformer has no tubes. What it knows of order, it has from its time embedding, and from the attention that reads it.)
+# *can* tell earlier tokens from later ones. This does not mean that the answer depends on the table. Before you praise the attention, swap the frames in the tubes. (TimeSformer has no tubes. What it knows of order, it has from its time embedding, and from the attention that reads it.)
 #
 # ## Four tasks
 #

@@ -566,7 +566,8 @@ EXERCISES["3.5"] = Exercise(
             lambda t, M: bias_like(t, M, lambda h, w: (h + M - 1) * (2 * M - 2) + w + M - 1),
         ),
         (
-            "you multiply by M, but an axis has 2M-1 offsets: different offsets share a row",
+            "you multiply by M, but an axis has 2M-1 offsets: different offsets share a row (the difference of the "
+            "tokens' numbers, i - j, comes to the same)",
             lambda t, M: bias_like(t, M, lambda h, w: (h + M - 1) * M + w + M - 1),
         ),
         (

@@ -502,7 +502,8 @@ EXERCISES["4.5"] = Exercise(
             lambda w: index_like(w, lambda t, h, x, P, A, B: ((t + P - 1) * 2 * A + h + A - 1) * 2 * B + x + B - 1),
         ),
         (
-            "you multiply by the window size instead of the number of offsets (2M-1): different offsets share a row",
+            "you multiply by the window size instead of the number of offsets (2M-1): different offsets share a row "
+            "(the difference of the tokens' numbers, i - j, comes to the same)",
             lambda w: index_like(w, lambda t, h, x, P, A, B: ((t + P - 1) * A + h + A - 1) * B + x + B - 1),
         ),
         (
