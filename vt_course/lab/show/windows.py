@@ -217,7 +217,7 @@ def shift_mask(mask, window, heads: int | None = None, title: str | None = None,
         axes.spines[:].set(visible=True, color="0.3")
         axes.set_title(f"{names[i]}: {100 * forbidden[i].mean():.3g} %", size=12)
     caption = f"{N} queries (down) × {N} keys (across) in window ({', '.join('thw'[-len(window) :])}): share forbidden"
-    caption = fill(caption, 62) if wide < 10 else caption
+    caption = fill(caption, 48) if wide < 10 else caption
     fig.legend(
         handles=[
             Patch(facecolor=ALLOWED, edgecolor="0.3", label="allowed (0)"),
@@ -297,7 +297,7 @@ def hierarchy_2d(image, stages: list[dict], title: str | None = None) -> Figure:
         axes.set_axis_off()
     for axes, stage in zip(grid.flat, stages):
         (h, w), M = stage["size"], stage["window"]
-        axes.imshow(image // 16 * 8 + 116, extent=(0, w, h, 0), aspect=H / W * w / h)
+        axes.imshow(image // 32 * 16 + 120, extent=(0, w, h, 0), aspect=H / W * w / h, interpolation="nearest")
         for step, colour, width in ((1, "0.35", 0.5), (M, VERMILION, 2.0)):
             lines = dict(color=colour, linewidth=width, clip_on=False)
             axes.vlines([*range(0, w, step), w], 0, h, **lines)
@@ -374,10 +374,9 @@ def dash_windows(axes, size, window) -> None:
     """Draw the borders of the regular windows as dashed lines, visible beside thick black ones."""
     (H, W), (rows, columns) = size, window
     ends = [[*range(0, n, m), n] for n, m in ((H, rows), (W, columns))]
-    for colour, line in (("white", (3.4, 0)), (VERMILION, (2.2, (0, (3, 2))))):
-        style = dict(color=colour, linewidth=line[0], linestyle=line[1] or "-", clip_on=False, zorder=3)
-        axes.vlines(np.array(ends[1]) - 0.5, -0.5, H - 0.5, **style)
-        axes.hlines(np.array(ends[0]) - 0.5, -0.5, W - 0.5, **style)
+    style = dict(color=VERMILION, linewidth=2, linestyle=(0, (3, 2)), clip_on=False, zorder=3)
+    axes.vlines(np.array(ends[1]) - 0.5, -0.5, H - 0.5, **style)
+    axes.hlines(np.array(ends[0]) - 0.5, -0.5, W - 0.5, **style)
 
 
 def explain_lines(fig: Figure) -> None:
@@ -385,7 +384,7 @@ def explain_lines(fig: Figure) -> None:
     fig.set_figheight(fig.get_figheight() + 0.3)
     handles = [
         Line2D([], [], color="black", linewidth=3, label="border of a shifted window"),
-        Line2D([], [], color=VERMILION, linewidth=2.2, linestyle=(0, (3, 2)), label="regular window"),
+        Line2D([], [], color=VERMILION, linewidth=2, linestyle=(0, (3, 2)), label="regular window"),
     ]
     fig.legend(handles=handles, loc="outside lower center", ncols=2)
 
