@@ -509,7 +509,7 @@ show.regions_2d([moved, groups],
                 window=[None, (M, M)], width=7)
 
 # %% [markdown]
-# The mask follows without a thought: cut the group numbers into windows like any map, and compare all pairs.
+# The mask follows: cut the group numbers into windows like any map, and compare all pairs.
 
 # %% tags=["definition"]
 def shift_mask(H, W, M, shift):
@@ -775,7 +775,7 @@ odd_numbers = F.pad(torch.arange(70).view(7, 10), (0, 2, 0, 1),
                     value=-1)                         # (8, 12)
 show.windows_2d([odd_numbers, odd_numbers.roll((-2, -2), (0, 1))], M,
                 ["7 × 10 padded to 8 × 12", "after the roll"],
-                shift=shift, rolled=[False, True], width=7.4)
+                shift=shift, rolled=[False, True], width=7)
 
 # %% [markdown]
 # After the roll, the window at the top left holds real tokens only. But the group of token 62, at the left, holds a row of padding. **This padding is not masked.** torchvision does it so, and so does the official video code. And a padded token is not nothing: its features are 0, but its key and its value are the biases of the linear layer. Real tokens attend to it.
@@ -803,7 +803,7 @@ differ("windows cut off at the true border, so no padding",
 #
 # Where each stage's map is at least M × M, torchvision and the package agree (M = 7: from 196 pixels on, in multiples of 4). Below that they differ, and the same weights mean something else. The official image code never pads. A map larger than M that is no multiple of M stops it, and so does an odd map before a merging.
 #
-# One of the three ways has a trap. For a window of N tokens the official video code takes the first N rows and columns of the index of the M × M window. **Take M = 7 and a map of 4 × 4.** Token 4 of the map is the first of row 1. Which offset does the index use for token 4 and token 0?
+# The last way has a trap. For a window of N tokens the official video code takes the first N rows and columns of the index of the M × M window. **Take M = 7 and a map of 4 × 4.** Token 4 of the map is the first of row 1. Which offset does the index use for token 4 and token 0?
 
 # %%
 corner = index_pair_by_pair(7)[:16, :16]              # (N, N)
@@ -1498,7 +1498,7 @@ within("72 pixels, as usual", at_72, 60, 68, " % right")
 within("72 pixels, padding forbidden", without, 66, 75, " % right")
 
 # %% [markdown]
-# Where a window holds padding, it takes weight from the real tokens: a quarter of it in stage 3, where most of the map is padding. In block 2 it takes none: the shift by 2 cuts the 20 columns at 18, so the padding is a group of its own. To forbid it brings some of the loss back. Most of the loss has another cause, because a model that was trained at one size has not learned to be used at another. This is one model and one size. Released models see no padding in classification, where the image fits; the authors' detectors are trained *with* it.
+# Where a window holds padding, it takes weight from the real tokens: a quarter of it in stage 3, where most of the map is padding. In block 2 it takes none: the shift by 2 cuts the 20 columns at 18, so the padding is a group of its own. To forbid padding brings some of the loss back. Most of the loss stays. Shapes, maps and windows differ from those of the training; which of them matters was not tested. This is one model and one size. Released models see no padding in classification, where the image fits; the authors' detectors are trained *with* it.
 
 # %% [markdown] tags=["deep-dive"]
 # ## 13 · Is the shift worth it? Table 4, at small scale
@@ -1527,11 +1527,12 @@ show.gallery(drawn, shapes.classes, columns=4, width=7)
 # %%
 from vt_course.training.experiments import results
 
-result = results.read_result("swin-shift-and-bias")
+result = (results.read_result("swin-shift-and-bias")
+          or results.read_result("swin-shift-early"))
 top1 = {name: [100 * run["top1"]["normal"] for run in v["runs"]]
         for name, v in result["variants"].items()}
 first_run = next(iter(result["variants"].values()))["runs"][0]
-report(steps_of_each_run=first_run["steps"],
+report(row=result["id"], steps_of_each_run=first_run["steps"],
        seeds=len(result["depends_on"]["row"]["seeds"]),
        test_images=first_run["held_out"])
 for each in results.table(result)[1:]:
@@ -1541,10 +1542,10 @@ for each in results.table(result)[1:]:
 # %% tags=["figure"] alt="Accuracy of the variants of swin_mini, one dot for each seed; thin lines join the dots of one seed from variant to variant, and a heavy mark stands at each mean."
 show.spread(top1, "top-1 in percent; a line joins one seed",
             "Table 4 in kind: swin_mini on drawn shapes",
-            paired=True, width=7.4)
+            paired=True, width=7)
 
 # %% [markdown]
-# **How to read it.** The lines above give the mean difference from the first variant, in points, with its 95 % interval over paired seeds. "Undecided" means that the interval contains 0: these runs say neither yes nor no. Each run sees 12,000 images, which is early. With its whole recipe, 40,000 images, the first variant reaches 97.2 % (one run, `results/swin_mini_images.json`); the others were not trained that long. "No position information" is not quite true either: patches and merging know where each pixel lies in a block of 16 × 16. To train all of it anew: `vt-course experiments --only swin-shift-and-bias`.
+# **How to read it.** The lines above give the mean difference from the first variant, in points, with its 95 % interval over paired seeds. "Undecided" means that the interval contains 0: these runs say neither yes nor no. A step sees 16 images, so 750 steps are 12,000 images. That is early: with its whole recipe, 40,000 images, the first variant reaches 97.2 % of the validation images (one run, `results/swin_mini_images.json`). The others were not trained that long. "No position information" is not quite true either: patches and merging know where each pixel lies in a block of 16 × 16. To train all of it anew: `vt-course experiments --only swin-shift-and-bias`.
 #
 # ## What is scaled down, and what was left out
 #

@@ -464,7 +464,7 @@ def table_cutouts(index, queries: list[tuple[int, int]], title: str | None = Non
     fig, panels_ = plt.subplots(
         1,
         1 + len(read),
-        figsize=(7.4, 7.4 * side / total + 0.9 + 0.3 * bool(title)),
+        figsize=(7, 7 * side / total + 0.9 + 0.3 * bool(title)),
         width_ratios=[side] + [M] * len(read),
     )
     for axes, a in zip(panels_, [table, *read]):
