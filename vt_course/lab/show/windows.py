@@ -462,10 +462,7 @@ def table_cutouts(index, queries: list[tuple[int, int]], title: str | None = Non
     read = [index[h * M + w].reshape(M, M) for h, w in queries]
     total = side + len(read) * M
     fig, panels_ = plt.subplots(
-        1,
-        1 + len(read),
-        figsize=(7, 7 * side / total + 0.9 + 0.3 * bool(title)),
-        width_ratios=[side] + [M] * len(read),
+        1, 1 + len(read), figsize=(7, 7 * side / total + 0.9 + 0.3 * bool(title)), width_ratios=[side] + [M] * len(read)
     )
     for axes, a in zip(panels_, [table, *read]):
         colours = plt.get_cmap("viridis")(0.25 + 0.75 * np.clip(a / (side * side - 1), 0, 1))  # (., ., 4)
