@@ -5,7 +5,7 @@
 # [arXiv 2103.14030](https://arxiv.org/abs/2103.14030).*
 #
 # Swin is a Transformer that is built like a convolutional network. Its maps shrink from stage to stage, and its cost grows linearly with the image.
-# Two ideas make it work: windows, and their shift. One trick makes it fast. By the end you own a complete Swin that is made only of cells of this notebook. It gives torchvision's scores with torchvision's weights.
+# Two ideas make it work: windows, and their shift. One trick makes it fast. By the end you own a complete Swin that is made only of cells of this notebook. With torchvision's weights it gives torchvision's scores.
 #
 # | | |
 # |---|---|
@@ -789,7 +789,7 @@ differ("windows cut off at the true border, so no padding",
        usual, ideal)
 
 # %% [markdown]
-# Either choice is sensible; released weights expect the first. What does it cost? Section 10 builds the network and measures it there, on the trained `swin_mini`.
+# Either choice is sensible; released weights expect the first. What does it cost? Section 12 measures it, on the trained `swin_mini`.
 #
 # ### Small maps
 #
@@ -1247,7 +1247,7 @@ pyramid = top_down(my_maps)
 report(**{f"P{i + 2}": m.shape for i, m in enumerate(pyramid)})
 
 # %% [markdown]
-# The finest level now depends on the whole image, though a token of stage 1 has seen only two blocks of windows. The gradient shows which pixels can change place (28, 28) of the finest map. **Predict** the share of the pixels, in percent: for the map of stage 1 alone, and after the top-down path.
+# A token of stage 1 has seen only two blocks of windows. The top-down path adds to it what the later stages know. The gradient shows which pixels can change place (28, 28) of the finest map. **Predict** the share of the pixels, in percent: for the map of stage 1 alone, and after the top-down path.
 
 # %%
 def share_that_matters(output, pixels):
@@ -1371,7 +1371,7 @@ for name, v in variants.items():
 # %% [markdown]
 # All agree to the digits stated, but for two. Table 1 of the paper has 47.0 G for Swin-B at 384 pixels; we count 47.08, and the repository's README says 47.1. And Table 1 prints 29 M parameters for Swin-T; the formula gives 28.288 M, and the README says 28 M.
 #
-# **Predict.** From 224 to 384 pixels the number of tokens grows 2.94 times, and M from 7 to 12. How many times does the cost of Swin-B grow? And what does Swin-T at 224 pixels cost with windows of 14, 28, or as large as the map?
+# **Predict.** From 224 to 384 pixels the number of tokens grows 2.94 times, and M from 7 to 12. How many times does the cost of Swin-B grow? And how much does Swin-T at 224 pixels cost with windows of 14, of 28, or as large as the map? With 7 it is 4.49 GMACs.
 
 # %%
 growth = costs["swin_base_384"][1] / costs["swin_base"][1]
@@ -1582,7 +1582,7 @@ show.spread(top1, "top-1 in percent; a line joins one seed",
 # 3. Four groups of 4: 4 · 4² / 16² = 1/4. Groups of 16, 12, 12 and 9 tokens: (256 + 144 + 144 + 81) / 2401 = 26 %.
 # 4. 23² = 529 rows for 144² = 20,736 pairs (section 7).
 # 5. Multiples of 224: stage 4 needs 7 | H/32. The map of 64 is padded to 70, the next one, of 32, to 35, and so on: a fifth more tokens in stage 1. The official image code refuses it.
-# 6. A LayerNorm makes its own bias of a zero. Behind the norm, padded tokens are exact zeros, as in the code for which the weights were made.
+# 6. A LayerNorm turns a token of zeros into its own bias. Padding that comes after the norm stays zero, as in the code for which the weights were made.
 # 7. The order of patch merging (section 9), the bias index (transposed, or its digits exchanged, section 7), the sign of the roll (section 6); also the order of q, k, v in `qkv`.
 # </details>
 
