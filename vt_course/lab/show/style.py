@@ -68,10 +68,15 @@ def panels(arrays, title) -> tuple[list[np.ndarray], list[str], str | None]:
     return arrays, [""] * len(arrays), title
 
 
+def broken(text: str, width: int) -> str:
+    """A title in lines of at most `width` letters; none of them ends inside a product such as 2 × 2 × 2."""
+    return fill(text.replace(" × ", "\u00a0×\u00a0"), width).replace("\u00a0×\u00a0", " × ")
+
+
 def headline(fig: Figure, title: str | None) -> None:
     """Set the figure's title, broken into lines that fit its width."""
     if title:
-        fig.suptitle(fill(title, int(8.5 * fig.get_figwidth())))
+        fig.suptitle(broken(title, int(8.5 * fig.get_figwidth())))
 
 
 def ink(colour) -> str:
