@@ -680,7 +680,7 @@ WRONG = {
             "every block shifts by half of its window",
         ),
         "n < m": (block_with(fit=fitted_if_longer), "an axis exactly as long as the window shifts"),
-        "rolled the other way": (block_with(roll=1, back=-1), "the steps “roll” and “roll back” are exchanged"),
+        "rolled the other way": (block_with(roll=1, back=-1), likely("4.7", "both rolls")),
         "not rolled back": (block_with(back=0), "the step “roll back” is forgotten"),
         "rolled twice": (block_with(back=-1), "rolled once more instead of back"),
         "zeros in front": (

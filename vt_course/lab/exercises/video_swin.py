@@ -773,7 +773,7 @@ BLOCK = Steps(
             "roll",
             rolled(-1),
             (
-                ("the map is rolled the other way: `cyclic_shift` rolls towards index 0 by itself", rolled(1)),
+                ("the first roll has the other sign: `cyclic_shift` rolls towards index 0 by itself", rolled(1)),
                 (
                     "the map is rolled by `block.shift`: use the shift that `clamp` returned, as the mask does",
                     rolled(-1, lambda s: s["block"].shift),
@@ -899,6 +899,11 @@ EXERCISES["4.7"] = Exercise(
         (
             "each norm stands behind its branch: it must stand before it",
             with_norms_behind(lambda branch, norm, x: x + norm(branch(x))),
+        ),
+        (
+            "both rolls have the other sign: `cyclic_shift` rolls towards index 0 by itself, so it gets `shift` first, "
+            "and minus the shift on the way back",
+            BLOCK.changed({3: rolled(1), 5: rolled(-1)}),
         ),
         ("the MLP gets norm2(x): it must get norm2 of what attention and the first sum made", mlp_of_input),
         (
