@@ -579,7 +579,8 @@ def relative_position_index(window):
     raise NotImplementedError("exercise 4.5")
 
 # %% tags=["check:4.5"]
-relative_position_index = check("4.5", relative_position_index)
+relative_position_index = check(
+    "4.5", relative_position_index)
 
 # %% [markdown] tags=["hints:4.5"]
 # <details><summary>Hint 1: intuition</summary>
@@ -607,8 +608,8 @@ def relative_position_index(window):
     return rows * (2 * Mw - 1) + dw + Mw - 1
 
 
-relative_position_index = check("4.5", relative_position_index,
-                                solution=True)
+relative_position_index = check(
+    "4.5", relative_position_index, solution=True)
 
 # %% tags=["figure"] alt="An 8 × 8 matrix of queries by keys of a 2 × 2 × 2 window with the row of the bias table for each pair: 13 on the diagonal, 26 at the bottom left, 0 at the top right."
 show.index_matrix(
@@ -1474,8 +1475,9 @@ def accuracy_by_epoch(lines):
     return [100 * float(row["val_top1"]) for row in lines]
 
 
-file = repo_root() / "results/video_swin_mini_curve.json"
-stored_run = json.loads(file.read_text(encoding="utf-8"))
+results_folder = repo_root() / "results"
+curve_file = results_folder / "video_swin_mini_curve.json"
+stored_run = json.loads(curve_file.read_text(encoding="utf-8"))
 learning = {"a stored run": accuracy_by_epoch(stored_run["epochs"])}
 if PROFILE != "smoke":
     with open(run / "metrics.csv", encoding="utf-8") as lines:
@@ -1540,8 +1542,8 @@ for order, ceiling in (("single", 0.125), ("shuffled", 0.5)):
 # Models and recipes were chosen by these 400 clips. A third split, of 2,000 test clips, was left alone until the end. Its result, stored once:
 
 # %%
-file = repo_root() / "results/video_swin_mini_motion_orders.json"
-on_test = json.loads(file.read_text(encoding="utf-8"))["rows"]
+orders_file = results_folder / "video_swin_mini_motion_orders.json"
+on_test = json.loads(orders_file.read_text(encoding="utf-8"))["rows"]
 report(test_clips=on_test[0]["n"],
        **{names[r["order"]]:
           f"{100 * r['top1']:.1f} ± {100 * r['stderr']:.1f} %"
@@ -1604,10 +1606,12 @@ report(**{f"bias at Δt = {dt:+d}, same place":
 # Now look at the colour bar. A bias of 0.2 multiplies a weight by e^0.2 ≈ 1.22, which is not much. **Predict:** what is left of the accuracy when all bias tables are zero?
 
 # %%
-without = {n: v * ("bias_table" not in n)
-           for n, v in trained.state_dict().items()}
-_ = trained.load_state_dict(without)
+learned_state = {n: v.clone() for n, v in trained.state_dict().items()}
+zero_tables = {n: v * ("bias_table" not in n)
+               for n, v in learned_state.items()}
+_ = trained.load_state_dict(zero_tables)
 zeroed = evaluate(trained, held_out, **kept)["top1"]
+_ = trained.load_state_dict(learned_state)
 change = 100 * abs(zeroed - normal["top1"])
 within("change of top-1 without any bias table", change, 0, 4,
        " points")
