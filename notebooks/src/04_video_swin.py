@@ -11,7 +11,7 @@
 # | **Needs** | PyTorch; softmax attention with queries, keys and values (notebook 02). Notebook 03 shows the same ideas on images. It helps, but is not required |
 # | **Data** | the embedded clips: `vt-course data synthetic`, once (`make course` and `make lab` do it) |
 # | **Time** | 3 to 4 hours with the exercises; the core sections alone 2 to 3 hours. To run it on two quiet cores: about half a minute (`smoke`), 2 to 4 minutes (`lecture`), 9 to 15 minutes (`full`) |
-# | **Hardware** | a laptop CPU and 2 to 3 GB of memory |
+# | **Hardware** | a laptop CPU and 2 GB of memory |
 #
 # Sections 3 to 6, 9 and 12 are the core. At a first reading the others may be left out; run their cells all the same.
 #
@@ -1431,7 +1431,7 @@ show.ceilings(padding, {"no order": 0.5},
 # %% tags=["figure"] alt="Six frames of two clips, in rows named left and grow: a heart moves to the left, and the coloured rings of another heart flow outward while its outline stays; each has a pattern behind it."
 chosen = {"left": 9, "grow": 14}
 sharp = VideoFolder(motion.val, classes=motion.classes, train=False,
-                    frames=8, stride=1, size=64)
+                    frames=8, stride=2, size=64)
 films = [sharp[i] for i in chosen.values()]
 assert [motion.classes[f["label"]] for f in films] == list(chosen)
 show.film_strip([f["clip"] for f in films], n=6, rows=list(chosen))
