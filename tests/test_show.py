@@ -17,6 +17,7 @@ from vt_course.data.transforms import normalise
 from vt_course.lab import show
 from vt_course.lab.show import __main__ as picture
 from vt_course.lab.show import clips, compare, windows
+from vt_course.lab.show.style import wrapped
 from vt_course.models import swin
 
 pytestmark = pytest.mark.silent
@@ -158,7 +159,7 @@ def test_the_readability_check_sees_clipped_and_overlapping_text():
 
 def test_a_figure_that_fails_halfway_is_closed_too():
     plt.close("all")
-    with pytest.raises(AttributeError):
+    with pytest.raises(TypeError):
         show.curves({"train": [1, 2]}, "loss", title=3)
     assert plt.get_fignums() == []
 
@@ -460,6 +461,20 @@ def test_token_flow_is_to_scale_and_counts():
     assert np.allclose(fronts, [(56, 56), (28, 28)])
     depths = [p.get_xy()[1] - p.get_xy()[0] for p in axes.patches[2::3]]
     assert np.allclose(depths[0], depths[1])  # time stays as it is
+
+
+def test_times_have_no_slope_and_ticks_have_the_names_that_are_given():
+    series = {"a": dict(x=[49, 196], y=[1, 20])}
+    axes = show.cost_curves(series, "tokens", "ms", ticks={49: "7²", 196: "14²"}, slopes=False, width=6).axes[0]
+    assert legend_of(axes) == ["a"] and axes.figure.get_figwidth() == 6
+    assert [(t.get_text(), x) for t, x in zip(axes.get_xticklabels(), axes.get_xticks())] == [("7²", 49), ("14²", 196)]
+
+
+def test_titles_never_break_inside_a_size():
+    size = "windows of 2 × 4 × 4 tokens at T = 8"
+    for width in range(10, 60):
+        lines = wrapped(size, width).split("\n")
+        assert " ".join(lines) == size and any("2 × 4 × 4" in line for line in lines)
 
 
 def test_slopes_are_fitted_on_log_log_axes():

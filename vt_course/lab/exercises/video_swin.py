@@ -11,7 +11,7 @@ from torch import nn
 from vt_course.lab.exercise import Exercise, randoms
 from vt_course.lab.exercises.uniformer import Parts, a_map, part, then, two_layers
 from vt_course.lab.kinds.axes import Axes
-from vt_course.lab.kinds.operations import Choices
+from vt_course.lab.kinds.operations import Choices, instead_of_roll
 from vt_course.lab.kinds.steps import Step, Steps
 from vt_course.lab.kinds.tables import Rows
 from vt_course.models import official, swin, video_swin
@@ -219,8 +219,18 @@ def roll_cases():
     ]
 
 
-def roll_like(x, shift, *, dims=(1, 2, 3), signs=(-1, -1, -1)):
+AXES_OF_SHIFT = ("time", "height", "width")
+
+
+def roll_like(x, shift, *, dims=(1, 2, 3), signs=(-1, -1, -1), rolled=None):
+    if rolled is not None:
+        return rolled(x, shift)
     return torch.roll(x, [a * s for a, s in zip(signs, shift)], dims)
+
+
+def each_clip(rolled):
+    """A roll of the whole batch as one row, and one of each clip's axes: f(x, shift) of (B, T, H, W, C)."""
+    return lambda x, s: torch.stack([rolled(clip, s) for clip in x])
 
 
 ROLLS = Choices(
@@ -240,6 +250,11 @@ ROLLS = Choices(
             )
             for signs in product((-1, 1), repeat=3)
             if signs != (-1, -1, -1)
+        ),
+        "rolled": tuple(
+            (sentence, function)
+            for sentence, rolled in instead_of_roll(AXES_OF_SHIFT)
+            for function in (each_clip(rolled), *([rolled] if "one long row" in sentence else []))
         ),
     },
 )
@@ -307,25 +322,25 @@ def mask_literal(size, window, shift):
 def mask_cases():
     return [
         ((8, 8, 8), (4, 4, 4), (2, 2, 2)),
-        ((4, 6, 9), (2, 2, 3), (1, 1, 1)),
+        ((6, 4, 9), (3, 2, 3), (1, 1, 2)),
         ((8, 4, 4), (4, 4, 4), (2, 0, 0)),
         ((4, 8, 4), (4, 4, 2), (0, 2, 1)),
         ((4, 4, 4), (2, 2, 2), (0, 0, 0)),
     ]
 
 
-def mask_like(size, window, shift, *, values=(0.0, -100.0), rolled=None, cut=None, used=None):
+def mask_like(size, window, shift, *, values=(0.0, -100.0), rolled=None, turned=None, cut=None, used=None):
     """The mask in which the steps that are given replace the right ones."""
     numbers = number_groups(size, window, shift if used is None else used(shift, window))
     if rolled is None:
-        numbers = roll_literal(numbers[None, ..., None], shift)[0, ..., 0]
+        by = shift if turned is None else turned(shift, window)
+        numbers = roll_literal(numbers[None, ..., None], by)[0, ..., 0]
     else:
         numbers = rolled(numbers, shift)
     groups = (partition_literal if cut is None else cut)(numbers[None, ..., None], window)[..., 0]
     return torch.where(groups[:, :, None] == groups[:, None, :], *values)
 
 
-AXES_OF_SHIFT = ("time", "height", "width")
 MASKS = Choices(
     mask_like,
     {
@@ -375,6 +390,14 @@ MASKS = Choices(
                     lambda g, s, a=a: g.roll([-v if b != a else 0 for b, v in enumerate(s)], (0, 1, 2)),
                 )
                 for a, name in enumerate(AXES_OF_SHIFT)
+            ),
+            *instead_of_roll(AXES_OF_SHIFT),
+        ),
+        "turned": (
+            ("the numbers are rolled by half a window, whatever `shift` is", lambda s, w: tuple(m // 2 for m in w)),
+            (
+                "the numbers are rolled by window - shift instead of by the shift",
+                lambda s, w: tuple(m - v for m, v in zip(w, s)),
             ),
         ),
         "used": (
@@ -484,7 +507,8 @@ EXERCISES["4.5"] = Exercise(
             lambda w: index_like(w, lambda t, h, x, P, A, B: ((t + P - 1) * 2 * A + h + A - 1) * 2 * B + x + B - 1),
         ),
         (
-            "you multiply by the window size instead of the number of offsets (2M-1): different offsets share a row",
+            "you multiply by the window size instead of the number of offsets (2M-1): different offsets share a row "
+            "(the difference of the tokens' numbers, i - j, comes to the same)",
             lambda w: index_like(w, lambda t, h, x, P, A, B: ((t + P - 1) * A + h + A - 1) * B + x + B - 1),
         ),
         (

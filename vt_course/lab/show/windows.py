@@ -15,12 +15,12 @@ from vt_course.lab.show.style import (
     FORBIDDEN,
     array,
     bare,
-    broken,
     figure,
     headline,
     ink,
     number_cells,
     panels,
+    wrapped,
 )
 
 
@@ -72,8 +72,8 @@ def project(points) -> np.ndarray:
 # face, its corners, and its shading (the grey to mix in, and the share of that grey).
 FACES = [
     ((-1, 0, 0), [(0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 0)], 1.0, 0.0),  # front, t = 0
-    ((0, -1, 0), [(0, 0, 0), (0, 0, 1), (1, 0, 1), (1, 0, 0)], 1.0, 0.2),  # top, h = 0
-    ((0, 0, 1), [(0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1)], 0.0, 0.25),  # right, last w
+    ((0, -1, 0), [(0, 0, 0), (0, 0, 1), (1, 0, 1), (1, 0, 0)], 1.0, 0.18),  # top, h = 0
+    ((0, 0, 1), [(0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1)], 0.0, 0.2),  # right, last w
 ]
 
 
@@ -139,8 +139,8 @@ def windows_3d(labels, title=None, gap: float = 0.6) -> Figure:
         if a.ndim != 3 or a.size == 0:
             raise CourseError(f"labels must have three axes (T, H, W), not shape {a.shape}")
     sizes = sorted({count for a in arrays for count in np.unique(a, return_counts=True)[1]})
-    # Light for few tokens. The range is wide, because the sizes must differ in print without colours, too.
-    shades = np.linspace(1.0, 0.02, len(sizes)) if len(sizes) > 1 else [0.45]
+    # Light for few tokens. Printed in grey, the faces of two sizes must not meet: the whole range, and pale shading.
+    shades = np.linspace(1, 0, len(sizes)) if len(sizes) > 1 else [0.45]
     colour_of = {size: plt.get_cmap("viridis")(shade)[:3] for size, shade in zip(sizes, shades)}
     width = 5 if len(arrays) > 1 else 5.6  # of a panel, in inches
     fig, grid = plt.subplots(1, len(arrays), squeeze=False, layout="none", figsize=(width * len(arrays), 5))
@@ -156,7 +156,7 @@ def windows_3d(labels, title=None, gap: float = 0.6) -> Figure:
         draw_boxes(axes, boxes, placed, colours)
         draw_arrows(axes, a.shape, placed)
         bare(axes)
-        axes.set_title(broken(name, 36))
+        axes.set_title(wrapped(name, 36))
         entries = []
         for size, parts in sorted(legend.items()):
             pieces = f", in {sum(parts)} pieces" if sum(parts) > len(parts) else ""
@@ -344,7 +344,7 @@ def windows_2d(tokens, window, title=None, shift=(0, 0)) -> Figure:
     widest = max(a.shape[1] for a in arrays)
     width = min(max(4.8, 0.36 * widest), 10.4 / len(arrays))  # of a panel, in inches
     tall = max(a.shape[0] / a.shape[1] for a in arrays)
-    lines = max(len(broken(name, int(8.5 * width)).split("\n")) for name in names) if any(names) else 0
+    lines = max(len(wrapped(name, int(8.5 * width)).split("\n")) for name in names) if any(names) else 0
     fig, grid = plt.subplots(
         1, len(arrays), squeeze=False, figsize=(width * len(arrays), width * tall + 0.35 + 0.25 * (lines + bool(title)))
     )
@@ -363,35 +363,57 @@ def windows_2d(tokens, window, title=None, shift=(0, 0)) -> Figure:
         for (i, j), value in np.ndenumerate(a):
             if value >= 0:
                 axes.text(j, i, f"{value}", ha="center", va="center", size=11, color=ink(colours[i, j, :3]))
-        axes.set(xlabel="W", ylabel="H", title=broken(name, int(8.5 * width)), xticks=[], yticks=[])
+        axes.set(xlabel="W", ylabel="H", title=wrapped(name, int(8.5 * width)), xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     headline(fig, title)
     return fig
 
 
+def dash_windows(axes, size, window) -> None:
+    """Draw the borders of the regular windows as dashed lines, visible beside thick black ones."""
+    (H, W), (rows, columns) = size, window
+    ends = [[*range(0, n, m), n] for n, m in ((H, rows), (W, columns))]
+    style = dict(color=VERMILION, linewidth=2, linestyle=(0, (3, 2)), clip_on=False, zorder=3)
+    axes.vlines(np.array(ends[1]) - 0.5, -0.5, H - 0.5, **style)
+    axes.hlines(np.array(ends[0]) - 0.5, -0.5, W - 0.5, **style)
+
+
+def explain_lines(fig: Figure) -> None:
+    """A legend for thick and dashed lines, below the figure."""
+    fig.set_figheight(fig.get_figheight() + 0.3)
+    handles = [
+        Line2D([], [], color="black", linewidth=3, label="border of a shifted window"),
+        Line2D([], [], color=VERMILION, linewidth=2, linestyle=(0, (3, 2)), label="regular window"),
+    ]
+    fig.legend(handles=handles, loc="outside lower center", ncols=2)
+
+
 @figure
-def regions_2d(labels, title=None, windows=None) -> Figure:
-    """Integer maps (H, W) as coloured grids with the numbers in the cells, side by side. Heavy lines part the regions.
+def regions_2d(labels, title=None, window=None, columns: int | None = None, width: float | None = None) -> Figure:
+    """Integer maps (H, W) as coloured grids with the numbers in the cells, side by side.
 
     `labels`: one map or a list of maps. `title`: one for the figure, or a list with one for each map. A
-    negative number means that the cell has no region: it is grey and shows –. `windows`: the sides (Mh, Mw) of the
-    windows into which a map is cut (dashed lines), or a list with one for each map, where None cuts nothing.
+    negative number means that the cell has no region: it is grey and shows –. `window`: the sides (Mh, Mw) of regular
+    windows, drawn as dashed lines, or a list with one for each map, None for none. `columns`: maps in one row; if it
+    is left out, all. `width`: of the figure, in inches.
     """
     arrays, names, title = panels(labels, title)
-    cuts = windows if isinstance(windows, list) else [windows] * len(arrays)
-    if len(cuts) != len(arrays):
-        raise CourseError(f"windows of {len(cuts)} maps for {len(arrays)} maps: give one for all or one each")
+    dashed = list(window) if isinstance(window, list) else [window] * len(arrays)
     for a in arrays:
         if a.ndim != 2:
             raise CourseError(f"a map of regions has two axes (H, W), not shape {a.shape}")
     palette = np.array([to_rgb(c) for c in (YELLOW, BLUE, ORANGE, VERMILION, "#F7F7F7", GREEN, SKY, "#44546A", PINK)])
     values = np.unique(np.concatenate([a[a >= 0] for a in arrays]))
-    width = min(4.2, 10 / len(arrays))  # of a panel, in inches
+    columns = min(columns or len(arrays), len(arrays))
+    width = width / columns if width else min(4.2, 10 / columns)  # of a panel, in inches
     tall = max(a.shape[0] / a.shape[1] for a in arrays)
-    lines = max(len(broken(name, int(8.5 * width)).split("\n")) for name in names)
-    height = width * tall + 0.35 + 0.25 * (lines + bool(title)) + 0.3 * any(cuts)
-    fig, grid = plt.subplots(1, len(arrays), squeeze=False, figsize=(width * len(arrays), height))
-    for axes, a, name, sides in zip(grid[0], arrays, names, cuts):
+    lines = max(len(wrapped(name, int(8.5 * width)).split("\n")) for name in names)
+    rows = -(-len(arrays) // columns)
+    height = rows * (width * tall + 0.35 + 0.25 * lines) + 0.25 * bool(title)
+    fig, grid = plt.subplots(rows, columns, squeeze=False, figsize=(width * columns, height))
+    for axes in grid.flat[len(arrays) :]:
+        axes.set_axis_off()
+    for axes, a, name, sides in zip(grid.flat, arrays, names, dashed):
         colours = palette[np.searchsorted(values, a) % len(palette)]  # (H, W, 3)
         colours[a < 0] = to_rgb("#D9D9D9")
         axes.imshow(colours)
@@ -405,24 +427,13 @@ def regions_2d(labels, title=None, windows=None) -> Figure:
             axes.plot([j + 0.5, j + 0.5], [i - 0.5, i + 0.5], **border)
         axes.tick_params(which="both", length=0)
         axes.spines[:].set(visible=True, color="0.3")
-        away = 9 if any(cuts) else None  # room for the ends of the dashed lines
-        axes.set_title(broken(name, int(8.5 * width)), pad=away)
-        axes.set_xlabel("W", labelpad=away)
-        axes.set_ylabel("H", labelpad=away)
-        axes.set(xticks=[], yticks=[])
+        axes.set(xlabel="W", ylabel="H", title=wrapped(name, int(8.5 * width)), xticks=[], yticks=[])
+        if sides is not None:
+            dash_windows(axes, a.shape, sides)
         if max(a.shape) <= 16:
             number_cells(axes, np.where(a < 0, "–", a.astype(str)), colours)
-        for line, n, m in zip((axes.axhline, axes.axvline), a.shape, sides or a.shape):
-            for place in range(m, n, m):
-                reach = -0.03, 1.03  # beyond the map, so that it is seen beside a border, too
-                line(place - 0.5, *reach, color="white", linewidth=5, clip_on=False)
-                line(place - 0.5, *reach, color=VERMILION, linewidth=2.5, linestyle=(0, (3, 1.5)), clip_on=False)
-    if any(cuts):
-        handles = [
-            Line2D([], [], color="black", linewidth=2.5, label="border of a group"),
-            Line2D([], [], color=VERMILION, linewidth=2.5, linestyle=(0, (3, 1.5)), label="border of a window"),
-        ]
-        fig.legend(handles=handles, loc="outside lower center", ncols=2, handlelength=3)
+    if any(sides is not None for sides in dashed):
+        explain_lines(fig)
     headline(fig, title)
     return fig
 
@@ -472,7 +483,7 @@ def table_cutouts(index, queries: list[tuple[int, int]], title: str | None = Non
         axes.set(
             xlabel="column of the key",
             ylabel="row of the key",
-            title=broken(f"read by query ({h},\u00a0{w})", int(80 * M / total)),
+            title=wrapped(f"read by query ({h},\u00a0{w})", int(80 * M / total)),
             xticks=range(M),
             yticks=range(M),
         )
