@@ -93,10 +93,9 @@ FIGURES = {
         swin.shift_mask((8, 8), (4, 4), (2, 2), torch.device("cpu"), torch.float32), (4, 4)
     ),
     "mask, enlarged": lambda: show.mask_of_window(MASK[5], WINDOW, (2, 1, 2), LONG),
-    "mask, enlarged, 2-D": lambda: show.mask_of_window(torch.zeros(12, 12), (3, 4), (1, 2)),
     "mask, one": lambda: show.shift_mask(torch.zeros(1, 8, 8), (2, 2, 2)),
     "regions": lambda: show.regions_2d([SHIFTED[0], REGULAR[0]], ["after the roll", LONG]),
-    "regions, windows": lambda: show.regions_2d([SHIFTED[0]] * 2, ["before", LONG], windows=[None, (4, 4)]),
+    "regions, windows": lambda: show.regions_2d([SHIFTED[0]] * 2, ["before", LONG], window=[None, (4, 4)]),
     "regions, 12": lambda: show.regions_2d(np.arange(144).reshape(12, 12) // 8 + 90, LONG),
     "bias 8": lambda: show.bias_tables(torch.randn(15 * 13 * 13, 3), (8, 7, 7), 2, LONG),
     "bias, some": lambda: show.bias_tables(torch.randn(147, 3), (2, 4, 4), 0, LONG, noise=1.0, offsets=(-1, 1)),
@@ -360,16 +359,6 @@ def test_regions_show_numbers_colours_and_borders():
     assert fig.axes[1].images[0].get_array()[0, 0].tolist() == colours[0, 0].tolist()
     with pytest.raises(CourseError, match=r"\(H, W\), not shape \(8, 8, 8\)"):
         show.regions_2d(SHIFTED)
-
-
-def test_dashed_lines_show_where_windows_end():
-    plain, cut = show.regions_2d([SHIFTED[0]] * 2, ["a", "b"], windows=[None, (4, 2)]).axes
-    extra = [line.get_xydata().tolist() for line in cut.lines[len(plain.lines) :]]
-    rows = [line[0][1] for line in extra if line[0][1] == line[1][1]]
-    columns = [line[0][0] for line in extra if line[0][0] == line[1][0]]
-    assert rows == [3.5] * 2 and columns == [1.5] * 2 + [3.5] * 2 + [5.5] * 2  # each twice: white below, dashed above
-    with pytest.raises(CourseError, match="windows of 1 maps for 2 maps"):
-        show.regions_2d([SHIFTED[0]] * 2, ["a", "b"], windows=[(4, 4)])
 
 
 def test_the_enlarged_mask_shows_one_query_and_its_keys_by_time():

@@ -441,7 +441,7 @@ cyclic_shift = check("4.3", cyclic_shift, solution=True)
 rolled = cyclic_shift(shifted[None, ..., None], shift)[0, ..., 0]
 show.regions_2d([shifted[3], rolled[1]],
                 ["before: time step 3", "after the roll: now step 1"],
-                windows=[None, window[1:]])
+                window=[None, window[1:]])
 
 # %% [markdown]
 # The window at the top left holds one group. Those at the top right and the bottom left hold two, the last one four. In the last time windows there are twice as many.

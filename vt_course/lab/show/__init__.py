@@ -21,6 +21,7 @@ from vt_course.lab.show.windows import (
     bias_tables,
     hierarchy_2d,
     index_matrix,
+    marked_mask,
     mask_of_window,
     regions_2d,
     shift_mask,

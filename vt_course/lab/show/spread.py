@@ -17,6 +17,7 @@ def spread(
     marks: dict | None = None,
     paired: bool = False,
     median: bool = False,
+    width: float = 10,
 ) -> Figure:
     """One dot for each measurement and a line at their mean, with the mean and the standard deviation as text.
 
@@ -24,7 +25,7 @@ def spread(
     `marks`: legend -> {name: value}, numbers of another kind in the same rows, for instance a
     published one. `paired`: the n-th values of all rows belong together, for instance to one
     seed; a thin line joins them. `median`: draw and write the median, without a deviation. Use it
-    for times, because a few of them may be far off.
+    for times, because a few of them may be far off. `width`: of the figure, in inches.
     """
     for name, values in rows.items():
         if array(values).ndim != 1 or not len(values):
@@ -34,7 +35,7 @@ def spread(
             raise CourseError(f"marks {label!r} name {', '.join(map(repr, unknown))}, which is no row")
     if paired and len({len(values) for values in rows.values()}) > 1:
         raise CourseError("paired rows need equally many values each")
-    fig, axes = plt.subplots(figsize=(10, 0.62 * len(rows) + 1.2 + 0.35 * bool(marks)))
+    fig, axes = plt.subplots(figsize=(width, 0.62 * len(rows) + 1.2 + 0.35 * bool(marks)))
     for together in zip(*rows.values()) if paired else ():
         axes.plot(together, range(len(rows)), color="0.6", linewidth=1)
     measured = [array(v).astype(float) for v in rows.values()]

@@ -187,14 +187,14 @@ def windows_3d(labels, title=None, gap: float = 0.6) -> Figure:
 
 
 @figure
-def shift_mask(mask, window, heads: int | None = None, title: str | None = None, grid=None) -> Figure:
+def shift_mask(mask, window, heads: int | None = None, title: str | None = None, grid=None, columns: int = 4) -> Figure:
     """One small picture for each window: which query (row) may attend to which key (column).
 
     `mask`: (nW, N, N), where 0 means allowed and a negative number means forbidden. `window`: its sides, whose
     product is N. `grid`: the number of windows along each axis. If it is left out, all axes are taken to have
     equally many windows; if nW does not permit that, windows are only numbered. `heads`: the number of heads, for
     the caption (the mask is the same for all). If there are more than 16 windows, each different picture is drawn
-    once, named by its first window.
+    once, named by its first window. `columns`: the most pictures in one row; with fewer the figure is narrower.
     """
     mask, window = array(mask), tuple(window)
     N = int(np.prod(window))
@@ -215,9 +215,9 @@ def shift_mask(mask, window, heads: int | None = None, title: str | None = None,
         shown = [windows[0] for windows in alike.values()]
         for i, *others in alike.values():
             names[i] += f" and {len(others)} more" if others else ""
-    columns = min(len(shown), 4)
+    wide, columns = 7 if columns < 3 else 10, min(len(shown), columns)  # wide: the figure, in inches
     rows = -(-len(shown) // columns)
-    fig, cells = plt.subplots(rows, columns, squeeze=False, figsize=(10, rows * 2.75 + 1.0 + 0.3 * bool(title)))
+    fig, cells = plt.subplots(rows, columns, squeeze=False, figsize=(wide, rows * 2.75 + 1.0 + 0.3 * bool(title)))
     for axes in cells.flat:
         axes.set_axis_off()
     for axes, i in zip(cells.flat, shown):
@@ -227,6 +227,7 @@ def shift_mask(mask, window, heads: int | None = None, title: str | None = None,
         axes.spines[:].set(visible=True, color="0.3")
         axes.set_title(f"{names[i]}: {100 * forbidden[i].mean():.3g} %", size=12)
     caption = f"{N} queries (down) × {N} keys (across) in window ({', '.join('thw'[-len(window) :])}): share forbidden"
+    caption = wrapped(caption, 48) if wide < 10 else caption
     fig.legend(
         handles=[
             Patch(facecolor=ALLOWED, edgecolor="0.3", label="allowed (0)"),
@@ -244,17 +245,17 @@ def shift_mask(mask, window, heads: int | None = None, title: str | None = None,
 def mask_of_window(mask, window, query, title: str | None = None) -> Figure:
     """One mask, enlarged: the row of one query is marked, and its keys are drawn again at their places in the window.
 
-    `mask`: (N, N) of one window, 0 where allowed and negative where forbidden. `window`: its sides (P, M, M) or (M, M).
+    `mask`: (N, N) of one window, 0 where allowed and negative where forbidden. `window`: its sides (P, M, M).
     `query`: its place in the window. Left: queries down, keys across. Right: one picture for each time step.
     """
     mask, window, query = array(mask), tuple(window), tuple(query)
     N = int(np.prod(window))
     if mask.shape != (N, N):
         raise CourseError(f"the mask of one window {window} has shape ({N}, {N}), not {mask.shape}")
-    if len(query) != len(window) or not all(0 <= q < m for q, m in zip(query, window)):
+    if len(query) != 3 or not all(0 <= q < m for q, m in zip(query, window)):
         raise CourseError(f"query {query} is not in a window of {window}")
     row = int(np.ravel_multi_index(query, window))
-    steps = (mask[row] < 0).reshape(-1, *window[-2:])  # (P, M, M)
+    steps = (mask[row] < 0).reshape(window)  # (P, M, M)
     rows = min(len(steps), 2)
     columns = -(-len(steps) // rows)
     fig = plt.figure(figsize=(10, 5.2 + 0.35 * bool(title)))
@@ -273,10 +274,10 @@ def mask_of_window(mask, window, query, title: str | None = None) -> Figure:
         axes.set_yticks(np.arange(step.shape[0] + 1) - 0.5, minor=True)
         axes.grid(which="minor", color="0.5", linewidth=0.8, alpha=1)
         axes.tick_params(which="both", length=0)
-        axes.set(xticks=[], yticks=[], title=f"its keys at t = {t}" if len(window) == 3 else "its keys")
+        axes.set(xticks=[], yticks=[], title=f"its keys at t = {t}")
         axes.spines[:].set(visible=True, color="0.3")
-        if (t, *query[-2:]) == ((0, *query) if len(window) == 2 else query):
-            corner = query[-1] - 0.5, query[-2] - 0.5
+        if t == query[0]:
+            corner = query[2] - 0.5, query[1] - 0.5
             axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=VERMILION, linewidth=4, clip_on=False))
     handles = [
         Patch(facecolor=ALLOWED, edgecolor="0.3", label="allowed (0)"),
@@ -284,6 +285,51 @@ def mask_of_window(mask, window, query, title: str | None = None) -> Figure:
         Patch(fill=False, edgecolor=VERMILION, linewidth=3, label=f"query {row}, at {query}"),
     ]
     fig.legend(handles=handles, loc="outside lower center", ncols=3)
+    headline(fig, title)
+    return fig
+
+
+@figure
+def marked_mask(mask, window, query, title: str | None = None) -> Figure:
+    """The mask of one window, enlarged, with one query marked; beside it the window itself, as this query sees it.
+
+    `mask`: (N, N), where 0 means allowed and a negative number means forbidden. `window`: its sides (M, M'), with
+    M·M' = N. `query`: the place (h, w) of the marked token in the window. Tokens are numbered row by row.
+    """
+    mask, (rows, columns), (h, w) = array(mask), tuple(window), tuple(query)
+    if mask.shape != (rows * columns, rows * columns):
+        raise CourseError(
+            f"the mask of one window {tuple(window)} is ({rows * columns}, {rows * columns}), not {mask.shape}"
+        )
+    if not (0 <= h < rows and 0 <= w < columns):
+        raise CourseError(f"query ({h}, {w}) is not in a window of {rows} × {columns}")
+    forbidden, token = mask < 0, h * columns + w
+    seen = forbidden[token].reshape(rows, columns)
+    fig, (left, right) = plt.subplots(1, 2, figsize=(7, 4.3 + 0.3 * bool(title)))
+    for axes, picture in ((left, forbidden), (right, seen)):
+        axes.imshow(picture, cmap=ListedColormap([ALLOWED, FORBIDDEN]), vmin=0, vmax=1)
+        axes.set_xticks(np.arange(picture.shape[1] + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(picture.shape[0] + 1) - 0.5, minor=True)
+        axes.grid(which="minor", color="0.6", linewidth=0.5, alpha=1)
+        axes.tick_params(which="both", length=0)
+        axes.spines[:].set(visible=True, color="0.3")
+    ticks = range(0, rows * columns, columns)
+    left.set(xlabel="key", ylabel="query", title="the mask", xticks=ticks, yticks=sorted({*ticks, token}))
+    mark = dict(fill=False, edgecolor=VERMILION, linewidth=3, clip_on=False)
+    left.add_patch(Rectangle((-0.5, token - 0.5), rows * columns, 1, **mark))
+    right.set(title=f"what token {token} may see", xticks=[], yticks=[])
+    colours = np.where(seen[..., None], to_rgb(FORBIDDEN), to_rgb(ALLOWED))
+    number_cells(right, np.arange(rows * columns).reshape(rows, columns), colours)
+    right.add_patch(Rectangle((w - 0.5, h - 0.5), 1, 1, **mark))
+    fig.legend(
+        handles=[
+            Patch(facecolor=ALLOWED, edgecolor="0.3", label="allowed (0)"),
+            Patch(facecolor=FORBIDDEN, label="forbidden (−100)"),
+            Patch(label="the query", **{k: mark[k] for k in ("fill", "edgecolor", "linewidth")}),
+        ],
+        loc="outside lower center",
+        ncols=3,
+    )
     headline(fig, title)
     return fig
 
@@ -300,14 +346,17 @@ def hierarchy_2d(image, stages: list[dict], title: str | None = None) -> Figure:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise CourseError(f"the image must be uint8 (H, W, 3), not {image.dtype} {image.shape}")
     H, W = image.shape[:2]
-    side = min(2.4, 10.5 / len(stages))  # of a panel, in inches
+    columns, side = min(len(stages), 2), 3.5  # side: of a panel, in inches
+    rows = -(-len(stages) // columns)
     fig, grid = plt.subplots(
-        1, len(stages), squeeze=False, figsize=(side * len(stages), side * H / W + 1.15 + 0.3 * bool(title))
+        rows, columns, squeeze=False, figsize=(side * columns, rows * (side * H / W + 0.75) + 0.3 * bool(title))
     )
-    for axes, stage in zip(grid[0], stages):
+    for axes in grid.flat[len(stages) :]:
+        axes.set_axis_off()
+    for axes, stage in zip(grid.flat, stages):
         (h, w), M = stage["size"], stage["window"]
-        axes.imshow(image // 16 * 8 + 116, extent=(0, w, h, 0), aspect=H / W * w / h)
-        for step, colour, width in ((1, "0.35", 0.25 if h > 30 else 0.6), (M, VERMILION, 2.0)):
+        axes.imshow(image // 32 * 16 + 120, extent=(0, w, h, 0), aspect=H / W * w / h, interpolation="nearest")
+        for step, colour, width in ((1, "0.35", 0.5), (M, VERMILION, 2.0)):
             lines = dict(color=colour, linewidth=width, clip_on=False)
             axes.vlines([*range(0, w, step), w], 0, h, **lines)
             axes.hlines([*range(0, h, step), h], 0, w, **lines)
@@ -316,7 +365,7 @@ def hierarchy_2d(image, stages: list[dict], title: str | None = None) -> Figure:
             title=stage["name"],
             xlim=(0, w),
             ylim=(h, 0),
-            xlabel=(f"{h} × {w} × {stage['channels']}\n{count} window{'s' * (count > 1)}\nof {M} × {M}"),
+            xlabel=(f"{h} × {w} × {stage['channels']}\n{count} window{'s' * (count > 1)} of {M} × {M}"),
         )
         bare(axes)
     headline(fig, title)
@@ -324,15 +373,18 @@ def hierarchy_2d(image, stages: list[dict], title: str | None = None) -> Figure:
 
 
 @figure
-def windows_2d(tokens, window, title=None, shift=(0, 0)) -> Figure:
+def windows_2d(tokens, window, title=None, shift=(0, 0), rolled=False, width: float | None = None) -> Figure:
     """Numbered tokens on a grid, with thick lines around their windows.
 
     `tokens`: integers (H, W), or a list of such maps, drawn side by side, with a list of titles. The
     colour changes with the number, so that a roll is visible. A negative number is padding: it is grey and
     has no number. `window`: (Mh, Mw) or M. `shift`: how far the lines have moved, (sh, sw), one pair for
-    all maps or one for each; a shifted axis is cut at sh, sh + Mh, ...
+    all maps or one for each; a shifted axis is cut at sh, sh + Mh, ... `rolled`: whether the map was rolled by minus
+    the shift, one answer for all maps or one for each. Then thick lines surround the pieces of the shifted windows
+    where the roll has put them, and dashed lines the regular windows. `width`: of the figure, in inches.
     """
     arrays, names, title = panels(tokens, title)
+    rolls = list(rolled) if np.ndim(rolled) else [rolled] * len(arrays)
     window = (window, window) if np.ndim(window) == 0 else tuple(window)
     shifts = list(shift) if np.ndim(shift) == 2 else [shift] * len(arrays)
     if len(shifts) != len(arrays):
@@ -342,13 +394,13 @@ def windows_2d(tokens, window, title=None, shift=(0, 0)) -> Figure:
             raise CourseError(f"a map of numbered tokens has two axes (H, W) of at most 16, not {a.shape}")
     highest = max(1, max(a.max() for a in arrays))
     widest = max(a.shape[1] for a in arrays)
-    width = min(max(4.8, 0.36 * widest), 10.4 / len(arrays))  # of a panel, in inches
+    width = width / len(arrays) if width else min(max(4.8, 0.36 * widest), 10.4 / len(arrays))  # of a panel
     tall = max(a.shape[0] / a.shape[1] for a in arrays)
     lines = max(len(wrapped(name, int(8.5 * width)).split("\n")) for name in names) if any(names) else 0
     fig, grid = plt.subplots(
         1, len(arrays), squeeze=False, figsize=(width * len(arrays), width * tall + 0.35 + 0.25 * (lines + bool(title)))
     )
-    for axes, a, name, moved in zip(grid[0], arrays, names, shifts):
+    for axes, a, name, moved, roll in zip(grid[0], arrays, names, shifts, rolls):
         colours = plt.get_cmap("viridis")(0.25 + 0.75 * np.maximum(a, 0) / highest)  # (H, W, 4)
         colours[a < 0] = to_rgb("#D9D9D9") + (1,)
         axes.imshow(colours)
@@ -356,15 +408,22 @@ def windows_2d(tokens, window, title=None, shift=(0, 0)) -> Figure:
         thin = dict(color="0.3", linewidth=0.5)
         axes.vlines(np.arange(W + 1) - 0.5, -0.5, H - 0.5, **thin)
         axes.hlines(np.arange(H + 1) - 0.5, -0.5, W - 0.5, **thin)
-        rows, columns = ([0, *range(s or m, n, m), n] for n, m, s in zip(a.shape, window, moved))
+        cuts = [[0, *range(s or m, n, m), n] for n, m, s in zip(a.shape, window, moved)]
+        if roll:
+            cuts = [sorted({*range(0, n, m), n - s, n}) for n, m, s in zip(a.shape, window, moved)]
+        rows, columns = cuts
         heavy = dict(color="black", linewidth=3, capstyle="projecting", clip_on=False)
         axes.vlines(np.array(columns) - 0.5, -0.5, H - 0.5, **heavy)
         axes.hlines(np.array(rows) - 0.5, -0.5, W - 0.5, **heavy)
+        if roll:
+            dash_windows(axes, a.shape, window)
         for (i, j), value in np.ndenumerate(a):
             if value >= 0:
                 axes.text(j, i, f"{value}", ha="center", va="center", size=11, color=ink(colours[i, j, :3]))
         axes.set(xlabel="W", ylabel="H", title=wrapped(name, int(8.5 * width)), xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
+    if any(rolls):
+        explain_lines(fig)
     headline(fig, title)
     return fig
 
@@ -461,10 +520,7 @@ def table_cutouts(index, queries: list[tuple[int, int]], title: str | None = Non
     read = [index[h * M + w].reshape(M, M) for h, w in queries]
     total = side + len(read) * M
     fig, panels_ = plt.subplots(
-        1,
-        1 + len(read),
-        figsize=(10, 10 * side / total + 0.9 + 0.3 * bool(title)),
-        width_ratios=[side] + [M] * len(read),
+        1, 1 + len(read), figsize=(7, 7 * side / total + 0.9 + 0.3 * bool(title)), width_ratios=[side] + [M] * len(read)
     )
     for axes, a in zip(panels_, [table, *read]):
         colours = plt.get_cmap("viridis")(0.25 + 0.75 * np.clip(a / (side * side - 1), 0, 1))  # (., ., 4)
@@ -483,7 +539,7 @@ def table_cutouts(index, queries: list[tuple[int, int]], title: str | None = Non
         axes.set(
             xlabel="column of the key",
             ylabel="row of the key",
-            title=wrapped(f"read by query ({h},\u00a0{w})", int(80 * M / total)),
+            title=wrapped(f"read by query ({h},\u00a0{w})", int(60 * M / total)),
             xticks=range(M),
             yticks=range(M),
         )
