@@ -186,7 +186,7 @@ NUMBERS = [
     ("1.1", lambda n, f, s, p="centre": dense(n, f, s, p).double(), "right, but they are floating-point"),
     ("1.3", lambda h, w, s: right("1.3")(h, w, s)[:, [2, 3, 0, 1]], "yours is bottom, right, top"),
     ("4.4", lambda z, w, s: right("4.4")(z, w, s).long(), "the numbers are right, but they are whole numbers"),
-    ("4.3", lambda x, s: x.roll(-s[1], 2), "only sh is used"),
+    ("4.3", lambda x, s: x.roll(-s[1], 2), "only height is rolled"),
     ("4.3", lambda x, s: x.roll((-s[0], s[1], s[2]), (1, 2, 3)), "the shift along height and width has the other sign"),
     ("4.6", lambda w, pt: right("4.6")(w, pt) / w.shape[1], "a factor"),
     ("8.3", lambda *a: right("8.3")(*a)[[1, 2, 0]], "along axis 0 the places come in the order 1, 2, 0"),
@@ -276,6 +276,128 @@ def cut_one_image(x, M):
     return x.reshape(H // M, M, W // M, M, C).transpose(1, 2).reshape(-1, M * M, C)
 
 
+def backwards(pattern, axes):
+    """Cut like `rearrange`, with some axes of the result read from their end: "left -> middle -> right"."""
+    left, middle, right = pattern.split("->")
+    return lambda x, **sizes: rearrange(rearrange(x, f"{left}->{middle}", **sizes).flip(axes), f"{middle}->{right}")
+
+
+TUBES_BACKWARDS = backwards("b c (T t) (H h) (W w) -> b T H W c t h w -> b T H W (c t h w)", (5,))
+CUT_BACKWARDS = backwards("b (T p) (H h) (W w) c -> b T H W p h w c -> (b T H W) (p h w) c", (4, 6))
+
+
+def centred(start):
+    def function(n, f, s, position="centre"):
+        first = start(n, f, s) if position == "centre" else 0
+        return (first + torch.arange(f) * s) % n
+
+    return function
+
+
+def crops(half):
+    """Three crops whose centres are found by half(side, size)."""
+
+    def function(h, w, s):
+        top, left = half(h, s), half(w, s)
+        rows, columns = ((top,) * 3, (0, left, w - s)) if w >= h else ((0, top, h - s), (left,) * 3)
+        return torch.tensor([(y, x, y + s, x + s) for y, x in zip(rows, columns)])
+
+    return function
+
+
+def odd_numbers(divide):
+    return lambda n, f: torch.tensor([divide(2 * i + 1, n, f) for i in range(f)])
+
+
+def swapped(t):
+    """As if the last two axes were exchanged, with `view` instead of `transpose`."""
+    return t.reshape(*t.shape[:-2], t.shape[-1], t.shape[-2])
+
+
+def attention_on(key=lambda k: k.mT, value=lambda v: v):
+    def function(q, k, v, b, m):
+        m = m.repeat(len(q) // len(m), 1, 1)[:, None]
+        return (q @ key(k) / q.shape[-1] ** 0.5 + b + m).softmax(-1) @ value(v)
+
+    return function
+
+
+def heads_on(key=lambda k: k.mT, value=lambda v: v):
+    def function(x, w_qkv, b_qkv, w_out, b_out, num_heads):
+        q, k, v = heads(x, w_qkv, b_qkv, num_heads)
+        out = (q @ key(k) / q.shape[-1] ** 0.5).softmax(-1) @ value(v)
+        return F.linear(rearrange(out, "b h n d -> b n (h d)"), w_out, b_out)
+
+    return function
+
+
+def numbers_of_windows(H, W, M, shift):
+    """(H, W): the shifted windows, before any roll."""
+    r, c = ((torch.arange(n) - s) // M + (s > 0) for n, s in zip((H, W), shift))
+    return r[:, None] * (c.max() + 1) + c
+
+
+def mask_3d(size, window, shift, roll=None):
+    numbers = torch.zeros(size, dtype=torch.long)
+    for axis, (n, m, s) in enumerate(zip(size, window, shift)):
+        piece = (torch.arange(n) - s) // m + 1
+        numbers = 100 * numbers + piece.view([-1 if a == axis else 1 for a in range(3)])
+    numbers = numbers.roll([-s for s in shift], (0, 1, 2)) if roll is None else roll(numbers)
+    p, h, w = window
+    groups = rearrange(numbers, "(T p) (H h) (W w) -> (T H W) (p h w)", p=p, h=h, w=w)
+    return torch.where(groups[:, :, None] == groups[:, None], 0.0, -100.0)
+
+
+def flat_rows(window):
+    n = torch.arange(math.prod(window))
+    return n[:, None] - n
+
+
+BLIND = [
+    ("1.5", lambda x, p: TUBES_BACKWARDS(x, t=p[0], h=p[1], w=p[2]), "along frame your numbers run backwards"),
+    ("4.1", lambda x, w: CUT_BACKWARDS(x, p=w[0], h=w[1], w=w[2]), "along Mw and along P your numbers run backwards"),
+    ("3.2", lambda x, M, H, W: glue_2d("(b h w) (i j) c -> b (h i) (w j) c")(x.flip(1), M, H, W), "backwards"),
+    ("1.1", centred(lambda n, f, s: max(n // 2 - ((f - 1) * s + 1) // 2, 0)), "num_frames // 2 - span // 2; a clip"),
+    ("1.1", centred(lambda n, f, s: n // 2 - f // 2 * s), "- frames // 2 · stride, also where that is negative"),
+    ("1.1", centred(lambda n, f, s: round(max(n - (f - 1) * s - 1, 0) / 2)), "`round` takes the even one of two"),
+    ("1.3", crops(lambda side, size: side // 2 - size // 2), "side // 2 - size // 2; a crop in the centre"),
+    ("1.3", crops(lambda side, size: (side - 1) // 2 - size // 2), "(side - 1) // 2 - size // 2"),
+    ("1.2", odd_numbers(lambda k, n, f: k * n // f), "the denominator is frames, and must be 2 · frames"),
+    ("1.2", odd_numbers(lambda k, n, f: k * (n // 2) // f), "⌊(2i + 1) · ⌊num_frames / 2⌋ / frames⌋; it must be"),
+    ("1.2", odd_numbers(lambda k, n, f: min(k * n // f, n - 1)), "num_frames / frames⌋, kept inside the video"),
+    ("2.1", lambda q, k: (q @ swapped(k) / q.shape[-1] ** 0.5).softmax(-1), "k is reshaped where it must be tran"),
+    ("2.2", heads_on(key=swapped), "k is reshaped where it must be transposed"),
+    ("2.2", heads_on(value=lambda v: swapped(v).mT), "v is reshaped before it meets the weights"),
+    ("3.3", attention_on(key=swapped), "k is reshaped where it must be transposed"),
+    ("8.6", lambda g, n: right("8.6")(swapped(g).mT, n), "is reshaped where its axes 0 and 1 must be exchanged"),
+    ("2.3", relative(lambda d, n: d.clamp(min=0) + n - 1), "negative offsets along the row all count as 0"),
+    ("2.3", relative(lambda d, n: (d + n - 1).clamp(0, n - 1)), "positive offsets along the row all count as 0"),
+    ("3.5", lambda t, M: bias(t, M, lambda h, w: h.clamp(min=0) * (2 * M - 1) + w.clamp(min=0)), "along every axis"),
+    ("3.5", lambda t, M: bias(t, M, lambda h, w: h.abs() * (2 * M - 1) + w.abs()), "the sign of the offset along eve"),
+    ("3.5", lambda t, M: t[flat_rows((M, M))].permute(2, 0, 1), "as if the window were one row"),
+    ("4.5", lambda w: flat_rows(w).abs(), "as if the window were one row"),
+    (
+        "4.5",
+        lambda w: rows(w, lambda t, h, x, P, A, B: t * (2 * P - 1) * (2 * A - 1) + h * (2 * A - 1) + x),
+        "the offset along time is multiplied by (2P-1)·(2Mh-1); it must be multiplied by (2Mh-1)·(2Mw-1); and",
+    ),
+    ("4.5", lambda w: rows(w, lambda t, h, x, P, A, B: t * (2 * A - 1) ** 2 + h * (2 * P - 1) + x), "by (2Mh-1)²"),
+    ("4.5", lambda w: rows(w, lambda t, h, x, P, A, B: (t + h) * 2 * B + x), "multiplied by 2Mw"),
+    ("2.4", lambda h, w, C: right("2.4")(h, w, C) + 3 * (h * w) ** 2, "there is a term too many: 3·h²·w², which is"),
+    ("2.4", lambda h, w, C: 3 * h * w * C**2 + 2 * (h * w) ** 2 * C + (h * w) ** 2, "The other: there is a term too"),
+    ("2.5", lambda h, w, C, M: window_macs(h, w, C, M) + 4 * C * -(-h // M) * -(-w // M) * M * M, "4·h·w·C, which is"),
+    ("2.6", lambda T, H, W, p, h, b, e: b * h * e * math.comb(patches(T, H, W, p) + 1, 2), "N·(N - 1)/2 in place of"),
+    ("2.4", lambda h, w, C: 4 * h * w * C**2 + h * w * (h * w + 1) * C, "(h·w)·(h·w + 1)/2 in place of (h·w)²"),
+    ("3.4", lambda H, W, M, s: numbers_of_windows(H, W, M, s).roll(-s[0] - s[1]), "as one long row"),
+    ("4.3", lambda x, s: x.roll(-sum(s)), "as one long row"),
+    ("4.4", lambda z, w, s: mask_3d(z, w, s, lambda g: g.roll(-sum(s))), "as one long row"),
+    ("3.4", lambda H, W, M, s: numbers_of_windows(H, W, M, s).roll((-s[0], -s[1])), "wants as many `dims`"),
+    ("4.4", lambda z, w, s: mask_3d(z, w, tuple(m // 2 for m in w)), "`shift` is ignored: your result is always that"),
+    ("4.4", lambda z, w, s: mask_3d(z, w, (1, 1, 1)), "`shift` is ignored: your result is always that of (1, 1, 1)"),
+    ("4.4", lambda z, w, s: mask_3d(z, w, tuple(m // 2 if k else 0 for m, k in zip(w, s))), "wherever they are not 0"),
+]  # fmt: skip
+
+
 INVERTED = "the mask is inverted"
 FRESH = [
     ("2.3", lambda t, n: relative(lambda d, n: d + n - 1)(t, n).permute(1, 2, 0).reshape(-1, n, n), "mixes them up"),
@@ -360,7 +482,7 @@ def not_named(function):
     return lambda *args: (lambda out: out + torch.randn(out.shape))(function(*args).double())
 
 
-@pytest.mark.parametrize("number, function, words", AXES + OPERATIONS + NUMBERS + TABLES)
+@pytest.mark.parametrize("number, function, words", AXES + OPERATIONS + NUMBERS + TABLES + BLIND)
 def test_the_kind_of_a_mistake_is_named(number, function, words, capsys):
     out = verdict(number, function, capsys)
     assert out.startswith(f"✗ exercise {number}, ") and out.count("  Likely: ") == 1, out
@@ -660,8 +782,8 @@ def test_the_search_is_not_seen(capsys):
 
 def test_an_exercise_that_does_not_exist_names_those_that_do():
     with pytest.raises(KeyError) as error:
-        check("4.7", right("4.1"))
-    assert str(error.value) == "there is no exercise 4.7; there are 4.1, 4.2, 4.3, 4.4, 4.5, 4.6"
+        check("4.99", right("4.1"))
+    assert str(error.value) == f"there is no exercise 4.99; there are {', '.join(f'4.{n}' for n in range(1, 10))}"
     with pytest.raises(KeyError, match=r"no exercise 99\.1; there are 1\.1 to 1\.6, .* 8\.1 to 8\.6"):
         check("99.1", right("4.1"))
 

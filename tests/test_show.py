@@ -17,6 +17,7 @@ from vt_course.data.transforms import normalise
 from vt_course.lab import show
 from vt_course.lab.show import __main__ as picture
 from vt_course.lab.show import clips, compare, windows
+from vt_course.lab.show.style import wrapped
 from vt_course.models import swin
 
 pytestmark = pytest.mark.silent
@@ -91,10 +92,13 @@ FIGURES = {
     "mask, 2-D": lambda: show.shift_mask(
         swin.shift_mask((8, 8), (4, 4), (2, 2), torch.device("cpu"), torch.float32), (4, 4)
     ),
+    "mask, enlarged": lambda: show.mask_of_window(MASK[5], WINDOW, (2, 1, 2), LONG),
     "mask, one": lambda: show.shift_mask(torch.zeros(1, 8, 8), (2, 2, 2)),
     "regions": lambda: show.regions_2d([SHIFTED[0], REGULAR[0]], ["after the roll", LONG]),
+    "regions, windows": lambda: show.regions_2d([SHIFTED[0]] * 2, ["before", LONG], window=[None, (4, 4)]),
     "regions, 12": lambda: show.regions_2d(np.arange(144).reshape(12, 12) // 8 + 90, LONG),
     "bias 8": lambda: show.bias_tables(torch.randn(15 * 13 * 13, 3), (8, 7, 7), 2, LONG),
+    "bias, some": lambda: show.bias_tables(torch.randn(147, 3), (2, 4, 4), 0, LONG, noise=1.0, offsets=(-1, 1)),
     "bias 2-D": lambda: show.bias_tables(torch.randn(169, 3), (7, 7), title="Stage 1"),
     "bias, untrained": lambda: show.bias_tables(torch.zeros(27, 1), (2, 2, 2)),
     "index 8": lambda: show.index_matrix(swin.relative_position_index((2, 2, 2)), LONG, (2, 2, 2)),
@@ -154,7 +158,7 @@ def test_the_readability_check_sees_clipped_and_overlapping_text():
 
 def test_a_figure_that_fails_halfway_is_closed_too():
     plt.close("all")
-    with pytest.raises(AttributeError):
+    with pytest.raises(TypeError):
         show.curves({"train": [1, 2]}, "loss", title=3)
     assert plt.get_fignums() == []
 
@@ -357,6 +361,28 @@ def test_regions_show_numbers_colours_and_borders():
         show.regions_2d(SHIFTED)
 
 
+def test_the_enlarged_mask_shows_one_query_and_its_keys_by_time():
+    whole, *steps = show.mask_of_window(MASK[5], WINDOW, (2, 1, 2)).axes
+    row = int(np.ravel_multi_index((2, 1, 2), WINDOW))
+    assert np.array_equal(whole.images[0].get_array(), MASK[5] < 0) and len(steps) == WINDOW[0]
+    assert [t.get_text() for t in whole.get_yticklabels()] == [str(row)]
+    for t, axes in enumerate(steps):
+        wanted = (MASK[5][row] < 0).reshape(WINDOW)[t]
+        assert np.array_equal(axes.images[0].get_array(), wanted) and len(axes.patches) == (t == 2)
+    assert steps[2].patches[0].get_xy() == (1.5, 0.5)
+    with pytest.raises(CourseError, match=r"has shape \(64, 64\), not \(8, 64, 64\)"):
+        show.mask_of_window(MASK, WINDOW, (0, 0, 0))
+    with pytest.raises(CourseError, match=r"query \(0, 4, 0\) is not in a window"):
+        show.mask_of_window(MASK[0], WINDOW, (0, 4, 0))
+
+
+def test_the_windows_of_27_differ_without_colours():
+    """Greys of the front faces of 8, 16, 32 and 64 tokens, from light to dark."""
+    legend = show.windows_3d(SHIFTED).axes[0].get_legend()
+    greys = [np.dot(p.get_facecolor()[:3], [0.2126, 0.7152, 0.0722]) for p in legend.get_patches()]
+    assert all(a - b > 0.1 for a, b in zip(greys, greys[1:]))
+
+
 # ---------------------------------------------------------------- bias
 
 
@@ -375,9 +401,21 @@ def test_bias_panels_agree_with_the_models_index(window):
             dt, dh, dw = np.subtract(query, key) + sides
             assert panels[dt].images[0].get_array()[dh, dw] == table[index[i, j], 1]
     if len(window) == 3:
-        assert [a.get_title() for a in panels] == ["dt = −1", "dt = 0", "dt = 1"]
+        assert [a.get_title() for a in panels] == ["Δt = −1", "Δt = 0", "Δt = +1"]
     low, high = panels[0].images[0].get_clim()
     assert low == -high  # zero is the middle colour
+
+
+def test_large_entries_of_a_bias_table_are_framed_and_signs_differ_in_grey():
+    table = torch.zeros(27, 1)
+    table[0], table[26] = -0.5, 0.2
+    first, last = show.bias_tables(table, (2, 2, 2), noise=0.3, offsets=(-1, 1)).axes[:2]
+    assert [p.get_xy() for p in first.patches] == [(-1.42, -1.42)] and not last.patches
+    assert [a.get_title() for a in (first, last)] == ["Δt = −1", "Δt = +1"]
+    greys = [first.images[0].cmap(x)[:3] @ np.array([0.2126, 0.7152, 0.0722]) for x in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    assert greys == sorted(greys) and greys[4] - greys[0] > 0.6
+    with pytest.raises(CourseError, match=r"from -1 to 1, not \[2\]"):
+        show.bias_tables(table, (2, 2, 2), offsets=[2])
 
 
 def test_bias_table_of_the_wrong_length_is_explained():
@@ -412,6 +450,20 @@ def test_token_flow_is_to_scale_and_counts():
     assert np.allclose(fronts, [(56, 56), (28, 28)])
     depths = [p.get_xy()[1] - p.get_xy()[0] for p in axes.patches[2::3]]
     assert np.allclose(depths[0], depths[1])  # time stays as it is
+
+
+def test_times_have_no_slope_and_ticks_have_the_names_that_are_given():
+    series = {"a": dict(x=[49, 196], y=[1, 20])}
+    axes = show.cost_curves(series, "tokens", "ms", ticks={49: "7²", 196: "14²"}, slopes=False, width=6).axes[0]
+    assert legend_of(axes) == ["a"] and axes.figure.get_figwidth() == 6
+    assert [(t.get_text(), x) for t, x in zip(axes.get_xticklabels(), axes.get_xticks())] == [("7²", 49), ("14²", 196)]
+
+
+def test_titles_never_break_inside_a_size():
+    size = "windows of 2 × 4 × 4 tokens at T = 8"
+    for width in range(10, 60):
+        lines = wrapped(size, width).split("\n")
+        assert " ".join(lines) == size and any("2 × 4 × 4" in line for line in lines)
 
 
 def test_slopes_are_fitted_on_log_log_axes():

@@ -5,29 +5,31 @@
 # MViT ([2104.11227](https://arxiv.org/abs/2104.11227)), TimeSformer ([2102.05095](https://arxiv.org/abs/2102.05095)) and
 # UniFormer ([2201.04676](https://arxiv.org/abs/2201.04676)).*
 #
-# A ten-second video holds 300 frames; a model sees 8 to 96 of them, cut into a few thousand tokens. By the end of this notebook you have written every step
-# between the two: which frames, which rectangle of them, which numbers, which token. Your cut gives the same tokens as the
-# course's own models on the same weights. The last section takes a trained model and finds out where it
+# A ten-second video holds 300 frames. A model sees 8 to 96 of them, cut into a few thousand tokens. By the end of this notebook you have written every step
+# from the file to the tokens: which frames, which rectangle of them, which numbers, which token. On the same weights, your cut gives the same tokens as the
+# course's own models. The last section takes a trained model and finds out where it
 # reads the direction of time.
 #
 # | | |
 # |---|---|
 # | **Needs** | PyTorch: shapes, `reshape`, `permute`, a convolution |
 # | **Data** | the embedded clips: `vt-course data synthetic`, once (`make course` and `make lab` do it) |
-# | **Time** | 3 hours with the exercises (2 if you skip sections 7 and 8); to run it: 1 minute (`smoke`) on two cores |
-# | **Hardware** | a laptop CPU and 2 GB of memory |
+# | **Time** | core 2 hours with the exercises, deep dives half an hour more; to run it on two quiet cores: 10 to 20 seconds (`smoke`), 10 to 25 (`lecture`, `full`) |
+# | **Hardware** | a laptop CPU; it takes 1.2 to 1.5 GB of memory |
 #
 # **You will be able to**
 #
-# 1. read frames of a video, and say what can be wrong with a file;
-# 2. compute the frames that each paper picks, dense or uniform, and the seconds they cover;
-# 3. list the views of a test, and say how their scores are averaged and what that costs;
-# 4. normalise as the weights expect it, and recognise a BGR or 0..255 mistake;
-# 5. cut images and clips into tokens, and check that cut + linear layer = strided convolution;
-# 6. say how much time resolution each model keeps, and what a tube of two frames can still tell.
+# 1. read frames of a video, and say what can be wrong with a file (section 1, question 8);
+# 2. compute the frames that each paper picks, dense or uniform, and the seconds they cover (exercises 1.1 and 1.2, questions 1 and 2);
+# 3. list the views of a test, and say how their scores are averaged and what that costs (exercise 1.3, question 3);
+# 4. normalise as the weights expect it, and recognise a BGR or 0..255 mistake (question 4, the bug to hunt);
+# 5. cut images and clips into tokens, and check that cut + linear layer = strided convolution (exercises 1.4 to 1.6, questions 5 and 6);
+# 6. say how much time resolution each model keeps, and what a tube of two frames can still tell (question 7, the small experiment).
 
 # %% tags=["parameters"]
-PROFILE = "smoke"   # smoke: section 9 on 160 clips; lecture, full: on 400
+# smoke: section 9 on 160 clips; lecture, full: on 400, so that the
+# error bars of its figure are a third shorter
+PROFILE = "smoke"
 
 # %%
 import tempfile
@@ -52,53 +54,58 @@ _ = torch.manual_seed(0)
 
 # %% [markdown]
 # Four helpers print what is the same on every machine. `report` prints shapes and counts. `agree` stops the notebook unless two tensors match
-# everywhere, and prints the bound it checked (times |x| for numbers x above 1); `differ` is the opposite, its control; `within` checks that a number lies in an interval.
+# everywhere, and prints the bound that it checked (times |x| for numbers x above 1). `differ` is its control. `within` checks that a number lies in an interval.
 
-# %% [markdown]
+# %% [markdown] tags=["core"]
 # ## 1 · From a file to numbers
 #
-# The course brings 2,000 small videos that are drawn, not filmed: a coloured shape on a patterned background moves, grows or turns. What leaves the picture on one side comes in on the other.
-# Files, codec and reader are the real ones.
-# Here is one, label "right":
+# The course brings 2,000 small videos. They are drawn, not filmed: a coloured shape on a patterned background moves, grows or turns. What leaves the picture on one side comes in on the other.
+# Files, codec and reader are the real ones. Here is one video, with the label "right":
 
 # %%
 folder = data_root() / "synthetic"
 rows = package.read_manifest(folder / "motion_val.csv")
 path = next(r["path"] for r in rows if r["path"].endswith("00101.mp4"))
 video = ClipReader(path)
-frames = torch.from_numpy(video.read(range(video.num_frames)))     # (T, H, W, 3)
-report(frames=frames.shape, type=str(frames.dtype), rate=f"{video.fps:g} a second")
+# (T, H, W, 3)
+frames = torch.from_numpy(video.read(range(video.num_frames)))
+report(frames=frames.shape, type=str(frames.dtype),
+       rate=f"{video.fps:g} a second")
 
 # %% tags=["figure"] alt="An animation: a flower with a white border, coloured like a rainbow, moves to the right over a dark cloudy background, leaves the picture and comes in again on the other side."
 show.play(frames, fps=video.fps)
 
-# %% tags=["figure"] alt="Eight of 32 frames in a row: the flower moves from left to right; in the first and in the last one it is cut by the border."
-show.film_strip(frames, n=8, title="The same, standing still: eight of 32 frames")
+# %% tags=["figure"] alt="Five of 32 frames in a row: the flower moves from left to right; in the first and in the last one it is cut by the border."
+show.film_strip(frames, n=5, width=7,
+                title="The same, standing still: five of 32 frames")
 
 # %% [markdown]
 # ### What a decoder gives
 #
 # `ClipReader` reads with [PyAV](https://github.com/PyAV-Org/PyAV), which is FFmpeg in Python. Most repositories of video models use
-# [decord](https://github.com/dmlc/decord). Four calls are all there is to it, and the pixels are the same:
+# [decord](https://github.com/dmlc/decord). Four of its calls are enough, and the pixels are the same:
 
 # %%
 raw = decord.VideoReader(path, num_threads=1)
-batch = raw.get_batch([0, 8, 8, 4]).asnumpy()             # any order, repeats allowed
-report(frames=len(raw), rate=f"{raw.get_avg_fps():g} a second", four=batch.shape,
-       type=str(batch.dtype), key_frames=len(raw.get_key_indices()))
-agree("both read the same", torch.from_numpy(batch).int(), frames[[0, 8, 8, 4]].int())
+# any order, repeats allowed
+batch = raw.get_batch([0, 8, 8, 4]).asnumpy()
+report(frames=len(raw), rate=f"{raw.get_avg_fps():g} a second",
+       four=batch.shape, type=str(batch.dtype),
+       key_frames=len(raw.get_key_indices()))
+agree("both read the same", torch.from_numpy(batch).int(),
+      frames[[0, 8, 8, 4]].int())
 
 # %% [markdown]
 # Three things to remember.
 #
 # - The layout is **(T, H, W, 3)**, bytes from 0 to 255, colours in the order **red, green, blue**. (OpenCV gives blue, green, red; section 5 shows what that does.)
-# - Frames are addressed by number. To show frame 57, the decoder goes back to the last **key frame** and decodes from there. Here every frame is a key frame;
-#   in a downloaded video there may be one in 250, so that a clip costs nearly as much as the whole file. (`ClipReader` leaves out frames in between that no
+# - Frames are addressed by number. To show frame 57, the decoder goes back to the last **key frame** and decodes from there. Here every frame is a key frame.
+#   In a downloaded video there may be one in 250. Then a clip costs nearly as much as the whole file. (`ClipReader` leaves out frames in between that no
 #   other frame refers to, decord does not.)
-# - A decord reader must be opened in the process that uses it. One that was opened before a `DataLoader` forks its workers hangs in them.
+# - A decord reader must be opened in the process that uses it. If it was opened before a `DataLoader` forks its workers, it hangs in them.
 #
-# An error that users report again and again is decord's `cannot find video stream with wanted index: -1`. It means that the file is empty or damaged, or
-# holds no video; often a download was cut short. Look for such files before you train (`vt-course data verify`), not in epoch 7. `ClipReader` says it in words:
+# A common error is decord's `cannot find video stream with wanted index: -1`. The file is then empty or damaged, or
+# holds no video; often a download was cut short. Look for such files before you train (`vt-course data verify`), not in epoch 7. `ClipReader` says in words what is wrong:
 
 # %%
 with tempfile.TemporaryDirectory() as empty_folder:
@@ -109,17 +116,17 @@ with tempfile.TemporaryDirectory() as empty_folder:
     except BadClip as error:
         print(str(error).replace(str(empty), empty.name))
 
-# %% [markdown]
+# %% [markdown] tags=["core"]
 # ## 2 · Which frames? Dense sampling
 #
-# Neighbouring frames are nearly equal, so nobody feeds all of them. On Kinetics all four video papers take a [**dense**](glossary.md#dense-sampling) clip: T frames, [`stride`](glossary.md#stride) apart, from one place of the video.
+# Neighbouring frames are nearly equal, so nobody feeds all of them. On Kinetics (videos of ten seconds, human actions) all four video papers take a [**dense**](glossary.md#dense-sampling) clip: T frames, [`stride`](glossary.md#stride) apart, from one place of the video.
 # They write T×stride: 32×2 is 32 frames, every second one.
 #
 # T frames have T − 1 gaps, so the clip **spans** (T − 1) · stride + 1 frames. A video of `num_frames` has room = num_frames − span,
 # and the clip may start at 0, 1, ..., room. In training the start is drawn at random; in
 # mmaction's validation (Video Swin's training library, see below) the clip stands in the centre.
 #
-# **Predict, then run.** A Kinetics video has 300 frames, 30 a second. Which models (32×2, 16×4, 32×3, 32×4, 8×32, 16×16, 96×4) see less than a quarter of it? Is there one for which it is too short?
+# **Predict, then run.** A Kinetics video has 300 frames, 30 a second. Which models (32×2, 16×4, 32×3, 32×4, 8×32, 16×16, 96×4) see less than a quarter of the video? For which model is the video too short?
 #
 # ### Exercise 1.1 · Dense frame indices
 #
@@ -130,7 +137,7 @@ with tempfile.TemporaryDirectory() as empty_folder:
 
 # %% tags=["exercise:1.1"]
 def dense_indices(num_frames, frames, stride, position="centre"):
-    """Integers (frames,): frame numbers, `stride` apart, looped past the end."""
+    """Frame numbers (frames,): `stride` apart, looped at the end."""
     raise NotImplementedError("exercise 1.1")
 
 # %% tags=["check:1.1"]
@@ -152,7 +159,7 @@ dense_indices = check("1.1", dense_indices)
 
 # %% tags=["solution:1.1"]
 def dense_indices(num_frames, frames, stride, position="centre"):
-    """Integers (frames,): frame numbers, `stride` apart, looped past the end."""
+    """Frame numbers (frames,): `stride` apart, looped at the end."""
     room = max(num_frames - ((frames - 1) * stride + 1), 0)
     start = room // 2 if position == "centre" else 0
     return (start + torch.arange(frames) * stride) % num_frames
@@ -164,30 +171,40 @@ dense_indices = check("1.1", dense_indices, solution=True)
 # PyTorch can list every window that fits (`Tensor.unfold`). Yours must be the middle one:
 
 # %% tags=["oracle"]
-windows = torch.arange(300).unfold(0, 31 * 2 + 1, 1)[:, ::2]       # (starts, 32)
+# (starts, 32)
+windows = torch.arange(300).unfold(0, 31 * 2 + 1, 1)[:, ::2]
 report(windows_that_fit=len(windows))
-agree("centre", dense_indices(300, 32, 2), windows[(len(windows) - 1) // 2])
+agree("centre", dense_indices(300, 32, 2),
+      windows[(len(windows) - 1) // 2])
 
 # %% tags=["figure"] alt="Timelines of seven sampling rules in a video of 300 frames: 32×2 and 16×4 cover about two seconds in the middle, TimeSformer 8×32 most of the video, and TimeSformer-L 96×4 all of it and then its beginning again."
-published = {"Video Swin 32×2": (32, 2), "MViT-B, UniFormer 16×4": (16, 4),
+published = {"Video Swin 32×2": (32, 2),
+             "MViT-B, UniFormer 16×4": (16, 4),
              "MViT-B 32×3": (32, 3), "UniFormer 32×4": (32, 4),
              "TimeSformer 8×32": (8, 32),
-             "TimeSformer-HR 16×16": (16, 16), "TimeSformer-L 96×4": (96, 4)}
-show.sampling(300, {name: dense_indices(300, *s) for name, s in published.items()},
-              title="Dense clips in a video of 10 seconds")
+             "TimeSformer-HR 16×16": (16, 16),
+             "TimeSformer-L 96×4": (96, 4)}
+show.sampling(300, {name: dense_indices(300, *rule)
+                    for name, rule in published.items()},
+              title="Dense clips in a video of 10 seconds", width=8)
 
 # %% [markdown]
 # A bar reaches from the first frame to the last, and each line is a frame that the model sees. The labels at the right were counted from your indices.
 
 # %%
-print(f"{'':24}{'frames':>7}{'stride':>8}{'span':>6}{'seconds':>9}{'of 10 s':>9}")
-for name, (T, stride) in published.items():
-    span = (T - 1) * stride + 1
-    print(f"{name:24}{T:7}{stride:8}{span:6}{span / 30:9.2f}{span / 300:9.0%}")
+print(f"{'':24}{'frames':>7}{'stride':>8}{'span':>6}"
+      f"{'seconds':>9}{'of 10 s':>9}")
+for name, (count, gap) in published.items():
+    span = (count - 1) * gap + 1
+    print(f"{name:24}{count:7}{gap:8}{span:6}"
+          f"{span / 30:9.2f}{span / 300:9.0%}")
+
+# %% [markdown] tags=["answer"]
+# 32×2 (21 %) and 16×4 (20 %) see less than a quarter. For 96×4 the video is too short: 381 frames.
 
 # %% [markdown]
-# - Video Swin and MViT 16×4 look at about two seconds; TimeSformer at seven and a half, with gaps of one second. Both work on Kinetics, whose actions mostly go on for the whole clip.
-# - TimeSformer-L needs 381 frames: more than the video has. Yours loops. The released code of TimeSformer repeats the last frame instead.
+# - Video Swin and MViT 16×4 look at about two seconds. TimeSformer looks at seven and a half, with gaps of one second. Both work on Kinetics, whose actions mostly go on for the whole clip.
+# - TimeSformer-L needs more frames than the video has. Yours loops. The released code of TimeSformer repeats the last frame instead.
 #
 # ### Two families of rules
 #
@@ -201,24 +218,27 @@ for name, (T, stride) in published.items():
 # | another frame rate | ignored: a stride counts frames | the window is scaled to 30 frames a second (`DATA.TARGET_FPS`) |
 #
 # Both place a *window* of T · stride frames, a little longer than your span: 64 for 32×2, where the span is 63. So the starts in section 4 come from 64, and the middle 16×4 begins at 118 (exercise 1.1: 119). SlowFast spreads its points
-# over the whole window, so TimeSformer's clip covers 8.5 seconds there, not 7.5. Its rule as code, for MViT 16×4 (rounded down):
+# over the whole window. So TimeSformer's clip covers 8.5 seconds there, not 7.5. SlowFast's rule as code, for MViT 16×4 (rounded down):
 
 # %% tags=["definition"]
 def slowfast_clip(start, num_frames, frames, stride):
-    """T points from start to start + T·stride − 1, clamped to the video."""
-    points = torch.linspace(start, start + frames * stride - 1, frames)
-    return points.clamp(0, num_frames - 1).long()             # (frames,)
+    """T points over T·stride frames, clamped to the video: (T,)."""
+    last = start + frames * stride - 1
+    points = torch.linspace(start, last, frames)
+    return points.clamp(0, num_frames - 1).long()
 
 
-spread = slowfast_clip(118, 300, 16, 4)    # 118 = (300 − 64) // 2, the middle window
+# 118 = (300 − 64) // 2, the middle window
+spread = slowfast_clip(118, 300, 16, 4)
 print("steps of MViT 16×4:", torch.diff(spread).tolist())
-agree("package", torch.from_numpy(package.mvit_views(300, 16, 4, 1)[0]), spread)
+agree("package", spread,
+      torch.from_numpy(package.mvit_views(300, 16, 4, 1)[0]))
 
-# %% [markdown]
+# %% [markdown] tags=["core"]
 # ## 3 · One frame of each segment: uniform sampling
 #
-# Something-Something is about order: "putting something *on* a surface" against "taking it *off*". Two seconds from the middle may miss the point, so here all four look at the
-# **whole** video: cut it into T equal segments, take one frame of each. In training a random one, in testing the one in the middle.
+# In Something-Something, people move things, and the classes are about order: "putting something *on* a surface" against "taking it *off*". Two seconds from the middle may miss the point. So here all four papers look at the
+# **whole** video. They cut it into T equal segments and take one frame of each: a random one in training, the one in the middle in testing.
 #
 # Segment i runs from i · num_frames / T to (i + 1) · num_frames / T. These are points in time, not whole numbers. The frame that holds the point t is ⌊t⌋.
 #
@@ -231,7 +251,7 @@ agree("package", torch.from_numpy(package.mvit_views(300, 16, 4, 1)[0]), spread)
 
 # %% tags=["exercise:1.2"]
 def uniform_indices(num_frames, frames):
-    """Integers (frames,): the middle frame of each of `frames` equal segments."""
+    """Frame numbers (frames,): the middle of each equal segment."""
     raise NotImplementedError("exercise 1.2")
 
 # %% tags=["check:1.2"]
@@ -253,7 +273,7 @@ uniform_indices = check("1.2", uniform_indices)
 
 # %% tags=["solution:1.2"]
 def uniform_indices(num_frames, frames):
-    """Integers (frames,): the middle frame of each of `frames` equal segments."""
+    """Frame numbers (frames,): the middle of each equal segment."""
     return (2 * torch.arange(frames) + 1) * num_frames // (2 * frames)
 
 
@@ -264,41 +284,45 @@ uniform_indices = check("1.2", uniform_indices, solution=True)
 # `nearest-exact`. Its older `nearest` takes the start of each segment.
 
 # %% tags=["oracle"]
-timeline = torch.arange(301, dtype=torch.float64)[None, None]         # (1, 1, frames)
-for T in (8, 16, 32):
-    exact = F.interpolate(timeline, size=T, mode="nearest-exact")[0, 0].long()
-    agree(f"{T} segments of 301 frames", uniform_indices(301, T), exact)
+# (1, 1, frames)
+timeline = torch.arange(301, dtype=torch.float64)[None, None]
+for segments in (8, 16, 32):
+    exact = F.interpolate(timeline, size=segments, mode="nearest-exact")
+    agree(f"{segments} segments of 301 frames",
+          uniform_indices(301, segments), exact[0, 0].long())
 older = F.interpolate(timeline, size=32, mode="nearest")[0, 0].long()
 differ("the older rule", uniform_indices(301, 32), older, at_least=1)
 
 # %% tags=["figure"] alt="Timelines of three rules in a video of 60 frames: dotted lines cut it into 32, 16 and 8 equal segments, and one frame is marked near the middle of each."
 ssv2 = {"Video Swin-B": 32, "UniFormer, MViT-B": 16, "TimeSformer": 8}
-picked = {name: uniform_indices(60, T) for name, T in ssv2.items()}
-edges = {name: np.arange(T + 1) * 60 / T for name, T in ssv2.items()}
-show.sampling(60, picked, fps=12, segments=edges,
-              title="Segments of a video of 5 seconds, 12 frames a second")
+middles = {name: uniform_indices(60, n) for name, n in ssv2.items()}
+edges = {name: np.arange(n + 1) * 60 / n for name, n in ssv2.items()}
+show.sampling(60, middles, fps=12, segments=edges, width=8,
+              title="Equal segments of a video of 60 frames")
 
 # %% [markdown]
-# Clips of Something-Something are short, a few seconds. If one has 60 frames, 32 segments take about every second frame: there is not much left to skip.
+# Videos of Something-Something last a few seconds. In one of 60 frames, 32 segments take about every second frame.
 #
-# Again there are dialects. Yours is the plain rule, that of `SampleFrames(clip_len=1, num_clips=T)` in the mmaction that Video Swin builds on. The SlowFast family, and Video Swin's code for
-# Something-Something with it (`frame_uniform=True`), lets the segments end at the last frame and rounds their edges. And a function called *uniform* elsewhere may mean evenly spaced points
+# Again there are several rules. Yours is the plain one, that of `SampleFrames(clip_len=1, num_clips=T)` in the mmaction that Video Swin builds on. In the SlowFast family the segments end at the last frame, and their edges are rounded. Video Swin's code for
+# Something-Something does the same (`frame_uniform=True`). Elsewhere a function called *uniform* may mean evenly spaced points
 # from the first frame to the last:
 
 # %%
 from torchvision.transforms.v2 import UniformTemporalSubsample
 
-still = torch.arange(300)[:, None, None, None].expand(300, 3, 1, 1)  # frame k holds k
+# frame k holds k
+still = torch.arange(300)[:, None, None, None].expand(300, 3, 1, 1)
 other = UniformTemporalSubsample(4)(still)[:, 0, 0, 0]
 print("segments, middle     ", uniform_indices(300, 4).tolist())
-print("SlowFast's segments  ", package.slowfast_segments(300, 4).tolist())
+print("SlowFast's segments  ",
+      package.slowfast_segments(300, 4).tolist())
 print("torchvision's uniform", other.tolist())
 
-# %% [markdown]
+# %% [markdown] tags=["core"]
 # ## 4 · Views: what is averaged at test time
 #
 # A clip shows part of the time, and a square crop part of the frame. At test time the model looks several times, at n clips and m crops, and the n · m results are averaged. One such look
-# is a **view**. "4 × 3 views" means 4 clips, 3 crops each. Most tables list the cost of one view (those of UniFormer the total); the whole test costs n · m times as much.
+# is a **view**. "4 × 3 views" means 4 clips, 3 crops each. Most tables list the cost of one view (those of UniFormer the total). The whole test costs n · m times as much.
 #
 # ### Clips
 #
@@ -314,7 +338,9 @@ def video_swin_starts(num_frames, window, n):
 def mvit_starts(num_frames, window, n):
     """From the first start to the last; a single clip in the middle."""
     last = num_frames - window
-    return [i * (last // (n - 1)) for i in range(n)] if n > 1 else [last // 2]
+    if n == 1:
+        return [last // 2]
+    return [i * (last // (n - 1)) for i in range(n)]
 
 
 def timesformer_starts(num_frames, window, n):
@@ -322,36 +348,43 @@ def timesformer_starts(num_frames, window, n):
     return [int((num_frames - window) * i / n) for i in range(n)]
 
 # %%
-starts = {"Video Swin 32×2": (video_swin_starts(300, 64, 4), 32, 2, "video_swin"),
-          "MViT 16×4": (mvit_starts(300, 64, 5), 16, 4, "mvit"),
-          "UniFormer 16×4": (mvit_starts(300, 64, 4), 16, 4, "uniformer"),
-          "TimeSformer 8×32": (timesformer_starts(300, 256, 1), 8, 32, "timesformer")}
+# starts, T, stride, the name of the rule in the package
+starts = {
+    "Video Swin 32×2":
+        (video_swin_starts(300, 64, 4), 32, 2, "video_swin"),
+    "MViT 16×4": (mvit_starts(300, 64, 5), 16, 4, "mvit"),
+    "UniFormer 16×4": (mvit_starts(300, 64, 4), 16, 4, "uniformer"),
+    "TimeSformer 8×32":
+        (timesformer_starts(300, 256, 1), 8, 32, "timesformer")}
 views = {}
-for name, (begin, T, stride, rule) in starts.items():
-    views[name] = torch.from_numpy(package.VIEW_RULES[rule](300, T, stride, len(begin)))
-    agree(f"{name}, starts {begin}", views[name][:, 0], torch.tensor(begin))
+for name, (begin, count, gap, rule) in starts.items():
+    listed = package.VIEW_RULES[rule](300, count, gap, len(begin))
+    views[name] = torch.from_numpy(listed)            # (clips, T)
+    agree(f"{name}, starts {begin}", views[name][:, 0],
+          torch.tensor(begin))
 
 # %% tags=["figure"] alt="Timelines of the test clips of four models in 300 frames: four clips that overlap for Video Swin, five for MViT, four with gaps between them for UniFormer, and one long clip for TimeSformer."
-show.sampling(300, views, title="The clips of a test on Kinetics")
+show.sampling(300, views, title="The clips of a test on Kinetics",
+              width=8)
 
 # %% [markdown]
-# Four or five short clips see most of the video; so does one of 8×32. The paper of TimeSformer takes its clip "in the middle of the video" (section 4). The released code begins at frame 0.
+# Four or five short clips see most of the video; one clip of 8×32 does, too. The paper of TimeSformer takes its clip "in the middle of the video" (section 4). The released code begins at frame 0.
 #
 # ### Crops
 #
 # Frames are scaled so that the *shorter* side has a fixed length, and a square is cut out. The centre square of a landscape video misses both ends. **Three crops** along the longer
-# side see all of it, if the video is not too wide. (TimeSformer's paper says top-left, centre, bottom-right, section 4. As the short side equals the crop, that is left, centre, right.)
+# side see all of the frame, if it is not too wide. (TimeSformer's paper, section 4, says top-left, centre, bottom-right. The short side equals the crop, so these are left, centre, right.)
 #
 # ### Exercise 1.3 · Three crops
 #
 # Difficulty 2/5 · importance 3/5 · 10 minutes
 #
 # Return an integer tensor `(3, 4)`: for each crop top, left, bottom, right, so that `frame[top:bottom, left:right]` is the crop. Along the longer side they lie at the beginning, in the centre
-# and at the end, in this order; along the other all are centred. Odd margins: round down.
+# and at the end, in this order. Along the other side all are centred. Odd margins: round down.
 
 # %% tags=["exercise:1.3"]
 def crop_boxes(height, width, size):
-    """Integers (3, 4): top, left, bottom, right of three squares on the longer side."""
+    """(3, 4): top, left, bottom, right of three squares."""
     raise NotImplementedError("exercise 1.3")
 
 # %% tags=["check:1.3"]
@@ -369,13 +402,14 @@ crop_boxes = check("1.3", crop_boxes)
 
 # %% tags=["solution:1.3"]
 def crop_boxes(height, width, size):
-    """Integers (3, 4): top, left, bottom, right of three squares on the longer side."""
+    """(3, 4): top, left, bottom, right of three squares."""
     top, left = (height - size) // 2, (width - size) // 2
     if width >= height:
         corners = [(top, 0), (top, left), (top, width - size)]
     else:
         corners = [(0, left), (top, left), (height - size, left)]
-    return torch.tensor([(t, x, t + size, x + size) for t, x in corners])
+    return torch.tensor([(t, x, t + size, x + size)
+                         for t, x in corners])
 
 
 crop_boxes = check("1.3", crop_boxes, solution=True)
@@ -387,17 +421,19 @@ crop_boxes = check("1.3", crop_boxes, solution=True)
 # %% tags=["oracle"]
 from torchvision.transforms.functional import five_crop
 
-wide = frames[:, 24:88]                                              # (T, 64, 112, 3)
+wide = frames[:, 24:88]                               # (T, 64, 112, 3)
 boxes = crop_boxes(64, 112, 64)
-mine = torch.stack([wide[:, t:b, x:r] for t, x, b, r in boxes])  # (3, T, 64, 64, 3)
-left, right, _, _, centre = five_crop(wide.movedim(-1, 1), 64)        # (T, 3, 64, 64)
-theirs = torch.stack([left, centre, right]).movedim(2, -1)         # (3, T, 64, 64, 3)
-agree("torchvision", mine.int(), theirs.int())
-agree("package", mine.int(), torch.stack(transforms.three_crops(wide, 64)).int())
+# (3, T, 64, 64, 3)
+cut = torch.stack([wide[:, t:b, x:r] for t, x, b, r in boxes])
+left, right, _, _, centre = five_crop(wide.movedim(-1, 1), 64)
+of_torchvision = torch.stack([left, centre, right]).movedim(2, -1)
+agree("torchvision", cut.int(), of_torchvision.int())
+agree("package", cut.int(),
+      torch.stack(transforms.three_crops(wide, 64)).int())
 
 # %% tags=["figure"] alt="Two rows of three views: each row shows on a line which eight frames are taken, and their middle frame with a yellow border around the crop at the left, in the middle and at the right; the rest of the frame is dark."
-two_clips = package.video_swin_views(32, 8, 2, 2)                    # (clips, frames)
-show.views(wide, two_clips, boxes,
+two_clips = package.video_swin_views(32, 8, 2, 2)  # (clips, frames)
+show.views(wide, two_clips, boxes, width=8,
            title="2 × 3 views of 8×2 frames each (middle frame shown)")
 
 # %% [markdown]
@@ -406,30 +442,37 @@ show.views(wide, two_clips, boxes,
 # %%
 def all_views(video, clips, boxes):
     """(F, H, W, 3), (n, T), (m, 4) -> (n·m, T, size, size, 3)."""
+    pairs = product(torch.tensor(clips), boxes)
     return torch.stack([video[index][:, t:b, x:r]
-                        for index, (t, x, b, r) in product(torch.tensor(clips), boxes)])
+                        for index, (t, x, b, r) in pairs])
 
 
 six = all_views(wide, two_clips, boxes)
 report(views=six.shape)
-square = all_views(frames, two_clips, crop_boxes(112, 112, 112))
-agree("a square video has one crop, three times", square[0].int(), square[2].int())
+same_crops = all_views(frames, two_clips, crop_boxes(112, 112, 112))
+agree("a square video has one crop, three times",
+      same_crops[0].int(), same_crops[2].int())
 
 # %% [markdown]
 # ### Averaging
 #
-# Two ways look alike and are not: the mean of the [**probabilities**](glossary.md#probability) (softmax first) and the mean of the [**logits**](glossary.md#logit) (scores before the softmax).
+# Two ways look alike and give different results: the mean of the [**probabilities**](glossary.md#probability) (softmax first) and the mean of the [**logits**](glossary.md#logit) (scores before the softmax).
 # Three views of one video, two classes. **Predict** the winner of each (their logits are in the first line of the cell):
 
 # %%
-logits = torch.tensor([[10.0, 0.0], [0.0, 3.0], [0.0, 3.0]])        # (views, classes)
-mean_logit, mean_probability = logits.mean(0), logits.softmax(1).mean(0)
+# (views, classes)
+logits = torch.tensor([[10.0, 0.0], [0.0, 3.0], [0.0, 3.0]])
+mean_logit = logits.mean(0)
+mean_probability = logits.softmax(1).mean(0)
 report(by_logits=f"class {mean_logit.argmax()}",
        by_probabilities=f"class {mean_probability.argmax()}",
        sum_instead_of_mean=f"class {logits.sum(0).argmax()}")
 
+# %% [markdown] tags=["answer"]
+# By logits class 0 wins: one view that is very sure outvotes two others. By probabilities class 1 wins: no view counts more than one. Adding the scores instead of averaging them changes nothing.
+
 # %% [markdown]
-# One view that is very sure outvotes two others by logits; by probabilities no view counts more than one. Whether scores are added or averaged is all the same.
+# What the papers and the released code do:
 #
 # | | short side, crop | Kinetics: clips × crops | Something-Something | averaged |
 # |---|---|---|---|---|
@@ -438,23 +481,24 @@ report(by_logits=f"class {mean_logit.argmax()}",
 # | TimeSformer | 224, 224 | 1 × 3 | 1 × 3 | the paper averages the scores; the released code adds logits |
 # | UniFormer | 224, 224 (its README; its training configurations say 256) | 4 × 1 | 1 × 3 | logits |
 #
-# (From the papers and the released configurations and code.) This course averages probabilities everywhere. What a whole test costs, in GMACs, billions of multiply-adds,
+# This course averages probabilities everywhere. What a whole test costs, in GMACs, billions of multiply-adds,
 # as stated for one view, times the views:
 
 # %%
 from vt_course.models import ZOO, create
 
-tests = {"video_swin_tiny": 12, "mvit_base_16x4": 5, "timesformer_divided_8x224": 3,
-         "uniformer_small_16": 4}
+tests = {"video_swin_tiny": 12, "mvit_base_16x4": 5,
+         "timesformer_divided_8x224": 3, "uniformer_small_16": 4}
 for name, n in tests.items():
     # stated: (what, value, source)
-    one = next(value for what, value, _ in ZOO[name].stated if what == "GMACs")
+    one = next(value for what, value, _ in ZOO[name].stated
+               if what == "GMACs")
     print(f"{name:26}{one:7.1f} GMACs × {n:2} views = {n * one:6.0f}")
 
-# %% [markdown]
+# %% [markdown] tags=["core"]
 # ## 5 · From bytes to floats
 #
-# Networks are trained on numbers around 0: divide by 255, subtract a mean, divide by a standard deviation, colour by colour. The weights fit *these* numbers, so every set of released weights fixes the choice.
+# Networks are trained on numbers around 0: divide by 255, subtract a mean, divide by a standard deviation, colour by colour. Weights fit the numbers that they were trained on. So every set of released weights fixes mean and deviation.
 #
 # | weights | mean | standard deviation | colours |
 # |---|---|---|---|
@@ -468,13 +512,14 @@ for name, n in tests.items():
 # Configurations of mmaction list 123.675, 116.28, 103.53 and 58.395, 57.12, 57.375. These are the same numbers, times 255, for frames that were never divided:
 
 # %%
-mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-x = frames.float()                                            # (T, H, W, 3), 0 to 255
-by_unit = (x / 255 - mean) / std
-by_byte = (x - torch.tensor([123.675, 116.28, 103.53])) / torch.tensor(
-    [58.395, 57.12, 57.375])
+mean = torch.tensor([0.485, 0.456, 0.406])
+std = torch.tensor([0.229, 0.224, 0.225])
+bytes_ = frames.float()                               # (T, H, W, 3)
+by_unit = (bytes_ / 255 - mean) / std
+by_byte = ((bytes_ - torch.tensor([123.675, 116.28, 103.53]))
+           / torch.tensor([58.395, 57.12, 57.375]))
 agree("0..1 = 0..255", by_unit, by_byte)
-clip = transforms.normalise(frames)                            # (3, T, H, W)
+clip = transforms.normalise(frames)  # (3, T, H, W)
 agree("package", clip, by_unit.permute(3, 0, 1, 2))
 
 # %% [markdown]
@@ -495,46 +540,49 @@ print("1: never divided  ", interval(0, 255, 0.485, 0.229))
 print("2: divided twice  ", interval(0, 1, 123.675, 58.395))
 print("3: 0.45 and 0.225 ", interval(0, 1, 0.45, 0.225))
 
-# %% [markdown]
-# The first is a catastrophe that you notice, the third a small shift that you do not. In the second all of the picture becomes almost the same number, −2.1: its contrast is 255 times too weak, and no
+# %% [markdown] tags=["answer"]
+# The first is a catastrophe that you notice, the third a small shift that you do not. In the second, all of the picture becomes almost the same number, −2.1. Its contrast is 255 times too weak, and no
 # number looks suspicious.
-#
+
+# %% [markdown]
 # ### Mean, deviation and colour order are part of the weights
 #
-# Normalising is linear, and so is the first layer. So it can be moved into the layer's weights, exactly: bytes go in, the same tokens come out.
-# (Without padding. A first layer that pads needs the mean as border.)
+# Normalising is linear, and the first layer is linear too. So normalising can be moved into the layer's weights, exactly: bytes go in, the same tokens come out.
+# (This holds without padding. A first layer that pads needs the mean as border.)
 
 # %%
 _ = torch.manual_seed(0)
 conv = nn.Conv3d(3, 24, (2, 4, 4), (2, 4, 4))
-scale = (255 * std)[:, None, None, None]                       # (3, 1, 1, 1)
-moved = conv.weight / scale                                    # (24, 3, 2, 4, 4)
+scale = (255 * std)[:, None, None, None]              # (3, 1, 1, 1)
+moved = conv.weight / scale                           # (24, 3, 2, 4, 4)
 # W·(x/255 − m)/s + b = (W/255s)·x + (b − Σ W·m/s)
-offset = conv.bias - (conv.weight.sum((2, 3, 4)) * (mean / std)).sum(1)
-pixels = x.permute(3, 0, 1, 2)                                 # (3, T, H, W), bytes
-tokens = conv(clip)                                            # (24, T', H', W')
+of_colours = conv.weight.sum((2, 3, 4))               # (24, 3)
+offset = conv.bias - (of_colours * (mean / std)).sum(1)
+pixels = bytes_.permute(3, 0, 1, 2)                   # (3, T, H, W)
+conv_tokens = conv(clip)                              # (24, T', H', W')
 from_bytes = F.conv3d(pixels, moved, offset, conv.stride)
-agree("bytes in, same tokens out", from_bytes, tokens, tol=1e-4)
+agree("bytes in, same tokens out", from_bytes, conv_tokens, tol=1e-4)
 
 # %% [markdown]
-# Wrong colours are the same thing once more. Feeding BGR equals feeding RGB to weights whose colours are reversed: other weights than the trained ones.
+# With wrong colours the weights are wrong again. To feed BGR is to feed RGB to weights whose colours are reversed, and these are not the trained ones.
 
 # %%
-bgr = clip.flip(0)                                             # (3, T, H, W)
-reversed_weights = F.conv3d(bgr, conv.weight.flip(1), conv.bias, conv.stride)
-agree("BGR, weights reversed", reversed_weights, tokens)
-differ("BGR, weights as trained", conv(bgr), tokens, at_least=0.1)
+bgr = clip.flip(0)                                    # (3, T, H, W)
+reversed_weights = F.conv3d(bgr, conv.weight.flip(1), conv.bias,
+                            conv.stride)
+agree("BGR, weights reversed", reversed_weights, conv_tokens)
+differ("BGR, weights as trained", conv(bgr), conv_tokens, at_least=0.1)
 grey = clip.mean(0, keepdim=True).expand(3, -1, -1, -1)
 agree("a grey video has no order", conv(grey.flip(0)), conv(grey))
 
 # %% [markdown]
-# A blue face would be noticed at once. Here every colour of the rainbow is still there, only their order has changed. So look at what the network sees beside what it should see:
+# You would notice a blue face at once. Here every colour of the rainbow is still there; only their order has changed. So look at what the network sees, beside what it should see:
 
-# %% tags=["figure"] alt="Twelve frames of the same clip twice: in the row RGB the background is purple and the right arm of the flower is blue; in the row BGR the background is red-brown and the right arm is red."
-show.film_strip([clip, bgr], n=12, rows=["RGB", "BGR"])
+# %% tags=["figure"] alt="Five frames of the same clip twice: in the row RGB the background is purple and the right arm of the flower is blue; in the row BGR the background is red-brown and the right arm is red."
+show.film_strip([clip, bgr], n=5, width=7, rows=["RGB", "BGR"])
 
 # %% [markdown]
-# **My accuracy is lower than the paper's.** The question comes up again and again in the issues of these repositories. Look in this order:
+# **My accuracy is lower than the paper's.** Look in this order:
 #
 # 1. the views (in UniFormer's table 5, four clips instead of one are worth 2.0 to 4.6 points);
 # 2. mean, deviation, scale and colour order;
@@ -542,12 +590,15 @@ show.film_strip([clip, bgr], n=12, rows=["RGB", "BGR"])
 # 4. the loop or clamp of short videos;
 # 5. logits or probabilities;
 # 6. the order of the classes (UniFormer's Kinetics labels are in another order than those of other toolboxes);
-# 7. and last, the videos themselves. Kinetics loses videos every year, and the authors of Video Swin had 19,870 for validation (issue 5 of the repository).
+# 7. and last, the videos themselves. Kinetics loses videos every year; the authors of Video Swin had 19,870 for validation.
+
+# %% [markdown] tags=["notes"]
+# The question comes up again and again in the issues of these repositories; the number 19,870 is from issue 5 of Video Swin's. How to run the model on one video was asked in its issue 36.
 
 # %% [markdown]
 # ### One video, from the file to the answer
 #
-# Asked in issue 36 of the Video Swin repository: how do I run the model on *one* video? You have all the pieces. The course ships a small Video Swin that was trained on the eight motions; its recipe says what it expects.
+# You have all the pieces. The course ships a small Video Swin that was trained on the eight motions; its recipe says what it expects.
 
 # %%
 from vt_course.models import mini_weights
@@ -557,19 +608,19 @@ from vt_course.training.evaluate import open_data
 model, recipe = load_run(mini_weights("video_swin_mini"), "last")
 _ = model.eval()
 _, held_out = open_data(recipe)
-picked = frames[dense_indices(video.num_frames, recipe.frames, recipe.stride)]
-small = transforms.resize_short_side(picked, recipe.size)   # (8, 32, 32, 3)
-square = transforms.centre_crop(small, recipe.size)        # (8, 32, 32, 3)
-view = transforms.normalise(square)                        # (3, 8, 32, 32)
+chosen = dense_indices(video.num_frames, recipe.frames, recipe.stride)
+small = transforms.resize_short_side(frames[chosen], recipe.size)
+square = transforms.centre_crop(small, recipe.size)   # (8, 32, 32, 3)
+view = transforms.normalise(square)                   # (3, 8, 32, 32)
 with torch.no_grad():
-    scores = model(view[None]).softmax(1)[0]               # (8,)
+    scores = model(view[None]).softmax(1)[0]          # (8,)
 report(view=view.shape, answer=held_out.classes[scores.argmax()])
 
-# %% [markdown]
+# %% [markdown] tags=["core"]
 # ## 6 · Tokens: cut and project
 #
-# A transformer takes a set of vectors. Swin (section 3.1) cuts an image into patches of 4 × 4 pixels and reads the 4 · 4 · 3 = **48** numbers of each as one vector. A linear layer maps it
-# to C channels; that is a **token**. We build the cut first, in two dimensions.
+# A transformer takes a set of vectors. Swin (section 3.1) cuts an image into patches of 4 × 4 pixels and reads the 4 · 4 · 3 = **48** numbers of each as one vector. A linear layer maps this vector
+# to C channels. The result is a **token**. We build the cut first, in two dimensions.
 #
 # ### Exercise 1.4 · Cut into patches
 #
@@ -580,7 +631,7 @@ report(view=view.shape, answer=held_out.classes[scores.argmax()])
 
 # %% tags=["exercise:1.4"]
 def cut_patches(x, patch):
-    """(B, C, H, W) -> (B, H/ph, W/pw, C·ph·pw), numbers in the order (c, h, w)."""
+    """(B, C, H, W) -> (B, H/ph, W/pw, C·ph·pw), order (c, h, w)."""
     raise NotImplementedError("exercise 1.4")
 
 # %% tags=["check:1.4"]
@@ -606,12 +657,12 @@ cut_patches = check("1.4", cut_patches)
 
 # %% tags=["solution:1.4"]
 def cut_patches(x, patch):
-    """(B, C, H, W) -> (B, H/ph, W/pw, C·ph·pw), numbers in the order (c, h, w)."""
+    """(B, C, H, W) -> (B, H/ph, W/pw, C·ph·pw), order (c, h, w)."""
     B, C, H, W = x.shape
     ph, pw = patch
-    x = x.reshape(B, C, H // ph, ph, W // pw, pw)             # (B, C, H', ph, W', pw)
-    x = x.permute(0, 2, 4, 1, 3, 5)                           # (B, H', W', C, ph, pw)
-    return x.reshape(B, H // ph, W // pw, C * ph * pw)        # (B, H', W', C·ph·pw)
+    x = x.reshape(B, C, H // ph, ph, W // pw, pw)
+    x = x.permute(0, 2, 4, 1, 3, 5)           # (B, H', W', C, ph, pw)
+    return x.reshape(B, H // ph, W // pw, C * ph * pw)
 
 
 cut_patches = check("1.4", cut_patches, solution=True)
@@ -622,29 +673,35 @@ cut_patches = check("1.4", cut_patches, solution=True)
 # %% tags=["fast"]
 _ = torch.manual_seed(0)
 images = torch.randn(2, 3, 32, 48)
-patches = cut_patches(images, (4, 4))                                 # (2, 8, 12, 48)
-same = rearrange(images, "b c (H h) (W w) -> b H W (c h w)", h=4, w=4)
-agree("einops = reshape and permute", same, patches)
-columns = F.unfold(images, (4, 4), stride=4)                             # (2, 48, 96)
-agree("F.unfold = cut", columns.transpose(1, 2).reshape(2, 8, 12, 48), patches)
+patches = cut_patches(images, (4, 4))                 # (2, 8, 12, 48)
+by_einops = rearrange(images, "b c (H h) (W w) -> b H W (c h w)",
+                      h=4, w=4)
+agree("einops = reshape and permute", by_einops, patches)
+columns = F.unfold(images, (4, 4), stride=4)          # (2, 48, 96)
+agree("F.unfold = cut",
+      columns.transpose(1, 2).reshape(2, 8, 12, 48), patches)
 
 # %% [markdown]
 # *Cut, then a linear layer* is a convolution whose stride equals its kernel: each output position sees its own patch, and all use the same weights. MViT says so of ViT's patches (section 3.2). The weights are
-# the same numbers, (D, 3, 4, 4) read as (D, 48). This first layer is called the [**patch embedding**](glossary.md#patch-embedding), or [**stem**](glossary.md#stem). The test, on that of the course's own Swin-T, whose LayerNorm follows:
+# the same numbers, (D, 3, 4, 4) read as (D, 48). This first layer is called the [**patch embedding**](glossary.md#patch-embedding), or [**stem**](glossary.md#stem). We test it on the stem of the course's own Swin-T, which ends in a LayerNorm:
 
 # %%
-stem = create("swin_tiny").patch_embed
-weight = stem.proj.weight.reshape(96, 48)                               # (D, C·ph·pw)
-linear = F.linear(patches, weight, stem.proj.bias)                    # (2, 8, 12, 96)
-agree("cut + linear = convolution", linear, stem.proj(images).movedim(1, -1))
-agree("with the norm: Swin-T's tokens", stem.norm(linear), stem(images))
+swin_stem = create("swin_tiny").patch_embed
+swin_weight = swin_stem.proj.weight.reshape(96, 48)   # (D, C·ph·pw)
+# (2, 8, 12, 96)
+swin_tokens = F.linear(patches, swin_weight, swin_stem.proj.bias)
+agree("cut + linear = convolution", swin_tokens,
+      swin_stem.proj(images).movedim(1, -1))
+agree("with the norm: Swin-T's tokens", swin_stem.norm(swin_tokens),
+      swin_stem(images))
 wrong = rearrange(images, "b c (H h) (W w) -> b H W (h w c)", h=4, w=4)
-differ("colours last", F.linear(wrong, weight, stem.proj.bias), linear)
+differ("colours last",
+       F.linear(wrong, swin_weight, swin_stem.proj.bias), swin_tokens)
 
 # %% [markdown]
 # ### Tubes
 #
-# Video Swin adds time: 2 frames × 4 × 4 pixels × 3 colours = **96** numbers. Such a box is called a **tube**. That Swin-T also *projects* them to 96 channels is a coincidence.
+# Video Swin adds time: 2 frames × 4 × 4 pixels × 3 colours = **96** numbers. Such a box is called a **tube**. Video Swin-T also *projects* them to 96 channels; that is a coincidence.
 #
 # ### Exercise 1.5 · Cut into tubes
 #
@@ -654,7 +711,7 @@ differ("colours last", F.linear(wrong, weight, stem.proj.bias), linear)
 
 # %% tags=["exercise:1.5"]
 def cut_tubes(x, tube):
-    """(B, C, T, H, W) -> (B, T/pt, H/ph, W/pw, C·pt·ph·pw), in order (c, t, h, w)."""
+    """-> (B, T/pt, H/ph, W/pw, C·pt·ph·pw), order (c, t, h, w)."""
     raise NotImplementedError("exercise 1.5")
 
 # %% tags=["check:1.5"]
@@ -676,28 +733,30 @@ cut_tubes = check("1.5", cut_tubes)
 
 # %% tags=["solution:1.5"]
 def cut_tubes(x, tube):
-    """(B, C, T, H, W) -> (B, T/pt, H/ph, W/pw, C·pt·ph·pw), in order (c, t, h, w)."""
+    """-> (B, T/pt, H/ph, W/pw, C·pt·ph·pw), order (c, t, h, w)."""
     B, C, T, H, W = x.shape
     pt, ph, pw = tube
     x = x.reshape(B, C, T // pt, pt, H // ph, ph, W // pw, pw)
-    x = x.permute(0, 2, 4, 6, 1, 3, 5, 7)             # (B, T', H', W', C, pt, ph, pw)
-    return x.flatten(4)                               # (B, T', H', W', C·pt·ph·pw)
+    x = x.permute(0, 2, 4, 6, 1, 3, 5, 7)
+    return x.flatten(4)           # (B, T', H', W', C·pt·ph·pw)
 
 
 cut_tubes = check("1.5", cut_tubes, solution=True)
 
 # %% tags=["fast"]
-same = rearrange(clip, "c (T t) (H h) (W w) -> T H W (c t h w)", t=2, h=4, w=4)
-tubes = cut_tubes(clip[None], (2, 4, 4))                       # (1, 16, 28, 28, 96)
-agree("einops = reshape and permute", same, tubes[0])
+tubes = cut_tubes(clip[None], (2, 4, 4))      # (1, 16, 28, 28, 96)
+agree("einops = reshape and permute", tubes[0],
+      rearrange(clip, "c (T t) (H h) (W w) -> T H W (c t h w)",
+                t=2, h=4, w=4))
 
 # %% [markdown]
 # Here is one of the 12,544 tokens of our clip, cut by your function out of the bytes. Each row of numbers is one colour of one frame, read row by row. The cells run from grey (0) to the light colour (255).
 
 # %% tags=["figure"] alt="One token of two frames: a yellow square marks the same 4 × 4 pixels in frames 16 and 17, beside each frame these pixels are enlarged, and a table below lists their 96 numbers by colour and frame."
 place = (8, 8, 19)
-numbers = cut_tubes(pixels[None], (2, 4, 4))[0][place]         # (96,)
-show.token(frames, (2, 4, 4), place, numbers, title="One token of 2·4·4·3 = 96 numbers")
+numbers = cut_tubes(pixels[None], (2, 4, 4))[0][place]        # (96,)
+show.token(frames, (2, 4, 4), place, numbers, width=8,
+           title="One token of 2 · 4 · 4 · 3 = 96 numbers")
 
 # %% [markdown]
 # Compare the two rows of one colour: what moved between two frames is inside the token.
@@ -711,7 +770,7 @@ show.token(frames, (2, 4, 4), place, numbers, title="One token of 2·4·4·3 = 9
 
 # %% tags=["exercise:1.6"]
 def linear_weight(weight, order):
-    """(D, C, pt, ph, pw) -> (D, C·pt·ph·pw) for tokens in the order of, say, "thwc"."""
+    """(D, C, pt, ph, pw) -> (D, C·pt·ph·pw), numbers in `order`."""
     raise NotImplementedError("exercise 1.6")
 
 # %% tags=["check:1.6"]
@@ -733,9 +792,9 @@ linear_weight = check("1.6", linear_weight)
 
 # %% tags=["solution:1.6"]
 def linear_weight(weight, order):
-    """(D, C, pt, ph, pw) -> (D, C·pt·ph·pw) for tokens in the order of, say, "thwc"."""
+    """(D, C, pt, ph, pw) -> (D, C·pt·ph·pw), numbers in `order`."""
     axes = ["dcthw".index(letter) for letter in order]
-    return weight.permute(0, *axes).flatten(1)        # (D, C·pt·ph·pw)
+    return weight.permute(0, *axes).flatten(1)
 
 
 linear_weight = check("1.6", linear_weight, solution=True)
@@ -745,13 +804,17 @@ linear_weight = check("1.6", linear_weight, solution=True)
 
 # %%
 stem = create("video_swin_tiny").patch_embed
-weight, bias = stem.proj.weight, stem.proj.bias                     # (96, 3, 2, 4, 4)
-tokens = F.linear(tubes, linear_weight(weight, "cthw"), bias)    # (1, 16, 28, 28, 96)
-agree("cut + linear = convolution", tokens, stem.proj(clip[None]).movedim(1, -1))
-agree("with the norm: Video Swin-T's tokens", stem.norm(tokens), stem(clip[None]))
+weight, bias = stem.proj.weight, stem.proj.bias       # (96, 3, 2, 4, 4)
+# (1, 16, 28, 28, 96)
+tokens = F.linear(tubes, linear_weight(weight, "cthw"), bias)
+agree("cut + linear = convolution", tokens,
+      stem.proj(clip[None]).movedim(1, -1))
+agree("with the norm: Video Swin-T's tokens", stem.norm(tokens),
+      stem(clip[None]))
 last = rearrange(by_unit, "(T t) (H h) (W w) c -> T H W (t h w c)",
-                 t=2, h=4, w=4)                                     # (16, 28, 28, 96)
-agree("colours last", F.linear(last, linear_weight(weight, "thwc"), bias), tokens[0])
+                 t=2, h=4, w=4)                       # (16, 28, 28, 96)
+agree("colours last",
+      F.linear(last, linear_weight(weight, "thwc"), bias), tokens[0])
 
 # %% [markdown]
 # (A size that is no multiple of the tube: Swin and Video Swin add zeros at the end, TimeSformer and UniFormer leave the last pixels out.)
@@ -761,26 +824,30 @@ agree("colours last", F.linear(last, linear_weight(weight, "thwc"), bias), token
 # %% tags=["oracle"]
 from torchvision.models.video.swin_transformer import PatchEmbed3d
 
-theirs = PatchEmbed3d([2, 4, 4], embed_dim=96, norm_layer=nn.LayerNorm)
-print(theirs.load_state_dict(stem.state_dict()))
-agree("torchvision", stem.norm(tokens), theirs(clip[None]))
+oracle = PatchEmbed3d([2, 4, 4], embed_dim=96, norm_layer=nn.LayerNorm)
+print(oracle.load_state_dict(stem.state_dict()))
+agree("torchvision", stem.norm(tokens), oracle(clip[None]))
 
 # %% [markdown]
 # ### Frames: TimeSformer
 #
-# TimeSformer cuts every frame by itself into patches of 16 × 16: 16 · 16 · 3 = **768** numbers, and 768 channels (equation 1; again not the same thing). In our terms that is a tube of one frame.
+# TimeSformer cuts every frame by itself into patches of 16 × 16: 16 · 16 · 3 = **768** numbers, and 768 channels (equation 1; again these are two things of one size). In our terms such a patch is a tube of one frame.
 
 # %%
 from vt_course.models.timesformer import PatchEmbed
 
-stem = PatchEmbed(16, 3, 768)
-patches = cut_tubes(clip[None], (1, 16, 16))[0]                      # (32, 7, 7, 768)
-images = clip.transpose(0, 1)                                          # (32, 3, H, W)
-agree("tube of one frame = patch", patches, cut_patches(images, (16, 16)))
-linear = F.linear(patches, stem.proj.weight.flatten(1), stem.proj.bias)
-agree("TimeSformer's tokens", linear.flatten(1, 2), stem(clip[None]), tol=1e-4)
+frame_stem = PatchEmbed(16, 3, 768)
+# (32, 7, 7, 768)
+frame_patches = cut_tubes(clip[None], (1, 16, 16))[0]
+agree("tube of one frame = patch", frame_patches,
+      cut_patches(clip.transpose(0, 1), (16, 16)))
+frame_tokens = F.linear(
+    frame_patches, frame_stem.proj.weight.flatten(1),
+    frame_stem.proj.bias).flatten(1, 2)               # (32, 49, 768)
+agree("TimeSformer's tokens", frame_tokens, frame_stem(clip[None]),
+      tol=1e-4)
 
-# %% [markdown]
+# %% [markdown] tags=["deep-dive"]
 # ## 7 · Stems that overlap: MViT and UniFormer
 #
 # MViT's tokens come from *overlapping* cubes: 3 × 7 × 7 pixels at stride 2 × 4 × 4 (section 3.3 and table 3b). The kernel is larger than the stride. Along one axis of pixels:
@@ -791,55 +858,63 @@ agree("TimeSformer's tokens", linear.flatten(1, 2), stem(clip[None]), tol=1e-4)
 # UniFormer  kernel 3, stride 2, padding 1   · 0 1 | 1 2 3 | 3 4 5          (time only)
 # ```
 #
-# No `reshape` or `permute` can do that: they move numbers, and here numbers are **copied** into several tokens. `Tensor.unfold` gives overlapping windows along one axis without copying; three of them make cubes.
+# No `reshape` or `permute` can do this: they move numbers, and here numbers are **copied** into several tokens. `Tensor.unfold` gives overlapping windows along one axis. Three of them, one for each axis, make cubes.
 
 # %% tags=["definition"]
 def gather_cubes(x, kernel, stride, padding):
-    """(B, C, T, H, W) -> (B, T', H', W', C·kt·kh·kw): what each output sees."""
+    """-> (B, T', H', W', C·kt·kh·kw): what each output sees."""
     pt, ph, pw = padding
-    x = F.pad(x, (pw, pw, ph, ph, pt, pt))                    # zeros on all sides
+    x = F.pad(x, (pw, pw, ph, ph, pt, pt))            # on all sides
     for axis, (k, s) in enumerate(zip(kernel, stride), start=2):
-        x = x.unfold(axis, k, s)          # unfold appends the window as a new last axis
-    return x.movedim(1, 4).flatten(4)                    # (B, T', H', W', C·kt·kh·kw)
+        x = x.unfold(axis, k, s)      # appends the window as last axis
+    return x.movedim(1, 4).flatten(4)
 
 
-plain = gather_cubes(clip[None], (2, 4, 4), (2, 4, 4), (0, 0, 0))
-agree("kernel = stride: your cut", plain, tubes)
+agree("kernel = stride: your cut", tubes,
+      gather_cubes(clip[None], (2, 4, 4), (2, 4, 4), (0, 0, 0)))
 
 # %% [markdown]
 # Gather and multiply is *every* convolution. The stems of the course's own models (small ones; their stems have the published kernels), on their own weights:
 
 # %%
-for name, stem in (("MViT", create("mvit_mini").patch_embed.proj),
-                   ("UniFormer", create("uniformer_mini").patch_embed1.proj)):
-    cubes = gather_cubes(clip[None], stem.kernel_size, stem.stride, stem.padding)
-    mine = F.linear(cubes, linear_weight(stem.weight, "cthw"), stem.bias)
-    theirs = stem(clip[None]).movedim(1, -1)                  # (B, T', H', W', D)
-    agree(f"{name}, {cubes.shape[-1]} numbers a token", mine, theirs, tol=1e-4)
+for name, conv_stem in (
+        ("MViT", create("mvit_mini").patch_embed.proj),
+        ("UniFormer", create("uniformer_mini").patch_embed1.proj)):
+    cubes = gather_cubes(clip[None], conv_stem.kernel_size,
+                         conv_stem.stride, conv_stem.padding)
+    gathered = F.linear(cubes, linear_weight(conv_stem.weight, "cthw"),
+                        conv_stem.bias)       # (B, T', H', W', D)
+    agree(f"{name}, {cubes.shape[-1]} numbers a token", gathered,
+          conv_stem(clip[None]).movedim(1, -1), tol=1e-4)
 
 # %% [markdown]
 # **Predict.** In how many of MViT's cubes does one pixel lie, at least and at most? Give every pixel a number, gather, and count:
 
 # %%
 def times_read(kernel, stride, padding, size=(8, 32, 32)):
-    """For each pixel of a clip, the number of tokens that it enters: (T, H, W)."""
-    number = 1 + torch.arange(np.prod(size), dtype=torch.float).view(1, 1, *size)
-    read = gather_cubes(number, kernel, stride, padding).long().flatten()
-    return read.bincount()[1:].view(size)                     # 0 is the padding
+    """How many tokens each pixel of a clip enters: (T, H, W)."""
+    number = 1 + torch.arange(np.prod(size), dtype=torch.float)
+    read = gather_cubes(number.view(1, 1, *size), kernel, stride,
+                        padding).long().flatten()
+    return read.bincount()[1:].view(size)             # 0 is the padding
 
 
-mvit = times_read((3, 7, 7), (2, 4, 4), (1, 3, 3))
-plain = times_read((2, 4, 4), (2, 4, 4), (0, 0, 0))
-uniformer = times_read((3, 4, 4), (2, 4, 4), (1, 0, 0))
-for name, times in (("plain", plain), ("UniFormer", uniformer), ("MViT", mvit)):
+for name, rule in (("plain", ((2, 4, 4), (2, 4, 4), (0, 0, 0))),
+                   ("UniFormer", ((3, 4, 4), (2, 4, 4), (1, 0, 0))),
+                   ("MViT", ((3, 7, 7), (2, 4, 4), (1, 3, 3)))):
+    times = times_read(*rule)
     print(f"{name:10}", *times.unique().tolist())
-within("MViT, mean over all pixels", mvit.float().mean().item(), 3.7, 3.8)
+within("MViT, mean over all pixels", times.float().mean().item(),
+       3.7, 3.8)
+
+# %% [markdown] tags=["answer"]
+# In 1 to 8 cubes. In time 3/2 on average, in height and width 7/4 each: 1.5 · 1.75² = 4.6 times inside. With the border the mean is 4.3 for 16 × 224 × 224, and 3.8 for this tiny clip.
 
 # %% [markdown]
-# In time 3/2, in height and width 7/4 each: 1.5 · 1.75² = 4.6 times inside; with the border 4.3 for 16 × 224 × 224, and 3.8 for this tiny clip. What for? A plain cut has seams: what lies across the border of two patches is whole in no token. With overlap it is, and
-# neighbouring tokens change smoothly. MViT's table 12 shows what it is worth, for 8 frames on Kinetics: 1 × 4 × 4 without overlap 74.5 %, 1 × 7 × 7 75.6 %, 3 × 7 × 7 75.9 %.
+# What is the overlap for? A plain cut has seams: what lies across the border of two patches is whole in no token. With overlap it lies whole in some token, and
+# neighbouring tokens change smoothly. MViT's table 12 shows what overlap is worth, for 8 frames on Kinetics: 1 × 4 × 4 without overlap 74.5 %, 1 × 7 × 7 75.6 %, 3 × 7 × 7 75.9 %.
 
-# %% [markdown]
+# %% [markdown] tags=["deep-dive"]
 # ## 8 · How much time is left?
 #
 # Each stem, from the first convolution of the model itself (built without memory, on the `meta` device). Every size follows from the formula ⌊(n + 2 · padding − kernel) / stride⌋ + 1.
@@ -848,13 +923,15 @@ within("MViT, mean over all pixels", mvit.float().mean().item(), 3.7, 3.8)
 
 # %%
 def stem_of(name):
-    """The first convolution of a model, as (kernel, stride, padding, channels)."""
+    """The first convolution: (kernel, stride, padding, channels)."""
     with torch.device("meta"):
-        model = create(name)
-    conv = next(m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d)))
-    missing = 3 - len(conv.kernel_size)                 # a 2-D one sees single frames
-    return ((1,) * missing + conv.kernel_size, (1,) * missing + conv.stride,
-            (0,) * missing + conv.padding, conv.out_channels)
+        network = create(name)
+    first = next(m for m in network.modules()
+                 if isinstance(m, (nn.Conv2d, nn.Conv3d)))
+    missing = 3 - len(first.kernel_size)  # a 2-D one sees single frames
+    return ((1,) * missing + first.kernel_size,
+            (1,) * missing + first.stride,
+            (0,) * missing + first.padding, first.out_channels)
 
 
 def stem_map(size, kernel, stride, padding):
@@ -864,29 +941,33 @@ def stem_map(size, kernel, stride, padding):
 # %%
 strides = {"swin_tiny": 1, "video_swin_tiny": 2,
            "mvit_base_16x4": 4, "mvit_base_32x3": 3,
-           "timesformer_divided_8x224": 32, "timesformer_hr_16x448": 16,
-           "timesformer_l_96x224": 4, "uniformer_small_16": 4, "uniformer_small_32": 4}
-print(f"{'':27}{'frames':>6}{'tokens t·h·w':>15}{'all':>8}{'numbers':>9}{'→ C':>5}"
-      f"{'step':>6}{'at 30 fps':>11}")
+           "timesformer_divided_8x224": 32,
+           "timesformer_hr_16x448": 16, "timesformer_l_96x224": 4,
+           "uniformer_small_16": 4, "uniformer_small_32": 4}
+print(f"{'':26}{'frames':>6} {'t · h · w':<14}{'tokens':>7}"
+      f"{'numbers':>8}{'→ C':>4}{'step':>5}{'seconds':>8}")
 for name, every in strides.items():
-    *size, H, W = ZOO[name].input[1:]           # (T, H, W), or (H, W) for images
-    T = size[0] if size else 1
-    kernel, stride, padding, C = stem_of(name)
-    t, h, w = stem_map((T, H, W), kernel, stride, padding)
-    step = f"{stride[0] * every / 30:9.2f} s" if size else f"{'none':>11}"
-    print(f"{name:27}{T:6}{t:7}·{h}·{w:<4}{t * h * w:8,}{3 * np.prod(kernel):9}{C:5}"
-          f"{stride[0] * every:6}{step:>11}")
+    # (T, H, W), or (H, W) for images
+    *size, H, W = ZOO[name].input[1:]
+    count = size[0] if size else 1
+    kernel, steps, padding, C = stem_of(name)
+    t, h, w = stem_map((count, H, W), kernel, steps, padding)
+    gap = f"{steps[0] * every / 30:8.2f}" if size else f"{'none':>8}"
+    shape = f"{t} · {h} · {w}"
+    print(f"{name:26}{count:6} {shape:<14}{t * h * w:7,}"
+          f"{3 * np.prod(kernel):8}{C:4}{steps[0] * every:5}{gap}")
+
+# %% [markdown] tags=["answer"]
+# Most tokens: 50,176, for the three video models with 32 frames and tokens of 4 × 4 pixels. Most steps: TimeSformer-L, 96.
 
 # %% [markdown]
-# Most tokens: 50,176, for the three 32-frame models. Most steps: TimeSformer-L, 96.
-#
-# "step" is the number of video frames from one token to the next in time: the stem's stride times the sampling stride.
+# "step" is the number of video frames from one token to the next in time: the stem's stride times the sampling stride. "seconds" is the same at 30 frames a second.
 #
 # - TimeSformer has few, large tokens: coarse in space, and every picked frame is its own step in time. But at 8×32 the picked frames lie a second apart.
 # - The three other video models have tokens of 4 × 4 pixels, 16 times as many in a frame. To pay for them, they merge two frames at the entrance. None of them shortens time again: the 8 or 16 steps last to the end.
 # - Video Swin's 32×2 with tubes of 2 has a step of 4 frames, 0.13 s, as fine as TimeSformer-L's, which uses 96 frames. What happens *within* 0.07 s, between the two frames of a tube, is up to the tube's 96 numbers.
 #
-# **Keep every frame, with tubes of 1 × 4 × 4?** Asked in issue 12 of the Video Swin repository. It can be done (`create("video_swin_tiny", patch=(1, 4, 4))`), gives 32 steps instead of 16, twice the tokens and about twice the cost.
+# **Keep every frame, with tubes of 1 × 4 × 4?** (Asked of the authors of Video Swin.) This can be done: `create("video_swin_tiny", patch=(1, 4, 4))`. It gives 32 steps instead of 16, twice the tokens, and about twice the cost.
 
 # %%
 with torch.device("meta"):
@@ -895,7 +976,7 @@ with torch.device("meta"):
 report(tokens_and_channels=tokens_of[1:],
        numbers_a_token=fine.patch_embed.proj.weight[0].numel())
 
-# %% [markdown]
+# %% [markdown] tags=["core"]
 # ## 9 · What can a tube of two frames still tell?
 #
 # Two frames enter, one token leaves. Is the order of the two lost? **Predict**: swap the two frames inside every tube, and leave everything else as it is. Do the tokens change
@@ -906,21 +987,28 @@ report(tokens_and_channels=tokens_of[1:],
 # %%
 def swap_in_tubes(x):
     """Exchange frames 0 and 1, 2 and 3, ...: (..., T, H, W)."""
-    return x.unflatten(-3, (-1, 2)).flip(-3).flatten(-4, -3)  # (..., T, H, W)
+    # (..., T, H, W)
+    return x.unflatten(-3, (-1, 2)).flip(-3).flatten(-4, -3)
 
 
 def tokens_by(weight, x):
-    return F.linear(cut_tubes(x, (2, 4, 4)), linear_weight(weight, "cthw"))
+    return F.linear(cut_tubes(x, (2, 4, 4)),
+                    linear_weight(weight, "cthw"))
 
 
 _ = torch.manual_seed(0)
-x = clip[None].double()                                              # (1, 3, T, H, W)
-swapped = swap_in_tubes(x)
+double = clip[None].double()                          # (1, 3, T, H, W)
+swapped = swap_in_tubes(double)
 generic = torch.randn(96, 3, 2, 4, 4, dtype=torch.float64) / 96**0.5
 image = torch.randn(96, 3, 4, 4, dtype=torch.float64) / 48**0.5
-inflated = torch.stack([image, image], dim=2) / 2                   # (96, 3, 2, 4, 4)
-differ("random weights see it", tokens_by(generic, swapped), tokens_by(generic, x))
-agree("inflated weights cannot", tokens_by(inflated, swapped), tokens_by(inflated, x))
+inflated = torch.stack([image, image], dim=2) / 2     # (96, 3, 2, 4, 4)
+differ("random weights, order swapped",
+       tokens_by(generic, swapped), tokens_by(generic, double))
+agree("inflated weights, order swapped",
+      tokens_by(inflated, swapped), tokens_by(inflated, double))
+
+# %% [markdown] tags=["answer"]
+# With random weights the tokens change. With inflated weights they do not: these cannot see the order.
 
 # %% [markdown]
 # The reason is one line of algebra. With weights W₀ and W₁ for the two frames x₀ and x₁,
@@ -930,53 +1018,61 @@ agree("inflated weights cannot", tokens_by(inflated, swapped), tokens_by(inflate
 # a part that sees the **sum** and a part that sees the **difference**. Swapping changes the sign of the second. Inflation sets it to zero.
 
 # %%
-W0, W1 = generic.unbind(2)                                        # (96, 3, 4, 4) each
+W0, W1 = generic.unbind(2)  # (96, 3, 4, 4) each
 see_sum, see_change = (W0 + W1) / 2, (W0 - W1) / 2
-parts = torch.stack([see_sum + see_change, see_sum - see_change], 2)
-agree("the two parts are all", parts, generic)
+both = torch.stack([see_sum + see_change, see_sum - see_change], 2)
+agree("the two parts are all", both, generic)
 mirrored = torch.stack([see_sum - see_change, see_sum + see_change], 2)
-agree("swap = change of sign", tokens_by(mirrored, x), tokens_by(generic, swapped))
+agree("swap = change of sign",
+      tokens_by(mirrored, double), tokens_by(generic, swapped))
 
 # %% [markdown]
 # How much is lost can be counted. 96 numbers go in, 96 channels come out; how many of them are independent?
 
 # %%
 def rank(weight):
-    return int(torch.linalg.matrix_rank(linear_weight(weight, "cthw")))
+    matrix = linear_weight(weight, "cthw")
+    return int(torch.linalg.matrix_rank(matrix))
 
 
-report(random=rank(generic), inflated=rank(inflated), image=rank(image[:, :, None]))
+report(random=rank(generic), inflated=rank(inflated),
+       image=rank(image[:, :, None]))
 
 # %% [markdown]
 # With random weights nothing is lost: 96 equations, 96 unknowns. The pixels can be computed back from the tokens. With inflated weights 48 numbers survive: the mean of both frames.
-# Do it: the pseudo-inverse gives, of all videos with these tokens, the one with the smallest numbers.
+# The next cell does this. Of all videos with these tokens, the pseudo-inverse gives the one with the smallest numbers.
 
 # %%
 def repaint(tokens, weight):
-    """Tokens (B, T', H', W', D) -> the smallest video (B, 3, T, H, W) that has them."""
-    numbers = tokens @ torch.linalg.pinv(linear_weight(weight, "cthw")).T  # (..., 96)
-    return rearrange(numbers, "b T H W (c t h w) -> b c (T t) (H h) (W w)",
-                     c=3, t=2, h=4, w=4)
+    """The smallest video (B, 3, T, H, W) that has these tokens."""
+    inverse = torch.linalg.pinv(linear_weight(weight, "cthw"))
+    numbers = tokens @ inverse.T                      # (..., 96)
+    return rearrange(
+        numbers, "b T H W (c t h w) -> b c (T t) (H h) (W w)",
+        c=3, t=2, h=4, w=4)
 
 
-from_generic = repaint(tokens_by(generic, x), generic)
-from_inflated = repaint(tokens_by(inflated, x), inflated)
-pair_means = x.unflatten(2, (-1, 2)).mean(3).repeat_interleave(2, 2)  # (1, 3, T, H, W)
-agree("random: the video itself", from_generic, x)
+from_generic = repaint(tokens_by(generic, double), generic)
+from_inflated = repaint(tokens_by(inflated, double), inflated)
+# (1, 3, T, H, W)
+pair_means = double.unflatten(2, (-1, 2)).mean(3)
+pair_means = pair_means.repeat_interleave(2, 2)
+agree("random: the video itself", from_generic, double)
 agree("inflated: the mean of each pair", from_inflated, pair_means)
 
-# %% tags=["figure"] alt="Eight frames of a small part in three rows: the rows video and random show an arm of the flower sharply, the row inflated shows it paler and with double edges."
-videos = (x, from_generic, from_inflated)
-strips = [v[0, :, 12:20, 20:52, 56:88].float() for v in videos]
-show.film_strip(strips, n=8, first=12, rows=["video", "random", "inflated"],
-                title="Eight frames, 32 × 32 pixels, painted from tokens")
+# %% tags=["figure"] alt="Four frames of a small part in three rows: the rows video and random show an arm of the flower sharply, the row inflated shows it paler and with double edges."
+videos = (double, from_generic, from_inflated)
+strips = [v[0, :, 12:16, 20:52, 56:88].float() for v in videos]
+show.film_strip(strips, n=4, first=12, width=6.5,
+                rows=["video", "random", "inflated"],
+                title="Four frames of 32 × 32, painted from tokens")
 
 # %% [markdown]
 # In the last row frames come in equal pairs, blurred by the motion between them. So a Video Swin that starts from ImageNet begins with half the frame rate, and must *learn* the difference.
 #
 # ### What a trained model does
 #
-# The small model of section 5 was trained from random weights on the eight motions: left and right, up and down, and so on, each the other's film run backwards. It sees 8 frames, in 4 tubes. Where does it read the direction? Five
+# The small model of section 5 was trained from random weights on the eight motions: left and right, up and down, and so on. In each pair, one motion is the other one's film run backwards. It sees 8 frames, in 4 tubes. Where does it read the direction? Five
 # versions of the held-out clips:
 #
 # | | tubes | inside each tube |
@@ -987,63 +1083,127 @@ show.film_strip(strips, n=8, first=12, rows=["video", "random", "inflated"],
 # | tubes shuffled | 3 1 4 2 | in order |
 # | frames swapped | 1 2 3 4 | swapped |
 #
-# **Predict.** If it reads the direction from the order of the tubes, "tubes reversed" looks like "backwards". If it reads it inside the tubes, "frames swapped" does.
+# **Predict.** If it reads the direction from the order of the tubes, "tubes reversed" looks like "backwards". If it reads the direction inside the tubes, "frames swapped" looks like "backwards".
 #
 # In the figure, lines show what the best model could reach from a single frame (1 in 8) and from frames without order (1 in 2). Bars come with one standard error.
 
 # %%
-count = 160 if PROFILE == "smoke" else 400
-samples = [held_out[i] for i in range(count)]
-clips = torch.stack([s["clip"] for s in samples])              # (count, 3, 8, 32, 32)
+how_many = 160 if PROFILE == "smoke" else 400
+samples = [held_out[i] for i in range(how_many)]
+# (how_many, 3, 8, 32, 32)
+clips = torch.stack([s["clip"] for s in samples])
 labels = torch.tensor([s["label"] for s in samples])
-partner = labels ^ 1                                 # 0 and 1, 2 and 3, ... are pairs
+partner = labels ^ 1              # 0 and 1, 2 and 3, ... are pairs
 report(clips=clips.shape)
 print(*held_out.classes, sep=", ")
 
 # %%
 def reverse_tubes(x):
-    """The last tube first, each tube as it is: backwards, and swapped once more."""
+    """The last tube first, each tube as it is."""
     return swap_in_tubes(x.flip(-3))
 
 
 def shuffle_tubes(x, order=(2, 0, 3, 1)):
     """The four tubes in another order: (..., T, H, W)."""
-    tubes = x.unflatten(-3, (-1, 2))                         # (..., T/2, 2, H, W)
-    return tubes[..., order, :, :, :].flatten(-4, -3)        # (..., T, H, W)
+    tubes = x.unflatten(-3, (-1, 2))          # (..., T/2, 2, H, W)
+    return tubes[..., order, :, :, :].flatten(-4, -3)
 
 
+@torch.no_grad()
+def answers(version):
+    """The class that the model gives to each clip."""
+    return torch.cat([model(part).argmax(1)
+                      for part in version.split(40)])
+
+# %%
 versions = {"in order": clips, "backwards": clips.flip(-3),
             "tubes reversed": reverse_tubes(clips),
             "tubes shuffled": shuffle_tubes(clips),
             "frames swapped": swap_in_tubes(clips)}
-answer = {}
-with torch.no_grad():
-    for name, version in versions.items():
-        parts = [model(part).argmax(1) for part in version.split(40)]
-        answer[name] = torch.cat(parts)                      # (count,)
-right = {name: (a == labels).float().mean().item() for name, a in answer.items()}
+given = {name: answers(version) for name, version in versions.items()}
+correct = {name: (a == labels).float().mean().item()
+           for name, a in given.items()}
 
 # %% tags=["figure"] alt="Bars of the accuracy of video_swin_mini on held-out clips: long bars, far above the dashed lines at 12.5 % and 50 %, for frames in order, tubes reversed and tubes shuffled; very short bars for backwards and frames swapped."
-bars = {name: (p, (p * (1 - p) / count) ** 0.5) for name, p in right.items()}
+bars = {name: (p, (p * (1 - p) / how_many) ** 0.5)
+        for name, p in correct.items()}
 show.ceilings(bars, {"one frame": 0.125, "no order": 0.5},
-              f"Top-1 of video_swin_mini on {count} held-out clips")
+              f"Top-1 of video_swin_mini on {how_many} clips",
+              width=7.5)
 
 # %%
-within("in order, right", 100 * right["in order"], 80, 100, " %")
-within("tubes reversed, still right", 100 * right["tubes reversed"], 75, 100, " %")
-within("tubes shuffled, still right", 100 * right["tubes shuffled"], 75, 100, " %")
-same = (answer["tubes reversed"] == answer["in order"]).float().mean().item()
-within("tubes reversed, same answer as in order", 100 * same, 90, 100, " %")
-within("frames swapped, right", 100 * right["frames swapped"], 0, 15, " %")
-turned = (answer["frames swapped"] == partner).float().mean().item()
-within("frames swapped, the partner", 100 * turned, 80, 100, " %")
+percent = {name: 100 * p for name, p in correct.items()}
+within("in order, right", percent["in order"], 80, 100, " %")
+within("tubes reversed, right", percent["tubes reversed"],
+       75, 100, " %")
+within("tubes shuffled, right", percent["tubes shuffled"],
+       75, 100, " %")
+within("frames swapped, right", percent["frames swapped"], 0, 15, " %")
+alike = given["tubes reversed"] == given["in order"]
+within("tubes reversed, same answer as in order",
+       100 * alike.float().mean().item(), 90, 100, " %")
+turned = given["frames swapped"] == partner
+within("frames swapped, the partner",
+       100 * turned.float().mean().item(), 80, 100, " %")
+
+# %% [markdown] tags=["answer"]
+# The model reads the direction **inside the tubes**. Run the four tubes backwards or shuffle them, and the answers hardly change. Swap the frames in each tube, and "left" becomes "right".
 
 # %% [markdown]
-# It reads the direction **inside the tubes**. Run the four tubes backwards or shuffle them, and it hardly cares; swap the frames in each, and "left" becomes "right". A tube of two frames is enough to tell the direction of a steady motion.
-# The order of the tubes, which attention over time could read, plays next to no part.
+# A tube of two frames is enough to tell the direction of a steady motion. The order of the tubes, which attention over time could read, plays next to no part.
 #
 # Two lessons. The first layer of a video model already carries motion, if its weights may differ between frames. And "the model uses time" can mean very different things. Notebook 04 shows a bias table of this same model that
-# *can* tell earlier tokens from later ones; that it can does not mean that the answer depends on it. Before you praise the attention, swap the frames in the tubes. (TimeSformer has no tubes: what it knows of order, it has from its time embedding, and from the attention that reads it.)
+# *can* tell earlier tokens from later ones. This does not mean that the answer depends on the table. Before you praise the attention, swap the frames in the tubes. (TimeSformer has no tubes. What it knows of order, it has from its time embedding, and from the attention that reads it.)
+#
+# ## Four tasks
+#
+# **A formula to complete.** A stem with stride st × sh × sw makes one token of C numbers for each st · sh · sw pixels of 3 colours. So for each number that goes in, … numbers come out. For which models is this less than 1, so that something must be lost? Compare with the cell:
+
+# %%
+def numbers_out_for_one_in(name):
+    _, strides_of, _, C = stem_of(name)
+    return C / (3 * np.prod(strides_of))
+
+
+for name in ("swin_tiny", "video_swin_tiny", "mvit_base_16x4",
+             "timesformer_divided_8x224", "uniformer_small_16"):
+    print(f"{name:26}{numbers_out_for_one_in(name):.2f}")
+
+# %% [markdown]
+# **A bug to hunt.** This function prepares a clip for the model. The shape is right; mean and deviation of all numbers are right; no error is raised. Which line is wrong? Which figure of this notebook would show it at once?
+
+# %%
+def hunted(frames):
+    """(T, H, W, 3) bytes -> (3, T, H, W)."""
+    x = (frames.float() / 255 - mean) / std
+    return x.reshape(3, *frames.shape[:3])
+
+
+prepared = hunted(frames)
+agree("mean", prepared.mean(), clip.mean())
+agree("deviation", prepared.std(), clip.std())
+differ("the clip", prepared, clip)
+
+# %% [markdown]
+# **A thing to explain.** In two sentences: with "frames swapped" every frame is still in the clip, and each is at most one place away from its own. Why does the model nearly always answer with the opposite motion?
+#
+# **A small experiment.** Predict two accuracies, then measure them: show the first frame of each tube twice, and show the first tube four times.
+
+# %%
+pairs_of = clips.unflatten(2, (-1, 2))        # (n, 3, 4, 2, H, W)
+first_frame_twice = pairs_of[:, :, :, [0, 0]].flatten(2, 3)
+first_tube_repeated = pairs_of[:, :, [0] * 4].flatten(2, 3)
+report(shapes=first_frame_twice.shape)
+# measure: (answers(first_frame_twice) == labels).float().mean()
+
+# %% [markdown] tags=["answer"]
+# <details><summary>Answers</summary>
+#
+# - Formula: C / (3 · st · sh · sw). Only UniFormer-S has less than 1, 0.67. (At 1 or above nothing *has* to be lost; inflated weights lose half all the same.)
+# - Bug: `reshape` moves no number; it must be `permute(3, 0, 1, 2)`. A film strip of the prepared clip shows stripes instead of a flower.
+# - Explanation: the tokens hold sum and difference of two frames, and the swap changes only the sign of the difference. That is what the film backwards does inside each tube, and the model reads the direction there.
+# - Experiment: 14 % for the first frame twice (12.5 % is a guess): there is motion from tube to tube, and the model does not use it. 88 % for the first tube four times: two frames are enough. (160 clips; with 400 the numbers differ by a few points.)
+# </details>
 
 # %% [markdown]
 # ## What is scaled down, and what was left out
@@ -1071,6 +1231,7 @@ within("frames swapped, the partner", 100 * turned, 80, 100, " %")
 # 5. Which numbers of the video does token (0, 0, 1) of Video Swin hold? Which of them does `x.reshape(B, T/2, H/4, W/4, 96)` put there?
 # 6. Why can `reshape` and `permute` not build MViT's cubes?
 # 7. An inflated Video Swin sees a clip and the same clip with the frames swapped in each tube. Compare the tokens. And for the whole clip backwards?
+# 8. The reader says that a file has no video stream. What are the likely causes, and when should you find out?
 
 # %% [markdown] tags=["answer"]
 # <details><summary>Answers</summary>
@@ -1082,7 +1243,8 @@ within("frames swapped, the partner", 100 * turned, 80, 100, " %")
 # 5. Frames 0 and 1, rows 0 to 3, columns 4 to 7, all colours. A plain reshape takes numbers 96 to 191 in memory: red, frame 0, from its first rows (section 6).
 # 6. They only move numbers; overlapping cubes hold a pixel up to 8 times (section 7).
 # 7. Equal. Backwards: the same tokens in reverse order of time (section 9).
+# 8. The file is empty or damaged, or the download was cut short. Before the training: `vt-course data verify` (section 1).
 # </details>
 
 # %% [markdown]
-# **Next:** 02 · Attention and what it costs.
+# **Next:** [02 · Attention and what it costs](02_attention_and_cost.ipynb).

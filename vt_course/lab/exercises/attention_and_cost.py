@@ -8,7 +8,13 @@ import torch.nn.functional as F
 
 from vt_course.lab.exercise import Exercise, randoms
 from vt_course.lab.kinds.formulas import Formula
-from vt_course.lab.kinds.operations import Choices, instead_of_root, instead_of_softmax
+from vt_course.lab.kinds.operations import (
+    Choices,
+    instead_of_product,
+    instead_of_root,
+    instead_of_softmax,
+    instead_of_values,
+)
 from vt_course.lab.kinds.tables import Rows
 from vt_course.models import swin
 
@@ -90,11 +96,7 @@ EXERCISES["2.1"] = Exercise(
             {
                 "softmax": instead_of_softmax(("batch", "heads", "queries", "keys")),
                 "scale": instead_of_root("√d"),
-                "product": (
-                    ("rows are keys, columns queries: the product is q kᵀ, not k qᵀ", lambda q, k: k @ q.mT),
-                    ("the queries are multiplied with themselves: the product is q kᵀ", lambda q, k: q @ q.mT),
-                    ("the keys are multiplied with themselves: the product is q kᵀ", lambda q, k: k @ k.mT),
-                ),
+                "product": instead_of_product(),
             },
         ),
     ),
@@ -136,7 +138,20 @@ def heads_cases():
 
 
 def heads_like(
-    x, w_qkv, b_qkv, w_out, b_out, h, split=None, order=(0, 1, 2), scale=None, softmax=None, attend=None, merge=None
+    x,
+    w_qkv,
+    b_qkv,
+    w_out,
+    b_out,
+    h,
+    split=None,
+    order=(0, 1, 2),
+    product=None,
+    scale=None,
+    softmax=None,
+    attend=None,
+    values=None,
+    merge=None,
 ):
     """Multi-head attention in which the steps that are given replace the right ones."""
     B, N, C = x.shape
@@ -144,9 +159,10 @@ def heads_like(
     qkv = F.linear(x, w_qkv, b_qkv)  # (B, N, 3C)
     qkv = (split or three_heads)(qkv, h)  # 3 x (B, h, N, d)
     q, k, v = (qkv[i] for i in order)
-    logits = q @ k.mT * (d**-0.5 if scale is None else scale(q, k, C))
+    logits = (q @ k.mT if product is None else product(q, k)) * (d**-0.5 if scale is None else scale(q, k, C))
     if attend is None:
-        out = (logits.softmax(-1) if softmax is None else softmax(logits)) @ v  # (B, h, N, d)
+        weights = logits.softmax(-1) if softmax is None else softmax(logits)
+        out = weights @ v if values is None else values(weights, v)  # (B, h, N, d)
     else:
         out = attend(logits, v)
     out = (merge or (lambda o: o.transpose(1, 2).reshape(B, N, C)))(out)
@@ -208,12 +224,8 @@ HEADS = Choices(
             ("the heads are averaged at the end: lay them side by side", lambda o: o.mean(1).repeat(1, 1, o.shape[1])),
             ("the heads come in reverse order at the end", lambda o: o.flip(1).transpose(1, 2).flatten(2)),
         ),
-        "attend": (
-            (
-                "the weights are transposed before they meet v: row i holds the weights of query i",
-                lambda s, v: s.softmax(-1).mT @ v,
-            ),
-        ),
+        "product": instead_of_product(),
+        "values": instead_of_values(),
     },
 )
 
@@ -364,6 +376,17 @@ def counting(title, definition, cases, mistakes, piece, more, formula):
     )
 
 
+BESIDE = (
+    ("that of a softmax: it is no product of matrices, and the formula leaves it out", dict(h=2, w=2)),
+    (
+        "that of adding a bias or of scaling: it is no product of matrices, and the formula leaves it out",
+        dict(h=1, w=1, C=1),
+    ),
+    ("that of a linear layer more", dict(h=1, w=1, C=2)),
+)
+BESIDE_WINDOWS = ((BESIDE[0][0], dict(h=1, w=1, M=2)), *BESIDE[1:])
+
+
 def products(*sizes):
     """MACs of matrix products (a × b) by (b × c)."""
     return torch.tensor(sum(a * b * c for a, b, c in sizes))
@@ -418,6 +441,7 @@ EXERCISES["2.4"] = counting(
         (("4hwC²", 4, dict(h=1, w=1, C=2)), ("2(hw)²C", 2, dict(h=2, w=2, C=1))),
         lambda h, w, C: dict(h=h, w=w, C=C),
         {},
+        beside=BESIDE,
     ),
 )
 
@@ -531,6 +555,7 @@ EXERCISES["2.5"] = counting(
                 ),
             )
         },
+        beside=BESIDE_WINDOWS,
     ),
 )
 

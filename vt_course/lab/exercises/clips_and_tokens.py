@@ -9,7 +9,8 @@ from einops import rearrange
 from vt_course.data import clips, transforms
 from vt_course.lab.exercise import Exercise, randoms
 from vt_course.lab.kinds.axes import Axes
-from vt_course.lab.kinds.operations import Choices
+from vt_course.lab.kinds.operations import Choices, instead_of_centre
+from vt_course.lab.kinds.points import Points
 
 EXERCISES: dict[str, Exercise] = {}
 
@@ -37,11 +38,14 @@ def dense_start(num_frames, frames, stride, position):
     return room(num_frames, frames, stride) // 2 if position == "centre" else 0
 
 
-def dense_like(n, frames, stride, position="centre", *, span=None, start=None, step=None, spread=None, end=None):
+def dense_like(
+    n, frames, stride, position="centre", *, span=None, start=None, centre=None, step=None, spread=None, end=None
+):
     """The indices in which the steps that are given replace the right ones."""
     length = (frames - 1) * stride + 1 if span is None else span(frames, stride)
     left = n - length
     first = (max(left, 0) // 2 if position == "centre" else 0) if start is None else start(left, n, length, position)
+    first = centre(n, frames, stride) if centre and position == "centre" else first
     i = torch.arange(frames)
     places = first + (i * stride if step is None else step(i, stride, frames, n))
     places = places if spread is None else spread(first, stride, frames)
@@ -98,6 +102,19 @@ DENSE = Choices(
                 "the centre is a fraction: round room / 2 down with `//`",
                 lambda r, n, _, p: max(r, 0) / 2 if p == "centre" else 0,
             ),
+        ),
+        "centre": instead_of_centre(
+            "num_frames",
+            {
+                "span": lambda f, s: (f - 1) * s + 1,
+                "frames · stride": lambda f, s: f * s,
+                "(frames - 1) · stride": lambda f, s: (f - 1) * s,
+                "frames": lambda f, s: f,
+                "2 · (frames // 2 · stride)": lambda f, s: 2 * (f // 2 * s),
+                "frames // 2 · stride": lambda f, s: f // 2 * s,
+            },
+            "a clip in the centre begins at (num_frames - span) // 2, or at 0 if the video is shorter than the span, "
+            "(frames - 1) · stride + 1",
         ),
         "step": (
             ("the stride is forgotten: your frames follow each other", lambda i, s, f, n: i),
@@ -323,7 +340,7 @@ EXERCISES["1.2"] = Exercise(
     ),
     piece=lambda num_frames, frames: torch.from_numpy(clips.uniform_indices(num_frames, frames)),
     more=lambda: [(r.randint(1, 400), r.randint(1, 32)) for r in randoms(24)],
-    kinds=(UNIFORM,),
+    kinds=(UNIFORM, Points("num_frames", "frames")),
 )
 
 
@@ -360,15 +377,16 @@ def boxes_with(height, width, size, where, across=None):
     return torch.tensor([[top, left, top + size, left + size] for top, left in out])
 
 
-def boxes_like(height, width, size, *, where=None, across=None, along=None, order=None, edges=None):
+def boxes_like(height, width, size, *, where=None, across=None, centre=None, along=None, order=None, edges=None):
     """The boxes in which the steps that are given replace the right ones."""
     moves = "width" if width >= height else "height"
     moves = moves if along is None else along(moves)
     margins = dict(height=height - size, width=width - size)
-    places = (lambda m: (0, m // 2, m)) if where is None else where
+    middle = {name: m // 2 if centre is None else centre(m + size, size) for name, m in margins.items()}
+    places = (lambda m: (0, middle[moves], m)) if where is None else where
     out = []
     for place in places(margins[moves]):
-        at = {name: m // 2 if across is None else across(m) for name, m in margins.items()} | {moves: place}
+        at = {name: middle[name] if across is None else across(m) for name, m in margins.items()} | {moves: place}
         top, left = at["height"], at["width"]
         box = (top, left, top + size, left + size)
         out.append(box if edges is None else edges(top, left, size))
@@ -390,6 +408,10 @@ BOXES = Choices(
             ("the last comes first; the order is first, centre, last", lambda m: (m, 0, m // 2)),
             ("the centre is rounded up: round down", lambda m: (0, (m + 1) // 2, m)),
             (
+                "the centre is rounded to the nearest whole number (`round` takes the even one of two): round down",
+                lambda m: (0, round(m / 2), m),
+            ),
+            (
                 "your crops lie at 1/4, 2/4 and 3/4 of the margin; the outer two touch the border",
                 lambda m: (m // 4, m // 2, 3 * m // 4),
             ),
@@ -410,6 +432,14 @@ BOXES = Choices(
             ("along the shorter side the crops must be centred; yours lie at its beginning", lambda m: 0),
             ("along the shorter side the crops must be centred; yours lie at its end", lambda m: m),
             ("along the shorter side the centre is rounded up: round down", lambda m: (m + 1) // 2),
+            (
+                "along the shorter side the centre is rounded to the nearest whole number (`round` takes the even one "
+                "of two): round down",
+                lambda m: round(m / 2),
+            ),
+        ),
+        "centre": instead_of_centre(
+            "side", {"size": lambda size: size}, "a crop in the centre begins at (side - size) // 2"
         ),
         "along": (
             (

@@ -12,7 +12,14 @@ from vt_course.lab.exercises.attention_and_cost import counting
 from vt_course.lab.exercises.uniformer import Parts, a_map, two_layers
 from vt_course.lab.kinds.axes import Axes
 from vt_course.lab.kinds.formulas import Formula
-from vt_course.lab.kinds.operations import Choices, instead_of_root, instead_of_softmax
+from vt_course.lab.kinds.operations import (
+    Choices,
+    instead_of_product,
+    instead_of_roll,
+    instead_of_root,
+    instead_of_softmax,
+    instead_of_values,
+)
 from vt_course.lab.kinds.steps import Step, Steps
 from vt_course.lab.kinds.tables import Rows
 from vt_course.models import swin
@@ -221,9 +228,12 @@ def attention_fast(q, k, v, bias, mask):
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias + windows_mask(q, mask))
 
 
-def attention_like(q, k, v, bias, mask, *, softmax=None, scale=None, masking=None, biasing=None, attend=None):
+def attention_like(
+    q, k, v, bias, mask, *, product=None, softmax=None, scale=None, masking=None, biasing=None, attend=None
+):
     """Attention in which the steps that are given replace the right ones."""
-    logits = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale(q, k, q.shape[1] * q.shape[-1]))
+    logits = q @ k.mT if product is None else product(q, k)
+    logits = logits * (q.shape[-1] ** -0.5 if scale is None else scale(q, k, q.shape[1] * q.shape[-1]))
     logits = logits + bias if biasing is None else biasing(logits, bias)
     logits = logits + windows_mask(q, mask) if masking is None else masking(logits, mask)
     weights = logits.softmax(-1) if softmax is None else softmax(logits)
@@ -295,9 +305,9 @@ ATTENTION = Choices(
             ("the heads' biases are averaged: each head has its own", lambda s, b: s + b.mean(0)),
             ("the bias is transposed: its rows are queries, its columns keys", lambda s, b: s + b.mT),
         ),
+        "product": instead_of_product(),
         "attend": (
-            ("the weights are transposed before they meet v", lambda w, v: w.mT @ v),
-            ("the weights are averaged over the heads before they meet v", lambda w, v: w.mean(1, keepdim=True) @ v),
+            *instead_of_values(),
             ("`v` is added to the result: there is no residual here", lambda w, v: w @ v + v),
         ),
     },
@@ -434,6 +444,10 @@ GROUPS = Choices(
                 lambda g, M, s: g.roll(s, (0, 1)),
             ),
             ("the numbers are not rolled: they must lie where the roll puts their tokens", lambda g, M, s: g),
+            *(
+                (sentence, lambda g, M, s, rolled=rolled: rolled(g, s))
+                for sentence, rolled in instead_of_roll(("the rows", "the columns"))
+            ),
         ),
         "whole": (
             (
@@ -557,7 +571,8 @@ EXERCISES["3.5"] = Exercise(
             lambda t, M: bias_like(t, M, lambda h, w: (h + M - 1) * (2 * M - 2) + w + M - 1),
         ),
         (
-            "you multiply by M, but an axis has 2M-1 offsets: different offsets share a row",
+            "you multiply by M, but an axis has 2M-1 offsets: different offsets share a row (the difference of the "
+            "tokens' numbers, i - j, comes to the same)",
             lambda t, M: bias_like(t, M, lambda h, w: (h + M - 1) * M + w + M - 1),
         ),
         (

@@ -6,8 +6,10 @@ of mistake produces candidates from what is known of an exercise:
     results    the right result, read or finished wrongly (a factor, a missing sum, axes in another order, ...)
     arguments  the right computation on wrong arguments (one for another, one that is not used, ...)
     axes       axes that are split, ordered or merged wrongly, of an exercise that is one einops pattern
-    formulas   a sum of products with a wrong factor, power or term
-    tables     the index into a table of relative positions
+    formulas   a sum of products with a wrong factor, power or term, or with a term too many
+    points     points in time, a fraction of whole numbers that is rounded
+    operations what may stand in place of a softmax, a product, a roll, a centre
+    tables     the index into a table of relative positions; offsets read what it is made of
     steps      a sequence of named steps, one of them forgotten, moved or done wrongly
 
 `explain` tries the exercise's own mistakes first, then the kinds, then two mistakes at once. Its answer describes the

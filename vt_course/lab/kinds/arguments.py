@@ -38,6 +38,7 @@ def edits(exercise, outcomes: list[Outcome]) -> Iterator[tuple[str, Callable]]:
                 )
                 if i < j:
                     yield (f"`{name}` and `{other}` are exchanged", lambda a, i=i, j=j: put(put(a, i, a[j]), j, a[i]))
+    yield from instead_of_tuples(names, args)
 
 
 def forgotten(exercise, outcomes: list[Outcome]) -> Iterator[tuple[str, Callable]]:
@@ -45,6 +46,51 @@ def forgotten(exercise, outcomes: list[Outcome]) -> Iterator[tuple[str, Callable
     for sentence, edit in edits(exercise, outcomes):
         if "that is 1" not in sentence and ("not used" in sentence or "transposed" in sentence):
             yield sentence, edit
+
+
+def instead_of_tuples(names: list[str], args: tuple):
+    """A tuple is ignored, and what it should say is taken from another one, or is a constant."""
+    tuples = [i for i, a in enumerate(args) if isinstance(a, tuple) and all(isinstance(v, int) for v in a)]
+    for i in tuples:
+        for constant in (1, 2, 3):
+            yield (
+                f"`{names[i]}` is ignored: your result is always that of ({', '.join([str(constant)] * len(args[i]))})",
+                lambda a, i=i, c=constant: put(a, i, (c,) * len(a[i])),
+            )
+        for j in tuples:
+            if i == j or len(args[i]) != len(args[j]):
+                continue
+            other = names[j]
+            yield (
+                f"`{names[i]}` is ignored: your result is always that of {other} // 2",
+                lambda a, i=i, j=j: put(a, i, tuple(v // 2 for v in a[j])),
+            )
+            yield (
+                f"your result is that of {other} - {names[i]} in place of `{names[i]}`",
+                lambda a, i=i, j=j: put(a, i, tuple(v - own for own, v in zip(a[i], a[j]))),
+            )
+            yield (
+                f"the numbers in `{names[i]}` are ignored: your result is that of {other} // 2 wherever they are not 0",
+                lambda a, i=i, j=j: put(a, i, tuple(v // 2 if own else 0 for own, v in zip(a[i], a[j]))),
+            )
+            for k in range(len(args[i])):
+                yield (
+                    f"only entry {k} of `{names[i]}` is used: your result is that of {other} // 2 along the others",
+                    lambda a, i=i, j=j, k=k: put(a, i, put(tuple(v // 2 for v in a[j]), k, a[i][k])),
+                )
+                yield (
+                    f"entry {k} of `{names[i]}` is ignored: your result is always that of half of `{other}` there",
+                    lambda a, i=i, j=j, k=k: put(a, i, put(a[i], k, a[j][k] // 2)),
+                )
+            for third in tuples:
+                if third not in (i, j) and len(args[third]) == len(args[i]):
+                    yield (
+                        f"`{names[i]}` is ignored: your result is always that of {other} // 2 where `{names[third]}` "
+                        f"is larger than `{other}`, and of 0 elsewhere",
+                        lambda a, i=i, j=j, t=third: put(
+                            a, i, tuple(v // 2 if n > v else 0 for v, n in zip(a[j], a[t]))
+                        ),
+                    )
 
 
 def put(args: tuple, i: int, value) -> tuple:
@@ -86,6 +132,19 @@ def of_tensor(i: int, name: str, value: Tensor):
     for a, b in ((a, b) for a in range(value.ndim) for b in range(a)):
         # the numbers are read as if two axes had been exchanged, with the shape that was expected
         yield edited(f"axes {b} and {a} of `{name}` are exchanged", i, lambda t, a=a, b=b: t.transpose(a, b))
+        yield edited(
+            f"`{name}` is reshaped where its axes {b} and {a} must be exchanged: a reshape or view moves no number; "
+            "use `transpose` or `permute`",
+            i,
+            lambda t, a=a, b=b: reshaped(t, a, b).transpose(a, b),
+        )
+
+
+def reshaped(t: Tensor, a: int, b: int) -> Tensor:
+    """Read with the lengths of two axes exchanged; no number moves."""
+    sizes = list(t.shape)
+    sizes[a], sizes[b] = sizes[b], sizes[a]
+    return t.reshape(sizes)
 
 
 def of_number(i: int, name: str, value):

@@ -48,17 +48,18 @@ class Axes:
         read = read_order(got.detach().double(), left, self.probe, wanted)
         if read is None:
             return
-        reading, order = read
+        reading, order, backwards = read
         groups = group(order, tuple(got.shape), self.probe)
         missing = [a for a in wanted if a not in order]
-        if order == wanted and reading == left and groups == right:
+        if order == wanted and reading == left and groups == right and not backwards:
             return
-        said = self.sentence(left, right, reading, order, groups, missing, got.shape)
+        said = self.sentence(left, right, reading, order, groups, missing, backwards)
         pattern = f"{written(reading)} -> {' '.join([*missing, *order])}"
 
         def candidate(x, *rest):
             sizes = self.sizes(x, *rest)
             out = rearrange(self.before(x), pattern, **sizes)  # one axis for each factor
+            out = out.flip([len(missing) + order.index(a) for a in backwards])
             out = out[(0,) * len(missing)] if missing else out
             if groups is None:
                 return Reads(out.flatten(), torch.flatten)
@@ -88,11 +89,14 @@ class Axes:
     def pairs(self, outcomes: list[Outcome]) -> Iterator[tuple[str, str, Callable]]:
         return iter(())  # whatever is done to the axes has one sentence already
 
-    def sentence(self, left, right, reading, order, groups, missing, shape) -> str:
+    def sentence(self, left, right, reading, order, groups, missing, backwards) -> str:
         def words(letters):
             return "(" + " · ".join(self.words.get(a, a) for a in letters) + ")"
 
         said = []
+        if backwards:
+            named = " and along ".join(self.words.get(a, a) for a in backwards)
+            said.append(f"along {named} your numbers run backwards, the last one first; nothing is to be flipped")
         if missing:
             said.append(f"of {' and '.join(self.words.get(a, a) for a in missing)} only the first is in your result")
         for axis, (was, now) in enumerate(zip(left, reading)):
@@ -146,37 +150,42 @@ def written(groups: list[list[str]]) -> str:
 
 
 def read_order(got: Tensor, left: list[list[str]], size: dict[str, int], wanted: list[str]) -> tuple | None:
-    """(how each axis was split, the letters from slowest to fastest) that give the numbers of `got`, or None.
+    """(how each axis was split, the letters from slowest to fastest, those that run backwards) of `got`, or None.
 
     Where factors have equal lengths several answers are possible; the one with the fewest mistakes is given.
     """
     flat = got.flatten()
+    relative = flat - flat[0]
     found = []
     for reading in (list(map(list, r)) for r in product(*(permutations(g) for g in left))):
         steps, stride = {}, 1
         for letter in reversed([a for g in reading for a in g]):
             steps[letter], stride = stride, stride * size[letter]
-        order, block = [], 1
+        order, backwards, block = [], [], 1
         while block < len(flat):
             for letter, n in size.items():
                 if letter in order or n < 2 or block * n > len(flat):
                     continue
-                if all(flat[k * block].item() == k * steps[letter] for k in range(n)):
+                here = relative[torch.arange(n) * block].tolist()
+                forwards = [float(k * steps[letter]) for k in range(n)]
+                if here in (forwards, [-f for f in forwards]):
                     order.insert(0, letter)
+                    backwards += [letter] if here != forwards else []
                     block *= n
                     break
             else:
                 break
-        if block == len(flat) and torch.equal(flat, expected(order, steps, size)):
+        if block == len(flat) and torch.equal(flat, expected(order, steps, size, backwards)):
             changed = sum(a != b for a, b in zip(reading, left)) + (order != [a for a in wanted if a in order])
-            found.append((changed, len(found), reading, order))
+            found.append((changed + len(backwards), len(found), reading, order, backwards))
     return min(found)[2:] if found else None
 
 
-def expected(order: list[str], steps: dict[str, int], size: dict[str, int]) -> Tensor:
+def expected(order: list[str], steps: dict[str, int], size: dict[str, int], backwards: list[str]) -> Tensor:
     out = torch.zeros(1, dtype=torch.float64)
     for letter in order:
-        out = (out[:, None] + steps[letter] * torch.arange(size[letter], dtype=torch.float64)).flatten()
+        places = torch.arange(size[letter], dtype=torch.float64)
+        out = (out[:, None] + steps[letter] * (places.flip(0) if letter in backwards else places)).flatten()
     return out
 
 

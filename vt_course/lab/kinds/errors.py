@@ -277,6 +277,11 @@ def shapes(error: BaseException, text: str, names: list[str], args: tuple, sizes
         )
     if "same dtype" in text or "expected scalar type" in text:
         return "a matrix product wants one dtype on both sides: make the integers floating-point first, `n.to(g.dtype)`"
+    if "shifts and dimensions must align" in text:
+        return (
+            "`torch.roll` with several shifts wants as many `dims`, one axis for each shift; without `dims` it rolls "
+            "the flattened tensor"
+        )
     if "Sizes of tensors must match" in text:
         return (
             "the pieces you join have different sizes: are all cut in the same way? An odd axis must be padded, an "

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import combinations
-from math import prod
+from itertools import combinations, product
+from math import floor, prod
 
 import torch
 from torch import Tensor
@@ -21,12 +21,14 @@ class Formula:
     wrong: for a quantity, pairs of a sentence and a function from the arguments to a wrong value; for a tuple of
         quantities the function gives the values of all of them.
     plus: for a quantity that is a sum of something and a constant, what the constant stands for, and the constant.
+    beside: what a reader may count besides, as pairs of its name and its powers; it does not belong to the formula.
     """
 
     terms: tuple[tuple[str, int, dict[str, int]], ...]
     quantities: Callable[..., dict[str, int]]
     wrong: dict[str | tuple[str, ...], tuple[tuple[str, Callable], ...]]
     plus: dict[str, tuple[str, int]] = field(default_factory=dict)
+    beside: tuple[tuple[str, dict[str, int]], ...] = ()
 
     def candidates(self, function: Callable, outcomes: list[Outcome]) -> Iterator[tuple[str, Callable]]:
         for _, sentence, change in self.changes(outcomes[0].args):
@@ -35,10 +37,51 @@ class Formula:
             yield sentence, self.with_sum(at, how)
         for name, (what, constant) in self.plus.items():
             yield from self.misplaced(name, what, constant)
+        yield from self.one_term_more(self.with_changes(), outcomes)
 
     def pairs(self, outcomes: list[Outcome]) -> Iterator[tuple[str, str, Callable]]:
+        monomials = self.monomials(outcomes)
+        for _, first, change in self.changes(outcomes[0].args):
+            for second, candidate in self.one_term_more(self.with_changes(change), outcomes, monomials):
+                yield first, second, candidate
         for first, second, a, b in at_two_places(self.changes(outcomes[0].args)):
             yield first, second, self.with_changes(a, b)
+
+    def one_term_more(self, base: Callable, outcomes: list[Outcome], monomials: list | None = None):
+        """A term that does not belong: a coefficient times powers of the quantities, read from what is left over."""
+        rest = [o.got.item() - base(*o.args).item() for o in outcomes if number(o.got)]
+        if len(rest) < 3 or not all(rest):
+            return
+        names = self.names()
+        for powers, sizes in monomials or self.monomials(outcomes):
+            near = Fraction(rest[0] / sizes[0]).limit_denominator(2)
+            if not near or abs(near) > 12 or any(r != near * size for r, size in zip(rest, sizes)):
+                continue
+            written = "·".join(power(n, k) for n, k in zip(names, powers) if k) or "1"
+            what = next((w for w, own in self.beside if powers == tuple(own.get(n, 0) for n in names)), None)
+            written = written if abs(near) == 1 else f"{abs(near)}·{written}"
+            said = f"there is a term too {'many' if near > 0 else 'few'}: {written}"
+
+            def candidate(*args, powers=powers, near=near):
+                q = self.quantities(*args)
+                total = base(*args).item() + near * prod(q[n] ** k for n, k in zip(names, powers))
+                return torch.tensor(float(total), dtype=torch.float64)
+
+            yield said + (f", which is {what}" if what else ""), candidate
+            return
+
+    def names(self) -> list[str]:
+        """The quantities of the formula."""
+        return list(dict.fromkeys(name for *_, powers in self.terms for name in powers))
+
+    def monomials(self, outcomes: list[Outcome]) -> list[tuple]:
+        """Pairs of powers of the quantities and, for each case with a number, their product."""
+        values = [self.quantities(*o.args) for o in outcomes if number(o.got)]
+        names = self.names()
+        return [
+            (powers, [prod(v[n] ** k for n, k in zip(names, powers)) for v in values])
+            for powers in product(range(4), repeat=len(names))
+        ]
 
     def changes(self, args: tuple):
         """Triples of a place, a sentence and change(terms, values, args), which works on copies in place."""
@@ -102,6 +145,24 @@ class Formula:
                                 add_power(terms, i, o, 1),
                             ),
                         )
+
+            squared = [n for n, k in powers.items() if k == 2]
+            for chosen in ([squared] if squared else []) + ([[n] for n in squared] if len(squared) > 1 else []):
+                inside = "·".join(chosen)
+                one = inside if len(chosen) == 1 else f"({inside})"
+                for shown, square in (
+                    (f"{one}·({inside} - 1)/2", lambda p: p * (p - 1) // 2),
+                    (f"{one}·({inside} + 1)/2", lambda p: p * (p + 1) // 2),
+                    *([] if self.plus.keys() & chosen else [(f"{one}·({inside} - 1)", lambda p: p * (p - 1))]),
+                ):
+                    why = "the two orders of a pair count once" if "/2" in shown else "nothing is paired with itself"
+                    yield (
+                        f"square {i}",
+                        f"in {where} you take {shown} in place of {one}²: {why}; all ordered pairs count",
+                        lambda terms, values, args, i=i, chosen=chosen, square=square: terms[i].append(
+                            (chosen, square)
+                        ),
+                    )
 
     def misplaced(self, name: str, what: str, constant: int):
         """A constant that belongs to a quantity, added to its power or to the whole product instead."""
@@ -179,13 +240,21 @@ class Formula:
             terms = [[coefficient, dict(powers)] for _, coefficient, powers in self.terms]
             for change in changes:
                 change(terms, values, args)
-            total = sum(
-                c * prod((Fraction((values[0] | own)[n]) ** k for n, k in powers.items()), start=Fraction(1))
-                for (c, powers), own in zip(terms, values[1])
-            )
-            return torch.tensor(int(total)) if Fraction(total).denominator == 1 else torch.tensor(float(total)).double()
+            total = 0
+            for (c, powers, *squares), own in zip(terms, values[1]):
+                value, left = values[0] | own, dict(powers)
+                for names, square in squares:  # something else in place of the square of a product
+                    c *= square(prod(value[n] for n in names))
+                    left |= {n: left[n] - 2 for n in names}
+                total += c * prod((Fraction(value[n]) ** k for n, k in left.items()), start=Fraction(1))
+            return torch.tensor(floor(total))
 
         return candidate
+
+
+def number(got) -> bool:
+    """Whether a result is one number."""
+    return isinstance(got, Tensor) and not got.ndim
 
 
 def named(names: str | tuple[str, ...], values) -> dict:

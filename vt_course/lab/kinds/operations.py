@@ -1,7 +1,9 @@
 """Operations along a wrong axis, and what stands in their place."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import permutations, product
 
 import torch
 
@@ -105,3 +107,125 @@ def instead_of_root(root: str) -> tuple[tuple[str, Callable], ...]:
             lambda q, k, C: (C / q.shape[-1]) ** -0.5,
         ),
     )
+
+
+def instead_of_product() -> tuple[tuple[str, Callable], ...]:
+    """What may stand in place of the product q kᵀ over channels: f(q, k)."""
+    return (
+        ("rows are keys, columns queries: the product is q kᵀ, not k qᵀ", lambda q, k: k @ q.mT),
+        ("the queries are multiplied with themselves: the product is q kᵀ", lambda q, k: q @ q.mT),
+        ("the keys are multiplied with themselves: the product is q kᵀ", lambda q, k: k @ k.mT),
+        (
+            "k is reshaped where it must be transposed: a reshape or view moves no number; kᵀ is `k.transpose(-1, -2)`",
+            lambda q, k: q @ k.reshape(*k.shape[:-2], k.shape[-1], k.shape[-2]),
+        ),
+        (
+            "q is reshaped where nothing is to be exchanged: its rows are queries already",
+            lambda q, k: q.reshape(*q.shape[:-2], q.shape[-1], q.shape[-2]).mT @ k.mT,
+        ),
+    )
+
+
+def instead_of_values() -> tuple[tuple[str, Callable], ...]:
+    """What may stand in place of the product of the weights with the values: f(weights, v)."""
+    return (
+        ("the weights are transposed before they meet v: row i holds the weights of query i", lambda w, v: w.mT @ v),
+        (
+            "v is reshaped before it meets the weights, as if its last two axes were exchanged: a reshape or view "
+            "moves no number",
+            lambda w, v: w @ v.reshape(*v.shape[:-2], v.shape[-1], v.shape[-2]).mT,
+        ),
+        (
+            "the weights are averaged over the heads before they meet v",
+            lambda w, v: w.mean(1, keepdim=True).expand_as(w) @ v,
+        ),
+    )
+
+
+def instead_of_roll(axes: tuple[str, ...]) -> tuple[tuple[str, Callable], ...]:
+    """What may stand in place of a roll by minus the shift along the first axes of x, called `axes`: f(x, shift)."""
+    d = tuple(range(len(axes)))
+    out = []
+    flat = "the map is rolled as one long row, where one line of it goes on into the next (`torch.roll` without `dims`)"
+    remedy = "give one shift for each axis, and `dims`"
+    for sign, word in ((-1, ""), (1, "plus ")):
+        for a in d:
+            out.append(
+                (f"{flat}, by {word}the shift along {axes[a]}: {remedy}", lambda x, s, a=a, k=sign: x.roll(k * s[a]))
+            )
+        out.append((f"{flat}, by {word}the sum of all shifts: {remedy}", lambda x, s, k=sign: x.roll(k * sum(s))))
+        out.append(
+            (
+                f"{flat}, by {word}the shifts counted in places of that row: {remedy}",
+                lambda x, s, k=sign: x.roll(k * sum(v * x[(0,) * (a + 1)].numel() for a, v in zip(d, s))),
+            )
+        )
+    for a in d:
+        out.append((f"only {axes[a]} is rolled", lambda x, s, a=a: x.roll(-s[a], a)))
+        out.append((f"all shifts are applied to {axes[a]}", lambda x, s, a=a: x.roll(-sum(s), a)))
+        out.append(
+            (
+                f"there is no roll along {axes[a]}",
+                lambda x, s, a=a: x.roll([-v if b != a else 0 for b, v in zip(d, s)], d),
+            )
+        )
+        out.append(
+            (f"every axis is rolled by the shift along {axes[a]}", lambda x, s, a=a: x.roll([-s[a]] * len(s), d))
+        )
+    for signs in list(product((-1, 1), repeat=len(axes)))[1:]:
+        wrong = " and ".join(name for name, k in zip(axes, signs) if k > 0)
+        out.append(
+            (
+                f"the roll along {wrong} has the other sign: tokens move towards index 0, so `torch.roll` gets -shift",
+                lambda x, s, signs=signs: x.roll([k * v for k, v in zip(signs, s)], d),
+            )
+        )
+    for order in list(permutations(d))[1:]:
+        listed = ", ".join(axes[a] for a in order)
+        out.append(
+            (
+                f"the shifts are applied to the axes in the order {listed}; the first one is for {axes[0]}",
+                lambda x, s, order=order: x.roll([-v for v in s], order),
+            )
+        )
+    out.append(("the roll goes twice as far as it should", lambda x, s: x.roll([-2 * v for v in s], d)))
+    out.append(("there is no roll", lambda x, s: x))
+    return tuple(out)
+
+
+def instead_of_centre(whole: str, lengths: dict[str, Callable], right: str) -> tuple[tuple[str, Callable], ...]:
+    """What may stand in place of the start of a piece in the centre, max(whole - length, 0) // 2: f(n, *others).
+
+    `lengths`: what may be taken for the length of the piece, as text, and as a function of the others. `right` says
+    what the start must be.
+    """
+    forms = {
+        "{0} // 2 - ({1}) // 2": lambda n, m: n // 2 - m // 2,
+        "({0} - 1) // 2 - ({1}) // 2": lambda n, m: (n - 1) // 2 - m // 2,
+        "({0} - ({1})) // 2": lambda n, m: (n - m) // 2,
+        "({0} - ({1})) / 2, rounded up": lambda n, m: -((m - n) // 2),
+        "({0} - ({1})) / 2, rounded to the nearest whole number (`round` takes the even one of two)": (
+            lambda n, m: round((n - m) / 2)
+        ),
+        "({0} - ({1})) / 2, cut off after the point": lambda n, m: int((n - m) / 2),
+        "({0} - ({1}) + 1) // 2": lambda n, m: (n - m + 1) // 2,
+        "({0} - ({1}) - 1) // 2": lambda n, m: (n - m - 1) // 2,
+        "|{0} - ({1})| // 2": lambda n, m: abs(n - m) // 2,
+        "({0} - ({1})) // 4": lambda n, m: (n - m) // 4,
+    }
+    ends = {"": lambda start, n: max(start, 0), ", also where that is negative": lambda start, n: start}
+    out = []
+    for end, bound in ends.items():
+        for text, form in forms.items():
+            for name, length in lengths.items():
+                shown = text.format(whole, name).replace(f"({name})", f"({name})" if " " in name else name)
+                shown = re.sub(r"\(2 · \((.*?)\)\) // 2", r"\1", shown)  # half of twice something
+                out.append(
+                    (
+                        f"you begin at {shown}{end}; {right}",
+                        lambda n, *others, f=form, m=length, b=bound: b(f(n, m(*others)), n),
+                    )
+                )
+    for text, start in {f"{whole} // 2": lambda n: n // 2, f"{whole} // 4": lambda n: n // 4}.items():
+        out.append((f"you begin at {text}; {right}", lambda n, *others, s=start: s(n)))
+    return tuple(out)

@@ -1,4 +1,8 @@
-"""The index into a table of relative positions: row = Σ (offset + length - 1) · stride, one digit for each axis."""
+"""The index into a table of relative positions: row = Σ (offset + length - 1) · stride, one digit for each axis.
+
+`changes` lists what is often done wrongly. What is not in this list is read from the numbers of the index itself (see
+`offsets`): what is taken for the offset along each axis, and by what it is multiplied.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,7 +12,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from vt_course.lab.kinds.common import Outcome, at_two_places
+from vt_course.lab.kinds import offsets
+from vt_course.lab.kinds.common import Outcome, at_two_places, attempt
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Rows:
     def candidates(self, function: Callable, outcomes: list[Outcome]) -> Iterator[tuple[str, Callable]]:
         for _, sentence, change in self.changes():
             yield sentence, self.answer(change)
+        yield from self.read(function, outcomes)
 
     def pairs(self, outcomes: list[Outcome]) -> Iterator[tuple[str, str, Callable]]:
         for first, second, a, b in at_two_places(self.changes()):
@@ -138,6 +144,12 @@ class Rows:
                     {"tokens": order},
                 )
         yield "rows", "rows below 0 are set to 0 (a clamp): first move the offsets to start at 0", {"low": True}
+        unmoved = {f"move{a}": lambda m, a: 0 for a in d}
+        yield (
+            "rows",
+            "the offsets are not moved to start at 0, and rows below 0 are set to 0 (a clamp)",
+            unmoved | {"low": True},
+        )
         if self.table:
             yield (
                 "rows",
@@ -148,6 +160,83 @@ class Rows:
         for a in d:
             n = self.names[a]
             yield ("rows", f"rows are taken modulo {n}: different offsets share a row", {"by": lambda m, a=a: m[a]})
+
+    def read(self, function: Callable, outcomes: list[Outcome]) -> Iterator[tuple[str, Callable]]:
+        """What the index is made of, up to a constant, read from its numbers in the case with the longest axes."""
+        found = [(self.lengths(*o.args), self.index_of(function, o.args)) for o in outcomes if o.got is not None]
+        found = sorted(((m, i) for m, i in found if i is not None), key=lambda f: min(f[0]), reverse=True)
+        if not found:
+            return
+        flat = [((prod(m),), i) for m, i in found]
+        for cases, axes in ((flat, ("the tokens of the window",)), (found, self.axes)):
+            if axes is not self.axes and (len(self.axes) == 1 or min(self.lengths_of(cases)) < 2):
+                continue
+            first = offsets.read(cases[0][1], cases[0][0])
+            reads = first and [offsets.read(i, m, first.taken) for m, i in cases]
+            if not reads or None in reads:
+                continue
+            said = self.described(first, reads, [m for m, _ in cases], axes)
+            if said:
+                yield said, self.same_as(function, first.taken, flat=axes is not self.axes)
+            return
+
+    @staticmethod
+    def lengths_of(cases: list[tuple]) -> list[int]:
+        return [n for m, _ in cases for n in m]
+
+    def index_of(self, function: Callable, args: tuple) -> Tensor | None:
+        """(N, N): the reader's index; where the answer is looked up, that of a table whose row r holds r."""
+        n = prod(self.lengths(*args))
+        if not self.table:
+            got = attempt(function, args)
+            right = isinstance(got, Tensor) and got.shape == (n, n) and not got.is_floating_point()
+            return got if right else None
+        rows, heads = args[0].shape
+        got = attempt(function, (torch.arange(rows, dtype=args[0].dtype)[:, None].repeat(1, heads), *args[1:]))
+        if not isinstance(got, Tensor) or got.shape != (heads, n, n) or (got != got[0]).any():
+            return None
+        return unwrapped(got[0].round().long(), rows, self.lengths(*args))
+
+    def described(self, first, reads: list, lengths: list[tuple], axes: tuple[str, ...]) -> str | None:
+        """What is wrong with an index that was read, or None if only its constant is."""
+        said = []
+        if axes is not self.axes:
+            if first.taken == ("nothing",):
+                return None
+            said.append(
+                "the offset is that of the numbers of the tokens, as if the window were one row: different steps, such "
+                "as one row down and one row's length to the right, then share a row of the table"
+            )
+        wrong = [t for t in first.taken if t != "offset"]
+        if len(wrong) > 1 and len(set(first.taken)) == 1:
+            said.append(offsets.TAKEN[wrong[0]][0].format("every axis"))
+        else:
+            said += [offsets.TAKEN[t][0].format(axes[a]) for a, t in enumerate(first.taken) if t != "offset"]
+        for a in range(len(axes)) if axes is self.axes else ():
+            if first.taken[a] == "nothing":
+                continue
+            cases = [(r.strides[a], m) for r, m in zip(reads, lengths) if m[a] > 1]
+            right = "·".join(f"(2{n}-1)" for n in self.names[a + 1 :]) or "1"
+            strides, sizes = [k for k, _ in cases], [m for _, m in cases]
+            if all(k == prod(2 * n - 1 for n in m[a + 1 :]) for k, m in cases):
+                continue
+            factor = offsets.named(strides, sizes, self.names)
+            yours = factor[0] if factor else f"{strides[0]} in a window of {' × '.join(map(str, sizes[0]))}"
+            said.append(f"the offset along {self.axes[a]} is multiplied by {yours}; it must be multiplied by {right}")
+        if not said:
+            said.append("the offsets and their factors are right, but not what is added: the smallest row must be 0")
+        return "; and ".join(said)
+
+    def same_as(self, function: Callable, taken: tuple[str, ...], flat: bool) -> Callable:
+        """The reader's result wherever its index is made of the same things."""
+
+        def candidate(*args):
+            index, m = self.index_of(function, args), self.lengths(*args)
+            if index is None or offsets.read(index, (prod(m),) if flat else m, taken) is None:
+                return None
+            return function(*args)
+
+        return candidate
 
     def answer(self, settings: dict) -> Callable:
         def candidate(*args):
@@ -186,3 +275,11 @@ class Rows:
         if settings.get("modulo"):
             out = out % rows
         return out % settings["by"](m) if "by" in settings else out
+
+
+def unwrapped(index: Tensor, rows: int, m: tuple[int, ...]) -> Tensor:
+    """An index as it was before negative rows were counted from the end of the table, where that makes it simple."""
+    if offsets.read(index, m):
+        return index
+    middle = index - index[0, 0]
+    return (middle + rows // 2) % rows - rows // 2

@@ -22,6 +22,7 @@ from vt_course.lab.show.windows import (
     hierarchy_2d,
     index_matrix,
     marked_mask,
+    mask_of_window,
     regions_2d,
     shift_mask,
     table_cutouts,

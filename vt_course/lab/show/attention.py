@@ -26,11 +26,11 @@ def shares(weights, what: str) -> np.ndarray:
 
 
 @figure
-def attention_matrices(weights, title=None, every: int | None = None) -> Figure:
+def attention_matrices(weights, title=None, every: int | None = None, width: float | None = None) -> Figure:
     """One panel for each (N, N) matrix of weights. Rows are queries, columns are keys; white is 0, darker is larger.
 
-    `every`: draw a line after each `every` tokens, for instance after the tokens of a frame. All panels share one
-    scale, so they can be compared. Raises CourseError for anything but square matrices.
+    `every`: draw a line after each `every` tokens, for instance after the tokens of a frame. `width`: of the figure in
+    inches. All panels share one scale, so they can be compared. Raises CourseError for anything but square matrices.
     """
     matrices, titles, heading = panels(weights, title)
     for m in matrices:
@@ -38,7 +38,7 @@ def attention_matrices(weights, title=None, every: int | None = None) -> Figure:
             raise CourseError(f"attention among N tokens is a matrix (N, N), not {m.shape}")
     top = max(m.max() for m in matrices)
     low = min(0, min(m.min() for m in matrices))
-    width = 10 if len(matrices) > 1 else 5.6
+    width = width or (10 if len(matrices) > 1 else 5.6)
     side = (width - 1.1) / len(matrices)
     fig, grid = plt.subplots(
         1, len(matrices), squeeze=False, figsize=(width, min(side, 5) + 0.9 + 0.35 * bool(heading))
@@ -122,38 +122,42 @@ def amount(size: float) -> str:
 
 
 @figure
-def shape_flow(rows: list[dict], title: str | None = None) -> Figure:
+def shape_flow(rows: list[dict], title: str | None = None, counts: bool = True) -> Figure:
     """The tensors inside a layer as a table: name, shape, how many numbers, and their bytes as bars.
 
     `rows`: dicts with name, axes (the shape in letters, such as "B h N d"), shape, and each (the bytes of one
-    number; 4 if it is left out). Bars of the largest tensors are marked. Raises CourseError if there are no rows.
+    number; 4 if it is left out). Bars of the largest tensors are marked. Without `counts` the column of the numbers is
+    left out, and the figure is narrower. Raises CourseError if there are no rows.
     """
     if not rows:
         raise CourseError("a flow needs at least one row")
     sizes = [prod(r["shape"]) * r.get("each", 4) for r in rows]
-    fig, axes = plt.subplots(figsize=(10, 0.42 * len(rows) + 0.75 + 0.35 * bool(title)))
+    second, third, bars = (0.23, 0.355, 0.77) if counts else (0.285, 0.435, 0.7)
+    long = 0.92 - bars
+    fig, axes = plt.subplots(figsize=(10 if counts else 8, 0.42 * len(rows) + 0.75 + 0.35 * bool(title)))
     for i, (row, size) in enumerate(zip(rows, sizes)):
         shape = " × ".join(f"{n:,}" for n in row["shape"])
-        for x, text in ((0, row["name"]), (0.23, f"({', '.join(row['axes'].split())})"), (0.355, shape)):
+        for x, text in ((0, row["name"]), (second, f"({', '.join(row['axes'].split())})"), (third, shape)):
             axes.text(x, i, text, va="center", size=11)
-        axes.text(0.745, i, f"{prod(row['shape']):,}", va="center", ha="right", size=11)
+        if counts:
+            axes.text(0.745, i, f"{prod(row['shape']):,}", va="center", ha="right", size=11)
         axes.add_patch(
             Rectangle(
-                (0.77, i - 0.32),
-                0.15 * size / max(sizes),
+                (bars, i - 0.32),
+                long * size / max(sizes),
                 0.64,
                 facecolor=ORANGE if size == max(sizes) else SKY,
                 edgecolor="0.2",
                 linewidth=0.8,
             )
         )
-        axes.text(0.78 + 0.15 * size / max(sizes), i, amount(size), va="center", size=11)
+        axes.text(bars + 0.01 + long * size / max(sizes), i, amount(size), va="center", size=11)
     for x, text, side in (
         (0, "tensor", "left"),
-        (0.23, "axes", "left"),
-        (0.355, "shape", "left"),
-        (0.745, "numbers", "right"),
-        (0.77, "bytes", "left"),
+        (second, "axes", "left"),
+        (third, "shape", "left"),
+        *([(0.745, "numbers", "right")] if counts else []),
+        (bars, "bytes", "left"),
     ):
         axes.text(x, -1, text, va="center", ha=side, size=11, weight="bold", color=BLUE)
     axes.axhline(-0.5, color="0.5", linewidth=0.8)

@@ -37,10 +37,12 @@ def thumbnails(frames: np.ndarray, pixels: int) -> np.ndarray:
 
 
 @figure
-def film_strip(clip, n: int = 8, title: str | None = None, rows: list[str] | None = None, first: int = 0) -> Figure:
+def film_strip(
+    clip, n: int = 8, title: str | None = None, rows: list[str] | None = None, first: int = 0, width: float = 10
+) -> Figure:
     """`n` evenly spaced frames of a clip. Several clips are drawn as one strip each, named by `rows`.
 
-    `first`: the number of the clip's first frame in its video, for the titles.
+    `first`: the number of the clip's first frame in its video, for the titles. `width`: of the figure in inches.
     A clip is uint8 (T, H, W, 3), or float (3, T, H, W) normalised with ImageNet's mean and
     standard deviation, which is undone. Raises `CourseError` for anything else.
     """
@@ -50,9 +52,9 @@ def film_strip(clip, n: int = 8, title: str | None = None, rows: list[str] | Non
     picks = [np.unique(np.linspace(0, len(c) - 1, n).round().astype(int)) for c in clips]
     columns = max(map(len, picks))
     margin = 0.1 * max(map(len, rows or [""]))  # in inches, for the names of the rows
-    heights = [(10 - margin) / columns * c.shape[1] / c.shape[2] for c in clips]
+    heights = [(width - margin) / columns * c.shape[1] / c.shape[2] for c in clips]
     height = sum(heights) + 0.06 * len(clips) + 0.4 + 0.3 * bool(title)
-    fig, grid = plt.subplots(len(clips), columns, squeeze=False, height_ratios=heights, figsize=(10, height))
+    fig, grid = plt.subplots(len(clips), columns, squeeze=False, height_ratios=heights, figsize=(width, height))
     fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     for r, (frames, pick) in enumerate(zip(clips, picks)):
         small = thumbnails(frames[pick], 90_000 // grid.size)
@@ -99,7 +101,12 @@ def animated(frames: np.ndarray, fps: float, colours: int) -> bytes:
 
 @figure
 def sampling(
-    num_frames: int, schemes: dict, fps: float = 30, segments: dict | None = None, title: str | None = None
+    num_frames: int,
+    schemes: dict,
+    fps: float = 30,
+    segments: dict | None = None,
+    title: str | None = None,
+    width: float = 10,
 ) -> Figure:
     """The frames that sampling schemes pick from a video: one row with a time line for each scheme.
 
@@ -109,7 +116,7 @@ def sampling(
     Raises `CourseError` for a frame that the video does not have.
     """
     names = list(schemes)
-    fig, axes = plt.subplots(figsize=(10, 0.62 * len(names) + 1.1 + 0.35 * bool(title)))
+    fig, axes = plt.subplots(figsize=(width, 0.62 * len(names) + 1.1 + 0.35 * bool(title)))
     for row, name in enumerate(names):
         clips = np.atleast_2d(array(schemes[name])).astype(int)  # (clips, K)
         if clips.min() < 0 or clips.max() >= num_frames:
@@ -135,7 +142,7 @@ def sampling(
                         linewidth=0,
                     )
                 )
-                axes.vlines(run, middle - 0.42 * part, middle + 0.42 * part, color=dark, linewidth=1.6)
+                axes.vlines(run, middle - 0.42 * part, middle + 0.42 * part, color=dark, linewidth=0.16 * width)
         axes.text(1.015, row, counted(clips, fps), transform=axes.get_yaxis_transform(), va="center", size=11)
     axes.set_yticks(range(len(names)), names)
     axes.set(xlim=(-0.02 * num_frames, 1.02 * num_frames), ylim=(len(names) - 0.4, -0.6), xlabel="frame")
@@ -156,7 +163,7 @@ def counted(clips: np.ndarray, fps: float) -> str:
 
 
 @figure
-def views(video, indices, boxes, title: str | None = None) -> Figure:
+def views(video, indices, boxes, title: str | None = None, width: float = 10) -> Figure:
     """What each test view sees: one row for each clip, one column for each crop.
 
     `video`: all frames; `indices`: (clips, T) frame numbers; `boxes`: (crops, 4), each top, left, bottom, right, in
@@ -170,13 +177,13 @@ def views(video, indices, boxes, title: str | None = None) -> Figure:
     if boxes.shape[1] != 4 or (boxes < 0).any() or (boxes > [H, W, H, W]).any() or (boxes[:, :2] >= boxes[:, 2:]).any():
         raise CourseError(f"a crop is top, left, bottom, right within {H} x {W}, not {boxes.tolist()}")
     clips, crops = len(indices), len(boxes)
-    width = 10 / (crops + 1.3)
+    panel = width / (crops + 1.3)
     fig, grid = plt.subplots(
         clips,
         crops + 1,
         squeeze=False,
         width_ratios=[1.3] + [1] * crops,
-        figsize=(10, clips * (width * H / W + 0.34) + 0.4 * bool(title) + 0.1),
+        figsize=(width, clips * (panel * H / W + 0.34) + 0.4 * bool(title) + 0.1),
     )
     fig.get_layout_engine().set(w_pad=0.04, h_pad=0.03, wspace=0.01, hspace=0.01)
     for r, clip in enumerate(indices):
@@ -211,7 +218,7 @@ def views(video, indices, boxes, title: str | None = None) -> Figure:
 
 
 @figure
-def token(clip, tube, place, numbers, title: str | None = None) -> Figure:
+def token(clip, tube, place, numbers, title: str | None = None, width: float = 10) -> Figure:
     """One token: its pixels in the clip, and the numbers that the reader's cut makes of them.
 
     `clip`: a clip, or one frame of it; `tube`: its size (pt, ph, pw) in frames and pixels; `place`: (t, h, w) of the
@@ -229,8 +236,9 @@ def token(clip, tube, place, numbers, title: str | None = None) -> Figure:
     if (start + tube > frames.shape[:3]).any():
         raise CourseError(f"the tube at {tuple(place)} ends outside the clip {frames.shape}")
     t, h, w = start
-    fig = plt.figure(figsize=(10, 3.1 + 0.42 * 3 * pt + 0.35 * bool(title)))
-    grid = fig.add_gridspec(2, 2 * pt, height_ratios=[2.7, 0.42 * 3 * pt])
+    above = 0.27 * width  # inches
+    fig = plt.figure(figsize=(width, 0.4 + above + 0.42 * 3 * pt + 0.35 * bool(title)))
+    grid = fig.add_gridspec(2, 2 * pt, height_ratios=[above, 0.42 * 3 * pt])
     for i in range(pt):
         whole, close = fig.add_subplot(grid[0, 2 * i]), fig.add_subplot(grid[0, 2 * i + 1])
         whole.imshow(

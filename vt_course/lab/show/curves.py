@@ -51,14 +51,24 @@ def token_flow(rows: list[dict], title: str | None = None) -> Figure:
 
 
 @figure
-def cost_curves(series: dict, xlabel: str, ylabel: str, title: str | None = None, limits: dict | None = None) -> Figure:
+def cost_curves(
+    series: dict,
+    xlabel: str,
+    ylabel: str,
+    title: str | None = None,
+    limits: dict | None = None,
+    ticks: dict | None = None,
+    slopes: bool = True,
+    width: float = 9,
+) -> Figure:
     """Measured costs on log-log axes, with the fitted slope in the legend and the line of a formula, if there is one.
 
     `series`: name -> dict(x=[...], y=[...]). If there is a formula for the cost, formula_y=[...] holds its values at x.
     On these axes y ~ x^k is a line of slope k. `limits`: name -> a value of y that should not be passed, such as
-    the memory of a machine; it is drawn as a horizontal line with its name at the left.
+    the memory of a machine; it is drawn as a horizontal line with its name at the left. `ticks`: x -> its text, such as
+    {50176: "224²"}. `slopes`: False for times, whose slope the next machine turns upside down.
     """
-    fig, axes = plt.subplots(figsize=(9, 5))
+    fig, axes = plt.subplots(figsize=(width, max(5 * width / 9, 4.4)))
     for i, (name, s) in enumerate(series.items()):
         x, y = array(s["x"]).astype(float), array(s["y"]).astype(float)
         if len(x) < 2 or len(x) != len(y) or min(x.min(), y.min()) <= 0:
@@ -72,16 +82,16 @@ def cost_curves(series: dict, xlabel: str, ylabel: str, title: str | None = None
             markersize=7,
             color=colour,
             linestyle="-" if s.get("formula_y") is None else "",
-            label=f"{name} (slope {slope:.2f})",
+            label=f"{name} (slope {slope:.2f})" if slopes else name,
         )
         if s.get("formula_y") is not None:
             axes.plot(x, array(s["formula_y"]), color=colour, linewidth=1)
     axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
-    ticks, nearest = [], 0.07 * np.subtract(*np.log(axes.get_xlim())[::-1])
-    for x in np.unique(np.concatenate([array(s["x"]) for s in series.values()])):
-        if not ticks or np.log(x / ticks[-1]) > nearest:  # the x that were measured, where labels have room
-            ticks.append(x)
-    axes.set_xticks(ticks, [f"{x:,.6g}" for x in ticks])
+    shown, nearest = [], 0.07 * np.subtract(*np.log(axes.get_xlim())[::-1])
+    for x in ticks or np.unique(np.concatenate([array(s["x"]) for s in series.values()])):
+        if not shown or np.log(x / shown[-1]) > nearest:  # the x that were measured, where labels have room
+            shown.append(x)
+    axes.set_xticks(shown, [ticks[x] if ticks else f"{x:,.6g}" for x in shown])
     axes.set_xticks([], minor=True)
     low, high = axes.get_ylim()
     if high / low < 50:  # less than two decades: write 20, 50, 100, not 2 × 10¹
@@ -97,7 +107,10 @@ def cost_curves(series: dict, xlabel: str, ylabel: str, title: str | None = None
     handles, _ = axes.get_legend_handles_labels()
     if any(s.get("formula_y") is not None for s in series.values()):
         handles.append(Line2D([], [], color="0.3", linewidth=1, label="lines: formula"))
-    axes.legend(handles=handles)
+    if limits:  # their names stand where the legend would be put
+        axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.17))
+    else:
+        axes.legend(handles=handles)
     headline(fig, title)
     return fig
 
@@ -124,7 +137,7 @@ def confusion(matrix, classes, title: str | None = None) -> Figure:
 
 
 @figure
-def ceilings(results: dict, ceilings: dict, title: str | None = None) -> Figure:
+def ceilings(results: dict, ceilings: dict, title: str | None = None, width: float = 10) -> Figure:
     """Accuracies as bars, with lines for the highest accuracies that are possible.
 
     `results`: name -> (accuracy, standard error), `ceilings`: name -> accuracy; all are
@@ -133,7 +146,8 @@ def ceilings(results: dict, ceilings: dict, title: str | None = None) -> Figure:
     for name, value in [*((n, r[0]) for n, r in results.items()), *ceilings.items()]:
         if not 0 <= value <= 1:
             raise CourseError(f"accuracy {value} of {name!r} is not a fraction from 0 to 1")
-    fig, axes = plt.subplots(figsize=(10, 0.5 * len(results) + 1.6))
+    fig, axes = plt.subplots(figsize=(width, 0.5 * len(results) + 1.6))
+    letter = 14 / width  # a letter is about 1.4 % wide in a figure of 10 inches
     for i, (name, (accuracy, error)) in enumerate(results.items()):
         axes.barh(
             i,
@@ -150,9 +164,9 @@ def ceilings(results: dict, ceilings: dict, title: str | None = None) -> Figure:
     row_ends = []  # where the names above the axes end, in percent
     for name, value in sorted(ceilings.items(), key=lambda item: item[1]):
         value, name = 100 * value, f"{name}: {100 * value:.4g} %"
-        start = min(value, 100 - 1.4 * len(name))  # a letter is about 1.4 % wide
+        start = min(value, 100 - letter * len(name))
         row = next((r for r, end in enumerate(row_ends) if end < start), len(row_ends))
-        row_ends[row : row + 1] = [start + 1.4 * len(name)]
+        row_ends[row : row + 1] = [start + letter * len(name)]
         axes.axvline(value, color=VERMILION, linestyle="--", linewidth=2, clip_on=False)
         axes.annotate(
             name,

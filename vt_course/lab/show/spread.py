@@ -38,7 +38,10 @@ def spread(
     fig, axes = plt.subplots(figsize=(width, 0.62 * len(rows) + 1.2 + 0.35 * bool(marks)))
     for together in zip(*rows.values()) if paired else ():
         axes.plot(together, range(len(rows)), color="0.6", linewidth=1)
-    for i, values in enumerate(array(v).astype(float) for v in rows.values()):
+    measured = [array(v).astype(float) for v in rows.values()]
+    widest = max((v.std(ddof=1) for v in measured if len(v) > 1), default=0.0)
+    decimals = max(0, 1 - int(np.floor(np.log10(widest)))) if widest else 0  # two digits of the largest deviation
+    for i, values in enumerate(measured):
         axes.plot(
             values,
             np.full(len(values), i),
@@ -58,7 +61,7 @@ def spread(
         )
         text = f"{middle:.3g}"
         if len(values) > 1 and not median:
-            text += f" ± {values.std(ddof=1):.2g}"
+            text = f"{middle:.{decimals}f} ± {values.std(ddof=1):.{decimals}f}"
         axes.annotate(text, (1.01, i), xycoords=("axes fraction", "data"), va="center", size=12)
     for n, (label, values) in enumerate((marks or {}).items()):
         axes.plot(

@@ -1,5 +1,6 @@
 """The common style of all figures: colours, sizes, and the decorator that applies them."""
 
+import re
 from functools import wraps
 from textwrap import fill
 
@@ -68,10 +69,16 @@ def panels(arrays, title) -> tuple[list[np.ndarray], list[str], str | None]:
     return arrays, [""] * len(arrays), title
 
 
+def wrapped(text: str, width: int) -> str:
+    """A text in lines of at most `width` letters. What belongs together, such as 2 × 4 × 4 or T = 8, is not broken."""
+    joined = re.sub(r" ([×=·/+±]) ", "\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}", text)
+    return fill(joined, width).replace("\N{NO-BREAK SPACE}", " ")
+
+
 def headline(fig: Figure, title: str | None) -> None:
     """Set the figure's title, broken into lines that fit its width."""
     if title:
-        fig.suptitle(fill(title, int(8.5 * fig.get_figwidth())))
+        fig.suptitle(wrapped(title, int(8.5 * fig.get_figwidth())))
 
 
 def ink(colour) -> str:

@@ -1,18 +1,27 @@
 """Figures of windows: their tokens in 2-D and 3-D, the masks of shifted windows, their tables of the position bias."""
 
-from textwrap import fill
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import ListedColormap, Normalize, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from vt_course import CourseError
 from vt_course.colours import BLUE, GREEN, ORANGE, PINK, SKY, VERMILION, YELLOW
-from vt_course.lab.show.style import ALLOWED, FORBIDDEN, array, bare, figure, headline, ink, number_cells, panels
+from vt_course.lab.show.style import (
+    ALLOWED,
+    FORBIDDEN,
+    array,
+    bare,
+    figure,
+    headline,
+    ink,
+    number_cells,
+    panels,
+    wrapped,
+)
 
 
 def split(cells: np.ndarray) -> list[np.ndarray]:
@@ -63,8 +72,8 @@ def project(points) -> np.ndarray:
 # face, its corners, and its shading (the grey to mix in, and the share of that grey).
 FACES = [
     ((-1, 0, 0), [(0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 0)], 1.0, 0.0),  # front, t = 0
-    ((0, -1, 0), [(0, 0, 0), (0, 0, 1), (1, 0, 1), (1, 0, 0)], 1.0, 0.35),  # top, h = 0
-    ((0, 0, 1), [(0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1)], 0.0, 0.25),  # right, last w
+    ((0, -1, 0), [(0, 0, 0), (0, 0, 1), (1, 0, 1), (1, 0, 0)], 1.0, 0.18),  # top, h = 0
+    ((0, 0, 1), [(0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1)], 0.0, 0.2),  # right, last w
 ]
 
 
@@ -130,7 +139,8 @@ def windows_3d(labels, title=None, gap: float = 0.6) -> Figure:
         if a.ndim != 3 or a.size == 0:
             raise CourseError(f"labels must have three axes (T, H, W), not shape {a.shape}")
     sizes = sorted({count for a in arrays for count in np.unique(a, return_counts=True)[1]})
-    shades = np.linspace(0.95, 0.2, len(sizes)) if len(sizes) > 1 else [0.45]  # light for few tokens
+    # Light for few tokens. Printed in grey, the faces of two sizes must not meet: the whole range, and pale shading.
+    shades = np.linspace(1, 0, len(sizes)) if len(sizes) > 1 else [0.45]
     colour_of = {size: plt.get_cmap("viridis")(shade)[:3] for size, shade in zip(sizes, shades)}
     width = 5 if len(arrays) > 1 else 5.6  # of a panel, in inches
     fig, grid = plt.subplots(1, len(arrays), squeeze=False, layout="none", figsize=(width * len(arrays), 5))
@@ -146,7 +156,7 @@ def windows_3d(labels, title=None, gap: float = 0.6) -> Figure:
         draw_boxes(axes, boxes, placed, colours)
         draw_arrows(axes, a.shape, placed)
         bare(axes)
-        axes.set_title(fill(name, 36))
+        axes.set_title(wrapped(name, 36))
         entries = []
         for size, parts in sorted(legend.items()):
             pieces = f", in {sum(parts)} pieces" if sum(parts) > len(parts) else ""
@@ -217,7 +227,7 @@ def shift_mask(mask, window, heads: int | None = None, title: str | None = None,
         axes.spines[:].set(visible=True, color="0.3")
         axes.set_title(f"{names[i]}: {100 * forbidden[i].mean():.3g} %", size=12)
     caption = f"{N} queries (down) × {N} keys (across) in window ({', '.join('thw'[-len(window) :])}): share forbidden"
-    caption = fill(caption, 48) if wide < 10 else caption
+    caption = wrapped(caption, 48) if wide < 10 else caption
     fig.legend(
         handles=[
             Patch(facecolor=ALLOWED, edgecolor="0.3", label="allowed (0)"),
@@ -227,6 +237,54 @@ def shift_mask(mask, window, heads: int | None = None, title: str | None = None,
         ncols=2,
         title=caption + (f", the same for all {heads} heads" if heads else ""),
     )
+    headline(fig, title)
+    return fig
+
+
+@figure
+def mask_of_window(mask, window, query, title: str | None = None) -> Figure:
+    """One mask, enlarged: the row of one query is marked, and its keys are drawn again at their places in the window.
+
+    `mask`: (N, N) of one window, 0 where allowed and negative where forbidden. `window`: its sides (P, M, M).
+    `query`: its place in the window. Left: queries down, keys across. Right: one picture for each time step.
+    """
+    mask, window, query = array(mask), tuple(window), tuple(query)
+    N = int(np.prod(window))
+    if mask.shape != (N, N):
+        raise CourseError(f"the mask of one window {window} has shape ({N}, {N}), not {mask.shape}")
+    if len(query) != 3 or not all(0 <= q < m for q, m in zip(query, window)):
+        raise CourseError(f"query {query} is not in a window of {window}")
+    row = int(np.ravel_multi_index(query, window))
+    steps = (mask[row] < 0).reshape(window)  # (P, M, M)
+    rows = min(len(steps), 2)
+    columns = -(-len(steps) // rows)
+    fig = plt.figure(figsize=(10, 5.2 + 0.35 * bool(title)))
+    grid = fig.add_gridspec(rows, 2 * columns, width_ratios=[1] * 2 * columns)
+    colours = dict(cmap=ListedColormap([ALLOWED, FORBIDDEN]), vmin=0, vmax=1)
+    whole = fig.add_subplot(grid[:, :columns])
+    whole.imshow(mask < 0, **colours)
+    whole.add_patch(Rectangle((-0.5, row - 0.5), N, 1, fill=False, edgecolor=VERMILION, linewidth=3, clip_on=False))
+    whole.set(xticks=[], xlabel=f"{N} keys", ylabel=f"{N} queries", yticks=[row], title="the mask")
+    whole.set_yticklabels([str(row)], color="#A04000")
+    whole.spines[:].set(visible=True, color="0.3")
+    for t, step in enumerate(steps):
+        axes = fig.add_subplot(grid[t // columns, columns + t % columns])
+        axes.imshow(step, **colours)
+        axes.set_xticks(np.arange(step.shape[1] + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(step.shape[0] + 1) - 0.5, minor=True)
+        axes.grid(which="minor", color="0.5", linewidth=0.8, alpha=1)
+        axes.tick_params(which="both", length=0)
+        axes.set(xticks=[], yticks=[], title=f"its keys at t = {t}")
+        axes.spines[:].set(visible=True, color="0.3")
+        if t == query[0]:
+            corner = query[2] - 0.5, query[1] - 0.5
+            axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=VERMILION, linewidth=4, clip_on=False))
+    handles = [
+        Patch(facecolor=ALLOWED, edgecolor="0.3", label="allowed (0)"),
+        Patch(facecolor=FORBIDDEN, label="forbidden (−100)"),
+        Patch(fill=False, edgecolor=VERMILION, linewidth=3, label=f"query {row}, at {query}"),
+    ]
+    fig.legend(handles=handles, loc="outside lower center", ncols=3)
     headline(fig, title)
     return fig
 
@@ -338,7 +396,7 @@ def windows_2d(tokens, window, title=None, shift=(0, 0), rolled=False, width: fl
     widest = max(a.shape[1] for a in arrays)
     width = width / len(arrays) if width else min(max(4.8, 0.36 * widest), 10.4 / len(arrays))  # of a panel
     tall = max(a.shape[0] / a.shape[1] for a in arrays)
-    lines = max(len(fill(name, int(8.5 * width)).split("\n")) for name in names) if any(names) else 0
+    lines = max(len(wrapped(name, int(8.5 * width)).split("\n")) for name in names) if any(names) else 0
     fig, grid = plt.subplots(
         1, len(arrays), squeeze=False, figsize=(width * len(arrays), width * tall + 0.35 + 0.25 * (lines + bool(title)))
     )
@@ -362,7 +420,7 @@ def windows_2d(tokens, window, title=None, shift=(0, 0), rolled=False, width: fl
         for (i, j), value in np.ndenumerate(a):
             if value >= 0:
                 axes.text(j, i, f"{value}", ha="center", va="center", size=11, color=ink(colours[i, j, :3]))
-        axes.set(xlabel="W", ylabel="H", title=fill(name, int(8.5 * width)), xticks=[], yticks=[])
+        axes.set(xlabel="W", ylabel="H", title=wrapped(name, int(8.5 * width)), xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     if any(rolls):
         explain_lines(fig)
@@ -408,7 +466,7 @@ def regions_2d(labels, title=None, window=None, columns: int | None = None, widt
     columns = min(columns or len(arrays), len(arrays))
     width = width / columns if width else min(4.2, 10 / columns)  # of a panel, in inches
     tall = max(a.shape[0] / a.shape[1] for a in arrays)
-    lines = max(len(fill(name, int(8.5 * width)).split("\n")) for name in names)
+    lines = max(len(wrapped(name, int(8.5 * width)).split("\n")) for name in names)
     rows = -(-len(arrays) // columns)
     height = rows * (width * tall + 0.35 + 0.25 * lines) + 0.25 * bool(title)
     fig, grid = plt.subplots(rows, columns, squeeze=False, figsize=(width * columns, height))
@@ -428,7 +486,7 @@ def regions_2d(labels, title=None, window=None, columns: int | None = None, widt
             axes.plot([j + 0.5, j + 0.5], [i - 0.5, i + 0.5], **border)
         axes.tick_params(which="both", length=0)
         axes.spines[:].set(visible=True, color="0.3")
-        axes.set(xlabel="W", ylabel="H", title=fill(name, int(8.5 * width)), xticks=[], yticks=[])
+        axes.set(xlabel="W", ylabel="H", title=wrapped(name, int(8.5 * width)), xticks=[], yticks=[])
         if sides is not None:
             dash_windows(axes, a.shape, sides)
         if max(a.shape) <= 16:
@@ -481,7 +539,7 @@ def table_cutouts(index, queries: list[tuple[int, int]], title: str | None = Non
         axes.set(
             xlabel="column of the key",
             ylabel="row of the key",
-            title=fill(f"read by query ({h},\u00a0{w})", int(60 * M / total)),
+            title=wrapped(f"read by query ({h},\u00a0{w})", int(60 * M / total)),
             xticks=range(M),
             yticks=range(M),
         )
@@ -496,13 +554,18 @@ def table_cutouts(index, queries: list[tuple[int, int]], title: str | None = Non
     return fig
 
 
-@figure
-def bias_tables(table, window, head: int = 0, title: str | None = None) -> Figure:
-    """The bias table of one head as pictures over (dh, dw), one for each temporal offset dt.
+# From dark for negative numbers through grey to light for positive ones, so that signs differ without colours, too.
+SIGNS = LinearSegmentedColormap.from_list("signs", ["#08214A", BLUE, "#9A9A9A", "#F3B562", "#FFF8D6"])
 
-    `table`: (rows, heads) with (2P-1)(2M-1)(2M-1) rows, in which dw changes fastest. `window`: (P, M, M), or
+
+@figure
+def bias_tables(table, window, head: int = 0, title: str | None = None, noise: float = 0.0, offsets=None) -> Figure:
+    """The bias table of one head as pictures over (Δh, Δw), one for each offset Δt in time.
+
+    `table`: (rows, heads) with (2P-1)(2M-1)(2M-1) rows, in which Δw changes fastest. `window`: (P, M, M), or
     (M, M) for images. An offset is the query's position minus the key's. All pictures share one colour scale,
-    which is centred at 0.
+    which is centred at 0: negative is dark, positive is light. `noise`: entries whose size exceeds it get a frame.
+    `offsets`: the Δt to draw; if it is left out, all.
     """
     table, window = array(table), tuple(window)
     sides = tuple(2 * w - 1 for w in (1,) * (3 - len(window)) + window)
@@ -513,29 +576,41 @@ def bias_tables(table, window, head: int = 0, title: str | None = None) -> Figur
             f"{np.prod(sides)} rows and a column per head, "
             f"not shape {table.shape}"
         )
-    values = table[:, head].reshape(sides)  # (dt, dh, dw)
+    dt, dh, dw = [s // 2 for s in sides]
+    offsets = range(-dt, dt + 1) if offsets is None else offsets
+    if not all(-dt <= d <= dt for d in offsets):
+        raise CourseError(f"window {window} has offsets in time from {-dt} to {dt}, not {list(offsets)}")
+    values = table[:, head].reshape(sides)  # (Δt, Δh, Δw)
     limit = np.abs(values).max() or 1.0
-    columns = min(sides[0], 7 if sides[0] <= 7 else 8)
-    rows = -(-sides[0] // columns)
-    side = min(8.1 / columns, 2.6)  # of a panel, in inches
-    height = rows * (side + 0.35) + 0.6 + 0.35 * bool(title)
+    columns = min(len(offsets), 4)
+    rows = -(-len(offsets) // columns)
+    side = min(8.1 / columns, 3.6)  # of a panel, in inches
+    height = rows * (side + 0.35) + 0.6 + 0.35 * bool(title) + 0.3 * bool(noise)
     fig, grid = plt.subplots(
         rows, columns, squeeze=False, sharex=True, sharey=True, figsize=(side * columns + 1.9, height)
     )
-    for axes in grid.flat[sides[0] :]:
+    for axes in grid.flat[len(offsets) :]:
         axes.set_axis_off()
-    _, dh, dw = [s // 2 for s in sides]
-    for axes, dt, panel in zip(grid.flat, range(-(sides[0] // 2), sides[0]), values):
+    for axes, t in zip(grid.flat, offsets):
+        panel = values[t + dt]
         image = axes.imshow(
-            panel, cmap="RdBu_r", vmin=-limit, vmax=limit, extent=(-dw - 0.5, dw + 0.5, dh + 0.5, -dh - 0.5)
+            panel, cmap=SIGNS, vmin=-limit, vmax=limit, extent=(-dw - 0.5, dw + 0.5, dh + 0.5, -dh - 0.5)
         )
+        for h, w in np.argwhere(np.abs(panel) > noise) if noise else ():
+            frame = dict(fill=False, edgecolor="black", linewidth=2.5)
+            axes.add_patch(Rectangle((w - dw - 0.42, h - dh - 0.42), 0.84, 0.84, **frame))
         axes.set(xticks=sorted({-dw, 0, dw}), yticks=sorted({-dh, 0, dh}))
         axes.spines[:].set(visible=True, color="0.3")
         if len(window) == 3:
-            axes.set_title(f"dt = {dt}".replace("-", "−"), size=12)
-    fig.supxlabel("dw", size=12)
-    fig.supylabel("dh", size=12)
+            axes.set_title(f"Δt = {t:+d}".replace("-", "−") if t else "Δt = 0")
+    for axes in grid[-1]:
+        axes.set_xlabel("Δw")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("Δh")
     fig.colorbar(image, ax=grid, label=f"bias, head {head}", pad=0.01, aspect=15 * rows)
+    if noise:
+        frame = Patch(fill=False, edgecolor="black", linewidth=2.5, label=f"larger than ±{noise:.2g}")
+        fig.legend(handles=[frame], loc="outside lower center")
     headline(fig, title)
     return fig
 
