@@ -15,7 +15,7 @@
 # | **Needs** | PyTorch: shapes, `reshape`, `permute`, a convolution |
 # | **Data** | the embedded clips: `vt-course data synthetic`, once (`make course` and `make lab` do it) |
 # | **Time** | core 2 hours with the exercises, deep dives half an hour more; to run it on two quiet cores: 10 to 20 seconds (`smoke`), 10 to 25 (`lecture`, `full`) |
-# | **Hardware** | a laptop CPU; it takes 1.2 to 1.5 GB of memory |
+# | **Hardware** | a laptop CPU; it takes 0.8 to 1.5 GB of memory |
 #
 # **You will be able to**
 #

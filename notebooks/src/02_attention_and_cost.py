@@ -14,7 +14,7 @@
 # | **Needs** | PyTorch: tensors, `Linear`, autograd. Notebook 01 helps, but is not required |
 # | **Data** | the embedded clips: `vt-course data synthetic`, once (`make course` and `make lab` do it) |
 # | **Time** | core 2 to 3 hours with the exercises, deep dives half an hour more; to run it on two quiet cores: 15 to 30 seconds (`smoke`), 20 to 40 (`lecture`), 45 to 90 (`full`) |
-# | **Hardware** | a laptop CPU; it takes 1.3 to 1.4 GB of memory, `full` 1.8 |
+# | **Hardware** | a laptop CPU; it takes 0.8 to 1.4 GB of memory, `full` up to 1.8 |
 #
 # **You will be able to**
 #
