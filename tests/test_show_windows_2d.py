@@ -116,7 +116,7 @@ def test_hierarchy_counts_windows_and_draws_every_patch():
 
 def test_spread_draws_each_measurement_and_its_summary():
     (axes,) = show.spread({"a": [1.0, 2.0, 3.0], "b": [5.0]}, "ms", marks={"paper": {"b": 4.0}}).axes
-    assert texts_of(axes) == ["2 ± 1", "5"]
+    assert texts_of(axes) == ["2.0 ± 1.0", "5.0"]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "b"]
     dots = [line.get_xydata().tolist() for line in axes.lines if line.get_marker() == "o"]
     assert dots == [[[1, 0], [2, 0], [3, 0]], [[5, 1]]]
