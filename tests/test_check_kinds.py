@@ -662,7 +662,7 @@ def test_an_exercise_that_does_not_exist_names_those_that_do():
     with pytest.raises(KeyError) as error:
         check("4.7", right("4.1"))
     assert str(error.value) == "there is no exercise 4.7; there are 4.1, 4.2, 4.3, 4.4, 4.5, 4.6"
-    with pytest.raises(KeyError, match=r"no exercise 99\.1; there are 1\.1 to 1\.6, .* 8\.1 to 8\.8"):
+    with pytest.raises(KeyError, match=r"no exercise 99\.1; there are 0\.1, 1\.1 to 1\.6, .* 8\.1 to 8\.8"):
         check("99.1", right("4.1"))
 
 

@@ -97,9 +97,8 @@ def exercise_of(number: str) -> Exercise:
     """The exercise of this number. Raises KeyError that names those that exist."""
     if number not in EXERCISES:
         books = dict.fromkeys(n.split(".")[0] for n in EXERCISES)
-        near = [n for n in EXERCISES if n.split(".")[0] == str(number).split(".")[0]] or [
-            f"{b}.1 to {[n for n in EXERCISES if n.split('.')[0] == b][-1]}" for b in books
-        ]
+        of = {b: [n for n in EXERCISES if n.split(".")[0] == b] for b in books}
+        near = of.get(str(number).split(".")[0]) or [" to ".join(dict.fromkeys((n[0], n[-1]))) for n in of.values()]
         raise UnknownExercise(f"there is no exercise {number}; there are {', '.join(near)}")
     return EXERCISES[number]
 

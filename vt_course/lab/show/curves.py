@@ -176,7 +176,7 @@ def curves(
 ) -> Figure:
     """Curves over training: name -> values per epoch, or name -> dict(x=[...], y=[...]).
 
-    `levels`: name -> a value of y to compare with, such as the loss of a guess; dashed lines.
+    `levels`: name -> a value of y to compare with, such as the loss of a guess; dotted lines.
     """
     fig, axes = plt.subplots(figsize=(9, 4.2))
     for i, (name, history) in enumerate(histories.items()):
@@ -194,7 +194,7 @@ def curves(
             label=name,
         )
     for name, level in (levels or {}).items():
-        axes.axhline(level, color=VERMILION, linestyle="--", linewidth=1.6, zorder=0, label=name)
+        axes.axhline(level, color="0.35", linestyle=":", linewidth=2, zorder=0, label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid()
