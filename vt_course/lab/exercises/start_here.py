@@ -34,21 +34,20 @@ BACKWARDS = Choices(
         "how": (
             ("nothing is changed: the frames are in their old order", lambda x: x),
             (
-                "the pictures are mirrored, left for right: the frames are the axis 1 of (C, T, H, W), and -1 is W",
+                "the pictures are mirrored, left for right: of (C, T, H, W) you turn round W, not T",
                 lambda x: x.flip(-1),
             ),
             (
-                "the pictures are upside down: the frames are the axis 1 of (C, T, H, W), and 2 is H (it is T in a "
-                "batch)",
+                "the pictures are upside down: of (C, T, H, W) you turn round H, not T (axis 2 is T in a batch)",
                 lambda x: x.flip(2),
             ),
-            ("red and blue are exchanged: the frames are the axis 1 of (C, T, H, W), and 0 is C", lambda x: x.flip(0)),
+            ("red and blue are exchanged: of (C, T, H, W) you turn round C, not T", lambda x: x.flip(0)),
             (
-                "the pictures are turned by half a turn: turn round the order of the frames alone, axis 1",
+                "the pictures are turned by half a turn: of (C, T, H, W) you turn round H and W, not T",
                 lambda x: x.flip(2, 3),
             ),
-            ("colours and frames are turned round: only the frames, axis 1, must be", lambda x: x.flip(0, 1)),
-            ("all four axes are turned round: only the frames, axis 1, must be", lambda x: x.flip(0, 1, 2, 3)),
+            ("colours and frames are turned round: only the frames, T, must be", lambda x: x.flip(0, 1)),
+            ("all four axes are turned round: only the frames, T, must be", lambda x: x.flip(0, 1, 2, 3)),
             (
                 "the pictures are turned round besides the frames: leave rows and columns as they are",
                 lambda x: x.flip(1, 2, 3),
