@@ -556,6 +556,7 @@ ERRORS = [
     ("4.3", lambda x, s: s.roll(x), "a value of type tuple has no `roll`"),
     ("4.3", lambda x, s: torch.roll(s, x), "`roll` wants Tensor for its `input`, and you give a value of type tuple"),
     ("4.3", lambda x: x, "is called with `x`, `shift`; it takes `x`"),
+    ("8.6", lambda run: 0.0, "is called with `run`, `parts`; it takes `run`"),
     ("4.4", lambda z, w, s: right("4.4")(z, w, s) * torch.nan, "NaN (not a number) comes from"),
     ("3.2", lambda x, M, H, W: x.view(len(x) // (H * W * M), H // M, W // M, M, M, -1), "reshape to is 0: if it comes"),
     ("4.1", lambda x, w: x.reshape(len(x) // 2, -1), "you divide by more than there is (x is (1, 4, 4, 4, 1))"),

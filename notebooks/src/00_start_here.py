@@ -8,7 +8,7 @@
 # |---|---|
 # | **Needs** | Python and a little PyTorch |
 # | **Data** | the embedded clips: `vt-course data synthetic`, once (`make course` and `make lab` do it) |
-# | **Time** | 15 to 20 minutes with the exercise; to run it, on two cores: 10 to 20 seconds (`smoke`), half a minute to a minute (`lecture`) |
+# | **Time** | 15 to 20 minutes with the exercise; to run it, on two cores: 5 to 20 seconds (`smoke`), 10 to 40 seconds (`lecture`) |
 # | **Hardware** | a laptop CPU and 1 GB of memory |
 #
 # **You will be able to**
