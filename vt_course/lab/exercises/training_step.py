@@ -297,7 +297,9 @@ STILL = "the schedule stands still in a step that is left out: it counts all ste
 LOSS_ONLY = "only the loss is looked at: a gradient may be NaN although the loss is finite; look at the norm"
 
 STEP = TrainingSteps(
-    often=(
+    often=(  # first those that make NaN: for them the search has less time
+        (ALWAYS, partial(step_of, good=lambda loss, norm: True)),
+        (LOSS_ONLY, partial(step_of, good=lambda loss, norm: math.isfinite(loss))),
         (
             "the weights never change: `backward` or the optimiser's step is missing, or `zero_grad` stands between",
             frozen,
@@ -315,8 +317,6 @@ STEP = TrainingSteps(
             partial(step_of, early=True),
         ),
         (STILL, partial(step_of, still=True)),
-        (ALWAYS, partial(step_of, good=lambda loss, norm: True)),
-        (LOSS_ONLY, partial(step_of, good=lambda loss, norm: math.isfinite(loss))),
         (
             "in a step that is left out the gradients stay and spoil the next one: `zero_grad` belongs into every step",
             zero_if_taken,
