@@ -192,7 +192,7 @@ NUMBERS = [
     ("8.3", lambda *a: right("8.3")(*a)[[1, 2, 0]], "along axis 0 the places come in the order 1, 2, 0"),
     ("8.4", lambda x, y, e: right("8.4")(x, y, e) / math.log(2), "the logarithm has base 2"),
     ("8.5", lambda n, limit: torch.clamp(limit / n.square().mean().sqrt(), max=1), "the squares are averaged"),
-    ("8.6", lambda g, n: g * (n / n.sum())[:, None], "a sum over axis 0 of your result is missing"),
+    ("8.7", lambda g, n: g * (n / n.sum())[:, None], "a sum over axis 0 of your result is missing"),
 ]  # fmt: skip
 
 
@@ -440,11 +440,11 @@ FRESH = [
     ("4.4", lambda z, w, s: right("4.4")(z, w, s).unsqueeze(1), "drop it with `.squeeze(1)`"),
     ("4.4", lambda z, w, s: right("4.4")(z, w, s)[:, None, None], "drop them with `.squeeze((1, 2))`"),
     ("2.5", lambda h, w, C, M: math.ceil(h / M) * (w / M) * (4 * M * M * C**2 + 2 * M**4 * C), "got 1,088,640, wanted"),
-    ("8.6", lambda g, n: g.sum(0) / (n > 0).sum(), "  Likely: the means of all ranks are added and divided"),
+    ("8.7", lambda g, n: g.sum(0) / (n > 0).sum(), "  Likely: the means of all ranks are added and divided"),
     ("3.1", lambda x, M: right("3.1")(x, M)[None], "drop it with `.squeeze(0)`"),
-    ("8.6", lambda g, n: g[n > 0].mean(0), "  Likely: every rank that has clips counts the same"),
-    ("8.6", lambda g, n: n.sqrt() @ g / n.sqrt().sum(), "  Likely: the weights are the roots of the numbers of clips"),
-    ("8.6", lambda g, n: (n + 1.0) @ g / (n + 1).sum(), "  Likely: the weights are the numbers of clips plus 1"),
+    ("8.7", lambda g, n: g[n > 0].mean(0), "  Likely: every rank that has clips counts the same"),
+    ("8.7", lambda g, n: n.sqrt() @ g / n.sqrt().sum(), "  Likely: the weights are the roots of the numbers of clips"),
+    ("8.7", lambda g, n: (n + 1.0) @ g / (n + 1).sum(), "  Likely: the weights are the numbers of clips plus 1"),
 ]  # fmt: skip
 
 
@@ -678,6 +678,7 @@ ERRORS = [
     ("4.3", lambda x, s: s.roll(x), "a value of type tuple has no `roll`"),
     ("4.3", lambda x, s: torch.roll(s, x), "`roll` wants Tensor for its `input`, and you give a value of type tuple"),
     ("4.3", lambda x: x, "is called with `x`, `shift`; it takes `x`"),
+    ("8.6", lambda run: 0.0, "is called with `run`, `parts`; it takes `run`"),
     ("4.4", lambda z, w, s: right("4.4")(z, w, s) * torch.nan, "NaN (not a number) comes from"),
     ("3.2", lambda x, M, H, W: x.view(len(x) // (H * W * M), H // M, W // M, M, M, -1), "reshape to is 0: if it comes"),
     ("4.1", lambda x, w: x.reshape(len(x) // 2, -1), "you divide by more than there is (x is (1, 4, 4, 4, 1))"),
@@ -784,7 +785,7 @@ def test_an_exercise_that_does_not_exist_names_those_that_do():
     with pytest.raises(KeyError) as error:
         check("4.99", right("4.1"))
     assert str(error.value) == f"there is no exercise 4.99; there are {', '.join(f'4.{n}' for n in range(1, 10))}"
-    with pytest.raises(KeyError, match=r"no exercise 99\.1; there are 1\.1 to 1\.6, .* 8\.1 to 8\.6"):
+    with pytest.raises(KeyError, match=r"no exercise 99\.1; there are 0\.1, 1\.1 to 1\.6, .* 8\.1 to 8\.8"):
         check("99.1", right("4.1"))
 
 

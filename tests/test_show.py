@@ -509,6 +509,13 @@ def test_accuracies_against_ceilings_are_in_percent():
         show.ceilings({"in order": (94.5, 1.1)}, {})
 
 
+def test_curves_have_levels_to_compare_with():
+    axes = show.curves({"loss": [2.0, 1.0]}, "loss", levels={"a guess": 2.08}).axes[0]
+    (level,) = [line for line in axes.lines if line.get_linestyle() == ":"]
+    assert level.get_ydata()[0] == 2.08 and level.get_label() == "a guess"
+    assert "a guess" in [text.get_text() for text in axes.get_legend().get_texts()]
+
+
 def test_curves_start_at_epoch_one_unless_told():
     axes = show.curves({"train": torch.tensor([3.0, 2.0]), "validation": dict(x=[5, 9], y=[1, 0])}, "loss").axes[0]
     assert [line.get_xydata().tolist() for line in axes.lines] == [[[1, 3], [2, 2]], [[5, 1], [9, 0]]]

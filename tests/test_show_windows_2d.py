@@ -159,7 +159,7 @@ def test_hierarchy_counts_windows_and_draws_every_patch():
 
 def test_spread_draws_each_measurement_and_its_summary():
     (axes,) = show.spread({"a": [1.0, 2.0, 3.0], "b": [5.0]}, "ms", marks={"paper": {"b": 4.0}}).axes
-    assert texts_of(axes) == ["2.0 ± 1.0", "5"]
+    assert texts_of(axes) == ["2.0 ± 1.0", "5.0"]
     (same,) = show.spread({"a": [66.5, 68.5, 70.5], "b": [53.3, 60.4, 67.5]}, "%").axes
     assert texts_of(same) == ["68.5 ± 2.0", "60.4 ± 7.1"]  # as many digits in each row
     assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "b"]

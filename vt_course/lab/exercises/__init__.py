@@ -4,6 +4,7 @@ from vt_course.lab.exercises import (
     attention_and_cost,
     clips_and_tokens,
     mvit,
+    start_here,
     swin,
     timesformer,
     training,
@@ -12,7 +13,8 @@ from vt_course.lab.exercises import (
 )
 
 EXERCISES = (
-    clips_and_tokens.EXERCISES
+    start_here.EXERCISES
+    | clips_and_tokens.EXERCISES
     | attention_and_cost.EXERCISES
     | swin.EXERCISES
     | video_swin.EXERCISES

@@ -1,5 +1,7 @@
 """Figures of repeated measurements: one dot for each."""
 
+import math
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
@@ -38,10 +40,10 @@ def spread(
     fig, axes = plt.subplots(figsize=(width, 0.62 * len(rows) + 1.2 + 0.35 * bool(marks)))
     for together in zip(*rows.values()) if paired else ():
         axes.plot(together, range(len(rows)), color="0.6", linewidth=1)
-    measured = [array(v).astype(float) for v in rows.values()]
-    widest = max((v.std(ddof=1) for v in measured if len(v) > 1), default=0.0)
-    decimals = max(0, 1 - int(np.floor(np.log10(widest)))) if widest else 0  # two digits of the largest deviation
-    for i, values in enumerate(measured):
+    deviations = [array(v).astype(float).std(ddof=1) for v in rows.values() if len(v) > 1 and not median]
+    # As many decimals in all rows: two digits of the largest deviation.
+    places = max(0, 1 - math.floor(math.log10(max(deviations) or 1))) if deviations else None
+    for i, values in enumerate(array(v).astype(float) for v in rows.values()):
         axes.plot(
             values,
             np.full(len(values), i),
@@ -59,9 +61,9 @@ def spread(
             linewidth=2.5,
             label=("median" if median else "mean") if i == 0 else None,
         )
-        text = f"{middle:.3g}"
+        text = f"{middle:.3g}" if places is None else f"{middle:.{places}f}"
         if len(values) > 1 and not median:
-            text = f"{middle:.{decimals}f} ± {values.std(ddof=1):.{decimals}f}"
+            text += f" ± {values.std(ddof=1):.{places}f}"
         axes.annotate(text, (1.01, i), xycoords=("axes fraction", "data"), va="center", size=12)
     for n, (label, values) in enumerate((marks or {}).items()):
         axes.plot(
