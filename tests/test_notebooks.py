@@ -32,6 +32,11 @@ def test_hygiene(stem):
 
 
 @pytest.mark.parametrize("stem", STEMS)
+def test_figures_stay_readable_on_a_phone(stem):
+    assert figures.without_size(committed(stem)) == 0, f"run `vt-course build {stem} --text-only`"
+
+
+@pytest.mark.parametrize("stem", STEMS)
 def test_in_step_with_its_source(stem):
     assert build.drift(FOLDER / "src" / f"{stem}.py", FOLDER / f"{stem}.ipynb") == []
 
