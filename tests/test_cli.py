@@ -132,7 +132,9 @@ def test_every_verb_has_json(name):
     assert "--json" in verbs()[name].format_help()
 
 
-@pytest.mark.parametrize("document", ["README.md", "data/README.md"])
+@pytest.mark.parametrize(
+    "document", ["data/README.md", *(f"docs/{name}.md" for name in ("students", "teachers", "researchers"))]
+)
 def test_commands_in_documents_parse(document):
     text = (repo_root() / document).read_text(encoding="utf-8")
     commands = re.findall(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from IPython.core.formatters import DisplayFormatter
 from matplotlib.text import Text
 from PIL import Image
 
@@ -16,7 +17,7 @@ from vt_course import CourseError, repo_root
 from vt_course.data.transforms import normalise
 from vt_course.lab import show
 from vt_course.lab.show import __main__ as picture
-from vt_course.lab.show import clips, compare, windows
+from vt_course.lab.show import clips, compare, style, windows
 from vt_course.lab.show.style import wrapped
 from vt_course.models import swin
 
@@ -59,8 +60,10 @@ def assert_readable(fig) -> None:
     width, height = Image.open(io.BytesIO(png)).size
     assert texts, "no text at all"
     assert len(png) < 300_000
+    on_page = style.page_size(width)["width"] / width  # pixels of a page for one of the picture
     for text, box in texts:
         assert text.get_size() >= 11, text
+        assert text.get_size() * fig.dpi / 72 * on_page >= 10.5, f"{text} is too small where the figure is wide"
         assert box.x0 >= -1 and box.y0 >= -1, f"{text} is clipped: {box}"
         assert box.x1 <= width + 1 and box.y1 <= height + 1, f"{text} is clipped: {box}"
     level = [(text, box) for text, box in texts if text.get_rotation() % 90 == 0]
@@ -68,6 +71,15 @@ def assert_readable(fig) -> None:
     shared = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)  # (n, n, x y)
     for i, j in np.argwhere(np.triu((shared > 1).all(-1), 1)):
         raise AssertionError(f"{level[i][0]} lies on {level[j][0]}")
+
+
+@pytest.mark.parametrize("shape, width", [((6, 5), None), ((11, 3), 800)], ids=["fits", "wide"])
+def test_a_cell_shows_a_figure_at_a_width_that_a_phone_does_not_shrink(shape, width):
+    fig = style.figure(lambda: plt.subplots(figsize=shape)[0])()
+    data, metadata = DisplayFormatter().format(fig)
+    pixels = Image.open(io.BytesIO(data["image/png"])).width
+    assert metadata["image/png"] == {"width": width or pixels, "unconfined": True} and pixels >= (width or 0)
+    assert data["text/plain"].startswith("<Figure size ") and set(data) == {"image/png", "text/plain"}
 
 
 def clip(T=12, H=48, W=64) -> np.ndarray:
