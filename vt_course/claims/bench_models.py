@@ -375,11 +375,12 @@ MINIS = ("video_swin_mini", "mvit_mini", "mvit_v2_mini", "timesformer_mini", "un
 
 
 def bench_minis(device: str = "cpu", repeats: int = 15, batch: int = 16) -> list[dict]:
-    """Milliseconds a clip of each family's mini, forward with backward, on the same clips in one process.
+    """Milliseconds and memory a clip of each family's mini, forward with backward, in one process.
 
     The models take turns, so that other work on the machine slows all of them alike. A row is dict(model, batch, ms,
-    of_first, error): `ms` is the median of one clip, `of_first` the median, over the turns, of the time divided by that
-    of the first model in the same turn, and `error` its standard error.
+    of_first, error, peak_mb): `ms` is the median of one clip, `of_first` the median, over the turns, of the time
+    divided by that of the first model in the same turn, and `error` its standard error. `peak_mb` is the peak of memory
+    that the two passes take, divided by the clips of the batch.
     """
     where = torch.device(device)
     works = {}
@@ -400,6 +401,7 @@ def bench_minis(device: str = "cpu", repeats: int = 15, batch: int = 16) -> list
                 "ms": 1e3 * statistics.median(turn[name] for turn in turns) / batch,
                 "of_first": statistics.median(ratios),
                 "error": error,
+                "peak_mb": peak_bytes(works[name], where) / 1e6 / batch,
             }
         )
     return rows
