@@ -1209,6 +1209,12 @@ grids = grids / grids.sum((1, 2, 3), keepdim=True)
 show.attention_over_frames(moving[0], grids, place,
                            rows=["time", "space", "local kernel"])
 
+# %%
+for name in ("time: same step", "next"):
+    mean = sum(shares_t[name]) / len(shares_t[name])
+    report(**{f"{name}: more than equal weights":
+              mean > equal_t[name]})
+
 # %% [markdown] tags=["answer"]
 # If attention prefers neighbours, the dots lie right of the square at "same" and "next" and left of it at "farther" and "beyond". The square of "same step" lies at 1/8. Where dots lie on the square, distance plays no role for this head. Where they lie on the other side, the head looks away from its neighbourhood. In both cases a local layer would be no replacement.
 
@@ -1392,7 +1398,7 @@ with torch.no_grad():
                              for m in dense["H"].features(many)))
 
 # %% [markdown] tags=["deep-dive"]
-# ## 15 · Two questions of users
+# ## 15 · Questions of users
 #
 # **"The loss is NaN."** (Issues 30, 106 and 112 of the official repository.) With [mixed precision](glossary.md#mixed-precision) the products q·k are computed in float16, whose largest number is 65,504. The official code multiplies first and divides by √d afterwards. So the product before the division can overflow. Then the logits hold infinities, and their softmax is NaN:
 
@@ -1417,6 +1423,45 @@ for head_dim in (32, 64):
     mb = 4 * 1568**2 * (320 // head_dim) / 1e6        # in stage 3
     report(**{f"head_dim {head_dim}": f"{count_parameters(s):,} "
               f"parameters, {mb:.0f} MB of weights in float32"})
+
+# %% [markdown]
+# **"How do I train on my own classes?"** (Issues 91, 97 and 98.) The files: notebook 08, section 12. In the network the classifier has to be new. The author's advice in issue 97 is to delete its weights before loading the rest. Here your network with six classes gets all else from the trained mini:
+
+# %%
+six = UniFormer(**only(mini.config) | dict(num_classes=6)).eval()
+rest = {n: t for n, t in weights.items() if not n.startswith("head")}
+loaded = six.load_state_dict(rest, strict=False)
+report(new=", ".join(loaded.missing_keys),
+       left_over=len(loaded.unexpected_keys))
+
+# %% [markdown]
+# **"Why are the image weights with LayerScale not used for video?"** [LayerScale](glossary.md#layerscale) multiplies each branch by one learned number for each channel, before it is added. These numbers begin at 10⁻⁶, so a new block does nearly nothing. The README of the image models says that it helps to train deep models, that fine-tuning on video met problems, and that only weights without it are used for video. Which problems these were, it does not say.
+#
+# In *trained* weights the factors are only numbers, and can be folded into the last layer of their branch. Then they fit a network without LayerScale:
+
+# %%
+def without_layer_scale(state):
+    """Fold gamma_1 and gamma_2 into the layers before them."""
+    state = dict(state)
+    last = {"gamma_1": "attn.proj", "gamma_2": "mlp.fc2"}
+    for name in [n for n in state if "gamma" in n]:
+        block, which = name.rsplit(".", 1)
+        gamma = state.pop(name).flatten()             # (C,)
+        weight = state[f"{block}.{last[which]}.weight"]
+        bias = state[f"{block}.{last[which]}.bias"]
+        state[f"{block}.{last[which]}.weight"] = gamma[:, None] * weight
+        state[f"{block}.{last[which]}.bias"] = gamma * bias
+    return state
+
+# %%
+scaled = stir(package.UniFormer(dims=2, layer_scale="G", **small))
+plain = package.UniFormer(dims=2, **small).eval()
+state = without_layer_scale(scaled.state_dict())
+_ = plain.load_state_dict(state, strict=True)
+with torch.no_grad():
+    images = torch.randn(2, 3, 64, 64)
+    agree("LayerScale folded into its branch", plain(images),
+          scaled(images))
 
 # %% [markdown] tags=["core"]
 # ## 16 · Does it use time, and what does it buy?
@@ -1460,7 +1505,7 @@ within("shuffled", 100 * results["shuffled"]["top1"], 15, 40, " %")
 # %% [markdown]
 # All families, trained in one regime on the same clips and the same machine, and a ViT that sees each frame by itself and averages. There is one mark for each seed that has been run (`vt-course experiments --only families-motion`). A difference that is smaller than the spread over seeds is none.
 
-# %% tags=["figure"] alt="One row for each family: marks for the accuracy with frames in order, shuffled, in reverse and one frame repeated, dashed lines at 12.5 % and 50 %, and bars for parameters, multiply-accumulates and memory; all five families and the ViT that averages."
+# %% tags=["figure"] alt="One row for each family: marks for the accuracy with frames in order, shuffled, in reverse and one frame repeated, dashed lines at 12.5 % and 50 %, and bars for parameters, multiply-accumulates, time and memory of a clip; all five families and the ViT that averages."
 show.families("Video Swin", "MViT", "MViTv2", "TimeSformer",
               "UniFormer", "frame-average ViT")
 
@@ -1478,7 +1523,7 @@ show.families("Video Swin", "MViT", "MViTv2", "TimeSformer",
 #
 # - Our trained models are small, on small clips of drawn shapes. No accuracy of the paper is reproduced here. Its numbers are quoted with their table.
 # - Parameters, multiply-accumulates and the equality of outputs are at full scale and exact. Two rows of Table 4 do not come out; section 10 says which.
-# - Token labelling, LayerScale and the light models (XXS, XS) are not built here. The package has the first two.
+# - Token labelling and the light models (XXS, XS) are not built here, and LayerScale only as its factors (section 15). The package has the first two of these three.
 # - Your network is literal: it writes all attention weights to memory. The package's uses the fused attention of PyTorch and a faster depthwise convolution.
 # - Drop path acts in training only; your network leaves it out.
 #
