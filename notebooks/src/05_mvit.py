@@ -253,7 +253,7 @@ report(rows_one_a_query=queries, columns_one_a_key=keys,
        times_smaller=f"{queries / keys:.1f}")
 
 # %% [markdown]
-# Now the definition: the pooling of section 3 for each head, then one query at a time. The class token is neither pooled nor left out of attention: it is a query, a key and a value like the others. And the LayerNorm
+# Now the definition: the pooling of section 3 for each head, then one query at a time. `layer` is the layer that you finish in exercise 5.2: it holds `qkv`, `proj`, and a pooling and a norm for each of q, k and v. The class token is neither pooled nor left out of attention: it is a query, a key and a value like the others. And the LayerNorm
 # after the pooling normalises it too. (That is not in the paper; it is what the released code does, and what weights were trained with.)
 
 # %% tags=["definition"]
@@ -834,7 +834,8 @@ def hears(blocks, place):
             place = (place[0], place[1] // 2, place[2] // 2)
     side = side_of(x, size[0])
     at = 1 + (place[0] * side + place[1]) * side + place[2]
-    gradient, = torch.autograd.grad((x[0, at] ** 3).sum(), row)
+    one = (x[0, at] ** 3).sum()                  # a plain sum may cancel
+    gradient, = torch.autograd.grad(one, row)
     return gradient[0, 1:].abs().sum(-1).view(size) > 0
 
 
@@ -1583,7 +1584,7 @@ with torch.no_grad():
     differ("your MViT: shuffled, in order", mine(mixed), mine(clips))
 
 # %% [markdown]
-# So this section shows that a model that has to use the order does use it, and that a blind one cannot. It does **not** show what the paper's table shows: that of two models that may do without, one uses time and the other does not. For that one needs a data set that a single frame mostly solves, and models trained on it; `appearance`, the other label of our clips, would be one, with shuffling that should cost nothing. That training is not part of this notebook.
+# So this section shows that a model that has to use the order does use it, and that a blind one cannot. It does **not** show what the paper's table shows: that of two models that may do without, one uses time and the other does not. For that one needs data that a single frame mostly solves, and models trained on them. `appearance`, the other label of our clips, is such a label; there shuffling should cost nothing. (`vt-course experiments --only families-appearance` makes these trainings.)
 
 # %% [markdown] tags=["deep-dive"]
 # ## 14 · What this architecture buys, and what it costs

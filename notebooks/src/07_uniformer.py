@@ -868,8 +868,7 @@ clip = wide[3]["clip"]  # (3, 16, 128, 128)
 # %%
 places = {"stage 1, block 1": (1, 1), "stage 1, block 2": (1, 2),
           "stage 2, block 1": (2, 1), "stage 3, block 1": (3, 1)}
-twice_the_clip = clip[None].repeat(2, 1, 1, 1, 1)
-sight = {name: seen(net, twice_the_clip, *where)
+sight = {name: seen(net, clip[None], *where)
          for name, where in places.items()}
 for name, g in sight.items():
     report(**{name: f"{int((g > 0).sum()):5,} of {g.numel():,} tokens"})
