@@ -12,7 +12,7 @@
 # | **Needs** | PyTorch; softmax attention with queries, keys and values (notebook 02). Notebook 04 helps, but is not required |
 # | **Data** | sections 1 to 12: none, clips are random numbers; section 13: the embedded clips (`vt-course data synthetic`, once) |
 # | **Time** | 3 to 4 hours with the exercises (sections 1 to 7: 2 hours and a half); to run it: 1 minute on two cores |
-# | **Profiles** | `smoke`; `lecture` and `full` test the trained model on 2,000 test clips instead of 400 (section 13), so that the error bars are less than half as long; 2 minutes more |
+# | **Profiles** | `smoke`; `lecture` and `full` test the trained model on 2,000 test clips instead of 400 (section 13), so that the error bars are less than half as long; a minute more |
 # | **Hardware** | a laptop CPU and 2 GB of memory |
 #
 # **You will be able to**

@@ -12,7 +12,7 @@
 # |---|---|
 # | **Needs** | softmax attention with queries, keys, values and heads (notebook 02) |
 # | **Data** | the embedded clips: `vt-course data synthetic`, once (`make course` and `make lab` do it) |
-# | **Time** | 3 hours with the exercises; to run it: 1 minute (`smoke`), 4 (`lecture`), 20 (`full`) on two cores |
+# | **Time** | 3 hours with the exercises; to run it: 1 minute (`smoke`), 4 (`lecture`), 16 (`full`) on two cores |
 # | **Profiles** | `smoke`: a few steps of training. `lecture`: 60 steps in the figure of section 9, and 2,000 test clips instead of 400 in section 13. `full`: 1,500 steps, and section 13 tests the model that you trained |
 # | **Hardware** | a laptop CPU and 2 GB of memory |
 #
@@ -468,6 +468,19 @@ def paper_block(x, size, block):                        # (B, 1 + L, C)
     x = x + block.temporal_fc(y)
     x = x + block.attn(block.norm1(x), space)
     return x + block.mlp(block.norm2(x))
+
+# %% [markdown]
+# These masks are over all N·T + 1 tokens. Their rows hold the paper's counts: N·T + 1 for joint and N + T + 2 for divided attention. **Predict** those of the base model for the other three.
+
+# %%
+for name, its_steps in SCHEMES.items():
+    masks = [with_class(step_mask(s, base)) for s in its_steps]
+    met = sum(int(mask[1].sum()) for mask in masks)     # of a patch
+    report(**{name: f"{len(masks)} mask(s) of {len(masks[0]):,} tokens,"
+              f" {met:,} comparisons a patch"})
+
+# %% [markdown] tags=["answer"]
+# One more for each softmax than in section 2: 197, 590 and 39.
 
 # %% [markdown]
 # ### Exercise 6.4 · The divided block
@@ -953,7 +966,7 @@ report(joint=f"{joint_GB:.1f} GB", over_space=f"{space_GB:.1f} GB",
 
 # %% [markdown]
 # [Fused attention](glossary.md#fused-attention) (`scaled_dot_product_attention`, in PyTorch since 2023) never stores the logits. Then the order is reversed. Here are the peaks of memory of one layer, forward and backward, as `vt-course bench growth` measured them
-# on a CPU (192 channels, 3 heads; `results/bench_growth_cpu.json` has machine and commit). Joint attention is measured with a fused kernel, and up to 6,272 patches also in the literal form.
+# on a quiet CPU (192 channels, 3 heads; `results/bench_growth_cpu.json` has machine and commit). The logits that a literal joint layer would store are computed and drawn beside them.
 
 # %%
 import json
@@ -964,10 +977,10 @@ file = repo_root() / "results/bench_growth_cpu.json"
 stored = json.loads(file.read_text(encoding="utf-8"))
 
 
-def measured(grows, what, kinds=("joint", "divided")):
+def measured(grows, what):
     """kind of attention -> what was measured, as one size grows."""
     out = {}
-    for kind in kinds:
+    for kind in ("joint", "divided"):
         chosen = [r for r in stored["rows"] if r["grows"] == grows
                   and r["attention"] == kind]
         out[kind] = dict(x=[r["tokens"] for r in chosen],
@@ -975,17 +988,17 @@ def measured(grows, what, kinds=("joint", "divided")):
     return out
 
 
-kinds = "joint", "joint, literal", "divided"
-curve = measured("side", "peak_mb", kinds)
+curve = measured("side", "peak_mb")
 peak = {kind: round(c["y"][-1]) for kind, c in curve.items()}
 report(patches=curve["joint"]["x"][-1], joint_fused_MB=peak["joint"],
        divided_fused_MB=peak["divided"])
 
-# %% tags=["figure"] alt="Megabytes of one layer against the number of patches on logarithmic axes: fused joint and divided attention are two parallel lines of slope 1, divided above joint; literal joint attention rises with a slope near 2 and lies far above both."
+# %% tags=["figure"] alt="Megabytes of one layer against the number of patches on logarithmic axes: fused joint and divided attention are two parallel lines of slope 1, divided above joint; the stored logits rise with slope 2 and end fifty times higher."
+tokens = curve["joint"]["x"]
 show.cost_curves(
-    {"joint, fused": curve["joint"],
-     "joint, literal": curve["joint, literal"],
-     "divided, fused": curve["divided"]},
+    {"joint, fused": curve["joint"], "divided, fused": curve["divided"],
+     "logits of joint, if stored":
+         dict(x=tokens, y=[logit_bytes(n, 3) / 1e6 for n in tokens])},
     "patches of the clip", "MB of one layer",
     "Memory: the limit was in the program")
 
@@ -996,7 +1009,7 @@ show.cost_curves(
 #
 # Section 2 counted comparisons: a patch meets N·T patches in joint attention, and N + T and a class token in divided attention. What do these numbers say about the rest? For each size, and for each of the four quantities, the next table divides joint by divided. In the upper half the number of frames grows, in the lower half the side of a frame.
 #
-# **Predict:** 64 frames of 14 × 14 patches and 8 frames of 56 × 56 patches: in which of the two has joint attention more comparisons for each one of divided attention, and by how much does its *time* exceed that of divided?
+# **Predict** for two clips with 6,272 patches each, 32 frames of 14 × 14 and 8 frames of 28 × 28: for which of them does joint attention have more comparisons for each one of divided attention? And is the ratio of the *times* as large as that of the comparisons?
 
 # %%
 def compared(kind, T, places):
@@ -1013,7 +1026,7 @@ def joint_over_divided(grows):
         pairs = (compared("joint", T, side * side)
                  / compared("divided", T, side * side))
         yield (T, side, pairs, j["gmacs"] / d["gmacs"],
-               1 / d["of_joint"], j["peak_mb"] / d["peak_mb"])
+               j["ms"] / d["ms"], j["peak_mb"] / d["peak_mb"])
 
 # %%
 print(f"{'frames':>6}{'side':>6}{'comparisons':>13}{'MACs':>7}"
@@ -1033,7 +1046,7 @@ show.cost_curves(clocked, "patches of the clip",
                  "Time: the square is still there")
 
 # %% [markdown] tags=["answer"]
-# ANSWER
+# For the long clip: 27 comparisons for one, against 8 in the clip of large frames. The times differ less, 7 and 4 times, and so do the multiply-accumulates: both contain the projections, which cost the same for each patch however many it is compared with. In memory joint attention takes about half in every row.
 #
 # Where only the frames grow, divided attention is linear: its groups over space keep their size, and those over time are small. Where the side grows, its step over space grows with the square, too, only T times less.
 

@@ -13,7 +13,7 @@
 # | **Needs** | PyTorch; softmax attention with queries, keys and values (notebook 02). Notebook 04 helps, but is not required |
 # | **Data** | the embedded clips: `vt-course data synthetic`, once (`make course` and `make lab` do it) |
 # | **Time** | 2 to 3 hours with the exercises; to run it: about half a minute on two cores |
-# | **Profiles** | `smoke`; `lecture` and `full` test the trained model on 2,000 test clips instead of 400 (section 16), which halves the error bars; a minute more |
+# | **Profiles** | `smoke`; `lecture` and `full` test the trained model on 2,000 test clips instead of 400 (section 16), so that the error bars are less than half as long; a minute more |
 # | **Hardware** | a laptop CPU and 2 GB of memory |
 #
 # **You will be able to**
