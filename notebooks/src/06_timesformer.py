@@ -1615,7 +1615,7 @@ blind, unmixed = without("time_embed"), without("temporal_fc")
 results["no time embedding"] = evaluate(blind, held_out, **quietly)
 results["no temporal_fc"] = evaluate(unmixed, held_out, **quietly)
 
-# %% tags=["figure"] alt="Bars of the accuracy on held-out clips: in order it stands far above the dashed line at 50 %, shuffled and without time embedding just below it, one frame, backwards and without temporal_fc near the line at 12.5 %."
+# %% tags=["figure"] alt="Bars of the accuracy on held-out clips: in order it stands far above the dashed line at 50 %, shuffled and without time embedding near this line, one frame and without temporal_fc near the line at 12.5 %, backwards lowest."
 bars = {text: (r["top1"], r["stderr"]) for text, r in results.items()}
 show.ceilings(bars, {"one frame": 0.125, "no order": 0.5},
               f"Top-1 on {len(held_out):,} held-out clips")
@@ -1638,7 +1638,7 @@ with torch.no_grad():
 # %% [markdown] tags=["answer"]
 # Without the time embedding the network is blind to the order of frames, exactly, by section 9. So its bar cannot stand above 50 % but by chance. (A ceiling bounds the *expected* accuracy; the checks allow four standard errors.) Everything that this model knows about direction it owes to one table of T · C numbers. Backwards, it mostly names the partner: it answers correctly for what it sees.
 #
-# With `temporal_fc` at zero it falls to chance. What it has learned about motion, the pair included, goes through its attention over time. (This is weaker evidence than the first, because the later layers were trained with this layer at work.)
+# With `temporal_fc` at zero it falls nearly to chance. What it has learned about motion, the pair included, goes through its attention over time. (This is weaker evidence than the first, because the later layers were trained with this layer at work.)
 #
 # Compare Video Swin of notebook 04, which reads the direction inside its tubes
 # of two frames. TimeSformer has no tubes: a token never holds two frames, so the *only* way to the direction is attention over time, or between class tokens, with marked frames.
