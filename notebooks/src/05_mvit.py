@@ -834,7 +834,7 @@ def hears(blocks, place):
             place = (place[0], place[1] // 2, place[2] // 2)
     side = side_of(x, size[0])
     at = 1 + (place[0] * side + place[1]) * side + place[2]
-    one = (x[0, at] ** 3).sum()                  # a plain sum may cancel
+    one = (x[0, at] ** 3).sum()        # a plain sum may cancel
     gradient, = torch.autograd.grad(one, row)
     return gradient[0, 1:].abs().sum(-1).view(size) > 0
 

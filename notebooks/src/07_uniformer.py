@@ -1434,7 +1434,7 @@ report(new=", ".join(loaded.missing_keys),
        left_over=len(loaded.unexpected_keys))
 
 # %% [markdown]
-# **"Why are the image weights with LayerScale not used for video?"** [LayerScale](glossary.md#layerscale) multiplies each branch by one learned number for each channel, before it is added. These numbers begin at 10⁻⁶, so a new block does nearly nothing. The README of the image models says that it helps to train deep models, that fine-tuning on video met problems, and that only weights without it are used for video. Which problems these were, it does not say.
+# **"Why are the image weights with LayerScale not used for video?"** [Layer scale](glossary.md#layer-scale), as it is written in two words elsewhere, multiplies each branch by one learned number for each channel, before it is added. These numbers begin at 10⁻⁶, so a new block does nearly nothing. The README of the image models says that it helps to train deep models, that fine-tuning on video met problems, and that only weights without it are used for video. Which problems these were, it does not say.
 #
 # In *trained* weights the factors are only numbers, and can be folded into the last layer of their branch. Then they fit a network without LayerScale:
 
