@@ -782,7 +782,7 @@ other_shapes = [k for k in k400 if k400[k].shape != k600[k].shape]
 report(tensors=len(k400), of_another_shape=", ".join(other_shapes))
 
 # %% [markdown]
-# **How do I use MViT for AVA?** (Issues 452, 553 and 595.) AVA asks what each *person* does, and gives a box around each. SlowFast's head for it (`ResNetRoIHead`) wants a map: it averages over time, cuts a small grid of numbers out of the map for each box (RoIAlign), takes the maximum over the grid, and then comes a linear layer. MViT has tokens. So the class token is left out, and the others become a map again. (No configuration of MViT for AVA was released. The users report about 20 mAP, and the threads do not say what was missing.)
+# **How do I use MViT for AVA?** (Issues 452, 553 and 595.) AVA asks what each *person* does, and gives a box around each. SlowFast's head for it (`ResNetRoIHead`) wants a map: it averages over time, cuts a small grid of numbers out of the map for each box (RoIAlign), takes the maximum over the grid, and then comes a linear layer. MViT has tokens. So the class token is left out, and the others become a map again. (No configuration of MViT for AVA was released. The users reach a score of about 20, in AVA's measure, the mean average precision, and the threads do not say what was missing.)
 
 # %%
 from torchvision.ops import roi_align
