@@ -628,6 +628,171 @@ def test_a_forward_is_named_by_the_step_that_is_wrong(how, words, monkeypatch, c
         assert words in out.split("  Likely: ")[1], out
 
 
+# ---------------------------------------------------------------- kinds of notebooks 05 to 07
+
+
+def mvit_block(mlp=lambda x, y: y, skip=lambda x, y: x, grown=lambda x, y: y, attended=lambda x, y: y):
+    """Exercise 5.3: which of the sum x and its norm y each branch is given."""
+
+    def forward(self, x):
+        x = right("5.1")(x, self.size, self.pool_skip) + self.attn(attended(x, self.norm1(x)))
+        y = self.norm2(x)
+        return (skip(x, y) if self.proj is None else self.proj(grown(x, y))) + self.mlp(mlp(x, y))
+
+    return forward
+
+
+def mvit_plan(begins=lambda i, starts: i in starts, ends=lambda i, starts: i + 1 in starts):
+    def plan(depth, dim, starts, kv):
+        rows, heads = [], 1
+        for i in range(depth):
+            b = begins(i, starts)
+            heads, kv = (2 * heads, max(kv // 2, 1)) if b else (heads, kv)
+            out = 2 * dim if ends(i, starts) else dim
+            rows.append([dim, out, heads, 2 if b else 1, kv])
+            dim = out
+        return torch.tensor(rows)
+
+    return plan
+
+
+def seen_in(name, rule):
+    """Exercise 6.2 with another rule of one step: of the rows, columns and frames of all pairs, and their numbers."""
+
+    def mask(step, size):
+        if step != name:
+            return right("6.2")(step, size)
+        places = torch.cartesian_prod(*map(torch.arange, size)).view(-1, 3).unbind(1)
+        return rule(*((p[:, None], p[None]) for p in places), size)
+
+    return mask
+
+
+def together(p, n):
+    """In the same half, where a reader halves with //."""
+    return (p[0] < n // 2) == (p[1] < n // 2)
+
+
+def divided(fc=True, norm2=True, norms=True):
+    """Exercise 6.4 with parts that are not called."""
+
+    def forward(x, size, block):
+        T = size[2]
+        cls, x = x[:, :1], x[:, 1:]
+        y = rearrange(x, "b (n t) c -> (b n) t c", t=T)
+        y = block.temporal_attn(block.temporal_norm1(y) if norms else y)
+        x = x + rearrange(block.temporal_fc(y) if fc else y, "(b n) t c -> b (n t) c", b=len(x))
+        y = torch.cat([cls.repeat_interleave(T, 0), rearrange(x, "b (n t) c -> (b t) n c", t=T)], 1)
+        y = block.attn(block.norm1(y) if norms else y)
+        cls = cls + y[:, :1].unflatten(0, (-1, T)).mean(1)
+        x = torch.cat([cls, x + rearrange(y[:, 1:], "(b t) n c -> b (n t) c", t=T)], 1)
+        return x + block.mlp(block.norm2(x) if norm2 and norms else x)
+
+    return forward
+
+
+def timesformer_of(tokens):
+    """Exercise 6.5 with other ways from maps (B·T, C, H, W) to patches (B, T, N, C)."""
+
+    def forward(x, model):
+        maps = model.patch_embed.proj(rearrange(x, "b c t h w -> (b t) c h w"))
+        patches = tokens(maps, len(x))
+        z = right("6.1")(patches, model.cls_token, model.pos_embed, model.time_embed)
+        for block in model.blocks:
+            z = block(z, (*maps.shape[2:], x.shape[2]))
+        return model.head(model.norm(z)[:, 0])
+
+    return forward
+
+
+def stretched(index):
+    def resize(pos, grid, new):
+        rows, columns = (index(n, N) for n, N in zip(grid, new))
+        return torch.cat([pos[:, :1], pos[:, 1:].unflatten(1, grid)[:, rows][:, :, columns].flatten(1, 2)], 1)
+
+    return resize
+
+
+def tube(inside=lambda at, n: all(0 <= a < m for a, m in zip(at, n)), radius=lambda n: [m // 2 for m in n]):
+    def affinity(kernel, size):
+        sides, places = kernel.shape[1:], list(np.ndindex(*size))
+        out = torch.zeros(len(kernel), len(places), len(places))
+        for i, q in enumerate(places):
+            for j, k in enumerate(places):
+                at = [b - a + r for a, b, r in zip(q, k, radius(sides))]
+                if inside(at, sides):
+                    out[:, i, j] = kernel[:, at[0], at[1], at[2]]
+        return out
+
+    return affinity
+
+
+def uniformer_of(stages, mean=(2, 3, 4)):
+    def forward(net, x):
+        for i in stages:
+            x = getattr(net, f"blocks{i}")(getattr(net, f"patch_embed{i}")(x))
+        return net.head(net.norm(x).mean(mean))
+
+    return forward
+
+
+def places_first_backwards(block, x):
+    """Exercise 7.4: the map becomes tokens in the order (W H T)."""
+    x = x + block.pos_embed(x)
+    size = x.shape[2:]
+    x = rearrange(x, "b c t h w -> b (w h t) c")
+    x = x + block.attn(block.norm1(x))
+    return (x + block.mlp(block.norm2(x))).mT.unflatten(2, size)
+
+
+def without_norms(block, x):
+    """Exercise 7.3."""
+    x = x + block.pos_embed(x)
+    x = x + block.conv2(block.attn(block.conv1(x)))
+    return x + block.mlp(x)
+
+
+LATER = [
+    ("5.3", mvit_block(mlp=lambda x, y: x), "the step “MLP” is given what there was before “norm2”"),
+    ("5.3", mvit_block(attended=lambda x, y: x, mlp=lambda x, y: x), "“MLP” is given what there was before “norm2”"),
+    ("5.4", mvit_plan(lambda i, s: i + 1 in s), "change one block early, with the channels"),
+    ("5.4", mvit_plan(lambda i, s: i - 1 in s), "heads, query stride and key stride change one block late"),
+    ("5.4", mvit_plan(lambda i, s: i + 1 in s, lambda i, s: i + 2 in s), "that of starts - 1; are they counted from 1"),
+    ("4.3", lambda x, s: right("4.3")(x, tuple(n + 1 for n in s)), "every entry of `shift` is off by one"),
+    ("6.2", seen_in("local", lambda h, w, t, n: together(h, n[0]) & together(w, n[1]) & together(t, n[2])), "in `local`"
+     " the frames must lie in the same half, where the one in the middle counts to the second half"),
+    ("6.2", seen_in("global", lambda h, w, t, n: (h[0] - h[1]) % 3 + (w[0] - w[1]) % 3 + (t[0] - t[1]) % 3 == 0),
+     "in `global` the rows and columns and frames must have a distance that 3 divides"),
+    ("6.2", seen_in("temporal", lambda h, w, t, n: (h[0] == h[1]) & (w[0] == w[1]) & ((t[0] - t[1]).abs() < 2)),
+     "in `temporal` the frames must be equal or neighbours in your mask; it must be: frames are free"),
+    ("6.4", divided(fc=False, norm2=False), "`norm2` and `temporal_fc` are not called"),
+    ("6.4", divided(norms=False), "`norm1` and `norm2` and `temporal_norm1` are not called"),
+    ("7.3", without_norms, "`norm1` and `norm2` are not called: your result is that of a `block` without them"),
+    ("6.5", timesformer_of(lambda m, B: m.reshape(B, -1, m[0, 0].numel(), m.shape[1])), "without moving its channels"),
+    ("6.5", timesformer_of(lambda m, B: rearrange(m, "(b t) c h w -> b t (w h) c", b=B)), "in the order (W H)"),
+    ("7.4", places_first_backwards, "the order (W H T), slowest first; it must be (T H W)"),
+    ("6.6", stretched(lambda n, N: torch.arange(N) // (N // n)), "the ratio of the two sizes is rounded to a whole"),
+    ("6.6", stretched(lambda n, N: torch.arange(n).repeat_interleave(N // n)), "reaches N only where n divides N"),
+    ("6.6", stretched(lambda n, N: torch.tensor([min(math.ceil(i * n / N), n - 1) for i in range(N)])), "rounded up"),
+    ("7.1", tube(lambda at, n: all(a < m for a, m in zip(at, n))), "the lower bound is not tested: an index below 0"),
+    ("7.1", tube(lambda at, n: all(0 <= a for a in at)), "the upper bound is not tested"),
+    ("7.1", tube(lambda at, n: 0 <= at[0] < n[0] and 0 <= at[1] < n[1] and 0 <= at[2]), "along width the upper bound"),
+    ("7.1", tube(radius=lambda n: [n[0] // 2] * 3), "the radius along time is used along all axes"),
+    ("7.1", tube(radius=lambda n: [min(n) // 2] * 3), "the smallest radius is used along all axes"),
+    ("7.5", uniformer_of((1, 3, 4)), "stage 2 is left out, its patch embedding and its blocks"),
+    ("7.5", uniformer_of((1, 2, 4)), "`net.patch_embed4.proj` has 6 channels, and what it is given has 4 there"),
+    ("7.5", uniformer_of((1, 2, 3)), "`net.norm` has 8 channels, and what it is given has 6 there"),
+    ("7.5", uniformer_of((1, 2, 3, 4), (1, 2, 3)), "`net.head` has 8 channels, and what it is given has"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number, function, words", LATER)
+def test_a_kind_that_blind_readers_of_the_later_notebooks_met_is_named(number, function, words, capsys):
+    out = verdict(number, function, capsys)
+    assert out.startswith(f"✗ exercise {number}, ") and out.count("  Likely: ") == 1, out
+    assert words in out.split("  Likely: ")[1], out
+
+
 # ---------------------------------------------------------------- errors
 
 

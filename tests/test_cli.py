@@ -98,6 +98,7 @@ def test_the_verbs():
         "bench loader",
         "bench models",
         "bench growth",
+        "bench minis",
         "models",
         "verify",
         "weights",

@@ -138,6 +138,27 @@ def growth(args) -> int:
 
 
 @verb(
+    "bench minis",
+    "How long a clip takes in each family's mini, forward and backward, side by side.",
+    "vt-course bench minis --json",
+    option("--device", default="cpu", help="cpu (the default) or cuda"),
+    option("--repeats", type=whole(1), default=15, help="medians of this many turns (default 15)"),
+)
+def minis(args) -> int:
+    import torch
+
+    from vt_course.claims.bench_models import bench_minis
+    from vt_course.machine import provenance
+
+    rows = bench_minis(args.device, args.repeats)
+    if args.json:
+        print_json({**provenance(torch.device(args.device)), "rows": rows})
+    else:
+        print_table(rows, {k: k for k in rows[0]})
+    return 0
+
+
+@verb(
     "verify",
     "Prove our models equal to recorded outputs of the official code.",
     "vt-course verify tests/golden",
