@@ -23,7 +23,7 @@ import torch
 
 from vt_course import CourseError
 from vt_course.data.loading import KeptFrames
-from vt_course.files import alone, parse_json
+from vt_course.files import alone, parse_json, read_csv
 from vt_course.machine import forget_peak_memory
 from vt_course.training.checkpoint import load_run
 from vt_course.training.evaluate import evaluate, has_test, open_data, open_test
@@ -41,8 +41,9 @@ def train_and_test(recipe: Recipe, orders, out: Path | None) -> dict:
     On a CPU the same run gives the same numbers in every bit. The last weights are tested, not the best ones, because
     the best epoch is chosen on the validation split. `out`: the run folder (None: a temporary one).
 
-    Returns dict(seed, top1, stderr, held_out, train_loss, steps, parameters, bad_clips, seconds, peak_memory_mb). top1
-    and its binomial standard error are fractions from 0 to 1, one for each order of frames in `orders`.
+    Returns dict(seed, top1, stderr, held_out, val_top1, train_loss, steps, parameters, bad_clips, seconds,
+    peak_memory_mb, commit). top1 and its binomial standard error are fractions from 0 to 1, one for each order of
+    frames in `orders`; val_top1 has one for each epoch. A run that was finished before keeps its seconds and commit.
     """
     with ExitStack() as stack:
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -53,18 +54,21 @@ def train_and_test(recipe: Recipe, orders, out: Path | None) -> dict:
         run = fit(recipe, folder, checkpoint_minutes=CHECKPOINT_MINUTES, **QUIET)
         model, _ = load_run(folder, "last")
         held_out = open_test(recipe, progress=False) if has_test(recipe.data) else open_data(recipe)[1]
+        val_top1 = [float(row["val_top1"]) for _, row in read_csv(folder / "metrics.csv", "delete the run folder")]
         scores = {order: evaluate(model, held_out, order=order, **QUIET) for order in orders}
     return {
         "seed": recipe.seed,
         "top1": {order: each["top1"] for order, each in scores.items()},
         "stderr": {order: each["stderr"] for order, each in scores.items()},
         "held_out": scores[orders[0]]["n"],
+        "val_top1": val_top1,
         "train_loss": run["last"]["train_loss"],
         "steps": run["steps"],
         "parameters": run["parameters"],
         "bad_clips": run["bad_clips"],
         "seconds": run["seconds"],
         "peak_memory_mb": run["peak_memory_mb"],
+        "commit": run["commit"],
     }
 
 
