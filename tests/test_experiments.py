@@ -439,7 +439,7 @@ def test_a_run_of_two_rows_is_trained_once(home, entry, asked, monkeypatch):
     told = []
     assert run.run_rows([other], jobs=1, tell=told.append) == []  # the second row first
     assert "6 runs, 1 at a time" in told[0]
-    assert {
+    assert {  # of the shared run, not of the one of seed 2
         run["trained_for"] for run in result(home, "other")["variants"]["still"]["runs"] if "trained_for" in run
     } == {"small"}
     assert run.run_rows([small], jobs=1, tell=told.append) == []

@@ -84,9 +84,9 @@ class Recipe:
 
     def image(self) -> "Recipe":
         """The recipe of the image model that `inflate` starts from: single frames, and no further start of its own."""
-        inherited = json.loads(self.to_json()) | {"config": {}, "frames": 1, "stride": 1, "order": "normal"}
-        settings = {name: value for name, value in self.inflate.items() if name != "mode"}
-        return Recipe.from_json(json.dumps(inherited | {"inflate": {}} | settings))
+        inherited = dataclasses.replace(self, config={}, frames=1, stride=1, order="normal", inflate={})
+        settings = {name: _convert(name, value) for name, value in self.inflate.items() if name != "mode"}
+        return dataclasses.replace(inherited, **settings)
 
     def _need(self, good: bool, name: str, wanted: str) -> None:
         if not good:

@@ -38,8 +38,8 @@ def run_rows(rows: list[Row], *, jobs: int | None = None, tell: Callable = print
 
     A run that several rows of experiments.yaml have is trained once; the others only test it, in their own orders of
     frames. After each run the result of its row is written, so a kill costs at most the runs in progress, and these go
-    on from their last checkpoint. `tell` is called with a line for each run. `jobs`: None for as many as cores and memory
-    allow. Raises `CourseError` if another process runs experiments here.
+    on from their last checkpoint. `tell` is called with a line for each run. `jobs`: None for as many as cores and
+    memory allow. Raises `CourseError` if another process runs experiments here.
     """
     runs_folder = home() / "runs" / "experiments"
     runs_folder.mkdir(parents=True, exist_ok=True)
