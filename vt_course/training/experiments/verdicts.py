@@ -1,0 +1,125 @@
+"""What the papers claim, what came out here, and whether the two agree: the table at the end of notebooks 09 and 10.
+
+A claim is the sign of a difference: with this change, a paper's numbers are higher or lower. Our differences are paired
+over seeds (statistics.py). A size is not compared, because the models, the clips and the training are other ones.
+"""
+
+from vt_course.training.experiments import results
+from vt_course.training.experiments.rows import Row
+
+AGREES, DISAGREES, UNDECIDED, NOT_RUN, NO_CLAIM = "agrees", "disagrees", "undecided", "not run", "no claim"
+
+
+def verdict(claimed: float | None, low: float | None, high: float | None) -> str:
+    """Whether a 95 % interval `low` to `high` of a difference agrees with the sign of a claimed difference.
+
+    "undecided" if the interval contains 0, or if there is none because there are fewer than two pairs. A claim of no
+    difference, 0, can be contradicted but not confirmed: an interval around 0 may still hide a small difference.
+    "no claim" if `claimed` is None.
+    """
+    if claimed is None:
+        return NO_CLAIM
+    if low is None or low <= 0 <= high:
+        return UNDECIDED
+    return AGREES if low * claimed > 0 else DISAGREES
+
+
+def claimed_differences(row: Row) -> dict[str, dict[str, float]]:
+    """variant -> {quantity: the paper's number minus that of the first variant}, for all variants but the first."""
+    stated = {name: (variant or {}).get("stated", {}) for name, variant in row.told["variants"].items()}
+    first, *others = stated
+    return {
+        name: {q: round(stated[name][q] - stated[first][q], 6) for q in stated[name] if q in stated[first]}
+        for name in others
+    }
+
+
+def sign(differences: dict[str, float]) -> float | None:
+    """1, -1 or 0 if all of a paper's differences have this sign, else None: the paper then has no single claim."""
+    signs = {(value > 0) - (value < 0) for value in differences.values()}
+    return signs.pop() if len(signs) == 1 else None
+
+
+def comparisons(row: Row, result: dict | None) -> list[dict]:
+    """What a row says of each variant but the first, with frames in the first order of `test`.
+
+    dict(variant, against, claimed, mean, low, high, seeds, verdict). claimed: {quantity: difference}, of the paper, in
+    its unit. mean, low and high: of ours, in points (percent), None without runs. verdict: see `verdict`, or "not run".
+    """
+    if not results.fresh(row, result):
+        result = {"comparisons": []}
+    found = {pair["variant"]: pair for pair in result["comparisons"] if pair["order"] == row.test[0]}
+    first, lines = next(iter(row.recipes)), []
+    for name, differences in claimed_differences(row).items():
+        pair = found.get(name, {})
+        mean, low, high = (None if pair.get(k) is None else 100 * pair[k] for k in ("mean", "low", "high"))
+        said = NOT_RUN if mean is None else verdict(sign(differences), low, high)
+        seeds = len(pair.get("seeds", ()))
+        lines.append(
+            dict(
+                variant=name,
+                against=first,
+                claimed=differences,
+                mean=mean,
+                low=low,
+                high=high,
+                seeds=seeds,
+                verdict=said,
+            )
+        )
+    return lines
+
+
+def of_row(row: Row, result: dict | None) -> dict:
+    """One line of the table: dict(id, question, paper, table, state, claim, here, verdict, comparisons).
+
+    state: see `results.state`. claim and here are texts. verdict: "disagrees" if one comparison does, "agrees" if all
+    with a claim agree, else "undecided"; "not run" without runs, and "no claim" if no paper claims anything.
+    """
+    lines = comparisons(row, result)
+    claims = [line for line in lines if sign(line["claimed"]) is not None]
+    said = {line["verdict"] for line in claims}
+    if not results.fresh(row, result) or not any(v["runs"] for v in result["variants"].values()):
+        overall = NOT_RUN
+    elif not claims:
+        overall = NO_CLAIM
+    elif DISAGREES in said:
+        overall = DISAGREES
+    else:
+        overall = AGREES if said == {AGREES} else UNDECIDED
+    return {
+        "id": row.id,
+        "question": row.told["question"],
+        "paper": row.told["paper"],
+        "table": row.told["table"],
+        "state": results.state(row)["state"],
+        "claim": "; ".join(told_claim(line) for line in claims) or "none",
+        "here": "" if overall == NOT_RUN else "; ".join(told_difference(line) for line in lines),
+        "verdict": overall,
+        "comparisons": lines,
+    }
+
+
+def told_claim(line: dict) -> str:
+    """For instance "none: −2.6 (top-1 Kinetics-400), −13.7 (top-1 SSv2)"."""
+    numbers = ", ".join(f"{signed(value)} ({quantity})" for quantity, value in line["claimed"].items())
+    return f"{line['variant']}: {numbers}"
+
+
+def told_difference(line: dict) -> str:
+    """For instance "none: −60.1 [−71.0, −49.2], 3 seeds"."""
+    if line["mean"] is None:
+        return f"{line['variant']}: not run"
+    interval = "" if line["low"] is None else f" [{signed(line['low'])}, {signed(line['high'])}]"
+    return f"{line['variant']}: {signed(line['mean'])}{interval}, {line['seeds']} seed{'s' * (line['seeds'] != 1)}"
+
+
+def signed(value: float) -> str:
+    """One digit, a sign, and the minus of typography; "0.0" without a sign."""
+    text = f"{value:+.1f}".replace("-", "−")
+    return "0.0" if text[1:] == "0.0" else text
+
+
+def table(rows: list[Row]) -> list[dict]:
+    """`of_row` for each of `rows`, with the results that lie in results/experiments."""
+    return [of_row(row, results.read_result(row.id)) for row in rows]
