@@ -46,27 +46,15 @@ def comparisons(row: Row, result: dict | None) -> list[dict]:
     dict(variant, against, claimed, mean, low, high, seeds, verdict). claimed: {quantity: difference}, of the paper, in
     its unit. mean, low and high: of ours, in points (percent), None without runs. verdict: see `verdict`, or "not run".
     """
-    if not results.fresh(row, result):
-        result = {"comparisons": []}
-    found = {pair["variant"]: pair for pair in result["comparisons"] if pair["order"] == row.test[0]}
+    pairs = result.get("comparisons", ()) if results.fresh(row, result) else ()
+    found = {pair["variant"]: pair for pair in pairs if pair["order"] == row.test[0]}
     first, lines = next(iter(row.recipes)), []
     for name, differences in claimed_differences(row).items():
         pair = found.get(name, {})
         mean, low, high = (None if pair.get(k) is None else 100 * pair[k] for k in ("mean", "low", "high"))
         said = NOT_RUN if mean is None else verdict(sign(differences), low, high)
-        seeds = len(pair.get("seeds", ()))
-        lines.append(
-            dict(
-                variant=name,
-                against=first,
-                claimed=differences,
-                mean=mean,
-                low=low,
-                high=high,
-                seeds=seeds,
-                verdict=said,
-            )
-        )
+        ours = dict(mean=mean, low=low, high=high, seeds=len(pair.get("seeds", ())))
+        lines.append(dict(variant=name, against=first, claimed=differences, **ours, verdict=said))
     return lines
 
 
