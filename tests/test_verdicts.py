@@ -90,6 +90,18 @@ def test_the_verdict_of_a_row(row, lower, said):
         assert "lower: −20.0, 1 seed;" in line["here"]
 
 
+def test_without_a_claim_accuracies_are_told(row):
+    for variant in row.told["variants"].values():
+        variant.pop("stated", None)
+    result = with_runs(row, first=[0.9, 0.91, 0.92], lower=[0.7])
+    line = verdicts.of_row(row, result)
+    assert line["verdict"] == NO_CLAIM and line["claim"] == "none"
+    assert line["here"].startswith(
+        "first: 91.0 normal, 10.0 shuffled, 3 seeds; lower: 70.0 normal, 10.0 shuffled, 1 seed;"
+    )
+    assert line["here"].endswith("mixed: not run; ours: not run")
+
+
 def test_a_stale_result_is_not_read(row, tmp_path):
     with_runs(row, first=[0.9, 0.91, 0.92], lower=[0.7, 0.71, 0.72])
     text = (tmp_path / "experiments.yaml").read_text(encoding="utf-8").replace("It does.", "It does not.")

@@ -188,7 +188,7 @@ WRONG = {
         "in turn": (shuffle_turn, likely("9.1", "one generator draws")),
         "frames first": (
             lambda *a: shuffle(*a).transpose(1, 2),
-            "  Likely: your axes are in another order: finish with `.permute(0, 2, 1, 3, 4)`\n",
+            "  Likely: your axes are in another order: finish with",
         ),
         "in place": (overwrite(shuffle), "changes its input"),
     },
@@ -253,11 +253,11 @@ WRONG = {
         ),
         "only above": (
             verdicts(lambda a, b, p: (1 if p > 0 else -1) if a > 0 else 0),
-            likely("9.4", "only an interval above"),
+            likely("9.4", "interval above 0 is"),
         ),
         "only below": (
             verdicts(lambda a, b, p: (1 if p < 0 else -1) if b < 0 else 0),
-            likely("9.4", "only an interval below"),
+            likely("9.4", "interval below 0 is"),
         ),
         "no evidence": (lambda *a: torch.where(judge(*a) > 0, 1, -1), likely("9.4", "not evidence against")),
         "proof of nothing": (

@@ -40,7 +40,7 @@ def orders(
         Line2D([], [], color=COLOURS[n], marker=MARKERS[n], markeredgecolor="0.2", linestyle="none", label=name)
         for n, name in enumerate(names)
     ]
-    fig.legend(handles=marks, loc="outside lower center", ncols=min(len(names), 3))
+    fig.legend(handles=marks, loc="outside lower center", ncols=min(len(names), 4))
     headline(fig, title)
     return fig
 
@@ -97,7 +97,7 @@ def tradeoff(points: dict, title: str | None = None) -> Figure:
             x = [point[cost]] * len(point["top1"])
             style = dict(color=COLOURS[n], linewidth=1.5, markeredgecolor="0.2", markersize=9)
             axes.plot(x, point["top1"], marker=MARKERS[n], **style, label=name if cost == "macs" else None)
-        axes.set(xscale="log", xlabel=label, ylim=(-3, 103))
+        axes.set(xscale="log", xlabel=label, ylim=(-4, 106))
         axes.grid()
         low, high = (f(point[cost] for point in points.values()) for f in (min, max))
         ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000) if low / 1.6 <= tick <= high * 1.6]
