@@ -43,10 +43,10 @@ def test_they_read_motion(name, unseen):
 def test_they_come_from_the_one_recipe(name):
     run = record(name)
     assert load_run(mini_weights(name))[1] == Recipe.from_json(json.dumps(run["recipe"]))
-    assert Recipe.from_json(json.dumps(run["recipe"])) == recipe_for(name)
+    longer = dict(epochs=80) if name == "timesformer_mini" else {}  # it learns to tell growing from shrinking late
+    assert Recipe.from_json(json.dumps(run["recipe"])) == dataclasses.replace(recipe_for(name), **longer)
     assert recipe_for(name) == dataclasses.replace(MOTION, model=name, lr=recipe_for(name).lr)  # one regime but for lr
-    least = 0.85 if name == "timesformer_mini" else 0.95  # it does not tell growing from shrinking well
-    assert run["finished"] and run["last"]["val_top1"] >= least
+    assert run["finished"] and run["last"]["val_top1"] >= 0.95
 
 
 def test_all_together_are_small():
