@@ -61,8 +61,9 @@ def comparisons(row: Row, result: dict | None) -> list[dict]:
 def of_row(row: Row, result: dict | None) -> dict:
     """One line of the table: dict(id, question, paper, table, state, claim, here, verdict, comparisons).
 
-    state: see `results.state`. claim and here are texts; here has differences, and accuracies if nothing is claimed. verdict: "disagrees" if one comparison does, "agrees" if all
-    with a claim agree, else "undecided"; "not run" without runs, and "no claim" if no paper claims anything.
+    state: see `results.state`. claim and here are texts; here tells differences, or accuracies if nothing is claimed.
+    verdict: "disagrees" if one comparison does, "agrees" if all with a claim agree, else "undecided"; "not run" without
+    runs, and "no claim" if no paper claims anything.
     """
     lines = comparisons(row, result)
     claims = [line for line in lines if sign(line["claimed"]) is not None]
