@@ -34,9 +34,9 @@ QUIET = dict(device="cpu", workers=0, progress=False)
 CHECKPOINT_MINUTES = 1.0  # a kill costs at most so much of a run
 
 
-def train_and_test(recipe: Recipe, orders, out: Path | None) -> dict:
+def train_and_test(recipe: Recipe, orders, out: Path | None, **settings) -> dict:
     """Train `recipe` on the CPU, or go on with it, and test its last weights on the test split (or, where there is
-    none, on the validation split).
+    none, on the validation split). `settings` replace those of `QUIET`, for instance device="cuda".
 
     On a CPU the same run gives the same numbers in every bit. The last weights are tested, not the best ones, because
     the best epoch is chosen on the validation split. `out`: the run folder (None: a temporary one).
@@ -51,11 +51,12 @@ def train_and_test(recipe: Recipe, orders, out: Path | None) -> dict:
         # If the caller was killed a moment ago, its process may still be saving this run: wait for it.
         stack.enter_context(alone(folder.with_name(f"{folder.name}.lock")))
         forget_peak_memory()
-        run = fit(recipe, folder, checkpoint_minutes=CHECKPOINT_MINUTES, **QUIET)
+        settings = QUIET | settings
+        run = fit(recipe, folder, checkpoint_minutes=CHECKPOINT_MINUTES, **settings)
         model, _ = load_run(folder, "last")
         held_out = open_test(recipe, progress=False) if has_test(recipe.data) else open_data(recipe)[1]
         val_top1 = [float(row["val_top1"]) for _, row in read_csv(folder / "metrics.csv", "delete the run folder")]
-        scores = {order: evaluate(model, held_out, order=order, **QUIET) for order in orders}
+        scores = {order: evaluate(model, held_out, order=order, **settings) for order in orders}
     return {
         "seed": recipe.seed,
         "top1": {order: each["top1"] for order, each in scores.items()},
