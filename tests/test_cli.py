@@ -85,6 +85,7 @@ def verbs(parser=None, name=()) -> dict:
 
 def test_the_verbs():
     assert {" ".join(name) for name in verbs()} == {
+        "gpu-report",
         "doctor",
         "data",
         "data synthetic",

@@ -102,9 +102,9 @@ def test_the_command_on_a_cpu(tmp_path, capsys):
     failed = {name: part["error"] for name, part in report["parts"].items() if "error" in part}
     assert code == (0 if clips else 1) and list(failed) == ([] if clips else ["real clips"]), failed
     result = {name: part.get("result") for name, part in report["parts"].items()}
-    assert [row["pass"] for row in result["speed: swin_mini"]] == ["forward", "forward+backward"]
-    assert {row["mode"] for row in result["compiled: swin_mini"]} == {"eager", "compiled", "peer compiled"}
-    assert {row["pass"] for row in result["compiled: swin_mini"]} == {"forward"}
+    assert [row["pass"] for row in result["speed: vit_frames_mini"]] == ["forward", "forward+backward"]
+    assert {row["mode"] for row in result["compiled: vit_frames_mini"]} == {"eager", "compiled", "peer compiled"}
+    assert {row["pass"] for row in result["compiled: vit_frames_mini"]} == {"forward"}
     assert result["training to 85%: video_swin_mini"]["steps"] == 1
     assert all(0 <= row["waiting_share"] <= 1 and row["steps"] == 4 for row in result["waiting for the loader"])
     seeds = result["swin-shift-early: seed 0"]

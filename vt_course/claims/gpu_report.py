@@ -50,8 +50,9 @@ class Part:
 
 def parts(device: str, tiny: bool, clips: str | None) -> list[Part]:
     """All parts, the most valuable first. `tiny`: so little of each that a CPU does it. `clips`: see `real_clips`."""
-    pairs = {"swin_mini": Pair("swin_mini", "itself", functools.partial(create, "swin_mini"), (3, 64, 64))}
-    pairs, turns = (pairs, 0.0) if tiny else (PAIRS, 3.0)
+    mini = "vit_frames_mini"
+    small = {mini: Pair(mini, "itself", functools.partial(create, mini), (3, 8, 32, 32))}
+    pairs, turns = (small, 0.0) if tiny else (PAIRS, 3.0)
     compiled = pairs if tiny else ("video_swin_tiny", "mvit_v2_small_16x4")
     where = torch.device(device)
     found = [
