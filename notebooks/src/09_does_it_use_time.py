@@ -710,17 +710,29 @@ else:
 # %% [markdown] tags=["core"]
 # ## 11 · The claims of the papers
 #
-# One entry for each row. *claim*: the paper's differences from the first variant. *here*: ours in points with the 95 % interval, on test clips with frames in order. Where no paper claims anything, *here* gives accuracies in percent.
+# One entry for each row. *claim*: the paper's differences from the first variant. *expected*: what we wrote before the first run. *here*: ours in points with the 95 % interval, on test clips with frames in order. Where no paper claims anything, *here* gives accuracies in percent.
 
 # %%
+from textwrap import wrap
+
+
+def told(entry):
+    """The lines below the title of an entry, by what they tell."""
+    yield "claim", entry["claim"].split("; ")
+    if entry["here"]:
+        expectation = rows[entry["id"]].told["expectation"]
+        yield "expected", wrap(expectation, 90)
+        yield "here", entry["here"].split("; ")
+
+
 for entry in table:
     source = ("no paper" if entry["paper"] == "none"
               else f"{entry['paper']}, {entry['table']}")
     print(f"{entry['id']} · {source} · {entry['verdict'].upper()}"
           f" ({entry['state']})")
-    for key in ("claim", "here"):
-        for part in entry[key].split("; ") if entry[key] else ():
-            print(f"    {key:6}{part}")
+    for key, lines in told(entry):
+        for n, line in enumerate(lines):
+            print(f"    {'' if n else key:10}{line}")
 
 # %%
 counts = {}
