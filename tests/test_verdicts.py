@@ -122,3 +122,9 @@ def test_the_rows_of_the_checkout_can_be_judged():
     assert said["families-motion"] == said["ceilings-motion"] == NO_CLAIM  # no paper has these clips
     assert all(line["claim"] != "none" for line in table if line["paper"] != "none")
     assert set(said.values()) <= {AGREES, DISAGREES, UNDECIDED, NOT_RUN, NO_CLAIM}
+
+
+def test_an_inflated_start_depends_on_its_image_model():
+    (row,) = [row for row in rows.read_rows() if row.id == "video-swin-inflation"]
+    assert row.depends_on()["models"].keys() == {"video_swin_mini", "swin_mini"}
+    assert [recipe.inflate.get("mode") for recipe in row.recipes.values()] == ["average", "centre", None]
