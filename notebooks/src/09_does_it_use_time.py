@@ -11,7 +11,7 @@
 # |---|---|
 # | **Needs** | notebook 01 (frames, tubes) and the idea of one of the models, best 04 and 06; mean and standard deviation |
 # | **Data** | the embedded clips: `vt-course data synthetic`, once (`make course` and `make lab` do it) |
-# | **Time** | 2 hours with the exercises; to run it: 1 minute (`smoke`), 3 (`lecture`), 15 (`full`) |
+# | **Time** | 2 hours with the exercises; to run it: 1 minute (`smoke`), 5 (`lecture`), 25 (`full`) |
 # | **Hardware** | a laptop CPU and 2 GB of memory |
 #
 # **You will be able to**
@@ -744,6 +744,7 @@ assert len(table) == len(rows)
 # %% [markdown]
 # How to read it:
 #
+# - **One row is one claim.** A row agrees only if each of its comparisons with a claim agrees, and disagrees if one does.
 # - **Undecided is a result**: what the change does is too small for these seeds. It is not "no effect".
 # - **Disagrees is a result, too.** It does not refute the paper. It says that the effect depends on data, size or training, and asks which. For instance, a network that reads all motion inside its tubes cannot lose anything when its windows no longer meet in time.
 # - **Saturated**: where the reference has nearly 100 %, a change can only hurt. A harder task would be needed to see it help.
