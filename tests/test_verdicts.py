@@ -67,7 +67,7 @@ def test_a_row_without_runs_is_not_run(row):
     (line,) = verdicts.table([row])
     assert line["verdict"] == NOT_RUN and line["state"] == "not run" and line["here"] == ""
     assert line["claim"] == "lower: −1.0 (top-1), −0.5 (AP)"  # the paper says two things of "mixed"
-    assert [each["verdict"] for each in line["comparisons"]] == [NOT_RUN] * 3
+    assert [each["verdict"] for each in line["comparisons"]] == [NOT_RUN] * 3  # and no pair of two others
     assert verdicts.of_row(row, results.begin(row, {}))["verdict"] == NOT_RUN
 
 
@@ -88,6 +88,18 @@ def test_the_verdict_of_a_row(row, lower, said):
         assert "lower: −20.0 [−22.5, −17.5], 3 seeds" in line["here"]
     if len(lower) == 1:
         assert "lower: −20.0, 1 seed;" in line["here"]
+
+
+def test_the_order_of_a_paper_is_judged_too(row):
+    """Both others are below the first, as the paper says, but the paper's lowest is not ours."""
+    for name, value in (("lower", 79.0), ("mixed", 78.0)):
+        row.told["variants"][name]["stated"] = {"top-1": value}
+    result = with_runs(row, first=[0.9, 0.91, 0.92], lower=[0.5, 0.51, 0.53], mixed=[0.7, 0.72, 0.71])
+    line = verdicts.of_row(row, result)
+    said = {(each["variant"], each["against"]): each["verdict"] for each in line["comparisons"]}
+    assert said["lower", "first"] == said["mixed", "first"] == AGREES and said["mixed", "lower"] == DISAGREES
+    assert line["verdict"] == DISAGREES and "mixed against lower: −1.0 (top-1)" in line["claim"]
+    assert "mixed against lower: +19.7 [" in line["here"] and len(said) == 4
 
 
 def test_without_a_claim_accuracies_are_told(row):

@@ -575,10 +575,12 @@ judge = check("9.4", judge, solution=True)
 # %%
 words = {1: "agrees", -1: "disagrees", 0: "undecided"}
 table = verdicts.table(list(rows.values()))
-claims = [line | {"label": f"{entry['id']}: {line['variant']}",
+claims = [line | {"label": f"{entry['id']}: "
+                  + verdicts.told_pair(rows[entry["id"]], line),
                   "claimed": verdicts.sign(line["claimed"])}
           for entry in table for line in entry["comparisons"]
-          if line["low"] is not None and line["claimed"]]
+          if line["low"] is not None
+          and verdicts.sign(line["claimed"]) is not None]
 yours = judge(*[torch.tensor([float(line[key]) for line in claims])
                 for key in ("low", "high", "claimed")])
 same = [words[int(said)] == line["verdict"]
@@ -710,7 +712,7 @@ else:
 # %% [markdown] tags=["core"]
 # ## 11 · The claims of the papers
 #
-# One entry for each row. *claim*: the paper's differences from the first variant. *expected*: what we wrote before the first run. *here*: ours in points with the 95 % interval, on test clips with frames in order. Where no paper claims anything, *here* gives accuracies in percent.
+# One entry for each row. *claim*: the paper's differences from the first variant, and of two others where the paper has an order. *expected*: what we wrote before the first run. *here*: ours in points with the 95 % interval, on test clips with frames in order. Where no paper claims anything, *here* gives accuracies in percent.
 
 # %%
 from textwrap import wrap

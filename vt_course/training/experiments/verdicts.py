@@ -4,8 +4,11 @@ A claim is the sign of a difference: with this change, a paper's numbers are hig
 over seeds (statistics.py). A size is not compared, because the models, the clips and the training are other ones.
 """
 
+from itertools import combinations
+
 from vt_course.training.experiments import results
 from vt_course.training.experiments.rows import Row
+from vt_course.training.experiments.statistics import compare
 
 AGREES, DISAGREES, UNDECIDED, NOT_RUN, NO_CLAIM = "agrees", "disagrees", "undecided", "not run", "no claim"
 
@@ -24,14 +27,10 @@ def verdict(claimed: float | None, low: float | None, high: float | None) -> str
     return AGREES if low * claimed > 0 else DISAGREES
 
 
-def claimed_differences(row: Row) -> dict[str, dict[str, float]]:
-    """variant -> {quantity: the paper's number minus that of the first variant}, for all variants but the first."""
-    stated = {name: (variant or {}).get("stated", {}) for name, variant in row.told["variants"].items()}
-    first, *others = stated
-    return {
-        name: {q: round(stated[name][q] - stated[first][q], 6) for q in stated[name] if q in stated[first]}
-        for name in others
-    }
+def claimed_difference(row: Row, variant: str, against: str) -> dict[str, float]:
+    """quantity -> the paper's number for a variant minus that for another, for all quantities stated of both."""
+    one, other = (((row.told["variants"][name] or {}).get("stated", {})) for name in (variant, against))
+    return {quantity: round(one[quantity] - other[quantity], 6) for quantity in one if quantity in other}
 
 
 def sign(differences: dict[str, float]) -> float | None:
@@ -41,20 +40,25 @@ def sign(differences: dict[str, float]) -> float | None:
 
 
 def comparisons(row: Row, result: dict | None) -> list[dict]:
-    """What a row says of each variant but the first, with frames in the first order of `test`.
+    """Each variant against the first; then other pairs for which the paper has a claim, so that its order is judged.
 
-    dict(variant, against, claimed, mean, low, high, seeds, verdict). claimed: {quantity: difference}, of the paper, in
-    its unit. mean, low and high: of ours, in points (percent), None without runs. verdict: see `verdict`, or "not run".
+    dict(variant, against, claimed, mean, low, high, seeds, verdict), with frames in the first order of `test`. claimed:
+    {quantity: difference}, of the paper, in its unit. mean, low and high: of ours, in points (percent), None without
+    runs. verdict: see `verdict`, or "not run".
     """
-    pairs = result.get("comparisons", ()) if results.fresh(row, result) else ()
-    found = {pair["variant"]: pair for pair in pairs if pair["order"] == row.test[0]}
-    first, lines = next(iter(row.recipes)), []
-    for name, differences in claimed_differences(row).items():
-        pair = found.get(name, {})
-        mean, low, high = (None if pair.get(k) is None else 100 * pair[k] for k in ("mean", "low", "high"))
-        said = NOT_RUN if mean is None else verdict(sign(differences), low, high)
-        ours = dict(mean=mean, low=low, high=high, seeds=len(pair.get("seeds", ())))
-        lines.append(dict(variant=name, against=first, claimed=differences, **ours, verdict=said))
+    runs = {name: {} for name in row.recipes}
+    if results.fresh(row, result):
+        for name, variant in result["variants"].items():
+            runs[name] = {run["seed"]: 100 * run["top1"][row.test[0]] for run in variant["runs"]}
+    first, *others = row.recipes
+    pairs = [(name, first) for name in others]
+    pairs += [(later, name) for name, later in combinations(others, 2) if sign(claimed_difference(row, later, name))]
+    lines = []
+    for name, against in pairs:
+        claimed, ours = claimed_difference(row, name, against), compare(runs[name], runs[against])
+        said = NOT_RUN if ours["mean"] is None else verdict(sign(claimed), ours["low"], ours["high"])
+        numbers = {key: ours[key] for key in ("mean", "low", "high")} | {"seeds": len(ours["seeds"])}
+        lines.append(dict(variant=name, against=against, claimed=claimed, **numbers, verdict=said))
     return lines
 
 
@@ -76,7 +80,7 @@ def of_row(row: Row, result: dict | None) -> dict:
         overall = DISAGREES
     else:
         overall = AGREES if said == {AGREES} else UNDECIDED
-    here = [told_difference(line) for line in lines]
+    here = [told_difference(row, line) for line in lines]
     if overall in (NOT_RUN, NO_CLAIM):
         here = told_accuracies(row, result) if overall == NO_CLAIM else []
     return {
@@ -85,25 +89,32 @@ def of_row(row: Row, result: dict | None) -> dict:
         "paper": row.told["paper"],
         "table": row.told["table"],
         "state": results.state(row)["state"],
-        "claim": "; ".join(told_claim(line) for line in claims) or "none",
+        "claim": "; ".join(told_claim(row, line) for line in claims) or "none",
         "here": "; ".join(here),
         "verdict": overall,
         "comparisons": lines,
     }
 
 
-def told_claim(line: dict) -> str:
+def told_claim(row: Row, line: dict) -> str:
     """For instance "none: −2.6 (top-1 Kinetics-400), −13.7 (top-1 SSv2)"."""
     numbers = ", ".join(f"{signed(value)} ({quantity})" for quantity, value in line["claimed"].items())
-    return f"{line['variant']}: {numbers}"
+    return f"{told_pair(row, line)}: {numbers}"
 
 
-def told_difference(line: dict) -> str:
+def told_pair(row: Row, line: dict) -> str:
+    """The variant, and what it is compared with if that is not the first of the row."""
+    first = next(iter(row.recipes))
+    return line["variant"] + ("" if line["against"] == first else f" against {line['against']}")
+
+
+def told_difference(row: Row, line: dict) -> str:
     """For instance "none: −60.1 [−71.0, −49.2], 3 seeds"."""
     if line["mean"] is None:
-        return f"{line['variant']}: not run"
+        return f"{told_pair(row, line)}: not run"
     interval = "" if line["low"] is None else f" [{signed(line['low'])}, {signed(line['high'])}]"
-    return f"{line['variant']}: {signed(line['mean'])}{interval}, {line['seeds']} seed{'s' * (line['seeds'] != 1)}"
+    seeds = f"{line['seeds']} seed{'s' * (line['seeds'] != 1)}"
+    return f"{told_pair(row, line)}: {signed(line['mean'])}{interval}, {seeds}"
 
 
 def told_accuracies(row: Row, result: dict) -> list[str]:
