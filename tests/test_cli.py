@@ -85,6 +85,7 @@ def verbs(parser=None, name=()) -> dict:
 
 def test_the_verbs():
     assert {" ".join(name) for name in verbs()} == {
+        "gpu-report",
         "doctor",
         "data",
         "data synthetic",
@@ -203,7 +204,7 @@ def test_help_lists_every_verb_once_in_its_section(monkeypatch):
     out = run("--help")[1]
     top = [name[0] for name in verbs() if len(name) == 1]
     assert re.findall(r"^(\w+):$", out, re.MULTILINE)[:4] == ["Learn", "Train", "Models", "Authors"]
-    assert sorted(re.findall(r"^  (\w+)  ", out.partition("\npositional")[0], re.MULTILINE)) == sorted(top)
+    assert sorted(re.findall(r"^  ([\w-]+)  ", out.partition("\npositional")[0], re.MULTILINE)) == sorted(top)
     assert max(map(len, out.splitlines()[1:])) <= 100
     assert out.index("\nAuthors:") < out.index("\n  build ") < out.index("\n  test ")
 

@@ -530,7 +530,7 @@ MAY_IMPORT = {
     "data": {"", "machine"},
     "training": {"", "machine", "data", "models"},
     "fetch": {"", "machine", "data", "models", "training"},
-    "claims": {"", "data", "models"},
+    "claims": {"", "machine", "data", "models", "training"},
     "lab": {"", "data", "models", "training"},
     "publish": {"", "machine", "data", "models", "training", "lab"},
     "doctor": {"", "machine"},

@@ -149,6 +149,21 @@ def test_without_shift_windows_do_not_talk():
         assert changed[:4, :4].any() and changed[4:, 4:].any() == shift
 
 
+@pytest.mark.parametrize("design", ["joint", "split", "factorized"])
+@torch.no_grad()
+def test_relative_bias_switch(design):
+    """Without it, the tokens of a window may change places: a whole clip in one window is a bag of tubes."""
+    with_it, without = (still_frames(design) if on else SwinTransformer3D(
+        window=(4, 4, 4), design=design, relative_bias=False, **SMALL) for on in (True, False))  # fmt: skip
+    tables = [name for name in with_it.state_dict() if name.endswith("relative_position_bias_table")]
+    assert tables and with_it.state_dict().keys() - without.state_dict().keys() == set(tables)
+    x = torch.randn(1, 3, 4, 2, 16, 16)
+    forward, backward = x.flatten(2, 3), x.flip(2).flatten(2, 3)  # whole tubes change places
+    model = shake(without)
+    torch.testing.assert_close(model(forward), model(backward), rtol=1e-5, atol=1e-5)
+    assert (shake(with_it)(forward) - with_it(backward)).abs().max() > 1e-3
+
+
 def test_positions():
     count = {
         (ape, rel): count_parameters(create("swin_mini", ape=ape, relative_bias=rel))

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vt_course import CourseError
+from vt_course import CourseError, need
 from vt_course.models import ZOO, create
 from vt_course.models.cost import count_macs
 from vt_course.models.mvit import PoolingAttention
@@ -84,6 +84,7 @@ PAIRS = {
 }
 
 
+PASSES = ("forward", "forward+backward")
 LEAST = 7  # turns; with fewer, medians say little on a machine that others also use
 
 
@@ -156,7 +157,7 @@ def passes(
         model.zero_grad(set_to_none=True)
         logits().float().sum().backward()
 
-    return {"forward": forward, "forward+backward": backward}
+    return dict(zip(PASSES, (forward, backward)))
 
 
 def bench_models(
@@ -195,14 +196,18 @@ def bench_models(
     return rows
 
 
-def in_own_process(work: Callable, name: str, *args):
-    """The result of `work(name, *args)` in a new process, which ends with this call. Its CourseError is raised here."""
+def in_own_process(work: Callable, name: str, *args, limit: float | None = None):
+    """The result of `work(name, *args)` in a new process, which ends with this call. Its CourseError is raised here.
+
+    Raises `CourseError` if the process ends without a result, or has none after `limit` seconds (None: no limit).
+    """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=send_result, args=(sender, work, name, *args))
     process.start()
     sender.close()  # now only the child holds this end
     try:
+        need(receiver.poll(limit), f"{name} had no result after {limit} seconds; measure it alone, with more time")
         result = receiver.recv()
     except EOFError:
         process.join()
@@ -227,8 +232,10 @@ def send_result(sender: Connection, work: Callable, *args) -> None:
     sender.send(result)
 
 
-def bench_pair(name: str, pair: Pair, device: torch.device, compile: bool, limit: float) -> list[dict]:
-    """The rows of one pair; see `bench_models`."""
+def bench_pair(
+    name: str, pair: Pair, device: torch.device, compile: bool, limit: float, kinds: tuple[str, ...] = PASSES
+) -> list[dict]:
+    """The rows of one pair for the passes `kinds`; see `bench_models`."""
     rate = matmul_rate(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     torch.manual_seed(0)
     peer = pair.peer().eval()
@@ -245,7 +252,7 @@ def bench_pair(name: str, pair: Pair, device: torch.device, compile: bool, limit
     if compile:
         work |= {f"{who} compiled": passes(torch.compile(model), x, autocast, model) for who, model in models.items()}
     rows = []
-    for kind in ("forward", "forward+backward"):
+    for kind in kinds:
         for jobs in work.values():
             jobs[kind]()  # warm up, compile
         seconds = {who: [] for who in work}

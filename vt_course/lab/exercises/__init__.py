@@ -3,6 +3,7 @@
 from vt_course.lab.exercises import (
     attention_and_cost,
     clips_and_tokens,
+    does_it_use_time,
     mvit,
     start_here,
     swin,
@@ -22,4 +23,5 @@ EXERCISES = (
     | timesformer.EXERCISES
     | uniformer.EXERCISES
     | training.EXERCISES
+    | does_it_use_time.EXERCISES
 )
