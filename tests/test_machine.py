@@ -102,3 +102,17 @@ def test_memory_that_is_held_is_that_of_no_file(tmp_path):
     assert resident[0] > 140e6 and all(25e6 <= part < 40e6 for part in held) and 50e6 < sum(held) < 75e6
     assert abs(together - sum(held)) < 1e6 and 100e6 < quick < 120e6
     assert machine.held_memory(family) == 0  # they have ended
+
+
+@pytest.mark.parametrize(
+    ("started", "typed"),
+    [
+        ("/home/a/vt_course/cli/__main__.py", "vt-course"),
+        ("C:/b/.venv/Scripts/vt-course.exe", "vt-course"),
+        (".venv/bin/vt-course", "vt-course"),
+        ("/home/a/mine/train.py", "train.py"),
+        ("-c", "-c"),
+    ],
+)
+def test_the_record_of_a_command_holds_no_path(started, typed):
+    assert machine.program(started) == typed

@@ -209,6 +209,12 @@ def commit() -> str | None:
     return head.stdout.strip() + ("+changes" if changes.stdout else "")
 
 
+def program(started: str) -> str:
+    """The first word of the command that a reader would type. A path of this machine helps nobody else."""
+    path = Path(started)
+    return "vt-course" if path.parent.name == "cli" or path.stem == "vt-course" else path.name
+
+
 def provenance(device, ranks: int = 1) -> dict:
     """The facts on where and with which versions a result was computed, by `ranks` processes."""
     import torch
@@ -222,5 +228,5 @@ def provenance(device, ranks: int = 1) -> dict:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "commit": commit(),
-        "command": sys.argv,
+        "command": [program(sys.argv[0]), *sys.argv[1:]],
     }

@@ -134,8 +134,8 @@ def _convert(name: str, value):
 
 
 # One regime for all families that see clips: 4,000 steps of 16 clips, from scratch. On one quiet core they take 3 to 9
-# minutes. The weights that ship come from these recipes (results/ship has the runs), those of TimeSformer from 80 epochs
-# instead of 40: it learns late to tell growing from shrinking. After half as many steps most families are as good, but
+# minutes. The weights that ship come from these recipes (results/ship has the runs), those of TimeSformer from 80
+# epochs instead of 40: it learns late to tell growing from shrinking. After half as many steps most are as good, but
 # video_swin_mini, which stays at chance for its first 800 steps or more, had 65 % of the test clips. Two things
 # mattered most. One is the size: with frames of 32 pixels, four times as many steps fit into the same time as with 48.
 # The other is `narrow_init` in the configuration of the variants.
