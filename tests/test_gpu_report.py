@@ -108,6 +108,6 @@ def test_the_command_on_a_cpu(tmp_path, capsys):
     assert result["training to 85%: video_swin_mini"]["steps"] == 1
     assert all(0 <= row["waiting_share"] <= 1 and row["steps"] == 4 for row in result["waiting for the loader"])
     seeds = result["swin-shift-early: seed 0"]
-    assert [run["seed"] for run in seeds.values()] == [0, 0] and len(seeds) == 2
+    assert [run["seed"] for run in seeds.values()] == [0]
     if clips:
         assert result["real clips"]["steps"] == 2 and result["real clips"]["train"] > result["real clips"]["val"] > 0
