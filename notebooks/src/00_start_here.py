@@ -273,18 +273,18 @@ differ("control: without the division by √d",
 # | notebook | you build | hours |
 # |---|---|---|
 # | **00 start here** | this one | 0.3 |
-# | [01 clips and tokens](01_clips_and_tokens.ipynb) | frame sampling, views, patches, tubes | 3 |
+# | [01 clips and tokens](01_clips_and_tokens.ipynb) | frame sampling, views, patches, tubes | 2.5 |
 # | [02 attention and cost](02_attention_and_cost.ipynb) | attention from loops to fused, its cost measured | 3 |
-# | [03 swin](03_swin.ipynb) | windows, shift, mask, the hierarchy | 4 |
-# | [04 video swin](04_video_swin.ipynb) | 27 windows of space and time, inflation, a trained model | 3 |
+# | [03 swin](03_swin.ipynb) | windows, shift, mask, the hierarchy | 4.5 |
+# | [04 video swin](04_video_swin.ipynb) | 27 windows of space and time, inflation, a trained model | 3.5 |
 # | [05 mvit](05_mvit.ipynb) | pooling attention, the block, four stages, MViTv2 | 4 |
 # | [06 timesformer](06_timesformer.ipynb) | five attention schemes as masks and as groups, the divided network | 3 |
 # | [07 uniformer](07_uniformer.ipynb) | local and global relations, equal to convolutions and attention | 3 |
-# | [08 training](08_training.ipynb) | the step and all its pieces, a whole training, your own videos | 4 |
-# | 09 does it use time | experiments with exact ceilings | 2 |
+# | [08 training](08_training.ipynb) | the step and all its pieces, a whole training, your own videos | 3.5 |
+# | [09 does it use time](09_does_it_use_time.ipynb) | controls that cannot leak, intervals over seeds, what the papers claim about time | 2 |
 # | 10 paper companion | every claim, and what came out | 1 |
 #
-# Notebooks without a link are not written yet.
+# Notebook 10 is not written yet.
 #
 # Ways through:
 #
