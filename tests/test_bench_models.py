@@ -18,6 +18,7 @@ from vt_course.claims.bench_models import (
     Pair,
     attentions,
     bench_growth,
+    bench_minis,
     bench_models,
     geometric_mean,
     in_own_process,
@@ -176,13 +177,41 @@ def test_every_attention_keeps_the_map_and_costs_what_it_should(name, growth):
     N, d = 2 * 14 * 14, 192
     pairs = {
         "joint": N * N,
+        "joint, literal": N * N,
         "divided": N * 2 + (1 + 14 * 14) ** 2 * 2,
         "pooling, keys 1 x 4 x 4": N * 2 * 4 * 4,
         "window 8 x 7 x 7": N * 2 * 7 * 7,
         "local 5 x 5 x 5": N * 125 / 2,
     }[name]
-    linear = {"joint": 4, "divided": 9, "pooling, keys 1 x 4 x 4": 4, "window 8 x 7 x 7": 4, "local 5 x 5 x 5": 2}[name]
+    linear = {
+        "joint": 4,
+        "joint, literal": 4,
+        "divided": 9,
+        "pooling, keys 1 x 4 x 4": 4,
+        "window 8 x 7 x 7": 4,
+        "local 5 x 5 x 5": 2,
+    }[name]
     assert small["gmacs"] == pytest.approx((2 * pairs * d + linear * N * d * d) / 1e9, rel=0.02)
     times = large["gmacs"] / small["gmacs"]  # four times the tokens
     assert times == pytest.approx(4, rel=0.02) if "window" in name or "local" in name else times > 4.05
     assert large["ms"] > 0 and large["peak_mb"] > small["peak_mb"]
+    assert name != "joint" or small["of_joint"] == large["of_joint"] == 1
+
+
+def test_only_literal_attention_stores_its_scores(growth):
+    large = {r["attention"]: r for r in growth if r["H"] == 28}
+    scores = 3 * large["joint"]["tokens"] ** 2 * 4 / 1e6
+    assert large["joint, literal"]["peak_mb"] > 2 * scores > 4 * large["joint"]["peak_mb"]
+    joint, literal = (attentions((2, 14, 14))[name] for name in ("joint", "joint, literal"))
+    literal[0].load_state_dict(joint[0].state_dict())
+    x = torch.randn(2, 2, 14, 14, 192)
+    torch.testing.assert_close(literal[1](x), joint[1](x))
+    assert "joint, literal" not in attentions((8, 56, 56))
+
+
+def test_the_minis_take_turns_on_the_same_clips():
+    rows = bench_minis(repeats=2, batch=1)
+    assert [r["model"] for r in rows] == list(bench.MINIS)
+    assert rows[0]["of_first"] == 1 and all(
+        r["ms"] > 0 and r["of_first"] > 0 and r["error"] >= 0 and r["peak_mb"] > 1 for r in rows
+    )

@@ -8,7 +8,8 @@ import pytest
 
 from vt_course import CourseError
 from vt_course.cli import main
-from vt_course.publish import NotebookFailed
+from vt_course.lab.show.style import WIDE
+from vt_course.publish import NotebookFailed, figures
 from vt_course.publish import build as building
 from vt_course.publish.build import build, cell_ids, drift, edited, fingerprint, from_source
 from vt_course.publish.hygiene import METADATA
@@ -225,6 +226,23 @@ def test_text_only_keeps_every_output(toy):
     assert [cell.id for cell in after.cells] == cell_ids(after)
     assert after.metadata == METADATA | {"vt_course": {"sha256": fingerprint(after)}}
     assert drift(source, path) == []
+
+
+@pytest.mark.parametrize(
+    "had, wanted",
+    [
+        ({}, {"width": 1, "unconfined": True}),  # a picture of one pixel
+        ({"width": 336}, {"width": 336, "unconfined": True}),  # shown larger than it is, as a clip
+        ({"width": 900}, {"width": WIDE, "unconfined": True}),
+    ],
+)
+def test_pictures_of_an_older_build_get_their_size_on_a_page_without_a_run(toy, had, wanted):
+    _, path = toy
+    edit(path, lambda nb: nb.cells[2].outputs[1].update(metadata={"image/png": had} if had else {}))
+    assert figures.without_size(read(path)) == 1
+    build(root=path.parent.parent, text_only=True)
+    assert read(path).cells[2].outputs[1].metadata == {"image/png": wanted}
+    assert figures.without_size(read(path)) == 0
 
 
 @pytest.mark.parametrize(

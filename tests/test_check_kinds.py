@@ -192,7 +192,7 @@ NUMBERS = [
     ("8.3", lambda *a: right("8.3")(*a)[[1, 2, 0]], "along axis 0 the places come in the order 1, 2, 0"),
     ("8.4", lambda x, y, e: right("8.4")(x, y, e) / math.log(2), "the logarithm has base 2"),
     ("8.5", lambda n, limit: torch.clamp(limit / n.square().mean().sqrt(), max=1), "the squares are averaged"),
-    ("8.6", lambda g, n: g * (n / n.sum())[:, None], "a sum over axis 0 of your result is missing"),
+    ("8.7", lambda g, n: g * (n / n.sum())[:, None], "a sum over axis 0 of your result is missing"),
 ]  # fmt: skip
 
 
@@ -440,11 +440,11 @@ FRESH = [
     ("4.4", lambda z, w, s: right("4.4")(z, w, s).unsqueeze(1), "drop it with `.squeeze(1)`"),
     ("4.4", lambda z, w, s: right("4.4")(z, w, s)[:, None, None], "drop them with `.squeeze((1, 2))`"),
     ("2.5", lambda h, w, C, M: math.ceil(h / M) * (w / M) * (4 * M * M * C**2 + 2 * M**4 * C), "got 1,088,640, wanted"),
-    ("8.6", lambda g, n: g.sum(0) / (n > 0).sum(), "  Likely: the means of all ranks are added and divided"),
+    ("8.7", lambda g, n: g.sum(0) / (n > 0).sum(), "  Likely: the means of all ranks are added and divided"),
     ("3.1", lambda x, M: right("3.1")(x, M)[None], "drop it with `.squeeze(0)`"),
-    ("8.6", lambda g, n: g[n > 0].mean(0), "  Likely: every rank that has clips counts the same"),
-    ("8.6", lambda g, n: n.sqrt() @ g / n.sqrt().sum(), "  Likely: the weights are the roots of the numbers of clips"),
-    ("8.6", lambda g, n: (n + 1.0) @ g / (n + 1).sum(), "  Likely: the weights are the numbers of clips plus 1"),
+    ("8.7", lambda g, n: g[n > 0].mean(0), "  Likely: every rank that has clips counts the same"),
+    ("8.7", lambda g, n: n.sqrt() @ g / n.sqrt().sum(), "  Likely: the weights are the roots of the numbers of clips"),
+    ("8.7", lambda g, n: (n + 1.0) @ g / (n + 1).sum(), "  Likely: the weights are the numbers of clips plus 1"),
 ]  # fmt: skip
 
 
@@ -628,6 +628,171 @@ def test_a_forward_is_named_by_the_step_that_is_wrong(how, words, monkeypatch, c
         assert words in out.split("  Likely: ")[1], out
 
 
+# ---------------------------------------------------------------- kinds of notebooks 05 to 07
+
+
+def mvit_block(mlp=lambda x, y: y, skip=lambda x, y: x, grown=lambda x, y: y, attended=lambda x, y: y):
+    """Exercise 5.3: which of the sum x and its norm y each branch is given."""
+
+    def forward(self, x):
+        x = right("5.1")(x, self.size, self.pool_skip) + self.attn(attended(x, self.norm1(x)))
+        y = self.norm2(x)
+        return (skip(x, y) if self.proj is None else self.proj(grown(x, y))) + self.mlp(mlp(x, y))
+
+    return forward
+
+
+def mvit_plan(begins=lambda i, starts: i in starts, ends=lambda i, starts: i + 1 in starts):
+    def plan(depth, dim, starts, kv):
+        rows, heads = [], 1
+        for i in range(depth):
+            b = begins(i, starts)
+            heads, kv = (2 * heads, max(kv // 2, 1)) if b else (heads, kv)
+            out = 2 * dim if ends(i, starts) else dim
+            rows.append([dim, out, heads, 2 if b else 1, kv])
+            dim = out
+        return torch.tensor(rows)
+
+    return plan
+
+
+def seen_in(name, rule):
+    """Exercise 6.2 with another rule of one step: of the rows, columns and frames of all pairs, and their numbers."""
+
+    def mask(step, size):
+        if step != name:
+            return right("6.2")(step, size)
+        places = torch.cartesian_prod(*map(torch.arange, size)).view(-1, 3).unbind(1)
+        return rule(*((p[:, None], p[None]) for p in places), size)
+
+    return mask
+
+
+def together(p, n):
+    """In the same half, where a reader halves with //."""
+    return (p[0] < n // 2) == (p[1] < n // 2)
+
+
+def divided(fc=True, norm2=True, norms=True):
+    """Exercise 6.4 with parts that are not called."""
+
+    def forward(x, size, block):
+        T = size[2]
+        cls, x = x[:, :1], x[:, 1:]
+        y = rearrange(x, "b (n t) c -> (b n) t c", t=T)
+        y = block.temporal_attn(block.temporal_norm1(y) if norms else y)
+        x = x + rearrange(block.temporal_fc(y) if fc else y, "(b n) t c -> b (n t) c", b=len(x))
+        y = torch.cat([cls.repeat_interleave(T, 0), rearrange(x, "b (n t) c -> (b t) n c", t=T)], 1)
+        y = block.attn(block.norm1(y) if norms else y)
+        cls = cls + y[:, :1].unflatten(0, (-1, T)).mean(1)
+        x = torch.cat([cls, x + rearrange(y[:, 1:], "(b t) n c -> b (n t) c", t=T)], 1)
+        return x + block.mlp(block.norm2(x) if norm2 and norms else x)
+
+    return forward
+
+
+def timesformer_of(tokens):
+    """Exercise 6.5 with other ways from maps (B·T, C, H, W) to patches (B, T, N, C)."""
+
+    def forward(x, model):
+        maps = model.patch_embed.proj(rearrange(x, "b c t h w -> (b t) c h w"))
+        patches = tokens(maps, len(x))
+        z = right("6.1")(patches, model.cls_token, model.pos_embed, model.time_embed)
+        for block in model.blocks:
+            z = block(z, (*maps.shape[2:], x.shape[2]))
+        return model.head(model.norm(z)[:, 0])
+
+    return forward
+
+
+def stretched(index):
+    def resize(pos, grid, new):
+        rows, columns = (index(n, N) for n, N in zip(grid, new))
+        return torch.cat([pos[:, :1], pos[:, 1:].unflatten(1, grid)[:, rows][:, :, columns].flatten(1, 2)], 1)
+
+    return resize
+
+
+def tube(inside=lambda at, n: all(0 <= a < m for a, m in zip(at, n)), radius=lambda n: [m // 2 for m in n]):
+    def affinity(kernel, size):
+        sides, places = kernel.shape[1:], list(np.ndindex(*size))
+        out = torch.zeros(len(kernel), len(places), len(places))
+        for i, q in enumerate(places):
+            for j, k in enumerate(places):
+                at = [b - a + r for a, b, r in zip(q, k, radius(sides))]
+                if inside(at, sides):
+                    out[:, i, j] = kernel[:, at[0], at[1], at[2]]
+        return out
+
+    return affinity
+
+
+def uniformer_of(stages, mean=(2, 3, 4)):
+    def forward(net, x):
+        for i in stages:
+            x = getattr(net, f"blocks{i}")(getattr(net, f"patch_embed{i}")(x))
+        return net.head(net.norm(x).mean(mean))
+
+    return forward
+
+
+def places_first_backwards(block, x):
+    """Exercise 7.4: the map becomes tokens in the order (W H T)."""
+    x = x + block.pos_embed(x)
+    size = x.shape[2:]
+    x = rearrange(x, "b c t h w -> b (w h t) c")
+    x = x + block.attn(block.norm1(x))
+    return (x + block.mlp(block.norm2(x))).mT.unflatten(2, size)
+
+
+def without_norms(block, x):
+    """Exercise 7.3."""
+    x = x + block.pos_embed(x)
+    x = x + block.conv2(block.attn(block.conv1(x)))
+    return x + block.mlp(x)
+
+
+LATER = [
+    ("5.3", mvit_block(mlp=lambda x, y: x), "the step “MLP” is given what there was before “norm2”"),
+    ("5.3", mvit_block(attended=lambda x, y: x, mlp=lambda x, y: x), "“MLP” is given what there was before “norm2”"),
+    ("5.4", mvit_plan(lambda i, s: i + 1 in s), "change one block early, with the channels"),
+    ("5.4", mvit_plan(lambda i, s: i - 1 in s), "heads, query stride and key stride change one block late"),
+    ("5.4", mvit_plan(lambda i, s: i + 1 in s, lambda i, s: i + 2 in s), "that of starts - 1; are they counted from 1"),
+    ("4.3", lambda x, s: right("4.3")(x, tuple(n + 1 for n in s)), "every entry of `shift` is off by one"),
+    ("6.2", seen_in("local", lambda h, w, t, n: together(h, n[0]) & together(w, n[1]) & together(t, n[2])), "in `local`"
+     " the frames must lie in the same half, where the one in the middle counts to the second half"),
+    ("6.2", seen_in("global", lambda h, w, t, n: (h[0] - h[1]) % 3 + (w[0] - w[1]) % 3 + (t[0] - t[1]) % 3 == 0),
+     "in `global` the rows and columns and frames must have a distance that 3 divides"),
+    ("6.2", seen_in("temporal", lambda h, w, t, n: (h[0] == h[1]) & (w[0] == w[1]) & ((t[0] - t[1]).abs() < 2)),
+     "in `temporal` the frames must be equal or neighbours in your mask; it must be: frames are free"),
+    ("6.4", divided(fc=False, norm2=False), "`norm2` and `temporal_fc` are not called"),
+    ("6.4", divided(norms=False), "`norm1` and `norm2` and `temporal_norm1` are not called"),
+    ("7.3", without_norms, "`norm1` and `norm2` are not called: your result is that of a `block` without them"),
+    ("6.5", timesformer_of(lambda m, B: m.reshape(B, -1, m[0, 0].numel(), m.shape[1])), "without moving its channels"),
+    ("6.5", timesformer_of(lambda m, B: rearrange(m, "(b t) c h w -> b t (w h) c", b=B)), "in the order (W H)"),
+    ("7.4", places_first_backwards, "the order (W H T), slowest first; it must be (T H W)"),
+    ("6.6", stretched(lambda n, N: torch.arange(N) // (N // n)), "the ratio of the two sizes is rounded to a whole"),
+    ("6.6", stretched(lambda n, N: torch.arange(n).repeat_interleave(N // n)), "reaches N only where n divides N"),
+    ("6.6", stretched(lambda n, N: torch.tensor([min(math.ceil(i * n / N), n - 1) for i in range(N)])), "rounded up"),
+    ("7.1", tube(lambda at, n: all(a < m for a, m in zip(at, n))), "the lower bound is not tested: an index below 0"),
+    ("7.1", tube(lambda at, n: all(0 <= a for a in at)), "the upper bound is not tested"),
+    ("7.1", tube(lambda at, n: 0 <= at[0] < n[0] and 0 <= at[1] < n[1] and 0 <= at[2]), "along width the upper bound"),
+    ("7.1", tube(radius=lambda n: [n[0] // 2] * 3), "the radius along time is used along all axes"),
+    ("7.1", tube(radius=lambda n: [min(n) // 2] * 3), "the smallest radius is used along all axes"),
+    ("7.5", uniformer_of((1, 3, 4)), "stage 2 is left out, its patch embedding and its blocks"),
+    ("7.5", uniformer_of((1, 2, 4)), "`net.patch_embed4.proj` has 6 channels, and what it is given has 4 there"),
+    ("7.5", uniformer_of((1, 2, 3)), "`net.norm` has 8 channels, and what it is given has 6 there"),
+    ("7.5", uniformer_of((1, 2, 3, 4), (1, 2, 3)), "`net.head` has 8 channels, and what it is given has"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number, function, words", LATER)
+def test_a_kind_that_blind_readers_of_the_later_notebooks_met_is_named(number, function, words, capsys):
+    out = verdict(number, function, capsys)
+    assert out.startswith(f"✗ exercise {number}, ") and out.count("  Likely: ") == 1, out
+    assert words in out.split("  Likely: ")[1], out
+
+
 # ---------------------------------------------------------------- errors
 
 
@@ -678,6 +843,7 @@ ERRORS = [
     ("4.3", lambda x, s: s.roll(x), "a value of type tuple has no `roll`"),
     ("4.3", lambda x, s: torch.roll(s, x), "`roll` wants Tensor for its `input`, and you give a value of type tuple"),
     ("4.3", lambda x: x, "is called with `x`, `shift`; it takes `x`"),
+    ("8.6", lambda run: 0.0, "is called with `run`, `parts`; it takes `run`"),
     ("4.4", lambda z, w, s: right("4.4")(z, w, s) * torch.nan, "NaN (not a number) comes from"),
     ("3.2", lambda x, M, H, W: x.view(len(x) // (H * W * M), H // M, W // M, M, M, -1), "reshape to is 0: if it comes"),
     ("4.1", lambda x, w: x.reshape(len(x) // 2, -1), "you divide by more than there is (x is (1, 4, 4, 4, 1))"),
@@ -782,9 +948,9 @@ def test_the_search_is_not_seen(capsys):
 
 def test_an_exercise_that_does_not_exist_names_those_that_do():
     with pytest.raises(KeyError) as error:
-        check("4.7", right("4.1"))
-    assert str(error.value) == "there is no exercise 4.7; there are 4.1, 4.2, 4.3, 4.4, 4.5, 4.6"
-    with pytest.raises(KeyError, match=r"no exercise 99\.1; there are 1\.1 to 1\.6, .* 8\.1 to 8\.6"):
+        check("4.99", right("4.1"))
+    assert str(error.value) == f"there is no exercise 4.99; there are {', '.join(f'4.{n}' for n in range(1, 10))}"
+    with pytest.raises(KeyError, match=r"no exercise 99\.1; there are 0\.1, 1\.1 to 1\.6, .* 8\.1 to 8\.8"):
         check("99.1", right("4.1"))
 
 

@@ -85,6 +85,7 @@ def verbs(parser=None, name=()) -> dict:
 
 def test_the_verbs():
     assert {" ".join(name) for name in verbs()} == {
+        "gpu-report",
         "doctor",
         "data",
         "data synthetic",
@@ -98,6 +99,7 @@ def test_the_verbs():
         "bench loader",
         "bench models",
         "bench growth",
+        "bench minis",
         "models",
         "verify",
         "weights",
@@ -132,7 +134,9 @@ def test_every_verb_has_json(name):
     assert "--json" in verbs()[name].format_help()
 
 
-@pytest.mark.parametrize("document", ["README.md", "data/README.md"])
+@pytest.mark.parametrize(
+    "document", ["data/README.md", *(f"docs/{name}.md" for name in ("students", "teachers", "researchers"))]
+)
 def test_commands_in_documents_parse(document):
     text = (repo_root() / document).read_text(encoding="utf-8")
     commands = re.findall(
@@ -200,7 +204,7 @@ def test_help_lists_every_verb_once_in_its_section(monkeypatch):
     out = run("--help")[1]
     top = [name[0] for name in verbs() if len(name) == 1]
     assert re.findall(r"^(\w+):$", out, re.MULTILINE)[:4] == ["Learn", "Train", "Models", "Authors"]
-    assert sorted(re.findall(r"^  (\w+)  ", out.partition("\npositional")[0], re.MULTILINE)) == sorted(top)
+    assert sorted(re.findall(r"^  ([\w-]+)  ", out.partition("\npositional")[0], re.MULTILINE)) == sorted(top)
     assert max(map(len, out.splitlines()[1:])) <= 100
     assert out.index("\nAuthors:") < out.index("\n  build ") < out.index("\n  test ")
 

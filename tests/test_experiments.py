@@ -429,6 +429,37 @@ def test_runs_are_recorded_and_not_made_again(home, entry, asked):
     assert result(home)["hash"] != found["hash"]
 
 
+def test_a_run_of_two_rows_is_trained_once(home, entry, asked, monkeypatch):
+    trained = []
+    real = worker.fit
+    monkeypatch.setattr(worker, "fit", lambda recipe, out, **s: trained.append(str(out)) or real(recipe, out, **s))
+    other = change(entry, "variants.third", {"config": TINY | {"shift": [False, True, False]}})
+    other = other | {"id": "other", "test": ["tubes-reversed", "frames-swapped"], "seeds": [1, 2], "minutes": 3}
+    small, other = write(home, entry, other)
+    told = []
+    assert run.run_rows([other], jobs=1, tell=told.append) == []  # the second row first
+    assert "6 runs, 1 at a time" in told[0]
+    assert {  # of the shared run, not of the one of seed 2
+        run["trained_for"] for run in result(home, "other")["variants"]["still"]["runs"] if "trained_for" in run
+    } == {"small"}
+    assert run.run_rows([small], jobs=1, tell=told.append) == []
+    assert len(trained) == 10 and len(set(trained)) == 8
+    runs = {id: result(home, id)["variants"]["still"]["runs"] for id in ("small", "other")}
+    assert [each["seed"] for each in runs["small"]] == [0, 1] and "trained_for" not in runs["small"][1]
+    shared, own = runs["other"]
+    assert shared["seed"] == 1 and "trained_for" not in own
+    for key in ("train_loss", "val_top1", "seconds", "commit"):
+        assert shared[key] == runs["small"][1][key]
+    assert len(own["val_top1"]) == 2 and shared["top1"].keys() == {"tubes-reversed", "frames-swapped"}
+    # Its seconds count once, and do not say how long a further run of the other row will take.
+    found = result(home, "other")
+    here = [each for variant in found["variants"].values() for each in variant["runs"] if "trained_for" not in each]
+    assert found["seconds"] == pytest.approx(sum(each["seconds"] for each in here)) and len(here) == 4
+    for each in here:
+        each["trained_for"] = "small"
+    assert results.expected_seconds(other, found) == 180
+
+
 def test_a_lost_result_is_written_from_the_run_folders(home, entry, asked):
     (row,) = write(home, entry)
     run.run_rows([row], jobs=1, tell=lambda line: None)

@@ -1,9 +1,8 @@
-"""Drawn images, and the ablation that trains on them."""
+"""Drawn images, and what is trained on them."""
 
 import dataclasses
 import hashlib
 import json
-import statistics
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from vt_course.data import images, open_spec
 from vt_course.data.clips import collate
 from vt_course.data.images import SHAPES, Shapes, draw
 from vt_course.models import create, mini_weights
-from vt_course.training import ablate_swin, fit, folder
+from vt_course.training import fit, folder
 from vt_course.training.checkpoint import load_run
 from vt_course.training.evaluate import evaluate, evaluate_run, open_data
 from vt_course.training.experiments.rows import read_rows
@@ -185,45 +184,21 @@ def test_the_position_embedding_has_no_decay():
     assert not any(p is model.absolute_pos_embed for p in decay["params"])
 
 
-# ---------------------------------------------------------------- the ablation
+# ---------------------------------------------------------------- the ablation of experiments.yaml
 
 
 def test_variants_differ_in_what_they_say():
-    base, still, none, absolute = (create("swin_mini", **config) for config in ablate_swin.VARIANTS.values())
+    row = next(row for row in read_rows() if row.id == "swin-shift-and-bias")
+    base, still, none, absolute = (create("swin_mini", **recipe.config) for recipe in row.recipes.values())
     shifts = [[any(block.attn.shift) for stage in model.layers for block in stage.blocks] for model in (base, still)]
     assert shifts == [[False, True] * 3, [False] * 6]
     names = [{name.rpartition(".")[2] for name in model.state_dict()} for model in (base, none, absolute)]
     assert ["relative_position_bias_table" in each for each in names] == [True, False, False]
     assert ["absolute_pos_embed" in each for each in names] == [False, False, True]
+    assert all(recipe.epochs == 3 and recipe.model == "swin_mini" for recipe in row.recipes.values())
 
 
-def test_train_variant_in_a_few_steps(few):
-    run = ablate_swin.train_variant(SMALL | {"ape": True}, 1, max_steps=1, held_out=24)
-    assert (run["seed"], run["steps"], run["images"], run["train_loss"]) == (1, 1, 16, None)
-    assert run["top1"] * 24 == int(run["top1"] * 24) and run["config"]["ape"]  # scored on the 24 held out, not on 1,000
-    finished = ablate_swin.train_variant(SMALL, 0, held_out=24)
-    assert finished["steps"] == 2 * ablate_swin.EPOCHS and finished["train_loss"] > 0
-    same = ablate_swin.train_variant(SMALL, 0, held_out=24)
-    assert {**same, "seconds": 0} == {**finished, "seconds": 0}
-
-
-def test_the_variants_are_those_of_the_row():
-    row = next(row for row in read_rows() if row.id == "swin-shift-and-bias")
-    assert {name: recipe.config for name, recipe in row.recipes.items()} == ablate_swin.VARIANTS
-    assert list(row.recipes.values()) == [ablate_swin.recipe(config, 0) for config in ablate_swin.VARIANTS.values()]
-    assert ablate_swin.HELD_OUT == images.COUNTS["val"]
-
-
-def test_the_recorded_ablation_is_what_its_runs_say():
-    result = json.loads((repo_root() / "results" / "swin_mini_ablation.json").read_text(encoding="utf-8"))
-    for name, variant in result["variants"].items():
-        runs = variant["runs"]
-        assert [run["seed"] for run in runs] == result["seeds"] and len(runs) == 3
-        assert all(run["config"] == ablate_swin.VARIANTS[name] for run in runs)
-        top1 = [run["top1"] for run in runs]
-        assert (variant["mean"], variant["std"]) == (statistics.mean(top1), statistics.stdev(top1))
-    recorded = Recipe.from_json(json.dumps(result["recipe"] | {"seed": 0, "config": {}}))
-    assert recorded == ablate_swin.recipe({}, 0)
+# ---------------------------------------------------------------- the weights that ship
 
 
 def test_the_shipped_weights_see_the_shapes():

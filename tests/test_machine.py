@@ -107,10 +107,10 @@ def test_memory_that_is_held_is_that_of_no_file(tmp_path):
 @pytest.mark.parametrize(
     ("started", "typed"),
     [
-        ("/home/a/vt_course/cli/__main__.py", "vt-course"),
+        ("/home/ann/vt_course/cli/__main__.py", "vt-course"),
         ("C:/b/.venv/Scripts/vt-course.exe", "vt-course"),
         (".venv/bin/vt-course", "vt-course"),
-        ("/home/a/mine/train.py", "train.py"),
+        ("/home/ann/mine/train.py", "train.py"),
         ("-c", "-c"),
     ],
 )

@@ -1,5 +1,6 @@
 """The weights that ship: one file for each family, from one recipe, right on clips that nobody has seen."""
 
+import csv
 import dataclasses
 import json
 
@@ -47,6 +48,15 @@ def test_they_come_from_the_one_recipe(name):
     assert Recipe.from_json(json.dumps(run["recipe"])) == dataclasses.replace(recipe_for(name), **longer)
     assert recipe_for(name) == dataclasses.replace(MOTION, model=name, lr=recipe_for(name).lr)  # one regime but for lr
     assert run["finished"] and run["last"]["val_top1"] >= 0.95
+
+
+@pytest.mark.parametrize("name", ["video_swin_mini", "video_swin_mini_seed1"])
+def test_the_epochs_that_notebook_08_draws_are_those_of_the_recorded_run(name):
+    run = record(name)
+    with open(repo_root() / "results" / "ship" / f"{name}.csv", encoding="utf-8") as file:
+        epochs = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    assert [row["epoch"] for row in epochs] == list(range(1, run["epochs"] + 1))
+    assert epochs[-1] == run["last"] and epochs[run["best"]["epoch"] - 1] == run["best"]
 
 
 def test_all_together_are_small():

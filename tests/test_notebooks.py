@@ -15,7 +15,8 @@ from vt_course.publish.tags import NUMBERED, TAGS, exercises
 FOLDER = repo_root() / "notebooks"
 STEMS = sorted({path.stem for path in [*FOLDER.glob("*.ipynb"), *FOLDER.glob("src/*.py")]})
 LIMITS = json.loads((FOLDER / "limits.json").read_text(encoding="utf-8"))
-PAGES = ["README.md", "data/README.md", "notebooks/AUTHORS.md", "notebooks/glossary.md"]
+PAGES = ["README.md", "CHANGELOG.md", "data/README.md", "notebooks/AUTHORS.md", "notebooks/glossary.md"]
+PAGES += [f"docs/{name}.md" for name in ("students", "teachers", "researchers", "contributors")]
 
 
 def committed(stem: str):
@@ -29,6 +30,11 @@ def test_there_is_a_notebook():
 @pytest.mark.parametrize("stem", STEMS)
 def test_hygiene(stem):
     assert hygiene.problems(FOLDER / f"{stem}.ipynb") == []
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_figures_stay_readable_on_a_phone(stem):
+    assert figures.without_size(committed(stem)) == 0, f"run `vt-course build {stem} --text-only`"
 
 
 @pytest.mark.parametrize("stem", STEMS)

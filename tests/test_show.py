@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from IPython.core.formatters import DisplayFormatter
 from matplotlib.text import Text
 from PIL import Image
 
@@ -16,7 +17,7 @@ from vt_course import CourseError, repo_root
 from vt_course.data.transforms import normalise
 from vt_course.lab import show
 from vt_course.lab.show import __main__ as picture
-from vt_course.lab.show import clips, compare, windows
+from vt_course.lab.show import clips, compare, style, windows
 from vt_course.lab.show.style import wrapped
 from vt_course.models import swin
 
@@ -59,8 +60,10 @@ def assert_readable(fig) -> None:
     width, height = Image.open(io.BytesIO(png)).size
     assert texts, "no text at all"
     assert len(png) < 300_000
+    on_page = style.page_size(width)["width"] / width  # pixels of a page for one of the picture
     for text, box in texts:
         assert text.get_size() >= 11, text
+        assert text.get_size() * fig.dpi / 72 * on_page >= 10.5, f"{text} is too small where the figure is wide"
         assert box.x0 >= -1 and box.y0 >= -1, f"{text} is clipped: {box}"
         assert box.x1 <= width + 1 and box.y1 <= height + 1, f"{text} is clipped: {box}"
     level = [(text, box) for text, box in texts if text.get_rotation() % 90 == 0]
@@ -68,6 +71,15 @@ def assert_readable(fig) -> None:
     shared = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)  # (n, n, x y)
     for i, j in np.argwhere(np.triu((shared > 1).all(-1), 1)):
         raise AssertionError(f"{level[i][0]} lies on {level[j][0]}")
+
+
+@pytest.mark.parametrize("shape, width", [((6, 5), None), ((11, 3), 800)], ids=["fits", "wide"])
+def test_a_cell_shows_a_figure_at_a_width_that_a_phone_does_not_shrink(shape, width):
+    fig = style.figure(lambda: plt.subplots(figsize=shape)[0])()
+    data, metadata = DisplayFormatter().format(fig)
+    pixels = Image.open(io.BytesIO(data["image/png"])).width
+    assert metadata["image/png"] == {"width": width or pixels, "unconfined": True} and pixels >= (width or 0)
+    assert data["text/plain"].startswith("<Figure size ") and set(data) == {"image/png", "text/plain"}
 
 
 def clip(T=12, H=48, W=64) -> np.ndarray:
@@ -92,10 +104,13 @@ FIGURES = {
     "mask, 2-D": lambda: show.shift_mask(
         swin.shift_mask((8, 8), (4, 4), (2, 2), torch.device("cpu"), torch.float32), (4, 4)
     ),
+    "mask, enlarged": lambda: show.mask_of_window(MASK[5], WINDOW, (2, 1, 2), LONG),
     "mask, one": lambda: show.shift_mask(torch.zeros(1, 8, 8), (2, 2, 2)),
     "regions": lambda: show.regions_2d([SHIFTED[0], REGULAR[0]], ["after the roll", LONG]),
+    "regions, windows": lambda: show.regions_2d([SHIFTED[0]] * 2, ["before", LONG], window=[None, (4, 4)]),
     "regions, 12": lambda: show.regions_2d(np.arange(144).reshape(12, 12) // 8 + 90, LONG),
     "bias 8": lambda: show.bias_tables(torch.randn(15 * 13 * 13, 3), (8, 7, 7), 2, LONG),
+    "bias, some": lambda: show.bias_tables(torch.randn(147, 3), (2, 4, 4), 0, LONG, noise=1.0, offsets=(-1, 1)),
     "bias 2-D": lambda: show.bias_tables(torch.randn(169, 3), (7, 7), title="Stage 1"),
     "bias, untrained": lambda: show.bias_tables(torch.zeros(27, 1), (2, 2, 2)),
     "index 8": lambda: show.index_matrix(swin.relative_position_index((2, 2, 2)), LONG, (2, 2, 2)),
@@ -358,6 +373,28 @@ def test_regions_show_numbers_colours_and_borders():
         show.regions_2d(SHIFTED)
 
 
+def test_the_enlarged_mask_shows_one_query_and_its_keys_by_time():
+    whole, *steps = show.mask_of_window(MASK[5], WINDOW, (2, 1, 2)).axes
+    row = int(np.ravel_multi_index((2, 1, 2), WINDOW))
+    assert np.array_equal(whole.images[0].get_array(), MASK[5] < 0) and len(steps) == WINDOW[0]
+    assert [t.get_text() for t in whole.get_yticklabels()] == [str(row)]
+    for t, axes in enumerate(steps):
+        wanted = (MASK[5][row] < 0).reshape(WINDOW)[t]
+        assert np.array_equal(axes.images[0].get_array(), wanted) and len(axes.patches) == (t == 2)
+    assert steps[2].patches[0].get_xy() == (1.5, 0.5)
+    with pytest.raises(CourseError, match=r"has shape \(64, 64\), not \(8, 64, 64\)"):
+        show.mask_of_window(MASK, WINDOW, (0, 0, 0))
+    with pytest.raises(CourseError, match=r"query \(0, 4, 0\) is not in a window"):
+        show.mask_of_window(MASK[0], WINDOW, (0, 4, 0))
+
+
+def test_the_windows_of_27_differ_without_colours():
+    """Greys of the front faces of 8, 16, 32 and 64 tokens, from light to dark."""
+    legend = show.windows_3d(SHIFTED).axes[0].get_legend()
+    greys = [np.dot(p.get_facecolor()[:3], [0.2126, 0.7152, 0.0722]) for p in legend.get_patches()]
+    assert all(a - b > 0.1 for a, b in zip(greys, greys[1:]))
+
+
 # ---------------------------------------------------------------- bias
 
 
@@ -376,9 +413,21 @@ def test_bias_panels_agree_with_the_models_index(window):
             dt, dh, dw = np.subtract(query, key) + sides
             assert panels[dt].images[0].get_array()[dh, dw] == table[index[i, j], 1]
     if len(window) == 3:
-        assert [a.get_title() for a in panels] == ["dt = −1", "dt = 0", "dt = 1"]
+        assert [a.get_title() for a in panels] == ["Δt = −1", "Δt = 0", "Δt = +1"]
     low, high = panels[0].images[0].get_clim()
     assert low == -high  # zero is the middle colour
+
+
+def test_large_entries_of_a_bias_table_are_framed_and_signs_differ_in_grey():
+    table = torch.zeros(27, 1)
+    table[0], table[26] = -0.5, 0.2
+    first, last = show.bias_tables(table, (2, 2, 2), noise=0.3, offsets=(-1, 1)).axes[:2]
+    assert [p.get_xy() for p in first.patches] == [(-1.42, -1.42)] and not last.patches
+    assert [a.get_title() for a in (first, last)] == ["Δt = −1", "Δt = +1"]
+    greys = [first.images[0].cmap(x)[:3] @ np.array([0.2126, 0.7152, 0.0722]) for x in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    assert greys == sorted(greys) and greys[4] - greys[0] > 0.6
+    with pytest.raises(CourseError, match=r"from -1 to 1, not \[2\]"):
+        show.bias_tables(table, (2, 2, 2), offsets=[2])
 
 
 def test_bias_table_of_the_wrong_length_is_explained():
@@ -470,6 +519,13 @@ def test_accuracies_against_ceilings_are_in_percent():
     assert axes.get_xlim() == (0, 100) and axes.yaxis_inverted()
     with pytest.raises(CourseError, match="94.5 of 'in order' is not a fraction"):
         show.ceilings({"in order": (94.5, 1.1)}, {})
+
+
+def test_curves_have_levels_to_compare_with():
+    axes = show.curves({"loss": [2.0, 1.0]}, "loss", levels={"a guess": 2.08}).axes[0]
+    (level,) = [line for line in axes.lines if line.get_linestyle() == ":"]
+    assert level.get_ydata()[0] == 2.08 and level.get_label() == "a guess"
+    assert "a guess" in [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 def test_curves_start_at_epoch_one_unless_told():

@@ -31,7 +31,7 @@ def noise(T, side, seed=0):
 
 def test_a_moving_picture_has_the_frames_in_order_at_their_rate():
     picture = show.play(colours(), fps=8, width=200)
-    assert isinstance(picture, Picture) and picture.width == 200
+    assert isinstance(picture, Picture) and picture.width == 200 and picture.unconfined
     moving = Image.open(io.BytesIO(picture.data))
     assert moving.format == "PNG" and moving.n_frames == 6 and moving.info["loop"] == 0
     seen = []

@@ -1,11 +1,12 @@
 """The figure of the families draws the stored runs, one mark for each, and refuses what was not measured."""
 
 import copy
+import json
 
 import matplotlib.pyplot as plt
 import pytest
 
-from vt_course import CourseError
+from vt_course import CourseError, repo_root
 from vt_course.lab import show
 from vt_course.training.experiments import results
 
@@ -23,6 +24,9 @@ def test_each_run_is_one_mark_in_its_row():
     told = sorted(100 * x for name in names for run in variants[name]["runs"] for x in run["top1"].values())
     assert drawn == pytest.approx(told)
     assert [bar.get_width() for bar in bars[0].patches] == [variants[n]["runs"][0]["parameters"] / 1e3 for n in names]
+    rows = json.loads((repo_root() / "results/bench_minis_cpu.json").read_text(encoding="utf-8"))["rows"]
+    times = {r["model"]: r["ms"] for r in rows}
+    assert [bar.get_width() for bar in bars[2].patches] == [times["uniformer_mini"], times["video_swin_mini"]]
 
 
 def test_without_names_all_that_were_measured_are_drawn():

@@ -111,12 +111,16 @@ def test_float32_numbers_are_counted(low, high):
     assert count_float32(-(2**-140), 2**-140) == 2 * 2**9 + 1  # across 0
 
 
-def test_accuracies_have_their_standard_error_and_none_where_it_is_unknown():
+def test_accuracies_have_intervals_also_where_all_or_none_are_right():
     axes = accuracies({"a": (0.5, 100), "b": (1.0, 3), "c": (0.0, 4)}, 1 / 8).axes[0]
-    assert [t.get_text() for t in axes.texts] == ["50.0 ± 5.0 % of 100", "100 %, ± unknown of 3", "0 %, ± unknown of 4"]
-    assert [bars.has_xerr for bars in axes.containers] == [True, False, False]
-    ((left, right),) = [segment[:, 0] for segment in axes.containers[0].lines[2][0].get_segments()]
-    assert (left, right) == (45, 55)
+    # 1 / (1 + 1.96² / n) is the end for n of n
+    assert [t.get_text() for t in axes.texts] == [
+        "50.0 % of 100 (40.4 to 59.6)",
+        "100.0 % of 3 (43.8 to 100.0)",
+        "0.0 % of 4 (0.0 to 49.0)",
+    ]
+    segments = [bars.lines[2][0].get_segments()[0][:, 0] for bars in axes.containers]
+    assert np.allclose(segments, [[40.383, 59.617], [43.849, 100], [0, 48.991]], atol=1e-3)
     assert [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [12.5]
     for wrong in ((1.1, 3), (0.5, 0)):
         with pytest.raises(CourseError, match="accuracy 'a' needs a share from 0 to 1 of at least one clip"):

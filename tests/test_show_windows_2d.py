@@ -8,7 +8,7 @@ from test_show import assert_readable, texts_of
 
 from vt_course import CourseError
 from vt_course.lab import show
-from vt_course.models.swin import relative_position_index
+from vt_course.models.swin import relative_position_index, shift_mask
 
 pytestmark = pytest.mark.silent
 
@@ -24,6 +24,14 @@ FIGURES = {
     ),
     "three maps": lambda: show.windows_2d([NUMBERS] * 3, (4, 2), ["a title that is longer than its map is wide"] * 3),
     "padded": lambda: show.windows_2d(np.pad(NUMBERS, 2, constant_values=-1), 4),
+    "rolled": lambda: show.windows_2d(
+        [NUMBERS, NUMBERS.roll((-2, -2), (0, 1))], 4, ["before", "after"], (2, 2), [False, True], width=7
+    ),
+    "regions with windows": lambda: show.regions_2d([NUMBERS // 20] * 2, ["one", "two"], [None, (4, 4)], width=7),
+    "regions in rows": lambda: show.regions_2d([NUMBERS // 20] * 3, ["one", "two", "three"], columns=2, width=7),
+    "mask in rows": lambda: show.shift_mask(shift_mask((8, 8), (4, 4), (2, 2)), (4, 4), columns=2, title="Title"),
+    "marked mask": lambda: show.marked_mask(shift_mask((8, 8), (4, 4), (2, 2))[1], (4, 4), (1, 3), "Title"),
+    "gallery, narrow": lambda: show.gallery(np.stack([IMAGE[:64, :64]] * 4), list("abcd"), columns=2, width=5),
     "largest": lambda: show.windows_2d(torch.arange(256).view(16, 16), 4),
     "hierarchy": lambda: show.hierarchy_2d(IMAGE, [*SWIN, VIT], "Swin and ViT"),
     "hierarchy, one stage": lambda: show.hierarchy_2d(
@@ -76,6 +84,41 @@ def test_numbers_stand_where_they_were_given_and_lines_where_windows_end():
     assert heavy_lines(oblong) == ([0, 3, 6], [0, 2])
 
 
+def dashed_lines(axes):
+    """Where the dashed vertical and horizontal lines of a panel are, in tokens."""
+    dashed = [c.get_segments() for c in axes.collections if c.get_linestyles()[0][1] is not None]
+    ends = np.array([segment for segments in dashed for segment in segments]) + 0.5
+    if not len(ends):
+        return [], []
+    upright = ends[:, 0, 0] == ends[:, 1, 0]
+    return sorted(ends[upright, 0, 0]), sorted(ends[~upright, 0, 1])
+
+
+def test_a_rolled_map_shows_the_groups_and_the_regular_windows():
+    rolled = NUMBERS.roll((-2, -1), (0, 1))
+    left, right = show.windows_2d([NUMBERS, rolled], 4, ["", ""], (2, 1), [False, True]).axes
+    assert heavy_lines(left) == ([0, 1, 5, 8], [0, 2, 6, 8]) and dashed_lines(left) == ([], [])
+    assert heavy_lines(right) == ([0, 4, 7, 8], [0, 4, 6, 8]) and dashed_lines(right) == ([0, 4, 8], [0, 4, 8])
+    left, right = show.regions_2d([NUMBERS // 32] * 2, ["", ""], [None, (4, 2)]).axes
+    assert dashed_lines(left) == ([], []) and dashed_lines(right) == ([0, 2, 4, 6, 8], [0, 4, 8])
+
+
+def test_a_marked_query_is_framed_in_the_mask_and_in_its_window():
+    mask = shift_mask((8, 8), (4, 4), (2, 2))[1]
+    fig = show.marked_mask(mask, (4, 4), (1, 3), "Title")
+    left, right = fig.axes
+    (row,), (cell,) = left.patches, right.patches
+    assert (row.get_xy(), row.get_width(), row.get_height()) == ((-0.5, 6.5), 16, 1)
+    assert (cell.get_xy(), cell.get_width(), cell.get_height()) == ((2.5, 0.5), 1, 1)
+    assert np.array_equal(left.images[0].get_array(), mask < 0)
+    assert np.array_equal(right.images[0].get_array(), (mask[7] < 0).view(4, 4))
+    assert texts_of(right) == [str(i) for i in range(16)] and right.get_title() == "what token 7 may see"
+    with pytest.raises(CourseError, match=r"one window \(4, 4\) is \(16, 16\), not \(4, 16, 16\)"):
+        show.marked_mask(shift_mask((8, 8), (4, 4), (2, 2)), (4, 4), (1, 3))
+    with pytest.raises(CourseError, match=r"query \(4, 0\) is not in a window of 4 × 4"):
+        show.marked_mask(mask, (4, 4), (4, 0))
+
+
 def test_padding_is_grey_and_has_no_number():
     padded = np.pad(NUMBERS[:2, :2], 1, constant_values=-1)
     (axes,) = show.windows_2d(padded, 2).axes
@@ -98,25 +141,27 @@ def test_what_windows_2d_cannot_draw():
 
 def test_hierarchy_counts_windows_and_draws_every_patch():
     fig = show.hierarchy_2d(IMAGE, [*SWIN, VIT])
-    assert [axes.get_title() for axes in fig.axes] == ["stage 1", "stage 2", "stage 3", "stage 4", "ViT"]
-    assert [axes.get_xlabel() for axes in fig.axes] == [
-        "56 × 56 × 96\n64 windows\nof 7 × 7",
-        "28 × 28 × 192\n16 windows\nof 7 × 7",
-        "14 × 14 × 384\n4 windows\nof 7 × 7",
-        "7 × 7 × 768\n1 window\nof 7 × 7",
-        "14 × 14 × 768\n1 window\nof 14 × 14",
+    assert [axes.get_title() for axes in fig.axes if axes.axison] == ["stage 1", "stage 2", "stage 3", "stage 4", "ViT"]
+    assert [axes.get_xlabel() for axes in fig.axes if axes.axison] == [
+        "56 × 56 × 96\n64 windows of 7 × 7",
+        "28 × 28 × 192\n16 windows of 7 × 7",
+        "14 × 14 × 384\n4 windows of 7 × 7",
+        "7 × 7 × 768\n1 window of 7 × 7",
+        "14 × 14 × 768\n1 window of 14 × 14",
     ]
     lines = [[len(c.get_segments()) for c in axes.collections] for axes in fig.axes]
     assert lines[0] == [57, 57, 9, 9] and lines[3] == [8, 8, 2, 2]
     (odd,) = show.hierarchy_2d(IMAGE[:100], [dict(name="odd", size=(5, 9), window=4, channels=3)]).axes
-    assert odd.get_xlabel() == "5 × 9 × 3\n6 windows\nof 4 × 4"  # those cut off are windows too
+    assert odd.get_xlabel() == "5 × 9 × 3\n6 windows of 4 × 4"  # those cut off are windows too
     with pytest.raises(CourseError, match=r"uint8 \(H, W, 3\), not float64"):
         show.hierarchy_2d(IMAGE / 255, SWIN)
 
 
 def test_spread_draws_each_measurement_and_its_summary():
     (axes,) = show.spread({"a": [1.0, 2.0, 3.0], "b": [5.0]}, "ms", marks={"paper": {"b": 4.0}}).axes
-    assert texts_of(axes) == ["2 ± 1", "5"]
+    assert texts_of(axes) == ["2.0 ± 1.0", "5.0"]
+    (same,) = show.spread({"a": [66.5, 68.5, 70.5], "b": [53.3, 60.4, 67.5]}, "%").axes
+    assert texts_of(same) == ["68.5 ± 2.0", "60.4 ± 7.1"]  # as many digits in each row
     assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "b"]
     dots = [line.get_xydata().tolist() for line in axes.lines if line.get_marker() == "o"]
     assert dots == [[[1, 0], [2, 0], [3, 0]], [[5, 1]]]

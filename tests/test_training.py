@@ -393,6 +393,72 @@ def test_each_epoch_shuffles_anew(recipe, tiny, tmp_path, monkeypatch):
     assert len(keys) == 2  # a clip whose frames are in order is not touched
 
 
+class Image(nn.Module):
+    layout = "B C H W"
+
+    def __init__(self, **settings):
+        super().__init__()
+        self.head = nn.Linear(3, settings["num_classes"])
+
+    def forward(self, x):
+        return self.head(x.mean((2, 3)))
+
+
+class Inflated(Image):
+    """`inflate` keeps the image model's weights and adds 1 to the bias where the mode is "centre"."""
+
+    layout = "B C T H W"
+
+    def forward(self, x):
+        return self.head(x.mean((2, 3, 4)))
+
+    def inflate(self, state, mode):
+        return {"head.weight": state["head.weight"], "head.bias": state["head.bias"] + (mode == "centre")}
+
+
+@pytest.mark.parametrize("mode", ["average", "centre"])
+def test_a_run_starts_from_an_image_model(recipe, tiny, tmp_path, mode):
+    tiny(lambda name, **settings: {"tiny": Inflated, "image": Image}[name](**settings))
+    start = {"mode": mode, "model": "image", "epochs": 2, "lr": 0.1}
+    inflated, out = dataclasses.replace(recipe, inflate=start, lr=0.0), tmp_path / "run"
+    assert train(inflated, out)["finished"]  # with lr 0 the weights stay those of the start
+    image, now = weights(out / "image"), weights(out)
+    assert json.loads((out / "image" / "summary.json").read_text(encoding="utf-8"))["recipe"] == dataclasses.asdict(
+        dataclasses.replace(recipe, model="image", frames=1, stride=1, epochs=2, lr=0.1)
+    ) | {"crop_scale": list(recipe.crop_scale), "crop_ratio": list(recipe.crop_ratio)}
+    assert torch.equal(now["head.weight"], image["head.weight"])
+    assert torch.equal(now["head.bias"], image["head.bias"] + (mode == "centre"))
+    # A resumed run goes on from its own checkpoint, not from the image model.
+    inflated = dataclasses.replace(inflated, lr=0.01)
+    train(inflated, tmp_path / "whole")
+    train(inflated, tmp_path / "parts", max_steps=4)
+    train(inflated, tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    with pytest.raises(CourseError, match="inflate was .* and is now"):
+        train(dataclasses.replace(inflated, inflate={}), tmp_path / "parts")
+
+
+@pytest.mark.parametrize(
+    "start, message",
+    [
+        ({"model": "image"}, "inflate=.* must be with the mode average or centre"),
+        ({"mode": "average"}, "inflate=.* must be with the model"),
+        ({"mode": "centre", "model": "image", "epoch": 3}, "unknown recipe setting 'epoch': did you mean epochs?"),
+        ({"mode": "centre", "model": "image", "lr": -1}, "lr=-1.0 must be finite"),
+    ],
+)
+def test_a_start_that_cannot_be(recipe, start, message):
+    with pytest.raises(CourseError, match=message):
+        dataclasses.replace(recipe, inflate=start)
+
+
+def test_a_model_that_cannot_be_inflated(recipe, tiny, tmp_path):
+    tiny(lambda name, **settings: {"tiny": Tiny, "image": Image}[name](**settings))
+    recipe = dataclasses.replace(recipe, inflate={"mode": "average", "model": "image", "epochs": 1})
+    with pytest.raises(CourseError, match="Tiny cannot start from an image model; train it without inflate"):
+        train(recipe, tmp_path / "run")
+
+
 def test_a_run_on_shuffled_frames_resumes(recipe, tiny, tmp_path):
     recipe = dataclasses.replace(recipe, frames=4, stride=1, order="shuffled")
     train(recipe, tmp_path / "a")
@@ -901,6 +967,12 @@ def test_frame_orders():
     assert order("shuffled", seed=1) != shuffled
     single = order("single", range(40), x=clip[:1].expand(40, -1, -1, -1, -1))
     assert all(len(set(row)) == 1 for row in single) and len({row[0] for row in single}) == 8
+    assert order("tubes-reversed") == [[6, 7, 4, 5, 2, 3, 0, 1]] * 3
+    assert order("frames-swapped") == [[1, 0, 3, 2, 5, 4, 7, 6]] * 3
+    both = evaluate.reorder_frames(evaluate.reorder_frames(clip, (), "tubes-reversed"), (), "frames-swapped")
+    assert torch.equal(both, evaluate.reorder_frames(clip, (), "reversed"))
+    assert order("tubes-reversed", x=clip[:, :, :5])[0] == [4, 2, 3, 0, 1]
+    assert order("frames-swapped", x=clip[:, :, :5])[0] == [1, 0, 3, 2, 4]
     with pytest.raises(CourseError, match="choose one of normal, shuffled, reversed, single"):
         order("backwards")
 

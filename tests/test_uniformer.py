@@ -178,16 +178,15 @@ def test_equals_the_definition(name, i):
             torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5 * max(1, want.std().item()))
 
 
+@pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize(
-    "name", ["video", "divided", "no FFN", "video LayerScale", "overlapping", "token labelling", "hybrid"]
-)
-def test_gradients_equal_the_definition(name, training):
+@pytest.mark.parametrize("name", CONFIGS)
+def test_gradients_equal_the_definition(name, training, batch):
     config = TINY | CONFIGS[name]
     model = shake(UniFormer(**config)).double()  # in float32 BatchNorm's gradients are too noisy
     weights = {k: v.clone().requires_grad_(k in dict(model.named_parameters())) for k, v in model.state_dict().items()}
-    x = torch.randn(sizes(config, 0), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    w = torch.randn(2, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    x = torch.randn(batch, *sizes(config, 0)[1:], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    w = torch.randn(batch, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
     (model.train(training)(a) * w).sum().backward()
     (Literal(weights, training=training, **config)(b, config.get("kinds", "LLGG"))[0] * w).sum().backward()

@@ -5,7 +5,7 @@ import torch
 import torch._dynamo as dynamo
 
 from vt_course.models import ZOO, create
-from vt_course.models.cost import count_parameters
+from vt_course.models.cost import count_macs, count_parameters
 from vt_course.models.swin import SwinTransformer, relative_position_index
 from vt_course.models.video_swin import FactorizedBlock, SwinTransformer3D
 
@@ -149,6 +149,21 @@ def test_without_shift_windows_do_not_talk():
         assert changed[:4, :4].any() and changed[4:, 4:].any() == shift
 
 
+@pytest.mark.parametrize("design", ["joint", "split", "factorized"])
+@torch.no_grad()
+def test_relative_bias_switch(design):
+    """Without it, the tokens of a window may change places: a whole clip in one window is a bag of tubes."""
+    with_it, without = (still_frames(design) if on else SwinTransformer3D(
+        window=(4, 4, 4), design=design, relative_bias=False, **SMALL) for on in (True, False))  # fmt: skip
+    tables = [name for name in with_it.state_dict() if name.endswith("relative_position_bias_table")]
+    assert tables and with_it.state_dict().keys() - without.state_dict().keys() == set(tables)
+    x = torch.randn(1, 3, 4, 2, 16, 16)
+    forward, backward = x.flatten(2, 3), x.flip(2).flatten(2, 3)  # whole tubes change places
+    model = shake(without)
+    torch.testing.assert_close(model(forward), model(backward), rtol=1e-5, atol=1e-5)
+    assert (shake(with_it)(forward) - with_it(backward)).abs().max() > 1e-3
+
+
 def test_positions():
     count = {
         (ape, rel): count_parameters(create("swin_mini", ape=ape, relative_bias=rel))
@@ -218,3 +233,24 @@ def test_compiles_whole_and_once(model, shape):
         for _ in range(2):
             torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
     assert len(graphs) == 2  # one more without gradients
+
+
+def numbers_through_norms(v) -> int:
+    """How many numbers pass a LayerNorm in one view: two norms a block, those of merging, the first, the last."""
+    T, H, W = (n // p for n, p in zip(v.input[1:], (2, 4, 4)))
+    maps = [T * (H >> i) * (W >> i) * (v.config["embed_dim"] << i) for i in range(4)]
+    return sum(2 * d * m for d, m in zip(v.config["depths"], maps)) + maps[0] + 2 * sum(maps[1:]) + maps[-1]
+
+
+STATED = [n for n, v in ZOO.items() if n.startswith("video_swin") and v.stated and "design" not in v.config]
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_stated_costs_count_two_operations_for_each_number_in_a_norm(name):
+    """What notebook 04, section 10, says of the difference between stated costs and ours."""
+    v = ZOO[name]
+    with torch.device("meta"):
+        macs = count_macs(create(name), (1, *v.input))
+    stated = {what: value for what, value, _ in v.stated}["GMACs"]
+    assert round((macs + 2 * numbers_through_norms(v)) / 1e9, 1 if stated < 600 else 0) == stated
+    assert round(macs / 1e9, 1 if stated < 600 else 0) != stated

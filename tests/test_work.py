@@ -177,7 +177,7 @@ def test_solved_cells_are_carried_over_by_their_tags(toy):
     row = toy.update()
     kept = toy.path.with_name("05_toy.old.ipynb")
     assert row == dict(
-        notebook="05_toy", state="updated", exercises=["5.1", "5.2", "5.3"], cells=0, kept=str(kept), left=[],
+        notebook="05_toy", state="updated", exercises=["5.1", "5.2", "5.3"], moved={}, cells=0, kept=str(kept), left=[],
         output=str(toy.path),
     )  # fmt: skip
     assert kept.read_bytes() == data
@@ -212,7 +212,7 @@ def test_the_second_update_does_nothing(toy):
 def test_a_notebook_that_nobody_touched_is_replaced_and_an_absent_one_written(toy):
     toy.publish(REWORDED)
     assert toy.update() | {"output": ""} == dict(
-        notebook="05_toy", state="replaced", exercises=[], cells=0, kept=None, left=[], output=""
+        notebook="05_toy", state="replaced", exercises=[], moved={}, cells=0, kept=None, left=[], output=""
     )
     assert untouched(toy.path)
     toy.path.unlink()
@@ -444,6 +444,66 @@ def test_what_no_longer_fits_is_said_and_the_rest_is_carried(change, mine, sente
     assert (MINE | mine)[moved] in "".join(c.source for c in student_module.read(files.Path(row["kept"])).cells)
 
 
+NEW_FIRST = """# %% tags=["exercise:5.1"]
+def halve(x):
+    raise NotImplementedError("exercise 5.1")
+
+"""
+
+
+def renumbered(text: str) -> str:
+    """A new exercise 5.1; the old ones have the next numbers."""
+    for old, new in (("5.3", "5.4"), ("5.2", "5.3"), ("5.1", "5.2")):
+        text = text.replace(old, new)
+    return text.replace('# %% tags=["exercise:5.2"]', NEW_FIRST + '# %% tags=["exercise:5.2"]', 1)
+
+
+def test_solved_cells_follow_their_exercise_to_its_new_number(toy):
+    toy.solve()
+    toy.publish(renumbered(REWORDED))
+    row = toy.update()
+    assert row["moved"] == {"5.1": "5.2", "5.2": "5.3", "5.3": "5.4"} and row["left"] == []
+    assert row["exercises"] == ["5.2", "5.3", "5.4"] and "halve" in toy.stub("5.1")
+    assert [toy.stub(new) for new in row["moved"].values()] == list(MINE.values())
+
+
+@pytest.mark.parametrize(
+    "change, mine, left",
+    [
+        (("def double", "def twice"), MINE["5.1"], "the new stub defines halve"),  # renumbered and renamed: nowhere
+        (("def gone(x)", "def double(x)"), MINE["5.1"], "the new stub defines halve"),  # two exercises might be it
+        (("def double(x)", "def double(x, y)"), MINE["5.1"], "the new stub defines halve"),
+        (("def double", "def double"), "print(1)", "the new stub defines halve"),  # a note in place of a solution
+    ],
+)
+def test_a_solution_without_one_plain_home_stays_in_the_old_file(change, mine, left, toy):
+    toy.solve()
+    nb = toy.notebook
+    next(cell for cell in nb.cells if parts(cell).get("exercise") == "5.1").source = mine
+    toy.save(nb)
+    text = renumbered(OLD)
+    assert text.count(change[0]) in (1, 2)
+    toy.publish(text.replace(*change))
+    row = toy.update()
+    assert "5.1" not in row["moved"] and row["left"][0].startswith(f"exercise 5.1: {left}")
+    assert "NotImplementedError" in toy.stub("5.1") and "NotImplementedError" in toy.stub("5.2")
+
+
+def test_a_number_that_fits_comes_before_a_name(toy):
+    """The cell of 5.1 also defines what 5.3 asks for; that of 5.3 is not solved."""
+    toy.solve()
+    nb = toy.notebook
+    for cell in nb.cells:
+        if (number := parts(cell).get("exercise")) == "5.1":
+            cell.source = MINE["5.1"] + "\n\n" + MINE["5.3"]
+        elif number == "5.3":
+            cell.source = 'def gone(x):\n    raise NotImplementedError("exercise 5.3")'
+    toy.save(nb)
+    toy.publish(REWORDED)
+    row = toy.update()
+    assert row["moved"] == {} and row["exercises"] == ["5.1", "5.2"] and toy.stub("5.1").endswith(MINE["5.3"])
+
+
 # ---------------------------------------------------------------- files that cannot be updated
 
 
@@ -532,6 +592,11 @@ def test_the_verb_says_what_became_of_the_work(toy, monkeypatch, capsys):
     head, line, left = capsys.readouterr().out.splitlines()
     assert re.split("  +", line) == ["05_toy", "updated", "5.1, 5.2", "0", row["kept"]]
     assert left == "05_toy: exercise 5.3: the new edition has no such exercise; yours is in the old file"
+    toy.solve()
+    toy.publish(renumbered(WITHOUT))
+    assert main(["student", "--update"]) == 0
+    said = capsys.readouterr().out.splitlines()[2:]
+    assert said[:2] == [f"05_toy: exercise 5.{k} is 5.{k + 1} now; your cell is there" for k in (1, 2)]
 
 
 def test_a_solved_notebook_of_the_course_is_carried_over(tmp_path):

@@ -23,8 +23,8 @@ PACKAGES = (
     "nbval",
     "jupytext",
 )
-# For each package: the lower bound and the newest version; the unit tests were run with both. README says on which
-# versions of Python.
+# For each package: the lower bound and the newest version; the unit tests were run with both. docs/students.md says
+# on which versions of Python.
 TRIED = {
     "python": ("3.11", "3.14"),
     "torch": ("2.6", "2.15"),

@@ -11,7 +11,8 @@
 # |---|---|
 # | **Needs** | PyTorch; softmax attention with queries, keys and values (notebook 02). Notebook 04 helps, but is not required |
 # | **Data** | sections 1 to 12: none, clips are random numbers; section 13: the embedded clips (`vt-course data synthetic`, once) |
-# | **Time** | 3 to 4 hours with the exercises (sections 1 to 7: 2 hours and a half); to run it: 1 minute on two cores, in every profile |
+# | **Time** | 3 to 4 hours with the exercises (sections 1 to 7: 2 hours and a half); to run it: 1 minute on two cores |
+# | **Profiles** | `smoke`; `lecture` and `full` test the trained model on 2,000 test clips instead of 400 (section 13), so that the error bars are less than half as long; a minute more |
 # | **Hardware** | a laptop CPU and 2 GB of memory |
 #
 # **You will be able to**
@@ -20,11 +21,11 @@
 # 2. say what pooling the queries changes, what pooling keys and values changes, and why the two are used in different blocks;
 # 3. write the block: the order of norms, poolings and skips, and the place where channels grow;
 # 4. own a network of your cells that loads the weights of the package's model strictly, and agrees with it and with torchvision;
-# 5. predict parameters and multiply-accumulates from formulas, and say which rows of the paper's Table 14 come out;
+# 5. predict parameters and multiply-accumulates from formulas, and compare them with the tables of the paper, row by row;
 # 6. turn MViT into MViTv2 by four changes, and into a model for images by one.
 
 # %% tags=["parameters"]
-PROFILE = "smoke"   # smoke, lecture and full run the same cells here
+PROFILE = "smoke"   # lecture, full: 2,000 test clips in section 13
 
 # %%
 import math
@@ -252,7 +253,7 @@ report(rows_one_a_query=queries, columns_one_a_key=keys,
        times_smaller=f"{queries / keys:.1f}")
 
 # %% [markdown]
-# Now the definition: the pooling of section 3 for each head, then one query at a time. The class token is neither pooled nor left out of attention: it is a query, a key and a value like the others. And the LayerNorm
+# Now the definition: the pooling of section 3 for each head, then one query at a time. `layer` is the layer that you finish in exercise 5.2: it holds `qkv`, `proj`, and a pooling and a norm for each of q, k and v. The class token is neither pooled nor left out of attention: it is a query, a key and a value like the others. And the LayerNorm
 # after the pooling normalises it too. (That is not in the paper; it is what the released code does, and what weights were trained with.)
 
 # %% tags=["definition"]
@@ -741,7 +742,7 @@ with torch.no_grad():
           tol=1e-4)
 
 # %% [markdown]
-# ### Three questions from the issues of SlowFast, the authors' repository
+# ### Questions from the issues of SlowFast, the authors' repository
 #
 # **My checkpoint has `attn.q`, `attn.k` and `attn.v`, but the model wants `attn.qkv`.** (Issues 456 and 524.) The code changed its layout between releases. The numbers are the same: three matrices, one under the other.
 
@@ -770,6 +771,47 @@ for name in ("mvit_base_32x3", "mvit_base_24_32x3"):
 # %% [markdown]
 # (A GMAC is 10⁹ [multiply-accumulates](glossary.md#multiply-accumulate). The paper states 52.9 M and 236 G for MViT-B-24 on Kinetics-600. 52.9 M are what it would have with the 174 classes of Something-Something, where its Table 6 states 53.2 M; the two seem to have changed places.)
 #
+# **Where is the configuration for Kinetics-600?** (Issue 529 asks for `MVIT_B_32x3_CONV_K600`; it has no answer.) For the network it differs in one layer:
+
+# %%
+with torch.device("meta"):
+    k400 = create("mvit_base_32x3").state_dict()
+    k600 = create("mvit_base_32x3_k600").state_dict()
+assert k400.keys() == k600.keys()
+other_shapes = [k for k in k400 if k400[k].shape != k600[k].shape]
+report(tensors=len(k400), of_another_shape=", ".join(other_shapes))
+
+# %% [markdown]
+# **How do I use MViT for AVA?** (Issues 452, 553 and 595.) AVA asks what each *person* does, and gives a box around each. SlowFast's head for it (`ResNetRoIHead`) wants a map: it averages over time, cuts a small grid of numbers out of the map for each box (RoIAlign), takes the maximum over the grid, and then comes a linear layer. MViT has tokens. So the class token is left out, and the others become a map again. (No configuration of MViT for AVA was released. The users reach a score of about 20, in AVA's measure, the mean average precision, and the threads do not say what was missing.)
+
+# %%
+from torchvision.ops import roi_align
+
+
+def box_vectors(row, size, boxes, pixels):
+    """Tokens (B, 1 + N, C), and for each clip boxes (n, 4) in pixels:
+    left, top, right, bottom -> (all n, C)."""
+    grid = row[:, 1:].mT.unflatten(2, size)      # (B, C, T, H, W)
+    cut = roi_align(grid.mean(2), boxes, output_size=size[1:],
+                    spatial_scale=size[2] / pixels, aligned=True)
+    return cut.amax((2, 3))                      # (all n, C)
+
+# %%
+row, size = torch.randn(2, 1 + 4 * 8 * 8, 16), (4, 8, 8)
+whole, corner = [0.0, 0, 32, 32], [0.0, 0, 8, 8]
+boxes = [torch.tensor([whole, corner]), torch.tensor([whole])]
+vectors = box_vectors(row, size, boxes, pixels=32)   # (3, C)
+grid = row[:, 1:].mT.unflatten(2, size).mean(2)      # (B, C, H, W)
+report(boxes=2 + 1, vectors=vectors.shape)
+agree("a box around all = maximum of the map",
+      vectors[[0, 2]], grid.amax((2, 3)))
+row[0, 1 + 7::8] += 9                            # the last column
+again = box_vectors(row, size, boxes, pixels=32)
+agree("a corner does not see the other side", again[1], vectors[1])
+
+# %% [markdown]
+# **Videos that cannot be decoded** (issues 551 and 664) are a matter of files, not of the network: notebook 08, section 12, tests a folder of videos before training.
+#
 # **Why do my outputs differ from the released model's?** If they are all positive and sum to 1, the softmax is in the model: SlowFast's head applies it in evaluation. Yours, the package's and torchvision's return scores before the softmax.
 
 # %% [markdown] tags=["deep-dive"]
@@ -792,7 +834,8 @@ def hears(blocks, place):
             place = (place[0], place[1] // 2, place[2] // 2)
     side = side_of(x, size[0])
     at = 1 + (place[0] * side + place[1]) * side + place[2]
-    gradient, = torch.autograd.grad((x[0, at] ** 3).sum(), row)
+    one = (x[0, at] ** 3).sum()        # a plain sum may cancel
+    gradient, = torch.autograd.grad(one, row)
     return gradient[0, 1:].abs().sum(-1).view(size) > 0
 
 
@@ -858,6 +901,8 @@ for box_, stride in (((3, 3, 3), (1, 8, 8)), ((1, 9, 9), (1, 8, 8)),
 # - 27C for each pooled place of each pooled part: K − 1 twice, and Q − 1 where queries are pooled;
 # - 2QKC for the two products of attention;
 # - 4QC² + 4QCC' for the MLP, and QCC' for `proj`, where channels grow.
+#
+# The tables of the paper that follow here and in section 10 (Tables 10, 11, 13, 14 and 15) have three sorts of columns. **Cost and parameters** we count, and compare with what is stated. **Accuracies** are the paper's. We trained none of these variants, and do not plan to: a small difference on Kinetics would tell nothing on our small clips. **Memory** is measured here for one layer only.
 #
 # Note what is *not* reduced by pooling: q, k and v are computed for all N tokens before they are pooled. **Predict** for block 0 of MViT-B (N = 25,089, K = 393, C = 96): which costs more, the products of attention or the MLP?
 
@@ -997,7 +1042,7 @@ for what, size, stride in (
     report(**{f"keys of {what}": 1 + math.prod(places(size, stride))})
 
 # %% [markdown]
-# The row without pooling does **not** come out: we count 279.9 GMACs, of which block 0 alone has 125, the paper states 130.8. We know of no reading that gives its number. The other five say what the table wants to say: attention over fewer keys costs little accuracy, and how far a stride reaches should follow the map. They also say why keys are not pooled over time: with 2 × 8 × 8 in place of 1 × 8 × 8, 7 GMACs are saved and 1.4 points lost. (Issue 8 of the authors' `mvit` repository is about weights for images, which have stride 4 where video has 8. The maps are both 56 × 56; with these strides an image has half as many keys as a clip, as the last cell counts.)
+# The row without pooling does **not** come out: we count 279.9 GMACs, of which block 0 alone has 125, the paper states 130.8. We know of no reading that gives its number. The other five say, by the paper's accuracies, that attention over fewer keys costs little, and that a stride should follow the map. They also say why keys are not pooled over time: with 2 × 8 × 8 in place of 1 × 8 × 8, 7 GMACs are saved and 1.4 points lost. (Issue 8 of the authors' `mvit` repository is about weights for images, which have stride 4 where video has 8. The maps are both 56 × 56; with these strides an image has half as many keys as a clip, as the last cell counts.)
 #
 # ### Table 10: pooling in a plain ViT
 #
@@ -1015,7 +1060,7 @@ for name, stated in zip(vit, (179.6, 111.1, 148.4)):
     assert abs(gmacs - stated) < 0.06
 
 # %% [markdown] tags=["answer"]
-# The queries: from block 6 on *everything* has a quarter of the tokens, MLP and projections too. Pooled keys save only in the products of attention. (The stride of the keys is not stated. 2 × 2 in every block but the first gives the number, 2 × 2 in all blocks would give 145.6.) With pooled keys the paper states 69.1 %, without 68.5 %: cheaper and no worse.
+# The queries: from block 6 on *everything* has a quarter of the tokens, MLP and projections too. Pooled keys save only in the products of attention. (The stride of the keys is not stated. 2 × 2 in every block but the first gives the number, 2 × 2 in all blocks would give 145.6.) With pooled keys the paper states 69.1 %, without 68.5 %: cheaper and, in one training each, no worse.
 
 # %% [markdown]
 # ### Table 13: how many blocks has each stage?
@@ -1133,7 +1178,7 @@ within("fused: the same", fused_mb[-1] / fused_mb[0], 0.8, 2)
 # %% [markdown] tags=["deep-dive"]
 # ## 10 · Positions, and what pooling does around the class token
 #
-# Table 11 compares four position embeddings of MViT-B, on Kinetics: none 75.8 %, only space 76.7 %, one vector for each place (*joint*) 76.5 %, *separate* 77.2 %. Their parameters must come out. **Predict:** 25,089 vectors of 96 numbers are how many million?
+# Table 11 compares four position embeddings of MViT-B, on Kinetics: none 75.8 %, only space 76.7 %, one vector for each place (*joint*) 76.5 %, *separate* 77.2 %. We repeat the parameters, not the trainings. They must come out. **Predict:** 25,089 vectors of 96 numbers are how many million?
 
 # %%
 stated = dict(none=36.2, space=36.5, joint=38.6, separate=36.5)
@@ -1489,16 +1534,17 @@ with torch.no_grad():
 # The contrast has two halves, and our data can repeat one of them. On Kinetics many classes are known from a single frame, so a model *may* ignore time. On the course's data set `motion` it may not: eight motions in four pairs, each the other's film run backwards, and one frame shows nothing. A model that sees the frames
 # without their order reaches 50 % at most, a model that sees one frame 12.5 % (notebook 04, section 12). So here *every* model that is better than 50 % must fall, and that is all that a fall proves here.
 #
-# The weights that the package ships were trained on `motion` once; their file says with which recipe. They are tested on 400 clips that they never saw.
+# The weights that the package ships were trained on `motion` once; their file says with which recipe. They are tested on clips that they never saw: on 400 (`smoke`) or 2,000 (`lecture`, `full`).
 
 # %%
 from vt_course.training.checkpoint import load_run
-from vt_course.training.evaluate import evaluate, open_data
+from vt_course.training.evaluate import evaluate, open_data, open_test
 from vt_course.training.recipes import RECIPES
 
 recipe = RECIPES["mvit_mini"]
 trained, _ = load_run(mini_weights("mvit_mini"), "last")
-_, held_out = open_data(recipe)
+held_out = (open_data(recipe)[1] if PROFILE == "smoke"
+            else open_test(recipe, progress=False))
 orders = {"normal": "in order", "shuffled": "shuffled",
           "single": "one frame", "reversed": "backwards"}
 results = {order: evaluate(trained, held_out, order=order, workers=0,
@@ -1538,18 +1584,18 @@ with torch.no_grad():
     differ("your MViT: shuffled, in order", mine(mixed), mine(clips))
 
 # %% [markdown]
-# So this section shows that a model that has to use the order does use it, and that a blind one cannot. It does **not** show what the paper's table shows: that of two models that may do without, one uses time and the other does not. For that one needs a data set that a single frame mostly solves, and models trained on it; `appearance`, the other label of our clips, would be one, with shuffling that should cost nothing. That training is not part of this notebook.
+# So this section shows that a model that has to use the order does use it, and that a blind one cannot. It does **not** show what the paper's table shows: that of two models that may do without, one uses time and the other does not. For that one needs data that a single frame mostly solves, and models trained on them. `appearance`, the other label of our clips, is such a label; there shuffling should cost nothing. (`vt-course experiments --only families-appearance` makes these trainings.)
 
 # %% [markdown] tags=["deep-dive"]
 # ## 14 · What this architecture buys, and what it costs
 #
 # The families so far, trained on the same clips with the same number of steps, and a ViT that sees each frame by itself and averages. The figure reads a result file; nothing is trained here. It grows from notebook to notebook. There is one mark for each seed that has been run; `vt-course experiments --only families-motion` makes those that are missing.
 
-# %% tags=["figure"] alt="One row for each family: marks for the accuracy with frames in order, shuffled, in reverse and one frame repeated, dashed lines at 12.5 % and 50 %, and bars for parameters, multiply-accumulates and memory; of two MViTs, a Video Swin and a ViT that averages frames."
+# %% tags=["figure"] alt="One row for each family: marks for the accuracy with frames in order, shuffled, in reverse and one frame repeated, dashed lines at 12.5 % and 50 %, and bars for parameters, multiply-accumulates, time and memory of a clip; of two MViTs, a Video Swin and a ViT that averages frames."
 show.families("Video Swin", "MViT", "MViTv2", "frame-average ViT")
 
 # %% [markdown]
-# Read it with three remarks. Networks of a few hundred thousand parameters on drawn shapes say nothing about Kinetics. Multiply-accumulates and seconds need not have the same order: a depthwise convolution has few MACs and takes long on a CPU; one reason is that each number is used only 27 times after it was fetched. And a difference that is smaller than the spread over seeds is none; with one seed there is no spread to compare with.
+# Read it with three remarks. Networks of a few hundred thousand parameters on drawn shapes say nothing about Kinetics. Multiply-accumulates and milliseconds need not have the same order: a depthwise convolution has few MACs and takes long on a CPU; one reason is that each number is used only 27 times after it was fetched. (Time and memory are of one clip, forward and backward, on one core; the models took turns in one process: `vt-course bench minis`.) And a difference that is smaller than the spread over seeds is none; with one seed there is no spread to compare with.
 #
 # **What pooling buys.** Every query sees the whole clip, at the price of a few hundred keys. The maps of four stages come out as a by-product, fine ones first, which detectors want. Adaptive strides keep the number of keys about constant, so that attention is a fifth of the multiply-accumulates of MViT-B (section 9).
 #
@@ -1561,7 +1607,7 @@ show.families("Video Swin", "MViT", "MViTv2", "frame-average ViT")
 # - No accuracy of the papers is reproduced here. Percentages in sections 5 to 11 are quoted, each with its table.
 # - Parameters, multiply-accumulates, names and shapes are at full scale, and exact. Outputs were compared on smaller clips: 8 frames of 96 × 96, with all 16 blocks. The repository's tests also compare with recorded outputs of the authors' own code, and in float64.
 # - Table 14's first row does not come out (section 9). MViT-S is not among the variants: the paper does not say enough about it to build it.
-# - The trainings behind Tables 11, 13, 14, 15 and A.1 were not repeated. Memory was measured for one layer, not for the networks of Table 14.
+# - The trainings behind Tables 10, 11, 13, 14, 15 and A.1 were not repeated. Memory was measured for one layer, not for the networks of Table 14.
 # - Dropout and drop path act in training only; your networks leave them out, the package's have them. Fresh weights of the package follow the official rule, in which even the biases of linear layers begin at 0.02; yours begin as PyTorch's do, or at 0, and get their numbers by loading.
 # - Your networks are literal: all scores are stored. The package's use fused attention, and a faster depthwise convolution.
 #

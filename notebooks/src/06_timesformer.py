@@ -12,7 +12,8 @@
 # |---|---|
 # | **Needs** | softmax attention with queries, keys, values and heads (notebook 02) |
 # | **Data** | the embedded clips: `vt-course data synthetic`, once (`make course` and `make lab` do it) |
-# | **Time** | 3 hours with the exercises; to run it: 1 minute (`smoke`), 3 (`lecture`), 15 (`full`) on two cores |
+# | **Time** | 3 hours with the exercises; to run it: 1 minute (`smoke`), 4 (`lecture`), 16 (`full`) on two cores |
+# | **Profiles** | `smoke`: a few steps of training. `lecture`: 60 steps in the figure of section 9, and 2,000 test clips instead of 400 in section 13. `full`: 1,500 steps, and section 13 tests the model that you trained |
 # | **Hardware** | a laptop CPU and 2 GB of memory |
 #
 # **You will be able to**
@@ -21,7 +22,7 @@
 # 2. say how many tokens a patch is compared with, and what follows for multiply-accumulates, time and memory;
 # 3. say where the class token goes: in the paper, in the released code, and what each costs;
 # 4. explain why a new TimeSformer cannot tell the order of frames, which part must change first, and what the second one adds;
-# 5. turn an image model into a video model that gives the same answer for a still clip;
+# 5. turn an image model into a video model, and say for which clips the two agree;
 # 6. say how much a trained model owes to its time embedding, against ceilings that are exact.
 
 # %% tags=["parameters"]
@@ -228,7 +229,7 @@ def step_mask(step, size):
 step_mask = check("6.2", step_mask, solution=True)
 
 # %% [markdown]
-# Here is one patch of a clip, drawn with a frame around it, and what it may see in each step. The coloured fields are rows of *your* masks. The clip comes from the
+# Here is one patch of a clip, drawn with a frame around it, and what it may see in each step. The coloured fields are rows of *your* masks. Under the name of a step stand the schemes that use it, with its number in them: "divided 2" is the second step of the divided scheme. The clip comes from the
 # embedded data: a shape that moves.
 
 # %%
@@ -260,8 +261,13 @@ def who_sees(masks, size, place, names, title):
 # %% tags=["figure"] alt="Seven rows of four frames with the patches that one framed patch sees: all, its own frame, its own place in all frames, a quarter of all frames, every second patch of two frames, its row, its column."
 steps = ["all", "space", "temporal", "local", "global",
          "width", "height"]
-who_sees([step_mask(s, small) for s in steps], small, query, steps,
-         "What the framed patch sees in each step")
+used_in = {step: [f"{name} {its.index(step) + 1}"
+                  for name, its in SCHEMES.items() if step in its]
+           for step in steps}
+names_of_rows = [f"{step}\n({', '.join(used_in[step])})"
+                 for step in steps]
+who_sees([step_mask(s, small) for s in steps], small, query,
+         names_of_rows, "What the framed patch sees in each step")
 
 # %% [markdown]
 # **Predict.** A block makes its steps one after the other. What a patch learns in the first step it hands on in the second. For which schemes has something of *every* patch of the clip
@@ -462,6 +468,19 @@ def paper_block(x, size, block):                        # (B, 1 + L, C)
     x = x + block.temporal_fc(y)
     x = x + block.attn(block.norm1(x), space)
     return x + block.mlp(block.norm2(x))
+
+# %% [markdown]
+# These masks are over all N·T + 1 tokens. Their rows hold the paper's counts: N·T + 1 for joint and N + T + 2 for divided attention. **Predict** those of the base model for the other three.
+
+# %%
+for name, its_steps in SCHEMES.items():
+    masks = [with_class(step_mask(s, base)) for s in its_steps]
+    met = sum(int(mask[1].sum()) for mask in masks)     # of a patch
+    report(**{name: f"{len(masks)} mask(s) of {len(masks[0]):,} tokens,"
+              f" {met:,} comparisons a patch"})
+
+# %% [markdown] tags=["answer"]
+# One more for each softmax than in section 2: 197, 590 and 39.
 
 # %% [markdown]
 # ### Exercise 6.4 · The divided block
@@ -947,7 +966,7 @@ report(joint=f"{joint_GB:.1f} GB", over_space=f"{space_GB:.1f} GB",
 
 # %% [markdown]
 # [Fused attention](glossary.md#fused-attention) (`scaled_dot_product_attention`, in PyTorch since 2023) never stores the logits. Then the order is reversed. Here are the peaks of memory of one layer, forward and backward, as `vt-course bench growth` measured them
-# on a CPU (192 channels, 3 heads; `results/bench_growth_cpu.json` has machine and commit). The logits that a literal joint layer would store are drawn beside them.
+# on a quiet CPU (192 channels, 3 heads; `results/bench_growth_cpu.json` has machine and commit). The logits that a literal joint layer would store are computed and drawn beside them.
 
 # %%
 import json
@@ -956,11 +975,20 @@ from vt_course import repo_root
 
 file = repo_root() / "results/bench_growth_cpu.json"
 stored = json.loads(file.read_text(encoding="utf-8"))
-rows = [r for r in stored["rows"] if r["grows"] == "side"]
-curve = {
-    kind: dict(x=[r["tokens"] for r in rows if r["attention"] == kind],
-               y=[r["peak_mb"] for r in rows if r["attention"] == kind])
-    for kind in ("joint", "divided")}
+
+
+def measured(grows, what):
+    """kind of attention -> what was measured, as one size grows."""
+    out = {}
+    for kind in ("joint", "divided"):
+        chosen = [r for r in stored["rows"] if r["grows"] == grows
+                  and r["attention"] == kind]
+        out[kind] = dict(x=[r["tokens"] for r in chosen],
+                         y=[r[what] for r in chosen])
+    return out
+
+
+curve = measured("side", "peak_mb")
 peak = {kind: round(c["y"][-1]) for kind, c in curve.items()}
 report(patches=curve["joint"]["x"][-1], joint_fused_MB=peak["joint"],
        divided_fused_MB=peak["divided"])
@@ -975,16 +1003,52 @@ show.cost_curves(
     "Memory: the limit was in the program")
 
 # %% [markdown]
-# With fused attention, joint takes *less* memory than divided. Divided stores what two attentions and a linear layer need for the backward pass, and joint only one. What remains of the square is arithmetic, and with it time:
+# With fused attention, joint takes *less* memory than divided. Divided stores what two attentions and a linear layer need for the backward pass, and joint only one. What remains of the square is arithmetic, and with it time.
+#
+# ### Comparisons, multiply-accumulates, time and memory, side by side
+#
+# Section 2 counted comparisons: a patch meets N·T patches in joint attention, and N + T and a class token in divided attention. What do these numbers say about the rest? For each size, and for each of the four quantities, the next table divides joint by divided. In the upper half the number of frames grows, in the lower half the side of a frame.
+#
+# **Predict** for two clips with 6,272 patches each, 32 frames of 14 × 14 and 8 frames of 28 × 28: for which of them does joint attention have more comparisons for each one of divided attention? And is the ratio of the *times* as large as that of the comparisons?
 
-# %% tags=["figure"] alt="Milliseconds of one layer against the number of patches on logarithmic axes: joint attention takes less time than divided at 392 patches, more from 1,568 on, and several times as much at 25,088."
-clocked = {
-    kind: dict(x=tokens,
-               y=[r["ms"] for r in rows if r["attention"] == kind])
-    for kind in ("joint", "divided")}
+# %%
+def compared(kind, T, places):
+    """How many tokens a patch is compared with."""
+    return T * places if kind == "joint" else T + places + 1
+
+
+def joint_over_divided(grows):
+    """Rows: size, then joint over divided in four quantities."""
+    table = {(r["T"], r["H"], r["attention"]): r
+             for r in stored["rows"] if r["grows"] == grows}
+    for T, side in dict.fromkeys(key[:2] for key in table):
+        j, d = (table[T, side, kind] for kind in ("joint", "divided"))
+        pairs = (compared("joint", T, side * side)
+                 / compared("divided", T, side * side))
+        yield (T, side, pairs, j["gmacs"] / d["gmacs"],
+               j["ms"] / d["ms"], j["peak_mb"] / d["peak_mb"])
+
+# %%
+print(f"{'frames':>6}{'side':>6}{'comparisons':>13}{'MACs':>7}"
+      f"{'time':>7}{'memory':>8}   joint over divided")
+for grows in ("frames", "side"):
+    for T, side, *ratios in joint_over_divided(grows):
+        pairs, macs, seconds, memory = ratios
+        print(f"{T:6}{side:6}{pairs:13.1f}{macs:7.2f}{seconds:7.2f}"
+              f"{memory:8.2f}")
+
+# %% tags=["figure"] alt="Milliseconds of one layer, forward and backward, against the patches of the clip, on logarithmic axes, for joint and divided attention as the frames grow and as the side grows: the two joint curves lie on each other and are the steepest; divided attention is cheapest where only the frames grow."
+clocked = {f"{kind}, {word} grow": line
+           for grows, word in (("frames", "frames"), ("side", "sides"))
+           for kind, line in measured(grows, "ms").items()}
 show.cost_curves(clocked, "patches of the clip",
                  "milliseconds of one layer, fused",
                  "Time: the square is still there")
+
+# %% [markdown] tags=["answer"]
+# For the long clip: 27 comparisons for one, against 8 in the clip of large frames. The times differ less, 7 and 4 times, and so do the multiply-accumulates: both contain the projections, which cost the same for each patch however many it is compared with. In memory joint attention takes about half in every row.
+#
+# Where only the frames grow, divided attention is linear: its groups over space keep their size, and those over time are small. Where the side grows, its step over space grows with the square, too, only T times less.
 
 # %% [markdown]
 # So figure 3 of the paper is right for the programs of its time, and it is no law: what joint attention lacks is time, not room.
@@ -1333,7 +1397,7 @@ def from_image(image_state, model):
     return state
 
 # %% [markdown]
-# An image ViT is a TimeSformer of one frame with attention over space only. So the package can build one, with random weights. The heads are made equal, so that the answers can be compared. **Predict:** for which clips must the new video model give the image model's answer?
+# An image ViT is a TimeSformer of one frame with attention over space only. So the package can build one, with random weights. The heads are made equal, so that the answers can be compared. By section 9, a still clip gets the image model's answer. **Predict** for a *moving* clip of four frames, with `temporal_fc` and `time_embed` still at zero: is the answer that of the image model for the first frame, the average of its answers for the four frames, or neither?
 
 # %%
 _ = torch.manual_seed(0)
@@ -1355,12 +1419,58 @@ with torch.no_grad():
     still = video(picture[:, :, None].repeat(1, 1, 4, 1, 1))
     agree("a still clip = the image model", still, answer)
     moving = torch.randn(2, 3, 4, 32, 32)
-    frames_alone = image_model(moving[:, :, :1])
+    alone = torch.stack([image_model(moving[:, :, t:t + 1])
+                         for t in range(4)])            # (T, B, K)
     differ("a moving clip, against its first frame",
-           video(moving), frames_alone)
+           video(moving), alone[0])
+    differ("a moving clip, against the average of its frames",
+           video(moving), alone.mean(0))
 
 # %% [markdown] tags=["answer"]
-# For still clips only. Then all frames make the same tokens, all copies of the class token learn the same, and their average is what the image model has. In a moving clip the averaging after *each* block lets frames influence each other, even while `temporal_fc` is zero.
+# Neither. In a still clip all frames make the same tokens, all copies of the class token learn the same, and their average is what the image model has. In a moving clip the copies learn different things. They are averaged after *each* block, not once at the end, and the patches of the next block look at the average. So frames influence each other, even while `temporal_fc` is zero.
+
+# %% [markdown]
+# ### Another data set: a new head
+#
+# Users ask how to fine-tune on a small data set of their own (issues 20 and 88 of the official repository). The authors' answer is about files: write lists in the style of Kinetics, and give the number of classes. (In this course: `--data folder:PATH`; notebook 08, section 12, prepares a folder of videos and fine-tunes.) In the network only the head has to be new. Here for six classes, from the trained mini with its eight motions:
+
+# %%
+six = TimeSformer(**only(mini.config) | dict(num_classes=6)).eval()
+kept = {n: t for n, t in weights.items() if not n.startswith("head")}
+loaded = six.load_state_dict(kept, strict=False)
+report(new=", ".join(loaded.missing_keys),
+       left_over=len(loaded.unexpected_keys))
+with torch.no_grad():
+    report(answers=six(clips).shape)
+
+# %% [markdown]
+# ### Boxes: the patches as a map
+#
+# And AVA, where each person of a frame has a box and actions of its own? (Issues 1, 99 and 128. The authors had not tried it; the first answer says that the network would have to be changed for boxes.) What a head for boxes needs is a map of features. TimeSformer has one, the patches after the last block. It is as fine as the patches, and the same after every block: there is no pyramid.
+
+# %%
+def map_of_patches(x, model):
+    """(B, 3, T, height, width) -> (B, C, T, H, W), no class token."""
+    T = x.shape[2]
+    frames = rearrange(x, "b c t h w -> (b t) c h w")
+    maps = model.patch_embed.proj(frames)               # (B·T, C, H, W)
+    H, W = maps.shape[2:]
+    patches = rearrange(maps, "(b t) c h w -> b t (h w) c", t=T)
+    z = add_positions(patches, model.cls_token, model.pos_embed,
+                      model.time_embed)
+    for block in model.blocks:
+        z = block(z, (H, W, T))
+    return rearrange(z[:, 1:], "b (h w t) c -> b c t h w", h=H, w=W)
+
+
+with torch.no_grad():
+    features = map_of_patches(clips, mine)
+    agree("map = the package's last feature map",
+          features, package.features(clips)[-1])
+report(map=features.shape)
+
+# %% [markdown]
+# From here it goes on as for MViT: an average over time, and a small grid out of the map for each box (notebook 05, section 7).
 
 # %% [markdown]
 # ### Another size: 224 to 448 pixels
@@ -1475,19 +1585,20 @@ summary = fit(recipe, run, max_steps=max_steps, progress=False)
 report(model=summary["model"], parameters=summary["parameters"])
 
 # %% [markdown]
-# The shipped weights come from the same call, run to the end once. We evaluate them (in the `full` profile: yours) on the 400 held-out clips, in four orders. **Predict** each bar. The last two measure how far the trained weights rely on a part; they do not measure blindness: the same model, frames in order, with its **time embedding set to zero**, and with its **`temporal_fc` set to zero**.
+# The shipped weights come from the same call, run to the end once, with 80 epochs instead of 40 (`results/ship/timesformer_mini.json`). We evaluate them (in the `full` profile: yours) on held-out clips, in four orders: 400 clips in `smoke`, otherwise 2,000. **Predict** each bar. The last two measure how far the trained weights rely on a part; they do not measure blindness: the same model, frames in order, with its **time embedding set to zero**, and with its **`temporal_fc` set to zero**.
 
 # %%
 from vt_course.training.checkpoint import load_run
-from vt_course.training.evaluate import evaluate, open_data
+from vt_course.training.evaluate import evaluate, open_data, open_test
 
 source = run if PROFILE == "full" else mini_weights("timesformer_mini")
 trained, _ = load_run(source, "last")
-_, held_out = open_data(recipe)
-kept = dict(workers=0, progress=False)
+held_out = (open_data(recipe)[1] if PROFILE == "smoke"
+            else open_test(recipe, progress=False))
+quietly = dict(workers=0, progress=False)
 words = dict(normal="in order", shuffled="shuffled", single="one frame",
              reversed="backwards")
-results = {text: evaluate(trained, held_out, order=order, **kept)
+results = {text: evaluate(trained, held_out, order=order, **quietly)
            for order, text in words.items()}
 
 
@@ -1501,23 +1612,23 @@ def without(part):
 
 
 blind, unmixed = without("time_embed"), without("temporal_fc")
-results["no time embedding"] = evaluate(blind, held_out, **kept)
-results["no temporal_fc"] = evaluate(unmixed, held_out, **kept)
+results["no time embedding"] = evaluate(blind, held_out, **quietly)
+results["no temporal_fc"] = evaluate(unmixed, held_out, **quietly)
 
-# %% tags=["figure"] alt="Bars of the accuracy on 400 held-out clips: in order it stands far above the dashed line at 50 %, shuffled and without time embedding just below it, one frame, backwards and without temporal_fc near the line at 12.5 %."
+# %% tags=["figure"] alt="Bars of the accuracy on held-out clips: in order it stands far above the dashed line at 50 %, shuffled and without time embedding near this line, one frame and without temporal_fc near the line at 12.5 %, backwards lowest."
 bars = {text: (r["top1"], r["stderr"]) for text, r in results.items()}
 show.ceilings(bars, {"one frame": 0.125, "no order": 0.5},
-              "Top-1 on 400 held-out clips")
+              f"Top-1 on {len(held_out):,} held-out clips")
 
 # %%
 for text, ceiling in (("one frame", 0.125), ("shuffled", 0.5),
                       ("no time embedding", 0.5)):
-    error = math.sqrt(ceiling * (1 - ceiling) / 400)
+    error = math.sqrt(ceiling * (1 - ceiling) / len(held_out))
     most = round(100 * (ceiling + 4 * error), 1)
     within(text, 100 * results[text]["top1"], 0, most, " %")
 counts = results["backwards"]["confusion"]              # (true, said)
 partner = sum(counts[i][i + 1] + counts[i + 1][i]       # left, right
-              for i in (0, 2, 4, 6)) / 400
+              for i in (0, 2, 4, 6)) / len(held_out)
 within("backwards, called the partner", 100 * partner, 60, 100, " %")
 within("in order", 100 * results["in order"]["top1"], 70, 100, " %")
 clip = held_out[0]["clip"][None]
@@ -1527,7 +1638,7 @@ with torch.no_grad():
 # %% [markdown] tags=["answer"]
 # Without the time embedding the network is blind to the order of frames, exactly, by section 9. So its bar cannot stand above 50 % but by chance. (A ceiling bounds the *expected* accuracy; the checks allow four standard errors.) Everything that this model knows about direction it owes to one table of T · C numbers. Backwards, it mostly names the partner: it answers correctly for what it sees.
 #
-# With `temporal_fc` at zero it falls to chance. What it has learned about motion, the pair included, goes through its attention over time. (This is weaker evidence than the first, because the later layers were trained with this layer at work.)
+# With `temporal_fc` at zero it falls nearly to chance. What it has learned about motion, the pair included, goes through its attention over time. (This is weaker evidence than the first, because the later layers were trained with this layer at work.)
 #
 # Compare Video Swin of notebook 04, which reads the direction inside its tubes
 # of two frames. TimeSformer has no tubes: a token never holds two frames, so the *only* way to the direction is attention over time, or between class tokens, with marked frames.
@@ -1535,9 +1646,9 @@ with torch.no_grad():
 # %% [markdown] tags=["core"]
 # ## 14 · What this architecture buys, and what it costs
 #
-# The families so far, trained in one regime on the same clips and the same machine. The last row is a ViT that sees each frame by itself and averages its class tokens: what is left of TimeSformer without attention over time. There is one mark for each seed that has been run (`vt-course experiments --only families-motion`). A difference that is smaller than the spread over seeds is none.
+# The families so far, trained in one regime of 4,000 steps on the same clips and the same machine. (So this TimeSformer had half the steps of the one in section 13. It still took growing for shrinking in many clips; after 8,000 steps it does not.) The last row is a ViT that sees each frame by itself and averages its class tokens: what is left of TimeSformer without attention over time. There is one mark for each seed that has been run (`vt-course experiments --only families-motion`). A difference that is smaller than the spread over seeds is none.
 
-# %% tags=["figure"] alt="One row for each family: marks for the accuracy with frames in order, shuffled, in reverse and one frame repeated, dashed lines at 12.5 % and 50 %, and bars for parameters, multiply-accumulates and memory; TimeSformer stands between MViTv2 and the ViT that averages."
+# %% tags=["figure"] alt="One row for each family: marks for the accuracy with frames in order, shuffled, in reverse and one frame repeated, dashed lines at 12.5 % and 50 %, and bars for parameters, multiply-accumulates, time and memory of a clip; TimeSformer stands between MViTv2 and the ViT that averages."
 show.families("Video Swin", "MViT", "MViTv2", "TimeSformer",
               "frame-average ViT")
 

@@ -5,8 +5,30 @@ WRONG: number -> name -> (a solution that must fail, what the verdict must say).
 `likely(number, words)` stands for the line that names one mistake of the catalogue.
 """
 
-from . import attention_and_cost, clips_and_tokens, mvit, swin, timesformer, training, uniformer, video_swin
+from . import (
+    attention_and_cost,
+    clips_and_tokens,
+    does_it_use_time,
+    mvit,
+    start_here,
+    swin,
+    timesformer,
+    training,
+    uniformer,
+    video_swin,
+)
 
-MODULES = [clips_and_tokens, attention_and_cost, swin, video_swin, mvit, timesformer, uniformer, training]
+MODULES = [
+    start_here,
+    clips_and_tokens,
+    attention_and_cost,
+    swin,
+    video_swin,
+    mvit,
+    timesformer,
+    uniformer,
+    training,
+    does_it_use_time,
+]
 RIGHT = {number: solutions for module in MODULES for number, solutions in module.RIGHT.items()}
 WRONG = {number: solutions for module in MODULES for number, solutions in module.WRONG.items()}

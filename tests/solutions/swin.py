@@ -5,6 +5,7 @@ from itertools import product
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from torch import nn
 
 from vt_course.models import swin
 
@@ -136,6 +137,155 @@ def merge_by_convolution(x):
     return F.conv2d(padded(x).movedim(-1, 1), pick.to(x.dtype), stride=2).movedim(1, -1)
 
 
+def in_windows(x, M, mask, attn, shift=(0, 0)):
+    """Roll, cut, attend, put together, roll back."""
+    H, W = x.shape[1:3]
+    x = torch.roll(x, tuple(-s for s in shift), (1, 2))
+    x = reverse(attn(partition(x, M), mask), M, H, W)
+    return torch.roll(x, shift, (1, 2))
+
+
+def mask_for(H, W, M, shift):
+    return swin.shift_mask((H, W), (M, M), shift)
+
+
+def pad_map(x, M):
+    return F.pad(x, (0, 0, 0, (M - x.shape[2] % M) % M, 0, (M - x.shape[1] % M) % M))
+
+
+def block(
+    b,
+    x,
+    *,
+    padding=pad_map,
+    clamp=lambda n, M, s: 0 if n <= M else s,
+    both=None,
+    mask=mask_for,
+    sign=1,
+    back=True,
+    crop_first=False,
+    pad_first=False,
+    first=None,
+    shortcut=None,
+    second=None,
+    norm2=None,
+):
+    """A block as a reader would write it, with the mistakes of the table below."""
+    H, W = x.shape[1:3]
+    first = first or b.norm1
+    y = first(padding(x, b.M)) if pad_first else padding(first(x), b.M)
+    size = tuple(y.shape[1:3])
+    shift = tuple(clamp(n, b.M, b.shift) for n in size)
+    shift = (both(shift),) * 2 if both else shift
+    m = mask(*size, b.M, shift)
+    y = torch.roll(y, tuple(-sign * s for s in shift), (1, 2))
+    y = reverse(b.attn(partition(y, b.M), m), b.M, *size)
+    if crop_first:
+        y = torch.roll(y[:, :H, :W], shift, (1, 2))
+    elif back:
+        y = torch.roll(y, tuple(sign * s for s in shift), (1, 2))[:, :H, :W]
+    else:
+        y = y[:, :H, :W]
+    kept = {None: x, "none": 0, "normed": b.norm1(x)}[shortcut]
+    z = kept + y
+    out = b.mlp((norm2 or b.norm2)(z))
+    return out + {None: z, "none": 0, "input": x}[second]
+
+
+def block_short(b, x):
+    H, W = x.shape[1:3]
+    y = pad_map(b.norm1(x), b.M)
+    shift = tuple(b.shift * (n > b.M) for n in y.shape[1:3])
+    x = x + in_windows(y, b.M, mask_for(*y.shape[1:3], b.M, shift), b.attn, shift)[:, :H, :W]
+    return x + b.mlp(b.norm2(x))
+
+
+def block_with_an_if(b, x):
+    """As in the official code: the mask and the roll only where something shifts."""
+    shortcut, (H, W), M = x, x.shape[1:3], b.M
+    x = F.pad(b.norm1(x), (0, 0, 0, -W % M, 0, -H % M))
+    size, shift = x.shape[1:3], [0 if n == M else b.shift for n in x.shape[1:3]]
+    if any(shift):
+        x, mask = x.roll([-s for s in shift], [1, 2]), mask_for(*size, M, shift)
+    else:
+        mask = torch.zeros(size[0] * size[1] // M**2, M * M, M * M)
+    x = reverse(b.attn(partition(x, M), mask), M, *size)
+    x = shortcut + x.roll(shift, [1, 2])[:, :H, :W].contiguous()
+    return x + b.mlp(b.norm2(x))
+
+
+def block_post(b, x):
+    """Norms behind the branches, as in Swin V2."""
+    y = pad_map(x, b.M)
+    shift = tuple(b.shift * (n > b.M) for n in y.shape[1:3])
+    y = in_windows(y, b.M, mask_for(*y.shape[1:3], b.M, shift), b.attn, shift)[:, : x.shape[1], : x.shape[2]]
+    x = x + b.norm1(y)
+    return x + b.norm2(b.mlp(x))
+
+
+def mask_with_padding(b, x):
+    """Padded keys are forbidden, too."""
+
+    def mask(H, W, M, shift):
+        real = F.pad(torch.ones(1, *x.shape[1:3], 1), (0, 0, 0, W - x.shape[2], 0, H - x.shape[1]))
+        real = partition(real.roll([-s for s in shift], (1, 2)), M)[..., 0]
+        return mask_for(H, W, M, shift).masked_fill(real[:, None] == 0, -100.0)
+
+    return block(b, x, mask=mask)
+
+
+def mask_of_the_true_map(b, x):
+    """The groups are those of the map; the padding is group 0."""
+
+    def mask(H, W, M, shift):
+        (h, w), (down, right) = x.shape[1:3], shift
+        late = (torch.arange(h) >= h - down)[:, None] * 2 + (torch.arange(w) >= w - right)
+        late = partition(F.pad(late.float(), (0, W - w, 0, H - h))[None, ..., None], M)[..., 0]
+        return torch.where(late[:, :, None] == late[:, None], 0.0, -100.0)
+
+    return block(b, x, mask=mask)
+
+
+def mask_before_padding(b, x):
+    """The mask is asked for the size of the map."""
+    return block(b, x, mask=lambda H, W, M, shift: mask_for(*x.shape[1:3], M, shift))
+
+
+def attention_only(b, x):
+    """What the attention adds."""
+    y = pad_map(b.norm1(x), b.M)
+    shift = tuple(b.shift * (n > b.M) for n in y.shape[1:3])
+    return in_windows(y, b.M, mask_for(*y.shape[1:3], b.M, shift), b.attn, shift)[:, : x.shape[1], : x.shape[2]]
+
+
+def network(net, x, run=list, merge=True, norm=True, pool=lambda x: x.mean((1, 2)), finish=lambda x: x):
+    x = net.patch_embed(x)
+    last = len(net.layers) - 1
+    for i, stage in enumerate(net.layers):
+        for each in run(stage.blocks):
+            x = each(x)
+        if i < last and merge:
+            x = stage.downsample(x)
+    return finish(net.head(pool(net.norm(x) if norm else x)))
+
+
+def network_merging_first(net, x):
+    """The paper's view: a stage begins with the merging of the one before."""
+    x, before = net.patch_embed(x), None
+    for stage in net.layers:
+        x = stage.blocks(x if before is None else before.downsample(x))
+        before = stage
+    return net.head(net.norm(x).flatten(1, 2).mean(1))
+
+
+def network_with_average_pool(net, x):
+    x = net.patch_embed(x)
+    for stage in net.layers:
+        x = stage.blocks(x)
+        x = getattr(stage, "downsample", nn.Identity())(x)
+    return net.head(F.adaptive_avg_pool2d(net.norm(x).permute(0, 3, 1, 2), 1).flatten(1))
+
+
 RIGHT = {
     "3.1": {
         "course": lambda x, M: swin.window_partition(x, (M, M)),
@@ -178,6 +328,44 @@ RIGHT = {
         "convolution": merge_by_convolution,
         "float64": lambda x: merge(x.double()),
         "non-contiguous": lambda x: merge_einops(x.mT.contiguous().mT),
+    },
+    "3.7": {
+        "step by step": block,
+        "short": block_short,
+        "the mask only where something shifts": block_with_an_if,
+        "an extra window of zeros": lambda b, x: block(
+            b, x, clamp=lambda n, M, s: s if n > M else 0, padding=lambda y, M: pad_map(y.clone(), M).contiguous()
+        ),
+        "float64 mask": lambda b, x: block(b, x, mask=lambda *a: mask_for(*a).double()),
+    },
+    "3.8": {
+        "merging behind a stage": network,
+        "merging before a stage": network_merging_first,
+        "average pool": network_with_average_pool,
+        "einops": lambda net, x: network(net, x, pool=lambda y: rearrange(y, "b h w c -> b (h w) c").mean(1)),
+        "norm of the flattened map": lambda net, x: network(
+            net, x, norm=False, pool=lambda y: net.norm(y.flatten(1, 2)).mean(1)
+        ),
+    },
+    "3.9": {
+        "formula": lambda C, h, M: 12 * C**2 + 13 * C + (2 * M - 1) ** 2 * h,
+        "layer by layer": lambda C, h, M: (
+            C * 3 * C + 3 * C + C * C + C + C * 4 * C + 4 * C + 4 * C * C + C + 4 * C + h * (2 * M - 1) * (2 * M - 1)
+        ),
+        "as modules": lambda C, h, M: sum(
+            p.numel()
+            for layer in (
+                nn.Linear(C, 3 * C),
+                nn.Linear(C, C),
+                nn.Linear(C, 4 * C),
+                nn.Linear(4 * C, C),
+                nn.LayerNorm(C),
+                nn.LayerNorm(C),
+                nn.Embedding((2 * M - 1) ** 2, h),
+            )
+            for p in layer.parameters()
+        ),
+        "tensor": lambda C, h, M: torch.tensor([12 * C * C, 13 * C, h * (2 * M - 1) ** 2]).sum(),
     },
 }
 
@@ -391,5 +579,107 @@ WRONG = {
         ),
         "mean": (lambda x: F.avg_pool2d(padded(x).movedim(-1, 1), 2).movedim(1, -1), "shape (1, 1, 1, 1), wanted"),
         "in place": (overwrite(merge), "changes its input"),
+    },
+    "3.7": {
+        "no mask": (
+            lambda b, x: block(b, x, mask=lambda H, W, M, shift: 0 * mask_for(H, W, M, shift)),
+            "the step “mask” is forgotten",
+        ),
+        "nothing shifts": (lambda b, x: block(b, x, clamp=lambda n, M, s: 0), "“clamp the shift” is forgotten"),
+        "not clamped": (lambda b, x: block(b, x, clamp=lambda n, M, s: s), "is not clamped"),
+        "neither axis": (lambda b, x: block(b, x, both=min), "you shift neither"),
+        "both axes": (lambda b, x: block(b, x, both=max), "you shift both"),
+        "always M // 2": (lambda b, x: block(b, x, clamp=lambda n, M, s: M // 2 * (n > M)), "always M // 2"),
+        "roll with the other sign": (
+            lambda b, x: block(b, x, sign=-1),
+            likely("3.7", "both rolls have the wrong sign"),
+        ),
+        "not rolled back": (lambda b, x: block(b, x, back=False), "the step “roll back” is forgotten"),
+        "cropped before it is rolled back": (
+            lambda b, x: block(b, x, crop_first=True),
+            "“roll back” comes too late: it must come before “crop”",
+        ),
+        "padded before the norm": (
+            lambda b, x: block(b, x, pad_first=True),
+            "“norm1” comes too late: it must come before “pad”",
+        ),
+        "padded at the top left": (
+            lambda b, x: block(b, x, padding=lambda y, M: F.pad(y, (0, 0, -y.shape[2] % M, 0, -y.shape[1] % M, 0))),
+            "at the top and at the left",
+        ),
+        "padding is masked": (mask_with_padding, "padded keys are forbidden"),
+        "groups of the true map": (mask_of_the_true_map, "for the map without its padding"),
+        "mask of the true size": (mask_before_padding, "your function raised"),
+        "not padded": (lambda b, x: block(b, x, padding=lambda y, M: y), "your function raised"),
+        "no first norm": (lambda b, x: block(b, x, first=lambda y: y), "the step “norm1” is forgotten"),
+        "no second norm": (lambda b, x: block(b, x, norm2=lambda y: y), "the step “norm2” is forgotten"),
+        "first norm twice": (lambda b, x: block(b, x, norm2=b.norm1), "first norm is used twice"),
+        "no first residual": (
+            lambda b, x: block(b, x, shortcut="none"),
+            likely("3.7", "the first residual is missing"),
+        ),
+        "residual of the normed": (
+            lambda b, x: block(b, x, shortcut="normed"),
+            "“keep the shortcut” comes too late: it must come before “norm1”",
+        ),
+        "no second residual": (
+            lambda b, x: block(b, x, second="none"),
+            likely("3.7", "the second residual is missing"),
+        ),
+        "second residual of the input": (
+            lambda b, x: block(b, x, second="input"),
+            likely("3.7", "the second residual adds the block's input"),
+        ),
+        "norms behind": (block_post, likely("3.7", "each norm stands behind its branch")),
+        "no MLP": (lambda b, x: x + attention_only(b, x), "“norm2” and “MLP”"),
+        "not cropped": (
+            lambda b, x: block(b, pad_map(x, b.M), first=lambda y: pad_map(b.norm1(x), b.M)),
+            "shape (2, 6, 9, 6), wanted (B, H, W, C) = (2, 5, 7, 6)",
+        ),
+    },
+    "3.8": {
+        "not merged": (lambda net, x: network(net, x, merge=False), "your function raised"),
+        "merged after the last stage": (
+            lambda net, x: [x := s.downsample(s.blocks(x)) for s in net.layers],
+            "your function raised",
+        ),
+        "first block only": (
+            lambda net, x: network(net, x, run=lambda b: b[:1]),
+            likely("3.8", "only the first block"),
+        ),
+        "backwards": (
+            lambda net, x: network(net, x, run=lambda b: reversed(list(b))),
+            likely("3.8", "from the last to the first"),
+        ),
+        "no blocks": (lambda net, x: network(net, x, run=lambda b: []), likely("3.8", "no block is used")),
+        "blocks twice": (lambda net, x: network(net, x, run=lambda b: [c for c in b for _ in "ab"]), "runs twice"),
+        "no norm": (lambda net, x: network(net, x, norm=False), likely("3.8", "the last norm is missing")),
+        "norm after the mean": (
+            lambda net, x: network(net, x, norm=False, pool=lambda y: net.norm(y.mean((1, 2)))),
+            likely("3.8", "comes after the mean"),
+        ),
+        "sum": (lambda net, x: network(net, x, pool=lambda y: y.sum((1, 2))), likely("3.8", "are added up")),
+        "class token": (lambda net, x: network(net, x, pool=lambda y: y[:, 0, 0]), likely("3.8", "no class token")),
+        "softmax": (
+            lambda net, x: network(net, x, finish=lambda y: y.softmax(-1)),
+            likely("3.8", "there is a softmax"),
+        ),
+        "mean of rows": (lambda net, x: network(net, x, pool=lambda y: y.mean(1)), "wanted (B, K)"),
+        "map": (lambda net, x: network(net, x, pool=lambda y: y), "wanted (B, K)"),
+    },
+    "3.9": {
+        "no biases": (lambda C, h, M: 12 * C**2 + 4 * C + (2 * M - 1) ** 2 * h, likely("3.9", "of the linear layers")),
+        "no norms": (lambda C, h, M: 12 * C**2 + 9 * C + (2 * M - 1) ** 2 * h, likely("3.9", "norms are missing: two")),
+        "weights only": (lambda C, h, M: 12 * C**2 + (2 * M - 1) ** 2 * h, likely("3.9", "biases and norms")),
+        "no table": (lambda C, h, M: 12 * C**2 + 13 * C, likely("3.9", "bias table is missing")),
+        "M⁴ rows": (lambda C, h, M: 12 * C**2 + 13 * C + M**4 * h, likely("3.9", "pairs of tokens")),
+        "one column": (lambda C, h, M: 12 * C**2 + 13 * C + (2 * M - 1) ** 2, likely("3.9", "you count one column")),
+        "2M": (lambda C, h, M: 12 * C**2 + 13 * C + (2 * M) ** 2 * h, "an axis has 2M-1 offsets, not 2M\n"),
+        "one axis": (lambda C, h, M: 12 * C**2 + 13 * C + (2 * M - 1) * h, likely("3.9", "for one axis")),
+        "no proj": (lambda C, h, M: 11 * C**2 + 12 * C + (2 * M - 1) ** 2 * h, likely("3.9", "`proj` is missing")),
+        "half an MLP": (
+            lambda C, h, M: 8 * C**2 + 12 * C + (2 * M - 1) ** 2 * h,
+            "two layers, C to 4C and back; you count one",
+        ),
     },
 }

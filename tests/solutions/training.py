@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from vt_course.data.loading import EpochBatches
 from vt_course.training.fit import lr_at
 
+from . import training_step
 from .common import likely, overwrite
 
 # ---------------------------------------------------------------- right solutions
@@ -111,12 +112,14 @@ RIGHT = {
         "if": lambda n, limit: limit / n.norm() if n.norm() > limit else 1.0,
         "integer one": lambda n, limit: limit / n.norm() if n.norm() > limit else 1,
     },
-    "8.6": {
+    "8.6": training_step.RIGHT_STEP,
+    "8.7": {
         "weights": combine,
         "clip by clip": combine_clip_by_clip,
         "matrix": lambda g, n: n.float() @ g / n.sum(),
         "einsum, float64": lambda g, n: torch.einsum("rp,r->p", g.double(), n / n.double().sum()),
     },
+    "8.8": training_step.RIGHT_SCORE,
 }
 
 
@@ -440,18 +443,20 @@ WRONG = {
         "bool": (lambda n, limit: bool(n.norm() > limit), "returned a bool, not a tensor or a number"),
         "in place": (overwrite(lambda n, limit: (limit / n.norm()).clamp(max=1)), "changes its input"),
     },
-    "8.6": {
-        "mean": (lambda g, n: sum(g) / len(g), likely("8.6", "every rank counts the same")),
-        "sum": (lambda g, n: torch.ones(len(g)) @ g, likely("8.6", "gradients are added")),
-        "not divided": (lambda g, n: (n[:, None] * g).sum(0), likely("8.6", "is not divided")),
-        "divided twice": (lambda g, n: (g * n[:, None] / n.sum()).mean(0), likely("8.6", "once more")),
-        "by ranks": (lambda g, n: (g * n[:, None]).mean(0), likely("8.6", "divide by the number of clips")),
-        "largest rank": (lambda g, n: g[n.tolist().index(n.max())], likely("8.6", "only the rank")),
+    "8.6": training_step.WRONG_STEP,
+    "8.7": {
+        "mean": (lambda g, n: sum(g) / len(g), likely("8.7", "every rank counts the same")),
+        "sum": (lambda g, n: torch.ones(len(g)) @ g, likely("8.7", "gradients are added")),
+        "not divided": (lambda g, n: (n[:, None] * g).sum(0), likely("8.7", "is not divided")),
+        "divided twice": (lambda g, n: (g * n[:, None] / n.sum()).mean(0), likely("8.7", "once more")),
+        "by ranks": (lambda g, n: (g * n[:, None]).mean(0), likely("8.7", "divide by the number of clips")),
+        "largest rank": (lambda g, n: g[n.tolist().index(n.max())], likely("8.7", "only the rank")),
         "each rank's": (lambda g, n: g * (n / n.sum())[:, None], "shape (2, 5), wanted (P,) = (5,)"),
-        "sum of means": (lambda g, n: sum(g) / sum(n), likely("8.6", "added as they are")),
+        "sum of means": (lambda g, n: sum(g) / sum(n), likely("8.7", "added as they are")),
         "integers": (lambda g, n: n @ g / n.sum(), "  Likely: a matrix product wants one dtype on both sides"),
         "transposed": (lambda g, n: g @ n.float(), "raised RuntimeError"),
         "NaN": (lambda g, n: combine(g, n) * torch.nan, "got nan, wanted "),
         "in place": (overwrite(combine), "changes its input"),
     },
+    "8.8": training_step.WRONG_SCORE,
 }

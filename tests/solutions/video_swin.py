@@ -3,7 +3,8 @@
 from itertools import product
 
 import torch
-from einops import rearrange, repeat
+import torch.nn.functional as F
+from einops import rearrange, reduce, repeat
 
 from vt_course.models import official, swin
 
@@ -123,6 +124,198 @@ def inflate_by_conv(weight, pt):
     ).reshape(*weight.shape[:2], pt, *weight.shape[2:])
 
 
+# ---------------------------------------------------------------- 4.7: a whole block
+
+
+def fitted(size, block):
+    """Window and shift, one axis after the other."""
+    pairs = [(n, 0) if n <= m else (m, s) for n, m, s in zip(size, block.window, block.shift)]
+    return tuple(m for m, _ in pairs), tuple(s for _, s in pairs)
+
+
+def fitted_if_longer(size, block):
+    """Wrong: an axis as long as its window shifts."""
+    return fitted(size, block)[0], tuple(0 if n < m else s for n, m, s in zip(size, block.window, block.shift))
+
+
+def zeros_behind(x, window):
+    t, h, w = (-n % m for n, m in zip(x.shape[1:4], window))
+    return F.pad(x, (0, 0, 0, w, 0, h, 0, t))
+
+
+def mask_of(size, window, shift):
+    return swin.shift_mask(size, window, shift)
+
+
+def block_with(
+    fit=fitted, norm="norm1", pad=zeros_behind, roll=-1, mask=mask_of, back=1, crop=None, add=None, end=None
+):
+    """A block in which some steps are replaced."""
+
+    def function(block, x):
+        size = x.shape[1:4]
+        window, shift = fit(size, block)
+        y = pad(x if norm == "skip" else getattr(block, norm)(x), window)
+        full = y.shape[1:4]
+        y = partition(y.roll([roll * s for s in shift], (1, 2, 3)), window)
+        y = reverse(block.attn(y, mask(full, window, shift)), window, full)
+        y = y.roll([back * s for s in shift], (1, 2, 3))
+        y = y[:, : size[0], : size[1], : size[2]] if crop is None else crop(y, size)
+        y = x + y if add is None else add(block, x, y)
+        return y + block.mlp(block.norm2(y)) if end is None else end(block, x, y)
+
+    return function
+
+
+def block_by_groups(block, x):
+    """No roll and no mask: each shifted window of the padded map on its own, and its keys found by their place.
+
+    `attn` knows only whole windows, so a group is put at its places in a window of zeros, and the rest is masked.
+    """
+    size = x.shape[1:4]
+    window, shift = fitted(size, block)
+    y = zeros_behind(block.norm1(x), window)
+    edges = [[0, *range(s or m, n, m), n] for n, m, s in zip(y.shape[1:4], window, shift)]
+    out = torch.zeros_like(y)
+    for corner in product(*[zip(e, e[1:]) for e in edges]):
+        here = tuple(slice(a, b) for a, b in corner)
+        piece = y[:, here[0], here[1], here[2]]
+        room = [m - n for m, n in zip(window, piece.shape[1:4])]
+        first = F.pad(piece, (0, 0, 0, room[2], 0, room[1], 0, room[0]))
+        real = torch.zeros(window, dtype=torch.bool)
+        real[: piece.shape[1], : piece.shape[2], : piece.shape[3]] = True
+        mask = torch.where(real.flatten(), 0.0, -100.0).expand(1, real.numel(), -1)
+        done = block.attn(first.flatten(1, 3), mask).view(first.shape)
+        out[:, here[0], here[1], here[2]] = done[:, : piece.shape[1], : piece.shape[2], : piece.shape[3]]
+    x = x + out[:, : size[0], : size[1], : size[2]]
+    return x + block.mlp(block.norm2(x))
+
+
+def block_clip_by_clip(block, x):
+    return torch.cat([block_with()(block, clip[None]) for clip in x])
+
+
+def block_padded_by_cat(block, x):
+    def pad(x, window):
+        for axis, m in enumerate(window, start=1):
+            missing = -x.shape[axis] % m
+            if missing:
+                x = torch.cat([x, torch.zeros_like(x.narrow(axis, 0, 1)).repeat_interleave(missing, axis)], axis)
+        return x
+
+    return block_with(pad=pad)(block, x)
+
+
+def block_masked_only_where_it_shifts(block, x):
+    """No mask is computed for a block that does not shift."""
+
+    def mask(size, window, shift):
+        return mask_of(size, window, shift) if any(shift) else torch.zeros(1, 1, 1)
+
+    return block_with(mask=mask)(block, x)
+
+
+def pad_first(block, x):
+    """The map is padded before the norm, whose bias then fills the padding."""
+    size = x.shape[1:4]
+    window, shift = fitted(size, block)
+    y = block.norm1(zeros_behind(x, window))
+    full = y.shape[1:4]
+    y = partition(y.roll([-s for s in shift], (1, 2, 3)), window)
+    y = reverse(block.attn(y, mask_of(full, window, shift)), window, full).roll(shift, (1, 2, 3))
+    x = x + y[:, : size[0], : size[1], : size[2]]
+    return x + block.mlp(block.norm2(x))
+
+
+def crop_first(block, x):
+    """The padding is cut off before the map is rolled back."""
+    size = x.shape[1:4]
+    window, shift = fitted(size, block)
+    y = zeros_behind(block.norm1(x), window)
+    full = y.shape[1:4]
+    y = partition(y.roll([-s for s in shift], (1, 2, 3)), window)
+    y = reverse(block.attn(y, mask_of(full, window, shift)), window, full)
+    y = y[:, : size[0], : size[1], : size[2]].roll(shift, (1, 2, 3))
+    x = x + y
+    return x + block.mlp(block.norm2(x))
+
+
+# ---------------------------------------------------------------- 4.8: merging and the stages
+
+
+def pad_even(x):
+    return F.pad(x, (0, 0, 0, x.shape[3] % 2, 0, x.shape[2] % 2))
+
+
+def side_by_side(x, order="j i c"):
+    return rearrange(pad_even(x), f"b t (h i) (w j) c -> b t h w ({order})", i=2, j=2)
+
+
+def network(merge=lambda m, x: m.reduction(m.norm(side_by_side(x))), blocks=None, norm=True, pool=None, end=None):
+    def function(net, x):
+        x = net.patch_embed(x)
+        for stage in net.layers:
+            x = stage.blocks(x) if blocks is None else blocks(stage.blocks, x)
+            if stage.downsample is not None:
+                x = merge(stage.downsample, x)
+        x = net.norm(x) if norm else x
+        x = x.flatten(1, 3).mean(1) if pool is None else pool(x)
+        return net.head(x) if end is None else end(net, x)
+
+    return function
+
+
+def network_by_index(net, x):
+    """Loops over numbers; the last stage is told by its place; the head before the mean."""
+    x = net.patch_embed(x)
+    for i in range(len(net.layers)):
+        for block in net.layers[i].blocks:
+            x = block(x)
+        if i + 1 < len(net.layers):
+            merging = net.layers[i].downsample
+            x = pad_even(x)
+            even, odd = x[:, :, 0::2], x[:, :, 1::2]
+            x = torch.cat([even[:, :, :, 0::2], odd[:, :, :, 0::2], even[:, :, :, 1::2], odd[:, :, :, 1::2]], -1)
+            x = F.linear(merging.norm(x), merging.reduction.weight)
+    return net.head(net.norm(x)).mean((1, 2, 3))
+
+
+def merge_by_convolution(m, x):
+    """The reduction as a convolution of stride 2, after a norm over the four neighbours."""
+    x = side_by_side(x)
+    kernel = m.reduction.weight[:, :, None, None]
+    flat = m.norm(x).flatten(0, 1).permute(0, 3, 1, 2)
+    return F.conv2d(flat, kernel).permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
+
+
+def merge_with_time(m, x):
+    """Eight neighbours, averaged over two time steps."""
+    x = x[:, : x.shape[1] // 2 * 2]
+    return m.reduction(m.norm(side_by_side(reduce(x, "b (t k) h w c -> b t h w c", "mean", k=2))))
+
+
+# ---------------------------------------------------------------- 4.9: inflate a whole model
+
+
+def entry(name, weight, pt, P, patch=None, table=None, other=lambda w: w, ends="relative_position_bias_table"):
+    if name.startswith("patch_embed.proj.w"):
+        return torch.stack([weight / pt] * pt, 2) if patch is None else patch(weight, pt, P)
+    if name.endswith(ends):
+        return torch.cat([weight] * (2 * P - 1)) if table is None else table(weight, pt, P)
+    return other(weight)
+
+
+def entry_by_axes(name, weight, pt, P):
+    """The patch embedding is the only entry with four axes."""
+    if weight.ndim == 4:
+        return (weight / pt)[:, :, None].expand(-1, -1, pt, -1, -1)
+    return repeat(weight, "r h -> (t r) h", t=2 * P - 1) if "bias_table" in name else weight
+
+
+def changed(**how):
+    return lambda name, weight, pt, P: entry(name, weight, pt, P, **how)
+
+
 RIGHT = {
     "4.1": {
         "course": lambda x, w: swin.window_partition(x, w),
@@ -173,6 +366,25 @@ RIGHT = {
         "stack": lambda w, pt: torch.stack([w / pt] * pt, 2),
         "convolution": inflate_by_conv,
         "float64": lambda w, pt: w.double().unsqueeze(2).repeat_interleave(pt, 2) / pt,
+    },
+    "4.7": {
+        "line by line": block_with(),
+        "group by group": block_by_groups,
+        "clip by clip": block_clip_by_clip,
+        "padded by cat": block_padded_by_cat,
+        "no mask without a shift": block_masked_only_where_it_shifts,
+    },
+    "4.8": {
+        "einops": network(),
+        "by index, head before the mean": network_by_index,
+        "convolution": network(merge_by_convolution),
+        "sum over the number": network(pool=lambda x: x.sum((1, 2, 3)) / x[0, ..., 0].numel()),
+    },
+    "4.9": {
+        "by name": entry,
+        "by axes, expanded": entry_by_axes,
+        "float64": lambda name, w, pt, P: entry(name, w.double(), pt, P),
+        "tile": changed(table=lambda w, pt, P: w.tile(2 * P - 1, 1)),
     },
 }
 
@@ -438,5 +650,140 @@ WRONG = {
         "NaN": (lambda w, pt: inflate_by_conv(w, pt) * torch.nan, "got nan, wanted "),
         "module": (lambda w, pt: torch.nn.Conv3d(3, 6, (pt, 4, 4)), "returned a Conv3d, not a tensor"),
         "in place": (divide_in_place, "changes its input"),
+    },
+    "4.7": {
+        "post-norm": (
+            block_with(norm="skip", add=lambda b, x, y: b.norm1(x + y), end=lambda b, x, y: b.norm2(y + b.mlp(y))),
+            likely("4.7", "post-norm"),
+        ),
+        "no residual": (block_with(add=lambda b, x, y: y), "the first residual is missing"),
+        "no second residual": (block_with(end=lambda b, x, y: b.mlp(b.norm2(y))), "“add y” is forgotten"),
+        "residual of the norm": (block_with(add=lambda b, x, y: b.norm1(x) + y), "adds norm1(x)"),
+        "adds the input twice": (block_with(end=lambda b, x, y: x + b.mlp(b.norm2(y))), "adds the block's input"),
+        "no mlp": (block_with(end=lambda b, x, y: y), "“norm2” and “mlp”"),
+        "no mask": (block_with(mask=lambda z, w, s: torch.zeros(1, 1, 1)), "nothing is masked"),
+        "shift not clamped": (
+            block_with(fit=lambda size, b: (tuple(map(min, size, b.window)), b.shift)),
+            "the window is clamped and the shift is not",
+        ),
+        "window not clamped": (
+            block_with(fit=lambda size, b: (b.window, fitted(size, b)[1])),
+            "the shift is clamped and the window is not",
+        ),
+        "not clamped": (
+            block_with(fit=lambda size, b: (b.window, b.shift)),
+            "the step “clamp window and shift” is forgotten",
+        ),
+        "never shifts": (block_with(fit=lambda size, b: (fitted(size, b)[0], (0, 0, 0))), "the windows never shift"),
+        "half a window always": (
+            block_with(fit=lambda size, b: (fitted(size, b)[0], tuple(m // 2 for m in fitted(size, b)[0]))),
+            "every block shifts by half of its window",
+        ),
+        "n < m": (block_with(fit=fitted_if_longer), "an axis exactly as long as the window shifts"),
+        "rolled the other way": (block_with(roll=1, back=-1), likely("4.7", "both rolls")),
+        "not rolled back": (block_with(back=0), "the step “roll back” is forgotten"),
+        "rolled twice": (block_with(back=-1), "rolled once more instead of back"),
+        "zeros in front": (
+            block_with(
+                pad=lambda x, w: F.pad(x, [0, 0, *[v for n, m in zip(x.shape[3:0:-1], w[::-1]) for v in (-n % m, 0)]])
+            ),
+            "the zeros come before the map",
+        ),
+        "padded before the norm": (pad_first, "the step “norm1” comes too late: it must come before “pad”"),
+        "cropped before rolling back": (crop_first, "the step “roll back” comes too late: it must come before “crop”"),
+        "crop at the end": (
+            block_with(crop=lambda y, n: y[:, -n[0] :, -n[1] :, -n[2] :]),
+            "the crop takes the end of the map",
+        ),
+        "not cropped": (block_with(crop=lambda y, n: y), "raised RuntimeError"),
+        "not padded": (block_with(pad=lambda x, w: x), "raised EinopsError"),
+        "mask of the map": (
+            lambda block, x: block_with(mask=lambda z, w, s: mask_of(x.shape[1:4], w, s))(block, x),
+            "raised RuntimeError",
+        ),
+        "wrong norm": (block_with(norm="norm2"), "the norms are exchanged"),
+        "no gradient": (lambda block, x: block_with()(block, x.detach()), "no gradient reaches the input"),
+    },
+    "4.8": {
+        "order of 03's reading": (
+            network(lambda m, x: m.reduction(m.norm(side_by_side(x, "i j c")))),
+            likely("4.8", "stand in the order (0, 0), (0, 1), (1, 0), (1, 1)"),
+        ),
+        "channels slowest": (network(lambda m, x: m.reduction(m.norm(side_by_side(x, "c j i")))), "✗ exercise 4.8"),
+        "no norm in merging": (
+            network(lambda m, x: m.reduction(side_by_side(x))),
+            likely("4.8", "norm of the merging is missing"),
+        ),
+        "cropped": (
+            network(
+                lambda m, x: m.reduction(m.norm(side_by_side(x[:, :, : x.shape[2] // 2 * 2, : x.shape[3] // 2 * 2])))
+            ),
+            likely("4.8", "an odd map is cropped"),
+        ),
+        "zeros first": (
+            network(
+                lambda m, x: m.reduction(m.norm(side_by_side(F.pad(x, (0, 0, x.shape[3] % 2, 0, x.shape[2] % 2, 0)))))
+            ),
+            likely("4.8", "zeros come before the first row"),
+        ),
+        "time merged": (network(merge_with_time), likely("4.8", "two time steps become their mean")),
+        "every second step": (
+            network(lambda m, x: m.reduction(m.norm(side_by_side(x[:, ::2])))),
+            likely("4.8", "every second time step is lost"),
+        ),
+        "no norm": (network(norm=False), likely("4.8", "the last norm is missing")),
+        "norm after the mean": (
+            network(norm=False, end=lambda net, x: net.head(net.norm(x))),
+            likely("4.8", "comes after the mean: it"),
+        ),
+        "sum": (network(pool=lambda x: x.sum((1, 2, 3))), likely("4.8", "the places are added up")),
+        "last step": (network(pool=lambda x: x[:, -1].mean((1, 2))), likely("4.8", "only the last time step is read")),
+        "first token": (network(pool=lambda x: x.flatten(1, 3)[:, 0]), likely("4.8", "only the first token is read")),
+        "softmax": (network(end=lambda net, x: net.head(x).softmax(1)), likely("4.8", "there is a softmax")),
+        "one block": (network(blocks=lambda bs, x: bs[0](x)), likely("4.8", "only the first block")),
+        "no merging": (network(lambda m, x: x), "raised RuntimeError"),
+        "features": (network(end=lambda net, x: x), "shape (2, 16), wanted (B, K)"),
+    },
+    "4.9": {
+        "P copies": (changed(table=lambda w, pt, P: w.repeat(P, 1)), "a table is repeated P times"),
+        "in place": (
+            changed(table=lambda w, pt, P: w.repeat_interleave(2 * P - 1, 0)),
+            likely("4.9", "each row is repeated in place"),
+        ),
+        "table divided": (
+            changed(table=lambda w, pt, P: torch.cat([w] * (2 * P - 1)) / (2 * P - 1)),
+            likely("4.9", "divided by 2P-1"),
+        ),
+        "divided by P": (
+            changed(table=lambda w, pt, P: torch.cat([w / P] * (2 * P - 1))),
+            likely("4.9", "divided by P:"),
+        ),
+        "only offset 0": (
+            changed(
+                table=lambda w, pt, P: torch.cat([w if t == P - 1 else torch.zeros_like(w) for t in range(2 * P - 1)])
+            ),
+            likely("4.9", "at offset 0 only"),
+        ),
+        "not divided": (
+            changed(patch=lambda w, pt, P: w[:, :, None].repeat(1, 1, pt, 1, 1)),
+            likely("4.9", "repeated and not divided"),
+        ),
+        "P frames": (
+            changed(patch=lambda w, pt, P: torch.stack([w / P] * P, 2)),
+            "shape (5, 3, 4, 4, 4), wanted (D, C, pt, ph, pw) = (5, 3, 2, 4, 4)",
+        ),
+        "all divided": (
+            lambda name, w, pt, P: entry(name, w, pt, P, other=lambda w: w / pt),
+            likely("4.9", "all other weights are divided"),
+        ),
+        "by two axes": (
+            lambda name, w, pt, P: w.repeat(2 * P - 1, 1) if w.ndim == 2 else entry(name, w, pt, P),
+            "shape (28, 4), wanted the shape of the weight",
+        ),
+        "table as it is": (changed(table=lambda w, pt, P: w), "shape (9, 2), wanted ((2P-1)·rows, h)"),
+        "its input changed": (
+            lambda name, w, pt, P: entry(name, w.mul_(1), pt, P) + 0 * w.zero_().sum(),
+            "your function changes its input",
+        ),
     },
 }

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vt_course import CourseError
-from vt_course.models import create
+from vt_course import CourseError, need
+from vt_course.models import ZOO, create
 from vt_course.models.cost import count_macs
 from vt_course.models.mvit import PoolingAttention
 from vt_course.models.official import from_official
@@ -84,6 +84,7 @@ PAIRS = {
 }
 
 
+PASSES = ("forward", "forward+backward")
 LEAST = 7  # turns; with fewer, medians say little on a machine that others also use
 
 
@@ -156,7 +157,7 @@ def passes(
         model.zero_grad(set_to_none=True)
         logits().float().sum().backward()
 
-    return {"forward": forward, "forward+backward": backward}
+    return dict(zip(PASSES, (forward, backward)))
 
 
 def bench_models(
@@ -195,14 +196,18 @@ def bench_models(
     return rows
 
 
-def in_own_process(work: Callable, name: str, *args):
-    """The result of `work(name, *args)` in a new process, which ends with this call. Its CourseError is raised here."""
+def in_own_process(work: Callable, name: str, *args, limit: float | None = None):
+    """The result of `work(name, *args)` in a new process, which ends with this call. Its CourseError is raised here.
+
+    Raises `CourseError` if the process ends without a result, or has none after `limit` seconds (None: no limit).
+    """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=send_result, args=(sender, work, name, *args))
     process.start()
     sender.close()  # now only the child holds this end
     try:
+        need(receiver.poll(limit), f"{name} had no result after {limit} seconds; measure it alone, with more time")
         result = receiver.recv()
     except EOFError:
         process.join()
@@ -227,8 +232,10 @@ def send_result(sender: Connection, work: Callable, *args) -> None:
     sender.send(result)
 
 
-def bench_pair(name: str, pair: Pair, device: torch.device, compile: bool, limit: float) -> list[dict]:
-    """The rows of one pair; see `bench_models`."""
+def bench_pair(
+    name: str, pair: Pair, device: torch.device, compile: bool, limit: float, kinds: tuple[str, ...] = PASSES
+) -> list[dict]:
+    """The rows of one pair for the passes `kinds`; see `bench_models`."""
     rate = matmul_rate(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     torch.manual_seed(0)
     peer = pair.peer().eval()
@@ -245,7 +252,7 @@ def bench_pair(name: str, pair: Pair, device: torch.device, compile: bool, limit
     if compile:
         work |= {f"{who} compiled": passes(torch.compile(model), x, autocast, model) for who, model in models.items()}
     rows = []
-    for kind in ("forward", "forward+backward"):
+    for kind in kinds:
         for jobs in work.values():
             jobs[kind]()  # warm up, compile
         seconds = {who: [] for who in work}
@@ -286,7 +293,17 @@ def geometric_mean(rows: list[dict]) -> float:
 
 # ---------------------------------------------------------------- how the cost grows
 
-GROWTH = {"frames": [(T, 14, 14) for T in (2, 4, 8, 16, 32)], "side": [(8, n, n) for n in (7, 14, 28, 56)]}
+GROWTH = {"frames": [(T, 14, 14) for T in (2, 4, 8, 16, 32, 64)], "side": [(8, n, n) for n in (7, 14, 28, 56)]}
+LITERAL = 6272  # tokens, up to which the attention that stores its scores is measured as well: it needs 2 GB there
+
+
+class LiteralAttention(Attention):
+    """The same numbers as `Attention`, with all N x N scores stored, as programs of 2021 did it."""
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, N, C)
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # 3 x (B, h, N, d)
+        weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)  # (B, h, N, N)
+        return self.proj((weights @ v).transpose(1, 2).flatten(2))  # (B, N, C)
 
 
 def attentions(size: tuple[int, int, int], dim: int = 192, heads: int = 3) -> dict[str, tuple[nn.Module, Callable]]:
@@ -301,8 +318,11 @@ def attentions(size: tuple[int, int, int], dim: int = 192, heads: int = 3) -> di
     pooling = PoolingAttention(dim, dim, heads, size, 0, "conv", one, one, (3, 3, 3), (1, 4, 4), "", False)
     divided = DividedBlock(dim, heads, 1.0, 0.0, SCHEMES["divided"])
     local = nn.Sequential(nn.Conv3d(dim, dim, 1), Depthwise(3, dim, 5), nn.Conv3d(dim, dim, 1))
+    literal = LiteralAttention(dim, heads)
+    stored = {"joint, literal": (literal, lambda x: literal(tokens(x)))} if prod(size) <= LITERAL else {}
     return {
         "joint": (joint, lambda x: joint(tokens(x))),
+        **stored,
         "divided": (divided, lambda x: divided.attend(F.pad(tokens(x), (0, 0, 1, 0)), (H, W, T))),
         "pooling, keys 1 x 4 x 4": (pooling, lambda x: pooling(tokens(x))),
         "window 8 x 7 x 7": (window, window),
@@ -314,8 +334,10 @@ def bench_growth(device: str = "cpu", repeats: int = 3) -> list[dict]:
     """MACs, milliseconds and peak memory of each family's attention, as the frames, or height and width, grow.
 
     One layer with 192 channels and 3 heads runs forward and backward on one clip. A row is dict(grows, T, H, W, tokens,
-    attention, gmacs, ms, peak_mb). GMACs are those of the forward pass. The peak memory is that of fused attention,
-    which never stores a whole N x N matrix.
+    attention, gmacs, ms, of_joint, peak_mb). GMACs are those of the forward pass. The layers of one size take turns, so
+    that other work on the machine slows all of them alike: `of_joint` is the median, over the turns, of the time
+    divided by that of joint attention in the same turn. The peak memory is that of fused attention, which never stores
+    a whole N x N matrix, except in "joint, literal", up to `LITERAL` tokens.
     """
     where = torch.device(device)
     rows = []
@@ -329,11 +351,14 @@ def bench_growth(device: str = "cpu", repeats: int = 3) -> list[dict]:
                         call(torch.empty(1, *size, 192))
                     macs[name] = counter.get_total_flops() // 2
             x = torch.randn(1, *size, 192, device=where)
-            for name, (module, call) in attentions(size).items():
-                module.to(where)
-                work = passes(call, x, where.type == "cuda", module)["forward+backward"]
+            works = {
+                name: passes(call, x, where.type == "cuda", module.to(where))["forward+backward"]
+                for name, (module, call) in attentions(size).items()
+            }
+            for work in works.values():
                 work()
-                ms = 1e3 * statistics.median(clock(work, where) for _ in range(repeats))
+            turns = [{name: clock(work, where) for name, work in works.items()} for _ in range(repeats)]
+            for name, work in works.items():
                 rows.append(
                     {
                         "grows": grows,
@@ -343,8 +368,47 @@ def bench_growth(device: str = "cpu", repeats: int = 3) -> list[dict]:
                         "tokens": prod(size),
                         "attention": name,
                         "gmacs": macs[name] / 1e9,
-                        "ms": ms,
+                        "ms": 1e3 * statistics.median(turn[name] for turn in turns),
+                        "of_joint": statistics.median(turn[name] / turn["joint"] for turn in turns),
                         "peak_mb": peak_bytes(work, where) / 1e6,
                     }
                 )
+    return rows
+
+
+# ---------------------------------------------------------------- the families of the course
+
+MINIS = ("video_swin_mini", "mvit_mini", "mvit_v2_mini", "timesformer_mini", "uniformer_mini", "vit_frames_mini")
+
+
+def bench_minis(device: str = "cpu", repeats: int = 15, batch: int = 16) -> list[dict]:
+    """Milliseconds and memory a clip of each family's mini, forward with backward, in one process.
+
+    The models take turns, so that other work on the machine slows all of them alike. A row is dict(model, batch, ms,
+    of_first, error, peak_mb): `ms` is the median of one clip, `of_first` the median, over the turns, of the time
+    divided by that of the first model in the same turn, and `error` its standard error. `peak_mb` is the peak of memory
+    that the two passes take, divided by the clips of the batch.
+    """
+    where = torch.device(device)
+    works = {}
+    for name in MINIS:
+        model = create(name).eval().to(where)
+        clips = torch.randn(batch, *ZOO[name].input, device=where)
+        works[name] = passes(model, clips, where.type == "cuda", model)["forward+backward"]
+        works[name]()
+    turns = [{name: clock(work, where) for name, work in works.items()} for _ in range(repeats)]
+    rows = []
+    for name in MINIS:
+        ratios = [turn[name] / turn[MINIS[0]] for turn in turns]
+        error = 1.25 * statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else 0.0  # of a median
+        rows.append(
+            {
+                "model": name,
+                "batch": batch,
+                "ms": 1e3 * statistics.median(turn[name] for turn in turns) / batch,
+                "of_first": statistics.median(ratios),
+                "error": error,
+                "peak_mb": peak_bytes(works[name], where) / 1e6 / batch,
+            }
+        )
     return rows

@@ -26,13 +26,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 GROUPS = {  # name of a group: (help, example)
     "data": ("Make, fetch, prepare and check data.", "vt-course data synthetic"),
-    "bench": ("Measure.", "vt-course bench decode clip.mp4"),
-    "weights": ("Official weights.", "vt-course weights list"),
+    "bench": ("Measure speed and memory, beside other libraries.", "vt-course bench decode clip.mp4"),
+    "weights": ("List the published weights, download them.", "vt-course weights list"),
 }
 SECTIONS = {  # of the list of verbs
     "Learn": ("lab", "student", "progress", "course", "doctor"),
     "Train": ("data", "train", "evaluate", "experiments"),
-    "Models": ("models", "weights", "verify", "bench"),
+    "Models": ("models", "weights", "verify", "bench", "gpu-report"),
     "Authors": ("build", "test"),
 }
 

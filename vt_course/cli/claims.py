@@ -1,9 +1,10 @@
 """Verbs for proofs and measurements, and for the official weights."""
 
+import os
 import sys
 from pathlib import Path
 
-from vt_course.cli.common import containing, option, print_json, print_table, verb, whole
+from vt_course.cli.common import containing, need_data, option, print_json, print_table, verb, whole
 
 WORDS = option("words", nargs="*", metavar="WORD", help="only names that contain every WORD (default: all)")
 
@@ -135,6 +136,60 @@ def growth(args) -> int:
     else:
         print_table(rows, {k: k for k in rows[0]})
     return 0
+
+
+@verb(
+    "bench minis",
+    "How long a clip takes in each family's mini, forward and backward, side by side.",
+    "vt-course bench minis --json",
+    option("--device", default="cpu", help="cpu (the default) or cuda"),
+    option("--repeats", type=whole(1), default=15, help="medians of this many turns (default 15)"),
+)
+def minis(args) -> int:
+    import torch
+
+    from vt_course.claims.bench_models import bench_minis
+    from vt_course.machine import provenance
+
+    rows = bench_minis(args.device, args.repeats)
+    if args.json:
+        print_json({**provenance(torch.device(args.device)), "rows": rows})
+    else:
+        print_table(rows, {k: k for k in rows[0]})
+    return 0
+
+
+@verb(
+    "gpu-report",
+    "Measure on a GPU what the course could not, in parts; run the same command again to go on.",
+    "vt-course gpu-report --out results/gpu.json",
+    option("--out", type=Path, required=True, help="the report (JSON), written after each part"),
+    option("--device", default="cuda", help="cuda (the default) or cpu"),
+    option("--tiny", action="store_true", help="so little of each part that a CPU can do it, to try the command"),
+    option("--clips", help="a folder of real videos, a subfolder for each class (default: $VT_COURSE_CLIPS)"),
+)
+def gpu_report(args) -> int:
+    from vt_course.claims.gpu_report import gpu_report
+
+    need_data()
+    report = gpu_report(
+        args.out,
+        device=args.device,
+        tiny=args.tiny,
+        clips=args.clips or os.environ.get("VT_COURSE_CLIPS"),
+        tell=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    if args.json:
+        print_json(report)
+    else:
+        print_table(
+            [
+                {"part": name, "seconds": p["seconds"], "error": p.get("error", "")}
+                for name, p in report["parts"].items()
+            ],
+            {"part": "part", "seconds": "seconds", "error": "what went wrong"},
+        )
+    return 1 if any("error" in part for part in report["parts"].values()) else 0
 
 
 @verb(

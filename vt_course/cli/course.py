@@ -158,6 +158,8 @@ def update(args) -> int:
         },
     )
     for row in rows:
+        for number, new in row["moved"].items():
+            print(f"{row['notebook']}: exercise {number} is {new} now; your cell is there")
         for sentence in row["left"]:
             print(f"{row['notebook']}: {sentence}; yours is in the old file")
     return 0

@@ -16,6 +16,7 @@ from vt_course.cli.common import (
     verb,
     whole,
 )
+from vt_course.training.recipes import ORDERS
 
 
 @verb(
@@ -83,7 +84,7 @@ def last_line(summary: dict, out: Path) -> str:
     option("run", type=Path, help="run folder or .safetensors file"),
     option("--data", help="default: what it was trained on"),
     option("--split", default="val", choices=["val", "test"], help="test: clips on which nothing was tuned"),
-    option("--order", nargs="+", default=["normal"], choices=["normal", "shuffled", "reversed", "single"]),
+    option("--order", nargs="+", default=["normal"], choices=ORDERS),
     option("--device", help="cpu, cuda, mps (default: the NVIDIA GPU if there is one, else the CPU)"),
 )
 def evaluate(args) -> int:

@@ -40,9 +40,10 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
     torch.manual_seed(0)
     cases = exercise.cases()
     given, outputs, raised = [clone(args) for args in cases], [], None
+    tried = exercise.driven(function)
     for args in given:
         try:
-            outputs.append(as_tensor(function(*args)))
+            outputs.append(as_tensor(tried(*args)))
         except NotImplementedError:
             print(
                 f"○ exercise {number} is not attempted yet; until it is, the cells below use the course's "
@@ -62,7 +63,7 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
             fail(
                 number,
                 f"on {describe(exercise, args)}: {problem}",
-                diagnose(exercise, function, cases, outputs),
+                diagnose(exercise, tried, cases, outputs),
                 picture=(want, got),
             )
             return function
@@ -74,14 +75,14 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
                 None,
             )
             return function
-        problem = exercise.gradient and compare_gradients(exercise, function, args)
+        problem = exercise.gradient and compare_gradients(exercise, tried, args)
         if problem:
             fail(number, f"on {describe(exercise, args)}: the result is right, but {problem}", None)
             return function
     if raised:
         error, args = raised
-        likely = diagnose(exercise, function, cases, outputs, error=True) or explain_error(
-            error, function, names_of(exercise), args, lengths(exercise, args)
+        likely = diagnose(exercise, tried, cases, outputs, error=True) or explain_error(
+            error, function, names_given(exercise), args, lengths(exercise, args)
         )
         text = "" if isinstance(error, SystemExit) else f": {error}"
         fail(number, f"your function raised {type(error).__name__} on {describe(exercise, args)}{text}", likely)
@@ -96,9 +97,8 @@ def exercise_of(number: str) -> Exercise:
     """The exercise of this number. Raises KeyError that names those that exist."""
     if number not in EXERCISES:
         books = dict.fromkeys(n.split(".")[0] for n in EXERCISES)
-        near = [n for n in EXERCISES if n.split(".")[0] == str(number).split(".")[0]] or [
-            f"{b}.1 to {[n for n in EXERCISES if n.split('.')[0] == b][-1]}" for b in books
-        ]
+        of = {b: [n for n in EXERCISES if n.split(".")[0] == b] for b in books}
+        near = of.get(str(number).split(".")[0]) or [" to ".join(dict.fromkeys((n[0], n[-1]))) for n in of.values()]
         raise UnknownExercise(f"there is no exercise {number}; there are {', '.join(near)}")
     return EXERCISES[number]
 
@@ -245,6 +245,11 @@ def describe(exercise: Exercise, args: tuple) -> str:
 
 def names_of(exercise: Exercise) -> list[str]:
     return list(inspect.signature(exercise.definition).parameters)
+
+
+def names_given(exercise: Exercise) -> list[str]:
+    """The names of what the reader's function is called with."""
+    return list(inspect.signature(exercise.piece).parameters) if exercise.drive else names_of(exercise)
 
 
 def name_of(function: Callable) -> str:

@@ -21,6 +21,8 @@ class Exercise:
     parts: names for the entries of arguments that are tuples, {"window": ("P", "Mh", "Mw")}.
     more: further argument tuples, random ones: a mistake is named only if it explains the reader's results on them too.
     kinds: what the check can search for beyond `mistakes`, objects of `vt_course.lab.kinds` (axes, formulas, ...).
+    drive: for a function that changes things and returns little, such as a step of training: drive(function) uses it
+        and returns what is compared, as a function of a case's arguments. `definition` has this form already.
     """
 
     title: str
@@ -33,6 +35,11 @@ class Exercise:
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     more: Callable[[], list[tuple]] = list
     kinds: tuple = ()
+    drive: Callable[[Callable], Callable[..., Tensor]] | None = None
+
+    def driven(self, function: Callable) -> Callable:
+        """The function of a case's arguments that is compared with the definition."""
+        return self.drive(function) if self.drive else function
 
 
 def randoms(n: int) -> list[Random]:

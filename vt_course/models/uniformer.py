@@ -35,6 +35,16 @@ def check_batch_norm(module: nn.Module, x: Tensor) -> None:
                          "channel or more; give two clips or more at a time, more frames or larger ones.")
 
 
+def to_tokens(x: Tensor) -> Tensor:
+    """(B, C, *size) -> (B, N, C).
+
+    Channels move first, then places are counted. In the other order, `x.flatten(2).transpose(1, 2)`, the gradient of one
+    clip comes back with a stride of C along the batch. PyTorch 2.15 on a CPU then takes its memory for
+    channels-first, and the backward pass of BatchNorm is wrong. Blocks go back to maps in the same way.
+    """
+    return x.movedim(1, -1).flatten(1, -2)
+
+
 # ---------------------------------------------------------------- embeddings
 
 class PatchEmbed(nn.Module):
@@ -214,11 +224,11 @@ class GlobalBlock(Block):
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed_position(x)                                    # equation 1
         size = x.shape[2:]
-        x = x.flatten(2).transpose(1, 2)                              # (B, N, C): a view, the memory is channels-last
+        x = to_tokens(x)                                              # (B, N, C): a view, the memory is channels-last
         y = self.norm1(x)
         x = self.add(x, self.attend_in_windows(y, size) if self.window else self.attn(y), self.gamma_1)      # equation 2
         x = self.add(x, self.mlp(self.norm2(x)), self.gamma_2)        # equation 3
-        return x.transpose(1, 2).unflatten(2, size)                   # (B, C, *size)
+        return x.unflatten(1, size).movedim(-1, 1)                    # (B, C, *size)
 
 
 class DividedBlock(GlobalBlock):
@@ -244,7 +254,7 @@ class DividedBlock(GlobalBlock):
         x = self.add(x.flatten(0, 1), self.attn(self.norm1(s)), self.gamma_1)      # (B·T, H·W, C)
         x = x.reshape(B, T * H * W, C)
         x = self.add(x, self.mlp(self.norm2(x)), self.gamma_2)
-        return x.transpose(1, 2).unflatten(2, (T, H, W))              # (B, C, T, H, W)
+        return x.unflatten(1, (T, H, W)).movedim(-1, 1)               # (B, C, T, H, W)
 
 
 # ---------------------------------------------------------------- the model
@@ -336,7 +346,7 @@ class UniFormer(nn.Module):
         """Class scores before softmax, (B, K)."""
         x = self.features(x)[-1]                                      # (B, C, *size)
         check_batch_norm(self, x)
-        x = self.norm(x).flatten(2).transpose(1, 2)                   # (B, N, C)
+        x = to_tokens(self.norm(x))                                   # (B, N, C)
         scores = self.head(x.mean(1))                                 # (B, K)
         return scores if self.aux_head is None else scores + 0.5 * self.aux_head(x).amax(1)
 

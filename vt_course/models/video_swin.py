@@ -57,7 +57,7 @@ class FactorizedBlock(SwinBlock):
                  relative_bias: bool = True):
         super().__init__(dim, num_heads, (1, *window[1:]), (0, *shift[1:]), mlp_ratio, drop_path, relative_bias)
         self.norm_time = nn.LayerNorm(dim)
-        self.attn_time = WindowAttention(dim, (window[0], 1, 1), (0, 0, 0), num_heads)
+        self.attn_time = WindowAttention(dim, (window[0], 1, 1), (0, 0, 0), num_heads, relative_bias)
         self.weight_time = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,6 +84,8 @@ class SwinTransformer3D(Backbone):
     over time sees each place on its own, and that it is whole layers in "split" but attention alone in "factorized".
     Assumed: a LayerNorm before each and a relative position bias in each, as many heads as in the stage, and no shift,
     so P should be the whole T/2 (16 for 32 frames). The split layers stand before the final norm.
+
+    `relative_bias=False` drops the bias tables, as in the ablation of the image model.
     """
 
     layout = "B C T H W"
@@ -92,7 +94,7 @@ class SwinTransformer3D(Backbone):
                  embed_dim: int = 96, depths: Size = (2, 2, 6, 2), num_heads: Size = (3, 6, 12, 24),
                  window: Sides = (8, 7, 7), mlp_ratio: float = 4.0, drop_path: float = 0.0,
                  head_dropout: float = 0.0, shift: Sides = (True, True, True), design: str = "joint",
-                 narrow_init: bool = False):
+                 relative_bias: bool = True, narrow_init: bool = False):
         check_settings(SwinTransformer3D, locals())
         if design not in ("joint", "split", "factorized"):
             raise ValueError(f"unknown design {design!r}; choose 'joint', 'split' or 'factorized'")
@@ -103,12 +105,12 @@ class SwinTransformer3D(Backbone):
             PatchEmbed3D(patch, in_channels, embed_dim), [(1, *M) if design == "split" else window] * len(depths), shift,
             in_channels=in_channels, num_classes=num_classes, embed_dim=embed_dim, depths=depths,
             num_heads=num_heads, mlp_ratio=mlp_ratio, drop_path=drop_path, head_dropout=head_dropout,
-            narrow_init=narrow_init, block=FactorizedBlock if design == "factorized" else SwinBlock)
+            narrow_init=narrow_init, relative_bias=relative_bias, block=FactorizedBlock if design == "factorized" else SwinBlock)
         dim = self.norm.normalized_shape[0]
         self.temporal_layers = ()
         if design == "split":
             self.temporal_layers = nn.ModuleList(
-                SwinBlock(dim, num_heads[-1], (P, 1, 1), (0, 0, 0), mlp_ratio, drop_path) for _ in range(2))
+                SwinBlock(dim, num_heads[-1], (P, 1, 1), (0, 0, 0), mlp_ratio, drop_path, relative_bias) for _ in range(2))
             self.temporal_layers.apply(init_weights)
 
     def stages(self, x: Tensor) -> list[Tensor]:

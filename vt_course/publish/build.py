@@ -232,6 +232,7 @@ def _build_one(source: Path, path: Path, fill) -> dict:
     if not wrong:
         try:
             fill(nb, path)
+            figures.keep_sizes(nb)
             wrong = hygiene.run_problems(nb, source.stem)
         except NotebookFailed as error:
             wrong = [str(error)]

@@ -13,6 +13,7 @@ import re
 import numpy as np
 from PIL import Image
 
+from vt_course.lab.show.style import page_size, png_width
 from vt_course.publish.tags import tags
 
 GRID = 64  # cells a side
@@ -38,6 +39,27 @@ def _data(output) -> dict:
 
 def figure_bytes(nb) -> int:
     return sum(len(picture) for cell in nb.cells for picture in pictures(cell.get("outputs", [])))
+
+
+def keep_sizes(nb) -> None:
+    """Let every PNG of a notebook say how wide a page shows it, also on a phone (`page_size`)."""
+    for output, size in sizes(nb):
+        output.metadata["image/png"] = size
+
+
+def without_size(nb) -> int:
+    """The number of PNGs of which a notebook does not say this."""
+    return sum(output.metadata.get("image/png") != size for output, size in sizes(nb))
+
+
+def sizes(nb) -> list[tuple]:
+    """(output, the size that a page should give it) of every PNG. One that is shown at another width keeps that."""
+    found = []
+    for output in (output for cell in nb.cells for output in cell.get("outputs", [])):
+        if "image/png" in _data(output):
+            pixels = png_width(base64.b64decode(output["data"]["image/png"]))
+            found.append((output, page_size(output.metadata.get("image/png", {}).get("width", pixels))))
+    return found
 
 
 # ---------------------------------------------------------------- the text for who cannot see it

@@ -28,7 +28,7 @@ def problems(path: Path, nb=None) -> list[str]:
     """Dead links and references of a notebook or markdown file at `path`: one sentence for each.
 
     nb: the notebook, if it shall not be read from the file. Notebooks that are named are looked for beside the file
-    and in notebooks/ beside the file.
+    and in notebooks/ beside the file or its folder.
     """
     if path.suffix == ".ipynb":
         nb = nb or _notebook(path)
@@ -82,7 +82,11 @@ def _named(path: Path, nb, number: str):
     """(the notebook of that number or None, words that name it)."""
     if path.name.startswith(f"{number}_"):
         return nb, ""
-    files = [file for folder in (".", "notebooks") for file in (path.parent / folder).glob(f"{number}_*.ipynb")]
+    files = [
+        file
+        for folder in (".", "notebooks", "../notebooks")
+        for file in (path.parent / folder).glob(f"{number}_*.ipynb")
+    ]
     return (_notebook(files[0]) if files else None), f" of notebook {number}"
 
 

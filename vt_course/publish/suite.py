@@ -28,7 +28,7 @@ from vt_course.publish import NotebookFailed
 from vt_course.publish.compare import compare
 from vt_course.publish.course import MEMORY, run_course
 
-RULES = ("test_project.py", "test_notebooks.py")
+RULES = ("test_project.py", "test_notebooks.py", "test_pages.py")
 STAGES = ("rules", "tests", "outputs", "unsolved")
 QUICK = ("rules", "tests")
 SLACK = 1.5  # a stage that takes more than 1.5 times its budget of CPU seconds gives a warning

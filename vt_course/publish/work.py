@@ -58,7 +58,8 @@ def update(names: list[str] | None = None, *, out: Path | None = None, root: Pat
 
     names: stems ("04_video_swin") or numbers ("04" or "4"); None: all. One that is not there is written.
     Returns a row for each notebook: notebook; state ("written", "replaced": nobody had changed it, "up to date" or
-    "updated"); exercises (numbers of those whose cells were carried over); cells (how many other cells were);
+    "updated"); exercises (numbers of those whose cells were carried over); moved (old number -> new number of those
+    among them that were renumbered); cells (how many other cells were);
     kept (where the old file is now, or None); left (sentences on what does not fit); output.
     Nothing is executed, and outputs are not carried over. Raises CourseError, and then no file has changed: for an
     unknown name, for an `out` inside notebooks/, and for a file that is not an edition of its notebook. Raises
@@ -79,7 +80,9 @@ def update(names: list[str] | None = None, *, out: Path | None = None, root: Pat
 def plan(source: Path, path: Path) -> tuple[dict, object]:
     """(the row of `update`, the notebook to write or None) for one notebook. Nothing is written."""
     new = student_edition(source)
-    row = dict(notebook=source.stem, state="written", exercises=[], cells=0, kept=None, left=[], output=str(path))
+    row = dict(
+        notebook=source.stem, state="written", exercises=[], moved={}, cells=0, kept=None, left=[], output=str(path)
+    )
     if not path.exists():
         return row, new
     old = read(path)
@@ -150,6 +153,7 @@ class Merge:
             for key in (("id", cell.id), ("text", cell.cell_type, cell.source), *parts(cell).items()):
                 self.twins.setdefault(key, cell)
         self.filled, self.cells, self.left, self.unknown = {}, 0, [], 0
+        self.homeless, self.moved = [], {}  # solutions that do not fit their number: (number, cell, why not)
         self.added = {None: []}  # id of a cell of the new edition (None: of none) -> the reader's cells that follow it
         anchor, known = None, 0
         for index, cell in enumerate(old.cells):
@@ -163,12 +167,15 @@ class Merge:
             raise CourseError(
                 f"{path} has no cell of this notebook of the course; move it away and run the same command again."
             )
+        for number, cell, fault in self.homeless:  # now all others have their place
+            self.move(number, cell, fault)
         new.cells = [*self.added[None], *(one for cell in new.cells for one in (cell, *self.added.get(cell.id, ())))]
         if self.unknown:
             self.left.append(
                 f"the new edition does not have the texts of {self.unknown} cells, and nothing says who wrote them"
             )
-        self.told = dict(exercises=list(self.filled), cells=self.cells, left=self.left)
+        order = [number for cell in new.cells if (number := parts(cell).get("exercise")) in self.filled]
+        self.told = dict(exercises=order, moved=self.moved, cells=self.cells, left=self.left)
 
     def is_the_courses(self, cell) -> bool:
         """Whether a cell has the text that the course gave it."""
@@ -196,7 +203,7 @@ class Merge:
         elif number:
             fault = "its cell is no code cell" if cell.cell_type != "code" else misfit(cell.source, twin.source)
             if fault:
-                self.left.append(f"exercise {number}: {fault}")
+                self.homeless.append((number, cell, fault))
             else:
                 twin.source = self.filled[number] = cell.source
         elif cell.get("id") in self.record and cell.id == twin.id and cell.cell_type == twin.cell_type:
@@ -212,13 +219,23 @@ class Merge:
         """Keep a cell of the reader's that the new edition does not have, or say why not."""
         number = parts(cell).get("exercise")
         if number and cell.cell_type == "code":
-            self.left.append(f"exercise {number}: the new edition has no such exercise")
+            self.homeless.append((number, cell, "the new edition has no such exercise"))
         elif cell.get("id") in self.record:
             self.left.append(f"{quoted(cell, index)}: you changed it, and the course changed or removed it")
         elif self.is_added(cell):
             self.add(cell, anchor)
         else:
             self.unknown += 1
+
+    def move(self, number: str, cell, fault: str) -> None:
+        """Put a solution into the only free exercise whose stub it fits: the course has renumbered it."""
+        stubs = {key[1]: twin for key, twin in self.twins.items() if key[0] == "exercise" and key[1] not in self.filled}
+        homes = [new for new, twin in stubs.items() if cell.cell_type == "code" and solves(cell.source, twin.source)]
+        if len(homes) == 1:
+            self.moved[number] = homes[0]
+            stubs[homes[0]].source = self.filled[homes[0]] = cell.source
+        else:
+            self.left.append(f"exercise {number}: {fault}")
 
     def add(self, cell, anchor: str | None) -> None:
         cell = copy.deepcopy(cell)
@@ -252,6 +269,16 @@ def misfit(written: str, stub: str) -> str:
     except (SyntaxError, ValueError, RecursionError):
         return ""
     return misfit_of(mine, ast.parse(stub).body, "")
+
+
+def solves(written: str, stub: str) -> bool:
+    """Whether a cell without a number is plainly a solution of this stub: it defines its functions, and fits."""
+    try:
+        ast.parse(written)
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+    named = any(isinstance(node, (ast.FunctionDef, ast.ClassDef)) for node in ast.parse(stub).body)
+    return named and not misfit(written, stub)
 
 
 def misfit_of(mine: list[ast.stmt], wanted: list[ast.stmt], of: str) -> str:

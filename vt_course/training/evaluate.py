@@ -30,7 +30,12 @@ def reorder_frames(clip, index: Iterable[int], order: str, seed: int | tuple[int
 
     "shuffled" draws a permutation for each video. "single" repeats one random frame over the
     whole clip. Both are pure functions of (seed, index of the video), so every model sees the
-    same frames. `seed` is a number or several. Raises `CourseError` for an unknown order.
+    same frames. `seed` is a number or several.
+
+    A tube is a pair of frames: 0 and 1, 2 and 3, and so on. That is what one token covers in most families.
+    "tubes-reversed" puts the last tube first and leaves each as it is. "frames-swapped" leaves each tube at its place
+    and swaps its two frames. One after the other, they reverse the clip. (Of an odd number of frames the last is a
+    tube of its own.) Raises `CourseError` for an unknown order.
     """
     if order not in ORDERS:
         raise CourseError(f"unknown frame order {order!r}: choose one of {', '.join(ORDERS)}")
@@ -39,6 +44,11 @@ def reorder_frames(clip, index: Iterable[int], order: str, seed: int | tuple[int
     if order == "reversed":
         return clip.flip(-3)
     T = clip.shape[-3]
+    tubes = torch.arange(T, device=clip.device).split(2)
+    if order == "tubes-reversed":
+        return clip.index_select(-3, torch.cat(tubes[::-1]))
+    if order == "frames-swapped":
+        return clip.index_select(-3, torch.cat([tube.flip(0) for tube in tubes]))
     key = seed if isinstance(seed, tuple) else (seed,)
     moved = []
     for video, i in zip(clip, index):

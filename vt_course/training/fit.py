@@ -22,9 +22,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from vt_course import CourseError
+from vt_course import CourseError, need
 from vt_course.machine import deterministic, pick_device
 from vt_course.training import ranks
+from vt_course.training.checkpoint import load_run
 from vt_course.training.evaluate import class_scores, reorder_frames
 from vt_course.training.folder import begin, open_run, summarise
 from vt_course.training.recipes import Recipe
@@ -79,10 +80,16 @@ def fit(
     Under torchrun, `recipe.batch_size` counts the clips of all ranks together, and a run may
     go on with another number of ranks.
 
+    If `recipe.inflate` names an image model, that one is trained first, into the folder `out`/image, and inflated.
+
     Raises `CourseError` for everything that the user can mend: settings that differ from the folder's, another run
     that uses the folder, a damaged checkpoint, a full disk, a loss that is not finite, no readable clip.
     The last good checkpoint is kept.
     """
+    image = None
+    if recipe.inflate:
+        image = Path(out) / "image"
+        fit(recipe.image(), image, device=device, workers=workers, progress=progress, tell=tell)
     with (
         ranks.group(pick_device(device)) as device,
         deterministic(device),
@@ -92,7 +99,20 @@ def fit(
         config, sets = open_everywhere(recipe, tell)
         state = ranks.by_leader(functools.partial(open_run, Path(out), config, resume, held))
         run = Run(recipe, Path(out), config, state, device, sets, workers, progress)
+        if image and state is None:
+            inflate(run.model, load_run(image, "last")[0], recipe.inflate["mode"])
         return run.train(interrupt, max_steps, checkpoint_minutes)
+
+
+def inflate(model, image_model, mode: str) -> None:
+    """Set the weights of a video model to those of an image model, inflated by the rule `mode` of its family."""
+    need(
+        hasattr(model, "inflate"), f"{type(model).__name__} cannot start from an image model; train it without inflate"
+    )
+    try:
+        model.load_state_dict(model.inflate(image_model.state_dict(), mode))
+    except (TypeError, ValueError) as error:
+        raise CourseError(f"the image model cannot be inflated: {error}") from error
 
 
 class Run(RunState):

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from vt_course import CourseError, closest
 from vt_course.files import parse_json
 
-ORDERS = ("normal", "shuffled", "reversed", "single")  # of the frames of a clip; see evaluate.reorder_frames
+# Of the frames of a clip; see evaluate.reorder_frames.
+ORDERS = ("normal", "shuffled", "reversed", "single", "tubes-reversed", "frames-swapped")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ class Recipe:
     grad_clip: float = 1.0  # largest gradient norm; 0 turns clipping off
     amp: bool = True  # mixed precision; only a CUDA device uses it
     seed: int = 0
+    # To start from an image model, which is trained first and then inflated: {"mode": "average" or "centre"}, and
+    # settings of that model's recipe, at least "model". Those that are left out are the ones of this recipe.
+    inflate: dict = field(default_factory=dict)
 
     def __post_init__(self):
         self._need(
@@ -73,6 +77,16 @@ class Recipe:
         low, high = self.crop_ratio
         self._need(0 < low <= high < math.inf, "crop_ratio", "low,high with 0 < low <= high")
         self._need(0 <= self.seed < 2**32, "seed", "in [0, 2**32)")
+        if self.inflate:
+            self._need(self.inflate.get("mode") in ("average", "centre"), "inflate", "with the mode average or centre")
+            self._need("model" in self.inflate, "inflate", "with the model, an image model")
+            self.image()
+
+    def image(self) -> "Recipe":
+        """The recipe of the image model that `inflate` starts from: single frames, and no further start of its own."""
+        inherited = dataclasses.replace(self, config={}, frames=1, stride=1, order="normal", inflate={})
+        settings = {name: _convert(name, value) for name, value in self.inflate.items() if name != "mode"}
+        return dataclasses.replace(inherited, **settings)
 
     def _need(self, good: bool, name: str, wanted: str) -> None:
         if not good:

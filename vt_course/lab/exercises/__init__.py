@@ -3,7 +3,9 @@
 from vt_course.lab.exercises import (
     attention_and_cost,
     clips_and_tokens,
+    does_it_use_time,
     mvit,
+    start_here,
     swin,
     timesformer,
     training,
@@ -12,7 +14,8 @@ from vt_course.lab.exercises import (
 )
 
 EXERCISES = (
-    clips_and_tokens.EXERCISES
+    start_here.EXERCISES
+    | clips_and_tokens.EXERCISES
     | attention_and_cost.EXERCISES
     | swin.EXERCISES
     | video_swin.EXERCISES
@@ -20,4 +23,5 @@ EXERCISES = (
     | timesformer.EXERCISES
     | uniformer.EXERCISES
     | training.EXERCISES
+    | does_it_use_time.EXERCISES
 )

@@ -453,13 +453,18 @@ def second_skip(x, s):
     return s["before"] if s["self"].proj is None else s["self"].proj(x)
 
 
+NORMALISED_SKIP = "the first skip is normalised: it is the input of the block, before `norm1`"
 BLOCK = Steps(
     lambda self, x: {"self": self, "x": x},
     (
         keep("keep the skip", lambda x, s: x),
         put("norm1", lambda x, s: s["self"].norm1(x)),
         put("attention", lambda x, s: s["self"].attn(x)),
-        Step("pool the skip", lambda s: s.update(skip=pool_skip(s["skip"], s))),
+        Step(
+            "pool the skip",
+            lambda s: s.update(skip=pool_skip(s["skip"], s)),
+            ((NORMALISED_SKIP, lambda s: s.update(skip=pool_skip(s["self"].norm1(s["skip"]), s))),),
+        ),
         put("add the pooled skip", lambda x, s: x + s["skip"]),
         Step("keep the sum", lambda s: s.update(before=s["x"])),
         put(
@@ -541,7 +546,7 @@ EXERCISES["5.3"] = Exercise(
     block_cases,
     block_shape,
     (
-        ("the first skip is normalised: it is the input of the block, before `norm1`", normalised_skip),
+        (NORMALISED_SKIP, normalised_skip),
         (
             "attention is given the tokens without `norm1`",
             lambda self, x: after_attention(self, pool_like(x, self.size, self.pool_skip) + self.attn(x)),
@@ -614,8 +619,12 @@ def plan_like(depth, dim, starts, kv, *, channels=None, heads=None, query=None, 
     rows = []
     for i in range(depth):
         n = begun(i, starts)
-        after = begun(i + 1, starts)
-        c = (dim * 2**n, dim * 2**after) if channels is None else channels(i, n, starts, dim)
+        first = begun(0, starts)  # a start at block 0 has no block before it, in which channels could grow
+        c = (
+            (dim * 2 ** (n - first), dim * 2 ** (begun(i + 1, starts) - first))
+            if channels is None
+            else channels(i, n, starts, dim)
+        )
         h = 2**n if heads is None else heads(i, n, starts, dim)
         q = 2 if i in starts else 1
         q = q if query is None else query(i, n, starts, depth)
@@ -719,6 +728,33 @@ PLANS = Choices(
             for b in range(a + 1, 5)
         ),
     },
+    together=(
+        (
+            "heads, query stride and key stride change one block early, with the channels; they change in the first "
+            "block of a stage, and only the channels grow in the block before",
+            dict(
+                heads=lambda i, n, starts, dim: 2 ** begun(i + 1, starts),
+                query=lambda i, n, s, d: 2 if i + 1 in s else 1,
+                key=lambda i, n, s, kv: max(kv // 2 ** begun(i + 1, s), 1),
+            ),
+        ),
+        (
+            "heads, query stride and key stride change one block late; they change in the first block of a stage",
+            dict(
+                heads=lambda i, n, starts, dim: 2 ** begun(i - 1, starts),
+                query=lambda i, n, s, d: 2 if i - 1 in s else 1,
+                key=lambda i, n, s, kv: max(kv // 2 ** begun(i - 1, s), 1),
+            ),
+        ),
+        (
+            "heads and query stride change one block early, with the channels; they change in the first block of a "
+            "stage",
+            dict(
+                heads=lambda i, n, starts, dim: 2 ** begun(i + 1, starts),
+                query=lambda i, n, s, d: 2 if i + 1 in s else 1,
+            ),
+        ),
+    ),
 )
 
 

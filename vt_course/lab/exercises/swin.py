@@ -5,9 +5,13 @@ from itertools import permutations, product
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from vt_course.lab.exercise import Exercise, randoms
+from vt_course.lab.exercises.attention_and_cost import counting
+from vt_course.lab.exercises.uniformer import Parts, a_map, two_layers
 from vt_course.lab.kinds.axes import Axes
+from vt_course.lab.kinds.formulas import Formula
 from vt_course.lab.kinds.operations import (
     Choices,
     instead_of_product,
@@ -16,6 +20,7 @@ from vt_course.lab.kinds.operations import (
     instead_of_softmax,
     instead_of_values,
 )
+from vt_course.lab.kinds.steps import Step, Steps
 from vt_course.lab.kinds.tables import Rows
 from vt_course.models import swin
 
@@ -695,5 +700,471 @@ EXERCISES["3.6"] = Exercise(
             dict(b="image", H="row of blocks", i="row offset", W="column of blocks", j="column offset", c="channel"),
             even,
         ),
+    ),
+)
+
+
+# ---------------------------------------------------------------- 3.7: the block
+
+
+class InWindows(nn.Module):
+    """Attention in windows that are cut already: (B·nW, N, C) and a mask (nW, N, N) -> (B·nW, N, C)."""
+
+    def __init__(self, dim, M, heads):
+        super().__init__()
+        self.M, self.heads = M, heads
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.table = nn.Parameter(torch.zeros((2 * M - 1) ** 2, heads))
+
+    def attend(self, tokens, bias, mask):
+        q, k, v = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 x (B·nW, h, N, d)
+        return self.proj(attention_fast(q, k, v, bias, mask).transpose(1, 2).flatten(2))
+
+    def forward(self, windows, mask):
+        return self.attend(windows, bias_fast(self.table, self.M), mask.to(windows.dtype))
+
+
+class BlockParts(Parts):
+    """The modules and the numbers `M` and `shift` of a block."""
+
+    def __init__(self, dim, heads, M, shift):
+        super().__init__(
+            f"a block of {dim} channels with M = {M} and shift = {shift}",
+            norm1=nn.LayerNorm(dim),
+            attn=InWindows(dim, M, heads),
+            norm2=nn.LayerNorm(dim),
+            mlp=two_layers(nn.Linear(dim, 2 * dim), nn.Linear(2 * dim, dim)),
+        )
+        self.M, self.shift = M, shift
+
+
+def to_windows(x, M):
+    """Zeros at the bottom and at the right, until both sides are multiples of M."""
+    return F.pad(x, (0, 0, 0, -x.shape[2] % M, 0, -x.shape[1] % M))
+
+
+def clamped(size, M, shift):
+    """Nothing shifts along an axis that one window covers."""
+    return tuple(shift if n > M else 0 for n in size)
+
+
+def block_literal(block, x):
+    """Each shifted window of the padded map is taken out as a piece of its own size; no roll, no mask."""
+    y, M, table = to_windows(block.norm1(x), block.M), block.M, block.attn.table
+    out = torch.empty_like(y)
+    edges = [[0, *range(s or M, n, M), n] for n, s in zip(y.shape[1:3], clamped(y.shape[1:3], M, block.shift))]
+    for (a, b), (c, d) in product(*[zip(e, e[1:]) for e in edges]):
+        h, w = torch.cartesian_prod(torch.arange(b - a), torch.arange(d - c)).unbind(1)
+        rows = (h[:, None] - h + M - 1) * (2 * M - 1) + w[:, None] - w + M - 1
+        bias = table[rows].permute(2, 0, 1)
+        piece = block.attn.attend(y[:, a:b, c:d].flatten(1, 2), bias, torch.zeros(1, len(h), len(h), dtype=x.dtype))
+        out[:, a:b, c:d] = piece.view(len(x), b - a, d - c, -1)
+    x = x + out[:, : x.shape[1], : x.shape[2]]
+    return x + block.mlp(block.norm2(x))
+
+
+def step(name, do, *wrong):
+    return Step(name, do, tuple(wrong))
+
+
+def change(function):
+    """A step that changes x."""
+    return lambda s: s.update(x=function(s["x"], s))
+
+
+def rolled_by(sign):
+    return change(lambda x, s: x.roll([sign * n for n in s["shift"]], (1, 2)))
+
+
+def make_mask(s):
+    M, (H, W) = s["block"].M, s["x"].shape[1:3]
+    s["mask"] = swin.shift_mask((H, W), (M, M), s["shift"])
+
+
+def mask_that_forbids_padding(s):
+    make_mask(s)
+    real = to_windows(torch.ones(1, *s["size"], 1), s["block"].M).roll([-n for n in s["shift"]], (1, 2))
+    real = partition_literal(real, s["block"].M)[..., 0]  # (nW, N)
+    s["mask"] = s["mask"] + torch.where(real[:, None] == 1, 0.0, -100.0)
+
+
+def mask_of_the_map(s):
+    """The mask of the map without padding, where it has the right number of windows at all."""
+    M = s["block"].M
+    bits = [torch.arange(n) >= n - sh for n, sh in zip(s["size"], s["shift"])]
+    bits = to_windows((2 * bits[0][:, None].float() + bits[1])[None, ..., None], M)
+    bits = partition_literal(bits, M)[..., 0]
+    s["mask"] = torch.where(bits[:, :, None] == bits[:, None], 0.0, -100.0)
+
+
+def attend_in_windows(x, s):
+    windows = swin.window_partition(x, (s["block"].M,) * 2)
+    mask = s.get("mask")
+    if mask is None:
+        mask = torch.zeros(1, *[windows.shape[1]] * 2)
+    return swin.window_reverse(s["block"].attn(windows, mask), (s["block"].M,) * 2, x.shape[1:3])
+
+
+def padded_before(x, s):
+    M = s["block"].M
+    return F.pad(x, (0, 0, -x.shape[2] % M, 0, -x.shape[1] % M, 0))
+
+
+def crop(x, s):
+    return x[:, : s["size"][0], : s["size"][1]]
+
+
+def keep(s):
+    s["kept"] = s["x"]
+
+
+def add(x, s):
+    return x + s["kept"]
+
+
+BLOCK = Steps(
+    lambda block, x: dict(block=block, x=x, size=tuple(x.shape[1:3]), shift=(0, 0)),
+    (
+        step("keep the shortcut", keep),
+        step(
+            "norm1",
+            change(lambda x, s: s["block"].norm1(x)),
+            ("the norms are exchanged: `norm1` is that of the attention", change(lambda x, s: s["block"].norm2(x))),
+        ),
+        step(
+            "pad",
+            change(lambda x, s: to_windows(x, s["block"].M)),
+            ("the zeros stand at the top and at the left: pad at the bottom and at the right", change(padded_before)),
+        ),
+        step(
+            "clamp the shift",
+            lambda s: s.update(shift=clamped(s["x"].shape[1:3], s["block"].M, s["block"].shift)),
+            (
+                "the shift is not clamped: along an axis that one window covers, nothing shifts",
+                lambda s: s.update(shift=(s["block"].shift,) * 2),
+            ),
+            (
+                "if one axis holds a single window, you shift neither: each axis is clamped on its own",
+                lambda s: s.update(shift=(min(clamped(s["x"].shape[1:3], s["block"].M, s["block"].shift)),) * 2),
+            ),
+            (
+                "if one axis holds more than one window, you shift both: each axis is clamped on its own",
+                lambda s: s.update(shift=(max(clamped(s["x"].shape[1:3], s["block"].M, s["block"].shift)),) * 2),
+            ),
+            (
+                "the shift is always M // 2: a block that does not shift has `block.shift` = 0",
+                lambda s: s.update(shift=clamped(s["x"].shape[1:3], s["block"].M, s["block"].M // 2)),
+            ),
+        ),
+        step(
+            "mask",
+            make_mask,
+            (
+                "padded keys are forbidden, too: the checkpoints expect that only groups are told apart",
+                mask_that_forbids_padding,
+            ),
+            ("the mask is made for the map without its padding: it must be made for the padded size", mask_of_the_map),
+        ),
+        step(
+            "roll",
+            rolled_by(-1),
+            ("the roll has the wrong sign: the tokens move towards the top left, so by minus the shift", rolled_by(1)),
+        ),
+        step("attend", change(attend_in_windows)),
+        step("roll back", rolled_by(1)),
+        step("crop", change(crop)),
+        step("add the shortcut", change(add)),
+        step("keep the second shortcut", keep),
+        step(
+            "norm2",
+            change(lambda x, s: s["block"].norm2(x)),
+            (
+                "the first norm is used twice: the MLP has a norm of its own, `norm2`",
+                change(lambda x, s: s["block"].norm1(x)),
+            ),
+        ),
+        step("MLP", change(lambda x, s: s["block"].mlp(x))),
+        step("add the second shortcut", change(add)),
+    ),
+    together=(
+        ("roll", "mask", "roll back"),
+        ("roll", "roll back"),
+        ("norm2", "MLP", "add the second shortcut"),
+        ("keep the second shortcut", "norm2", "MLP", "add the second shortcut"),
+    ),
+)
+
+
+def block_fast(block, x):
+    """(B, H, W, C) -> the same shape, with the modules of `block`."""
+    return BLOCK.function(block, x)
+
+
+def norms_behind(block, x):
+    """Wrong: each norm stands behind its branch, before the sum (as in Swin V2)."""
+    branch = BLOCK.steps[2:9]  # from "pad" to "crop"
+    state = dict(block=block, x=x, size=tuple(x.shape[1:3]))
+    for each in branch:
+        each.do(state)
+    x = x + block.norm1(state["x"])
+    return x + block.norm2(block.mlp(x))
+
+
+def without(*names):
+    """Wrong: the block without some of its steps."""
+    kept = [each.do for each in BLOCK.steps if each.name not in names]
+    return lambda block, x: BLOCK.run(kept, (block, x))
+
+
+def rolls_exchanged(block, x):
+    signs = {"roll": rolled_by(1), "roll back": rolled_by(-1)}
+    return BLOCK.run([signs.get(each.name, each.do) for each in BLOCK.steps], (block, x))
+
+
+BLOCK_CASES = (
+    (4, 2, 4, 2, (1, 8, 8)),
+    (6, 3, 3, 1, (2, 5, 7)),
+    (4, 1, 4, 2, (1, 3, 9)),
+    (4, 1, 3, 1, (1, 3, 2)),
+    (2, 1, 2, 0, (2, 4, 5)),
+)
+
+EXERCISES["3.7"] = Exercise(
+    "the Swin block",
+    block_literal,
+    lambda: [(BlockParts(C, h, M, shift), a_map(*size, C)) for C, h, M, shift, size in BLOCK_CASES],
+    lambda block, x: f"(B, H, W, C) = ({', '.join(map(str, x.shape))})",
+    (
+        (
+            "the first residual is missing: what the attention makes is added to the block's input",
+            without("keep the shortcut", "add the shortcut"),
+        ),
+        (
+            "the second residual is missing: what the MLP makes is added to what it was made of",
+            without("keep the second shortcut", "add the second shortcut"),
+        ),
+        (
+            "the second residual adds the block's input: it must add the sum behind the attention",
+            without("keep the second shortcut"),
+        ),
+        ("both rolls have the wrong sign: first by minus the shift, afterwards by plus the shift", rolls_exchanged),
+        ("each norm stands behind its branch: it must stand before it", norms_behind),
+        (
+            "the block's input is added once more at the end: there are two residuals",
+            lambda block, x: x + block_fast(block, x),
+        ),
+    ),
+    piece=lambda block, x: block_fast(block, x),
+    gradient=True,
+    more=lambda: [
+        (BlockParts(2 * h, h, M, M // 2), a_map(r.randint(1, 2), r.randint(1, 9), r.randint(1, 9), 2 * h))
+        for r in randoms(4)
+        for h, M in [(r.randint(1, 2), r.randint(2, 4))]
+    ],
+    kinds=(BLOCK,),
+)
+
+
+# ---------------------------------------------------------------- 3.8: from pixels to scores
+
+
+def small_network(depths, window=2, side=32):
+    """The modules of a small network, with the names of the checkpoints; each stage's blocks are a Sequential."""
+    n = len(depths)
+    heads = [1, 2, 2, 2][:n]
+    model = swin.SwinTransformer(
+        img_size=side, embed_dim=4, depths=depths, num_heads=heads, window=window, num_classes=5
+    )
+    layers = []
+    for i, stage in enumerate(model.layers):
+        merging = {"downsample": stage.downsample} if i < n - 1 else {}
+        layers.append(Parts("a stage", blocks=nn.Sequential(*stage.blocks), **merging))
+    parts = dict(patch_embed=model.patch_embed, layers=nn.ModuleList(layers), norm=model.norm, head=model.head)
+    return Parts(f"a network with {', '.join(map(str, depths))} blocks", **parts)
+
+
+def scores_literal(net, x):
+    """Block by block; where a stage has a merging, it stands between this stage and the next."""
+    x = net.patch_embed(x)
+    for stage in net.layers:
+        for block in stage.blocks:
+            x = block(x)
+        if hasattr(stage, "downsample"):
+            x = stage.downsample(x)
+    B, H, W, C = x.shape
+    x = net.norm(x).reshape(B, H * W, C)
+    return net.head(x.sum(1) / (H * W))  # (B, K)
+
+
+def scores_like(net, x, *, blocks=None, norm=None, pool=None, head=None):
+    """The scores in which the steps that are given replace the right ones."""
+    x = net.patch_embed(x)
+    for i, stage in enumerate(net.layers):
+        run = list(stage.blocks)
+        for block in run if blocks is None else blocks(run, i, len(net.layers)):
+            x = block(x)
+        x = stage.downsample(x) if hasattr(stage, "downsample") else x
+    pooled = (lambda y: y.mean((1, 2))) if pool is None else pool
+    x = pooled(net.norm(x)) if norm is None else norm(net, x, pooled)
+    return net.head(x) if head is None else head(net, x)
+
+
+SCORES = Choices(
+    scores_like,
+    {
+        "blocks": (
+            ("only the first block of each stage is used: no window ever shifts", lambda run, i, n: run[:1]),
+            ("only the last block of each stage is used", lambda run, i, n: run[-1:]),
+            ("the blocks of a stage run from the last to the first", lambda run, i, n: run[::-1]),
+            ("no block is used: in each stage all its blocks follow each other", lambda run, i, n: []),
+            ("the last block of each stage is left out", lambda run, i, n: run[:-1]),
+            ("each block runs twice", lambda run, i, n: [b for b in run for _ in range(2)]),
+            (
+                "the blocks of the last stage are left out: it has no merging, but it has blocks",
+                lambda run, i, n: run if i < n - 1 else [],
+            ),
+            ("the blocks of the first stage are left out", lambda run, i, n: run if i else []),
+        ),
+        "norm": (
+            ("the last norm is missing: `net.norm` comes before the mean", lambda net, x, pool: pool(x)),
+            (
+                "the last norm comes after the mean: each token is normalised, then the mean is taken",
+                lambda net, x, pool: net.norm(pool(x)),
+            ),
+        ),
+        "pool": (
+            ("the tokens are added up: the head reads their mean", lambda x: x.sum((1, 2))),
+            ("the largest value of all tokens is taken: the head reads their mean", lambda x: x.amax((1, 2))),
+            (
+                "only the first token is read: there is no class token, the head reads the mean of all",
+                lambda x: x[:, 0, 0],
+            ),
+            ("only the last token is read: the head reads the mean of all", lambda x: x[:, -1, -1]),
+            ("only the first row is read: the head reads the mean of all tokens", lambda x: x[:, 0].mean(1)),
+            ("only the first column is read: the head reads the mean of all tokens", lambda x: x[:, :, 0].mean(1)),
+        ),
+        "head": (
+            (
+                "there is a softmax at the end: asked for are the scores before it",
+                lambda net, x: net.head(x).softmax(-1),
+            ),
+            ("these are logarithms of shares: asked for are the scores", lambda net, x: net.head(x).log_softmax(-1)),
+            (
+                "this is the class with the largest score: asked for are all scores",
+                lambda net, x: net.head(x).argmax(-1),
+            ),
+            ("there is a GELU before the head; it reads the mean as it is", lambda net, x: net.head(F.gelu(x))),
+            ("the bias of the head is not added", lambda net, x: x @ net.head.weight.T),
+        ),
+    },
+)
+
+
+def class_scores(net, x):
+    """(B, 3, H, W) -> (B, K), with the modules of `net`."""
+    return scores_like(net, x)
+
+
+EXERCISES["3.8"] = Exercise(
+    "from pixels to scores",
+    scores_literal,
+    lambda: [
+        (small_network((2, 2, 1)), a_map(1, 3, 24, 40)),
+        (small_network((1, 2)), a_map(2, 3, 20, 12)),
+        (small_network((2, 1, 2, 2), side=64), a_map(1, 3, 50, 33)),
+    ],
+    lambda net, x: f"(B, K) = ({len(x)}, 5)",
+    (),
+    piece=class_scores,
+    gradient=True,
+    more=lambda: [(small_network((2, 2, 2)), a_map(1, 3, 44, 28))],
+    kinds=(SCORES,),
+)
+
+
+# ---------------------------------------------------------------- 3.9: the parameters of a block
+
+
+def parameters_literal(C, h, M):
+    """One module at a time: the weights and the bias of each layer, and the table."""
+    layers = [(C, 3 * C), (C, C), (C, 4 * C), (4 * C, C)]
+    linear = sum(a * b + b for a, b in layers)
+    return torch.tensor(linear + 2 * 2 * C + (2 * M - 1) ** 2 * h)
+
+
+def parameters_piece(C, h, M):
+    return 12 * C**2 + 13 * C + (2 * M - 1) ** 2 * h
+
+
+EXERCISES["3.9"] = counting(
+    "parameters of a Swin block",
+    parameters_literal,
+    lambda: [(2, 1, 2), (96, 3, 7), (192, 6, 7), (384, 12, 12), (10, 5, 3)],
+    (
+        (
+            "the biases of the linear layers are missing: 3C, C, 4C and C",
+            lambda C, h, M: parameters_piece(C, h, M) - 9 * C,
+        ),
+        (
+            "the norms are missing: two of them, with C weights and C biases each",
+            lambda C, h, M: parameters_piece(C, h, M) - 4 * C,
+        ),
+        (
+            "2C are missing: a block has two norms, each with C weights and C biases",
+            lambda C, h, M: parameters_piece(C, h, M) - 2 * C,
+        ),
+        ("biases and norms are missing: 9C and 4C", lambda C, h, M: parameters_piece(C, h, M) - 13 * C),
+        ("the bias of `qkv` is missing: 3C", lambda C, h, M: parameters_piece(C, h, M) - 3 * C),
+        (
+            "`proj` is missing, the layer that mixes the heads: C² weights and C biases",
+            lambda C, h, M: parameters_piece(C, h, M) - C**2 - C,
+        ),
+        (
+            "the MLP has two layers, C to 4C and back; you count one",
+            lambda C, h, M: parameters_piece(C, h, M) - 4 * C**2 - C,
+        ),
+        (
+            "the MLP is missing: two layers, C to 4C and back",
+            lambda C, h, M: parameters_piece(C, h, M) - 8 * C**2 - 5 * C,
+        ),
+        (
+            "the bias table is missing: (2M-1)² rows, a column for each head",
+            lambda C, h, M: parameters_piece(C, h, M) - (2 * M - 1) ** 2 * h,
+        ),
+        (
+            "the bias table has one column for each head; you count one column",
+            lambda C, h, M: parameters_piece(C, h, M) - (2 * M - 1) ** 2 * (h - 1),
+        ),
+        (
+            "the bias table has a row for each offset, (2M-1)²; you count the pairs of tokens, M⁴",
+            lambda C, h, M: parameters_piece(C, h, M) - (2 * M - 1) ** 2 * h + M**4 * h,
+        ),
+        (
+            "the bias table has a row for each offset, (2M-1)²; you count the tokens of a window, M²",
+            lambda C, h, M: parameters_piece(C, h, M) - (2 * M - 1) ** 2 * h + M**2 * h,
+        ),
+        (
+            "an axis has 2M-1 offsets, not 2M",
+            lambda C, h, M: parameters_piece(C, h, M) - (2 * M - 1) ** 2 * h + (2 * M) ** 2 * h,
+        ),
+        (
+            "an axis has 2M-1 offsets; you count 2M+1",
+            lambda C, h, M: parameters_piece(C, h, M) - (2 * M - 1) ** 2 * h + (2 * M + 1) ** 2 * h,
+        ),
+        (
+            "the table is counted for one axis, 2M-1 rows: both axes have 2M-1 offsets",
+            lambda C, h, M: parameters_piece(C, h, M) - (2 * M - 1) ** 2 * h + (2 * M - 1) * h,
+        ),
+        (
+            "the index into the table is counted: it is computed, not learned",
+            lambda C, h, M: parameters_piece(C, h, M) + M**4,
+        ),
+    ),
+    piece=parameters_piece,
+    more=lambda: [(r.randint(1, 99), r.randint(1, 12), r.randint(2, 14)) for r in randoms(12)],
+    formula=Formula(
+        (("12C²", 12, dict(C=2)), ("13C", 13, dict(C=1)), ("(2M-1)²h", 1, dict(S=2, h=1))),
+        lambda C, h, M: dict(C=C, S=2 * M - 1, h=h),
+        {},
     ),
 )

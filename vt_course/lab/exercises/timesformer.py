@@ -7,7 +7,8 @@ import torch.nn.functional as F
 
 from vt_course.lab.exercise import Exercise, randoms
 from vt_course.lab.kinds.axes import Axes
-from vt_course.lab.kinds.operations import Choices
+from vt_course.lab.kinds.operations import Choices, instead_of_ratio, instead_of_tokens
+from vt_course.lab.kinds.relations import Relations
 from vt_course.lab.kinds.steps import Step, Steps
 from vt_course.models import timesformer
 
@@ -281,6 +282,20 @@ MASKS = Choices(
 )
 
 
+RELATED = Relations(
+    ("rows", "columns", "frames"),
+    {
+        "all": ("free", "free", "free"),
+        "temporal": ("same", "same", "free"),
+        "space": ("free", "free", "same"),
+        "local": ("half", "half", "free"),
+        "global": ("even", "even", "even"),
+        "width": ("same", "free", "same"),
+        "height": ("free", "same", "same"),
+    },
+)
+
+
 def mask_fast(step, size):
     return mask_like(step, size)
 
@@ -302,7 +317,7 @@ EXERCISES["6.2"] = Exercise(
     piece=mask_fast,
     parts=GRID,
     more=lambda: [(step, tuple(2 * r.randint(1, 2) for _ in range(3))) for r, step in zip(randoms(7), SEES)],
-    kinds=(MASKS,),
+    kinds=(MASKS, RELATED),
 )
 
 
@@ -758,12 +773,13 @@ def network_literal(x, model):
     return torch.stack(scores)  # (B, K)
 
 
-def cut_frames(s, fold=None):
+def cut_frames(s, fold=None, tokens=None, clips=None):
     x = s["x"]
     frames = x.transpose(1, 2).flatten(0, 1) if fold is None else fold(x)  # (B·T, 3, H, W)
     maps = s["model"].patch_embed.proj(frames)
     s["size"] = (*maps.shape[2:], x.shape[2])
-    s["patches"] = maps.flatten(2).mT.unflatten(0, (len(x), -1))  # (B, T, N, D)
+    patches = maps.flatten(2).mT if tokens is None else tokens(maps)  # (B·T, N, D)
+    s["patches"] = patches.unflatten(0, (len(x), -1)) if clips is None else clips(patches, len(x))  # (B, T, N, D)
 
 
 def add_positions(s, **changes):
@@ -791,6 +807,11 @@ NETWORK = Steps(
                     "`reshape` mixes colours and frames: bring time before the colours with `transpose` before you "
                     "join it with the batch",
                     lambda s: cut_frames(s, lambda x: x.reshape(-1, 3, *x.shape[3:])),
+                ),
+                *((text, lambda s, f=f: cut_frames(s, tokens=f)) for text, f in instead_of_tokens("HW")),
+                (
+                    "the frames of different clips are mixed when the batch is unfolded: the clips are slow, (B T)",
+                    lambda s: cut_frames(s, clips=lambda p, B: p.unflatten(0, (-1, B)).transpose(0, 1)),
                 ),
             ),
         ),
@@ -937,6 +958,7 @@ RESIZED = Choices(
             ("the entry of the class token stands at the end: it comes first", lambda c, x: torch.cat([x, c], 1)),
         ),
     },
+    together=tuple((text, dict(rows=f, cols=f)) for text, f in instead_of_ratio()),
 )
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from vt_course.data.loading import EpochBatches
 from vt_course.lab.exercise import Exercise, randoms
+from vt_course.lab.exercises.training_step import SCORE, TRAIN_STEP
 from vt_course.lab.kinds.operations import Choices
 
 EXERCISES: dict[str, Exercise] = {}
@@ -817,7 +818,13 @@ COMBINED = Choices(
 )
 
 
-EXERCISES["8.6"] = Exercise(
+EXERCISES["8.6"] = TRAIN_STEP
+
+
+# ---------------------------------------------------------------- ranks
+
+
+EXERCISES["8.7"] = Exercise(
     "the gradient of all ranks",
     combine_literal,
     lambda: [
@@ -852,3 +859,6 @@ EXERCISES["8.6"] = Exercise(
     ],
     kinds=(COMBINED,),
 )
+
+
+EXERCISES["8.8"] = SCORE

@@ -10,7 +10,7 @@ from torch import nn
 from vt_course.lab.exercise import Exercise, randoms
 from vt_course.lab.exercises.attention_and_cost import counting, products
 from vt_course.lab.kinds.formulas import Formula
-from vt_course.lab.kinds.operations import Choices
+from vt_course.lab.kinds.operations import Choices, instead_of_bounds, instead_of_radius, instead_of_tokens
 from vt_course.lab.kinds.steps import Step, Steps
 from vt_course.models.uniformer import UniFormer
 
@@ -33,18 +33,26 @@ def affinity_literal(kernel, size):
     return out  # (h, N, N)
 
 
-def affinity_like(kernel, size, *, at=None, outside=None, order=(0, 1, 2), finish=None):
+def affinity_like(kernel, size, *, at=None, bounds=None, outside=None, order=(0, 1, 2), finish=None):
     """The affinity in which the steps that are given replace the right ones."""
     sides = torch.tensor(kernel.shape[1:])
     axes = torch.meshgrid(*[torch.arange(size[a]) for a in order], indexing="ij")
     places = torch.stack([axes[order.index(a)] for a in range(3)], -1).flatten(0, 2)  # (N, 3)
     offset = places[None] - places[:, None]  # (N, N, 3), key - query
     entry = (offset + sides // 2) if at is None else at(offset, sides, torch.tensor(size))
+    if bounds is not None:
+        return looked_up(kernel, entry, bounds(entry, sides, offset))
     inside = ((entry >= 0) & (entry < sides)).all(-1)  # (N, N)
     t, h, w = (entry % sides if outside == "wrap" else entry.clamp(torch.zeros(3).long(), sides - 1)).unbind(-1)
     out = kernel[:, t, h, w]  # (h, N, N)
     out = out if outside else out * inside
     return out if finish is None else finish(out, inside)
+
+
+def looked_up(kernel, entry, inside):
+    """Entries as Python takes them: one below 0 counts from the end, one behind the end is an error."""
+    t, h, w = (entry * inside[..., None]).unbind(-1)
+    return kernel[:, t, h, w] * inside  # (h, N, N)
 
 
 def around(offset, sides, size):
@@ -78,7 +86,9 @@ AFFINITIES = Choices(
                 "the offsets are taken in the order (W, H, T); it is (T, H, W)",
                 lambda o, n, s: o[..., [2, 1, 0]] + n // 2,
             ),
+            *((text, lambda o, n, s, f=f: o + f(n)) for text, f in instead_of_radius(("time", "height", "width"))),
         ),
+        "bounds": instead_of_bounds(("time", "height", "width")),
         "outside": (
             ("outside the tube the affinity must be 0; you use the nearest entry of the kernel", "nearest"),
             ("outside the tube the affinity must be 0; you count around the end of the kernel", "wrap"),
@@ -113,6 +123,10 @@ AFFINITIES = Choices(
             ("the heads are the last axis: bring them to the front", lambda a, i: a.permute(1, 2, 0)),
         ),
     },
+    together=tuple(
+        (text, dict(at=lambda o, n, s, f=f: o + f(n), bounds=lambda entry, n, o, f=f: (o.abs() <= f(n)).all(-1)))
+        for text, f in instead_of_radius(("time", "height", "width"))
+    ),
 )
 
 
@@ -124,6 +138,7 @@ def affinity_cases():
             (2, (5, 3, 1), (4, 3, 2)),
             (3, (1, 3, 5), (2, 4, 3)),
             (2, (3, 5, 3), (3, 2, 5)),
+            (1, (3, 5, 5), (2, 3, 3)),  # all keys lie in the tube
         )
     ]
 
@@ -630,6 +645,10 @@ GLOBAL = Steps(
                     "places, then transpose",
                     to_tokens_wrongly,
                 ),
+                *(
+                    (text, lambda s, f=f: s.update(size=s["x"].shape[2:], x=f(s["x"])))
+                    for text, f in instead_of_tokens("THW")[1:]
+                ),
             ),
         ),
         KEEP,
@@ -747,9 +766,9 @@ def scores_literal(net, x):
     return net.head(net.norm(x).mean((2, 3, 4)))  # (B, K)
 
 
-def scores_like(net, x, *, blocks=None, norm=None, pool=None, head=None):
+def scores_like(net, x, *, stages=(1, 2, 3, 4), blocks=None, norm=None, pool=None, head=None):
     """The scores in which the steps that are given replace the right ones."""
-    for i in range(1, 5):
+    for i in stages:
         x = getattr(net, f"patch_embed{i}")(x)
         stage = list(getattr(net, f"blocks{i}"))
         for block in stage if blocks is None else blocks(stage, i):
@@ -762,6 +781,10 @@ def scores_like(net, x, *, blocks=None, norm=None, pool=None, head=None):
 SCORES = Choices(
     scores_like,
     {
+        "stages": tuple(
+            (f"stage {n} is left out, its patch embedding and its blocks", tuple(i for i in range(1, 5) if i != n))
+            for n in range(1, 5)
+        ),
         "blocks": (
             ("only the first block of each stage is used", lambda stage, i: stage[:1]),
             (

@@ -11,6 +11,8 @@ of mistake produces candidates from what is known of an exercise:
     operations what may stand in place of a softmax, a product, a roll, a centre
     tables     the index into a table of relative positions; offsets read what it is made of
     steps      a sequence of named steps, one of them forgotten, moved or done wrongly
+    operations one function with a wrong setting, or several that make one idea
+    relations  a mask of pairs with a wrong relation along one axis or several
 
 `explain` tries the exercise's own mistakes first, then the kinds, then two mistakes at once. Its answer describes the
 reader's result in every case, number by number; where nothing does so, there is no answer. Candidates are tried
@@ -49,7 +51,8 @@ def explain(exercise: Exercise, function: Callable, outcomes: list[Outcome], err
     error, so what is said must also make an error in the cases that have no result.
     """
     if not any(isinstance(o.got, Tensor) and not o.right for o in outcomes):
-        return None  # nothing wrong was returned, so no mistake can be recognised by its numbers
+        # nothing wrong was returned, so no mistake can be recognised by its numbers
+        return by_failures(exercise, function, outcomes) if error else None
     said = search(exercise, function, outcomes, error)
     if any(floats_for_whole(o.got, o.want) for o in outcomes):
         if not said or said == NAN:
@@ -64,6 +67,27 @@ def explain(exercise: Exercise, function: Callable, outcomes: list[Outcome], err
             )
             return f"{said}. Besides, your {remedy}"
     return said
+
+
+def by_failures(exercise: Exercise, function: Callable, outcomes: list[Outcome]) -> str | None:
+    """The sentence of the first mistake of an exercise that is right in the same cases, and fails in the same others.
+
+    Asked for are cases of both sorts, and six of them in all.
+    """
+    torch.manual_seed(1)
+    more = [Outcome(args, None, attempt(function, clone(args))) for args in exercise.more()]
+    if len({o.got is None for o in outcomes}) < 2 or len(outcomes) + len(more) < 6:
+        return None
+    until = monotonic() + SECONDS
+    for sentence, candidate in [
+        *exercise.mistakes,
+        *(c for kind in exercise.kinds for c in kind.candidates(function, outcomes)),
+    ]:
+        if monotonic() > until:
+            return None
+        if fits(candidate, outcomes, error=True) and fits(candidate, more, error=True):
+            return sentence
+    return None
 
 
 def floats_for_whole(got: Tensor | None, want: Tensor) -> bool:
@@ -122,7 +146,9 @@ def fits(candidate: Callable, outcomes: list[Outcome], error: bool = False) -> b
 
 def right_function(exercise: Exercise) -> Callable:
     """The right answer, computed as fast as may be."""
-    return next((kind.function for kind in exercise.kinds if hasattr(kind, "function")), exercise.piece)
+    return next(
+        (kind.function for kind in exercise.kinds if hasattr(kind, "function")), exercise.driven(exercise.piece)
+    )
 
 
 def single(exercise: Exercise, function: Callable, outcomes: list[Outcome]) -> Iterator[tuple[str, Callable]]:

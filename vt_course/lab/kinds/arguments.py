@@ -1,15 +1,16 @@
 """Kinds that need only the right function: it was computed on wrong arguments.
 
 One argument stands for another, is not used (as if it were 0 or 1), has the other sign, is off by one, is transposed;
-the entries of a tuple are exchanged; only the first image of a batch is used.
+the entries of a tuple are exchanged; only the first image of a batch is used; modules of a block are not called.
 """
 
 import inspect
 from collections.abc import Callable, Iterator
-from itertools import permutations
+from copy import copy
+from itertools import combinations, permutations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vt_course.lab.kinds.common import Outcome, first_wrong
 
@@ -27,6 +28,8 @@ def edits(exercise, outcomes: list[Outcome]) -> Iterator[tuple[str, Callable]]:
             yield from of_number(i, name, value)
         elif isinstance(value, tuple):
             yield from of_tuple(i, name, value, exercise.parts.get(name) or [f"{name}[{k}]" for k in range(len(value))])
+        elif callable(value) or hasattr(value, "__dict__"):
+            yield from of_modules(i, name, value)
         elif isinstance(value, str):
             yield from of_text(i, name, value, {o.args[i] for o in outcomes})
     for i, name in enumerate(names[: len(args)]):
@@ -205,8 +208,53 @@ def of_tuple(i: int, name: str, value: tuple, parts):
                 lambda t, k=k: tuple(v if m == k else -v for m, v in enumerate(t)),
             )
             yield edited(f"{part} is used for all entries of `{name}`", i, lambda t, k=k: (t[k],) * len(t))
+    for by, words in ((-1, "are they counted from 1, and not from 0?"), (1, "are they counted one place too late?")):
+        yield edited(
+            f"every entry of `{name}` is off by one: your result is that of {name} {'-+'[by > 0]} 1; {words}",
+            i,
+            lambda t, by=by: tuple(v + by for v in t),
+        )
     yield edited(f"all entries of `{name}` have the other sign", i, lambda t: tuple(-v for v in t))
     yield edited(f"`{name}` is not used: your result is that of zeros", i, lambda t: (0,) * len(t))
+
+
+def of_modules(i: int, name: str, value):
+    """Up to three of the modules of a block, or all its norms, are not called; two of them are exchanged."""
+    parts = modules_of(value)
+    norms = tuple(n for n in parts if "norm" in n)
+    few = len(parts) <= 8  # a network of many stages takes too long to be tried without each two of them
+    groups = [g for size in ((1, 2, 3) if few else (1,)) for g in combinations(parts, size)]
+    for group in [*groups, norms] if len(norms) > 3 else groups:
+        listed = " and ".join(f"`{n}`" for n in group)
+        yield edited(
+            f"{listed} {'is' if len(group) == 1 else 'are'} not called: your result is that of a `{name}` without "
+            f"{'it' if len(group) == 1 else 'them'}",
+            i,
+            lambda block, group=group: with_parts(block, {n: nn.Identity() for n in group}),
+        )
+    for a, b in combinations(parts, 2) if few else ():
+        yield edited(
+            f"`{a}` and `{b}` are exchanged",
+            i,
+            lambda block, a=a, b=b: with_parts(block, {a: getattr(block, b), b: getattr(block, a)}),
+        )
+
+
+def modules_of(value) -> list[str]:
+    """The names of what a block calls, in order."""
+    if isinstance(value, nn.Module):
+        return [n for n, _ in value.named_children()]
+    return [n for n, part in vars(value).items() if callable(part) and n != "call"]
+
+
+def with_parts(block, parts: dict):
+    """The same block with some of its modules replaced; the other modules are shared."""
+    new = copy(block)
+    if isinstance(block, nn.Module):
+        new._modules = dict(block._modules)
+    for name, part in parts.items():
+        setattr(new, name, part)
+    return new
 
 
 def of_text(i: int, name: str, value: str, seen: set):

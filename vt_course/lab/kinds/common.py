@@ -70,9 +70,12 @@ def clone(args: tuple) -> tuple:
 
 
 def attempt(function: Callable, args: tuple):
-    """The result of a candidate, or None where this mistake cannot be made. Candidates are ours: all errors count."""
+    """The result of a candidate, or None where this mistake cannot be made. Candidates are ours: all errors count.
+
+    Tensors are copied. Modules are not, which would take most of the time: candidates only call them.
+    """
     try:
-        out = function(*clone(args))
+        out = function(*(a.clone() if isinstance(a, Tensor) else a for a in args))
     except (Exception, SystemExit):
         return None
     return as_tensor(out)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from difflib import get_close_matches
 
-from torch import Tensor
+from torch import Tensor, nn
 
 WHOLE = (
     "a size or index must be a whole number: divide with `//`, or write `int(...)` around it (`/` and `np.ceil` always "
@@ -65,7 +65,7 @@ def explain_error(
         return wrong_type(text, function, names)
     if isinstance(error, ValueError) and "to unpack" in text:
         return unpacking(text, names, args)
-    return shapes(error, text, names, args, sizes)
+    return in_module(error, text, names, args) or shapes(error, text, names, args, sizes)
 
 
 def unknown_name(name: str | None, function: Callable, names: list[str]) -> str | None:
@@ -245,6 +245,52 @@ def wrong_type(text: str, function: Callable, names: list[str]) -> str | None:
     return None
 
 
+# What PyTorch's layers say of a wrong number of channels: how many they want, and how many they get.
+CHANNELS = (
+    r"expected input.* to have (?P<want>\d+) channels, but got (?P<got>\d+)",
+    r"running_mean should contain (?P<got>\d+) elements not (?P<want>\d+)",
+    r"expected input with shape \[\*, (?P<want>\d+)\], but got input of size\[(?:\d+, )*(?P<got>\d+)\]",
+    r"mat1 and mat2 shapes cannot be multiplied \(\d+x(?P<got>\d+) and (?P<want>\d+)x\d+\)",
+)
+
+
+def in_module(error: BaseException, text: str, names: list[str], args: tuple) -> str | None:
+    """A module of an argument got another number of channels than it has: which one, and what may have happened."""
+    found = next((f for f in (re.search(p, text) for p in CHANNELS) if f), None)
+    where = module_that_raised(error, names, args)
+    if not found or not where:
+        return None
+    return (
+        f"`{where}` has {found['want']} channels, and what it is given has {found['got']} there: is a step before it "
+        "left out, or is it given the result of another one? Or are the channels at another place than it wants "
+        "(axis 1 of a map, the last axis of tokens)?"
+    )
+
+
+def module_that_raised(error: BaseException, names: list[str], args: tuple) -> str | None:
+    """The name of the innermost module of an argument in which an error was raised, as in `net.blocks1.0`."""
+    known = {
+        id(module): f"{name}.{path}" if path else name
+        for name, value in zip(names, args)
+        for path, module in submodules(value)
+    }
+    trace, where = error.__traceback__, None
+    while trace is not None:
+        where = known.get(id(trace.tb_frame.f_locals.get("self")), where)
+        trace = trace.tb_next
+    return where
+
+
+def submodules(value):
+    """Pairs of a path and a module: those of a module, or of the attributes of another object."""
+    if isinstance(value, nn.Module):
+        yield from value.named_modules()
+    elif hasattr(value, "__dict__") and not isinstance(value, type):
+        for name, part in vars(value).items():
+            if isinstance(part, nn.Module):
+                yield from ((f"{name}.{path}" if path else name, module) for path, module in part.named_modules())
+
+
 def unpacking(text: str, names: list[str], args: tuple) -> str:
     return f"the number of names on the left does not fit: {tensors(names, args) or 'count what is unpacked'}"
 
@@ -309,7 +355,10 @@ def shapes(error: BaseException, text: str, names: list[str], args: tuple, sizes
     if "mean(): could not infer output dtype" in text or "Can only calculate the mean of floating" in text:
         return "a mean needs floating-point numbers: `.float()` first"
     if isinstance(error, IndexError) and "out of" in text:
-        return "an index lies outside its axis, which has the places 0 to length - 1: is something off by one?"
+        return (
+            "an index lies outside its axis, which has the places 0 to length - 1: is something off by one, or a bound "
+            "not tested?"
+        )
     return None
 
 

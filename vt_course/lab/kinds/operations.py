@@ -16,13 +16,17 @@ class Choices:
 
     function: function(*arguments, **settings); without settings it gives the right answer.
     settings: for each keyword, pairs of a sentence and a wrong value.
+    together: pairs of a sentence and several settings that make one idea, {keyword: wrong value}.
     """
 
     function: Callable
     settings: dict[str, tuple[tuple[str, object], ...]]
+    together: tuple[tuple[str, dict], ...] = ()
 
     def candidates(self, function: Callable, outcomes: list[Outcome]) -> Iterator[tuple[str, Callable]]:
         for _, sentence, setting in self.single():
+            yield sentence, self.with_settings(setting)
+        for sentence, setting in self.together:
             yield sentence, self.with_settings(setting)
 
     def pairs(self, outcomes: list[Outcome]) -> Iterator[tuple[str, str, Callable]]:
@@ -228,4 +232,135 @@ def instead_of_centre(whole: str, lengths: dict[str, Callable], right: str) -> t
                 )
     for text, start in {f"{whole} // 2": lambda n: n // 2, f"{whole} // 4": lambda n: n // 4}.items():
         out.append((f"you begin at {text}; {right}", lambda n, *others, s=start: s(n)))
+
+
+def instead_of_tokens(axes: str) -> tuple[tuple[str, Callable], ...]:
+    """What may stand in place of `maps.flatten(2).mT`, maps (B, C, *places) -> tokens (B, N, C).
+
+    `axes` are the letters of the places, "HW" or "THW", slowest first.
+    """
+    right = " ".join(axes)
+    out = [
+        (
+            "a reshape makes tokens of the map without moving its channels: flatten the places, then bring the "
+            "channels to the end with a transpose",
+            lambda m: m.reshape(len(m), -1, m.shape[1]),
+        )
+    ]
+    for order in permutations(range(len(axes))):
+        if order != tuple(range(len(axes))):
+            out.append(
+                (
+                    f"the places of the map become tokens in the order ({' '.join(axes[a] for a in order)}), slowest "
+                    f"first; it must be ({right})",
+                    lambda m, order=order: m.permute(0, 1, *(2 + a for a in order)).flatten(2).mT,
+                )
+            )
+    return tuple(out)
+
+
+def instead_of_ratio() -> tuple[tuple[str, Callable], ...]:
+    """What may stand in place of i · n // N, the old place of each of N new ones: functions of n and N."""
+    whole = "the ratio of the two sizes is rounded to a whole number before it is used: multiply first, i · n // N"
+
+    def of(f):
+        return lambda n, N: f(torch.arange(N), n, N)
+
+    return (
+        (whole, of(lambda i, n, N: i // (N // n))),
+        (whole, of(lambda i, n, N: (i // max(N // n, 1)) % n)),
+        (whole, of(lambda i, n, N: (i // max(N // n, 1)).clamp(max=n - 1))),
+        (whole, of(lambda i, n, N: i * (n // N))),
+        (whole, of(lambda i, n, N: (i // round(N / n)).clamp(max=n - 1))),
+        (
+            f"each place is repeated N // n times, which reaches N only where n divides N: {whole}",
+            lambda n, N: torch.arange(n).repeat_interleave(N // n),
+        ),
+        (
+            f"each place is repeated N // n times, which reaches N only where n divides N: {whole}",
+            lambda n, N: torch.arange(n).repeat_interleave(max(N // n, 1)),
+        ),
+        (
+            "the place is rounded to the nearest whole number; round down",
+            of(lambda i, n, N: (i * n / N).round().long().clamp(max=n - 1)),
+        ),
+        ("the place is rounded up; round down", of(lambda i, n, N: (-(-i * n // N)).clamp(max=n - 1))),
+        (
+            "the last new place is made to fall on the last old one (i · (n-1) / (N-1), rounded down): it is i · n / N",
+            of(lambda i, n, N: i * (n - 1) // max(N - 1, 1)),
+        ),
+        (
+            "the last new place is made to fall on the last old one (i · (n-1) / (N-1), rounded): it is i · n / N, "
+            "rounded down",
+            of(lambda i, n, N: (i * (n - 1) / max(N - 1, 1)).round().long()),
+        ),
+        ("n and N are exchanged in the ratio: it is i · n // N", of(lambda i, n, N: (i * N // n).clamp(max=n - 1))),
+    )
+
+
+def instead_of_radius(axes: tuple[str, ...]) -> tuple[tuple[str, Callable], ...]:
+    """What may stand in place of `sides // 2`, the radius of a window along each axis: functions of the sides."""
+    own = "each axis has its own, half of its side rounded down"
+    return (
+        *(
+            (f"the radius along {name} is used along all axes: {own}", lambda n, a=a: (n[a] // 2).expand(len(n)))
+            for a, name in enumerate(axes)
+        ),
+        (f"the largest radius is used along all axes: {own}", lambda n: n.max().expand(len(n)) // 2),
+        (f"the smallest radius is used along all axes: {own}", lambda n: n.min().expand(len(n)) // 2),
+        ("the radius is rounded up: it is half of the side, rounded down", lambda n: (n + 1) // 2),
+        ("the side is used in place of the radius, which is half of it, rounded down", lambda n: n),
+        ("the radius is one too small: it is half of the side, rounded down", lambda n: n // 2 - 1),
+    )
+
+
+def instead_of_bounds(axes: tuple[str, ...]) -> tuple[tuple[str, Callable], ...]:
+    """What may stand in place of the test 0 <= entry < side along each axis: functions of entry, sides and offset.
+
+    Entries are (..., axes), and so are the offsets from the middle of the window. The result is (...), True inside.
+    """
+    low, high = (lambda e, n: e >= 0), (lambda e, n: e < n)
+    negative = "an index below 0 counts from the end in Python, and raises nothing"
+    out = [
+        (f"the lower bound is not tested: {negative}", lambda e, n, o: high(e, n).all(-1)),
+        (
+            "the upper bound is not tested: an entry behind the end does not exist, the number there is 0",
+            lambda e, n, o: low(e, n).all(-1),
+        ),
+        ("no bound is tested: outside the window the number is 0", lambda e, n, o: (e == e).all(-1)),
+        (
+            "the entry is tested against `<= side`; the last one is side - 1",
+            lambda e, n, o: ((e >= 0) & (e <= n)).all(-1),
+        ),
+        ("entry 0 is left out: the test is `> 0`, it must be `>= 0`", lambda e, n, o: ((e > 0) & (e < n)).all(-1)),
+        (
+            "the last entry is left out: the test is `< side - 1`, it must be `< side`",
+            lambda e, n, o: ((e >= 0) & (e < n - 1)).all(-1),
+        ),
+        (
+            "the window ends one place too early at both ends: an offset may be as large as the radius",
+            lambda e, n, o: (o.abs() < n // 2).all(-1),
+        ),
+        (
+            "the offset may be as large as the side: it may be as large as the radius, half of the side rounded down",
+            lambda e, n, o: (o.abs() <= n).all(-1),
+        ),
+        (
+            "one axis inside is enough for you: all must be inside (`and`, not `or`)",
+            lambda e, n, o: (low(e, n) & high(e, n)).any(-1),
+        ),
+    ]
+    for a, name in enumerate(axes):
+        others = [b for b in range(len(axes)) if b != a]
+
+        def inside(e, n, a=a, others=others, lower=True, upper=True):
+            rest = (low(e, n) & high(e, n))[..., others].all(-1)
+            own = (low(e, n)[..., a] | (not lower)) & (high(e, n)[..., a] | (not upper))
+            return rest & own
+
+        out += [
+            (f"along {name} the upper bound is not tested", lambda e, n, o, f=inside: f(e, n, upper=False)),
+            (f"along {name} the lower bound is not tested: {negative}", lambda e, n, o, f=inside: f(e, n, lower=False)),
+            (f"along {name} no bound is tested", lambda e, n, o, f=inside: f(e, n, lower=False, upper=False)),
+        ]
     return tuple(out)

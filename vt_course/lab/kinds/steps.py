@@ -1,4 +1,5 @@
-"""A whole `forward` as a sequence of named steps: one of them forgotten, moved, exchanged, repeated or done wrongly."""
+"""A whole `forward` as a sequence of named steps: one of them forgotten, moved, exchanged, repeated or done wrongly,
+or given what an earlier step had not yet changed."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -54,11 +55,18 @@ class Steps:
         for names in self.together:
             left = {i: None for i, step in enumerate(self.steps) if step.name in names}
             yield f"the steps {' and '.join(f'“{n}”' for n in names)} are forgotten", self.changed(left)
+        for _, sentence, change in self.early():
+            yield sentence, self.changed(change)
         yield from self.moves()
 
     def pairs(self, outcomes: list[Outcome]) -> Iterator[tuple[str, str, Callable]]:
         for first, second, a, b in at_two_places(self.changes()):
             yield first, second, self.changed(a | b)
+        early = list(self.early())
+        for i, first, change in self.changes():
+            for _, second, taken in early:
+                if i not in taken:
+                    yield first, second, self.changed(change | taken)
         for _, first, change in self.changes():
             for second, i, j in self.places():
                 if i not in change:
@@ -70,6 +78,25 @@ class Steps:
             yield i, f"the step “{step.name}” is forgotten", {i: None}
             for sentence, do in step.wrong:
                 yield i, sentence, {i: do}
+
+    def early(self):
+        """Triples as those of `changes`: a step is given the `x` from before an earlier step; near ones first."""
+        for far in range(1, len(self.steps)):
+            for j, i in zip(range(len(self.steps)), range(far, len(self.steps))):
+                yield (
+                    i,
+                    f"the step “{self.steps[i].name}” is given what there was before “{self.steps[j].name}”",
+                    {j: lambda s, j=j: (s.update(early=s["x"]), self.steps[j].do(s)), i: self.on_early(self.steps[i])},
+                )
+
+    def on_early(self, step: Step) -> Callable[[dict], None]:
+        def do(state: dict) -> None:
+            now, state["x"] = state["x"], state["early"]
+            step.do(state)
+            if state["x"] is state["early"]:  # the step changes something else
+                state["x"] = now
+
+        return do
 
     def changed(self, change: dict, moved: int | None = None, to: int | None = None) -> Callable:
         order = list(range(len(self.steps)))

@@ -11,6 +11,7 @@ from vt_course.lab.show.clips import film_strip, play, sampling, token, views
 from vt_course.lab.show.compare import expected_got
 from vt_course.lab.show.curves import ceilings, confusion, cost_curves, curves, token_flow
 from vt_course.lab.show.dataset import dataset
+from vt_course.lab.show.experiments import intervals, orders, tradeoff
 from vt_course.lab.show.explore import explore_windows
 from vt_course.lab.show.families import families
 from vt_course.lab.show.gallery import gallery
@@ -21,6 +22,8 @@ from vt_course.lab.show.windows import (
     bias_tables,
     hierarchy_2d,
     index_matrix,
+    marked_mask,
+    mask_of_window,
     regions_2d,
     shift_mask,
     table_cutouts,

@@ -13,7 +13,7 @@ from PIL import Image
 from vt_course import CourseError
 from vt_course.colours import BLUE, YELLOW
 from vt_course.data.transforms import IMAGENET_MEAN, IMAGENET_STD, resize
-from vt_course.lab.show.style import array, bare, figure, headline, ink
+from vt_course.lab.show.style import array, bare, figure, headline, ink, page_size
 
 
 def frames_of(clip) -> np.ndarray:
@@ -83,7 +83,7 @@ def play(clip, fps: float = 16, width: int = 336) -> Picture:
     for pixels, colours in ((30_000, 64), (30_000, 32), (12_000, 32), (12_000, 16), (4_000, 16)):
         data = animated(thumbnails(frames, pixels), fps, colours)
         if len(data) <= PLAY_BYTES:
-            return Picture(data=data, format="png", width=width)
+            return Picture(data=data, format="png", **page_size(width))
     raise CourseError(
         f"{len(frames)} frames do not fit into {PLAY_BYTES // 1000} kB; give every second one, at half the fps"
     )

@@ -185,8 +185,13 @@ def ceilings(results: dict, ceilings: dict, title: str | None = None, width: flo
 
 
 @figure
-def curves(histories: dict, ylabel: str, title: str | None = None, xlabel: str = "epoch") -> Figure:
-    """Curves over training: name -> values per epoch, or name -> dict(x=[...], y=[...])."""
+def curves(
+    histories: dict, ylabel: str, title: str | None = None, xlabel: str = "epoch", levels: dict | None = None
+) -> Figure:
+    """Curves over training: name -> values per epoch, or name -> dict(x=[...], y=[...]).
+
+    `levels`: name -> a value of y to compare with, such as the loss of a guess; dotted lines.
+    """
     fig, axes = plt.subplots(figsize=(9, 4.2))
     for i, (name, history) in enumerate(histories.items()):
         given = isinstance(history, dict)
@@ -202,6 +207,8 @@ def curves(histories: dict, ylabel: str, title: str | None = None, xlabel: str =
             markevery=max(1, len(y) // 20),
             label=name,
         )
+    for name, level in (levels or {}).items():
+        axes.axhline(level, color="0.35", linestyle=":", linewidth=2, zorder=0, label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid()

@@ -52,6 +52,7 @@ def dataset(clips: list[dict], title: str | None = None) -> Figure:
     right.set(xlabel="length in seconds", ylabel="clips", ylim=(0, None))
     right.set_title(f"{len(clips):,} clips" + (f", {unreadable:,} unreadable" if unreadable else ""))
     left.set_title(f"{len(names):,} class" + "es" * (len(names) > 1))
+    right.yaxis.get_major_locator().set_params(integer=True)
     left.grid(axis="x" if named else "y")
     right.grid(axis="y")
     for axes in (left, right):

@@ -10,6 +10,7 @@ from IPython.display import Image as Picture
 from PIL import Image
 
 from vt_course import CourseError
+from vt_course.lab.show.style import WIDE, page_size
 from vt_course.lab.show.windows import regions_2d, shift_mask, window_numbers, windows_3d
 from vt_course.models import swin
 
@@ -36,13 +37,13 @@ def explore_windows(size, window, shift, roll=None, mask=None):
         return stacked(pictures(size, window, shift, roll or package_roll, mask or swin.shift_mask))
 
     if os.environ.get("VT_COURSE_STATIC"):
-        return Picture(draw(window, shift), width=900)
+        return Picture(draw(window, shift), **page_size(WIDE))
     try:
         import ipywidgets as widgets
     except ImportError:
-        return Picture(draw(window, shift), width=900)
+        return Picture(draw(window, shift), **page_size(WIDE))
 
-    image = widgets.Image(value=draw(window, shift), format="png", width=900)
+    image = widgets.Image(value=draw(window, shift), format="png", width=WIDE)
     names = "THW"[-len(size) :]
     sides = [
         widgets.SelectionSlider(options=[w for w in range(1, s + 1) if s % w == 0], value=w, description=f"window {n}")

@@ -6,9 +6,12 @@ import torch
 from matplotlib.figure import Figure
 
 from vt_course import CourseError, closest
+from vt_course.files import read_json
 from vt_course.lab.show.style import COLOURS, MARKERS, figure
+from vt_course.training.experiments.rows import home
 
 ROW = "families-motion"
+TIMES = "bench_minis_cpu.json"
 ORDERS = {"normal": "frames in order", "shuffled": "shuffled", "reversed": "in reverse", "single": "one frame repeated"}
 
 
@@ -17,6 +20,9 @@ def measured(result: dict) -> dict[str, dict]:
     from vt_course.models import ZOO, create
     from vt_course.models.cost import count_macs
 
+    path = home() / "results" / TIMES
+    rows = read_json(path, "restore it, or run `vt-course bench minis --json`", dict)["rows"]
+    timed = {row["model"]: row for row in rows}
     families = {}
     for name, variant in result["variants"].items():
         model, runs = result["depends_on"]["recipes"][name]["model"], variant["runs"]
@@ -29,7 +35,8 @@ def measured(result: dict) -> dict[str, dict]:
             "cost": {
                 "parameters,\nthousands": runs[0]["parameters"] / 1e3,
                 "MACs of a clip,\nmillions": macs / 1e6,
-                "peak memory,\nMB": float(np.median([run["peak_memory_mb"] for run in runs])),
+                "time of a clip,\nms": timed[model]["ms"],
+                "memory of a clip,\nMB": timed[model]["peak_mb"],
             },
         }
     return families
@@ -42,8 +49,9 @@ def families(*names: str) -> Figure:
     `names`: of the families, as in results/experiments/families-motion.json; without names, all. Left: the accuracy on
     test clips, one mark for each seed. All were trained with their frames in order, and tested in four orders. Dashed:
     what one frame can tell at most (12.5 %), and what frames without order can tell at most (50 %).
-    Right: parameters, multiply-accumulates of one clip, and memory of one training. Seconds are not drawn, because the
-    runs were made beside other work.
+    Right: parameters, multiply-accumulates of one clip, and the milliseconds and the memory that one clip takes,
+    forward and backward, on one core of a CPU, where all models took turns in one process (`vt-course bench minis`).
+    The seconds of the trainings are not drawn, because they were made beside other work.
 
     Raises `CourseError` for a family that was not measured, and outside a checkout, which holds the measurements.
     """
@@ -61,7 +69,7 @@ def families(*names: str) -> Figure:
     names = names or tuple(known)
     titles = list(known[names[0]]["cost"])
     fig, (axes, *bars) = plt.subplots(
-        1, 1 + len(titles), figsize=(11, 1.9 + 0.62 * len(names)), sharey=True, width_ratios=[3.4] + [1] * len(titles)
+        1, 1 + len(titles), figsize=(12, 1.9 + 0.62 * len(names)), sharey=True, width_ratios=[3.4] + [1] * len(titles)
     )
     for n, (order, label) in enumerate(ORDERS.items()):
         for i, name in enumerate(names):
@@ -78,7 +86,8 @@ def families(*names: str) -> Figure:
         values = [known[name]["cost"][title] for name in names]
         panel.barh(range(len(names)), values, height=0.55, color="0.8", edgecolor="0.4")
         for i, value in enumerate(values):
-            panel.text(0.04 * max(values), i, f"{value:,.0f}", va="center")
+            text = f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+            panel.text(0.04 * max(values), i, text, va="center")
         panel.set(title=title, xticks=[])
         panel.title.set_fontsize(11)
         panel.spines[["left", "bottom"]].set_visible(False)

@@ -8,8 +8,8 @@ from vt_course.lab.show.style import array, bare, figure, headline
 
 
 @figure
-def gallery(images, names=None, title: str | None = None, columns: int = 8) -> Figure:
-    """Images uint8 (n, H, W, 3) in rows of `columns`.
+def gallery(images, names=None, title: str | None = None, columns: int = 8, width: float = 10) -> Figure:
+    """Images uint8 (n, H, W, 3) in rows of `columns`. `width`: of the figure, in inches.
 
     `names`: one for each image, or one for each column, which stands above the first row.
     """
@@ -24,12 +24,12 @@ def gallery(images, names=None, title: str | None = None, columns: int = 8) -> F
             f"{len(names)} names for {n} images in {columns} columns: give one for each image or each column"
         )
     rows = -(-n // columns)
-    side, line = 10 / columns, 0.28 * bool(any(names))  # inches
+    side, line = width / columns, 0.28 * bool(any(names))  # inches
     fig, grid = plt.subplots(
         rows,
         columns,
         squeeze=False,
-        figsize=(10, rows * (side * H / W + (line if len(names) == n else 0)) + line + 0.35 * bool(title)),
+        figsize=(width, rows * (side * H / W + (line if len(names) == n else 0)) + line + 0.35 * bool(title)),
     )
     fig.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
     for axes in grid.flat:

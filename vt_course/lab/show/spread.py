@@ -1,5 +1,7 @@
 """Figures of repeated measurements: one dot for each."""
 
+import math
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
@@ -17,6 +19,7 @@ def spread(
     marks: dict | None = None,
     paired: bool = False,
     median: bool = False,
+    width: float = 10,
 ) -> Figure:
     """One dot for each measurement and a line at their mean, with the mean and the standard deviation as text.
 
@@ -24,7 +27,7 @@ def spread(
     `marks`: legend -> {name: value}, numbers of another kind in the same rows, for instance a
     published one. `paired`: the n-th values of all rows belong together, for instance to one
     seed; a thin line joins them. `median`: draw and write the median, without a deviation. Use it
-    for times, because a few of them may be far off.
+    for times, because a few of them may be far off. `width`: of the figure, in inches.
     """
     for name, values in rows.items():
         if array(values).ndim != 1 or not len(values):
@@ -34,9 +37,12 @@ def spread(
             raise CourseError(f"marks {label!r} name {', '.join(map(repr, unknown))}, which is no row")
     if paired and len({len(values) for values in rows.values()}) > 1:
         raise CourseError("paired rows need equally many values each")
-    fig, axes = plt.subplots(figsize=(10, 0.62 * len(rows) + 1.2 + 0.35 * bool(marks)))
+    fig, axes = plt.subplots(figsize=(width, 0.62 * len(rows) + 1.2 + 0.35 * bool(marks)))
     for together in zip(*rows.values()) if paired else ():
         axes.plot(together, range(len(rows)), color="0.6", linewidth=1)
+    deviations = [array(v).astype(float).std(ddof=1) for v in rows.values() if len(v) > 1 and not median]
+    # As many decimals in all rows: two digits of the largest deviation.
+    places = max(0, 1 - math.floor(math.log10(max(deviations) or 1))) if deviations else None
     for i, values in enumerate(array(v).astype(float) for v in rows.values()):
         axes.plot(
             values,
@@ -55,9 +61,9 @@ def spread(
             linewidth=2.5,
             label=("median" if median else "mean") if i == 0 else None,
         )
-        text = f"{middle:.3g}"
+        text = f"{middle:.3g}" if places is None else f"{middle:.{places}f}"
         if len(values) > 1 and not median:
-            text += f" ± {values.std(ddof=1):.2g}"
+            text += f" ± {values.std(ddof=1):.{places}f}"
         axes.annotate(text, (1.01, i), xycoords=("axes fraction", "data"), va="center", size=12)
     for n, (label, values) in enumerate((marks or {}).items()):
         axes.plot(

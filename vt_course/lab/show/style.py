@@ -6,6 +6,7 @@ from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.core.pylabtools import print_figure
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
@@ -37,16 +38,43 @@ STYLE = {
     "grid.color": "0.5",
 }
 
+# The most pixels of a page that a figure takes. JupyterLab has room for it on a laptop, beside its list of files.
+WIDE = 800
+
+
+def page_size(pixels: int) -> dict:
+    """How wide a page shows a picture of so many pixels: the metadata of an output, as IPython's `Image` takes them.
+
+    `unconfined` keeps this width on a narrower page, such as a phone's: there the figure scrolls and stays readable.
+    """
+    return {"width": min(pixels, WIDE), "unconfined": True}
+
+
+def png_width(png: bytes) -> int:
+    """The pixels of a row, which every PNG states in these bytes."""
+    return int.from_bytes(png[16:20], "big")
+
+
+def output(fig: Figure) -> tuple[dict, dict]:
+    """What a cell shows of a figure, and its metadata: IPython's own PNG, with the size that it has on a page."""
+    png = print_figure(fig, "png", bbox_inches="tight")
+    return {"image/png": png}, {"image/png": page_size(png_width(png))}
+
 
 def figure(draw):
-    """Decorator: apply the course's style to `draw` and close its figure, so that a cell shows it only once."""
+    """Decorator: apply the course's style to `draw` and close its figure, so that a cell shows it only once.
+
+    The figure also gets the method by which IPython shows it.
+    """
 
     @wraps(draw)
     def drawn(*args, **kwargs) -> Figure:
         before = set(plt.get_fignums())
         with plt.style.context(["default", STYLE]):
             try:
-                return draw(*args, **kwargs)
+                fig = draw(*args, **kwargs)
+                fig._repr_mimebundle_ = lambda **_: output(fig)
+                return fig
             finally:
                 for number in set(plt.get_fignums()) - before:
                     plt.close(number)

@@ -222,13 +222,18 @@ def gradient_sizes(gradients: dict, title: str | None = None) -> Figure:
     return fig
 
 
+def wilson(share: float, clips: int, z: float = 1.96) -> tuple[float, float]:
+    """The ends of Wilson's interval for the share of all clips, from that of some; z = 1.96 for 95 %."""
+    middle, half = share + z**2 / (2 * clips), z * math.sqrt(share * (1 - share) / clips + z**2 / (4 * clips**2))
+    return (middle - half) / (1 + z**2 / clips), (middle + half) / (1 + z**2 / clips)
+
+
 @figure
 def accuracies(rows: dict, chance: float, title: str | None = None) -> Figure:
-    """Accuracies, name -> (share of clips that are right, number of clips), each with its standard error as a bar.
+    """Accuracies, name -> (share of clips that are right, number of clips), each with its 95 % interval (Wilson's).
 
-    `chance`: the accuracy of guessing, drawn as a dashed line. If all clips or none are right, there is no bar,
-    because the formula of the standard error gives 0, which would be misleading. Raises `CourseError` for a share
-    outside 0 to 1, or without clips.
+    `chance`: the accuracy of guessing, drawn as a dashed line. Raises `CourseError` for a share outside 0 to 1, or
+    without clips.
     """
     fig, axes = plt.subplots(figsize=(10, 0.5 * len(rows) + 1.3 + 0.3 * bool(title)))
     for row, (name, (share, clips)) in enumerate(rows.items()):
@@ -236,14 +241,15 @@ def accuracies(rows: dict, chance: float, title: str | None = None) -> Figure:
             raise CourseError(
                 f"accuracy {name!r} needs a share from 0 to 1 of at least one clip, not {share:g} of {clips}"
             )
-        p, error = 100 * share, 100 * math.sqrt(share * (1 - share) / clips)
-        axes.errorbar(p, row, xerr=error or None, fmt="o", color=BLUE, markersize=8, capsize=5, linewidth=2)
-        text = f"{p:.1f} ± {error:.1f} %" if error else f"{p:.0f} %, ± unknown"
-        axes.text(1.015, row, f"{text} of {clips}", transform=axes.get_yaxis_transform(), va="center", size=11)
+        p, (low, high) = 100 * share, (100 * end for end in wilson(share, clips))
+        bar = [[max(0, p - low)], [max(0, high - p)]]  # where none or all are right, an end is p, but for rounding
+        axes.errorbar(p, row, xerr=bar, fmt="o", color=BLUE, markersize=8, capsize=5, linewidth=2)
+        text = f"{p:.1f} % of {clips} ({low:.1f} to {high:.1f})"
+        axes.text(1.015, row, text, transform=axes.get_yaxis_transform(), va="center", size=11)
     axes.axvline(
         100 * chance, color=VERMILION, linestyle="--", linewidth=1.6, zorder=0, label=f"a guess: {100 * chance:.3g} %"
     )
-    axes.set(xlim=(-3, 103), ylim=(len(rows) - 0.5, -0.5), xlabel="right (%)")
+    axes.set(xlim=(-3, 103), ylim=(len(rows) - 0.5, -0.5), xlabel="right (%), with 95 % intervals")
     axes.set_yticks(range(len(rows)), list(rows))
     axes.grid(axis="x")
     fig.legend(*axes.get_legend_handles_labels(), loc="outside lower left")

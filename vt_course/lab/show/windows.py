@@ -3,9 +3,10 @@
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import ListedColormap, Normalize, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
 
 from vt_course import CourseError
 from vt_course.colours import BLUE, GREEN, ORANGE, PINK, SKY, VERMILION, YELLOW
@@ -186,14 +187,14 @@ def windows_3d(labels, title=None, gap: float = 0.6) -> Figure:
 
 
 @figure
-def shift_mask(mask, window, heads: int | None = None, title: str | None = None, grid=None) -> Figure:
+def shift_mask(mask, window, heads: int | None = None, title: str | None = None, grid=None, columns: int = 4) -> Figure:
     """One small picture for each window: which query (row) may attend to which key (column).
 
     `mask`: (nW, N, N), where 0 means allowed and a negative number means forbidden. `window`: its sides, whose
     product is N. `grid`: the number of windows along each axis. If it is left out, all axes are taken to have
     equally many windows; if nW does not permit that, windows are only numbered. `heads`: the number of heads, for
     the caption (the mask is the same for all). If there are more than 16 windows, each different picture is drawn
-    once, named by its first window.
+    once, named by its first window. `columns`: the most pictures in one row; with fewer the figure is narrower.
     """
     mask, window = array(mask), tuple(window)
     N = int(np.prod(window))
@@ -214,9 +215,9 @@ def shift_mask(mask, window, heads: int | None = None, title: str | None = None,
         shown = [windows[0] for windows in alike.values()]
         for i, *others in alike.values():
             names[i] += f" and {len(others)} more" if others else ""
-    columns = min(len(shown), 4)
+    wide, columns = 7 if columns < 3 else 10, min(len(shown), columns)  # wide: the figure, in inches
     rows = -(-len(shown) // columns)
-    fig, cells = plt.subplots(rows, columns, squeeze=False, figsize=(10, rows * 2.75 + 1.0 + 0.3 * bool(title)))
+    fig, cells = plt.subplots(rows, columns, squeeze=False, figsize=(wide, rows * 2.75 + 1.0 + 0.3 * bool(title)))
     for axes in cells.flat:
         axes.set_axis_off()
     for axes, i in zip(cells.flat, shown):
@@ -226,6 +227,7 @@ def shift_mask(mask, window, heads: int | None = None, title: str | None = None,
         axes.spines[:].set(visible=True, color="0.3")
         axes.set_title(f"{names[i]}: {100 * forbidden[i].mean():.3g} %", size=12)
     caption = f"{N} queries (down) × {N} keys (across) in window ({', '.join('thw'[-len(window) :])}): share forbidden"
+    caption = wrapped(caption, 48) if wide < 10 else caption
     fig.legend(
         handles=[
             Patch(facecolor=ALLOWED, edgecolor="0.3", label="allowed (0)"),
@@ -234,6 +236,99 @@ def shift_mask(mask, window, heads: int | None = None, title: str | None = None,
         loc="outside lower center",
         ncols=2,
         title=caption + (f", the same for all {heads} heads" if heads else ""),
+    )
+    headline(fig, title)
+    return fig
+
+
+@figure
+def mask_of_window(mask, window, query, title: str | None = None) -> Figure:
+    """One mask, enlarged: the row of one query is marked, and its keys are drawn again at their places in the window.
+
+    `mask`: (N, N) of one window, 0 where allowed and negative where forbidden. `window`: its sides (P, M, M).
+    `query`: its place in the window. Left: queries down, keys across. Right: one picture for each time step.
+    """
+    mask, window, query = array(mask), tuple(window), tuple(query)
+    N = int(np.prod(window))
+    if mask.shape != (N, N):
+        raise CourseError(f"the mask of one window {window} has shape ({N}, {N}), not {mask.shape}")
+    if len(query) != 3 or not all(0 <= q < m for q, m in zip(query, window)):
+        raise CourseError(f"query {query} is not in a window of {window}")
+    row = int(np.ravel_multi_index(query, window))
+    steps = (mask[row] < 0).reshape(window)  # (P, M, M)
+    rows = min(len(steps), 2)
+    columns = -(-len(steps) // rows)
+    fig = plt.figure(figsize=(10, 5.2 + 0.35 * bool(title)))
+    grid = fig.add_gridspec(rows, 2 * columns, width_ratios=[1] * 2 * columns)
+    colours = dict(cmap=ListedColormap([ALLOWED, FORBIDDEN]), vmin=0, vmax=1)
+    whole = fig.add_subplot(grid[:, :columns])
+    whole.imshow(mask < 0, **colours)
+    whole.add_patch(Rectangle((-0.5, row - 0.5), N, 1, fill=False, edgecolor=VERMILION, linewidth=3, clip_on=False))
+    whole.set(xticks=[], xlabel=f"{N} keys", ylabel=f"{N} queries", yticks=[row], title="the mask")
+    whole.set_yticklabels([str(row)], color="#A04000")
+    whole.spines[:].set(visible=True, color="0.3")
+    for t, step in enumerate(steps):
+        axes = fig.add_subplot(grid[t // columns, columns + t % columns])
+        axes.imshow(step, **colours)
+        axes.set_xticks(np.arange(step.shape[1] + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(step.shape[0] + 1) - 0.5, minor=True)
+        axes.grid(which="minor", color="0.5", linewidth=0.8, alpha=1)
+        axes.tick_params(which="both", length=0)
+        axes.set(xticks=[], yticks=[], title=f"its keys at t = {t}")
+        axes.spines[:].set(visible=True, color="0.3")
+        if t == query[0]:
+            corner = query[2] - 0.5, query[1] - 0.5
+            axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=VERMILION, linewidth=4, clip_on=False))
+    handles = [
+        Patch(facecolor=ALLOWED, edgecolor="0.3", label="allowed (0)"),
+        Patch(facecolor=FORBIDDEN, label="forbidden (−100)"),
+        Patch(fill=False, edgecolor=VERMILION, linewidth=3, label=f"query {row}, at {query}"),
+    ]
+    fig.legend(handles=handles, loc="outside lower center", ncols=3)
+    headline(fig, title)
+    return fig
+
+
+@figure
+def marked_mask(mask, window, query, title: str | None = None) -> Figure:
+    """The mask of one window, enlarged, with one query marked; beside it the window itself, as this query sees it.
+
+    `mask`: (N, N), where 0 means allowed and a negative number means forbidden. `window`: its sides (M, M'), with
+    M·M' = N. `query`: the place (h, w) of the marked token in the window. Tokens are numbered row by row.
+    """
+    mask, (rows, columns), (h, w) = array(mask), tuple(window), tuple(query)
+    if mask.shape != (rows * columns, rows * columns):
+        raise CourseError(
+            f"the mask of one window {tuple(window)} is ({rows * columns}, {rows * columns}), not {mask.shape}"
+        )
+    if not (0 <= h < rows and 0 <= w < columns):
+        raise CourseError(f"query ({h}, {w}) is not in a window of {rows} × {columns}")
+    forbidden, token = mask < 0, h * columns + w
+    seen = forbidden[token].reshape(rows, columns)
+    fig, (left, right) = plt.subplots(1, 2, figsize=(7, 4.3 + 0.3 * bool(title)))
+    for axes, picture in ((left, forbidden), (right, seen)):
+        axes.imshow(picture, cmap=ListedColormap([ALLOWED, FORBIDDEN]), vmin=0, vmax=1)
+        axes.set_xticks(np.arange(picture.shape[1] + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(picture.shape[0] + 1) - 0.5, minor=True)
+        axes.grid(which="minor", color="0.6", linewidth=0.5, alpha=1)
+        axes.tick_params(which="both", length=0)
+        axes.spines[:].set(visible=True, color="0.3")
+    ticks = range(0, rows * columns, columns)
+    left.set(xlabel="key", ylabel="query", title="the mask", xticks=ticks, yticks=sorted({*ticks, token}))
+    mark = dict(fill=False, edgecolor=VERMILION, linewidth=3, clip_on=False)
+    left.add_patch(Rectangle((-0.5, token - 0.5), rows * columns, 1, **mark))
+    right.set(title=f"what token {token} may see", xticks=[], yticks=[])
+    colours = np.where(seen[..., None], to_rgb(FORBIDDEN), to_rgb(ALLOWED))
+    number_cells(right, np.arange(rows * columns).reshape(rows, columns), colours)
+    right.add_patch(Rectangle((w - 0.5, h - 0.5), 1, 1, **mark))
+    fig.legend(
+        handles=[
+            Patch(facecolor=ALLOWED, edgecolor="0.3", label="allowed (0)"),
+            Patch(facecolor=FORBIDDEN, label="forbidden (−100)"),
+            Patch(label="the query", **{k: mark[k] for k in ("fill", "edgecolor", "linewidth")}),
+        ],
+        loc="outside lower center",
+        ncols=3,
     )
     headline(fig, title)
     return fig
@@ -251,14 +346,17 @@ def hierarchy_2d(image, stages: list[dict], title: str | None = None) -> Figure:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise CourseError(f"the image must be uint8 (H, W, 3), not {image.dtype} {image.shape}")
     H, W = image.shape[:2]
-    side = min(2.4, 10.5 / len(stages))  # of a panel, in inches
+    columns, side = min(len(stages), 2), 3.5  # side: of a panel, in inches
+    rows = -(-len(stages) // columns)
     fig, grid = plt.subplots(
-        1, len(stages), squeeze=False, figsize=(side * len(stages), side * H / W + 1.15 + 0.3 * bool(title))
+        rows, columns, squeeze=False, figsize=(side * columns, rows * (side * H / W + 0.75) + 0.3 * bool(title))
     )
-    for axes, stage in zip(grid[0], stages):
+    for axes in grid.flat[len(stages) :]:
+        axes.set_axis_off()
+    for axes, stage in zip(grid.flat, stages):
         (h, w), M = stage["size"], stage["window"]
-        axes.imshow(image // 16 * 8 + 116, extent=(0, w, h, 0), aspect=H / W * w / h)
-        for step, colour, width in ((1, "0.35", 0.25 if h > 30 else 0.6), (M, VERMILION, 2.0)):
+        axes.imshow(image // 32 * 16 + 120, extent=(0, w, h, 0), aspect=H / W * w / h, interpolation="nearest")
+        for step, colour, width in ((1, "0.35", 0.5), (M, VERMILION, 2.0)):
             lines = dict(color=colour, linewidth=width, clip_on=False)
             axes.vlines([*range(0, w, step), w], 0, h, **lines)
             axes.hlines([*range(0, h, step), h], 0, w, **lines)
@@ -267,7 +365,7 @@ def hierarchy_2d(image, stages: list[dict], title: str | None = None) -> Figure:
             title=stage["name"],
             xlim=(0, w),
             ylim=(h, 0),
-            xlabel=(f"{h} × {w} × {stage['channels']}\n{count} window{'s' * (count > 1)}\nof {M} × {M}"),
+            xlabel=(f"{h} × {w} × {stage['channels']}\n{count} window{'s' * (count > 1)} of {M} × {M}"),
         )
         bare(axes)
     headline(fig, title)
@@ -275,15 +373,18 @@ def hierarchy_2d(image, stages: list[dict], title: str | None = None) -> Figure:
 
 
 @figure
-def windows_2d(tokens, window, title=None, shift=(0, 0)) -> Figure:
+def windows_2d(tokens, window, title=None, shift=(0, 0), rolled=False, width: float | None = None) -> Figure:
     """Numbered tokens on a grid, with thick lines around their windows.
 
     `tokens`: integers (H, W), or a list of such maps, drawn side by side, with a list of titles. The
     colour changes with the number, so that a roll is visible. A negative number is padding: it is grey and
     has no number. `window`: (Mh, Mw) or M. `shift`: how far the lines have moved, (sh, sw), one pair for
-    all maps or one for each; a shifted axis is cut at sh, sh + Mh, ...
+    all maps or one for each; a shifted axis is cut at sh, sh + Mh, ... `rolled`: whether the map was rolled by minus
+    the shift, one answer for all maps or one for each. Then thick lines surround the pieces of the shifted windows
+    where the roll has put them, and dashed lines the regular windows. `width`: of the figure, in inches.
     """
     arrays, names, title = panels(tokens, title)
+    rolls = list(rolled) if np.ndim(rolled) else [rolled] * len(arrays)
     window = (window, window) if np.ndim(window) == 0 else tuple(window)
     shifts = list(shift) if np.ndim(shift) == 2 else [shift] * len(arrays)
     if len(shifts) != len(arrays):
@@ -293,13 +394,13 @@ def windows_2d(tokens, window, title=None, shift=(0, 0)) -> Figure:
             raise CourseError(f"a map of numbered tokens has two axes (H, W) of at most 16, not {a.shape}")
     highest = max(1, max(a.max() for a in arrays))
     widest = max(a.shape[1] for a in arrays)
-    width = min(max(4.8, 0.36 * widest), 10.4 / len(arrays))  # of a panel, in inches
+    width = width / len(arrays) if width else min(max(4.8, 0.36 * widest), 10.4 / len(arrays))  # of a panel
     tall = max(a.shape[0] / a.shape[1] for a in arrays)
     lines = max(len(wrapped(name, int(8.5 * width)).split("\n")) for name in names) if any(names) else 0
     fig, grid = plt.subplots(
         1, len(arrays), squeeze=False, figsize=(width * len(arrays), width * tall + 0.35 + 0.25 * (lines + bool(title)))
     )
-    for axes, a, name, moved in zip(grid[0], arrays, names, shifts):
+    for axes, a, name, moved, roll in zip(grid[0], arrays, names, shifts, rolls):
         colours = plt.get_cmap("viridis")(0.25 + 0.75 * np.maximum(a, 0) / highest)  # (H, W, 4)
         colours[a < 0] = to_rgb("#D9D9D9") + (1,)
         axes.imshow(colours)
@@ -307,38 +408,71 @@ def windows_2d(tokens, window, title=None, shift=(0, 0)) -> Figure:
         thin = dict(color="0.3", linewidth=0.5)
         axes.vlines(np.arange(W + 1) - 0.5, -0.5, H - 0.5, **thin)
         axes.hlines(np.arange(H + 1) - 0.5, -0.5, W - 0.5, **thin)
-        rows, columns = ([0, *range(s or m, n, m), n] for n, m, s in zip(a.shape, window, moved))
+        cuts = [[0, *range(s or m, n, m), n] for n, m, s in zip(a.shape, window, moved)]
+        if roll:
+            cuts = [sorted({*range(0, n, m), n - s, n}) for n, m, s in zip(a.shape, window, moved)]
+        rows, columns = cuts
         heavy = dict(color="black", linewidth=3, capstyle="projecting", clip_on=False)
         axes.vlines(np.array(columns) - 0.5, -0.5, H - 0.5, **heavy)
         axes.hlines(np.array(rows) - 0.5, -0.5, W - 0.5, **heavy)
+        if roll:
+            dash_windows(axes, a.shape, window)
         for (i, j), value in np.ndenumerate(a):
             if value >= 0:
                 axes.text(j, i, f"{value}", ha="center", va="center", size=11, color=ink(colours[i, j, :3]))
         axes.set(xlabel="W", ylabel="H", title=wrapped(name, int(8.5 * width)), xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
+    if any(rolls):
+        explain_lines(fig)
     headline(fig, title)
     return fig
 
 
+def dash_windows(axes, size, window) -> None:
+    """Draw the borders of the regular windows as dashed lines, visible beside thick black ones."""
+    (H, W), (rows, columns) = size, window
+    ends = [[*range(0, n, m), n] for n, m in ((H, rows), (W, columns))]
+    style = dict(color=VERMILION, linewidth=2, linestyle=(0, (3, 2)), clip_on=False, zorder=3)
+    axes.vlines(np.array(ends[1]) - 0.5, -0.5, H - 0.5, **style)
+    axes.hlines(np.array(ends[0]) - 0.5, -0.5, W - 0.5, **style)
+
+
+def explain_lines(fig: Figure) -> None:
+    """A legend for thick and dashed lines, below the figure."""
+    fig.set_figheight(fig.get_figheight() + 0.3)
+    handles = [
+        Line2D([], [], color="black", linewidth=3, label="border of a shifted window"),
+        Line2D([], [], color=VERMILION, linewidth=2, linestyle=(0, (3, 2)), label="regular window"),
+    ]
+    fig.legend(handles=handles, loc="outside lower center", ncols=2)
+
+
 @figure
-def regions_2d(labels, title=None) -> Figure:
+def regions_2d(labels, title=None, window=None, columns: int | None = None, width: float | None = None) -> Figure:
     """Integer maps (H, W) as coloured grids with the numbers in the cells, side by side.
 
     `labels`: one map or a list of maps. `title`: one for the figure, or a list with one for each map. A
-    negative number means that the cell has no region: it is grey and shows –.
+    negative number means that the cell has no region: it is grey and shows –. `window`: the sides (Mh, Mw) of regular
+    windows, drawn as dashed lines, or a list with one for each map, None for none. `columns`: maps in one row; if it
+    is left out, all. `width`: of the figure, in inches.
     """
     arrays, names, title = panels(labels, title)
+    dashed = list(window) if isinstance(window, list) else [window] * len(arrays)
     for a in arrays:
         if a.ndim != 2:
             raise CourseError(f"a map of regions has two axes (H, W), not shape {a.shape}")
     palette = np.array([to_rgb(c) for c in (YELLOW, BLUE, ORANGE, VERMILION, "#F7F7F7", GREEN, SKY, "#44546A", PINK)])
     values = np.unique(np.concatenate([a[a >= 0] for a in arrays]))
-    width = min(4.2, 10 / len(arrays))  # of a panel, in inches
+    columns = min(columns or len(arrays), len(arrays))
+    width = width / columns if width else min(4.2, 10 / columns)  # of a panel, in inches
     tall = max(a.shape[0] / a.shape[1] for a in arrays)
     lines = max(len(wrapped(name, int(8.5 * width)).split("\n")) for name in names)
-    height = width * tall + 0.35 + 0.25 * (lines + bool(title))
-    fig, grid = plt.subplots(1, len(arrays), squeeze=False, figsize=(width * len(arrays), height))
-    for axes, a, name in zip(grid[0], arrays, names):
+    rows = -(-len(arrays) // columns)
+    height = rows * (width * tall + 0.35 + 0.25 * lines) + 0.25 * bool(title)
+    fig, grid = plt.subplots(rows, columns, squeeze=False, figsize=(width * columns, height))
+    for axes in grid.flat[len(arrays) :]:
+        axes.set_axis_off()
+    for axes, a, name, sides in zip(grid.flat, arrays, names, dashed):
         colours = palette[np.searchsorted(values, a) % len(palette)]  # (H, W, 3)
         colours[a < 0] = to_rgb("#D9D9D9")
         axes.imshow(colours)
@@ -353,8 +487,12 @@ def regions_2d(labels, title=None) -> Figure:
         axes.tick_params(which="both", length=0)
         axes.spines[:].set(visible=True, color="0.3")
         axes.set(xlabel="W", ylabel="H", title=wrapped(name, int(8.5 * width)), xticks=[], yticks=[])
+        if sides is not None:
+            dash_windows(axes, a.shape, sides)
         if max(a.shape) <= 16:
             number_cells(axes, np.where(a < 0, "–", a.astype(str)), colours)
+    if any(sides is not None for sides in dashed):
+        explain_lines(fig)
     headline(fig, title)
     return fig
 
@@ -382,10 +520,7 @@ def table_cutouts(index, queries: list[tuple[int, int]], title: str | None = Non
     read = [index[h * M + w].reshape(M, M) for h, w in queries]
     total = side + len(read) * M
     fig, panels_ = plt.subplots(
-        1,
-        1 + len(read),
-        figsize=(10, 10 * side / total + 0.9 + 0.3 * bool(title)),
-        width_ratios=[side] + [M] * len(read),
+        1, 1 + len(read), figsize=(7, 7 * side / total + 0.9 + 0.3 * bool(title)), width_ratios=[side] + [M] * len(read)
     )
     for axes, a in zip(panels_, [table, *read]):
         colours = plt.get_cmap("viridis")(0.25 + 0.75 * np.clip(a / (side * side - 1), 0, 1))  # (., ., 4)
@@ -404,7 +539,7 @@ def table_cutouts(index, queries: list[tuple[int, int]], title: str | None = Non
         axes.set(
             xlabel="column of the key",
             ylabel="row of the key",
-            title=wrapped(f"read by query ({h},\u00a0{w})", int(80 * M / total)),
+            title=wrapped(f"read by query ({h},\u00a0{w})", int(60 * M / total)),
             xticks=range(M),
             yticks=range(M),
         )
@@ -419,13 +554,18 @@ def table_cutouts(index, queries: list[tuple[int, int]], title: str | None = Non
     return fig
 
 
-@figure
-def bias_tables(table, window, head: int = 0, title: str | None = None) -> Figure:
-    """The bias table of one head as pictures over (dh, dw), one for each temporal offset dt.
+# From dark for negative numbers through grey to light for positive ones, so that signs differ without colours, too.
+SIGNS = LinearSegmentedColormap.from_list("signs", ["#08214A", BLUE, "#9A9A9A", "#F3B562", "#FFF8D6"])
 
-    `table`: (rows, heads) with (2P-1)(2M-1)(2M-1) rows, in which dw changes fastest. `window`: (P, M, M), or
+
+@figure
+def bias_tables(table, window, head: int = 0, title: str | None = None, noise: float = 0.0, offsets=None) -> Figure:
+    """The bias table of one head as pictures over (Δh, Δw), one for each offset Δt in time.
+
+    `table`: (rows, heads) with (2P-1)(2M-1)(2M-1) rows, in which Δw changes fastest. `window`: (P, M, M), or
     (M, M) for images. An offset is the query's position minus the key's. All pictures share one colour scale,
-    which is centred at 0.
+    which is centred at 0: negative is dark, positive is light. `noise`: entries whose size exceeds it get a frame.
+    `offsets`: the Δt to draw; if it is left out, all.
     """
     table, window = array(table), tuple(window)
     sides = tuple(2 * w - 1 for w in (1,) * (3 - len(window)) + window)
@@ -436,29 +576,41 @@ def bias_tables(table, window, head: int = 0, title: str | None = None) -> Figur
             f"{np.prod(sides)} rows and a column per head, "
             f"not shape {table.shape}"
         )
-    values = table[:, head].reshape(sides)  # (dt, dh, dw)
+    dt, dh, dw = [s // 2 for s in sides]
+    offsets = range(-dt, dt + 1) if offsets is None else offsets
+    if not all(-dt <= d <= dt for d in offsets):
+        raise CourseError(f"window {window} has offsets in time from {-dt} to {dt}, not {list(offsets)}")
+    values = table[:, head].reshape(sides)  # (Δt, Δh, Δw)
     limit = np.abs(values).max() or 1.0
-    columns = min(sides[0], 7 if sides[0] <= 7 else 8)
-    rows = -(-sides[0] // columns)
-    side = min(8.1 / columns, 2.6)  # of a panel, in inches
-    height = rows * (side + 0.35) + 0.6 + 0.35 * bool(title)
+    columns = min(len(offsets), 4)
+    rows = -(-len(offsets) // columns)
+    side = min(8.1 / columns, 3.6)  # of a panel, in inches
+    height = rows * (side + 0.35) + 0.6 + 0.35 * bool(title) + 0.3 * bool(noise)
     fig, grid = plt.subplots(
         rows, columns, squeeze=False, sharex=True, sharey=True, figsize=(side * columns + 1.9, height)
     )
-    for axes in grid.flat[sides[0] :]:
+    for axes in grid.flat[len(offsets) :]:
         axes.set_axis_off()
-    _, dh, dw = [s // 2 for s in sides]
-    for axes, dt, panel in zip(grid.flat, range(-(sides[0] // 2), sides[0]), values):
+    for axes, t in zip(grid.flat, offsets):
+        panel = values[t + dt]
         image = axes.imshow(
-            panel, cmap="RdBu_r", vmin=-limit, vmax=limit, extent=(-dw - 0.5, dw + 0.5, dh + 0.5, -dh - 0.5)
+            panel, cmap=SIGNS, vmin=-limit, vmax=limit, extent=(-dw - 0.5, dw + 0.5, dh + 0.5, -dh - 0.5)
         )
+        for h, w in np.argwhere(np.abs(panel) > noise) if noise else ():
+            frame = dict(fill=False, edgecolor="black", linewidth=2.5)
+            axes.add_patch(Rectangle((w - dw - 0.42, h - dh - 0.42), 0.84, 0.84, **frame))
         axes.set(xticks=sorted({-dw, 0, dw}), yticks=sorted({-dh, 0, dh}))
         axes.spines[:].set(visible=True, color="0.3")
         if len(window) == 3:
-            axes.set_title(f"dt = {dt}".replace("-", "−"), size=12)
-    fig.supxlabel("dw", size=12)
-    fig.supylabel("dh", size=12)
+            axes.set_title(f"Δt = {t:+d}".replace("-", "−") if t else "Δt = 0")
+    for axes in grid[-1]:
+        axes.set_xlabel("Δw")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("Δh")
     fig.colorbar(image, ax=grid, label=f"bias, head {head}", pad=0.01, aspect=15 * rows)
+    if noise:
+        frame = Patch(fill=False, edgecolor="black", linewidth=2.5, label=f"larger than ±{noise:.2g}")
+        fig.legend(handles=[frame], loc="outside lower center")
     headline(fig, title)
     return fig
 

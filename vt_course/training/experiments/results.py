@@ -80,7 +80,7 @@ def summarise(result: dict) -> dict:
     runs = [run for variant in variants.values() for run in variant["runs"]]
     return result | {
         "comparisons": comparisons,
-        "seconds": round(sum(run["seconds"] for run in runs), 1),
+        "seconds": round(sum(run["seconds"] for run in trained_here(result)), 1),
         "peak_memory_mb": max((run["peak_memory_mb"] for run in runs), default=None),
     }
 
@@ -102,9 +102,15 @@ def missing(row: Row, result: dict | None) -> list[tuple[str, int]]:
 
 
 def expected_seconds(row: Row, result: dict | None) -> float:
-    """Of one run on one core: the mean of those recorded, also of a stale result, else the estimate of the row."""
-    seconds = [run["seconds"] for variant in (result["variants"].values() if result else ()) for run in variant["runs"]]
+    """Of one run on one core: the mean of those trained for it, also of a stale result, else the row's estimate."""
+    seconds = [run["seconds"] for run in (trained_here(result) if result else ())]
     return sum(seconds) / len(seconds) if seconds else 60 * row.minutes
+
+
+def trained_here(result: dict) -> list[dict]:
+    """The runs of a result without those that were trained for another row and only tested for this one."""
+    runs = [run for variant in result["variants"].values() for run in variant["runs"]]
+    return [run for run in runs if "trained_for" not in run]
 
 
 def state(row: Row) -> dict:

@@ -48,7 +48,11 @@ class Row:
                 {
                     "row": {key: value for key, value in self.told.items() if key != "minutes"},
                     "recipes": {name: dataclasses.asdict(recipe) for name, recipe in self.recipes.items()},
-                    "models": {recipe.model: ZOO[recipe.model].config for recipe in self.recipes.values()},
+                    "models": {
+                        model: ZOO[model].config
+                        for recipe in self.recipes.values()
+                        for model in (recipe.model, *(recipe.inflate and [recipe.image().model]))
+                    },
                     "data": {
                         "synthetic": {"version": synthetic.VERSION},
                         "images": {"version": images.VERSION, "counts": images.COUNTS},

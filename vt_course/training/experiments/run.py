@@ -16,10 +16,12 @@ from vt_course import CourseError, need
 from vt_course.files import alone, parse_json
 from vt_course.machine import at_once, processor, provenance
 from vt_course.training.experiments import results
-from vt_course.training.experiments.rows import Row, home, known, read_rows
+from vt_course.training.experiments.rows import Row, digest, home, known, read_rows
 from vt_course.training.experiments.switches import refusals
+from vt_course.training.recipes import Recipe
 
 MEMORY = 2 << 30  # bytes that a run may take: the embedded clips take 0.5 GB, the model and its batch as much again
+TEST = 10.0  # seconds, about, in which a run that another row has trained is tested
 COMMAND = [sys.executable, "-m", "vt_course.training.experiments.worker"]
 MACHINE = ("processor", "device", "torch")  # where these agree, a run gives the same numbers in every bit
 
@@ -34,9 +36,10 @@ def select(only: list[str] | None) -> list[Row]:
 def run_rows(rows: list[Row], *, jobs: int | None = None, tell: Callable = print) -> list[str]:
     """Make all missing runs of `rows`, `jobs` at a time. Returns one sentence for each run that failed.
 
-    After each run the result of its row is written, so a kill costs at most the runs in progress, and these go on from
-    their last checkpoint. `tell` is called with a line for each run. `jobs`: None for as many as cores and memory
-    allow. Raises `CourseError` if another process runs experiments here.
+    A run that several rows of experiments.yaml have is trained once; the others only test it, in their own orders of
+    frames. After each run the result of its row is written, so a kill costs at most the runs in progress, and these go
+    on from their last checkpoint. `tell` is called with a line for each run. `jobs`: None for as many as cores and
+    memory allow. Raises `CourseError` if another process runs experiments here.
     """
     runs_folder = home() / "runs" / "experiments"
     runs_folder.mkdir(parents=True, exist_ok=True)
@@ -56,41 +59,66 @@ def run_rows(rows: list[Row], *, jobs: int | None = None, tell: Callable = print
             todo += [(row, name, seed) for name, seed in results.missing(row, result)]
         if not todo:
             return []
-        jobs = jobs or at_once(len(todo), MEMORY)
-        where, waiting = facts(jobs), [row.id for row, _, _ in todo]
-        tell(f"{len(todo)} runs, {jobs} at a time, about {minutes(sum(cost[id] for id in waiting) / jobs)}")
-        asked = [
-            job(row, name, seed, runs_folder / f"{row.id}-{found[row.id]['hash'][:8]}" / f"{number(row, name)}-{seed}")
-            for row, name, seed in todo
-        ]
+        jobs, folders = jobs or at_once(len(todo), MEMORY), run_folders()
+        owners, asked = [], []  # of each run: the row for which it is trained, and the job
+        for row, name, seed in todo:
+            owner, folder = folders[seeded(row, name, seed).to_json()]
+            owners.append(owner)
+            asked.append(job(row, name, seed, runs_folder / folder))
+
+        def rest() -> str:
+            left = (cost[todo[which][0].id] if owners[which] == todo[which][0].id else TEST for which in waiting)
+            return minutes(sum(left) / jobs)
+
+        where, waiting = facts(jobs), set(range(len(todo)))
+        tell(f"{len(todo)} runs, {jobs} at a time, about {rest()}")
         failed = []
         with closing(in_workers(asked, jobs)) as answers:
             for done, (which, answer) in enumerate(answers, 1):
                 row, name, seed = todo[which]
-                waiting.remove(row.id)
+                waiting.remove(which)
                 title = f"{row.id}: {name}, seed {seed}"
                 if "error" in answer:
                     failed.append(f"{title}: {answer['error']}")
                     said = f"FAILED: {answer['error']}"
                 else:
                     result = found[row.id]
-                    results.add_run(result, name, answer | {"row": result["hash"]} | where)
+                    made = where | answer | {"row": result["hash"]}
+                    if owners[which] != row.id:
+                        made["trained_for"] = owners[which]
+                    results.add_run(result, name, made)
                     results.write_result(result)
                     cost[row.id] = results.expected_seconds(row, result)
                     said = f"{100 * answer['top1'][row.test[0]]:.1f} % in {answer['seconds']:.0f} s"
-                rest = f"; about {minutes(sum(cost[id] for id in waiting) / jobs)} left" if waiting else ""
-                tell(f"{done}/{len(todo)}  {title}: {said}{rest}")
+                tell(f"{done}/{len(todo)}  {title}: {said}" + (f"; about {rest()} left" if waiting else ""))
         return failed
 
 
 def job(row: Row, name: str, seed: int, out) -> dict:
     """What `worker.answer` takes."""
-    recipe = dataclasses.asdict(dataclasses.replace(row.recipes[name], seed=seed))
+    recipe = dataclasses.asdict(seeded(row, name, seed))
     return {"recipe": recipe, "test": row.test, "out": str(out) if out else None}
 
 
-def number(row: Row, name: str) -> int:
-    return list(row.recipes).index(name)
+def seeded(row: Row, name: str, seed: int) -> Recipe:
+    return dataclasses.replace(row.recipes[name], seed=seed)
+
+
+def run_folders() -> dict[str, tuple[str, str]]:
+    """The recipe of a run as JSON -> (id of the row for which it is trained, its folder in runs/experiments).
+
+    That is the first row of experiments.yaml that has this run. The digest in the folder's name covers all on which the
+    row depends, so a run is not found again after its model or its clips have changed.
+    """
+    folders = {}
+    for row in read_rows():
+        result = results.read_result(row.id)
+        hash = result["hash"] if results.fresh(row, result) else digest(row.depends_on())
+        for number, name in enumerate(row.recipes):
+            for seed in row.seeds:
+                place = row.id, f"{row.id}-{hash[:8]}/{number}-{seed}"
+                folders.setdefault(seeded(row, name, seed).to_json(), place)
+    return folders
 
 
 def facts(jobs: int) -> dict:

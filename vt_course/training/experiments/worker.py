@@ -23,7 +23,7 @@ import torch
 
 from vt_course import CourseError
 from vt_course.data.loading import KeptFrames
-from vt_course.files import alone, parse_json
+from vt_course.files import alone, parse_json, read_csv
 from vt_course.machine import forget_peak_memory
 from vt_course.training.checkpoint import load_run
 from vt_course.training.evaluate import evaluate, has_test, open_data, open_test
@@ -34,15 +34,16 @@ QUIET = dict(device="cpu", workers=0, progress=False)
 CHECKPOINT_MINUTES = 1.0  # a kill costs at most so much of a run
 
 
-def train_and_test(recipe: Recipe, orders, out: Path | None) -> dict:
+def train_and_test(recipe: Recipe, orders, out: Path | None, **settings) -> dict:
     """Train `recipe` on the CPU, or go on with it, and test its last weights on the test split (or, where there is
-    none, on the validation split).
+    none, on the validation split). `settings` replace those of `QUIET`, for instance device="cuda".
 
     On a CPU the same run gives the same numbers in every bit. The last weights are tested, not the best ones, because
     the best epoch is chosen on the validation split. `out`: the run folder (None: a temporary one).
 
-    Returns dict(seed, top1, stderr, held_out, train_loss, steps, parameters, bad_clips, seconds, peak_memory_mb). top1
-    and its binomial standard error are fractions from 0 to 1, one for each order of frames in `orders`.
+    Returns dict(seed, top1, stderr, held_out, val_top1, train_loss, steps, parameters, bad_clips, seconds,
+    peak_memory_mb, commit). top1 and its binomial standard error are fractions from 0 to 1, one for each order of
+    frames in `orders`; val_top1 has one for each epoch. A run that was finished before keeps its seconds and commit.
     """
     with ExitStack() as stack:
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -50,21 +51,25 @@ def train_and_test(recipe: Recipe, orders, out: Path | None) -> dict:
         # If the caller was killed a moment ago, its process may still be saving this run: wait for it.
         stack.enter_context(alone(folder.with_name(f"{folder.name}.lock")))
         forget_peak_memory()
-        run = fit(recipe, folder, checkpoint_minutes=CHECKPOINT_MINUTES, **QUIET)
+        settings = QUIET | settings
+        run = fit(recipe, folder, checkpoint_minutes=CHECKPOINT_MINUTES, **settings)
         model, _ = load_run(folder, "last")
         held_out = open_test(recipe, progress=False) if has_test(recipe.data) else open_data(recipe)[1]
-        scores = {order: evaluate(model, held_out, order=order, **QUIET) for order in orders}
+        val_top1 = [float(row["val_top1"]) for _, row in read_csv(folder / "metrics.csv", "delete the run folder")]
+        scores = {order: evaluate(model, held_out, order=order, **settings) for order in orders}
     return {
         "seed": recipe.seed,
         "top1": {order: each["top1"] for order, each in scores.items()},
         "stderr": {order: each["stderr"] for order, each in scores.items()},
         "held_out": scores[orders[0]]["n"],
+        "val_top1": val_top1,
         "train_loss": run["last"]["train_loss"],
         "steps": run["steps"],
         "parameters": run["parameters"],
         "bad_clips": run["bad_clips"],
         "seconds": run["seconds"],
         "peak_memory_mb": run["peak_memory_mb"],
+        "commit": run["commit"],
     }
 
 
