@@ -39,7 +39,7 @@ SECONDS = 1.7  # of `spent`, 1.5 on a quiet machine: in this time an answer is e
 
 
 def spent() -> float:
-    """A clock that other work on the machine hardly moves: what is said must not depend on it. Waiting counts little."""
+    """A clock that other work on the machine hardly moves, because what is said must not depend on it."""
     return thread_time() + monotonic() / 8
 
 
