@@ -232,6 +232,7 @@ def instead_of_centre(whole: str, lengths: dict[str, Callable], right: str) -> t
                 )
     for text, start in {f"{whole} // 2": lambda n: n // 2, f"{whole} // 4": lambda n: n // 4}.items():
         out.append((f"you begin at {text}; {right}", lambda n, *others, s=start: s(n)))
+    return tuple(out)
 
 
 def instead_of_tokens(axes: str) -> tuple[tuple[str, Callable], ...]:
