@@ -1064,7 +1064,7 @@ for name, saved, low, high in (("with", state, 0.15, 0.35),
            " learning rates")
 
 # %% [markdown] tags=["answer"]
-# No error, no warning: the weights look like weights. Without the moments all of them move equally far, half a learning rate here, whatever their gradients (question 4 has the reason). That is about twice as far as they should. From the beginning of the epoch, the clips of step 6 count twice. The run is just not the one that it says it is.
+# No error, no warning: the weights look like weights. Without the moments all of them move equally far, half a learning rate here, whatever their gradients (question 4 has the reason). That is more than one and a half times as far as the median weight should move. From the beginning of the epoch, the clips of step 6 count twice. The run is just not the one that it says it is.
 
 # %% [markdown]
 # With `fit`:
