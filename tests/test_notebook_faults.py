@@ -330,7 +330,7 @@ def untag(*kinds):
 
 def renumber(nb):
     for cell in nb.cells:
-        cell.metadata["tags"] = [tag.replace(":4.3", ":4.9") for tag in tags(cell)]
+        cell.metadata["tags"] = [tag.replace(":4.3", ":4.99") for tag in tags(cell)]
 
 
 def without_heading(nb):
@@ -348,7 +348,7 @@ def without_heading(nb):
             "|names exercise 4.3",
         ),
         (untag("hints"), "exercise 4.3 lacks a cell tagged hints:4.3|looks like hints of an exercise"),
-        (renumber, "looks like|4.3 has a heading|exercise 4.9: cell|names exercise 4.3"),
+        (renumber, "looks like|4.3 has a heading|exercise 4.99: cell|names exercise 4.3"),
         (without_heading, "looks like (exercise|check|hints|solution) of an exercise|names exercise 4.3"),
     ],
 )
