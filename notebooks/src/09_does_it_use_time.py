@@ -469,7 +469,7 @@ show.orders({family: {"frames swapped": [100 * inside[family]],
 #
 # 1. Inside: Video Swin, nearly all of it. Between: MViT and MViTv2, and TimeSformer. UniFormer lies between the two groups, nearer to the second: its tokens reach into the tube before, and so see the step from one tube to the next as well.
 # 2. The swap turns 4 of the 28 pairs of frames round, and the large steps of the motion stay. The reversal of tubes turns the other 24.
-# 3. For all families but one. We expected that each family keeps more than 50 % with swapped frames. Video Swin does the opposite. The expectation stays in the file as it was.
+# 3. On average over the seeds, for all families but one. We expected that each family keeps more than 50 % with swapped frames. Video Swin does the opposite. The expectation stays in the file as it was.
 # </details>
 
 # %% [markdown] tags=["core"]
