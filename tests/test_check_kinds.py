@@ -369,7 +369,7 @@ BLIND = [
     ("2.2", heads_on(key=swapped), "k is reshaped where it must be transposed"),
     ("2.2", heads_on(value=lambda v: swapped(v).mT), "v is reshaped before it meets the weights"),
     ("3.3", attention_on(key=swapped), "k is reshaped where it must be transposed"),
-    ("8.6", lambda g, n: right("8.6")(swapped(g).mT, n), "is reshaped where its axes 0 and 1 must be exchanged"),
+    ("8.7", lambda g, n: right("8.7")(swapped(g).mT, n), "is reshaped where its axes 0 and 1 must be exchanged"),
     ("2.3", relative(lambda d, n: d.clamp(min=0) + n - 1), "negative offsets along the row all count as 0"),
     ("2.3", relative(lambda d, n: (d + n - 1).clamp(0, n - 1)), "positive offsets along the row all count as 0"),
     ("3.5", lambda t, M: bias(t, M, lambda h, w: h.clamp(min=0) * (2 * M - 1) + w.clamp(min=0)), "along every axis"),
