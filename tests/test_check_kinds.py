@@ -970,7 +970,7 @@ def test_the_picture_has_a_legend(monkeypatch):
 def test_after_the_last_hint_the_student_edition_says_where_the_solution_is():
     source = repo_root() / "notebooks" / "src" / "04_video_swin.py"
     hints = {parts(c)["hints"]: c.source for c in student_edition(source).cells if "hints" in parts(c)}
-    assert list(hints) == [f"4.{i}" for i in range(1, 7)]
+    assert sorted(hints) == [f"4.{i}" for i in range(1, 10)]
     for number, text in hints.items():
         last = text.split("</details>")[-1].strip()
         assert last.startswith(f"*The solution of exercise {number} ") and "`notebooks/04_video_swin.ipynb`" in last

@@ -508,7 +508,7 @@ def write(markdown: str):
         ("see notebook 03, section 14", "names section 14 of notebook 03, which does not exist"),
         ("Notebook 11 (section 2)", "names section 2 of notebook 11, which does not exist"),
         ("like exercise 4.99", "names exercise 4.99, which does not exist"),
-        ("like exercise 9.1", "names exercise 9.1, which does not exist"),
+        ("like exercise 9.9", "names exercise 9.9, which does not exist"),
     ],
 )
 def test_dead_links(markdown, message):

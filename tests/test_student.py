@@ -57,7 +57,7 @@ def test_the_committed_notebook_is_the_student_edition_solved(source):
         if number := parts(cell).get("solution"):
             check = cell.source.removeprefix(bodies[number])
             ran += [bodies[number], check.replace(", solution=True)", ")")]
-        elif not parts(cell):
+        elif not parts(cell) and "answer" not in cell.metadata.get("tags", []):
             ran.append(cell.source)
     assert [text.strip() for text in ran] == [text.strip() for text in solved]
     assert hygiene.source_problems(from_source(source), source.stem) == []

@@ -132,7 +132,8 @@ def test_the_rows_of_the_checkout_can_be_judged():
     table = verdicts.table(rows.read_rows())
     said = {line["id"]: line["verdict"] for line in table}
     assert said["families-motion"] == said["ceilings-motion"] == NO_CLAIM  # no paper has these clips
-    assert all(line["claim"] != "none" for line in table if line["paper"] != "none")
+    without = {line["id"] for line in table if line["claim"] == "none" and line["paper"] != "none"}
+    assert without == {"families-appearance"}  # MViT's table 9 compares orders of frames, not variants
     assert set(said.values()) <= {AGREES, DISAGREES, UNDECIDED, NOT_RUN, NO_CLAIM}
 
 
