@@ -420,7 +420,7 @@ for name, needed in blocks_needed.items():
 # %% tags=["figure"] alt="Three 8 × 8 maps of the blocks that it takes until a token hears of each place: without shift it hears only of its own window; with shift token 0 hears of all other places after 3 blocks, token 27 after 2."
 show.regions_2d(list(blocks_needed.values()),
                 [f"blocks until heard: {n}" for n in blocks_needed],
-                columns=2, width=7)
+                width=10)
 
 # %% [markdown] tags=["answer"]
 # Token 27 hears of all 64 after two blocks. Token 0 needs three: in the shifted block it sits in a window of 2 × 2 and hears nothing new. Mind the direction. The news goes from the first block to the last, so it is the *last* block that joins the hearer to somebody. After two blocks the last one is the shifted one. From 63 to 0 the news travels 63 –(regular)– 36 –(shifted)– 27 –(regular)– 0: three blocks. The other way, from 0 to 63, it takes three as well: 0 –(regular)– 27 –(shifted)– 36 –(regular)– 63. But token 36 hears of token 0 after two blocks, and token 0 of token 36 only after three. Without a shift, token 0 never hears of more than the 16 tokens of its window (– means never).
@@ -1285,7 +1285,7 @@ within("after the top-down path", share_that_matters(finest, square),
 #
 # Difficulty 2/5 · importance 3/5 · 10 minutes
 #
-# Complete the formula: all learned numbers of one `SwinBlock`. C is the number of channels, h the number of heads, M the side of the window. The linear layers have biases. Return a whole number.
+# Complete the formula: all learned numbers of one `SwinBlock`. C is the number of channels, h the number of heads, M the side of the window. The linear layers have biases. Return the number.
 
 # %% tags=["exercise:3.9"]
 def block_parameters(C, h, M):
