@@ -139,6 +139,17 @@ def test_a_stub_is_not_attempted_yet(number, shown, capsys):
     assert shown == []
 
 
+def test_the_courses_function_is_no_attempt_of_the_reader(notes, capsys):
+    def window_partition(x, M):
+        raise NotImplementedError("exercise 3.1")
+
+    window_partition = check("3.1", window_partition)  # as in the notebook, where the cell may run again
+    capsys.readouterr()
+    assert check("3.1", window_partition) is window_partition
+    out = capsys.readouterr().out
+    assert out.startswith("○ exercise 3.1 is not attempted yet: ") and "✓" not in out and not notes.exists()
+
+
 @pytest.mark.parametrize(
     "error",
     [RuntimeError("boom"), IndexError(), KeyError("x"), ZeroDivisionError("no"), RecursionError(), AssertionError()],

@@ -86,13 +86,23 @@ def groups_by_cnt(H, W, M, shift):
     return groups
 
 
-def groups_by_arithmetic(H, W, M, shift):
+def late_labels(H, W, M, shift, factor=1):
+    """The colleague of the bug hunt; with factor 2 the answer to it."""
+    late = torch.zeros(H, W, dtype=torch.long)
+    if shift[0]:
+        late[-shift[0] :] += factor
+    if shift[1]:
+        late[:, -shift[1] :] += 1
+    return late
+
+
+def groups_by_arithmetic(H, W, M, shift, per_row=None):
     def axis(n, s):
         place = (torch.arange(n) + s) % n  # whose token is it
         return (place + M - s) // M if s else place // M
 
     rows, columns = axis(H, shift[0]), axis(W, shift[1])
-    return rows[:, None] * (columns.max() + 1) + columns
+    return rows[:, None] * (per_row or columns.max() + 1) + columns
 
 
 def bias_by_picture(table, M):
@@ -164,6 +174,8 @@ def block(
     sign=1,
     back=True,
     crop_first=False,
+    crop=True,
+    dims=(1, 2),
     pad_first=False,
     first=None,
     shortcut=None,
@@ -178,12 +190,13 @@ def block(
     shift = tuple(clamp(n, b.M, b.shift) for n in size)
     shift = (both(shift),) * 2 if both else shift
     m = mask(*size, b.M, shift)
-    y = torch.roll(y, tuple(-sign * s for s in shift), (1, 2))
+    y = torch.roll(y, tuple(-sign * s for s in shift), dims)
     y = reverse(b.attn(partition(y, b.M), m), b.M, *size)
+    H, W = (H, W) if crop else size
     if crop_first:
         y = torch.roll(y[:, :H, :W], shift, (1, 2))
     elif back:
-        y = torch.roll(y, tuple(sign * s for s in shift), (1, 2))[:, :H, :W]
+        y = torch.roll(y, tuple(sign * s for s in shift), dims)[:, :H, :W]
     else:
         y = y[:, :H, :W]
     kept = {None: x, "none": 0, "normed": b.norm1(x)}[shortcut]
@@ -251,6 +264,11 @@ def mask_before_padding(b, x):
     return block(b, x, mask=lambda H, W, M, shift: mask_for(*x.shape[1:3], M, shift))
 
 
+def clamped_before_padding(b, x):
+    sides = iter(x.shape[1:3])
+    return block(b, x, clamp=lambda n, M, s: 0 if next(sides) <= M else s)
+
+
 def attention_only(b, x):
     """What the attention adds."""
     y = pad_map(b.norm1(x), b.M)
@@ -267,6 +285,13 @@ def network(net, x, run=list, merge=True, norm=True, pool=lambda x: x.mean((1, 2
         if i < last and merge:
             x = stage.downsample(x)
     return finish(net.head(pool(net.norm(x) if norm else x)))
+
+
+def merging_after_every_stage(net, x):
+    x = net.patch_embed(x)
+    for stage in net.layers:
+        x = stage.downsample(stage.blocks(x))
+    return net.head(net.norm(x).mean((1, 2)))
 
 
 def network_merging_first(net, x):
@@ -336,6 +361,7 @@ RIGHT = {
         "an extra window of zeros": lambda b, x: block(
             b, x, clamp=lambda n, M, s: s if n > M else 0, padding=lambda y, M: pad_map(y.clone(), M).contiguous()
         ),
+        "clamped by the side before its padding": clamped_before_padding,
         "float64 mask": lambda b, x: block(b, x, mask=lambda *a: mask_for(*a).double()),
     },
     "3.8": {
@@ -513,6 +539,19 @@ WRONG = {
         "no dims, two shifts": (lambda H, W, M, s: groups_rolled(H, W, M, s, (-s[0], -s[1])), "raised RuntimeError"),
         "cnt": (groups_by_cnt, likely("3.4", "nine regions")),
         "zeros": (lambda H, W, M, s: torch.zeros(H, W, dtype=torch.long), "numbers differ"),
+        "late rows plus late columns": (late_labels, likely("3.4", "late rows plus late columns")),
+        "late rows and columns as bits": (
+            lambda H, W, M, s: late_labels(H, W, M, s, 2),
+            likely("3.4", "2 · late row + late column"),
+        ),
+        "2 · row + column": (
+            lambda H, W, M, s: groups_by_arithmetic(H, W, M, s, 2),
+            "two binary digits, 2 · row + column",
+        ),
+        "rolled over (1, 2)": (
+            lambda H, W, M, s: groups_rolled(H, W, M, s, (-s[0], -s[1]), (1, 2)),
+            "  Likely: there is no axis 2: the axes of this tensor are numbered from 0 to 1\n",
+        ),
         "mask": (lambda H, W, M, s: groups_by_filling(H, W, M, s).float(), "dtype torch.float32, wanted torch.int64"),
     },
     "3.5": {
@@ -585,7 +624,16 @@ WRONG = {
             lambda b, x: block(b, x, mask=lambda H, W, M, shift: 0 * mask_for(H, W, M, shift)),
             "the step “mask” is forgotten",
         ),
-        "nothing shifts": (lambda b, x: block(b, x, clamp=lambda n, M, s: 0), "“clamp the shift” is forgotten"),
+        "nothing shifts": (lambda b, x: block(b, x, clamp=lambda n, M, s: 0), "  Likely: nothing ever shifts: along"),
+        "mask of the full shift": (
+            lambda b, x: block(b, x, mask=lambda H, W, M, shift: mask_for(H, W, M, (b.shift, b.shift))),
+            "the mask is made with `block.shift` where the roll takes the clamped shift",
+        ),
+        "rolled over (0, 1)": (lambda b, x: block(b, x, dims=(0, 1)), likely("3.7", "images and rows")),
+        "padded by W % M": (
+            lambda b, x: block(b, x, padding=lambda y, M: F.pad(y, (0, 0, 0, y.shape[2] % M, 0, y.shape[1] % M))),
+            "  Likely: you pad by W % M",
+        ),
         "not clamped": (lambda b, x: block(b, x, clamp=lambda n, M, s: s), "is not clamped"),
         "neither axis": (lambda b, x: block(b, x, both=min), "you shift neither"),
         "both axes": (lambda b, x: block(b, x, both=max), "you shift both"),
@@ -609,8 +657,15 @@ WRONG = {
         ),
         "padding is masked": (mask_with_padding, "padded keys are forbidden"),
         "groups of the true map": (mask_of_the_true_map, "for the map without its padding"),
-        "mask of the true size": (mask_before_padding, "your function raised"),
-        "not padded": (lambda b, x: block(b, x, padding=lambda y, M: y), "your function raised"),
+        "mask of the true size": (mask_before_padding, "  Likely: only maps that need padding fail. Three things"),
+        "not padded": (
+            lambda b, x: block(b, x, padding=lambda y, M: y),
+            "  Likely: only maps that need padding fail. Three things",
+        ),
+        "padded sum": (
+            lambda b, x: block(b, x, crop=False),
+            "  Likely: only maps that need padding fail. Three things",
+        ),
         "no first norm": (lambda b, x: block(b, x, first=lambda y: y), "the step “norm1” is forgotten"),
         "no second norm": (lambda b, x: block(b, x, norm2=lambda y: y), "the step “norm2” is forgotten"),
         "first norm twice": (lambda b, x: block(b, x, norm2=b.norm1), "first norm is used twice"),
@@ -638,6 +693,7 @@ WRONG = {
         ),
     },
     "3.8": {
+        "no hasattr": (merging_after_every_stage, "  Likely: the last stage has no `downsample`; it has `blocks`\n"),
         "not merged": (lambda net, x: network(net, x, merge=False), "your function raised"),
         "merged after the last stage": (
             lambda net, x: [x := s.downsample(s.blocks(x)) for s in net.layers],

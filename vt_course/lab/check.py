@@ -37,6 +37,12 @@ def check(number: str, function: Callable, solution: bool = False) -> Callable:
     the reader stops a function that does not end.
     """
     exercise = exercise_of(number)
+    if function is exercise.piece:  # which a check of the untouched stub has bound to the name
+        print(
+            f"○ exercise {number} is not attempted yet: its name stands for the course's own function; run the cell "
+            "with your code first"
+        )
+        return function
     torch.manual_seed(0)
     cases = exercise.cases()
     given, outputs, raised = [clone(args) for args in cases], [], None

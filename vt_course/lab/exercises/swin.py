@@ -469,6 +469,11 @@ GROUPS = Choices(
         "combine": (
             ("the windows are numbered column by column; number them row by row", lambda h, w: w * (h.max() + 1) + h),
             ("the numbers of an axis are added: windows on a diagonal share a number", lambda h, w: h + w),
+            (
+                "the numbers of two pieces are read as two binary digits, 2 · row + column: an axis can have more "
+                "than two pieces, so different windows share a number; multiply by the number of columns",
+                lambda h, w: 2 * h + w,
+            ),
             ("only the rows are numbered", lambda h, w: h + 0 * w),
             ("only the columns are numbered", lambda h, w: 0 * h + w),
             (
@@ -478,6 +483,12 @@ GROUPS = Choices(
         ),
     },
 )
+
+
+def late_bits(H, W, M, shift, factor):
+    """What a mask of bits needs: `late` is 1 in the last `shift` rows or columns of the rolled map."""
+    late = [(torch.arange(n) >= n - s).long() for n, s in zip((H, W), shift)]
+    return factor * late[0][:, None] + late[1]
 
 
 EXERCISES["3.4"] = Exercise(
@@ -507,6 +518,18 @@ EXERCISES["3.4"] = Exercise(
         (
             "the shifts of the two axes are exchanged: shift is (down, right)",
             lambda H, W, M, s: groups_like(H, W, M, s[::-1]),
+        ),
+        (
+            "you number late rows plus late columns, late being what the roll brings from the other border: a late "
+            "row and a late column both become 1, so windows share a number; wanted is the number of each token's "
+            "shifted window, counted row by row before the roll",
+            lambda H, W, M, s: late_bits(H, W, M, s, 1),
+        ),
+        (
+            "you number 2 · late row + late column, late being what the roll brings from the other border: enough "
+            "for the mask, but far windows share a number; wanted is the number of each token's shifted window, "
+            "counted row by row before the roll",
+            lambda H, W, M, s: late_bits(H, W, M, s, 2),
         ),
         ("you count from 1; the first window has number 0", lambda H, W, M, s: groups_like(H, W, M, s) + 1),
     ),
@@ -763,8 +786,8 @@ def block_literal(block, x):
     return x + block.mlp(block.norm2(x))
 
 
-def step(name, do, *wrong):
-    return Step(name, do, tuple(wrong))
+def step(name, do, *wrong, forgotten=""):
+    return Step(name, do, tuple(wrong), forgotten)
 
 
 def change(function):
@@ -795,6 +818,11 @@ def mask_of_the_map(s):
     bits = to_windows((2 * bits[0][:, None].float() + bits[1])[None, ..., None], M)
     bits = partition_literal(bits, M)[..., 0]
     s["mask"] = torch.where(bits[:, :, None] == bits[:, None], 0.0, -100.0)
+
+
+def mask_of_the_full_shift(s):
+    M, size = s["block"].M, s["x"].shape[1:3]
+    s["mask"] = swin.shift_mask(tuple(size), (M, M), (s["block"].shift,) * 2)
 
 
 def attend_in_windows(x, s):
@@ -835,6 +863,12 @@ BLOCK = Steps(
             "pad",
             change(lambda x, s: to_windows(x, s["block"].M)),
             ("the zeros stand at the top and at the left: pad at the bottom and at the right", change(padded_before)),
+            (
+                "you pad by W % M, which is what W has too many: what it lacks to the next multiple of M is -W % M",
+                change(lambda x, s: F.pad(x, (0, 0, 0, x.shape[2] % s["block"].M, 0, x.shape[1] % s["block"].M))),
+            ),
+            forgotten="only maps that need padding fail. Three things to look at: the map is padded before it is cut; "
+            "mask and `window_reverse` get the padded sides; and what is added to `x` is cropped to the old ones",
         ),
         step(
             "clamp the shift",
@@ -855,6 +889,7 @@ BLOCK = Steps(
                 "the shift is always M // 2: a block that does not shift has `block.shift` = 0",
                 lambda s: s.update(shift=clamped(s["x"].shape[1:3], s["block"].M, s["block"].M // 2)),
             ),
+            forgotten="nothing ever shifts: along an axis that is longer than one window the shift is `block.shift`",
         ),
         step(
             "mask",
@@ -864,6 +899,10 @@ BLOCK = Steps(
                 mask_that_forbids_padding,
             ),
             ("the mask is made for the map without its padding: it must be made for the padded size", mask_of_the_map),
+            (
+                "the mask is made with `block.shift` where the roll takes the clamped shift: give both the same",
+                mask_of_the_full_shift,
+            ),
         ),
         step(
             "roll",
@@ -921,6 +960,14 @@ def rolls_exchanged(block, x):
     return BLOCK.run([signs.get(each.name, each.do) for each in BLOCK.steps], (block, x))
 
 
+def rolls_over_images(block, x):
+    def roll(sign):
+        return change(lambda y, s: y.roll([sign * n for n in s["shift"]], (0, 1)))
+
+    wrong = {"roll": roll(-1), "roll back": roll(1)}
+    return BLOCK.run([wrong.get(each.name, each.do) for each in BLOCK.steps], (block, x))
+
+
 BLOCK_CASES = (
     (4, 2, 4, 2, (1, 8, 8)),
     (6, 3, 3, 1, (2, 5, 7)),
@@ -948,6 +995,11 @@ EXERCISES["3.7"] = Exercise(
             without("keep the second shortcut"),
         ),
         ("both rolls have the wrong sign: first by minus the shift, afterwards by plus the shift", rolls_exchanged),
+        (
+            "the rolls run over the axes 0 and 1, which are images and rows: the map is (B, H, W, C), so roll over the "
+            "axes (1, 2)",
+            rolls_over_images,
+        ),
         ("each norm stands behind its branch: it must stand before it", norms_behind),
         (
             "the block's input is added once more at the end: there are two residuals",
@@ -978,7 +1030,7 @@ def small_network(depths, window=2, side=32):
     layers = []
     for i, stage in enumerate(model.layers):
         merging = {"downsample": stage.downsample} if i < n - 1 else {}
-        layers.append(Parts("a stage", blocks=nn.Sequential(*stage.blocks), **merging))
+        layers.append(Parts("a stage" if merging else "the last stage", blocks=nn.Sequential(*stage.blocks), **merging))
     parts = dict(patch_embed=model.patch_embed, layers=nn.ModuleList(layers), norm=model.norm, head=model.head)
     return Parts(f"a network with {', '.join(map(str, depths))} blocks", **parts)
 

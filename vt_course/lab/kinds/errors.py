@@ -96,6 +96,8 @@ def unknown_attribute(error: AttributeError) -> str | None:
     name, thing = getattr(error, "name", None), getattr(error, "obj", None)
     if name is None or thing is None:
         return None
+    if isinstance(thing, nn.Module) and hasattr(thing, "words"):  # the parts of an exercise: what they are, they say
+        return f"{thing.words} has no `{name}`; it has {listed([n for n, _ in thing.named_children()])}"
     kind = thing.__name__ if inspect.ismodule(thing) else f"a value of type {type(thing).__name__}"
     close = get_close_matches(name, dir(thing), n=1, cutoff=0.7)
     more = f"; did you mean `{close[0]}`?" if close else ""
@@ -349,7 +351,10 @@ def shapes(error: BaseException, text: str, names: list[str], args: tuple, sizes
     if "duplicate dims" in text or "repeated dim" in text.lower() or "Repeated dim" in text:
         return "an axis is named twice: each one must come exactly once"
     if "Dimension out of range" in text:
-        return f"there is no axis of this number: axes are counted from 0 ({tensors(names, args)})"
+        found = re.search(r"range of \[-?\d+, (\d+)\], but got (-?\d+)", text)
+        if found:
+            return f"there is no axis {found[2]}: the axes of this tensor are numbered from 0 to {found[1]}"
+        return "there is no axis of this number: axes are counted from 0"
     if "used as indices must be" in text or "only integer tensors" in text:
         return "indices must be whole numbers: make them with `//`, or `.long()` at the end"
     if "mean(): could not infer output dtype" in text or "Can only calculate the mean of floating" in text:

@@ -17,11 +17,13 @@ class Step:
     name: what it does, as in "pad" or "add the shortcut"; shown in quotation marks.
     do: changes the state, a dictionary, in place.
     wrong: pairs of a sentence and a wrong version of `do`.
+    forgotten: what is said if the step is missing, where "the step is forgotten" would not be true of all that do so.
     """
 
     name: str
     do: Callable[[dict], None]
     wrong: tuple[tuple[str, Callable[[dict], None]], ...] = ()
+    forgotten: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Steps:
     def changes(self):
         """Triples of a step's number, a sentence, and what is done instead, by the step's number."""
         for i, step in enumerate(self.steps):
-            yield i, f"the step “{step.name}” is forgotten", {i: None}
+            yield i, step.forgotten or f"the step “{step.name}” is forgotten", {i: None}
             for sentence, do in step.wrong:
                 yield i, sentence, {i: do}
 

@@ -223,7 +223,8 @@ def shift_mask(mask, window, heads: int | None = None, title: str | None = None,
     for axes, i in zip(cells.flat, shown):
         axes.set_axis_on()
         axes.imshow(forbidden[i], cmap=ListedColormap([ALLOWED, FORBIDDEN]), vmin=0, vmax=1)
-        axes.set(xticks=[], yticks=[])
+        ticks = range(0, N, window[-1]) if N <= 16 else []  # a row of the window begins at each
+        axes.set(xticks=ticks, yticks=ticks)
         axes.spines[:].set(visible=True, color="0.3")
         axes.set_title(f"{names[i]}: {100 * forbidden[i].mean():.3g} %", size=12)
     caption = f"{N} queries (down) × {N} keys (across) in window ({', '.join('thw'[-len(window) :])}): share forbidden"
@@ -423,7 +424,7 @@ def windows_2d(tokens, window, title=None, shift=(0, 0), rolled=False, width: fl
         axes.set(xlabel="W", ylabel="H", title=wrapped(name, int(8.5 * width)), xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     if any(rolls):
-        explain_lines(fig)
+        explain_lines(fig, padding=any((a < 0).any() for a in arrays))
     headline(fig, title)
     return fig
 
@@ -437,14 +438,15 @@ def dash_windows(axes, size, window) -> None:
     axes.hlines(np.array(ends[0]) - 0.5, -0.5, W - 0.5, **style)
 
 
-def explain_lines(fig: Figure) -> None:
-    """A legend for thick and dashed lines, below the figure."""
+def explain_lines(fig: Figure, padding: bool = False) -> None:
+    """A legend for thick and dashed lines, and for grey cells if they are padding, below the figure."""
     fig.set_figheight(fig.get_figheight() + 0.3)
     handles = [
         Line2D([], [], color="black", linewidth=3, label="border of a shifted window"),
         Line2D([], [], color=VERMILION, linewidth=2, linestyle=(0, (3, 2)), label="regular window"),
+        *([Patch(facecolor="#D9D9D9", edgecolor="0.3", label="padding")] if padding else []),
     ]
-    fig.legend(handles=handles, loc="outside lower center", ncols=2)
+    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
 @figure
@@ -461,7 +463,8 @@ def regions_2d(labels, title=None, window=None, columns: int | None = None, widt
     for a in arrays:
         if a.ndim != 2:
             raise CourseError(f"a map of regions has two axes (H, W), not shape {a.shape}")
-    palette = np.array([to_rgb(c) for c in (YELLOW, BLUE, ORANGE, VERMILION, "#F7F7F7", GREEN, SKY, "#44546A", PINK)])
+    fourth = "#8E6BBF" if any(sides is not None for sides in dashed) else VERMILION  # dashed lines are vermilion
+    palette = np.array([to_rgb(c) for c in (YELLOW, BLUE, ORANGE, fourth, "#F7F7F7", GREEN, SKY, "#44546A", PINK)])
     values = np.unique(np.concatenate([a[a >= 0] for a in arrays]))
     columns = min(columns or len(arrays), len(arrays))
     width = width / columns if width else min(4.2, 10 / columns)  # of a panel, in inches
