@@ -3,7 +3,7 @@
 #
 # `vt-course train` is one line. By the end of this notebook you have written what it does: the crop, the order of the clips, the learning rate, AdamW, the loss, and the step that
 # puts them together. Then your loop and the package's train the same model on the same clips, and all 325,748 weights come out the same **in every bit**.
-# A run that was stopped in the middle of an epoch also ends with the bits of one that was not. At the end you train on your own folder of videos.
+# A run that stops in the middle of an epoch and goes on ends with the same weights, in every bit, as a run without a stop. At the end you train on your own folder of videos.
 #
 # | | |
 # |---|---|
@@ -117,7 +117,7 @@ work = Path(kept.name)                          # removed at the end
 write_manifest(work / "train.csv", read_manifest(motion.train)[:16])
 write_manifest(work / "val.csv", read_manifest(motion.val)[:8])
 recipe = replace(recipe_for("video_swin_mini"), batch_size=6, epochs=3,
-                 keep=0,                        # decode in each epoch
+                 keep=0,        # no frames in memory: decode anew
                  drop_path=0.1, label_smoothing=0.1,
                  data=f"csv:{work}/train.csv,{work}/val.csv")
 rows = read_manifest(work / "train.csv")
@@ -125,7 +125,7 @@ classes = open_spec(recipe.data).classes
 steps_each = math.ceil(len(rows) / recipe.batch_size)  # of an epoch
 steps = recipe.epochs * steps_each
 report(clips=len(rows), steps_of_an_epoch=steps_each, steps=steps)
-print("the classes:", ", ".join(classes))
+print("the classes, by the alphabet:", ", ".join(classes))
 
 # %% [markdown] tags=["core"]
 # ## 2 · What a clip shows
@@ -182,11 +182,11 @@ differ("control: clip 7 in another epoch",
 held_out = read_manifest(motion.val)
 
 
-def held_out_clip(index, boxes=1, side=32):
+def held_out_clip(index, boxes=1, side=32, times=5 + 3 * np.arange(8)):
     """8 frames around the middle, cut by one random box, or by 8."""
     rng = np.random.default_rng((7, index))
     video = ClipReader(held_out[index]["path"])
-    frames = torch.from_numpy(video.read(5 + 3 * np.arange(8)))
+    frames = torch.from_numpy(video.read(times))
     drawn = [draw_box(*frames.shape[1:3], rng) for _ in range(boxes)]
     drawn *= 8 // boxes
     cut = [resize(f[None, top:top + h, left:left + w], side, side)
@@ -201,6 +201,8 @@ show.film_strip([held_out_clip(8, side=64),
 
 # %%
 count = 64 if PROFILE == "smoke" else 400
+# The shipped model numbers its classes by motion.classes: left, right,
+# up, down, grow, shrink, clockwise, counter-clockwise.
 true = torch.tensor([motion.classes.index(row["label"])
                      for row in held_out[:count]])
 shipped = create("video_swin_mini", num_classes=8).eval()
@@ -233,12 +235,27 @@ show.accuracies({name: (p, count) for name, p in boxed.items()}, 1 / 8,
 # %%
 for (name, p), low, high in zip(boxed.items(), (85, 25), (100, 60)):
     within(f"{name}, right", 100 * p, low, high, " %")
-# the last two classes are those that turn
+# classes 6 and 7 of motion.classes are those that turn
 turning = (jumping >= 6).float().mean().item()
 within("own boxes, called turning", 100 * turning, 55, 90, " %")
 
 # %% [markdown] tags=["answer"]
-# With one box the triangle glides to the left. With a box for each frame it also jumps up and down and changes its size: motion that is not there, as large as the real one. To the model, jumping looks like turning: it gives most clips the name of a turn. So it is still right on nearly all clips that do turn, and on about a quarter of the others.
+# With one box the triangle glides to the left. With a box for each frame it also jumps up and down and changes its size: motion that is not there, as large as the real one. The model gives most of these clips the name of a turn. So it is still right on nearly all clips that do turn, and on about a quarter of the others.
+
+# %% [markdown]
+# **Do the jumps alone make the turns?** Then a picture that stands still must be called turning as well, if each of its eight copies gets a box of its own. The control is the same picture in one box:
+
+# %%
+middle = np.full(8, 17)                       # one frame, eight times
+for boxes, low, high in ((1, 0, 5), (8, 40, 85)):
+    still = torch.stack([held_out_clip(i, boxes, times=middle)
+                         for i in range(count)])
+    called = (answers(still) >= 6).float().mean().item()
+    within(f"a still picture, boxes: {boxes}, called turning",
+           100 * called, low, high, " %")
+
+# %% [markdown] tags=["answer"]
+# They do: no motion is left but the jumps, and most pictures are called turning; in one box almost none is. *What* in a jump looks like a turn is not shown by this. The next part gives a hint: the model tells turns by colours that change their place.
 
 # %% [markdown]
 # ### No mirror for "left"
@@ -263,13 +280,14 @@ within("mirrored left and right, called the other",
 # Mirrored "left" *is* "right", and the model says so. Up, down, grow and shrink stay what they are. But a mirrored "clockwise" *is* "counter-clockwise", and the model says "clockwise" as before.
 
 # %% [markdown]
-# **Why does the mirror not change the answer of a clip that turns?** Around its centre each shape shows the colour circle. Where a shape turns, the colours pass by in one order; where it turns back, in the other order. The mirror turns round
+# **Why does the mirror not change the answer of a clip that turns?** Around its centre each shape shows the colour circle: the colours of the rainbow, red, yellow, green, blue and back to red, one after the other around the centre. At a fixed place, the colours pass by in one order if the shape turns clockwise, and in the other order if it turns counter-clockwise. The mirror reverses
 # the motion *and* the colour circle. So the order in which the colours pass by stays the same.
 #
-# Perhaps the model reads this order. That can be tested. Exchanging red and blue turns round the colour circle alone, and moves not a pixel. If the model reads the order of colours, its answers to turning clips must be exchanged:
+# Perhaps the model reads this order. That can be tested. Exchanging red and blue reverses the colour circle alone, and moves not a pixel. If the model reads the order of colours, its answers to turning clips must be exchanged:
 
 # %%
 recoloured, turns = answers(one_box.flip(1)), true >= 6  # BGR, not RGB
+# ^ 1 flips the last bit: 6 becomes 7, and 7 becomes 6
 other_way = (recoloured == true ^ 1)[turns].float().mean().item()
 within("recoloured turns, the other way",
        100 * other_way, 75, 100, " %")
@@ -451,13 +469,13 @@ show.schedules(falling, "Learning rates of six recipes")
 # | UniFormer-S 16 × 8, Kinetics-400 | AdamW | 1e-4 for a batch of 32 | 110, 10 | 0.05 |
 # | `video_swin_mini`, embedded clips | AdamW | 8e-4 for a batch of 16 | 40, 1 | 0.05 |
 #
-# AdamW and decay are the subject of section 5; momentum is its *m*. (Sources: at the end.) Long recipes train from random weights (MViT). Short ones start from image weights (Video Swin, TimeSformer). With a larger batch the gradient is less noisy and there are fewer steps. So recipes scale the learning rate with
+# AdamW and decay are the subject of section 5; momentum works like its *m*, without the factor 1 − β₁. (Sources: at the end.) Long recipes train from random weights (MViT). Short ones start from image weights (Video Swin, TimeSformer). With a larger batch the gradient is less noisy and there are fewer steps. So recipes scale the learning rate with
 # the batch. If you halve the batch to fit your GPU, halve the learning rate, too, or add up the gradients of two halves (exercise 8.6).
 
 # %% [markdown] tags=["core"]
 # ## 5 · AdamW
 #
-# Plain gradient descent gives every weight the same learning rate. **Adam** keeps two running means for each weight: *m* of its gradients and *v* of their squares. It divides *m* by the root of *v*. So a weight whose gradients are small but point the same way
+# Plain gradient descent gives every weight the same learning rate. **Adam** keeps two running means for each weight: *m* of its gradients and *v* of their squares. *m* and *v* are called the **moments**. Adam divides *m* by the root of *v*. So a weight whose gradients are small but point the same way
 # moves as fast as one with large gradients. With *g* the gradient in step *t* (counted from 1):
 #
 # $$m \leftarrow \beta_1 m + (1-\beta_1)\,g \qquad v \leftarrow \beta_2 v + (1-\beta_2)\,g^2$$
@@ -468,7 +486,7 @@ show.schedules(falling, "Learning rates of six recipes")
 #
 # ### Exercise 8.3 · One step of AdamW
 #
-# Difficulty 3/5 · importance 5/5 · 20 minutes
+# Difficulty 2/5 · importance 5/5 · 20 minutes
 #
 # Given are the weight `w`, its gradient `g`, the `m` and `v` of the step before, all of one shape; `t`, the learning rate `lr` (η) and `decay` (λ). Return the new w, m, v, stacked: `(3, ...)`.
 #
@@ -547,12 +565,12 @@ for way, l2 in (("AdamW", False), ("Adam with L2", True)):
               for G in (10.0, 0.01)})
 
 # %% [markdown] tags=["answer"]
-# AdamW leaves the same of both: 0.999²⁰⁰ = 0.82, less 0.02 that the first steps have moved them. L2 hardly touches the weight with large gradients, and drives the other to zero. How much a weight decays should not depend on how noisy its gradient is. With the W it does not.
+# AdamW leaves the same of both: the decay multiplies by 0.999²⁰⁰ = 0.82. Without decay the weight would end at 0.982 and not at 1: the first gradient is positive, and in the first steps, where *m* is a mean of few gradients, the two signs do not cancel. 0.82 · 0.98 is 0.80. With L2 the term λ*w* is 0.1 at the start. Beside *G* = 10 it is a hundredth, and of the 0.04 that this weight loses, about half are those first steps. Beside *G* = 0.01 it is ten times as large as the gradient, so Adam takes it for the direction and steps nearly the whole learning rate in each of the first steps: 0.02 is left. How much a weight decays should not depend on how noisy its gradient is. With the W it does not.
 
 # %% [markdown]
 # ### What does not decay
 #
-# Decay pulls towards zero. For the weight of a LayerNorm zero means "erase this channel", and a bias has nothing to gain from being small. So vectors do not decay. Nor do tables of relative positions. Video Swin's released configurations do the same for norms and tables (`decay_mult=0.`).
+# Decay pulls towards zero. For the weight of a LayerNorm zero means "erase this channel", and a bias has nothing to gain from being small. So vectors do not decay. Nor do tables of relative positions: their entries are biases, too, which are added to the scores of attention. Video Swin's released configurations do the same for norms and tables (`decay_mult=0.`).
 
 # %%
 def decay_of(name, parameter):
@@ -576,15 +594,13 @@ report(parameters=sum(p.numel() for p in named.values()),
 # %% [markdown] tags=["core"]
 # ## 6 · Loss and gradient
 #
-# Cross-entropy compares the softmax with the label: 1 for the true class, 0 for all others. A softmax reaches 1 only with infinite logits, so this target is never reached. [**Label smoothing**](glossary.md#label-smoothing) asks for something that can be reached: each label gives away ε, and each of the K classes, the true one among them, gets ε / K of it.
+# Cross-entropy compares the softmax with the label: 1 for the true class, 0 for all others. A softmax reaches 1 only with infinite logits, so this target is never reached. [**Label smoothing**](glossary.md#label-smoothing) asks for something that can be reached: each label gives away ε, and each of the K classes, the true one among them, gets ε / K.
 #
 # ### Exercise 8.4 · Label smoothing
 #
 # Difficulty 3/5 · importance 3/5 · 10 minutes
 #
 # `logits` (B, K), `label` (B,) class numbers, `eps` ε. The loss of a clip is −Σₖ targetₖ · log softmaxₖ with target = (1 − ε) · (1 for the label, 0 else) + ε / K. Return the mean over the clips, one number. Its gradient is checked, too.
-#
-# (As torch adds it up: the mean over clips of −log softmax at the label, times 1 − ε, plus the mean over clips of the sum of −log softmax over classes, times ε / K.)
 
 # %% tags=["exercise:8.4"]
 def smoothed_loss(logits, label, eps):
@@ -601,7 +617,7 @@ smoothed_loss = check("8.4", smoothed_loss)
 # </details>
 # <details><summary>Hint 2: pseudocode</summary>
 #
-# `log_p = logits.log_softmax(-1)`; of the true classes: `log_p.gather(1, label[:, None])`
+# `log_p = logits.log_softmax(-1)`; of the true classes: `log_p.gather(1, label[:, None])`. Both parts are means over the clips; the even part sums over classes and has the factor ε / K.
 # </details>
 # <details><summary>Symptom: a little too small or too large, except at ε = 0</summary>
 #
@@ -781,9 +797,13 @@ class Schedule:
             self.optimizer.lr = self.rates[self.at]
 
 
-def run_of(model, rates, eps=0.0, at=0, moments=None):
-    """Everything that a step needs; `at`: the steps that are done."""
-    optimizer = OwnAdamW(model, moments, at)
+def run_of(model, rates, eps=0.0, at=0, moments=None, t=0):
+    """Everything that a step needs.
+
+    at: the steps of the schedule that are done; t: those of AdamW,
+    which are fewer if a step was left out.
+    """
+    optimizer = OwnAdamW(model, moments, t)
     return SimpleNamespace(
         model=model, optimizer=optimizer, limit=recipe.grad_clip,
         schedule=Schedule(optimizer, rates, at), autocast=nullcontext,
@@ -800,12 +820,12 @@ def run_of(model, rates, eps=0.0, at=0, moments=None):
 #
 # - Before it a validation may have left the model in evaluation mode. It trains in training mode.
 # - The gradient is that of the **mean** loss of all clips of the batch. `run.loss(logits, labels)` is the mean of one part. Parts may differ in size. Remember that `backward` *adds* to the gradients that are there.
-# - The model and its loss run inside `with run.autocast():`. It lets the model multiply in 16 bits where the run wants that (section 9). On our CPU it does nothing.
+# - The model and its loss run inside `with run.autocast():`. It lets the model multiply in 16 bits where the run wants that (section 9). On our CPU it does nothing. The backward pass stands outside, as torch advises. (The check notices only a *model* that runs outside.)
 # - All gradients together are shortened to `run.limit`, once: `clip_gradients(run.model, run.limit)`, or torch's own function.
-# - A loss or a norm that is not finite (infinite, or NaN) must not reach the weights. Such a step is left out: the weights stay as they are, and nothing of it may be left for the next step. It counts as a step for the schedule.
+# - A loss or a norm that is not finite (infinite, or NaN) must not reach the weights. Such a step is left out: the weights stay as they are, and nothing of it may be left for the next step. It counts as a step for the schedule. (A NaN loss makes a NaN norm. But a norm can be NaN where the loss is finite, and an infinite loss can have a finite gradient. So ask about both.)
 # - The optimiser uses the learning rate of *this* step.
 #
-# Return the mean loss of the batch, a number.
+# Return the mean loss of the batch, a number. If it is NaN, return NaN.
 #
 # The check takes several steps on a model of 48 weights, in four runs. It compares a table: a row for each step, with the loss in column 0 and then all weights. The first row that differs is the step in which something went wrong.
 
@@ -861,7 +881,7 @@ train_step = check("8.6", train_step, solution=True)
 #
 # Around the step stands the loop: which clips, which seed. Read it against the picture of section 1.
 #
-# One more condition for equal bits. Floating-point sums depend on their order, and the gradient of a table that many tokens read is, by default, added up by several threads in whatever order they finish. While `deterministic` is open, torch adds
+# One more condition for equal bits. Floating-point sums depend on their order. Many tokens read the same entry of a bias table, and its gradient is the sum over these tokens. By default several threads add it up, in whatever order they finish. While `deterministic` is open, torch adds
 # in a fixed order on a CPU. `fit` does the same.
 
 # %%
@@ -891,7 +911,7 @@ def train(run, last):
                                    for i in index])
             # the seed of drop path
             _ = torch.manual_seed(recipe.seed * 1_000_003 + step)
-            losses.append(train_step(run, [(clips, labels)]))
+            losses.append(float(train_step(run, [(clips, labels)])))
     return losses
 
 # %%
@@ -924,7 +944,7 @@ differ("control: the weights before",
 #
 # ### First, let it memorise
 #
-# A loop can be equal to another and both be wrong. Before a long training, ask for something easy: eight clips, the same in each step, without smoothing or drop path, with 5 steps of warm-up. A model that cannot learn these by heart will learn nothing else. **Predict** the first loss.
+# A loop can be equal to another and both be wrong. Before a long training, ask for something easy: eight clips, the same in each step, without smoothing or drop path, with 5 steps of warm-up. A model that cannot learn these by heart will learn nothing else. **Predict**: after 24 steps, is the last loss near that of a guess, about half of it, or below a third of it?
 
 # %%
 def by_heart(steps=24, peak=1e-3, change=lambda run: None):
@@ -932,7 +952,8 @@ def by_heart(steps=24, peak=1e-3, change=lambda run: None):
     rising = [peak * min(1, t / 5) for t in range(1, steps + 1)]
     run = run_of(fresh_model(rate=0.0), rising)
     change(run)
-    return [train_step(run, [(x[:8], y[:8])]) for _ in range(steps)]
+    return [float(train_step(run, [(x[:8], y[:8])]))
+            for _ in range(steps)]
 
 
 memory = by_heart()
@@ -945,7 +966,7 @@ show.curves({"loss of the same eight clips": memory}, "loss",
             levels={"a guess: ln 8 = 2.08": math.log(8)})
 
 # %% [markdown] tags=["answer"]
-# The first loss lies near ln 8 ≈ 2.08, as it must: the model knows nothing yet, and gives each of 8 classes about the same probability.
+# The first loss lies near ln 8 ≈ 2.08, as it must: the model knows nothing yet, and gives each of 8 classes about the same probability. The last loss lies below a third of that: 24 steps are enough for eight clips.
 
 # %% [markdown]
 # ### A hunt
@@ -957,7 +978,7 @@ show.curves({"loss of the same eight clips": memory}, "loss",
 # - the learning rate is 100 times as high;
 # - the limit of clipping is 1,000 times as low.
 #
-# **Predict, then match.** Draw the four curves that you expect. Then run the cells: which letter has which cause? Two of the four look almost healthy.
+# **Predict, then match.** Draw the four curves that you expect. Then run the cells: which letter has which cause? Two of the four look almost healthy. Look at the lines below the figure, too: one of the two stays with the healthy run in all steps. Which change does AdamW not notice at all, and which only partly?
 
 # %%
 def other_labels(run):
@@ -982,11 +1003,22 @@ letters = dict(zip(np.random.default_rng(8).permutation([*causes]),
                    "ABCD"))
 hunted = {cause: by_heart(**how) for cause, how in causes.items()}
 
-# %% tags=["figure"] alt="Five loss curves over 24 steps: the healthy one and A fall together below 0.3, D almost as fast; B falls slowly and stays far above them; C jumps up and down, at first far above the dotted line of a guess."
+# %% tags=["figure"] alt="Five loss curves over 24 steps, on a logarithmic axis: the healthy one and A fall together below 0.3, D almost as fast; B falls slowly and stays far above them; C jumps up and down, at first far above the dotted line of a guess."
 by_letter = sorted((letter, hunted[c]) for c, letter in letters.items())
-show.curves({"healthy": memory} | dict(by_letter), "loss",
-            "Four runs with one thing changed", xlabel="step",
-            levels={"a guess": math.log(8)})
+figure = show.curves({"healthy": memory} | dict(by_letter), "loss",
+                     "Four runs with one thing changed", xlabel="step",
+                     levels={"a guess": math.log(8)})
+figure.axes[0].set_yscale("log")
+figure.axes[0].set_yticks([0.1, 0.3, 1, 3, 10],
+                          ["0.1", "0.3", "1", "3", "10"])
+figure.axes[0].minorticks_off()
+figure
+
+# %%
+for letter, losses in by_letter:
+    gap = max(abs(a - b) for a, b in zip(losses, memory))
+    print(f"{letter}:", "within 0.05 of" if gap <= 0.05 else
+          "somewhere more than 0.05 from", "the healthy loss")
 
 # %%
 for cause, low, high in (("never zero", 0, 0.7),
@@ -1004,12 +1036,12 @@ within(f"{letters['rate too high']}, largest loss",
 # **D: the gradients are never set to zero.** Here the most popular of all mistakes hardly shows. The clips are the same in each step, so old gradients point nearly where the new one points; their sum is too long, but clipping shortens it. With other clips in each step the sum points elsewhere. The check of exercise 8.6 has other clips in each step: it finds this mistake in the second row.
 
 # %% [markdown]
-# So learning by heart finds much, not all. When a loss does not fall, look first at the labels (are they those of the clips?), then at the learning rate, then at `zero_grad`.
+# So learning by heart finds much, not all. When a loss does *not* fall on the same clips, look first at the labels (are they those of the clips?), then at the learning rate. A loss that falls does not acquit `zero_grad`: AdamW and clipping hide the length of the sum. Test it by itself: after two steps on different clips the gradient must be that of the second batch alone.
 
 # %% [markdown] tags=["core"]
 # ## 8 · Stop and go on
 #
-# A training of days is stopped: by a full disk, by the queue of the cluster, by you. What must be stored so that it goes on *as if nothing had happened*? In general: weights, moments, the step, the state of every random generator, the place of every worker. With nothing random that has a memory, the first three are all.
+# A training of days is stopped: by a full disk, by the queue of the cluster, by you. What must be stored so that it goes on *as if nothing had happened*? In general: weights, moments, the step, the state of every random generator, the place of every worker. With nothing random that has a memory, the first three are all. To the moments belongs *t*, the number of steps that AdamW has taken. It equals the step unless a step was left out because it was not finite (exercise 8.6).
 #
 # We stop after 7 of the 9 steps, in the middle of the third epoch. Then a fresh model is filled from the file and goes on.
 
@@ -1019,7 +1051,8 @@ def go_on(state):
     model = fresh_model(seed=99)              # will be overwritten
     model.load_state_dict(state["model"])
     return run_of(model, rates, recipe.label_smoothing,
-                  at=state["step"], moments=state["moments"])
+                  at=state["step"], moments=state["moments"],
+                  t=state["t"])
 
 
 def weights_at_the_end(run):
@@ -1030,7 +1063,8 @@ def weights_at_the_end(run):
 first = run_of(fresh_model(), rates, recipe.label_smoothing)
 _ = train(first, 7)
 torch.save(dict(model=first.model.state_dict(), step=7,
-                moments=first.optimizer.moments), work / "mine.pt")
+                moments=first.optimizer.moments,
+                t=first.optimizer.t), work / "mine.pt")
 
 # %%
 state = torch.load(work / "mine.pt", weights_only=True)
@@ -1038,11 +1072,11 @@ same_bits("stopped after 7 of 9 steps = not stopped",
           weights_at_the_end(go_on(state)), mine)
 
 # %% [markdown]
-# **Predict.** What happens if the file lacks the moments? Is there an error? Are the steps shorter or longer than they should be? And what happens if the file says only "epoch 3", and the training goes on at the beginning of it?
+# **Predict.** What happens if the file lacks the moments? Is there an error? Are the steps shorter or longer than they should be? And what happens if the file says only "in the third epoch" (number 2, counted from 0), and the training goes on at the beginning of it?
 
 # %%
 bare = state | dict(moments=None)             # moments begin at 0
-early = state | dict(step=6)                  # where epoch 3 began
+early = state | dict(step=6)                  # where the third epoch began
 differ("without the moments",
        weights_at_the_end(go_on(bare)), mine, 1e-4)
 differ("from the beginning of the epoch",
@@ -1064,7 +1098,7 @@ for name, saved, low, high in (("with", state, 0.15, 0.35),
            " learning rates")
 
 # %% [markdown] tags=["answer"]
-# No error, no warning: the weights look like weights. Without the moments all of them move equally far, half a learning rate here, whatever their gradients (question 4 has the reason). That is more than one and a half times as far as the median weight should move. From the beginning of the epoch, the clips of step 6 count twice. The run is just not the one that it says it is.
+# No error, no warning: the weights look like weights. Without the moments all of them move equally far, half a learning rate here, whatever their gradients (question 4 has the reason). That is more than one and a half times as far as the median weight should move. From the beginning of the third epoch, three steps follow (6, 7, 8) in place of two: the weights that had made step 6 make it again, so its clips count twice. The run is just not the one that it says it is.
 
 # %% [markdown]
 # With `fit`:
@@ -1096,7 +1130,7 @@ for dtype, split in bits.items():
           1 + i.eps)
 
 # %% [markdown]
-# (In front of the fraction stands a 1 that is not stored. "Smallest" is the smallest number with all its digits. Below it there are numbers with fewer and fewer digits. The last one of float16 is 2⁻²⁴ ≈ 6e-8; less than half of it is rounded to 0.) bfloat16 is float32 with 16 of its bits cut off: the same range, hardly any digits. float16 has more digits and a much smaller range.
+# (In front of the fraction stands a 1 that is not stored. "After 1" is the next number above 1. "Smallest" is the smallest number with all its digits. Below it there are numbers with fewer and fewer digits. The last one of float16 is 2⁻²⁴ ≈ 6e-8; less than half of it is rounded to 0.) bfloat16 is float32 with 16 of its bits cut off: the same range, hardly any digits. float16 has more digits and a much smaller range.
 
 # %% tags=["figure"] alt="Number lines from 0.98 to 1.02: the numbers of float32 fill a bar, float16 has 61 marks, bfloat16 has 8; the number 1.003 stays almost in its place in float32 and float16 and becomes 1 in bfloat16."
 show.number_lines([torch.float32, torch.float16, torch.bfloat16],
@@ -1202,7 +1236,7 @@ same_bits("(gradient of 2¹⁶ · loss) / 2¹⁶ = gradient",
 in_16 = run_of(fresh_model(rate=0.0), [1e-3])
 in_16.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
 in_32 = run_of(fresh_model(rate=0.0), [1e-3])
-loss_16, loss_32 = (torch.tensor(train_step(run, [(x[:8], y[:8])]))
+loss_16, loss_32 = (torch.tensor(float(train_step(run, [(x[:8], y[:8])])))
                     for run in (in_16, in_32))
 differ("loss of your step in bfloat16 and float32",
        loss_16, loss_32, 1e-5)
@@ -1271,7 +1305,7 @@ def gradient_of_all(gradients, sizes):
 gradient_of_all = check("8.7", gradient_of_all, solution=True)
 
 # %% [markdown]
-# The proof, in one process: the same weights, a batch of 13 clips, two ranks; rank r takes `batch[r::2]`.
+# A check with numbers, in one process: the same weights, a batch of 13 clips, two ranks; rank r takes `batch[r::2]`.
 
 # %%
 whole_batch = gradient_on(untrained, x, y)
@@ -1308,10 +1342,16 @@ differ("BatchNorm of each rank's own clips", by_rank, norm(features))
 # %% [markdown]
 # In the package, `batch_size` is that of all ranks together, whatever their number. So a recipe means the same on one GPU and on eight. torch's `DistributedDataParallel` averages plainly: it adds all gradients and divides by R. So `fit` multiplies the loss of each rank first.
 #
-# **Complete the formula.** Rank r has n_r of the n clips. Its loss must be multiplied by … , so that "add all and divide by R" gives the mean over all clips.
+# **Complete the formula.** Rank r has n_r of the n clips. Its loss must be multiplied by … , so that "add all and divide by R" gives the mean over all clips. Put your two factors for 7 and 6 clips into the cell:
+
+# %%
+factors = torch.tensor([1.0, 1.0])            # for 7 and for 6 clips
+averaged = (factors[:, None] * of_ranks).mean(0)
+print("the gradient of all clips:",
+      torch.allclose(averaged, whole_batch, rtol=1e-4, atol=1e-4))
 
 # %% [markdown] tags=["answer"]
-# By n_r · R / n. The R cancels the division, and n_r / n is the weight of exercise 8.7.
+# By n_r · R / n, here 7 · 2 / 13 and 6 · 2 / 13: with them the cell prints True. The R cancels the division, and n_r / n is the weight of exercise 8.7.
 
 # %% [markdown]
 # The command for two processes:
@@ -1387,7 +1427,7 @@ show.curves(histories, "loss", "Two whole trainings of video_swin_mini",
 # For about four epochs nothing seems to happen: the losses stay near that of a guess. Then they fall steeply. A flat beginning is not a bug by itself. The same step has learned eight clips by heart (section 7); that is the reason to wait.
 
 # %% [markdown]
-# These are the trainings whose weights ship, and its repetition with another seed. `results/ship/` has their epochs, hardware, seconds and commit. In `lecture` the figure has a curve more: the first eight epochs of *your* run. It has the recipe and the seed of seed 0. Does it lie on the stored curve? (On our machine it does.) `fit` leaves such a figure in the run folder, too (`curves.png`), and every step for TensorBoard: `tensorboard --logdir runs`.
+# Seed 0 is the training whose weights ship. Seed 1 is the same training with another seed. `results/ship/` has their epochs, hardware, seconds and commit. In `lecture` the figure has a curve more: the first eight epochs of *your* run. It has the recipe and the seed of seed 0. Does it lie on the stored curve? (On our machine it does.) `fit` leaves such a figure in the run folder, too (`curves.png`), and every step for TensorBoard: `tensorboard --logdir runs`.
 #
 # The shipped weights are those of the last epoch, not of the best. Who picks the best of 40 epochs by validation accuracy reports luck as well.
 #
@@ -1401,7 +1441,7 @@ show.curves(histories, "loss", "Two whole trainings of video_swin_mini",
 #
 # $$\frac{p + \frac{z^2}{2n} \pm z\sqrt{\frac{p(1-p)}{n} + \frac{z^2}{4n^2}}}{1 + \frac{z^2}{n}}$$
 #
-# In 95 of 100 repetitions such an interval holds the true share, nearly.
+# If the test is repeated with other videos of the kind, about 95 of 100 such intervals hold the true share.
 #
 # ### Exercise 8.8 · The score of several views
 #
@@ -1467,7 +1507,7 @@ within("four views", 100 * package_4["top1"], 75, 100, " %")
 # %% [markdown]
 # ### Two seeds
 #
-# The two trainings of the figure above were tested on the same 400 clips. **Predict**, from their last accuracies: is seed 1 better?
+# The two trainings of the figure above were tested on the same 400 clips. After the last epoch seed 0 is right on 397 of them and seed 1 on all 400. **Predict**: do their intervals overlap? And do the clips show that seed 1 is better?
 
 # %%
 def interval_of(right, clips):
@@ -1486,7 +1526,9 @@ for seed, name in enumerate(("", "_seed1")):
               f"interval {low:.2f} to {high:.2f} %"})
 
 # %% [markdown] tags=["answer"]
-# One cannot tell: each interval holds numbers of the other. That seed 1 is right on all 400 clips does not mean that it is always right. A model that errs on one clip in 200 is right on 400 others with a probability of 0.995⁴⁰⁰ = 13 %.
+# The intervals overlap, and no: these clips do not show that seed 1 is better. But overlapping intervals are not the reason. They are those of *independent* tests, and here both models saw the same clips. Two models on the same clips are a pair. Only clips on which they differ can tell. Here these are 3, and seed 1 is right on each. If both were equally good, each of the 3 would be a toss of a coin, and all would fall to the same side with a probability of 2 · 0.5³ = 25 %. (This is McNemar's test; notebook 09 has an interval for paired results of several seeds.)
+#
+# That seed 1 is right on all 400 clips does not mean that it is always right. A model that errs on one clip in 200 is right on 400 others with a probability of 0.995⁴⁰⁰ = 13 %.
 
 # %% [markdown]
 # The interval covers the choice of clips only. How much the seed of the training matters, one learns from several seeds.
@@ -1505,7 +1547,7 @@ widths = [100 * (high - low).item() for _, low, high in scored]
 figure = show.curves(
     {f"{100 * share:.0f} % right": dict(x=numbers, y=widths)},
     "width of the 95 % interval (points)",
-    "Four times the clips, half the interval", xlabel="clips",
+    "The width of an interval", xlabel="clips",
     levels={"1 point": 1})
 figure.axes[0].set(xscale="log", yscale="log")
 figure.axes[0].set_xticks(numbers[::2], numbers[::2], minor=False)
@@ -1515,7 +1557,7 @@ figure.axes[0].minorticks_off()
 figure
 
 # %% [markdown] tags=["answer"]
-# About 7,300: the width falls with the root of n. It is widest where p is 50 %: there p(1 − p) is largest. Kinetics-400 has 19,881 validation videos in the public mirror; at 79 % that makes an interval of 1.1 points. Differences of 0.1 between papers lie far below it.
+# About 7,300: the width falls with the root of n, so four times the clips make half the interval. It is widest where p is 50 %: there p(1 − p) is largest. Kinetics-400 has 19,881 validation videos in the public mirror; at 79 % that makes an interval of 1.1 points. Differences of 0.1 between papers lie far below it.
 
 # %% [markdown]
 # ### The control
@@ -1677,7 +1719,7 @@ show.probabilities(
     f"What your model holds likely, {trained}")
 
 # %% [markdown]
-# In `smoke` the model has made two steps and knows nothing. In `lecture` it makes 300, on 240 of our clips, and is right on most of those that were set aside. The same functions in a terminal:
+# In `smoke` the model has made two steps and knows nothing. If it is right on 2 of the 3 clips, that is luck: a guess is right on 2 or 3 of them with a probability of 7/27 = 26 %. In `lecture` it makes 300, on 240 of our clips, and is right on most of those that were set aside. The same functions in a terminal:
 #
 # ```sh
 # vt-course data prepare videos --out data/videos --short-side 128 --fps 16
@@ -1762,7 +1804,7 @@ kept.cleanup()
 #
 # ## Summary
 #
-# - A clip is a pure function of (seed, epoch, index), a batch of (seed, epoch), drop path of (seed, step). That is why weights, moments and the step are the whole state.
+# - A clip is a pure function of (seed, epoch, index), a batch of (seed, epoch), drop path of (seed, step). That is why weights, moments with their *t*, and the step are the whole state.
 # - One box for all frames of a clip. No mirror where left and right are classes.
 # - Warm-up, cosine; AdamW's decay stands beside the gradient; vectors and bias tables do not decay; clip the gradient of all parameters together.
 # - A step: training mode, gradients to zero, each part forward and backward with its share of the clips, clip, step the optimiser unless something is not finite, move the schedule on.
@@ -1792,7 +1834,7 @@ kept.cleanup()
 # 4. Too long, in all weights: with m = 0.1 g, v = 0.001 g² and a bias correction that is 1 by now (in section 8, at t = 8, it leaves half a learning rate), m/√v is 0.1/√0.001 = 3.2, so each weight moves by 3.2 learning rates, whatever its gradient. If t begins anew as well, it is 1 learning rate. Both are more than usual, where gradients of changing sign make m small beside √v (sections 5 and 8).
 # 5. Next to 1 bfloat16 has 1 + 2⁻⁷ = 1.0078, and 1.003 is nearer to 1; float16 has steps of 2⁻¹⁰ = 0.00098, so it becomes 1 + 3/1024 = 1.00293 (section 9).
 # 6. 10 · 2 / 16 = 1.25 and 6 · 2 / 16 = 0.75 (section 10).
-# 7. 88.75 and 91.0 %, the difference 2.25 points with a standard error of √(1.58² + 1.43²) = 2.1: one cannot tell. (On the same clips, look at those where the two differ.)
+# 7. 88.75 and 91.0 %, the difference 2.25 points with a standard error of √(1.58² + 1.43²) = 2.1: one cannot tell. (On the same clips, count those on which the two differ: section 11.)
 # 8. Flip (left and right hands matter), the seconds that a clip covers, the size (fingers are small), and the split by person (section 12).
 # 9. The clips are the same in each step, so the old gradients point nearly where the new one points. Their sum is only too long, and clipping and AdamW's division by √v take no notice of length (section 7).
 # 10. The gradients are clipped after the optimiser has used them, and then set to zero: nothing is clipped at all (exercise 8.6).

@@ -315,6 +315,10 @@ WRONG = {
             lambda s, n, w, p: p * (1 + math.cos(math.pi * (s - w) / (n - w))) / 2,
             likely("8.2", "no warm-up"),
         ),
+        "smaller of both": (
+            lambda s, n, w, p: p * min((s + 1) / max(w, 0.01), (1 + math.cos(math.pi * (s - w) / (n - w))) / 2),
+            likely("8.2", "the smaller of"),
+        ),
         "constant": (lambda *a: wave(*a, lambda x: 1.0), likely("8.2", "stays at the peak")),
         "<=": (
             lambda s, n, w, p: p * (s + 1) / w if s <= w and w else rate(s, n, w, p),

@@ -175,6 +175,32 @@ def step_returns_early(run, parts):
     return total
 
 
+def step_returns_at_a_nan_loss(run, parts):
+    """The loss is looked at first, and the function is left before the schedule."""
+    run.model.train()
+    run.optimizer.zero_grad()
+    total = 0.0
+    for x, labels in parts:
+        with run.autocast():
+            loss = run.loss(run.model(x), labels)
+        if not loss.isfinite():
+            return math.nan
+        share = len(labels) / sum(len(y) for _, y in parts)
+        (share * loss).backward()
+        total += share * loss.item()
+    if nn.utils.clip_grad_norm_(run.model.parameters(), run.limit).isfinite():
+        run.optimizer.step()
+    run.schedule.step()
+    return total
+
+
+def step_then_clip(run, parts):
+    """The gradients are shortened when the optimiser has used them."""
+    total = step(run, parts, clip=None, good=lambda total, norm: True)
+    nn.utils.clip_grad_norm_(run.model.parameters(), run.limit)
+    return total
+
+
 def step_each_part(run, parts):
     total, clips = 0.0, sum(len(labels) for _, labels in parts)
     run.model.train()
@@ -232,7 +258,13 @@ WRONG_STEP = {
         lambda r, p: step(r, p, good=lambda total, norm: math.isfinite(total)),
         named("only the loss is looked at"),
     ),
-    "schedule stands still": (step_returns_early, named("stands still")),
+    "schedule stands still": (step_returns_early, named("stands still in a step that is left out")),
+    "early return at a NaN loss": (step_returns_at_a_nan_loss, named("as after an early `return`")),
+    "stepped, then clipped": (step_then_clip, named("after the optimiser has used")),
+    "last loss, times its share": (
+        lambda r, p: step(r, p, value=lambda losses: losses[-1] * len(p[-1][1]) / sum(len(y) for _, y in p)),
+        named("the share of the last part only"),
+    ),
     "gradients stay": (step_zero_if_taken, named("the gradients stay")),
     "a step for each part": (step_each_part, named("steps after each part")),
     "all at once": (everything_at_once, named("at once")),
@@ -327,6 +359,14 @@ WRONG_SCORE = {
     "z = 1": (lambda x, y: score(x, y, interval=lambda p, n: ends(p, n, 1)), likely("8.8", "z is 1:")),
     "z = 2": (lambda x, y: score(x, y, interval=lambda p, n: ends(p, n, 2)), likely("8.8", "z is 2:")),
     "n - 1": (lambda x, y: score(x, y, n=len(y) - 1), likely("8.8", "one too small")),
+    "views flattened": (
+        lambda x, y: score(x.flatten(0, 1)[:, None], y.repeat_interleave(x.shape[1])),
+        likely("8.8", "each view is scored"),
+    ),
+    "no denominator": (
+        lambda x, y: score(x, y, interval=lambda p, n: [e * (1 + 1.96**2 / n) for e in ends(p, n)]),
+        likely("8.8", "neither the middle"),
+    ),
     "exchanged": (
         lambda x, y: score(x, y, interval=lambda p, n: ends(p, n)[::-1]),
         likely("8.8", "the ends are exchanged"),

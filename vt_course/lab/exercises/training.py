@@ -353,6 +353,10 @@ EXERCISES["8.2"] = Exercise(
             "there is no warm-up: the cosine is used from the first step on",
             lr_like(cosine, lambda s, n, w, p: cosine(s, n, w, p)),
         ),
+        (
+            "the smaller of warm-up and cosine is taken: before step `warmup` the cosine must not count",
+            lr_like(cosine, lambda s, n, w, p: min(p * (s + 1) / w, cosine(s, n, w, p))),
+        ),
     ),
     piece=lr_of,
     more=lambda: [

@@ -245,12 +245,18 @@ def frozen(run: Run, parts: list) -> float:
 
 
 def step_of(
-    run: Run, parts: list, last=True, clipped=True, early=False, still=False, good: Callable = all_finite
+    run: Run,
+    parts: list,
+    last=True,
+    clipped=True,
+    early=False,
+    still: Callable | None = None,
+    good: Callable = all_finite,
 ) -> float:
     """The step as one would write it.
 
     last: whether the schedule moves on. clipped: whether the gradients are. early: the schedule comes first.
-    still: it waits in a step that is left out. good: of loss and norm, whether to step.
+    still: of loss and norm, whether it waits. good: of loss and norm, whether to step.
     """
     run.model.train()
     run.optimizer.zero_grad()
@@ -265,7 +271,7 @@ def step_of(
         run.schedule.step()
     if good(total, norm):
         run.optimizer.step()
-    if last and not early and not (still and not good(total, norm)):
+    if last and not early and not (still and still(total, norm)):
         run.schedule.step()
     return total
 
@@ -295,6 +301,10 @@ def zero_if_taken(run: Run, parts: list) -> float:
 ALWAYS = "the step is taken in any case: one loss or gradient that is NaN makes all weights NaN; leave such a step out"
 STILL = "the schedule stands still in a step that is left out: it counts all steps"
 LOSS_ONLY = "only the loss is looked at: a gradient may be NaN although the loss is finite; look at the norm"
+NOT_CLIPPED = (
+    "the gradients are not clipped; or they are clipped before `backward` has made them, or after the optimiser has "
+    "used them"
+)
 
 STEP = TrainingSteps(
     often=(  # first those that make NaN: for them the search has less time
@@ -305,18 +315,20 @@ STEP = TrainingSteps(
             frozen,
         ),
         (
-            "the gradients are not clipped; or they are clipped before `backward` has made them",
+            NOT_CLIPPED,
             partial(step_of, clipped=False, good=lambda loss, norm: math.isfinite(loss)),
         ),
-        (
-            "the gradients are not clipped; or they are clipped before `backward` has made them",
-            partial(step_of, clipped=False),
-        ),
+        (NOT_CLIPPED, partial(step_of, clipped=False)),
+        (NOT_CLIPPED, partial(step_of, clipped=False, good=lambda loss, norm: True)),
         (
             "the schedule moves on before the optimiser steps: this step gets the learning rate of the next one",
             partial(step_of, early=True),
         ),
-        (STILL, partial(step_of, still=True)),
+        (STILL, partial(step_of, still=lambda loss, norm: not all_finite(loss, norm))),
+        (
+            "the schedule stands still where the loss is not finite, as after an early `return`: it counts all steps",
+            partial(step_of, still=lambda loss, norm: not math.isfinite(loss)),
+        ),
         (
             "in a step that is left out the gradients stay and spoil the next one: `zero_grad` belongs into every step",
             zero_if_taken,
@@ -360,6 +372,11 @@ STEP = TrainingSteps(
                 (
                     "the right weights, but the loss that you return is that of the last part",
                     part_by_part(report=lambda losses: losses[-1][0]),
+                ),
+                (
+                    "the right weights, but the loss that you return is the share of the last part only: add up all "
+                    "shares",
+                    part_by_part(report=lambda losses: losses[-1][0] * losses[-1][1] / sum(n for _, n in losses)),
                 ),
                 (
                     "the right weights, but the loss that you return is the plain mean over the parts: weigh each by "
@@ -544,6 +561,10 @@ SCORES = Choices(
                 around(lambda p, n: (p + Z**2 / n) / (1 + Z**2 / n), width),
             ),
             ("the half width is not divided by 1 + z²/n", around(centre, lambda p, n: width(p, n) * (1 + Z**2 / n))),
+            (
+                "neither the middle nor the half width is divided by 1 + z²/n",
+                around(lambda p, n: p + Z**2 / (2 * n), lambda p, n: width(p, n) * (1 + Z**2 / n)),
+            ),
             ("z is missing before the root", around(centre, lambda p, n: width(p, n) / Z)),
             (
                 "under the root z²/4n² is missing",
@@ -592,7 +613,12 @@ SCORE = Exercise(
     score_literal,
     lambda: [some_views(40, 4, 5), some_views(30, 1, 3), some_views(20, 3, 4, 40.0), some_views(60, 5, 6, 1.0)],
     lambda logits, labels: "(share, lower end, upper end) = (3,)",
-    (),
+    (
+        (
+            "each view is scored as a video of its own: average the probabilities of a video's views first",
+            lambda x, y: score_like(x.flatten(0, 1)[:, None], y.repeat_interleave(x.shape[1])),
+        ),
+    ),
     piece=score_views,
     more=lambda: [
         some_views(r.randint(20, 60), r.randint(2, 5), r.randint(3, 6), r.uniform(0.5, 2)) for r in randoms(6)
