@@ -1561,8 +1561,9 @@ show.spread(top1, "top-1 in percent, mean ± standard deviation of 3 seeds",
 
 # %%
 scatter = 100 * torch.tensor(difference["differences"]).std().item()
-report(scatter_of_the_differences=f"{scatter:.1f} points",
-       seeds_for_1_1_points=f"about {(2 * scatter / 1.1) ** 2:.0f}")
+report(**{"scatter of the differences": f"{scatter:.1f} points",
+          "seeds for ± 1.1 points":
+              f"about {(2 * scatter / 1.1) ** 2:.0f}"})
 
 # %% [markdown]
 # ### Nine earlier runs, three times as long
