@@ -625,22 +625,7 @@ show.tradeoff(points, "Accuracy and cost on motion")
 # %% [markdown] tags=["deep-dive"]
 # ## 9 · From an image model
 #
-# Video Swin, TimeSformer and UniFormer start from image models. The row `video-swin-inflation` starts Video Swin from an image model that learned the backgrounds of single frames, inflated in two ways (notebook 04, section 10), and from random weights. If it was run, you see the validation accuracy over the training, as the mean of the seeds.
-
-# %%
-learned = {}
-if "video-swin-inflation" in found:
-    row = found["video-swin-inflation"]
-    for name, variant in row["variants"].items():
-        curves = [run["val_top1"] for run in variant["runs"]]
-        if curves:
-            mean = torch.tensor(curves).mean(0)       # (epochs,)
-            learned[f"{name}, {len(curves)} seeds"] = 100 * mean
-print("run" if learned else "not run")
-
-# %% tags=["figure"] alt="Validation accuracy over the epochs of training for starts from an inflated image model and from random weights; if the row was not run, a flat line at chance."
-show.curves(learned or {"not run: chance": [12.5] * 40},
-            "validation accuracy, %", "Video Swin from an image model")
+# Video Swin, TimeSformer and UniFormer start from image models. The row `video-swin-inflation` asks what such a start is worth here. It starts Video Swin from an image model that learned the backgrounds of single frames, inflated in two ways (notebook 04, section 10), and from random weights. **It is not run yet.** `vt-course experiments --only video-swin-inflation` runs it, in about half an hour of one core, and stores the validation accuracy of every epoch. What we expect is written in `experiments.yaml`. Write down your own expectation first: which start reaches 85 % soonest, and do the three differ at the end?
 
 # %% [markdown] tags=["core"]
 # ## 10 · An experiment of your own
