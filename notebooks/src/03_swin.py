@@ -1499,8 +1499,8 @@ for handle in handles:
     handle.remove()
 within("64 pixels, nothing is padded", at_64, 95, 100, " % right")
 within("72 pixels, as usual", at_72, 58, 66, " % right")
-within("72 pixels, gained by forbidding padding", without - at_72, 5, 10,
-       " points")
+within("72 pixels, gained by forbidding padding",
+       without - at_72, 5, 10, " points")
 
 # %% [markdown]
 # Where a window holds padding, it takes weight from the real tokens: a quarter of it in stage 3, where most of the map is padding. In block 2 it takes none: the shift by 2 cuts the 20 columns at 18, so the padding is a group of its own. To forbid padding brings a part of the loss back; both accuracies are of the same 1,000 images. About 120 of them are right only without padding, about 40 only with it. The standard error of the difference is √(120 + 40) / 1,000, or 1.3 points, so the gain is no accident of these images. Most of the loss stays. Shapes, maps and windows differ from those of the training; which of them matters was not tested. This is one model and one size. Released models see no padding in classification, where the image fits; the authors' detectors are trained *with* it.
@@ -1541,13 +1541,15 @@ for name, values in top1.items():
     report(**{f"{name}, top-1 of each seed":
               ", ".join(f"{v:.1f}" for v in values)})
 for difference in result["comparisons"]:
-    mean, low, high = (100 * difference[k] for k in ("mean", "low", "high"))
+    mean, low, high = (100 * difference[k]
+                       for k in ("mean", "low", "high"))
     report(**{f"{difference['variant']}, minus the first":
               f"{mean:.1f} points, {low:.1f} to {high:.1f}",
               "verdict": difference["verdict"]})
 
 # %% tags=["figure"] alt="Accuracy of swin_mini with windows that shift and with windows that never do, three dots each; thin lines join the dots of one seed, and two of the three lines go down, one goes up."
-show.spread(top1, "top-1 in percent, mean ± standard deviation of 3 seeds",
+show.spread(top1,
+            "top-1 in percent, mean ± standard deviation of 3 seeds",
             "250 steps of swin_mini; a thin line joins one seed",
             paired=True, width=7)
 
@@ -1581,7 +1583,8 @@ by_seed = {name: {run["seed"]: 100 * run["top1"] for run in v["runs"]}
            for name, v in earlier.items()}
 first = next(iter(by_seed.values()))
 for name, v in earlier.items():
-    print(f"{name:31}{100 * v['mean']:5.1f} ± {100 * v['std']:.1f}", end="")
+    print(f"{name:31}{100 * v['mean']:5.1f} ± {100 * v['std']:.1f}",
+          end="")
     d = compare(by_seed[name], first)
     print(f"  {d['mean']:+5.1f}, {d['low']:+.1f} to {d['high']:+.1f}"
           if by_seed[name] != first else "  (the first)")

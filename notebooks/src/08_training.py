@@ -1076,7 +1076,7 @@ same_bits("stopped after 7 of 9 steps = not stopped",
 
 # %%
 bare = state | dict(moments=None)             # moments begin at 0
-early = state | dict(step=6)                  # where the third epoch began
+early = state | dict(step=6)                  # the third epoch begins
 differ("without the moments",
        weights_at_the_end(go_on(bare)), mine, 1e-4)
 differ("from the beginning of the epoch",
@@ -1236,8 +1236,9 @@ same_bits("(gradient of 2¹⁶ · loss) / 2¹⁶ = gradient",
 in_16 = run_of(fresh_model(rate=0.0), [1e-3])
 in_16.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
 in_32 = run_of(fresh_model(rate=0.0), [1e-3])
-loss_16, loss_32 = (torch.tensor(float(train_step(run, [(x[:8], y[:8])])))
-                    for run in (in_16, in_32))
+loss_16, loss_32 = (
+    torch.tensor(float(train_step(run, [(x[:8], y[:8])])))
+    for run in (in_16, in_32))
 differ("loss of your step in bfloat16 and float32",
        loss_16, loss_32, 1e-5)
 within("their distance", abs(loss_16 - loss_32).item(), 0, 0.03)
