@@ -353,14 +353,14 @@ RIGHT = {
         "non-contiguous": lambda z, w, s: mask_official(z, w, s).mT,
     },
     "4.5": {
-        "course": swin.relative_position_index,
+        "course": lambda *given: swin.relative_position_index(*given),
         "cartesian product": index,
         "official": index_official,
         "int32": lambda w: index(w).int(),
         "non-contiguous": lambda w: index(w).T.contiguous().T,
     },
     "4.6": {
-        "course": official.inflate_patch,
+        "course": lambda *given, **settings: official.inflate_patch(*given, **settings),
         "einops": lambda w, pt: repeat(w, "d c h w -> d c t h w", t=pt) / pt,
         "expand, not contiguous": lambda w, pt: (w / pt)[:, :, None].expand(-1, -1, pt, -1, -1),
         "stack": lambda w, pt: torch.stack([w / pt] * pt, 2),
