@@ -518,7 +518,7 @@ def test_dead_links(markdown, message):
 @pytest.mark.parametrize(
     "markdown",
     [
-        "![the windows](img/windows_27.png) [03](03_swin.ipynb#13-·-Is-the-shift-worth-it?-What-three-seeds-can-decide)",
+        "![windows](img/windows_27.png) [03](03_swin.ipynb#13-·-Is-the-shift-worth-it?-What-three-seeds-can-decide)",
         "[here](#12-·-Does-it-use-time?) [token](glossary.md#token) [web](https://arxiv.org/abs/2106.13230#x)",
         "section 12, sections 3 to 5; section 3.1 of the paper; notebook 03, section 13; exercise 3.6",
         "`[no](link.png)` and\n\n```\n[no](link.png), section 99\n```",
