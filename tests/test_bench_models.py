@@ -16,13 +16,13 @@ from vt_course import CourseError
 from vt_course.claims import bench_models as bench
 from vt_course.claims.bench_models import (
     Pair,
-    attentions,
     bench_growth,
     bench_minis,
     bench_models,
     geometric_mean,
     in_own_process,
     peak_bytes,
+    with_literal,
 )
 from vt_course.cli import main
 from vt_course.models import create
@@ -168,10 +168,10 @@ def growth():
         return bench_growth(repeats=1)
 
 
-@pytest.mark.parametrize("name", attentions((2, 14, 14)))
+@pytest.mark.parametrize("name", with_literal((2, 14, 14)))
 def test_every_attention_keeps_the_map_and_costs_what_it_should(name, growth):
     with torch.device("meta"):
-        module, call = attentions((2, 14, 14))[name]
+        module, call = with_literal((2, 14, 14))[name]
         assert call(torch.empty(1, 2, 14, 14, 192)).numel() >= 2 * 14 * 14 * 192
     small, large = [r for r in growth if r["attention"] == name]
     N, d = 2 * 14 * 14, 192
@@ -202,11 +202,11 @@ def test_only_literal_attention_stores_its_scores(growth):
     large = {r["attention"]: r for r in growth if r["H"] == 28}
     scores = 3 * large["joint"]["tokens"] ** 2 * 4 / 1e6
     assert large["joint, literal"]["peak_mb"] > 2 * scores > 4 * large["joint"]["peak_mb"]
-    joint, literal = (attentions((2, 14, 14))[name] for name in ("joint", "joint, literal"))
+    joint, literal = (with_literal((2, 14, 14))[name] for name in ("joint", "joint, literal"))
     literal[0].load_state_dict(joint[0].state_dict())
     x = torch.randn(2, 2, 14, 14, 192)
     torch.testing.assert_close(literal[1](x), joint[1](x))
-    assert "joint, literal" not in attentions((8, 56, 56))
+    assert "joint, literal" not in with_literal((8, 56, 56))
 
 
 def test_the_minis_take_turns_on_the_same_clips():

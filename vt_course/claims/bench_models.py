@@ -318,16 +318,22 @@ def attentions(size: tuple[int, int, int], dim: int = 192, heads: int = 3) -> di
     pooling = PoolingAttention(dim, dim, heads, size, 0, "conv", one, one, (3, 3, 3), (1, 4, 4), "", False)
     divided = DividedBlock(dim, heads, 1.0, 0.0, SCHEMES["divided"])
     local = nn.Sequential(nn.Conv3d(dim, dim, 1), Depthwise(3, dim, 5), nn.Conv3d(dim, dim, 1))
-    literal = LiteralAttention(dim, heads)
-    stored = {"joint, literal": (literal, lambda x: literal(tokens(x)))} if prod(size) <= LITERAL else {}
     return {
         "joint": (joint, lambda x: joint(tokens(x))),
-        **stored,
         "divided": (divided, lambda x: divided.attend(F.pad(tokens(x), (0, 0, 1, 0)), (H, W, T))),
         "pooling, keys 1 x 4 x 4": (pooling, lambda x: pooling(tokens(x))),
         "window 8 x 7 x 7": (window, window),
         "local 5 x 5 x 5": (local, lambda x: local(x.movedim(-1, 1))),
     }
+
+
+def with_literal(size: tuple[int, int, int], dim: int = 192, heads: int = 3) -> dict[str, tuple[nn.Module, Callable]]:
+    """`attentions`, and up to `LITERAL` tokens joint attention that stores its scores, as "joint, literal"."""
+    layers = attentions(size, dim, heads)
+    if prod(size) <= LITERAL:
+        literal = LiteralAttention(dim, heads)
+        layers["joint, literal"] = (literal, lambda x: literal(x.flatten(1, 3)))  # (B, T, H, W, C) -> (B, N, C)
+    return layers
 
 
 def bench_growth(device: str = "cpu", repeats: int = 3) -> list[dict]:
@@ -345,7 +351,7 @@ def bench_growth(device: str = "cpu", repeats: int = 3) -> list[dict]:
         for size in sizes:
             with torch.device("meta"):
                 macs = {}
-                for name, (module, call) in attentions(size).items():
+                for name, (module, call) in with_literal(size).items():
                     counter = FlopCounterMode(display=False)
                     with counter, torch.no_grad():
                         call(torch.empty(1, *size, 192))
@@ -353,7 +359,7 @@ def bench_growth(device: str = "cpu", repeats: int = 3) -> list[dict]:
             x = torch.randn(1, *size, 192, device=where)
             works = {
                 name: passes(call, x, where.type == "cuda", module.to(where))["forward+backward"]
-                for name, (module, call) in attentions(size).items()
+                for name, (module, call) in with_literal(size).items()
             }
             for work in works.values():
                 work()
