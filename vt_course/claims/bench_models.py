@@ -32,6 +32,7 @@ from vt_course.models.official import from_official
 from vt_course.models.swin import WindowAttention
 from vt_course.models.timesformer import SCHEMES, Attention, DividedBlock
 from vt_course.models.uniformer import Depthwise
+from vt_course.training.recipes import CLIPS
 
 
 @dataclass(frozen=True)
@@ -384,8 +385,6 @@ def bench_growth(device: str = "cpu", repeats: int = 3) -> list[dict]:
 
 # ---------------------------------------------------------------- the families of the course
 
-MINIS = ("video_swin_mini", "mvit_mini", "mvit_v2_mini", "timesformer_mini", "uniformer_mini", "vit_frames_mini")
-
 
 def bench_minis(device: str = "cpu", repeats: int = 15, batch: int = 16) -> list[dict]:
     """Milliseconds and memory a clip of each family's mini, forward with backward, in one process.
@@ -397,15 +396,15 @@ def bench_minis(device: str = "cpu", repeats: int = 15, batch: int = 16) -> list
     """
     where = torch.device(device)
     works = {}
-    for name in MINIS:
+    for name in CLIPS:
         model = create(name).eval().to(where)
         clips = torch.randn(batch, *ZOO[name].input, device=where)
         works[name] = passes(model, clips, where.type == "cuda", model)["forward+backward"]
         works[name]()
     turns = [{name: clock(work, where) for name, work in works.items()} for _ in range(repeats)]
     rows = []
-    for name in MINIS:
-        ratios = [turn[name] / turn[MINIS[0]] for turn in turns]
+    for name in CLIPS:
+        ratios = [turn[name] / turn[CLIPS[0]] for turn in turns]
         error = 1.25 * statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else 0.0  # of a median
         rows.append(
             {

@@ -125,17 +125,9 @@ def models(args) -> int:
     option("--repeats", type=whole(1), default=3, help="medians of this many (default 3)"),
 )
 def growth(args) -> int:
-    import torch
-
     from vt_course.claims.bench_models import bench_growth
-    from vt_course.machine import provenance
 
-    rows = bench_growth(args.device, args.repeats)
-    if args.json:
-        print_json({**provenance(torch.device(args.device)), "rows": rows})
-    else:
-        print_table(rows, {k: k for k in rows[0]})
-    return 0
+    return tell_rows(args, bench_growth(args.device, args.repeats))
 
 
 @verb(
@@ -146,12 +138,17 @@ def growth(args) -> int:
     option("--repeats", type=whole(1), default=15, help="medians of this many turns (default 15)"),
 )
 def minis(args) -> int:
+    from vt_course.claims.bench_models import bench_minis
+
+    return tell_rows(args, bench_minis(args.device, args.repeats))
+
+
+def tell_rows(args, rows: list[dict]) -> int:
+    """Print what a bench measured on `args.device`: a table of all columns, or JSON with the facts of the machine."""
     import torch
 
-    from vt_course.claims.bench_models import bench_minis
     from vt_course.machine import provenance
 
-    rows = bench_minis(args.device, args.repeats)
     if args.json:
         print_json({**provenance(torch.device(args.device)), "rows": rows})
     else:

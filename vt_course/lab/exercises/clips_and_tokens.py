@@ -29,15 +29,6 @@ def steps(start, frames, stride, num_frames):
     return torch.tensor([(start + i * stride) % num_frames for i in range(frames)])
 
 
-def room(num_frames, frames, stride):
-    """The last start that fits into the video, or 0 if none fits."""
-    return max(num_frames - ((frames - 1) * stride + 1), 0)
-
-
-def dense_start(num_frames, frames, stride, position):
-    return room(num_frames, frames, stride) // 2 if position == "centre" else 0
-
-
 def dense_like(
     n, frames, stride, position="centre", *, span=None, start=None, centre=None, step=None, spread=None, end=None
 ):

@@ -14,6 +14,7 @@ from vt_course.lab.kinds.axes import Axes
 from vt_course.lab.kinds.formulas import Formula
 from vt_course.lab.kinds.operations import (
     Choices,
+    instead_of_head,
     instead_of_product,
     instead_of_roll,
     instead_of_root,
@@ -1095,19 +1096,7 @@ SCORES = Choices(
             ("only the first row is read: the head reads the mean of all tokens", lambda x: x[:, 0].mean(1)),
             ("only the first column is read: the head reads the mean of all tokens", lambda x: x[:, :, 0].mean(1)),
         ),
-        "head": (
-            (
-                "there is a softmax at the end: asked for are the scores before it",
-                lambda net, x: net.head(x).softmax(-1),
-            ),
-            ("these are logarithms of shares: asked for are the scores", lambda net, x: net.head(x).log_softmax(-1)),
-            (
-                "this is the class with the largest score: asked for are all scores",
-                lambda net, x: net.head(x).argmax(-1),
-            ),
-            ("there is a GELU before the head; it reads the mean as it is", lambda net, x: net.head(F.gelu(x))),
-            ("the bias of the head is not added", lambda net, x: x @ net.head.weight.T),
-        ),
+        "head": instead_of_head("head"),
     },
 )
 

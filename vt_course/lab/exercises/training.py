@@ -63,25 +63,9 @@ def order_of_torch(clips, seed):
     return torch.randperm(clips, generator=torch.Generator().manual_seed(seed))
 
 
-def batch_by_step(step, clips, batch_size, seed):
-    order = np.random.default_rng([seed, step // math.ceil(clips / batch_size)]).permutation(clips)
-    return torch.from_numpy(order[step * batch_size : (step + 1) * batch_size])
-
-
 def batch_shape(step, clips, batch_size, seed):
     size = len(batch_literal(step, clips, batch_size, seed))
     return ("" if size == batch_size else "what the epoch has left, ") + f"(B,) = ({size},)"
-
-
-def batch_in_order(step, clips, batch_size, seed):
-    k = step % math.ceil(clips / batch_size)
-    return torch.arange(clips)[k * batch_size : (k + 1) * batch_size]
-
-
-def batch_strided(step, clips, batch_size, seed):
-    n = math.ceil(clips / batch_size)
-    epoch, k = divmod(step, n)
-    return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(clips)[k::n].copy())
 
 
 def batch_cut(step, clips, batch_size, seed, *, key=None, batches=None, order=None, cut=None):

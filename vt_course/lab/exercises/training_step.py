@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vt_course.lab.exercise import Exercise, randoms
 from vt_course.lab.kinds.operations import Choices
 from vt_course.lab.kinds.steps import Step, Steps
+from vt_course.training.experiments.statistics import wilson
 
 # ---------------------------------------------------------------- a small training to try a step on
 
@@ -476,11 +477,6 @@ def score_literal(logits: Tensor, labels: Tensor) -> Tensor:
     middle = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
     return torch.tensor([p, middle - half, middle + half])
-
-
-def wilson(p: float, n: float, z: float = Z) -> tuple[float, float]:
-    root = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return (p + z * z / (2 * n) - root) / (1 + z * z / n), (p + z * z / (2 * n) + root) / (1 + z * z / n)
 
 
 def score_like(logits, labels, *, views=None, clips=None, ends=None, out=None):

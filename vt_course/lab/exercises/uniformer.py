@@ -10,7 +10,13 @@ from torch import nn
 from vt_course.lab.exercise import Exercise, randoms
 from vt_course.lab.exercises.attention_and_cost import counting, products
 from vt_course.lab.kinds.formulas import Formula
-from vt_course.lab.kinds.operations import Choices, instead_of_bounds, instead_of_radius, instead_of_tokens
+from vt_course.lab.kinds.operations import (
+    Choices,
+    instead_of_bounds,
+    instead_of_head,
+    instead_of_radius,
+    instead_of_tokens,
+)
 from vt_course.lab.kinds.steps import Step, Steps
 from vt_course.models.uniformer import UniFormer
 
@@ -821,19 +827,7 @@ SCORES = Choices(
             ("only the last time step is read: take the mean over time, too", lambda x: x[:, :, -1].mean((2, 3))),
             ("the mean over time is a sum: divide by the number of time steps, too", lambda x: x.sum(2).mean((2, 3))),
         ),
-        "head": (
-            (
-                "there is a softmax at the end: asked for are the scores before it",
-                lambda net, x: net.head(x).softmax(-1),
-            ),
-            ("these are logarithms of shares: asked for are the scores", lambda net, x: net.head(x).log_softmax(-1)),
-            (
-                "this is the class with the largest score: asked for are all scores",
-                lambda net, x: net.head(x).argmax(-1),
-            ),
-            ("there is a GELU before the classifier; it reads the mean as it is", lambda net, x: net.head(F.gelu(x))),
-            ("the bias of the classifier is not added", lambda net, x: x @ net.head.weight.T),
-        ),
+        "head": instead_of_head("classifier"),
     },
 )
 

@@ -8,10 +8,10 @@ of mistake produces candidates from what is known of an exercise:
     axes       axes that are split, ordered or merged wrongly, of an exercise that is one einops pattern
     formulas   a sum of products with a wrong factor, power or term, or with a term too many
     points     points in time, a fraction of whole numbers that is rounded
-    operations what may stand in place of a softmax, a product, a roll, a centre
     tables     the index into a table of relative positions; offsets read what it is made of
     steps      a sequence of named steps, one of them forgotten, moved or done wrongly
-    operations one function with a wrong setting, or several that make one idea
+    operations one function with a wrong setting, or several that make one idea; what may stand in place of a softmax, a
+               product, a roll, a centre, a head
     relations  a mask of pairs with a wrong relation along one axis or several
 
 `explain` tries the exercise's own mistakes first, then the kinds, then two mistakes at once. Its answer describes the
@@ -78,12 +78,12 @@ def by_failures(exercise: Exercise, function: Callable, outcomes: list[Outcome])
     more = [Outcome(args, None, attempt(function, clone(args))) for args in exercise.more()]
     if len({o.got is None for o in outcomes}) < 2 or len(outcomes) + len(more) < 6:
         return None
-    until = monotonic() + SECONDS
+    until = spent() + SECONDS
     for sentence, candidate in [
         *exercise.mistakes,
         *(c for kind in exercise.kinds for c in kind.candidates(function, outcomes)),
     ]:
-        if monotonic() > until:
+        if spent() > until:
             return None
         if fits(candidate, outcomes, error=True) and fits(candidate, more, error=True):
             return sentence

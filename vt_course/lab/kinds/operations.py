@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import permutations, product
 
 import torch
+import torch.nn.functional as F
 
 from vt_course.lab.kinds.common import Outcome, at_two_places
 
@@ -86,6 +87,17 @@ def instead_of_softmax(axes: tuple[str, ...]) -> tuple[tuple[str, Callable], ...
             f"the weights are averaged over the {axes[1]}: each has weights of its own",
             lambda s: s.softmax(-1).mean(1, keepdim=True).expand_as(s),
         ),
+    )
+
+
+def instead_of_head(called: str) -> tuple[tuple[str, Callable], ...]:
+    """What may stand in place of `net.head`, which the text of the exercise calls `called`: f(net, x)."""
+    return (
+        ("there is a softmax at the end: asked for are the scores before it", lambda net, x: net.head(x).softmax(-1)),
+        ("these are logarithms of shares: asked for are the scores", lambda net, x: net.head(x).log_softmax(-1)),
+        ("this is the class with the largest score: asked for are all scores", lambda net, x: net.head(x).argmax(-1)),
+        (f"there is a GELU before the {called}; it reads the mean as it is", lambda net, x: net.head(F.gelu(x))),
+        (f"the bias of the {called} is not added", lambda net, x: x @ net.head.weight.T),
     )
 
 

@@ -116,6 +116,13 @@ def ink(colour) -> str:
     return "black" if linear @ [0.2126, 0.7152, 0.0722] > 0.18 else "white"
 
 
+def outline_cells(axes, picture: np.ndarray, colour: str, linewidth: float) -> None:
+    """Draw lines between the pixels of a picture (H, W, ...), each of which stands for one token."""
+    axes.set_xticks(np.arange(picture.shape[1] + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(picture.shape[0] + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color=colour, linewidth=linewidth, alpha=1)
+
+
 def number_cells(axes, values: np.ndarray, colours) -> None:
     """Write each value of a 2-D array into its cell, in black or white (see `ink`)."""
     for (i, j), value in np.ndenumerate(values):

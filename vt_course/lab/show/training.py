@@ -1,7 +1,5 @@
 """Figures of training: the path of a clip, schedules, clips by rank, the numbers that 16 bits can hold, accuracies."""
 
-import math
-
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -11,6 +9,7 @@ from matplotlib.patches import FancyBboxPatch
 from vt_course import CourseError
 from vt_course.colours import BLUE, ORANGE, SKY, VERMILION
 from vt_course.lab.show.style import COLOURS, array, bare, figure, headline, ink
+from vt_course.training.experiments.statistics import wilson
 
 
 @figure
@@ -220,12 +219,6 @@ def gradient_sizes(gradients: dict, title: str | None = None) -> Figure:
     grid[-1, 0].set_xlabel("log₂ of the size of a gradient")
     headline(fig, title)
     return fig
-
-
-def wilson(share: float, clips: int, z: float = 1.96) -> tuple[float, float]:
-    """The ends of Wilson's interval for the share of all clips, from that of some; z = 1.96 for 95 %."""
-    middle, half = share + z**2 / (2 * clips), z * math.sqrt(share * (1 - share) / clips + z**2 / (4 * clips**2))
-    return (middle - half) / (1 + z**2 / clips), (middle + half) / (1 + z**2 / clips)
 
 
 @figure

@@ -19,6 +19,7 @@ from vt_course.lab.show.style import (
     headline,
     ink,
     number_cells,
+    outline_cells,
     panels,
     wrapped,
 )
@@ -271,9 +272,7 @@ def mask_of_window(mask, window, query, title: str | None = None) -> Figure:
     for t, step in enumerate(steps):
         axes = fig.add_subplot(grid[t // columns, columns + t % columns])
         axes.imshow(step, **colours)
-        axes.set_xticks(np.arange(step.shape[1] + 1) - 0.5, minor=True)
-        axes.set_yticks(np.arange(step.shape[0] + 1) - 0.5, minor=True)
-        axes.grid(which="minor", color="0.5", linewidth=0.8, alpha=1)
+        outline_cells(axes, step, "0.5", 0.8)
         axes.tick_params(which="both", length=0)
         axes.set(xticks=[], yticks=[], title=f"its keys at t = {t}")
         axes.spines[:].set(visible=True, color="0.3")
@@ -309,9 +308,7 @@ def marked_mask(mask, window, query, title: str | None = None) -> Figure:
     fig, (left, right) = plt.subplots(1, 2, figsize=(7, 4.3 + 0.3 * bool(title)))
     for axes, picture in ((left, forbidden), (right, seen)):
         axes.imshow(picture, cmap=ListedColormap([ALLOWED, FORBIDDEN]), vmin=0, vmax=1)
-        axes.set_xticks(np.arange(picture.shape[1] + 1) - 0.5, minor=True)
-        axes.set_yticks(np.arange(picture.shape[0] + 1) - 0.5, minor=True)
-        axes.grid(which="minor", color="0.6", linewidth=0.5, alpha=1)
+        outline_cells(axes, picture, "0.6", 0.5)
         axes.tick_params(which="both", length=0)
         axes.spines[:].set(visible=True, color="0.3")
     ticks = range(0, rows * columns, columns)
@@ -479,9 +476,7 @@ def regions_2d(labels, title=None, window=None, columns: int | None = None, widt
         colours = palette[np.searchsorted(values, a) % len(palette)]  # (H, W, 3)
         colours[a < 0] = to_rgb("#D9D9D9")
         axes.imshow(colours)
-        axes.set_xticks(np.arange(a.shape[1] + 1) - 0.5, minor=True)
-        axes.set_yticks(np.arange(a.shape[0] + 1) - 0.5, minor=True)
-        axes.grid(which="minor", color="0.3", linewidth=0.6, alpha=1)
+        outline_cells(axes, a, "0.3", 0.6)
         border = dict(color="black", linewidth=2.5, solid_capstyle="round")
         for i, j in np.argwhere(a[1:] != a[:-1]):
             axes.plot([j - 0.5, j + 0.5], [i + 0.5, i + 0.5], **border)
@@ -528,9 +523,7 @@ def table_cutouts(index, queries: list[tuple[int, int]], title: str | None = Non
     for axes, a in zip(panels_, [table, *read]):
         colours = plt.get_cmap("viridis")(0.25 + 0.75 * np.clip(a / (side * side - 1), 0, 1))  # (., ., 4)
         axes.imshow(colours)
-        axes.set_xticks(np.arange(a.shape[1] + 1) - 0.5, minor=True)
-        axes.set_yticks(np.arange(a.shape[0] + 1) - 0.5, minor=True)
-        axes.grid(which="minor", color="0.3", linewidth=0.5, alpha=1)
+        outline_cells(axes, a, "0.3", 0.5)
         axes.tick_params(which="both", length=0, pad=6)
         number_cells(axes, a, colours)
     offsets = [f"{d}".replace("-", "−") for d in range(1 - M, M)]

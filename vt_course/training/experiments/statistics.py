@@ -1,4 +1,4 @@
-"""Paired differences over seeds, with 95 % intervals of Student's t distribution."""
+"""Differences that are paired over seeds, and the share of clips that are right: each with its 95 % interval."""
 
 import math
 import statistics
@@ -55,3 +55,9 @@ def compare(values: dict[int, float], reference: dict[int, float]) -> dict:
 def mean_and_std(values: list[float]) -> tuple[float | None, float | None]:
     """The mean and the standard deviation (n - 1); None for what too few values do not have."""
     return (statistics.fmean(values) if values else None, statistics.stdev(values) if len(values) > 1 else None)
+
+
+def wilson(share: float, clips: int, z: float = 1.96) -> tuple[float, float]:
+    """The ends of Wilson's interval for the share of all clips, from that of some; z = 1.96 for 95 %."""
+    middle, half = share + z**2 / (2 * clips), z * math.sqrt(share * (1 - share) / clips + z**2 / (4 * clips**2))
+    return (middle - half) / (1 + z**2 / clips), (middle + half) / (1 + z**2 / clips)
