@@ -17,6 +17,7 @@ import pytest
 
 from vt_course import cli, doctor, repo_root
 from vt_course.cli import common, main, training
+from vt_course.data import synthetic
 from vt_course.models import cost, zoo
 from vt_course.publish import build, course
 from vt_course.training import fit
@@ -274,6 +275,14 @@ def test_data_synthetic(data):
     code, out, err = run(*same)
     assert (code, err) == (0, "") and re.fullmatch(r".*synthetic: 16 clips, \d+ MB, 0 rendered now in \d+ s\n", out)
     assert run(*same, "--quiet-if-complete") == (0, "", "")
+
+
+@pytest.mark.parametrize("words, count", [((), 16), (("--test",), 24)])
+def test_data_synthetic_without_numbers(words, count, tmp_path, monkeypatch):
+    """What `make data` runs: how many clips is the renderer's default, and the last line counts them."""
+    monkeypatch.setattr(synthetic, "CLIPS", {"train": 8, "val": 8, "test": 24})
+    code, out, err = run("data", "synthetic", *words, "--frames", "4", "--size", "32", "--out", tmp_path)
+    assert code == 0 and f": {count} clips, " in out and f"{count} rendered now" in out
 
 
 def test_bench_decode(data):

@@ -48,7 +48,7 @@ def synthetic(args) -> int:
         print_json(summary)
     elif summary["rendered"] or not args.quiet_if_complete:
         print(
-            f"{summary['out']}: {sum(args.clips):,} clips, {summary['bytes'] / 1e6:.0f} MB, "
+            f"{summary['out']}: {sum(summary['clips'].values()):,} clips, {summary['bytes'] / 1e6:.0f} MB, "
             f"{summary['rendered']} rendered now in {summary['seconds']:.0f} s"
         )
     return 0
