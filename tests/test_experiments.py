@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +123,7 @@ def change(entry, path, value):
         ("expectation", " ", "row 'small': expectation must be a text"),
         ("table", 4, "row 'small': table must be a text"),
         ("id", "Small one", "row 'Small one': id must be small letters"),
+        ("curves", False, "row 'small': curves must be true, or not be there"),
         ("seeds", [0, 0], "row 'small': seeds must be a list of different"),
         ("seeds", [True], "row 'small': seeds must be"),
         ("seeds", [], "row 'small': seeds must be"),
@@ -458,6 +460,42 @@ def test_a_run_of_two_rows_is_trained_once(home, entry, asked, monkeypatch):
     for each in here:
         each["trained_for"] = "small"
     assert results.expected_seconds(other, found) == 180
+
+
+def test_a_recorded_run_is_copied(home, entry, asked):
+    """Its folder may be gone. Not copied: an order that the record lacks, a curve that it lacks, another machine."""
+    entry = entry | {"test": ["normal", "shuffled"]}
+    (small,) = write(home, entry)
+    run.run_rows([small], jobs=1, tell=lambda line: None)
+    shutil.rmtree(home / "runs")
+    path, before = results.result_file("small"), len(asked)
+    fewer = entry | {"id": "other", "test": ["shuffled"], "curves": True}
+    _, other = write(home, entry, fewer)
+    told = []
+    assert run.run_rows([other], jobs=1, tell=told.append) == [] and len(asked) == before
+    assert told[0] == "other: shift, seed 0: copied from the result of small" and len(told) == 4
+    for name, variant in result(home, "other")["variants"].items():
+        for copied, original in zip(variant["runs"], result(home)["variants"][name]["runs"], strict=True):
+            assert copied["top1"] == {"shuffled": original["top1"]["shuffled"]} and copied["trained_for"] == "small"
+            assert copied["train_loss"] == original["train_loss"]
+    assert results.state(other)["state"] == "done" and result(home, "other")["seconds"] == 0
+
+    record = json.loads(path.read_text(encoding="utf-8"))
+    for change, row in (
+        ({}, fewer | {"test": ["shuffled", "tubes-reversed"]}),
+        ({"val_top1": None}, fewer),
+        ({"processor": "another"}, fewer | {"curves": True}),
+    ):
+        runs = {name: [dict(r) for r in v["runs"]] for name, v in record["variants"].items()}
+        for each in (each for name in runs for each in runs[name]):
+            each.update(change)
+            if change.get("val_top1", 1) is None:
+                del each["val_top1"]
+        variants = {name: v | {"runs": runs[name]} for name, v in record["variants"].items()}
+        path.write_text(json.dumps(record | {"variants": variants}), encoding="utf-8")
+        small, other = write(home, entry, row)
+        recipe = run.seeded(other, "shift", 0)
+        assert run.recorded(other, recipe, run.facts(1)) is None
 
 
 def test_a_lost_result_is_written_from_the_run_folders(home, entry, asked):

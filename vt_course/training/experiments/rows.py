@@ -22,7 +22,7 @@ from vt_course.training.recipes import ORDERS, Recipe, recipe_for
 
 TEXTS = ("id", "question", "paper", "table", "expectation", "data")
 NEEDED = (*TEXTS, "seeds", "minutes", "variants")
-KEYS = (*NEEDED, "model", "recipe", "test")
+KEYS = (*NEEDED, "model", "recipe", "test", "curves")
 VARIANT_KEYS = ("model", "config", "recipe", "stated")
 ELSEWHERE = {"model": "model", "config": "config", "data": "data", "seed": "seeds"}  # settings with keys of their own
 
@@ -118,6 +118,7 @@ def read_row(entry, path: Path, number: int) -> Row:
     texts = isinstance(test, list) and test and all(isinstance(order, str) for order in test)
     need(texts and len(set(test)) == len(test), f"{place}: test must be a list of orders of frames")
     known(test, ORDERS, f"{place}, test", "order of frames")
+    need(entry.get("curves", True) is True, f"{place}: curves must be true, or not be there")
     number = type(minutes) in (int, float) and minutes > 0
     need(number, f"{place}: minutes must be a number above 0, those of one run on one core")
     named = isinstance(variants, dict) and variants and all(name.strip() for name in variants)

@@ -37,9 +37,10 @@ def run_rows(rows: list[Row], *, jobs: int | None = None, tell: Callable = print
     """Make all missing runs of `rows`, `jobs` at a time. Returns one sentence for each run that failed.
 
     A run that several rows of experiments.yaml have is trained once; the others only test it, in their own orders of
-    frames. After each run the result of its row is written, so a kill costs at most the runs in progress, and these go
-    on from their last checkpoint. `tell` is called with a line for each run. `jobs`: None for as many as cores and
-    memory allow. Raises `CourseError` if another process runs experiments here.
+    frames. If its record has these orders already, and comes from such a machine as this one, it is copied. After each
+    run the result of its row is written, so a kill costs at most the runs in progress, and these go on from their last
+    checkpoint. `tell` is called with a line for each run. `jobs`: None for as many as cores and memory allow.
+    Raises `CourseError` if another process runs experiments here.
     """
     runs_folder = home() / "runs" / "experiments"
     runs_folder.mkdir(parents=True, exist_ok=True)
@@ -57,9 +58,17 @@ def run_rows(rows: list[Row], *, jobs: int | None = None, tell: Callable = print
                         tell(f"{row.id}: {name!r} is refused: {variant['refused']}")
             found[row.id] = result
             todo += [(row, name, seed) for name, seed in results.missing(row, result)]
+        where, folders = facts(1), run_folders()
+        for row, name, seed in list(todo):
+            owner, _ = folders[seeded(row, name, seed).to_json()]
+            if copy := recorded(row, seeded(row, name, seed), where):
+                todo.remove((row, name, seed))
+                results.add_run(found[row.id], name, copy | {"row": found[row.id]["hash"], "trained_for": owner})
+                results.write_result(found[row.id])
+                tell(f"{row.id}: {name}, seed {seed}: copied from the result of {owner}")
         if not todo:
             return []
-        jobs, folders = jobs or at_once(len(todo), MEMORY), run_folders()
+        jobs = jobs or at_once(len(todo), MEMORY)
         owners, asked = [], []  # of each run: the row for which it is trained, and the job
         for row, name, seed in todo:
             owner, folder = folders[seeded(row, name, seed).to_json()]
@@ -70,7 +79,7 @@ def run_rows(rows: list[Row], *, jobs: int | None = None, tell: Callable = print
             left = (cost[todo[which][0].id] if owners[which] == todo[which][0].id else TEST for which in waiting)
             return minutes(sum(left) / jobs)
 
-        where, waiting = facts(jobs), set(range(len(todo)))
+        where, waiting = where | {"jobs": jobs}, set(range(len(todo)))
         tell(f"{len(todo)} runs, {jobs} at a time, about {rest()}")
         failed = []
         with closing(in_workers(asked, jobs)) as answers:
@@ -92,6 +101,27 @@ def run_rows(rows: list[Row], *, jobs: int | None = None, tell: Callable = print
                     said = f"{100 * answer['top1'][row.test[0]]:.1f} % in {answer['seconds']:.0f} s"
                 tell(f"{done}/{len(todo)}  {title}: {said}" + (f"; about {rest()} left" if waiting else ""))
         return failed
+
+
+def recorded(row: Row, recipe: Recipe, where: dict) -> dict | None:
+    """The record of a run of `recipe` in the result of another row, reduced to the orders of `row`, or None.
+
+    It must hold all of them, and the curve if `row` asks for curves, and come from such a machine as `where`: there the
+    run would give the same numbers in every bit.
+    """
+    for other in read_rows():
+        result = results.read_result(other.id)
+        if other.id == row.id or not results.fresh(other, result):
+            continue
+        for name, each in other.recipes.items():
+            if dataclasses.replace(each, seed=recipe.seed) != recipe:
+                continue
+            for run in result["variants"][name]["runs"]:
+                here = run["seed"] == recipe.seed and all(run[key] == where[key] for key in MACHINE)
+                if here and set(row.test) <= set(run["top1"]) and ("val_top1" in run or not row.told.get("curves")):
+                    kept = {key: {order: run[key][order] for order in row.test} for key in ("top1", "stderr")}
+                    return run | kept
+    return None
 
 
 def job(row: Row, name: str, seed: int, out) -> dict:
