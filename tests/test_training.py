@@ -180,7 +180,7 @@ def test_an_image_model_is_trained_on_single_frames(clips, tmp_path):
         ("epochs=2.5", "of type int"),
         ("lr=fast", "of type float"),
         ("lr=nan", "finite"),
-        ("amp=maybe", "of type bool"),
+        ("amp=maybe", "true, false, bf16 or fp16"),
         ("crop_scale=0.5", "low,high"),
         ("crop_scale=0.9,0.5", "crop_scale"),
         ("epochs=0", "at least 1"),

@@ -59,7 +59,7 @@ def parameter_groups(model, weight_decay: float, decays: str = "matrices", backb
     UniFormer has no position table.
 
     backbone_lr: the learning rate of all parameters but the classifier's (`head`) is this share of it. Groups of such
-    a share carry it as `lr_share`.
+    a share carry it as `lr_scale`.
     """
     exempt = getattr(model, "no_weight_decay", ())
     norms = {
@@ -75,7 +75,7 @@ def parameter_groups(model, weight_decay: float, decays: str = "matrices", backb
         spared = parameter.ndim <= 1 and (decays == "matrices" or id(parameter) in norms) or name.endswith(exempt)
         share = 1.0 if name.startswith(("head.", "aux_head.")) else backbone_lr
         groups.setdefault((share, decays != "all" and spared), []).append(parameter)
-    told = {share: {} if share == 1.0 else {"lr_share": share} for share in (1.0, backbone_lr)}
+    told = {share: {} if share == 1.0 else {"lr_scale": share} for share in (1.0, backbone_lr)}
     return [
         {"params": groups.get((share, spared), []), "weight_decay": 0.0 if spared else weight_decay, **told[share]}
         for share in told
@@ -206,7 +206,7 @@ class Run(RunState):
         # The seed of mixing, dropout and drop path. It differs between ranks, because their clips differ.
         torch.manual_seed(recipe.seed * 1_000_003 + self.step + (ranks.rank() << 53))
         for group in self.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_share", 1.0)
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         if not good:  # all ranks must take the step: a rank without a clip uses a placeholder clip of weight 0
             batch = {"clip": torch.zeros(1, 3, recipe.frames, recipe.size, recipe.size), "label": torch.zeros(1).long()}
         self.parallel.train(good > 0)  # eval mode, so that the placeholder clip does not change BatchNorm's statistics
