@@ -106,6 +106,7 @@ def test_the_verbs():
         "weights",
         "weights list",
         "weights get",
+        "recipes",
         "train",
         "evaluate",
         "experiments",
@@ -619,7 +620,7 @@ def test_the_installed_command(tmp_path):
     assert start("--version").stdout == f"vt-course {cli.__version__}\n"
     done = start("train", "video_swin_big", "--out", tmp_path / "x")
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
-    assert "did you mean video_swin_mini?" in done.stderr
+    assert "unknown model 'video_swin_big': did you mean video_swin_tiny?" in done.stderr
 
 
 def test_progress_bars_stay_out_of_the_output(tmp_path):

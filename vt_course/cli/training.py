@@ -6,6 +6,7 @@ from pathlib import Path
 from vt_course.cli.common import (
     choice,
     command,
+    containing,
     leads,
     need_data,
     option,
@@ -23,7 +24,8 @@ from vt_course.training.recipes import ORDERS
     "train",
     "Train a model; run the same command again to resume.",
     "vt-course train video_swin_mini --data synthetic:motion --out runs/a --set epochs=4 lr=5e-4",
-    option("model", help="a name from `vt-course models`"),
+    option("model", nargs="?", help="a name from `vt-course models` (default: the recipe's)"),
+    option("--recipe", metavar="NAME", help="a name from `vt-course recipes` (default: the model's)"),
     option(
         "--data",
         help="synthetic:motion, synthetic:appearance, images:shapes, csv:TRAIN.csv,VAL.csv, folder:PATH or shards:PATH"
@@ -38,10 +40,11 @@ from vt_course.training.recipes import ORDERS
 )
 def train(args) -> int:
     from vt_course.training.fit import fit
-    from vt_course.training.recipes import recipe_for
+    from vt_course.training.official_recipes import resolve
 
-    recipe = recipe_for(args.model).override([f"data={args.data}"] * bool(args.data) + args.set)
-    recipe_for(recipe.model)  # raises if `--set model=...` names an unknown model
+    recipe, told = resolve(args.model, args.recipe, [f"data={args.data}"] * bool(args.data) + args.set)
+    if told and leads() and not args.json:
+        tell(told)
     summary = fit(
         recipe,
         args.out,
@@ -75,6 +78,28 @@ def last_line(summary: dict, out: Path) -> str:
         f"set are right after {epochs}{more} (chance: {100 / len(classes):.1f} %); weights and curves are in {out}; "
         f"next: {command()} evaluate {shell(out / 'last.safetensors')}"
     )
+
+
+@verb(
+    "recipes",
+    "List the recipes: the published ones with their source, one a family for a Kinetics subset, those of the minis.",
+    "vt-course recipes uniformer",
+    option("words", nargs="*", metavar="WORD", help="only recipes whose name contains every word (default: all)"),
+)
+def recipes(args) -> int:
+    from vt_course.training.official_recipes import recipe_table
+
+    rows = {row["name"]: row for row in recipe_table()}
+    rows = [rows[name] for name in containing(args.words, rows)]
+    if args.json:
+        print_json(rows)
+        return 0
+    columns = {"name": "recipe", "model": "model", "lr": "lr", "batch_size": "clips a step", "epochs": "epochs"}
+    print_table(
+        [{**row["settings"], "lr": f"{row['settings']['lr']:g}", **row} for row in rows],
+        columns | {"grade": "grade", "source": "source"},
+    )
+    return 0
 
 
 @verb(

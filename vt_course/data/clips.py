@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vt_course import CourseError, need
 from vt_course.data import transforms
+from vt_course.data.augment import Augment
 from vt_course.data.reader import OTHERS, SUFFIXES, BadClip, ClipReader
 from vt_course.files import csv_header, read_csv, read_lines
 
@@ -321,7 +322,8 @@ class VideoFolder(torch.utils.data.Dataset):
     `stride`. `short_side`: scale while decoding (see ClipReader); None decodes at the size of the file, which
     is faster for files that are small already. `scale`, `ratio`: area and aspect ratio of the
     random crop (the published Kinetics recipes have scale (0.08, 1)). The process that asks for a
-    sample opens the file, so DataLoader workers are safe, also forked ones.
+    sample opens the file, so DataLoader workers are safe, also forked ones. `augment`: what else changes a clip in
+    training.
     """
 
     def __init__(
@@ -339,6 +341,7 @@ class VideoFolder(torch.utils.data.Dataset):
         scale=(0.5, 1.0),
         ratio=(3 / 4, 4 / 3),
         flip: float = 0.0,
+        augment: Augment | None = None,
         views: tuple[int, int] | None = None,
         view_rule: str = "video_swin",
         mean=transforms.IMAGENET_MEAN,
@@ -370,7 +373,7 @@ class VideoFolder(torch.utils.data.Dataset):
         self.labels = [number[row["label"]] for row in self.rows]
         self.frames, self.stride, self.size, self.sampling = frames, stride, size, sampling
         self.train, self.seed, self.short_side = train, seed, short_side
-        self.scale, self.ratio, self.flip = scale, ratio, flip
+        self.scale, self.ratio, self.flip, self.augment = scale, ratio, flip, augment or Augment()
         self.views, self.view_rule, self.mean, self.std = views, view_rule, mean, std
 
     def __len__(self) -> int:
@@ -406,7 +409,8 @@ class VideoFolder(torch.utils.data.Dataset):
             return self._floats(transforms.centre_crop(clip, self.size))
         clip = transforms.random_resized_crop(clip, self.size, rng, self.scale, self.ratio)
         flipped = rng.random() < self.flip
-        return self._floats(transforms.horizontal_flip(clip) if flipped else clip)
+        clip = self.augment.change(transforms.horizontal_flip(clip) if flipped else clip, rng)
+        return self.augment.erase(self._floats(clip), rng)
 
     def _indices(self, num_frames: int, rng) -> np.ndarray:
         """The frame numbers of a sample: (T,), or (clips, T) if `views` was given and sampling is dense."""

@@ -73,10 +73,14 @@ class EpochBatches:
     Each index comes exactly once in an epoch, so the last batch may be smaller. Of each batch, process number
     `rank` of `world` processes takes every `world`-th key, beginning with key number `rank`. In a small batch
     this may be no key at all.
+
+    With `repeats`, each index comes so many times in its batch, in keys of different epochs, so that the data set gives
+    different views of it. No two epochs of the training share such a key. `batch_size` counts all views, `size` the
+    different clips of a batch.
     """
 
-    def __init__(self, clips: int, batch_size: int, seed: int, rank: int = 0, world: int = 1):
-        self.clips, self.size, self.seed = clips, min(batch_size, clips), seed
+    def __init__(self, clips: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, repeats: int = 1):
+        self.clips, self.size, self.seed, self.repeats = clips, min(batch_size // repeats, clips), seed, repeats
         self.rank, self.world = rank, world
         self.epoch = self.start = 0
 
@@ -87,7 +91,8 @@ class EpochBatches:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.clips).tolist()
         for batch in range(self.start, len(self)):
             whole = order[batch * self.size : (batch + 1) * self.size]
-            yield [(self.epoch, i) for i in whole[self.rank :: self.world]]
+            keys = [(self.epoch * self.repeats + k, i) for i in whole for k in range(self.repeats)]
+            yield keys[self.rank :: self.world]
 
 
 def ignore_interrupt(worker: int) -> None:

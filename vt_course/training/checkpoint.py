@@ -23,6 +23,7 @@ from vt_course.training.recipes import Recipe
 
 STATE, PREVIOUS = "state.pt", "previous.pt"
 PARTS = ("config", "model", "optimizer", "scaler", "progress")  # the parts of a state, each a dict
+EMA = "ema"  # one more, of a run that keeps a moving average of its weights
 SEAL = b"sha256 of what stands before: "
 
 
@@ -58,7 +59,7 @@ def read_state(folder: Path) -> dict | None:
     state = read_pt(path, remedy(folder))
     if (
         not isinstance(state, dict)
-        or sorted(state) != sorted(PARTS)
+        or set(state) - {EMA} != set(PARTS)
         or not all(isinstance(v, dict) for v in state.values())
     ):
         raise unusable(folder, f"is damaged: it does not hold the parts {', '.join(PARTS)}")

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from vt_course import CourseError
 from vt_course.data import Spec, images, open_spec, synthetic
+from vt_course.data.augment import Augment
 from vt_course.data.clips import VideoFolder
 from vt_course.data.loading import KeptFrames, in_order, make_loader
 from vt_course.machine import pick_device
@@ -162,7 +163,9 @@ def open_data(
             raise CourseError(f"{recipe.data} has images, not clips of {recipe.frames} frames; train with frames=1")
         return tuple(images.Shapes(split, size=recipe.size, seed=recipe.seed) for split in ("train", "val"))
     folder, same = _videos(recipe, spec)
-    train = folder(spec.train, train=True, scale=recipe.crop_scale, ratio=recipe.crop_ratio, flip=recipe.flip, **same)
+    seen = dict(scale=recipe.crop_scale, ratio=recipe.crop_ratio, flip=recipe.flip)
+    augment = Augment(*recipe.randaugment, recipe.erasing)
+    train = folder(spec.train, train=True, augment=augment, **seen, **same)
     return train, folder(spec.val, train=False, **same)
 
 

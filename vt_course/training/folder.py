@@ -191,7 +191,10 @@ def begin(run) -> dict | None:
 
 
 def publish(run) -> None:
-    """Write last.safetensors, best.safetensors, metrics.csv and bad_clips.csv from the state."""
+    """Write last.safetensors, best.safetensors, metrics.csv and bad_clips.csv from the state.
+
+    The weights are those that were evaluated: the moving average, if the run keeps one.
+    """
     progress = run.progress
     header = {
         "format": "pt",
@@ -205,11 +208,11 @@ def publish(run) -> None:
     at_epoch_end = row is not None and progress.batch == 0
     if at_epoch_end:
         header["metric"] = {name: row[name] for name in ("val_top1", "val_loss")}
-    save_weights(run.out / "last.safetensors", run.model, header)
+    save_weights(run.out / "last.safetensors", run.evaluated, header)
     # Only in the state at the end of the best epoch are the model's weights the best ones. In later states
     # best.safetensors is there already.
     if at_epoch_end and progress.best["epoch"] == progress.epoch:
-        save_weights(run.out / "best.safetensors", run.model, header)
+        save_weights(run.out / "best.safetensors", run.evaluated, header)
     if row:
         write_csv(run.out / "metrics.csv", row, [r.values() for r in progress.rows])
     bad = [

@@ -23,7 +23,8 @@ from vt_course.data.loading import EpochBatches, in_order, make_loader
 from vt_course.data.prepare import advice_on
 from vt_course.machine import peak_memory_mb, precision
 from vt_course.training import ranks
-from vt_course.training.checkpoint import build_model, misfit, save_state, unusable
+from vt_course.training.checkpoint import EMA, build_model, misfit, save_state, unusable
+from vt_course.training.engine import averaged, checkpoint_blocks, compiled, moments
 from vt_course.training.evaluate import class_scores, open_data, predict, score, takes_images
 from vt_course.training.folder import Progress, describe, publish
 from vt_course.training.recipes import Recipe
@@ -106,12 +107,21 @@ class RunState:
             raise CourseError(
                 f"frames={recipe.frames} and size={recipe.size} do not fit {recipe.model}: {error}"
             ) from error
+        # With a moving average of the weights, that is what is validated and written to the files of weights.
+        self.ema = averaged(self.model, recipe.ema) if recipe.ema else None
+        self.evaluated = self.ema.module if self.ema else self.model
+        if recipe.checkpoint_activations:
+            checkpoint_blocks(self.model)
         self.parallel = ranks.parallel(self.model, device)
+        if recipe.compile:
+            self.parallel = compiled(self.parallel, device)
         self.optimizer = self.make_optimizer()
         self.autocast, self.scaler = precision(recipe.amp, device)
         self.progress = Progress()
         train_set, val_set = sets
-        self.batches = EpochBatches(len(train_set), recipe.batch_size, recipe.seed, ranks.rank(), ranks.world())
+        self.batches = EpochBatches(
+            len(train_set), recipe.batch_size, recipe.seed, ranks.rank(), ranks.world(), recipe.repeats
+        )
         if state is not None:
             self.restore(state)
         self.train_loader = make_loader(train_set, self.batches, workers, device)
@@ -126,15 +136,14 @@ class RunState:
         Without this check, torch would silently fill in missing parts.
         """
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        own, saved, moments = self.optimizer.state_dict()["param_groups"], state["optimizer"], {}
-        if saved.get("state"):  # AdamW has a state after its first step
-            moments = {
-                k: dict(step=torch.zeros(()), exp_avg=p.detach(), exp_avg_sq=p.detach())
-                for k, p in enumerate(parameters)
-            }
+        own, saved = self.optimizer.state_dict()["param_groups"], state["optimizer"]
+        # An optimiser has a state after its first step.
+        held = {k: moments(self.optimizer, p) for k, p in enumerate(parameters)} if saved.get("state") else {}
         fault = (
             misfit(self.model.state_dict(), state["model"], "model")
-            or misfit({"state": moments, "param_groups": own}, saved, "optimizer")
+            or self.ema
+            and misfit(self.ema.state_dict(), state.get(EMA), "ema")
+            or misfit({"state": held, "param_groups": own}, saved, "optimizer")
             or state["scaler"]
             and self.scaler.is_enabled()
             and misfit(self.scaler.state_dict(), state["scaler"], "scaler")
@@ -148,6 +157,8 @@ class RunState:
         if fault:
             raise unusable(self.out, f"is damaged, or of another version of {self.recipe.model} ({fault})")
         self.model.load_state_dict(state["model"])
+        if self.ema:
+            self.ema.load_state_dict(state[EMA])
         self.optimizer.load_state_dict(saved)
         if state["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
@@ -161,7 +172,8 @@ class RunState:
         recipe, size, clips = self.recipe, self.batches.size, self.batches.clips
         if not any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in self.model.modules()):
             return
-        least = min(max(n // ranks.world(), 1) for n in (size, clips % size or size))
+        few = (n * recipe.repeats // ranks.world() // recipe.accumulate for n in (size, clips % size or size))
+        least = max(min(few), 1)
         twin = copy.deepcopy(self.model).to("meta").train()  # only shapes: no running mean changes
         try:
             with torch.no_grad():
@@ -179,9 +191,9 @@ class RunState:
 
     def validate(self, interrupt) -> tuple[dict | None, int]:
         """The scores on the validation clips (None if interrupted; see `evaluate.score`); how many were unreadable."""
-        ranks.share_buffers(self.model)
+        ranks.share_buffers(self.evaluated)
         watched = itertools.takewhile(lambda batch: not interrupt, self.val_loader)
-        mine = predict(self.model, watched, self.device, order=self.recipe.order, autocast=self.autocast)
+        mine = predict(self.evaluated, watched, self.device, order=self.recipe.order, autocast=self.autocast)
         log_probs, label, bad, interrupted = zip(*ranks.gather((*mine, bool(interrupt))))
         if any(interrupted):
             interrupt.append("another rank's")
@@ -198,7 +210,7 @@ class RunState:
 
     def diverged(self, what: str) -> CourseError:
         recipe = self.recipe
-        mixed = recipe.amp and self.device.type == "cuda"
+        mixed = recipe.amp and (self.device.type == "cuda" or recipe.amp is not True)
         return CourseError(
             f"training diverged at step {self.step + 1} ({what}): lower lr={recipe.lr}, raise "
             f"warmup_epochs={recipe.warmup_epochs}"
@@ -305,6 +317,7 @@ class RunState:
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "progress": dataclasses.asdict(progress),
-            },
+            }
+            | ({EMA: self.ema.state_dict()} if self.ema else {}),
         )
         publish(self)
