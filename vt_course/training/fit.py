@@ -27,9 +27,11 @@ from vt_course.machine import deterministic, pick_device
 from vt_course.training import ranks
 from vt_course.training.checkpoint import load_run
 from vt_course.training.evaluate import class_scores, reorder_frames
-from vt_course.training.folder import begin, open_run, summarise
+from vt_course.training.finetune import by_layer, say_frozen
+from vt_course.training.folder import begin, open_run, summarise, with_gone_files
 from vt_course.training.recipes import Recipe
 from vt_course.training.run import RunState, open_everywhere, polite_interrupt
+from vt_course.training.start import load_start
 
 # In the key of a random order of frames. The key of the augmentation is (seed, epoch, index), and no index is as large.
 ORDER = 2**32 - 1
@@ -81,6 +83,7 @@ def fit(
     go on with another number of ranks.
 
     If `recipe.inflate` names an image model, that one is trained first, into the folder `out`/image, and inflated.
+    If `recipe.init` names weights, the run starts from them; they are not needed any more once it has a checkpoint.
 
     Raises `CourseError` for everything that the user can mend: settings that differ from the folder's, another run
     that uses the folder, a damaged checkpoint, a full disk, a loss that is not finite, no readable clip.
@@ -98,9 +101,20 @@ def fit(
     ):
         config, sets = open_everywhere(recipe, tell)
         state = ranks.by_leader(functools.partial(open_run, Path(out), config, resume, held))
-        run = Run(recipe, Path(out), config, state, device, sets, workers, progress)
-        if image and state is None:
-            inflate(run.model, load_run(image, "last")[0], recipe.inflate["mode"])
+        config = with_gone_files(config, state)
+        say = tell if tell and ranks.rank() == 0 else lambda note: None
+
+        def first_weights(model) -> None:
+            if image:
+                inflate(model, load_run(image, "last")[0], recipe.inflate["mode"])
+            if recipe.init:
+                for note in load_start(model, recipe, config["classes"]):
+                    say(note)
+
+        begun = None if state else first_weights
+        run = Run(recipe, Path(out), config, state, device, sets, workers, progress, begun)
+        if recipe.freeze:
+            say(say_frozen(run.model, recipe.freeze))
         return run.train(interrupt, max_steps, checkpoint_minutes)
 
 
@@ -119,7 +133,8 @@ class Run(RunState):
     """The loop: epochs of steps, each epoch closed by validation and a checkpoint."""
 
     def make_optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(parameter_groups(self.model, self.recipe.weight_decay))
+        groups = parameter_groups(self.model, self.recipe.weight_decay)
+        return torch.optim.AdamW(by_layer(self.model, groups, self.recipe.layer_decay))
 
     def train(self, interrupt, max_steps, checkpoint_minutes) -> dict:
         finished = ranks.by_leader(functools.partial(begin, self))
@@ -176,10 +191,12 @@ class Run(RunState):
         # The seed of dropout and drop path. It differs between ranks, because their clips differ.
         torch.manual_seed(recipe.seed * 1_000_003 + self.step + (ranks.rank() << 53))
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         if not good:  # all ranks must take the step: a rank without a clip uses a placeholder clip of weight 0
             batch = {"clip": torch.zeros(1, 3, recipe.frames, recipe.size, recipe.size), "label": torch.zeros(1).long()}
         self.parallel.train(good > 0)  # eval mode, so that the placeholder clip does not change BatchNorm's statistics
+        for module in self.at_rest:  # nor does any clip change a frozen one's
+            module.eval()
         clip = batch["clip"].to(self.device, non_blocking=True)  # (B, C, T, H, W)
         if recipe.order != "normal" and good:  # another order in each epoch
             index, seed = batch["index"].tolist(), (recipe.seed, progress.epoch, ORDER)
@@ -190,7 +207,9 @@ class Run(RunState):
                 logits = class_scores(self.parallel, clip)  # (B, K)
             except ValueError as error:  # too few clips are left, because some are unreadable
                 raise CourseError(f"step {self.step + 1} with {len(clip)} clip: {error}") from error
-            loss = F.cross_entropy(logits, label, label_smoothing=recipe.label_smoothing)
+            loss = F.cross_entropy(logits, label, self.class_weights, label_smoothing=recipe.label_smoothing)
+            if self.class_weights is not None:  # torch has divided by the weights of this batch; divide by its clips
+                loss = loss * self.class_weights[label].mean()
         self.optimizer.zero_grad()
         # The gradients of the ranks are averaged. With this weight, the result is the mean over all clips of the batch.
         self.scaler.scale(loss * (good * ranks.world() / clips)).backward()
