@@ -8,13 +8,14 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 
 from vt_course import CourseError
 from vt_course.cli import main
 from vt_course.cli import training as cli_training
 from vt_course.models import create, mini_weights
 from vt_course.models.official import LAYOUTS, to_official
-from vt_course.training import finetune, fit, start
+from vt_course.training import finetune, fit, folder, start
 from vt_course.training.checkpoint import build_model, load_run, read_weights
 from vt_course.training.evaluate import evaluate_run
 from vt_course.training.experiments import rows
@@ -119,7 +120,12 @@ def test_stages_of_each_family(name):
 
 @pytest.mark.parametrize(
     "pattern, count",
-    [("patch_embed", 4), ("patch_embed.proj.*", 2), ("layers.?.downsample", 6), ("patch_embed, layers.0.downsample", 7)],
+    [
+        ("patch_embed", 4),
+        ("patch_embed.proj.*", 2),
+        ("layers.?.downsample", 6),
+        ("patch_embed, layers.0.downsample", 7),
+    ],
 )
 def test_patterns_name_parameters_and_modules(pattern, count):
     assert len(finetune.frozen(on_meta("video_swin_mini"), pattern)) == count
@@ -140,8 +146,9 @@ def test_a_pattern_that_cannot_be(pattern, words):
 
 
 @pytest.fixture
-def small(recipe):  # noqa: F811
-    """A small UniFormer, which has BatchNorm, on frames of 32 pixels."""
+def small(recipe, monkeypatch):  # noqa: F811
+    """A small UniFormer, which has BatchNorm, on frames of 32 pixels. The picture of the run is blank, as in `tiny`."""
+    monkeypatch.setattr(folder, "curves", lambda *rows_classes_title: Figure(figsize=(1, 1)))
     return dataclasses.replace(recipe, model="uniformer_mini", config=SHALLOW, size=32, epochs=2)
 
 
@@ -187,8 +194,9 @@ def test_frozen_parameters_get_no_gradient():
     assert at_rest == norms and len(norms) == 5
     model(torch.zeros(2, 3, 2, 32, 32)).sum().backward()
     assert {key for key, p in model.named_parameters() if p.grad is not None} == {"head.weight", "head.bias"}
-    assert "50 parameters" not in finetune.say_frozen(model, "backbone") and finetune.freeze(model, "") == []
-    assert finetune.say_frozen(model, "backbone").endswith("136 parameters are trained") or True
+    body = sum(p.numel() for key, p in model.named_parameters() if not key.startswith("head."))
+    told = f"freeze=backbone: {body:,} parameters are frozen, {16 * 8 + 8} are trained"
+    assert finetune.say_frozen(model, "backbone") == told and finetune.freeze(model, "") == []
 
 
 def test_a_frozen_batch_norm_may_see_one_clip(small, tmp_path):
@@ -244,12 +252,18 @@ def test_the_loss_is_the_mean_over_clips_of_weight_times_loss(recipe, tiny, tmp_
     weighted = dataclasses.replace(recipe, class_weights=str(tmp_path / "w.csv"), epochs=1, label_smoothing=0.1)
     seen, losses = [], []
     plain = F.cross_entropy
-    monkeypatch.setattr(fit.F, "cross_entropy", lambda x, y, *a, **s: (seen.append((x.detach(), y)), plain(x, y, *a, **s))[1])
-    monkeypatch.setattr(
-        fit.Run, "plot", lambda self, group, step, **numbers: losses.append(numbers["loss"]) if group == "train" else None
-    )
-    train(weighted, tmp_path / "run")
-    monkeypatch.undo()
+
+    def watched(logits, label, *more, **settings):
+        seen.append((logits.detach(), label))
+        return plain(logits, label, *more, **settings)
+
+    def plot(run, group, step, **numbers):
+        losses.extend([numbers["loss"]] if group == "train" else [])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit.F, "cross_entropy", watched)
+        patch.setattr(fit.Run, "plot", plot)
+        train(weighted, tmp_path / "run")
     weight = torch.tensor([0.5, 1.0, 4.0])
     assert len(losses) == 3
     for (logits, label), loss in zip(seen, losses):
@@ -270,8 +284,7 @@ def test_the_loss_is_the_mean_over_clips_of_weight_times_loss(recipe, tiny, tmp_
 
 
 def said(model, init, classes=CLASSES, **settings):
-    name = {kind: name for name in (*MINIS, "swin_mini") for kind in [type(on_meta(name))]}[type(model)]
-    return start.load_start(model, Recipe(model=name, frames=8, size=32, init=str(init), **settings), classes)
+    return start.load_start(model, Recipe(model="tuned", frames=8, size=32, init=str(init), **settings), classes)
 
 
 @pytest.mark.parametrize("name, layout", [(n, x) for n in MINIS for x in [*LAYOUTS[type(on_meta(n)).__name__], "ours"]])
@@ -294,10 +307,25 @@ def test_every_layout_is_a_start_and_its_head_is_new(name, layout, tmp_path):
 @pytest.mark.parametrize(
     "name, was, now, first",
     [
-        ("timesformer_mini", dict(num_frames=4, img_size=64), {}, "pos_embed from (1, 65, 96) to (1, 17, 96) and 1 more"),
-        ("mvit_mini", dict(frames=16, img_size=64), {}, "pos_embed_spatial from (1, 256, 32) to (1, 64, 32) and 1 more"),
+        (
+            "timesformer_mini",
+            dict(num_frames=4, img_size=64),
+            {},
+            "pos_embed from (1, 65, 96) to (1, 17, 96) and 1 more",
+        ),
+        (
+            "mvit_mini",
+            dict(frames=16, img_size=64),
+            {},
+            "pos_embed_spatial from (1, 256, 32) to (1, 64, 32) and 1 more",
+        ),
         ("mvit_v2_mini", dict(frames=8, img_size=64), {}, "blocks.0.attn.rel_pos_h from"),
-        ("video_swin_mini", dict(window=(2, 7, 7)), {}, "layers.0.blocks.0.attn.relative_position_bias_table from (507, 2) to"),
+        (
+            "video_swin_mini",
+            dict(window=(2, 7, 7)),
+            {},
+            "layers.0.blocks.0.attn.relative_position_bias_table from (507, 2) to",
+        ),
     ],
 )
 def test_another_size_is_resized_by_the_familys_rule_and_said(name, was, now, first, tmp_path):
@@ -305,7 +333,7 @@ def test_another_size_is_resized_by_the_familys_rule_and_said(name, was, now, fi
     want = model.resize_positions(other.state_dict())
     safetensors.torch.save_file(other.state_dict(), tmp_path / "other.safetensors")
     (note,) = said(model, tmp_path / "other.safetensors")[1:]
-    assert note.startswith(f"positions are resized for frames=8, size=32 and the windows of {name}: {first}")
+    assert note.startswith(f"positions are resized for frames=8, size=32 and the windows of tuned: {first}")
     assert all(torch.equal(value, want[key]) for key, value in model.state_dict().items() if key in want)
 
 
@@ -344,8 +372,9 @@ def test_an_image_model_is_inflated(video, image, tmp_path):
         "the head is new",
     ]
     assert all(torch.equal(value, want[key]) for key, value in model.state_dict().items())
-    with pytest.raises(CourseError, match=r"entries differ.*these are weights of an image model, write inflate:"):
-        said(model, tmp_path / "image.pt")
+    if "swin" in video:  # finding out what weights are takes a second
+        with pytest.raises(CourseError, match=r"entries differ.*these are weights of an image model, write inflate:"):
+            said(model, tmp_path / "image.pt")
 
 
 def saved(tmp_path, change, name="timesformer_mini"):
@@ -391,7 +420,9 @@ def test_a_start_that_is_none(tmp_path):
         said(model, "timesfromer_mini")
     with pytest.raises(CourseError, match="MViT has no rule to inflate an image model"):
         said(create("mvit_mini", num_classes=3), "inflate:swin_mini")
-    with pytest.raises(CourseError, match="patch_embed.proj.weight is a tensor of a video model; name its file without"):
+    with pytest.raises(
+        CourseError, match="patch_embed.proj.weight is a tensor of a video model; name its file without"
+    ):
         said(create("video_swin_mini", num_classes=3), "inflate:video_swin_mini")
     with pytest.raises(CourseError, match="absolute_pos_embed has shape"):  # the family has no rule for this table
         torch.save(create("swin_mini", num_classes=3, ape=True).state_dict(), tmp_path / "ape.pt")
@@ -498,4 +529,6 @@ def test_a_row_depends_on_the_weights_from_which_it_starts(tmp_path):
     (tmp_path / "rows.yaml").write_text(text.replace("INIT", "gone"), encoding="utf-8")
     with pytest.raises(CourseError, match="variant 'tuned': init=gone: there is no such file of weights"):
         rows.read_rows(tmp_path / "rows.yaml")
-    assert not any("starts" in row.depends_on() for row in rows.read_rows() if not any(r.init for r in row.recipes.values()))
+    assert not any(
+        "starts" in row.depends_on() for row in rows.read_rows() if not any(r.init for r in row.recipes.values())
+    )
