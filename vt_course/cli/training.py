@@ -33,6 +33,18 @@ from vt_course.training.recipes import ORDERS
     ),
     option("--out", type=Path, required=True, help="run folder"),
     option("--set", nargs="*", default=[], metavar="NAME=VALUE", help="change settings of the recipe"),
+    option(
+        "--init",
+        metavar="FILE|NAME|RUN",
+        help="weights to start from: a file, a name from `vt-course weights list` or of a mini, a run folder;"
+        " inflate:FILE if they are those of an image model",
+    ),
+    option(
+        "--freeze",
+        metavar="WHAT",
+        help="what keeps its weights: backbone (all but the head), stages:N (the first N), or names of parameters,"
+        " for instance patch_embed,layers.0",
+    ),
     option("--device", help="cpu, cuda, mps (default: the NVIDIA GPU if there is one, else the CPU)"),
     option("--workers", type=whole(0), help="loader processes (default: by the number of cores)"),
     option("--max-steps", type=whole(1), help="stop after this many optimiser steps in total"),
@@ -42,9 +54,12 @@ def train(args) -> int:
     from vt_course.training.fit import fit
     from vt_course.training.official_recipes import resolve
 
-    recipe, told = resolve(args.model, args.recipe, [f"data={args.data}"] * bool(args.data) + args.set)
+    given = {name: getattr(args, name) for name in ("data", "init", "freeze")}
+    settings = [f"{name}={value}" for name, value in given.items() if value] + args.set
+    recipe, told = resolve(args.model, args.recipe, settings)
     if told and leads() and not args.json:
         tell(told)
+    fetch_start(recipe.init, args.out, progress=not args.json)
     summary = fit(
         recipe,
         args.out,
@@ -58,6 +73,20 @@ def train(args) -> int:
     if leads():
         print_json(summary) if args.json else print(last_line(summary, args.out))
     return 0
+
+
+def fetch_start(init: str, out: Path, progress: bool) -> None:
+    """Download the official weights from which a run is to start. With a checkpoint it does not need them any more."""
+    from vt_course.training.checkpoint import state_path
+    from vt_course.training.start import INFLATE, find
+
+    if "/" not in init or find(init) or state_path(out):  # the name of a published file has a slash
+        return
+    from vt_course.fetch.weights import get, releases
+
+    name = init.removeprefix(INFLATE)
+    if name in releases():
+        get(name, progress=progress)
 
 
 def last_line(summary: dict, out: Path) -> str:

@@ -14,10 +14,8 @@ mirror: set the environment variable VT_COURSE_WEIGHTS_URL. It replaces `https:/
 address; the path after it stays, and the part after `?` is dropped.
 """
 
-import argparse
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -28,11 +26,11 @@ import torch
 
 from vt_course import CourseError, data_root
 from vt_course.fetch.download import fetch, sha256_of
-from vt_course.files import Unreadable, alone, atomic_write, read_pt, read_utf8
+from vt_course.files import alone, atomic_write, read_utf8
 from vt_course.models import create
 from vt_course.models.cost import count_parameters
 from vt_course.models.official import from_official
-from vt_course.training.checkpoint import save_weights
+from vt_course.training.checkpoint import read_checkpoint, save_weights
 
 # Classes of the head. 21,841: microsoft/Swin-Transformer data/build.py; 19,168: huggingface/pytorch-image-models
 # timm/models/mvitv2.py; 1,059: TimeSformer section 4.6.
@@ -466,33 +464,3 @@ def convert(release: Release, original: Path, final: Path, checksum: str) -> Non
             "sha256 of original": checksum,
         },
     )
-
-
-def read_checkpoint(path: Path) -> Mapping:
-    """The object in a published file. It is read without running any code that a pickle can contain.
-
-    Sense-X/UniFormer image_classification/main.py stores its command line together with the weights, as an
-    argparse.Namespace. This class only holds values, so it is allowed. Everything else except plain values and tensors
-    raises CourseError.
-    """
-    try:
-        checkpoint = read_pt(
-            path,
-            "delete it and run the same command again",
-            "not a PyTorch checkpoint or is damaged",
-            allow=[argparse.Namespace],
-        )
-    except Unreadable as error:
-        if found := re.search(r"GLOBAL ([\w.]+)", str(error.__cause__)):
-            raise CourseError(
-                f"{path} holds a {found[1]} beside its weights, and loading that could run code, so it was "
-                "not loaded; if you trust where it comes from, save its tensors alone with torch.save, put "
-                "that file in its place and run the same command again"
-            ) from error
-        raise
-    if not isinstance(checkpoint, Mapping):
-        raise CourseError(
-            f"{path} holds a {type(checkpoint).__name__} instead of named weights; delete it and run the same "
-            "command again"
-        )
-    return checkpoint

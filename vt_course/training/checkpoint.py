@@ -6,17 +6,20 @@ before it is kept as `previous.pt`. `last.safetensors` and `best.safetensors` ar
 weights for all other uses, with the recipe, the metric and a checksum in their headers.
 """
 
+import argparse
 import hashlib
 import io
 import json
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
 import torch
 
 from vt_course import CourseError, need
-from vt_course.files import atomic_write, parse_json, parsing, read_pt, read_safetensors
+from vt_course.files import Unreadable, atomic_write, parse_json, parsing, read_pt, read_safetensors
 from vt_course.models import ZOO, built_for, create
 from vt_course.models.official import check_state
 from vt_course.training.recipes import Recipe
@@ -137,6 +140,28 @@ def save_weights(path: Path, model, metadata: dict) -> None:
 def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """(weights, metadata) of a safetensors file; see `check_whole`. Raises `CourseError` for another kind of file."""
     return read_safetensors(path, "name a run folder or one of its .safetensors files")
+
+
+def read_checkpoint(path: Path, remedy: str = "delete it and run the same command again") -> Mapping:
+    """The object in a published file. It is read without running any code that a pickle can contain.
+
+    Sense-X/UniFormer image_classification/main.py stores its command line together with the weights, as an
+    argparse.Namespace. This class only holds values, so it is allowed. Everything else except plain values and tensors
+    raises CourseError.
+    """
+    try:
+        checkpoint = read_pt(path, remedy, "not a PyTorch checkpoint or is damaged", allow=[argparse.Namespace])
+    except Unreadable as error:
+        if found := re.search(r"GLOBAL ([\w.]+)", str(error.__cause__)):
+            raise CourseError(
+                f"{path} holds a {found[1]} beside its weights, and loading that could run code, so it was "
+                "not loaded; if you trust where it comes from, save its tensors alone with torch.save, put "
+                "that file in its place and run the same command again"
+            ) from error
+        raise
+    if not isinstance(checkpoint, Mapping):
+        raise CourseError(f"{path} holds a {type(checkpoint).__name__} instead of named weights; {remedy}")
+    return checkpoint
 
 
 def check_whole(path: Path, weights: dict[str, torch.Tensor], header: dict[str, str]) -> None:

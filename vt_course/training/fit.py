@@ -28,9 +28,11 @@ from vt_course.machine import deterministic, pick_device
 from vt_course.training import engine, ranks
 from vt_course.training.checkpoint import load_run
 from vt_course.training.evaluate import class_scores, reorder_frames
-from vt_course.training.folder import begin, open_run, summarise
+from vt_course.training.finetune import by_layer, say_frozen
+from vt_course.training.folder import begin, open_run, summarise, with_gone_files
 from vt_course.training.recipes import Recipe
 from vt_course.training.run import RunState, open_everywhere, polite_interrupt
+from vt_course.training.start import load_start
 
 # In the key of a random order of frames. The key of the augmentation is (seed, epoch, index), and no index is as large.
 ORDER = 2**32 - 1
@@ -107,6 +109,7 @@ def fit(
     go on with another number of ranks.
 
     If `recipe.inflate` names an image model, that one is trained first, into the folder `out`/image, and inflated.
+    If `recipe.init` names weights, the run starts from them; they are not needed any more once it has a checkpoint.
 
     Raises `CourseError` for everything that the user can mend: settings that differ from the folder's, another run
     that uses the folder, a damaged checkpoint, a full disk, a loss that is not finite, no readable clip.
@@ -124,9 +127,20 @@ def fit(
     ):
         config, sets = open_everywhere(recipe, tell)
         state = ranks.by_leader(functools.partial(open_run, Path(out), config, resume, held))
-        run = Run(recipe, Path(out), config, state, device, sets, workers, progress)
-        if image and state is None:
-            inflate(run.model, load_run(image, "last")[0], recipe.inflate["mode"])
+        config = with_gone_files(config, state)
+        say = tell if tell and ranks.rank() == 0 else lambda note: None
+
+        def first_weights(model) -> None:
+            if image:
+                inflate(model, load_run(image, "last")[0], recipe.inflate["mode"])
+            if recipe.init:
+                for note in load_start(model, recipe, config["classes"]):
+                    say(note)
+
+        begun = None if state else first_weights
+        run = Run(recipe, Path(out), config, state, device, sets, workers, progress, begun)
+        if recipe.freeze:
+            say(say_frozen(run.model, recipe.freeze))
         return run.train(interrupt, max_steps, checkpoint_minutes)
 
 
@@ -147,7 +161,7 @@ class Run(RunState):
     def make_optimizer(self) -> torch.optim.Optimizer:
         recipe = self.recipe
         groups = parameter_groups(self.model, recipe.weight_decay, recipe.decays, recipe.backbone_lr)
-        return engine.optimizer(recipe.optimizer, groups)
+        return engine.optimizer(recipe.optimizer, by_layer(self.model, groups, recipe.layer_decay))
 
     def train(self, interrupt, max_steps, checkpoint_minutes) -> dict:
         finished = ranks.by_leader(functools.partial(begin, self))
@@ -210,6 +224,8 @@ class Run(RunState):
         if not good:  # all ranks must take the step: a rank without a clip uses a placeholder clip of weight 0
             batch = {"clip": torch.zeros(1, 3, recipe.frames, recipe.size, recipe.size), "label": torch.zeros(1).long()}
         self.parallel.train(good > 0)  # eval mode, so that the placeholder clip does not change BatchNorm's statistics
+        for module in self.at_rest:  # nor does any clip change a frozen one's
+            module.eval()
         clip = batch["clip"].to(self.device, non_blocking=True)  # (B, C, T, H, W)
         if recipe.order != "normal" and good:  # another order in each epoch
             index, seed = batch["index"].tolist(), (recipe.seed, progress.epoch, ORDER)
@@ -228,7 +244,7 @@ class Run(RunState):
                         logits = class_scores(self.parallel, some)  # (b, K)
                     except ValueError as error:  # too few clips are left, because some are unreadable
                         raise CourseError(f"step {self.step + 1} with {len(some)} clip: {error}") from error
-                loss = F.cross_entropy(logits.float(), aim, label_smoothing=recipe.label_smoothing)
+                loss = self.loss(logits.float(), aim)
                 # The gradients of the parts are added, those of the ranks are averaged. With this weight, the result
                 # is the mean over all clips of the batch.
                 self.scaler.scale(loss * (weight * ranks.world() / clips)).backward()
@@ -252,6 +268,14 @@ class Run(RunState):
         progress.clips += clips
         if self.leads:
             self.plot("train", self.step + 1, loss=value, lr=lr, grad_norm=norm)
+
+    def loss(self, logits, aim):
+        """The mean over clips of the weighted cross-entropy. aim: classes (b,), or shares (b, K) where clips are mixed."""
+        weights = self.class_weights  # (K,) or None
+        loss = F.cross_entropy(logits, aim, weights, label_smoothing=self.recipe.label_smoothing)
+        if weights is None or aim.ndim == 2:
+            return loss
+        return loss * weights[aim].mean()  # torch has divided by the weights of these clips; divide by their number
 
     def close_epoch(self, interrupt) -> bool:
         """Validate, record the epoch and save. Returns True if it was interrupted; then nothing is recorded."""

@@ -123,6 +123,16 @@ def describe(recipe: Recipe, spec: Spec) -> dict:
     return {"recipe": dataclasses.asdict(recipe), "classes": list(spec.classes), "manifests": digests}
 
 
+# Parts of a config that come from files of the user: see `run.from_files`.
+FROM_FILES = {"start": "init", "class_weights": "class_weights"}
+
+
+def with_gone_files(config: dict, state: dict | None) -> dict:
+    """`config`, and of each file that is gone since the run began, what the config in `state` has of it."""
+    gone = [name for name in FROM_FILES if name in config and config[name] is None]
+    return config | {name: state["config"].get(name) for name in gone if state}
+
+
 DEFAULTS = {name: value for name, value in dataclasses.asdict(Recipe(model="")).items() if name != "model"}
 
 
@@ -141,12 +151,18 @@ def check_same(folder: Path, old: dict, new: dict) -> None:
         for name in {**was, **now}
         if was.get(name) != now.get(name)
     ]
+    if not differ:
+        differ = [
+            f"{setting}={now[setting]} holds something else than when the run began"
+            for name, setting in FROM_FILES.items()
+            if old.get(name) != new.get(name)
+        ]
     if not differ and old != new:
         differ = [f"the manifests of {now['data']} list other clips or classes"]
     if differ:
         raise CourseError(
-            f"{folder} holds a run with other settings ({'; '.join(differ[:4])}); go "
-            "on with the old settings or choose another --out folder"
+            f"{folder} holds a run with other settings ({'; '.join(differ[:4])}); go on with the old settings or "
+            f"choose another --out folder, where --init {folder} starts from the weights of this run"
         )
 
 
@@ -167,7 +183,7 @@ def open_run(out: Path, config: dict, resume: bool, held: ExitStack) -> dict | N
             raise CourseError(f"{out} already holds a run; resume it or choose another --out folder")
         if not isinstance(state["config"].get("recipe"), dict):
             raise unusable(out, "is damaged: its config has no recipe")
-        check_same(out, state["config"], config)
+        check_same(out, state["config"], with_gone_files(config, state))
         if state_path(out).name == PREVIOUS:
             print(
                 f"{out / STATE} is not there: going on from the checkpoint before it, {out / PREVIOUS}", file=sys.stderr

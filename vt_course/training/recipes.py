@@ -69,6 +69,11 @@ class Recipe:
     # To start from an image model, which is trained first and then inflated: {"mode": "average" or "centre"}, and
     # settings of that model's recipe, at least "model". Those that are left out are the ones of this recipe.
     inflate: dict = field(default_factory=dict)
+    # Fine-tuning; see start.py and finetune.py.
+    init: str = ""  # the weights to start from: a file, a name, a run, or inflate: and one of these
+    freeze: str = ""  # backbone, stages:N, or patterns of parameter names, separated by commas
+    layer_decay: float = 1.0  # each layer learns at this share of the rate of the layer after it
+    class_weights: str = ""  # balanced, or a CSV file class,weight
 
     def __post_init__(self):
         self._need(
@@ -98,6 +103,8 @@ class Recipe:
             places = (self.warmup_epochs, *self.milestones, self.epochs)
             rising = all(a < b for a, b in zip(places, places[1:]))
             self._need(rising, "milestones", f"rising, after the warm-up and before epochs={self.epochs}")
+        self._need(0 < self.layer_decay <= 1, "layer_decay", "above 0 and at most 1")
+        self._need(not (self.init and self.inflate), "init", "empty where inflate is given: a run has one start")
         self._need(self.warmup_epochs <= self.epochs, "warmup_epochs", f"at most epochs={self.epochs}")
         self._need(self.sampling in ("dense", "uniform"), "sampling", "'dense' or 'uniform'")
         self._need(self.order in ORDERS, "order", f"one of {', '.join(ORDERS)}")
@@ -114,7 +121,7 @@ class Recipe:
 
     def image(self) -> "Recipe":
         """The recipe of the image model that `inflate` starts from: single frames, and no further start of its own."""
-        inherited = dataclasses.replace(self, config={}, frames=1, stride=1, order="normal", inflate={})
+        inherited = dataclasses.replace(self, config={}, frames=1, stride=1, order="normal", inflate={}, freeze="")
         settings = {name: _convert(name, value) for name, value in self.inflate.items() if name != "mode"}
         return dataclasses.replace(inherited, **settings)
 

@@ -17,7 +17,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from vt_course import CourseError
+from vt_course import CourseError, need
 from vt_course.data import open_spec
 from vt_course.data.loading import EpochBatches, in_order, make_loader
 from vt_course.data.prepare import advice_on
@@ -26,8 +26,10 @@ from vt_course.training import ranks
 from vt_course.training.checkpoint import EMA, build_model, misfit, save_state, unusable
 from vt_course.training.engine import averaged, checkpoint_blocks, compiled, moments
 from vt_course.training.evaluate import class_scores, open_data, predict, score, takes_images
-from vt_course.training.folder import Progress, describe, publish
+from vt_course.training.finetune import class_weights, freeze
+from vt_course.training.folder import FROM_FILES, Progress, describe, publish
 from vt_course.training.recipes import Recipe
+from vt_course.training.start import digest
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -70,14 +72,15 @@ def open_everywhere(recipe: Recipe, tell) -> tuple[dict, list]:
         nonlocal spec
         spec = open_spec(recipe.data)
         sets.extend(open_data(recipe, spec))
-        return describe(recipe, spec)
+        return describe(recipe, spec) | from_files(recipe, sets[0])
 
     each = ranks.together(open_here)
     for rank, config in enumerate(each):
         if config != each[0]:
+            of_files = any(config.get(name) != each[0].get(name) for name in FROM_FILES)
+            what = "init or class_weights names another file" if of_files else f"{recipe.data} lists other clips"
             raise CourseError(
-                f"{recipe.data} lists other clips for rank {rank} than for rank 0: give every machine the "
-                "same data and the same command"
+                f"{what} for rank {rank} than for rank 0: give every machine the same data and the same command"
             )
     if tell and ranks.rank() == 0:
         for note in [*spec.notes, *advice_on(sets[0].rows if spec.train else [])]:
@@ -85,16 +88,44 @@ def open_everywhere(recipe: Recipe, tell) -> tuple[dict, list]:
     return each[0], sets
 
 
-class RunState:
-    """A training run without its loop: model, optimiser, loaders, progress, and the folder they are saved to."""
+def from_files(recipe: Recipe, train_set) -> dict:
+    """What the recipe takes from files beside the clips. It becomes a part of the config, where `FROM_FILES` names it.
 
-    def __init__(self, recipe, out, config, state, device, sets, workers, show):
+    So a resumed run notices another file, and does not need the file itself. None: the file is gone.
+    """
+    found = {}
+    if recipe.init:
+        found["start"] = digest(recipe.init)
+    if recipe.class_weights:
+        labels = getattr(train_set, "labels", None)  # of drawn images, every class has as many
+        found["class_weights"] = class_weights(recipe.class_weights, train_set.classes, labels)
+    return found
+
+
+class RunState:
+    """A training run without its loop: model, optimiser, loaders, progress, and the folder they are saved to.
+
+    `begin`: a function that sets the first weights of the model; None leaves those with which it is built.
+    """
+
+    def __init__(self, recipe, out, config, state, device, sets, workers, show, begin=None):
         self.recipe, self.out, self.config = recipe, out, config
         self.device, self.leads = device, ranks.rank() == 0
         self.show = show and self.leads
         self.classes = config["classes"]
         torch.manual_seed(recipe.seed)
-        self.model = build_model(recipe, len(self.classes)).to(device)
+        self.model = build_model(recipe, len(self.classes))
+        if begin:
+            begin(self.model)
+        self.model.to(device)
+        self.at_rest = freeze(self.model, recipe.freeze)
+        self.class_weights = None
+        if recipe.class_weights:
+            need(
+                config["class_weights"],
+                f"class_weights={recipe.class_weights}: there is no such file; or write balanced",
+            )
+            self.class_weights = torch.tensor(config["class_weights"], device=device)  # (K,)
         if takes_images(self.model) and recipe.frames != 1:
             raise CourseError(
                 f"{recipe.model} sees images, not clips of {recipe.frames} frames; train it with frames=1"
@@ -175,6 +206,8 @@ class RunState:
         few = (n * recipe.repeats // ranks.world() // recipe.accumulate for n in (size, clips % size or size))
         least = max(min(few), 1)
         twin = copy.deepcopy(self.model).to("meta").train()  # only shapes: no running mean changes
+        for module in freeze(twin, recipe.freeze):
+            module.eval()
         try:
             with torch.no_grad():
                 class_scores(twin, torch.zeros(least, 3, recipe.frames, recipe.size, recipe.size, device="meta"))
