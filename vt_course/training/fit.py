@@ -270,7 +270,7 @@ class Run(RunState):
             self.plot("train", self.step + 1, loss=value, lr=lr, grad_norm=norm)
 
     def loss(self, logits, aim):
-        """The mean over clips of the weighted cross-entropy. aim: classes (b,), or shares (b, K) where clips are mixed."""
+        """The mean cross-entropy, weighted by class. aim: classes (b,), or shares (b, K) where clips are mixed."""
         weights = self.class_weights  # (K,) or None
         loss = F.cross_entropy(logits, aim, weights, label_smoothing=self.recipe.label_smoothing)
         if weights is None or aim.ndim == 2:
