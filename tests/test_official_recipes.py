@@ -154,7 +154,9 @@ def test_ten_classes_in_kinetics_layout_are_learnt(name, tmp_path, monkeypatch):
     """
     kinetics = kinetics_folder(Path(os.environ["VT_COURSE_CLIPS"]), tmp_path / "kinetics")
     monkeypatch.setenv("VT_COURSE_DATA", str(tmp_path))
-    recipe, _ = resolve(None, name, ["epochs=5", "warmup_epochs=0.5", "batch_size=8", "label_smoothing=0", "stride=1"])
+    recipe, _ = resolve(
+        None, name, ["epochs=3", "warmup_epochs=0.5", "batch_size=4", "lr=1e-4", "label_smoothing=0", "stride=1"]
+    )
     assert str(kinetics) in recipe.data
     summary = fit(recipe, tmp_path / "run", device="cpu", workers=0, progress=False)
     with open(tmp_path / "run" / "metrics.csv", newline="", encoding="utf-8") as file:

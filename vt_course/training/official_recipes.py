@@ -191,7 +191,7 @@ TINY10 = Recipe(
     erasing=0.25,
     batch_size=16,
     epochs=100,
-    lr=5e-4,
+    lr=2.5e-4,
     warmup_epochs=5.0,
     label_smoothing=0.1,
 )
