@@ -119,7 +119,7 @@ def _published(file: Path, weights: dict, header: dict) -> Trained:
         model = create(header["model"], **settings)
     load_weights(model, weights, file)
     check_whole(file, weights, header)
-    facts = published(header["release"], header["model"], header.get("url", ""))
+    facts = published(header["release"], header["model"], settings, header.get("url", ""))
     names = class_names(header["release"], header["model"])
     return Trained(
         name=header["release"],
@@ -131,7 +131,7 @@ def _published(file: Path, weights: dict, header: dict) -> Trained:
     )
 
 
-def published(release: str, variant: str, url: str = "") -> dict:
+def published(release: str, variant: str, settings: dict, url: str = "") -> dict:
     """How published weights are shown a video, as `Trained` has it: shown, protocol, family, trained_on.
 
     The gap between frames stands in the name of the release or of its file: 16x4, divST_8x32. The views are those with
@@ -156,7 +156,7 @@ def published(release: str, variant: str, url: str = "") -> dict:
         protocol = with_views(protocol, *map(int, model.views.split("x")))
     pixels = {} if family.startswith("swin") or variant.startswith("mvit_v2_large") else GREY
     shown = Shown(
-        frames=model.input[1],
+        frames=settings.get("num_frames", model.input[1]),
         stride=stride,
         size=size,
         sampling=protocol.time if segments else "dense",
