@@ -46,6 +46,8 @@ NAMES = {  # what the model names of published weights say that they were traine
     "k600": "Kinetics-600",
     "ssv1": "Something-Something v1",
     "ssv2": "Something-Something v2",
+    "ucf101": "UCF101",
+    "hmdb51": "HMDB51",
     "howto100m": "HowTo100M",
 }
 
@@ -141,10 +143,11 @@ def published(release: str, variant: str, settings: dict, url: str = "") -> dict
     model, data = ZOO[variant], release.partition("/")[2]
     family, size = FAMILIES[model.family], model.input[-1]
     sets = [name for part in data.split("_") if (name := NAMES.get(part))]
-    trained_on = f"{sets[0]}, after {sets[1]}" if len(sets) > 1 else sets[0] if sets else "Kinetics-400"
+    if release.startswith("torchvision/"):
+        sets = ["ImageNet-1K" if len(model.input) == 3 else "Kinetics-400"]
+    trained_on = ", after ".join(sets[:2]) or f"what {release} says"
     if len(model.input) == 3:
         shown = Shown(1, 1, size, antialias=False)
-        trained_on = sets[0] if sets else "ImageNet-1K"
         return dict(shown=shown, protocol=PROTOCOLS["centre"], family="swin", trained_on=trained_on)
     segments = "ssv" in data.split("_")[0]
     where = {"mvit": variant, "uniformer": data, "timesformer": url}.get(family, "")
