@@ -168,6 +168,21 @@ def test_bad_files_cost_no_other(videos, tmp_path):
     assert "no file or folder" in refused(*PREDICT, tmp_path / "gone.mp4")
 
 
+def test_a_film_that_is_damaged_or_cut_off_keeps_its_first_answers(videos, monkeypatch):
+    real, film = Predictor.probabilities, [*PREDICT, videos / "clip.mp4", "--window", "0.5s"]
+    for error, expected in ((BadClip("Clip x is damaged."), 2), (KeyboardInterrupt(), 130)):
+
+        def damaged(self, reader, first=0, stop=None, error=error):
+            if first:
+                raise error
+            return real(self, reader, first, stop)
+
+        monkeypatch.setattr(Predictor, "probabilities", damaged)
+        code, out, err = run(*film)
+        assert code == expected and out.splitlines()[1].split()[1:3] == ["0:00:00", "0:00:00.5"], (out, err)
+        assert ("is damaged" if expected == 2 else "interrupted") in err and "Traceback" not in err
+
+
 # ---------------------------------------------------------------- the command
 
 
