@@ -108,6 +108,7 @@ def test_the_verbs():
         "weights get",
         "train",
         "evaluate",
+        "explain",
         "experiments",
         "build",
         "course",

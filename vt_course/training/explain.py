@@ -85,19 +85,22 @@ def tested_as(model) -> str | None:
     return "uniformer_mini" if isinstance(model, UniFormer) and model.dims == 3 else None
 
 
-def told(name: str, family: str, layer: str | None = None) -> list[str]:
-    """What the proofs found for a method on a family: one sentence for each layer of `attention`, or of that `layer`."""
+def verdict(good: bool) -> str:
+    return "passed" if good else "FAILED"
+
+
+def told(name: str, family: str | None, layer: str | None = None) -> list[str]:
+    """What the proofs found for a method on a family: a sentence, or of `attention` one for each layer (or `layer`)."""
     lines = []
     for row in proofs().get(family, []):
         if row["method"] != name or layer not in (None, row["layer"]):
             continue
-        inside, random = row["inside"], row["random"]
+        first, second = ("{mean:.2f} ({low:.2f} to {high:.2f})".format(**row[proof]) for proof in ("inside", "random"))
         where = f" {row['layer']}" if name == "attention" else ""
+        shape, random = verdict(row["inside"]["low"] >= INSIDE), verdict(row["random"]["high"] < ALIKE)
         lines.append(
-            f"{family}{where}: the moving shape gets {inside['mean']:.2f} ({inside['low']:.2f} to {inside['high']:.2f}) "
-            f"times its share of the area, {'passed' if inside['low'] >= INSIDE else 'FAILED'} (asked: {INSIDE:g}); "
-            f"rank correlation with random weights {random['mean']:.2f} ({random['low']:.2f} to {random['high']:.2f}), "
-            f"{'passed' if random['high'] < ALIKE else 'FAILED'} (asked: below {ALIKE:g})."
+            f"{family}{where}: {shape}, the moving shape gets {first} times its share of the area, asked: {INSIDE:g}; "
+            f"{random}, with random weights the rank correlation is {second}, asked: below {ALIKE:g}."
         )
     return lines
 
@@ -114,7 +117,7 @@ def attention_layers(model, clip: Tensor) -> list[Layer]:
 
 
 def asking(places: Places) -> Tensor:
-    """The share of each query in what the classifier reads, (Lq + cls,): the class tokens', or without them all alike."""
+    """The share of each query in what the classifier reads, (Lq + cls,): of class tokens or, if none, all alike."""
     tokens = prod(places.size_q)
     share = torch.zeros(tokens + places.cls)
     share[tokens if places.cls else 0 :] = 1
@@ -209,8 +212,8 @@ def attention(model, clip: Tensor, layer: int | None = None, head: int | None = 
 
 
 @method(
-    caveat="It follows attention and residuals only, each by half, and knows no classes; MLPs and convolutions are left "
-    "out, and a merged or pooled token stands for its cell by equal parts."
+    caveat="It follows attention and residuals only, each by half, and knows no classes; MLPs and convolutions are "
+    "left out, and a merged or pooled token stands for its cell by equal parts."
 )
 def rollout(model, clip: Tensor) -> tuple[Tensor, str]:
     """Attention rollout: the product over all layers of (A + I) / 2, A the mean of the heads (section 3 of the paper).
@@ -248,7 +251,7 @@ def block_map(model, block, arguments: tuple, tokens: Tensor) -> Tensor:
 
 
 def deepest_fine(sizes: list[tuple]) -> int:
-    """The last block whose map has 7 x 7 places or more, as the last stages of published models; else that of the most."""
+    """The last block whose map has 7 x 7 places, as the last stages of published models have; else that of the most."""
     places = [min(height * width, 49) for _, height, width in sizes]
     return max(range(len(places)), key=lambda k: (places[k], k))
 
@@ -259,8 +262,8 @@ def deepest_fine(sizes: list[tuple]) -> int:
 def gradcam(model, clip: Tensor, target: int, layer: int | None = None) -> tuple[Tensor, str]:
     """Grad-CAM on the map after a block: relu(sum over c of w_c A_c), w_c the mean slope of the score along channel c.
 
-    The means run over time and space. `layer` counts blocks. By default it is the last whose map has 7 x 7 places. After
-    the last block a model with a class token reads nothing else; its map has no slope there, so that block is refused.
+    The means run over time and space. `layer` counts blocks. By default it is the last whose map has 7 x 7 places. Of
+    the last block, a model with a class token reads nothing else; its map has no slope there, so it is refused.
     """
     blocks, kept = blocks_of(model), {}
     need(blocks, f"Grad-CAM needs the blocks of one of the five families, and {type(model).__name__} is none")
@@ -340,9 +343,9 @@ def explain(
 ) -> Explanation:
     """One of `METHODS` on a normalised clip (C, T, H, W); an image model takes the one frame of a clip (C, 1, H, W).
 
-    `target`: a class, by default the model's answer. `layer`: of attention, an attention layer; of gradcam, a block; both
-    also count from the end. Raises `CourseError` for a method or number that does not exist, and for an option that the
-    method has not.
+    `target`: a class, by default the model's answer. `layer`: of attention, an attention layer; of gradcam, a block;
+    both also count from the end. Raises `CourseError` for a method or number that does not exist, and for an option
+    that the method has not.
     """
     need(method in METHODS, f"there is no method {method!r}: {closest(method, METHODS)}")
     given = {"target": target, "layer": layer, "head": head}
@@ -365,16 +368,14 @@ def explain(
     notes = [METHODS[method].caveat]
     if not shares.any():
         notes.append("The picture is empty: no place raises the score of this class.")
-    family = tested_as(model)
-    found = told(method, family) if family else []
-    if method == "attention":  # of the mini's layers the one of this name; another model's layers have no counterpart
-        found = told(method, family, shows.partition(",")[0]) if family else []
+    # Of attention, the proofs have the mini's layers by name; a layer that only a larger model has was not tested.
+    found = told(method, tested_as(model), shows.partition(",")[0] if method == "attention" else "")
     notes += [f"Proofs: {line}" for line in found] or [UNTESTED]
     return Explanation(shares, method, shows, about, float(probability[about]), " ".join(notes))
 
 
 def read_clip(video, recipe, classes: tuple[str, ...]) -> Tensor:
-    """The clip (C, T, H, W) of a video that a run of this recipe sees in validation. Raises `CourseError` if it cannot be read."""
+    """The clip (C, T, H, W) of a video that a run of this recipe sees in validation, or `CourseError` if it is none."""
     row = dict(path=str(video), label=classes[0], start=None, end=None)
     settings = dict(frames=recipe.frames, stride=recipe.stride, size=recipe.size, sampling=recipe.sampling)
     sample = VideoFolder(Rows([row], str(video)), classes=classes, train=False, **settings)[0]

@@ -28,13 +28,13 @@ from vt_course.training.checkpoint import build_model, restore
 from vt_course.training.experiments.statistics import compare
 
 FAMILIES = ("video_swin_mini", "mvit_mini", "mvit_v2_mini", "timesformer_mini", "uniformer_mini")
-INSIDE_CLIPS, RANDOM_CLIPS = 64, 8
+INSIDE_CLIPS, RANDOM_CLIPS = 32, 8
 SEED = 31  # of the clips; the course's own have 0
 FRAMES, SIZE = 32, 112  # as rendered
 
 
 def drawn_clips(recipe, count: int, seed: int = SEED) -> list[tuple[Tensor, Tensor, str]]:
-    """`count` fresh clips as a run of this recipe sees them: (clip (C, T, H, W), mask (T, 112, 112) from 0 to 1, motion)."""
+    """Fresh clips as a run of this recipe sees them: (clip (C, T, H, W), mask (T, 112, 112) from 0 to 1, motion)."""
     found = []
     for number, (motion, appearance) in enumerate(synthetic.labels(count, 2, seed)):
         same = dict(frames=FRAMES, size=SIZE, key=(seed, 2, number))
