@@ -18,7 +18,7 @@ import pytest
 from vt_course import cli, doctor, repo_root
 from vt_course.cli import common, main, training
 from vt_course.data import synthetic
-from vt_course.models import cost, zoo
+from vt_course.models import cost, mini_weights, zoo
 from vt_course.publish import build, course
 from vt_course.training import fit
 
@@ -411,6 +411,47 @@ def test_train_and_evaluate(trained):
     assert code == 0 and "evaluate: " in err  # the bar
     assert heading.split() == ["frames", "clips", "top-1", "%", "±", "%", "chance", "%"]
     assert row.split() == ["normal", "8", f"{100 * rows[0]['top1']:.2f}", f"{100 * rows[0]['stderr']:.2f}", "12.50"]
+
+
+def test_explain(data, tmp_path):
+    """A picture, and its numbers with --json; a name stands for the weights that ship."""
+    video, picture = data[0] / "synthetic" / "clips" / "val" / "00000.mp4", tmp_path / "a.PNG"
+    found = run_json("explain", "video_swin_mini", video, "--out", picture, "--class", "left")
+    assert found["class"] == "left" and found["out"] == str(picture) and 0 <= found["probability"] <= 1
+    assert sum(map(sum, map(lambda step: map(sum, step), found["map"]))) == pytest.approx(1, abs=1e-4)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    weights = mini_weights("timesformer_mini")
+    code, out, err = run("explain", weights, video, "--out", picture, "--method", "attention", "--head", "3")
+    assert (code, err) == (0, "") and "attention, blocks.2.attn, head 3; the picture is" in out
+    assert "knows no classes" in out and out.count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--class", "lefft"], "video_swin_mini.safetensors has no class 'lefft': did you mean left?"),
+        (["--method", "attention", "--layer", "9"], "there is no attention layer 9: they are 0 (layers.0.blocks.0"),
+        (["--method", "rolout"], "there is no method 'rolout': did you mean rollout?"),
+        (["--method", "rollout", "--head", "1"], "rollout takes no head; leave it out"),
+        (["--out", "x.jpg"], "x.jpg is no name of a picture that we write; name a .png file"),
+        (["--out", "no/x.png"], "there is no folder no for the picture"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+)
+def test_explain_refuses(words, message, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    video = data[0] / "synthetic" / "clips" / "val" / "00000.mp4"
+    assert message in refused("explain", "video_swin_mini", video, "--out", "x.png", *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_explain_refuses_what_is_no_video_or_no_run(tmp_path):
+    text, out = tmp_path / "notes.mp4", ("--out", tmp_path / "x.png")
+    text.write_text("no video", encoding="utf-8")
+    assert "notes.mp4" in refused("explain", "video_swin_mini", text, *out)
+    assert "missing.mp4" in refused("explain", "video_swin_mini", tmp_path / "missing.mp4", *out)
+    assert "runs/a does not exist" in refused("explain", "runs/a", text, *out)
+    assert "no weights are shipped for 'swin_tiny'" in refused("explain", "swin_tiny", text, *out)
 
 
 @pytest.mark.parametrize(

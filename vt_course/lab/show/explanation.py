@@ -1,7 +1,5 @@
 """Figures of an explanation: its shares over the frames of a clip, as a film strip and as a moving picture."""
 
-from textwrap import fill
-
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Image as Picture
@@ -9,8 +7,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 from vt_course import CourseError
-from vt_course.lab.show.clips import frames_of, play
-from vt_course.lab.show.style import array, bare, figure, headline
+from vt_course.lab.show.clips import frames_of, play, thumbnails
+from vt_course.lab.show.style import array, bare, figure, headline, wrapped
 
 MAP = "cividis"  # looks the same to readers with and without colour blindness, and is a ramp of greys in print
 
@@ -27,6 +25,8 @@ def overlaid(clip, shares) -> np.ndarray:
         raise CourseError(
             f"shares are a map (t, h, w) of numbers of at least 0, not {shares.shape}: is a relu missing?"
         )
+    if any(places > pixels for places, pixels in zip(shares.shape, frames.shape)):
+        raise CourseError(f"the map {shares.shape} has more steps than the clip has frames, or more places than pixels")
     at = [np.arange(n) * m // n for n, m in zip(frames.shape[:3], shares.shape)]  # the place of each pixel
     level = (shares / max(shares.max(), 1e-12))[np.ix_(*at)][..., None]  # (T, H, W, 1)
     grey = frames.mean(-1, keepdims=True) / 255
@@ -45,18 +45,19 @@ def explanation(clip, shares, title: str | None = None, caveat: str | None = Non
     frames, tinted, shares = frames_of(clip), overlaid(clip, shares), array(shares).astype(float)
     picks = np.unique(np.linspace(0, len(frames) - 1, n).round().astype(int))
     side = min(1.9, 9 / len(picks))
-    note = fill(caveat, 118) if caveat else ""
+    note = wrapped(caveat, 105) if caveat else ""
     lines = note.count("\n") + 1 if note else 0
     fig, grid = plt.subplots(
         2,
         len(picks),
         squeeze=False,
-        figsize=(10, 2 * side * frames.shape[1] / frames.shape[2] + 0.8 + 0.35 * bool(title) + 0.19 * lines),
+        figsize=(10, 2 * side * frames.shape[1] / frames.shape[2] + 0.8 + 0.35 * bool(title) + 0.2 * lines),
     )
     fig.get_layout_engine().set(w_pad=0.02, h_pad=0.03, wspace=0, hspace=0)
-    for column, i in zip(grid.T, picks):
+    small = zip(*[thumbnails(each[picks], 45_000 // len(picks)) for each in (frames, tinted)])
+    for column, i, pictures in zip(grid.T, picks, small):
         step = i * len(shares) // len(frames)
-        for axes, picture in zip(column, (frames[i], tinted[i])):
+        for axes, picture in zip(column, pictures):
             axes.imshow(picture, interpolation="nearest")
             bare(axes)
         column[0].set_title(f"frame {i}", size=11, pad=3)
@@ -65,7 +66,7 @@ def explanation(clip, shares, title: str | None = None, caveat: str | None = Non
     legend.ax.set_yticklabels(["none", "most"])
     legend.set_label("share of a place", labelpad=-20)
     if note:
-        fig.supxlabel(note, size=9.5, x=0.01, ha="left", linespacing=1.25)
+        fig.supxlabel(note, size=11, x=0.01, ha="left")
     headline(fig, title)
     return fig
 
