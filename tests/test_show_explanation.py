@@ -38,8 +38,7 @@ def test_the_strip_says_how_much_lies_in_each_step():
     assert sorted(titles) == sorted([f"frame {i}" for i in range(8)] + steps)
     assert (fig.get_suptitle(), fig.get_supxlabel()) == ("title", "what it does not say")
     legend = fig.axes[-1]
-    assert [label.get_text() for label in legend.get_yticklabels()] == ["none", "most"]
-    assert legend.get_ylabel() == "share of a place"
+    assert [label.get_text() for label in legend.get_yticklabels()] == ["no share", "largest"]
 
 
 def test_the_larger_a_share_the_yellower_its_box():

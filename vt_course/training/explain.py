@@ -36,6 +36,7 @@ from vt_course.training.checkpoint import restore
 from vt_course.training.evaluate import class_scores
 
 RESULTS = repo_root() / "results" / "explain.json"
+# A proof is passed if the whole 95 % interval keeps to these.
 INSIDE = 2.0  # proof (a): the moving shape must get at least so many times its share of the area
 ALIKE = 0.5  # proof (b): with random weights, the rank correlation with the true picture must be below this
 BLOCK = re.compile(r"layers\.\d+\.blocks\.\d+|temporal_layers\.\d+|blocks\d?\.\d+")  # names of blocks, in all families
@@ -99,8 +100,8 @@ def told(name: str, family: str | None, layer: str | None = None) -> list[str]:
         where = f" {row['layer']}" if name == "attention" else ""
         shape, random = verdict(row["inside"]["low"] >= INSIDE), verdict(row["random"]["high"] < ALIKE)
         lines.append(
-            f"{family}{where}: {shape}, the moving shape gets {first} times its share of the area, asked: {INSIDE:g}; "
-            f"{random}, with random weights the rank correlation is {second}, asked: below {ALIKE:g}."
+            f"{family}{where}: {shape}, the moving shape gets {first} times its share of the area, asked: all above {INSIDE:g}; "
+            f"{random}, with random weights the rank correlation is {second}, asked: all below {ALIKE:g}."
         )
     return lines
 

@@ -63,8 +63,7 @@ def explanation(clip, shares, title: str | None = None, caveat: str | None = Non
         column[0].set_title(f"frame {i}", size=11, pad=3)
         column[1].set_title(f"step {step}: {100 * shares[step].sum():.0f} %", size=11, pad=3)
     legend = fig.colorbar(ScalarMappable(cmap=MAP), ax=list(grid.flat), ticks=[0, 1], shrink=0.8, aspect=14, pad=0.01)
-    legend.ax.set_yticklabels(["none", "most"])
-    legend.set_label("share of a place", labelpad=-20)
+    legend.ax.set_yticklabels(["no share", "largest"])
     if note:
         fig.supxlabel(note, size=11, x=0.01, ha="left")
     headline(fig, title)
