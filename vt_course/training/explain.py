@@ -100,8 +100,8 @@ def told(name: str, family: str | None, layer: str | None = None) -> list[str]:
         where = f" {row['layer']}" if name == "attention" else ""
         shape, random = verdict(row["inside"]["low"] >= INSIDE), verdict(row["random"]["high"] < ALIKE)
         lines.append(
-            f"{family}{where}: {shape}, the moving shape gets {first} times its share of the area, asked: all above {INSIDE:g}; "
-            f"{random}, with random weights the rank correlation is {second}, asked: all below {ALIKE:g}."
+            f"{family}{where}: {shape}, the moving shape gets {first} times its share of the area, asked: all above "
+            f"{INSIDE:g}; {random}, with random weights the rank correlation is {second}, asked: all below {ALIKE:g}."
         )
     return lines
 

@@ -87,7 +87,7 @@ def steps_down(model) -> list[tuple[str, list[str]]]:
 def interval(values: list[float]) -> dict:
     """The mean of values and the ends of its 95 % interval."""
     found = compare(dict(enumerate(values)), dict.fromkeys(range(len(values)), 0.0))
-    return {key: round(found[key], 3) for key in ("mean", "low", "high")}
+    return {key: round(found[key], 3) + 0.0 for key in ("mean", "low", "high")}  # + 0.0: no minus zero
 
 
 def inside(model, classes, clips) -> dict[tuple[str, str], list[float]]:
