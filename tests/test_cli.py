@@ -22,6 +22,8 @@ from vt_course.models import cost, mini_weights, zoo
 from vt_course.publish import build, course
 from vt_course.training import fit
 
+from videos import write_audio, write_video
+
 TINY = [
     "--set",
     "size=32",
@@ -445,13 +447,18 @@ def test_explain_refuses(words, message, data, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_explain_refuses_what_is_no_video_or_no_run(tmp_path):
+def test_explain_refuses_what_is_no_video_or_no_run(tmp_path, monkeypatch):
     text, out = tmp_path / "notes.mp4", ("--out", tmp_path / "x.png")
     text.write_text("no video", encoding="utf-8")
     assert "notes.mp4" in refused("explain", "video_swin_mini", text, *out)
+    assert "sound.mp4" in refused("explain", "video_swin_mini", write_audio(tmp_path / "sound.mp4"), *out)
+    short = write_video(tmp_path / "short.mp4", frames=2, size=(96, 48))  # and upright: its frames are repeated
+    assert run("explain", "mvit_mini", short, *out, "--method", "gradcam", "--json")[0] == 0
     assert "missing.mp4" in refused("explain", "video_swin_mini", tmp_path / "missing.mp4", *out)
     assert "runs/a does not exist" in refused("explain", "runs/a", text, *out)
     assert "no weights are shipped for 'swin_tiny'" in refused("explain", "swin_tiny", text, *out)
+    monkeypatch.setitem(sys.modules, "vt_course.lab.show", None)  # an installation without IPython
+    assert "is not installed: pip install -e .[notebooks]" in refused("explain", "mvit_mini", short, *out)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Explanations: each method against its definition, both proofs in a cheap form, and the result that pictures cite."""
 
 import json
+import re
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -216,7 +218,7 @@ def test_the_mask_is_where_the_renderer_paints_the_shape():
     mask = synthetic.mask_array("left", "dots", **kind, key=key)
     scene, path = synthetic.draw_scene("dots", 48, key), synthetic.draw_path("left", 4, key)
     shake_ = synthetic.draw_shake(4, 48, key)
-    other = synthetic.replace(scene, texture=1 - scene.texture, rim=1 - scene.rim)
+    other = replace(scene, texture=1 - scene.texture, rim=1 - scene.rim)
     painted = [synthetic.paint(each, path, shake_).astype(int) for each in (scene, other)]
     change = abs(painted[0] - painted[1]).max(-1)  # 1 level where the soft edge covers less than the mask's last digit
     assert mask.shape == (4, 48, 48) and 0.05 < mask.mean() < 0.6 and mask.min() == 0 and mask.max() == 1
@@ -255,13 +257,13 @@ def test_the_cascade_takes_every_weight_once_from_the_classifier_down(family, sh
 
 
 @pytest.mark.parametrize("family", proofs.FAMILIES)
-def test_occlusion_lies_inside_the_shape_and_not_inside_that_of_another_clip(family, shipped):
+def test_occlusion_lies_inside_the_shape_and_not_inside_those_of_other_clips(family, shipped):
     """Proof (a), in a cheap form on other clips than those of the result, with a control that fails."""
     model, recipe, classes = shipped[family]
     clips = proofs.drawn_clips(recipe, 8, seed=77)
     maps = [METHODS["occlusion"].run(model, clip, classes.index(motion))[0] for clip, _, motion in clips]
     own = [proofs.times_its_area(shares, mask) for shares, (_, mask, _) in zip(maps, clips)]
-    others = [proofs.times_its_area(shares, mask) for shares, (_, mask, _) in zip(maps, clips[1:] + clips[:1])]
+    others = [proofs.times_its_area(a, clips[j][1]) for i, a in enumerate(maps) for j in range(len(clips)) if i != j]
     assert np.mean(own) > 2 > np.mean(others)
 
 
@@ -326,3 +328,20 @@ def test_docstrings_and_pictures_say_what_failed(shipped):
 def test_what_was_not_tested_says_so(name, settings, tested):
     assert explain.tested_as(create(name, **settings)) == tested
     assert bool(explain.told("occlusion", tested)) == bool(tested)
+
+
+def test_the_table_of_the_researchers_page_is_the_result():
+    """Each cell has (a), then (b), in bold what did not pass; of attention, the layer with the largest (a)."""
+    page = (repo_root() / "docs" / "researchers.md").read_text(encoding="utf-8")
+    for method in METHODS:
+        (line,) = re.findall(rf"^\| `{method}`[^|]*\| (.*) \|$", page, re.MULTILINE)
+        for cell, family in zip(line.split(" | "), proofs.FAMILIES, strict=True):
+            best = max(
+                (row for of, row in rows() if (of, row["method"]) == (family, method)),
+                key=lambda r: r["inside"]["mean"],
+            )
+            inside, random = best["inside"], best["random"]
+            failed = inside["low"] < explain.INSIDE, random["high"] >= explain.ALIKE
+            want = [f"{each['mean'] + 0.0:.2f}".replace("-0.00", "0.00").replace("-", "−") for each in (inside, random)]
+            bold = {(True, True): "**{}, {}**", (True, False): "**{}**, {}", (False, True): "{}, **{}**"}
+            assert cell == bold.get(failed, "{}, {}").format(*want), (family, method)

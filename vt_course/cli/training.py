@@ -127,8 +127,14 @@ def explain(args) -> int:
     from io import BytesIO
 
     from vt_course.files import atomic_write
-    from vt_course.lab.show import explanation
     from vt_course.training.explain import explain_run
+
+    try:
+        from vt_course.lab.show import explanation
+    except ModuleNotFoundError as error:
+        raise CourseError(
+            f"drawing needs the package {error.name}, which is not installed: pip install -e .[notebooks]"
+        ) from error
 
     need(args.out.suffix.lower() == ".png", f"{args.out} is no name of a picture that we write; name a .png file")
     need(args.out.parent.is_dir(), f"there is no folder {args.out.parent} for the picture; make it or name another")
