@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from vt_course import CourseError
 from vt_course.lab.show.clips import frames_of, play, thumbnails
-from vt_course.lab.show.style import array, bare, figure, headline, wrapped
+from vt_course.lab.show.style import COLOURS, MARKERS, array, bare, figure, headline, wrapped
 
 MAP = "cividis"  # looks the same to readers with and without colour blindness, and is a ramp of greys in print
 
@@ -84,13 +84,13 @@ def cascades(rows: dict, title: str | None = None) -> Figure:
     """
     parts = list(next(iter(rows.values())))
     fig, axes = plt.subplots(figsize=(10, 4 + 0.35 * bool(title)))
-    for name, values in rows.items():
+    for (name, values), colour, marker in zip(rows.items(), COLOURS, MARKERS):
         if list(values) != parts:
             raise CourseError(f"{name} has other parts than the first row: draw the methods of one model")
-        axes.plot(range(len(parts) + 1), [1, *values.values()], marker="o", markersize=4, label=name)
+        axes.plot(range(len(parts) + 1), [1, *values.values()], color=colour, marker=marker, label=name)
     axes.axhline(0, color="0.5", linewidth=0.8)
     axes.set_xticks(range(len(parts) + 1), ["none", *parts], rotation=30, ha="right")
     axes.set(ylim=(-0.6, 1.08), xlabel="random down to", ylabel="rank correlation")
-    axes.legend(loc="upper right")
+    axes.legend()
     headline(fig, title)
     return fig
