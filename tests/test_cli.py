@@ -18,9 +18,11 @@ import pytest
 from vt_course import cli, doctor, repo_root
 from vt_course.cli import common, main, training
 from vt_course.data import synthetic
-from vt_course.models import cost, zoo
+from vt_course.models import cost, mini_weights, zoo
 from vt_course.publish import build, course
 from vt_course.training import fit
+
+from videos import write_audio, write_video
 
 TINY = [
     "--set",
@@ -110,6 +112,7 @@ def test_the_verbs():
         "train",
         "evaluate",
         "predict",
+        "explain",
         "experiments",
         "build",
         "course",
@@ -427,6 +430,52 @@ def test_evaluate_with_views_into_a_folder(trained, tmp_path):
     assert "give one --order" in refused(*same, "--order", "normal", "single")
     assert "no test split" in refused(*same, "--split", "test", "--data", "folder:x")
     assert "did you mean timesformer?" in refused(*same[:2], "--protocol", "timesfomer")
+
+
+def test_explain(data, tmp_path):
+    """A picture, and its numbers with --json; a name stands for the weights that ship."""
+    video, picture = data[0] / "synthetic" / "clips" / "val" / "00000.mp4", tmp_path / "a.PNG"
+    found = run_json("explain", "video_swin_mini", video, "--out", picture, "--class", "left")
+    assert found["class"] == "left" and found["out"] == str(picture) and 0 <= found["probability"] <= 1
+    assert sum(map(sum, map(lambda step: map(sum, step), found["map"]))) == pytest.approx(1, abs=1e-4)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    weights = mini_weights("timesformer_mini")
+    code, out, err = run("explain", weights, video, "--out", picture, "--method", "attention", "--head", "3")
+    assert (code, err) == (0, "") and "attention, blocks.2.attn, head 3; the picture is" in out
+    assert "knows no classes" in out and out.count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--class", "lefft"], "video_swin_mini.safetensors has no class 'lefft': did you mean left?"),
+        (["--method", "attention", "--layer", "9"], "there is no attention layer 9: they are 0 (layers.0.blocks.0"),
+        (["--method", "rolout"], "there is no method 'rolout': did you mean rollout?"),
+        (["--method", "rollout", "--head", "1"], "rollout takes no head; leave it out"),
+        (["--out", "x.jpg"], "x.jpg is no name of a picture that we write; name a .png file"),
+        (["--out", "no/x.png"], "there is no folder no for the picture"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+)
+def test_explain_refuses(words, message, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    video = data[0] / "synthetic" / "clips" / "val" / "00000.mp4"
+    assert message in refused("explain", "video_swin_mini", video, "--out", "x.png", *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_explain_refuses_what_is_no_video_or_no_run(tmp_path, monkeypatch):
+    text, out = tmp_path / "notes.mp4", ("--out", tmp_path / "x.png")
+    text.write_text("no video", encoding="utf-8")
+    assert "notes.mp4" in refused("explain", "video_swin_mini", text, *out)
+    assert "sound.mp4" in refused("explain", "video_swin_mini", write_audio(tmp_path / "sound.mp4"), *out)
+    short = write_video(tmp_path / "short.mp4", frames=2, size=(96, 48))  # and upright: its frames are repeated
+    assert run("explain", "mvit_mini", short, *out, "--method", "gradcam", "--json")[0] == 0
+    assert "missing.mp4" in refused("explain", "video_swin_mini", tmp_path / "missing.mp4", *out)
+    assert "runs/a does not exist" in refused("explain", "runs/a", text, *out)
+    assert "no weights are shipped for 'swin_tiny'" in refused("explain", "swin_tiny", text, *out)
+    monkeypatch.setitem(sys.modules, "vt_course.lab.show", None)  # an installation without IPython
+    assert "is not installed: pip install -e .[notebooks]" in refused("explain", "mvit_mini", short, *out)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import math
 import sys
 from pathlib import Path
 
-from vt_course import CourseError
+from vt_course import CourseError, need
 from vt_course.cli.common import (
     choice,
     command,
@@ -359,6 +359,65 @@ def clock(time: float) -> str:
     whole_part = int(time)
     text = f"{whole_part // 3600}:{whole_part // 60 % 60:02}:{whole_part % 60:02}"
     return text + (f".{int(10 * (time - whole_part))}" if time - whole_part >= 0.1 else "")
+
+
+@verb(
+    "explain",
+    "Draw on a video what a model's answer rests on, or where it looks.",
+    "vt-course explain video_swin_mini data/synthetic/clips/val/00000.mp4 --out explain.png --class left",
+    option("run", help="run folder, .safetensors file, or a model whose weights ship, such as video_swin_mini"),
+    option("video", type=Path),
+    option("--out", type=Path, required=True, help="picture to write, .png"),
+    option(
+        "--method",
+        default="occlusion",
+        help="occlusion: hide boxes (default); gradcam: slopes of the score; rollout: all attention layers; "
+        "attention: one layer",
+    ),
+    option("--layer", type=int, metavar="N", help="attention: which layer; gradcam: after which block (-1: the last)"),
+    option("--head", type=whole(0), metavar="N", help="attention: which head (default: their mean)"),
+    option("--class", dest="target", metavar="NAME", help="occlusion, gradcam: of which class (default: the answer)"),
+)
+def explain(args) -> int:
+    from io import BytesIO
+
+    from vt_course.files import atomic_write
+    from vt_course.training.explain import explain_run
+
+    try:
+        from vt_course.lab.show import explanation
+    except ModuleNotFoundError as error:
+        raise CourseError(
+            f"drawing needs the package {error.name}, which is not installed: pip install -e .[notebooks]"
+        ) from error
+
+    need(args.out.suffix.lower() == ".png", f"{args.out} is no name of a picture that we write; name a .png file")
+    need(args.out.parent.is_dir(), f"there is no folder {args.out.parent} for the picture; make it or name another")
+    options = dict(target=args.target, layer=args.layer, head=args.head, progress=not args.json)
+    clip, found, classes = explain_run(weights_of(args.run), args.video, args.method, **options)
+    name, share = classes[found.target], 100 * found.probability
+    title = f"{args.video.name}, {name} ({share:.1f} %): {found.method}, {found.shows}"
+    buffer = BytesIO()
+    explanation(clip, found.map, title, found.caveat).savefig(buffer, format="png", dpi=160)
+    atomic_write(args.out, buffer.getvalue())
+    if args.json:
+        facts = dict(method=found.method, shows=found.shows, probability=found.probability, caveat=found.caveat)
+        print_json({"out": args.out, "class": name, **facts, "map": found.map.tolist()})
+    else:
+        print(f"{title}; the picture is {args.out}\n{found.caveat}")
+    return 0
+
+
+def weights_of(run: str) -> Path:
+    """The path of a run, or of the weights that ship for a model of this name."""
+    from vt_course.models import ZOO, mini_weights
+
+    if Path(run).exists() or run not in ZOO:
+        return Path(run)
+    try:
+        return mini_weights(run)
+    except ValueError as error:
+        raise CourseError(str(error)) from error
 
 
 @verb(
