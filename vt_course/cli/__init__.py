@@ -31,7 +31,7 @@ GROUPS = {  # name of a group: (help, example)
 }
 SECTIONS = {  # of the list of verbs
     "Learn": ("lab", "student", "progress", "course", "doctor"),
-    "Train": ("data", "train", "evaluate", "experiments"),
+    "Train": ("data", "train", "evaluate", "predict", "experiments"),
     "Models": ("models", "weights", "verify", "bench", "gpu-report"),
     "Authors": ("build", "test"),
 }

@@ -81,11 +81,12 @@ def video_swin_views(num_frames: int, frames: int, stride: int, clips: int) -> n
     return loop(starts[:, None] + steps, num_frames)  # (clips, frames)
 
 
-def mvit_views(num_frames: int, frames: int, stride: int, clips: int) -> np.ndarray:
+def mvit_views(num_frames: int, frames: int, stride: float, clips: int) -> np.ndarray:
     """start_i = i * floor(delta / (clips - 1)), or floor(delta / 2) if clips = 1; (clips, frames).
 
     delta = max(num_frames - frames * stride, 0). This is SlowFast's `datasets/decoder.py` with
-    `USE_OFFSET_SAMPLING: True`, which the Kinetics configurations of MViT and UniFormer set.
+    `USE_OFFSET_SAMPLING: True`, which the Kinetics configurations of MViT and UniFormer set. `stride` need not be
+    whole (see `training.protocols.frame_numbers`).
     """
     delta = max(num_frames - frames * stride, 0)
     starts = [i * (delta // (clips - 1)) for i in range(clips)] if clips > 1 else [delta // 2]
@@ -103,7 +104,7 @@ def timesformer_views(num_frames: int, frames: int, stride: int, clips: int) -> 
     return _slowfast_span(starts, num_frames, frames, stride)
 
 
-def _slowfast_span(starts, num_frames: int, frames: int, stride: int) -> np.ndarray:
+def _slowfast_span(starts, num_frames: int, frames: int, stride: float) -> np.ndarray:
     """SlowFast's `temporal_sampling`: `frames` points on [start, start + frames * stride - 1]; (clips, frames).
 
     Neighbours are (frames * stride - 1) / (frames - 1) apart, a little more than `stride`.
@@ -388,11 +389,15 @@ class VideoFolder(torch.utils.data.Dataset):
     def _open(self, row: dict) -> ClipReader:
         return ClipReader(row["path"], self.short_side, (row["offset"], row["bytes"]) if "offset" in row else None)
 
+    def _range(self, reader: ClipReader, row: dict) -> tuple[int, int]:
+        """The frames of the video that belong to a row: the first one, and the one after the last."""
+        if row["start"] is None and row["end"] is None:
+            return 0, reader.num_frames
+        return reader.frame_range(row["start"], row["end"])
+
     def _clip(self, row: dict, rng) -> Tensor:
         reader = self._open(row)
-        first, stop = 0, reader.num_frames
-        if row["start"] is not None or row["end"] is not None:
-            first, stop = reader.frame_range(row["start"], row["end"])
+        first, stop = self._range(reader, row)
         indices = first + self._indices(stop - first, rng)
         if self.views:
             views = iter_views(reader, np.atleast_2d(indices), self.size, self.views[1])

@@ -156,6 +156,11 @@ class ClipReader:
         """The time from the beginning of the first frame to the end of the last one, by their time stamps."""
         return float(self._end - self._times[0])
 
+    @property
+    def begin(self) -> float:
+        """The time stamp of the first frame in seconds."""
+        return float(self._times[0])
+
     height = property(lambda self: self.size[0])
     width = property(lambda self: self.size[1])
 

@@ -18,6 +18,7 @@ import argparse
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -29,7 +30,7 @@ import torch
 from vt_course import CourseError, data_root
 from vt_course.fetch.download import fetch, sha256_of
 from vt_course.files import Unreadable, alone, atomic_write, read_pt, read_utf8
-from vt_course.models import create
+from vt_course.models import ZOO, create, mini_weights
 from vt_course.models.cost import count_parameters
 from vt_course.models.official import from_official
 from vt_course.training.checkpoint import save_weights
@@ -433,6 +434,35 @@ def get(name: str, out: Path | None = None, *, progress: bool = True, keep_origi
             "folder with --out"
         ) from error
     return final
+
+
+def located(name: str, *, progress: bool = True) -> Path | str:
+    """What `training.trained.open_model` opens, for what a user names: a run folder or a file of weights that exists; a
+    mini, whose weights the package contains; or published weights, which `get` downloads unless they are there.
+
+    The name of a variant is enough if only one file is published for it. Raises `CourseError` for anything else.
+    """
+    if os.path.exists(name) or name.endswith(".safetensors"):
+        return Path(name)
+    if name in ZOO:
+        with suppress(ValueError):
+            mini_weights(name)
+            return name
+        published = [release.name for release in releases().values() if release.variant == name]
+        if len(published) != 1:
+            raise CourseError(
+                f"{name} has the published weights {', '.join(published)}: name one of them"
+                if published
+                else f"no weights of {name} are published; train it, or see `vt-course weights list`"
+            )
+        name = published[0]
+    if name not in releases():
+        close = get_close_matches(name, [*releases(), *ZOO], n=2, cutoff=0.6)
+        raise CourseError(
+            f"{name} does not exist: name a run folder, one of its .safetensors files, or a model that has weights"
+            + (f"; did you mean {' or '.join(close)}?" if close else " (see `vt-course weights list`)")
+        )
+    return get(name, progress=progress)
 
 
 def read_record(record: Path) -> dict[str, str]:

@@ -200,8 +200,8 @@ def load_weights(model, weights: dict, name) -> None:
     model.load_state_dict(weights)
 
 
-def read_run(path, which: str = "best") -> tuple[Path, dict, dict]:
-    """(file, weights, header) of a run folder or `.safetensors` file; see `load_run`."""
+def run_file(path, which: str = "best") -> Path:
+    """The file of weights of a run folder (see `load_run`), or `path` itself if it is a file."""
     path = Path(path)
     if path.is_dir():
         names = [f"{which}.safetensors", "last.safetensors"]
@@ -212,10 +212,21 @@ def read_run(path, which: str = "best") -> tuple[Path, dict, dict]:
             )
         path = files[0]
     need(path.exists(), f"{path} does not exist; name a run folder or one of its .safetensors files")
+    return path
+
+
+def read_run(path, which: str = "best") -> tuple[Path, dict, dict]:
+    """(file, weights, header) of a run folder or `.safetensors` file; see `load_run`."""
+    path = run_file(path, which)
     weights, header = read_weights(path)
+    need_recipe(path, header)
+    return path, weights, header
+
+
+def need_recipe(path: Path, header: dict) -> None:
+    """Raise `CourseError` unless this is the header of a run's weights."""
     if "recipe" not in header or "classes" not in header:
         raise CourseError(f"{path} has no recipe in its header; name a file that `vt-course train` wrote")
-    return path, weights, header
 
 
 def load_run(path, which: str = "best"):
@@ -230,7 +241,11 @@ def load_run(path, which: str = "best"):
 
 def restore(path, which: str = "best"):
     """(model, recipe, classes) as in `load_run`; the file is read only once."""
-    path, weights, header = read_run(path, which)
+    return model_of(*read_run(path, which))
+
+
+def model_of(path: Path, weights: dict, header: dict):
+    """(model, recipe, classes) of a run's file that is read already."""
     again = "name a file that `vt-course train` wrote"
     classes = tuple(parse_json(header["classes"], f"the list of classes in {path}", again, list))
     need(

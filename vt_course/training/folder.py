@@ -4,7 +4,6 @@ Only `state.pt` (checkpoint.py) says how far a run is. All other files are writt
 """
 
 import dataclasses
-import io
 import json
 import math
 import os
@@ -19,7 +18,7 @@ from vt_course.files import alone, atomic_write, read_json, write_csv
 from vt_course.machine import provenance
 from vt_course.training import ranks
 from vt_course.training.checkpoint import PREVIOUS, STATE, read_state, save_weights, state_path, unusable
-from vt_course.training.curves import curves
+from vt_course.training.curves import curves, figure_bytes
 from vt_course.training.recipes import Recipe
 
 # The columns of metrics.csv, which has one row for each epoch.
@@ -249,8 +248,6 @@ def summarise(run) -> dict:
     summary = {**facts(run), **provenance(run.device, ranks.world())}
     if progress.rows:
         figure = curves(progress.rows, len(run.classes), f"{run.recipe.model} on {run.recipe.data}")
-        image = io.BytesIO()
-        figure.savefig(image, format="png", dpi=120)
-        atomic_write(run.out / "curves.png", image.getbuffer())
+        atomic_write(run.out / "curves.png", figure_bytes(figure))
     atomic_write(run.out / "summary.json", json.dumps(summary, indent=2).encode())
     return summary
