@@ -106,6 +106,7 @@ def test_the_verbs():
         "weights",
         "weights list",
         "weights get",
+        "export",
         "train",
         "evaluate",
         "experiments",

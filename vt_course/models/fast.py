@@ -265,7 +265,8 @@ def positions_as_mask(q: Tensor, k: Tensor, v: Tensor, scores: dict[str, Tensor]
     first, rest = first.to(q.dtype).expand(*first.shape[:5], *size_k), sum(rest)           # rest broadcasts: it is smaller than E
     if recorded():
         E = (first + rest).to(q.dtype).flatten(5).flatten(2, 4)       # (B, h, N', Nk)
-        E = F.pad(E, (cls, 0, cls, 0))                                # (B, h, cls + N', cls + Nk)
+        E = torch.cat([E.new_zeros(*E.shape[:3], cls), E], 3)         # (B, h, N', cls + Nk)
+        E = torch.cat([E.new_zeros(*E.shape[:2], cls, E.shape[3]), E], 2)          # (B, h, cls + N', cls + Nk)
     else:
         E = q.new_empty(*q.shape[:3], k.shape[2])                     # (B, h, cls + N', cls + Nk)
         E[:, :, :cls] = E[:, :, :, :cls] = 0

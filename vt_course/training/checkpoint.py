@@ -204,7 +204,7 @@ def run_file(path, which: str = "best") -> Path:
     """The file of weights of a run folder (see `load_run`), or `path` itself if it is a file."""
     path = Path(path)
     if path.is_dir():
-        names = [f"{which}.safetensors", "last.safetensors"]
+        names = [f"{which}.safetensors", "last.safetensors", "model.safetensors"]  # the latter: pretrained.py
         files = [path / name for name in names if (path / name).is_file()]
         if not files:
             raise CourseError(
