@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, box_iou
 
 from vt_course import repo_root
 from vt_course.models import ZOO, FeatureMaps, create
@@ -111,15 +111,16 @@ def test_a_detector_of_torchvision_finds_the_square_in_one_image():
     image = torch.zeros(3, 64, 64)
     image[:, 20:40, 12:36] = 1.0
     target = {"boxes": torch.tensor([[12.0, 20.0, 36.0, 40.0]]), "labels": torch.tensor([1])}
-    optimizer = torch.optim.AdamW(detector.parameters(), 1e-3)
-    for _ in range(25):
+    optimizer = torch.optim.AdamW(detector.parameters(), 2e-3)
+    for _ in range(60):
         losses = sum(detector([image], [target]).values())
         optimizer.zero_grad()
         losses.backward()
         optimizer.step()
     with torch.no_grad():
         found = detector.eval()([image])[0]
-    assert found["labels"][0] == 1 and (found["boxes"][0] - target["boxes"][0]).abs().max() < 6, found
+    assert found["labels"][0] == 1 and found["scores"][0] > 0.5
+    assert box_iou(found["boxes"][:1], target["boxes"]).item() > 0.6, found
 
 
 @pytest.mark.slow
