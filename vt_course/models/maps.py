@@ -24,6 +24,7 @@ class FeatureMaps(nn.Module):
         """`shape`: of an input that the model was built for, without the batch axis."""
         super().__init__()
         self.shape, self.model = tuple(shape), copy(model)            # a shallow copy: `model` itself keeps its classifier
+        self.no_weight_decay = getattr(model, "no_weight_decay", ())
         self.model._modules = {name: part for name, part in model._modules.items() if name not in CLASSIFIER}
 
     @cached_property

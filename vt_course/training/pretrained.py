@@ -196,10 +196,11 @@ def card_text(told: dict, recipe: Recipe | None = None, header: dict = {}, resul
 def stated(header: dict) -> list[str]:
     """What the header of a file of weights says of its accuracy, as sentences."""
     measure = "`vt-course evaluate` measures it."
-    if "metric" not in header:
+    again = "name a file that `vt-course train` wrote"
+    metric = parse_json(header.get("metric", "{}"), "the metric in the header", again, dict)
+    if "val_top1" not in metric:
         return [f"Not recorded. {measure}"]
-    metric = parse_json(header["metric"], "the metric in the header", "name a file that `vt-course train` wrote", dict)
-    right = f"{100 * metric.get('val_top1', float('nan')):.1f} % of the validation clips were right when it was saved."
+    right = f"{100 * metric['val_top1']:.1f} % of the validation clips were right when it was saved."
     return [f"{right} How many clips there were is not recorded, so there is no interval. {measure}"]
 
 
