@@ -65,7 +65,7 @@ def test_a_file_answers_as_its_model_and_says_what_it_is(shallow, to):
         told = extra["vt_course.json"]
     told = json.loads(told)
     assert told["classes"] == list("abcdefgh") and told["input"]["mean"] == [0.485, 0.456, 0.406]
-    assert told["input"]["layout"] == "B C T H W" and told["model"] == "mvit_v2_mini"
+    assert told["input"]["frames"] == 8 and told["model"] == "mvit_v2_mini"
 
 
 @pytest.mark.dear

@@ -166,11 +166,8 @@ def build_model(recipe: Recipe, classes: int):
     `recipe.config` overrides everything else. Training and loading a run both call this function, so they build the
     same model. Raises `CourseError` for settings with which the model cannot be built.
     """
-    settings = dict(num_classes=classes, drop_path=recipe.drop_path, **recipe.config)
-    if recipe.model in ZOO:  # else `create` raises, and names the closest
-        settings = built_for(recipe.model, 3, recipe.frames, recipe.size) | settings
     try:
-        return create(recipe.model, **settings)
+        return create(recipe.model, **model_settings(recipe, classes))
     except ValueError as error:
         if recipe.model not in ZOO:
             raise CourseError(str(error)) from error
@@ -178,6 +175,14 @@ def build_model(recipe: Recipe, classes: int):
             f"{recipe.model} cannot be built for frames={recipe.frames}, size={recipe.size} and "
             f"config={recipe.config}: {error}"
         ) from error
+
+
+def model_settings(recipe: Recipe, classes: int) -> dict:
+    """The settings with which a recipe builds its model."""
+    settings = dict(num_classes=classes, drop_path=recipe.drop_path, **recipe.config)
+    if recipe.model in ZOO:  # else `create` raises, and names the closest
+        settings = built_for(recipe.model, 3, recipe.frames, recipe.size) | settings
+    return settings
 
 
 def load_weights(model, weights: dict, name) -> None:

@@ -22,7 +22,7 @@ from vt_course.data import open_spec
 from vt_course.data.clips import VideoFolder
 from vt_course.files import atomic_write
 from vt_course.training.evaluate import class_scores, open_data, takes_images
-from vt_course.training.pretrained import usage
+from vt_course.training.pretrained import usage_of
 from vt_course.training.trained import Trained
 
 SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}
@@ -53,8 +53,7 @@ def export(trained: Trained, to: str, out: Path, *, int8: bool = False) -> dict:
         need_onnx()
     clips = some_clips(trained) if int8 else None
     model, shape = trained.model.cpu().float().eval(), clip_shape(trained)
-    told = usage(model, trained.classes, trained.shown, trained.trained_on)
-    told = json.dumps(told, ensure_ascii=False)
+    told = json.dumps(usage_of(trained), ensure_ascii=False)
     with recording(trained, to):
         program = torch.export.export(
             model, (torch.zeros(2, *shape),), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},), strict=False

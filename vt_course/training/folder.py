@@ -17,7 +17,15 @@ from vt_course.data import Spec, images
 from vt_course.files import alone, atomic_write, read_json, write_csv
 from vt_course.machine import provenance
 from vt_course.training import ranks
-from vt_course.training.checkpoint import PREVIOUS, STATE, read_state, save_weights, state_path, unusable
+from vt_course.training.checkpoint import (
+    PREVIOUS,
+    STATE,
+    model_settings,
+    read_state,
+    save_weights,
+    state_path,
+    unusable,
+)
 from vt_course.training.curves import curves, figure_bytes
 from vt_course.training.pretrained import CARD, card_text, results_of, usage
 from vt_course.training.recipes import Recipe
@@ -201,7 +209,7 @@ def publish(run) -> None:
         "classes": run.classes,
         "epoch": progress.epoch,
         "step": run.step,
-        FACTS: usage(run.model, run.classes, shown_by(run.recipe), run.recipe.data),
+        FACTS: how_to_use(run),
     }
     row = progress.rows[-1] if progress.rows else None
     at_epoch_end = row is not None and progress.batch == 0
@@ -219,6 +227,11 @@ def publish(run) -> None:
     ]
     if bad:
         write_csv(run.out / "bad_clips.csv", ["split", "index", "reason"], bad)
+
+
+def how_to_use(run) -> dict:
+    made_of = run.recipe.model, model_settings(run.recipe, len(run.classes))
+    return usage(made_of, run.classes, shown_by(run.recipe), run.recipe.data)
 
 
 def facts(run) -> dict:
@@ -254,7 +267,7 @@ def summarise(run) -> dict:
         atomic_write(run.out / "curves.png", figure_bytes(figure))
         clips = len(run.val_loader.dataset) - len(progress.bad["val"])
         results = results_of(progress.rows, progress.best, clips, len(run.classes))
-        told = usage(run.model, run.classes, shown_by(run.recipe), run.recipe.data)
+        told = how_to_use(run)
         atomic_write(run.out / CARD, card_text(told, run.recipe, results=results).encode())
     atomic_write(run.out / "summary.json", json.dumps(summary, indent=2).encode())
     return summary

@@ -24,26 +24,30 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 AGAIN = "name a folder that `save_pretrained` wrote"
 
 
-def usage(model, classes, shown: Shown, trained_on: str) -> dict:
+def usage(made_of: tuple[str, dict], classes, shown: Shown, trained_on: str) -> dict:
     """What must be known to use the weights of a model of `create`: how to build it, and how to show it a video.
 
-    model, settings: `create(model, **settings)` builds it. classes: their names, in the order of the logits. input: the
-    frames and pixels of a clip, as in `protocols.Shown`; a pixel from 0 to 1 becomes (pixel - mean) / std.
+    model, settings: `create(model, **settings)` builds it; they are `made_of`, which every model of `create` has.
+    classes: their names, in the order of the logits. input: the frames and pixels of a clip, as in `protocols.Shown`; a
+    pixel from 0 to 1 becomes (pixel - mean) / std.
     """
-    need(hasattr(model, "made_of"), f"{type(model).__name__} was not built by vt_course.models.create; build it so")
-    name, settings = model.made_of
+    name, settings = made_of
     return json.loads(  # tuples become lists, as in a file
         json.dumps(
             {
                 "model": name,
                 "settings": settings,
                 "classes": list(classes),
-                "input": {"layout": model.layout, **dataclasses.asdict(shown)},
+                "input": dataclasses.asdict(shown),
                 "trained_on": trained_on,
                 "vt_course": __version__,
             }
         )
     )
+
+
+def usage_of(trained: Trained) -> dict:
+    return usage(trained.model.made_of, trained.classes, trained.shown, trained.trained_on)
 
 
 def save_pretrained(source, folder, *, classes=None, shown: Shown | None = None, trained_on: str = "") -> Path:
@@ -59,11 +63,18 @@ def save_pretrained(source, folder, *, classes=None, shown: Shown | None = None,
     if isinstance(source, (str, Path)):
         trained = open_model(source)
         model, header, card = trained.model, trained.header, find_card(source)
-        told = usage(model, trained.classes, trained.shown, trained.trained_on)
+        told = usage_of(trained)
         card = card or card_text(told, trained.recipe, header)
     else:
+        need(
+            hasattr(source, "made_of"), f"{type(source).__name__} was not built by vt_course.models.create; build it so"
+        )
         need(classes and shown, "give save_pretrained the classes of the model, and how it is shown videos (`shown`)")
-        model, header, told = source, {"format": "pt"}, usage(source, classes, shown, trained_on or "data not named")
+        model, header, told = (
+            source,
+            {"format": "pt"},
+            usage(source.made_of, classes, shown, trained_on or "data not named"),
+        )
         card = card_text(told)
     others = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     need(others <= {CONFIG, WEIGHTS, CARD}, f"{folder} holds other files; choose an empty or a new folder")
@@ -94,7 +105,7 @@ def from_pretrained(where, revision: str | None = None) -> Trained:
     told = read_json(folder / CONFIG, AGAIN, dict)
     need("input" in told and "model" in told, f"{folder / CONFIG} is not one of vt_course; {AGAIN}")
     trained = open_model(folder / WEIGHTS)
-    mine = usage(trained.model, trained.classes, trained.shown, trained.trained_on)
+    mine = usage_of(trained)
     differ = [name for name in mine if name != "vt_course" and told.get(name) != mine[name]]
     need(
         not differ,
@@ -137,7 +148,8 @@ def card_text(told: dict, recipe: Recipe | None = None, header: dict = {}, resul
     data, shown, classes = told["trained_on"], told["input"], told["classes"]
     drawn = data.partition(":")[0] in ("synthetic", "images")
     licence = header.get("licence") or ("MIT" if drawn else None)
-    clips = "images" if "T" not in shown["layout"] else f"clips of {shown['frames']} frames, {shown['stride']:g} apart,"
+    image = shown["frames"] == 1
+    clips = "images" if image else f"clips of {shown['frames']} frames, {shown['stride']:g} apart,"
     settings = (
         [f"- {name}: {json.dumps(value)}" for name, value in dataclasses.asdict(recipe).items()] if recipe else []
     )
@@ -146,7 +158,7 @@ def card_text(told: dict, recipe: Recipe | None = None, header: dict = {}, resul
             "---",
             "library_name: vt_course",
             f"license: {licence.lower() if licence in ('MIT', 'Apache-2.0', 'BSD-3-Clause') else 'other'}",
-            "pipeline_tag: " + ("image-classification" if "T" not in shown["layout"] else "video-classification"),
+            f"pipeline_tag: {'image' if image else 'video'}-classification",
             "---",
             f"# {told['model']}, trained on {data}",
             "",

@@ -128,7 +128,7 @@ def _stored(file: Path, weights: dict, header: dict) -> Trained:
     with parsing(f"the header of {file}", "none that a model can be built from", again):
         model = create(told["model"], **{name: with_numbers(value) for name, value in told["settings"].items()})
         classes = tuple(map(str, told["classes"]))
-        shown = Shown(**{name: value for name, value in told["input"].items() if name != "layout"})
+        shown = Shown(**told["input"])
         shown = dataclasses.replace(shown, mean=tuple(shown.mean), std=tuple(shown.std))
         trained_on = str(told["trained_on"])
     load_weights(model, weights, file)
