@@ -109,6 +109,7 @@ def test_the_verbs():
         "export",
         "train",
         "evaluate",
+        "predict",
         "experiments",
         "build",
         "course",
@@ -407,10 +408,25 @@ def test_train_and_evaluate(trained):
     rows = run_json("evaluate", out, "--order", "normal", "single", "--device", "cpu")
     assert [(row["order"], row["n"]) for row in rows] == [("normal", 8), ("single", 8)]
     code, text, err = run("evaluate", out, "--device", "cpu")
-    heading, row = text.splitlines()
+    heading, row, _, classes, *each = text.splitlines()
     assert code == 0 and "evaluate: " in err  # the bar
-    assert heading.split() == ["frames", "clips", "top-1", "%", "±", "%", "chance", "%"]
-    assert row.split() == ["normal", "8", f"{100 * rows[0]['top1']:.2f}", f"{100 * rows[0]['stderr']:.2f}", "12.50"]
+    assert re.split("  +", heading)[:4] == ["frames", "views", "clips", "top-1 %, 95 % interval"]
+    low, high = rows[0]["top1_interval"]
+    shown = f"{100 * rows[0]['top1']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+    assert re.split("  +", row)[:4] == ["normal", "1x1", "8", shown] and row.split()[-1] == "12.5"
+    assert classes.split()[0] == "class" and len(each) == 8
+
+
+def test_evaluate_with_views_into_a_folder(trained, tmp_path):
+    same = ["evaluate", trained[0], "--protocol", "2x3", "--device", "cpu", "--workers", "0", "--out", tmp_path / "a"]
+    [row] = run_json(*same)
+    assert (row["protocol"], row["views"], row["average"]) == ("swin 2x3", "2x3", "softmax") and len(row["growth"]) == 4
+    code, text, err = run(*same)  # nothing is left to do
+    assert code == 0 and "top-1 % with so many views" in text and text.splitlines()[-1].endswith(str(tmp_path / "a"))
+    assert "holds another evaluation (protocol was 'swin 2x3'" in refused(*same[:2], "--protocol", "mvit", *same[4:])
+    assert "give one --order" in refused(*same, "--order", "normal", "single")
+    assert "no test split" in refused(*same, "--split", "test", "--data", "folder:x")
+    assert "did you mean timesformer?" in refused(*same[:2], "--protocol", "timesfomer")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import json
 import os
 import pickle
 import shutil
@@ -19,12 +20,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from vt_course import CourseError
+from vt_course.cli import main
 from vt_course.fetch import download, weights
 from vt_course.fetch.download import fetch, sha256_of
 from vt_course.models import create, mini_weights
 from vt_course.models.official import to_official
 
 from server import serving
+from videos import write_video
 
 BODY = bytes(range(256)) * 4096  # 1 MB
 OTHER = BODY[::-1]
@@ -437,6 +440,30 @@ def test_official_file_becomes_ours(server, published, tmp_path):
     assert metadata["sha256 of original"] == sha(server.files["/mirror/v1/mini.pth"])
     assert metadata["url"] == "https://host.invalid/v1/mini.pth?dl=0" and metadata["licence"] == "MIT"
     assert get(tmp_path) == path and len(server.log) == 1  # the second time: no request
+
+
+def test_published_weights_evaluate_and_predict(server, published, tmp_path, monkeypatch, capsys):
+    """By their name, from the server to the accuracy; without the names of their classes, which nobody knows here."""
+    monkeypatch.setenv("VT_COURSE_DATA", str(tmp_path))
+    published(published.official)
+    clip = write_video(tmp_path / "clip.mp4", frames=30)
+    (tmp_path / "list.csv").write_text(f"path,label\n{clip},5\n", encoding="utf-8")
+    (tmp_path / "named.csv").write_text(f"path,label\n{clip},F\n", encoding="utf-8")
+    (tmp_path / "names.txt").write_text("\n".join("abcdefgh"), encoding="utf-8")
+    quiet = ["--device", "cpu", "--json"]
+    assert main(["predict", NAME, str(clip), *quiet]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["model"] == NAME and found["protocol"] == "swin" and found["classes"] == [*"01234567"]
+    evaluate = ["evaluate", NAME, *quiet, "--workers", "0", "--data"]
+    assert main([*evaluate, f"csv:{tmp_path / 'list.csv'}"]) == 0
+    [numbered] = json.loads(capsys.readouterr().out)
+    assert numbered["views"] == "4x3" and numbered["counts"]["5"] == 1 == numbered["n"]
+    assert main([*evaluate, f"csv:{tmp_path / 'named.csv'}"]) == 2
+    assert "has the classes F, but" in (err := capsys.readouterr().err) and "with --classes FILE" in err
+    assert main([*evaluate, f"csv:{tmp_path / 'named.csv'}", "--classes", str(tmp_path / "names.txt")]) == 0
+    [named] = json.loads(capsys.readouterr().out)
+    assert named["confusion"] == numbered["confusion"] and len(server.log) == 1  # it was fetched once
+    assert main([*evaluate[:-1]]) == 2 and "with --data" in capsys.readouterr().err
 
 
 def test_default_folder_is_that_of_the_data(server, published, tmp_path, monkeypatch):

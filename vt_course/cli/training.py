@@ -209,42 +209,57 @@ def seconds(text: str) -> float:
     option("--device", help="cpu, cuda, mps (default: the NVIDIA GPU if there is one, else the CPU)"),
 )
 def predict(args) -> int:
-    from vt_course.training.predict import Predictor, draw_time_line, videos_at
+    from vt_course.training.predict import Predictor
 
     if args.out and not args.window:
         raise CourseError("--out is for the time lines of --window: give both, for instance --window 10s")
-    predictor = Predictor(opened(args), args.protocol, args.device)
-    found, failed = [], 0
-    for given in args.videos:
+    predictor, found = Predictor(opened(args), args.protocol, args.device), []
+    try:
+        look(predictor, args, found)
+    finally:  # after Ctrl-C, what was found so far
+        if args.json:
+            trained = predictor.trained
+            told = {"model": trained.name, "trained_on": trained.trained_on, "classes": trained.classes}
+            print_json(told | {"protocol": predictor.protocol.name, "caution": predictor.caution, "videos": found})
+        elif answers(found):
+            (print_answers_csv if args.csv else print_answers)(found)
+            print(predictor.caution, file=sys.stderr if args.csv else sys.stdout)
+    return 2 if any("error" in one for one in found) else 0
+
+
+def look(predictor, args, found: list[dict]) -> None:
+    """Look at all videos that were given, and append what each shows to `found`, or why it could not be read."""
+    from tqdm import tqdm
+
+    from vt_course.training.predict import draw_time_line, videos_at
+
+    def attempt(path, work) -> None:
         try:
-            videos = videos_at(given)
+            work()
         except CourseError as error:
-            videos, failed = [], failed + 1
             tell(error)
-            found.append({"path": given, "error": str(error)})
+            found.append({"path": str(path), "error": str(error)})
+
+    def look_at(path) -> None:
+        if not args.window:
+            found.append(predictor(path, args.top))
+            return
+        rows, every = [], predictor.windows(path, args.window, len(predictor.trained.classes))
+        try:
+            for row in tqdm(every, desc=path, unit="window", leave=False, disable=args.json):
+                rows.append(row)
+        finally:  # a film may be damaged in the middle
+            if rows:
+                few = [row | {"classes": row["classes"][: args.top]} for row in rows]
+                found.append({"path": path, "windows": few})
+        if args.out:
+            draw_time_line(rows, args.out)
+
+    for given in args.videos:
+        videos = []
+        attempt(given, lambda: videos.extend(videos_at(given)))
         for path in videos:
-            try:
-                if args.window:
-                    rows = list(predictor.windows(path, args.window, len(predictor.trained.classes)))
-                    if args.out:
-                        draw_time_line(rows, args.out)
-                    found.append(
-                        {"path": path, "windows": [row | {"classes": row["classes"][: args.top]} for row in rows]}
-                    )
-                else:
-                    found.append(predictor(path, args.top))
-            except CourseError as error:
-                failed += 1
-                tell(error)
-                found.append({"path": path, "error": str(error)})
-    if args.json:
-        trained = predictor.trained
-        told = {"model": trained.name, "trained_on": trained.trained_on, "classes": trained.classes}
-        print_json(told | {"protocol": predictor.protocol.name, "caution": predictor.caution, "videos": found})
-    elif answers(found):
-        (print_answers_csv if args.csv else print_answers)(found)
-        print(predictor.caution, file=sys.stderr if args.csv else sys.stdout)
-    return 2 if failed else 0
+            attempt(path, lambda: look_at(path))
 
 
 def answers(found: list[dict]) -> list[dict]:

@@ -1,7 +1,8 @@
 """Evaluation: accuracy and its standard error, confusion, and the effect of the order of frames.
 
-A video may have several views (clips in time, crops in space). Its prediction is the
-mean of the softmax over the views, as in the official test code of the models of this course.
+A video may have several views (clips in time, crops in space). Here its prediction is the mean of the softmax over the
+views. The views of each paper, and how they are combined there, are in `protocols.py`; `scores.py` computes and keeps
+the scores of all views.
 `order` changes the order of the frames on purpose. The result of a model that does not use time stays the same.
 """
 

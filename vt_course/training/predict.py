@@ -59,7 +59,7 @@ class Predictor:
         """
         reader = ClipReader(path)
         for number in range(math.ceil(reader.seconds / seconds)):
-            start, end = number * seconds, min((number + 1) * seconds, reader.seconds)
+            start, end = (round(min(n * seconds, reader.seconds), 6) for n in (number, number + 1))
             if span := frames_between(reader, start, end):
                 found = self._classes(self.probabilities(reader, *span), top)
                 yield {"path": str(path), "start": start, "end": end, "classes": found}

@@ -194,10 +194,11 @@ def read_views(reader: ClipReader, protocol: Protocol, shown: Shown, first: int 
     stop = reader.num_frames if stop is None else stop
     fps = 30.0 if reader.pictures else reader.fps  # pictures have no times
     indices = first + frame_numbers(protocol, shown, stop - first, fps)  # (clips, T)
-    steps = [scaled(protocol, *reader.size, shown.size)]
-    if shown.keep >= min(steps[0]):  # as in training: two steps make other pixels than one
-        steps.insert(0, scaled_size(*reader.size, shown.keep))
+    steps, short = [], round(protocol.short * shown.size)
+    if shown.keep >= short:  # as in training: two steps make other pixels than one
+        steps = [scaled_size(*reader.size, shown.keep)]
         reader.at_most(2 * shown.keep)
+    steps.append(scaled(protocol, *(steps[0] if steps else reader.size), shown.size))
 
     def small(few: np.ndarray) -> np.ndarray:
         x = torch.from_numpy(few)  # (k, H, W, C)

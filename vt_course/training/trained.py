@@ -47,6 +47,8 @@ NAMES = {  # what the model names of published weights say that they were traine
     "k600": "Kinetics-600",
     "ssv1": "Something-Something v1",
     "ssv2": "Something-Something v2",
+    "ucf101": "UCF101",
+    "hmdb51": "HMDB51",
     "howto100m": "HowTo100M",
 }
 
@@ -159,7 +161,7 @@ def _published(file: Path, weights: dict, header: dict) -> Trained:
         model = create(header["model"], **settings)
     load_weights(model, weights, file)
     check_whole(file, weights, header)
-    facts = published(header["release"], header["model"], header.get("url", ""))
+    facts = published(header["release"], header["model"], settings, header.get("url", ""))
     names = class_names(header["release"], header["model"])
     return Trained(
         name=header["release"],
@@ -172,7 +174,7 @@ def _published(file: Path, weights: dict, header: dict) -> Trained:
     )
 
 
-def published(release: str, variant: str, url: str = "") -> dict:
+def published(release: str, variant: str, settings: dict, url: str = "") -> dict:
     """How published weights are shown a video, as `Trained` has it: shown, protocol, family, trained_on.
 
     The gap between frames stands in the name of the release or of its file: 16x4, divST_8x32. The views are those with
@@ -182,10 +184,11 @@ def published(release: str, variant: str, url: str = "") -> dict:
     model, data = ZOO[variant], release.partition("/")[2]
     family, size = FAMILIES[model.family], model.input[-1]
     sets = [name for part in data.split("_") if (name := NAMES.get(part))]
-    trained_on = f"{sets[0]}, after {sets[1]}" if len(sets) > 1 else sets[0] if sets else "Kinetics-400"
+    if release.startswith("torchvision/"):
+        sets = ["ImageNet-1K" if len(model.input) == 3 else "Kinetics-400"]
+    trained_on = ", after ".join(sets[:2]) or f"what {release} says"
     if len(model.input) == 3:
         shown = Shown(1, 1, size, antialias=False)
-        trained_on = sets[0] if sets else "ImageNet-1K"
         return dict(shown=shown, protocol=PROTOCOLS["centre"], family="swin", trained_on=trained_on)
     segments = "ssv" in data.split("_")[0]
     where = {"mvit": variant, "uniformer": data, "timesformer": url}.get(family, "")
@@ -197,7 +200,7 @@ def published(release: str, variant: str, url: str = "") -> dict:
         protocol = with_views(protocol, *map(int, model.views.split("x")))
     pixels = {} if family.startswith("swin") or variant.startswith("mvit_v2_large") else GREY
     shown = Shown(
-        frames=model.input[1],
+        frames=settings.get("num_frames", model.input[1]),
         stride=stride,
         size=size,
         sampling=protocol.time if segments else "dense",
