@@ -129,6 +129,8 @@ def to_onnx(program, told: str) -> bytes:
     model = torch.onnx.export(
         program, dynamo=True, verbose=False, input_names=["clip"], output_names=["logits"]
     ).model_proto
+    for part in (*model.graph.node, *model.graph.value_info):  # lines of our source, with the paths of this machine
+        del part.metadata_props[:]
     onnx.helper.set_model_props(model, {"vt_course": told})
     return model.SerializeToString()
 
