@@ -108,6 +108,7 @@ def test_the_verbs():
         "weights",
         "weights list",
         "weights get",
+        "export",
         "recipes",
         "train",
         "evaluate",

@@ -274,6 +274,7 @@ def test_a_run_leaves_its_files(recipe, tiny, tmp_path, monkeypatch):
     summary = train(recipe, tmp_path / "run")
     out = tmp_path / "run"
     assert sorted(path.name for path in out.iterdir()) == [
+        "README.md",
         "best.safetensors",
         "config.json",
         "curves.png",
@@ -291,6 +292,9 @@ def test_a_run_leaves_its_files(recipe, tiny, tmp_path, monkeypatch):
     assert summary["seed"] == 0 and summary["command"][1:] == sys.argv[1:]
     assert summary["peak_memory_mb"] > 50 and summary["torch"] == torch.__version__
     assert Recipe.from_json(json.dumps(summary["recipe"])) == recipe
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert f"after epoch 3: {100 * summary['last']['val_top1']:.1f} % of " in card and "95 % interval: " in card
+    assert "- lr: 0.01" in card and "Not decided. It depends on what the owners of csv:" in card
 
     table = rows(out)
     assert [row["epoch"] for row in table] == ["1", "2", "3"]

@@ -192,11 +192,8 @@ def build_model(recipe: Recipe, classes: int):
     `recipe.config` overrides everything else. Training and loading a run both call this function, so they build the
     same model. Raises `CourseError` for settings with which the model cannot be built.
     """
-    settings = dict(num_classes=classes, drop_path=recipe.drop_path, **recipe.config)
-    if recipe.model in ZOO:  # else `create` raises, and names the closest
-        settings = built_for(recipe.model, 3, recipe.frames, recipe.size) | settings
     try:
-        return create(recipe.model, **settings)
+        return create(recipe.model, **model_settings(recipe, classes))
     except ValueError as error:
         if recipe.model not in ZOO:
             raise CourseError(str(error)) from error
@@ -204,6 +201,14 @@ def build_model(recipe: Recipe, classes: int):
             f"{recipe.model} cannot be built for frames={recipe.frames}, size={recipe.size} and "
             f"config={recipe.config}: {error}"
         ) from error
+
+
+def model_settings(recipe: Recipe, classes: int) -> dict:
+    """The settings with which a recipe builds its model."""
+    settings = dict(num_classes=classes, drop_path=recipe.drop_path, **recipe.config)
+    if recipe.model in ZOO:  # else `create` raises, and names the closest
+        settings = built_for(recipe.model, 3, recipe.frames, recipe.size) | settings
+    return settings
 
 
 def load_weights(model, weights: dict, name) -> None:
@@ -230,7 +235,7 @@ def run_file(path, which: str = "best") -> Path:
     """The file of weights of a run folder (see `load_run`), or `path` itself if it is a file."""
     path = Path(path)
     if path.is_dir():
-        names = [f"{which}.safetensors", "last.safetensors"]
+        names = [f"{which}.safetensors", "last.safetensors", "model.safetensors"]  # the latter: pretrained.py
         files = [path / name for name in names if (path / name).is_file()]
         if not files:
             raise CourseError(

@@ -17,9 +17,19 @@ from vt_course.data import Spec, images
 from vt_course.files import alone, atomic_write, read_json, write_csv
 from vt_course.machine import provenance
 from vt_course.training import ranks
-from vt_course.training.checkpoint import PREVIOUS, STATE, read_state, save_weights, state_path, unusable
+from vt_course.training.checkpoint import (
+    PREVIOUS,
+    STATE,
+    model_settings,
+    read_state,
+    save_weights,
+    state_path,
+    unusable,
+)
 from vt_course.training.curves import curves, figure_bytes
+from vt_course.training.pretrained import CARD, card_text, results_of, usage
 from vt_course.training.recipes import Recipe
+from vt_course.training.trained import FACTS, shown_by
 
 # The columns of metrics.csv, which has one row for each epoch.
 COLUMNS = (
@@ -218,6 +228,7 @@ def publish(run) -> None:
         "classes": run.classes,
         "epoch": progress.epoch,
         "step": run.step,
+        FACTS: how_to_use(run),
     }
     row = progress.rows[-1] if progress.rows else None
     at_epoch_end = row is not None and progress.batch == 0
@@ -235,6 +246,11 @@ def publish(run) -> None:
     ]
     if bad:
         write_csv(run.out / "bad_clips.csv", ["split", "index", "reason"], bad)
+
+
+def how_to_use(run) -> dict:
+    made_of = run.recipe.model, model_settings(run.recipe, len(run.classes))
+    return usage(made_of, run.classes, shown_by(run.recipe), run.recipe.data)
 
 
 def facts(run) -> dict:
@@ -262,11 +278,15 @@ def facts(run) -> dict:
 
 
 def summarise(run) -> dict:
-    """Write summary.json and curves.png. Returns the contents of summary.json."""
+    """Write summary.json, curves.png and the model card. Returns the contents of summary.json."""
     progress = run.progress
     summary = {**facts(run), **provenance(run.device, ranks.world())}
     if progress.rows:
         figure = curves(progress.rows, len(run.classes), f"{run.recipe.model} on {run.recipe.data}")
         atomic_write(run.out / "curves.png", figure_bytes(figure))
+        clips = len(run.val_loader.dataset) - len(progress.bad["val"])
+        results = results_of(progress.rows, progress.best, clips, len(run.classes))
+        told = how_to_use(run)
+        atomic_write(run.out / CARD, card_text(told, run.recipe, results=results).encode())
     atomic_write(run.out / "summary.json", json.dumps(summary, indent=2).encode())
     return summary

@@ -38,6 +38,7 @@ FAMILIES = {
     UniFormer: "uniformer",
 }
 GREY = dict(mean=(0.45,) * 3, std=(0.225,) * 3)  # SlowFast's DATA.MEAN and DATA.STD, whatever the colour
+FACTS = "vt_course"  # the key of `pretrained.usage` in the header of a file of weights
 NAMES = {  # what the model names of published weights say that they were trained on
     "in1k": "ImageNet-1K",
     "in22k": "ImageNet-22K",
@@ -72,6 +73,7 @@ class Trained:
     identity: str
     recipe: Recipe | None = None
     numbered: bool = False
+    header: dict = dataclasses.field(default_factory=dict)  # of the file
 
     @property
     def caution(self) -> str:
@@ -98,19 +100,57 @@ def open_model(path) -> Trained:
     weights, header = read_weights(file)
     if "recipe" not in header and {"model", "settings", "release"} <= header.keys():
         return _published(file, weights, header)
+    if "recipe" not in header and FACTS in header:
+        return _stored(file, weights, header)
     need_recipe(file, header)
     model, recipe, classes = model_of(file, weights, header)
     return Trained(
         name=name,
         model=model,
         classes=classes,
-        shown=Shown(recipe.frames, recipe.stride, recipe.size, recipe.sampling, keep=recipe.keep),
+        shown=shown_by(recipe),
         protocol=PROTOCOLS["centre"],
         family=FAMILIES.get(type(model), "swin") + "-ssv2" * (recipe.sampling != "dense"),
         trained_on=recipe.data,
         identity=header.get("checksum") or checksum(weights, header),
         recipe=recipe,
+        header=header,
     )
+
+
+def shown_by(recipe: Recipe) -> Shown:
+    """How a run shows its model a video, in validation."""
+    return Shown(recipe.frames, recipe.stride, recipe.size, recipe.sampling, keep=recipe.keep)
+
+
+def _stored(file: Path, weights: dict, header: dict) -> Trained:
+    """Weights that `pretrained.save_pretrained` stored, of a model without a recipe."""
+    again = "name a file that `save_pretrained` wrote"
+    told = parse_json(header[FACTS], f"the header of {file}", again, dict)
+    with parsing(f"the header of {file}", "none that a model can be built from", again):
+        model = create(told["model"], **{name: with_numbers(value) for name, value in told["settings"].items()})
+        classes = tuple(map(str, told["classes"]))
+        shown = Shown(**told["input"])
+        shown = dataclasses.replace(shown, mean=tuple(shown.mean), std=tuple(shown.std))
+        trained_on = str(told["trained_on"])
+    load_weights(model, weights, file)
+    check_whole(file, weights, header)
+    return Trained(
+        name=told["model"],
+        model=model.eval(),
+        classes=classes,
+        shown=shown,
+        protocol=PROTOCOLS["centre"],
+        family=FAMILIES[type(model)] + "-ssv2" * (shown.sampling != "dense"),
+        trained_on=trained_on,
+        identity=header.get("checksum") or checksum(weights, header),
+        header=header,
+    )
+
+
+def with_numbers(value):
+    """A setting as it was before JSON, which makes the numbers of blocks in a dict into text: {"3": 2} -> {3: 2}."""
+    return {int(key): each for key, each in value.items()} if isinstance(value, dict) else value
 
 
 def _published(file: Path, weights: dict, header: dict) -> Trained:
@@ -129,6 +169,7 @@ def _published(file: Path, weights: dict, header: dict) -> Trained:
         classes=names or tuple(map(str, range(settings["num_classes"]))),
         identity=header.get("checksum") or checksum(weights, header),
         numbered=names is None,
+        header=header,
         **facts,
     )
 
