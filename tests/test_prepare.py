@@ -582,10 +582,9 @@ def test_an_odd_short_side_gives_even_pictures(src, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.posix("a named pipe")
-def test_a_file_that_never_ends_is_given_up(tmp_path):
+def test_a_file_that_never_ends_is_given_up(tmp_path, hangs):
     (tmp_path / "src").mkdir()
-    os.mkfifo(tmp_path / "src/hangs.mp4")
+    (tmp_path / "src/hangs.mp4").touch()
     write_video(tmp_path / "src/ok.mp4", frames=2)
     assert prepare(tmp_path / "src", tmp_path / "out", timeout=2, workers=2)["encoded"] == 1
     [row] = read_csv(tmp_path / "out/quarantine.csv")
@@ -747,12 +746,11 @@ def test_statistics(src):
 
 
 @pytest.mark.slow
-@pytest.mark.posix("a named pipe")
-def test_a_file_that_stalls_the_headers_does_not_stop_the_others(tmp_path, monkeypatch):
+def test_a_file_that_stalls_the_headers_does_not_stop_the_others(tmp_path, monkeypatch, hangs):
     for k in range(5):
         (tmp_path / "a").mkdir(exist_ok=True)
         write_video(tmp_path / f"a/{k}.mp4", frames=2)
-    os.mkfifo(tmp_path / "a/hangs.mp4")
+    (tmp_path / "a/hangs.mp4").touch()
     monkeypatch.setattr(module, "PROBE_SECONDS", 1.0)
     rows = {Path(row["path"]).name: row for row in probe_folder(tmp_path)}
     assert rows.pop("hangs.mp4")["error"].endswith("hangs.mp4 is not decoded within 1 s; fetch or encode it again.")

@@ -37,7 +37,7 @@ from vt_course.data.reader import (
     shown_width,
 )
 from vt_course.data.verify import decode_all, in_processes, more_time, serve, verify, work
-from vt_course.files import alone, csv_header, read_csv, replacing, write_csv
+from vt_course.files import alone, csv_header, read_csv, regular, replacing, write_csv
 from vt_course.machine import cores
 
 SOURCES = SUFFIXES + OTHERS
@@ -305,7 +305,7 @@ def encode(job: dict) -> dict:
     how = {key: job[key] for key in ("source", "part", "short_side", "fps", "seconds", "start", "end")}
     try:
         if not (folder := os.path.isdir(source)):
-            with open(source, "rb"):
+            with open(regular(source), "rb"):
                 pass
         stat = os.stat(source)
         if not folder and (fault := container_fault(Path(source))) and "truncated" in fault:
@@ -353,7 +353,7 @@ def _transcode(
             old, moments = None, ((frame.time, frame) for frame in ClipReader(source).every_frame())
             usual, square = Fraction(25), 1
         else:
-            old = stack.enter_context(open_file(source))
+            old = stack.enter_context(open_file(source, pixels=None))  # to make large ones small
             stream = next(iter(old.streams.video), None)
             if stream is None or stream.codec_context is None:
                 raise CourseError(f"Clip {source} has no video stream that can be decoded; replace it.")

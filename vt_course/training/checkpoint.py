@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 from vt_course import CourseError, need
-from vt_course.files import atomic_write, parse_json, parsing, read_pt, read_safetensors
+from vt_course.files import atomic_write, parse_json, parsing, read_pt, read_safetensors, regular
 from vt_course.models import ZOO, built_for, create
 from vt_course.models.official import check_state
 from vt_course.training.recipes import Recipe
@@ -72,7 +72,7 @@ def state_path(folder: Path) -> Path | None:
 
 def damage(path: Path) -> str | None:
     """What is wrong with the bytes of a checkpoint, as the rest of a sentence that begins with its name; else None."""
-    with parsing(path, "damaged", "look at it"), open(path, "rb") as file:
+    with parsing(path, "damaged", "look at it"), open(regular(path), "rb") as file:
         size, length = file.seek(0, os.SEEK_END), len(SEAL) + 64
         if size == 0:
             return "is damaged: it is empty (0 bytes)"
