@@ -37,11 +37,26 @@ def part_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.part")
 
 
+def open_own(path: Path, mode: str, **how):
+    """`open` a file of our own for writing. If somebody put a link or a pipe in its place, that is removed.
+
+    Else what we write would go to the file that the link names, for instance in a folder that many can write to.
+    """
+    with suppress(FileNotFoundError):
+        there = os.lstat(path)
+        if not stat.S_ISREG(there.st_mode) and not stat.S_ISDIR(there.st_mode) or there.st_nlink > 1:
+            os.unlink(path)
+    no_link = getattr(os, "O_NOFOLLOW", 0)
+    return open(path, mode, opener=lambda path, flags: os.open(path, flags | no_link, 0o666), **how)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields `part_of(path)`. When the block ends it becomes `path`, by one rename. After an error it is deleted."""
+    """Yields `part_of(path)`, an empty file. When the block ends it becomes `path`, by one rename. After an error it is
+    deleted."""
     part = part_of(path)
     try:
+        open_own(part, "wb").close()
         yield part
         os.replace(part, path)
     except BaseException:

@@ -2,8 +2,11 @@
 
 import math
 import os
+import re
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -110,6 +113,47 @@ def make_loader(dataset, batches, workers: int | None, device: torch.device) -> 
         multiprocessing_context=start_method() if workers else None,
         pin_memory=device.type == "cuda",
     )
+
+
+@contextmanager
+def short_of_memory(progress_kept: bool = False) -> Iterator[None]:
+    """Turn a lack of memory into one sentence (`CourseError`): of this process, of a GPU, or of a loader process.
+
+    If memory runs out, the system kills a process, most often one of the loader's. torch tells this by a RuntimeError,
+    which it raises at any moment, from its handler of the signal that a child has ended.
+    `progress_kept`: whether the same command goes on from a checkpoint.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        what = lacking(error)
+        if what is None:
+            raise
+        again = ", which goes on from the last checkpoint," * progress_kept
+        raise CourseError(
+            f"{what}: run the same command again{again} with fewer loader processes (--workers 0: none), smaller "
+            "batches, or more free memory"
+        ) from error
+
+
+def lacking(error: RuntimeError | MemoryError) -> str | None:
+    """What lacks memory, as the beginning of a sentence; None if the error has another cause."""
+    text = str(error)
+    if found := re.search(
+        r"DataLoader worker \(pid\S* [\d, ]+\) (is killed by signal: [\w ]+|exited unexpectedly)", text
+    ):
+        if "shared memory" in text:
+            return "the loader processes found no room in the shared memory (/dev/shm)"
+        return f"a loader process {found[1].strip()}, as when memory runs out or somebody ends it"
+    if re.search("No space left on device|allocate shared memory", text) and re.search(
+        "torch_|shared memory|shm", text
+    ):
+        return "the loader processes found no room in the shared memory (/dev/shm)"
+    if isinstance(error, torch.OutOfMemoryError):
+        return "the GPU has too little free memory"
+    if isinstance(error, MemoryError) or "allocate memory" in text:  # the second one is torch's own, on the CPU
+        return "memory ran out"
+    return None
 
 
 def start_method() -> str | None:

@@ -191,13 +191,18 @@ def load_weights(model, weights: dict, name) -> None:
         raise CourseError(
             f"cannot load {name}: {error}; load it into the model and settings it was saved from"
         ) from error
-    for key, own in model.state_dict().items():
-        if own.is_floating_point() and not weights[key].to(own.dtype).isfinite().all():
-            raise CourseError(
-                f"cannot load {name}: {key} has numbers that are not finite (NaN or infinity); train again, with a "
-                "lower lr if it was the training that diverged"
-            )
+    own = model.state_dict()
+    if key := not_finite({key: weights[key].to(tensor.dtype) for key, tensor in own.items()}):
+        raise CourseError(
+            f"cannot load {name}: {key} has numbers that are not finite (NaN or infinity); train again, with a "
+            "lower lr if it was the training that diverged"
+        )
     model.load_state_dict(weights)
+
+
+def not_finite(weights: dict[str, torch.Tensor]) -> str | None:
+    """The name of the first tensor with numbers that are NaN or infinite, or None."""
+    return next((key for key, t in weights.items() if t.is_floating_point() and not t.isfinite().all()), None)
 
 
 def read_run(path, which: str = "best") -> tuple[Path, dict, dict]:

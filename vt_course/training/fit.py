@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 
 from vt_course import CourseError, need
+from vt_course.data.loading import short_of_memory
 from vt_course.machine import deterministic, pick_device
 from vt_course.training import ranks
 from vt_course.training.checkpoint import load_run
@@ -93,6 +94,7 @@ def fit(
     with (
         ranks.group(pick_device(device)) as device,
         deterministic(device),
+        short_of_memory(progress_kept=True),
         polite_interrupt() as interrupt,
         ExitStack() as held,
     ):
