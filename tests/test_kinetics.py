@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vt_course import CourseError, repo_root
+from vt_course import CourseError, cli, repo_root
 from vt_course.data import open_spec, verify
 from vt_course.fetch import download
 from vt_course.fetch import kinetics as module
@@ -327,6 +327,21 @@ def test_presets(mirror, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MINI", 2)
     mirror.get(tmp_path / "mini", classes=None, preset="mini200", clips_per_class=1)
     assert {label for label, _ in rows(tmp_path / "mini", "train")} == {"yoga", "side kick"}
+
+
+def test_the_command_with_default_arguments(mirror, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(module.TINY10, "motion", ("side kick",))
+    monkeypatch.setitem(module.TINY10, "appearance", ("playing harp",))
+    monkeypatch.setenv("VT_COURSE_DATA", str(tmp_path))
+    start = ["data", "kinetics", "--preset", "tiny10", "--mirror", mirror.server.root]
+    assert cli.main([*start, "--dry-run"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "" and "34 clips to come" in err and mirror.parts() == []
+    assert cli.main(start) == 1  # of 50 and 20 clips a class there are 12 and 5
+    out, train, val = capsys.readouterr().out, *(tmp_path / "kinetics" / f"{split}.csv" for split in ("train", "val"))
+    assert out.splitlines()[:2] == [f"{train}: 24 clips", f"{val}: 10 clips"]
+    assert "train, side kick: only 12, the mirror has no more\n" in out
+    assert out.endswith(f"train with --data csv:{train},{val}\n")
 
 
 def test_folders_and_manifests_are_what_others_read(mirror, tmp_path):

@@ -728,6 +728,8 @@ LACKING = [
     (MemoryError("Caught MemoryError in DataLoader worker process 0.\nOriginal Traceback"), "memory ran out"),
     (MemoryError(), "memory ran out"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), "memory ran out"),
+    (ConnectionResetError(104, "Connection reset by peer"), "a loader process exited unexpectedly"),
+    (EOFError(), "a loader process exited unexpectedly"),
     (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."), "the GPU has too little"),
     (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
     (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback: a bug"), None),

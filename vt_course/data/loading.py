@@ -120,12 +120,13 @@ def short_of_memory(progress_kept: bool = False) -> Iterator[None]:
     """Turn a lack of memory into one sentence (`CourseError`): of this process, of a GPU, or of a loader process.
 
     If memory runs out, the system kills a process, most often one of the loader's. torch tells this by a RuntimeError,
-    which it raises at any moment, from its handler of the signal that a child has ended.
+    which it raises at any moment, from its handler of the signal that a child has ended. If we were just taking a clip
+    from that process, its end is an error of a connection.
     `progress_kept`: whether the same command goes on from a checkpoint.
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, ConnectionError, EOFError) as error:
         what = lacking(error)
         if what is None:
             raise
@@ -136,22 +137,18 @@ def short_of_memory(progress_kept: bool = False) -> Iterator[None]:
         ) from error
 
 
-def lacking(error: RuntimeError | MemoryError) -> str | None:
+def lacking(error: Exception) -> str | None:
     """What lacks memory, as the beginning of a sentence; None if the error has another cause."""
     text = str(error)
-    if found := re.search(
-        r"DataLoader worker \(pid\S* [\d, ]+\) (is killed by signal: [\w ]+|exited unexpectedly)", text
-    ):
-        if "shared memory" in text:
-            return "the loader processes found no room in the shared memory (/dev/shm)"
-        return f"a loader process {found[1].strip()}, as when memory runs out or somebody ends it"
-    if re.search("No space left on device|allocate shared memory", text) and re.search(
-        "torch_|shared memory|shm", text
-    ):
+    if re.search(r"workers are out of shared memory|allocate shared memory|</torch_\S*: No space left", text):
         return "the loader processes found no room in the shared memory (/dev/shm)"
+    end = re.search(r"DataLoader worker \(pid.*?\) (is killed by signal: [\w ]+|exited unexpectedly)", text)
+    if end or isinstance(error, (ConnectionError, EOFError)):
+        how = end[1].strip() if end else "exited unexpectedly"
+        return f"a loader process {how}, as when memory runs out or somebody ends it"
     if isinstance(error, torch.OutOfMemoryError):
         return "the GPU has too little free memory"
-    if isinstance(error, MemoryError) or "allocate memory" in text:  # the second one is torch's own, on the CPU
+    if isinstance(error, MemoryError) or "allocate memory" in text:  # the latter is torch's own, on the CPU
         return "memory ran out"
     return None
 

@@ -114,7 +114,7 @@ class Download:
     """The download of one file. Everything that must survive an interruption is on disk: the part, and `origin`."""
 
     def __init__(self, url, path, sha256, size, most, progress, timeout):
-        self.url, self.path, self.sha256, self.size, self.most = url, path, sha256, size, most
+        self.url, self.path, self.sha256, self.size, self.most = url, path, sha256, size, min(most, size or most)
         self.progress, self.timeout = progress, timeout
         self.part = path.with_name(path.name + ".part")
         self.origin = path.with_name(path.name + ".part.from")
@@ -220,6 +220,7 @@ class Download:
             if start != self.have or total not in (None, self.promised()) or mark and rest.get("If-Range") not in marks:
                 self.file.truncate(0)
                 raise Broken("the file there changed during the download")
+            total = total or self.promised()
         else:  # the whole file: no range was asked for, or the server sends none
             if response.headers.get_content_type() == "text/html" and self.path.suffix not in (".html", ".htm"):
                 raise CourseError(
