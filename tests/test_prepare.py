@@ -435,11 +435,13 @@ def test_a_second_run_does_only_what_is_new(src, out, tmp_path):
     os.utime(src / "train/run/old.avi", ns=(1, 1))  # another file by now
     (out / "val/run/vfr.mp4").unlink()
     (out / "val/run/copied.mp4").write_bytes(b"half")
+    (out / "train/run/large.mp4").write_bytes(bytes((out / "train/run/large.mp4").stat().st_size))  # the same size
     with open(out / "prepared.csv", "a", encoding="utf-8") as file:
         file.write("train/run/large.mp4,train/run/la")  # a kill left half a line
-    changed = ["train/run/empty.mp4", "train/run/old.mp4", "val/run/vfr.mp4", "val/run/copied.mp4"]
+    changed = [f"train/run/{name}.mp4" for name in ("empty", "old", "large")]
+    changed += ["val/run/vfr.mp4", "val/run/copied.mp4"]
     summary = prepare(src, out, short_side=100, workers=2)
-    assert (summary["encoded"], summary["done_before"], summary["failed"]) == (4, len(GOOD) - 3, len(BAD) - 1)
+    assert (summary["encoded"], summary["done_before"], summary["failed"]) == (5, len(GOOD) - 4, len(BAD) - 1)
     after = stamps(out)
     assert sorted(path for path in after if after[path] != before.get(path)) == sorted(changed)
     assert len(read_csv(out / "quarantine.csv")) == len(BAD) - 1

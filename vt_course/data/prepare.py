@@ -248,10 +248,12 @@ def _no_parts_left(folders: set[Path]):
 
 def _is_done(row: dict | None, source: Path, target: Path, settings: str) -> bool:
     try:
-        now, there = source.stat(), target.stat()
+        now, there, fault = source.stat(), target.stat(), container_fault(target)
     except OSError:
         return False
-    return row is not None and (row["size"], row["mtime_ns"], row["settings"], row["bytes"]) == (
+    if row is None or fault:  # it may have been overwritten by as many bytes
+        return False
+    return (row["size"], row["mtime_ns"], row["settings"], row["bytes"]) == (
         str(now.st_size),
         str(now.st_mtime_ns),
         settings,
