@@ -16,10 +16,12 @@ import nbformat
 import pytest
 
 from vt_course import cli, doctor, repo_root
+from vt_course.claims import bench_data, bench_models
 from vt_course.cli import common, main, training
+from vt_course.cli import course as cli_course
 from vt_course.data import synthetic
 from vt_course.models import cost, mini_weights, zoo
-from vt_course.publish import build, course
+from vt_course.publish import build, course, work
 from vt_course.training import fit
 
 from videos import write_audio, write_video
@@ -90,6 +92,7 @@ def test_the_verbs():
     assert {" ".join(name) for name in verbs()} == {
         "gpu-report",
         "doctor",
+        "clean",
         "data",
         "data synthetic",
         "data kinetics",
@@ -289,6 +292,122 @@ def test_data_synthetic_without_numbers(words, count, tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic, "CLIPS", {"train": 8, "val": 8, "test": 24})
     code, out, err = run("data", "synthetic", *words, "--frames", "4", "--size", "32", "--out", tmp_path)
     assert code == 0 and f": {count} clips, " in out and f"{count} rendered now" in out
+
+
+# A human-readable line once ended in a traceback after all work was done, because it used an argument whose default is
+# None. So for each verb a test prints its result in plain words, and gives no argument that it need not give.
+PLAIN = {
+    "bench decode": "test_cli.test_bench_decode_with_default_arguments",
+    "bench growth": "test_cli.test_bench_growth_and_minis_with_default_arguments",
+    "bench loader": "test_cli.test_bench_loader_with_default_arguments",
+    "bench minis": "test_cli.test_bench_growth_and_minis_with_default_arguments",
+    "bench models": "test_cli.test_bench_models_with_default_arguments",
+    "build": "test_cli.test_build_check",
+    "clean": "test_clean.test_the_command_with_default_arguments",
+    "course": "test_cli.test_course_with_default_arguments",
+    "data kinetics": "test_kinetics.test_the_command_with_default_arguments",
+    "data prepare": "test_cli.test_data_prepare_verify_and_stats_with_default_arguments",
+    "data shard": "test_shards.test_the_command",
+    "data stats": "test_cli.test_data_prepare_verify_and_stats_with_default_arguments",
+    "data synthetic": "test_cli.test_data_synthetic_without_numbers",
+    "data verify": "test_cli.test_data_prepare_verify_and_stats_with_default_arguments",
+    "doctor": "test_cli.test_doctor",
+    "evaluate": "test_cli.test_train_and_evaluate",
+    "experiments": "test_experiments.test_the_command",
+    "gpu-report": "test_gpu_report.test_the_command_with_default_arguments",
+    "lab": "test_cli.test_lab_with_default_arguments",
+    "models": "test_cli.test_models",
+    "progress": "test_cli.test_progress_is_a_table_and_json",
+    "student": "test_student.test_the_verb_writes_all_and_writes_again",
+    "test": "test_project.test_all_stages_run_whatever_fails_and_the_exit_code_says_so",
+    "train": "test_cli.test_train_goes_on_and_says_how_it_went",
+    "verify": "test_cli.test_verify_has_heads_over_its_columns",
+    "weights get": "test_download.test_the_command_with_default_arguments",
+    "weights list": "test_cli.test_models_and_weights_take_a_filter",
+}
+
+
+def test_every_verb_is_printed_for_people_by_a_test():
+    assert set(PLAIN) == set(common.VERBS)
+    for verb, place in PLAIN.items():
+        module, test = place.split(".")
+        text = (repo_root() / "tests" / f"{module}.py").read_text(encoding="utf-8")
+        assert f"\ndef {test}(" in text and all(f'"{word}"' in text for word in verb.split()), (verb, place)
+
+
+@pytest.fixture
+def folder_of_clips(data, tmp_path):
+    """Three clips of two classes."""
+    for name, place in (("00000", "train/a"), ("00001", "train/b"), ("00002", "val/a")):
+        (tmp_path / "clips" / place).mkdir(parents=True, exist_ok=True)
+        clip = data[0] / "synthetic" / "clips" / "val" / f"{name}.mp4"
+        shutil.copy(clip, tmp_path / "clips" / place / f"{name}.mp4")
+    return tmp_path / "clips"
+
+
+def test_data_prepare_verify_and_stats_with_default_arguments(folder_of_clips, tmp_path):
+    out = tmp_path / "small"
+    code, text, err = run("data", "prepare", folder_of_clips, "--out", out)
+    assert code == 0 and re.search(rf"^{out}: 3 of 3 clips, 0 MB, 3 encoded now in \d+ s$", text, re.MULTILINE)
+    code, text, err = run("data", "verify", out)
+    assert code == 0 and text == f"3 ok, 0 corrupt, 0 short, 0 missing, 0 timeout; {out / 'report.csv'}\n"
+    (folder_of_clips / "train" / "b" / "bad \x1b[2J.mp4").write_bytes(b"no video")
+    (folder_of_clips / "train" / "b" / "notes.xyz").touch()
+    code, text, err = run("data", "verify", folder_of_clips)
+    assert code == 1 and "train/b/bad \\x1b[2J.mp4  corrupt" in text and "\x1b" not in text
+    code, text, err = run("data", "prepare", folder_of_clips, "--out", out)
+    assert code == 0 and f"1 failed; {out / 'quarantine.csv'} says why" in text and "left_out.csv names them" in text
+    code, text, err = run("data", "stats", out)
+    assert code == 0 and text.splitlines()[0].split()[:3] == ["class", "train", "val"] and len(text.splitlines()) == 3
+
+
+def test_bench_decode_with_default_arguments(data):
+    code, out, err = run("bench", "decode", data[0] / "synthetic" / "clips" / "val" / "00000.mp4")
+    assert (code, err) == (0, "") and len(out.splitlines()) > 4
+
+
+def first_of(row):
+    """A measurement that is not made: its arguments, and one row."""
+    asked = []
+    return asked, lambda *args, **settings: asked.append((*args, *settings.values())) or [row]
+
+
+def test_bench_loader_with_default_arguments(monkeypatch):
+    asked, measure = first_of(dict(frames=8, stride=8, peer="PyAV", clips_per_second=2.0, max_difference=None))
+    monkeypatch.setattr(bench_data, "bench_loader", measure)
+    code, out, err = run("bench", "loader", "a.mp4")
+    assert (code, err) == (0, "") and out.splitlines()[1].split() == ["8", "8", "PyAV", "2.00"]
+    assert asked == [([Path("a.mp4")], [8, 16, 32], 64, 224, 5)]
+
+
+def test_bench_models_with_default_arguments(monkeypatch):
+    asked, measure = first_of(dict(model="m", mode="eager", ratio=0.5, ours_ms=1.0, peak_mb=None))
+    monkeypatch.setattr(bench_models, "bench_models", measure)
+    code, out, err = run("bench", "models")
+    assert (code, err) == (0, "") and out.splitlines()[-1] == "geometric mean of the ratios, eager: 0.50"
+    assert asked[0][:4] == ([], "cpu", False, 60)
+
+
+def test_bench_growth_and_minis_with_default_arguments(monkeypatch):
+    asked, measure = first_of(dict(attention="joint", T=8, ms=1.5))
+    monkeypatch.setattr(bench_models, "bench_growth", measure)
+    monkeypatch.setattr(bench_models, "bench_minis", measure)
+    for verb in ("growth", "minis"):
+        code, out, err = run("bench", verb)
+        assert (code, err) == (0, "") and out.split() == ["attention", "T", "ms", "joint", "8", "1.50"]
+    assert asked == [("cpu", 3), ("cpu", 15)]
+
+
+def test_lab_with_default_arguments(monkeypatch, tmp_path):
+    called = []
+    monkeypatch.setattr(cli_course, "need_data", lambda: None)
+    monkeypatch.setattr(cli_course.subprocess, "call", lambda words: called.append(words) or 0)
+    monkeypatch.setattr(work, "work_folder", lambda: tmp_path)
+    monkeypatch.setattr(work, "first_use", lambda: [{"notebook": "05_toy"}])
+    monkeypatch.setattr(work, "outdated", lambda: ["04_toy", "03_toy"])
+    code, out, err = run("lab")
+    assert (code, out) == (0, "") and called == [[sys.executable, "-m", "jupyterlab", f"--notebook-dir={tmp_path}"]]
+    assert f"wrote into {tmp_path}: 05_toy; " in err and "04_toy, 03_toy in" in err
 
 
 def test_bench_decode(data):
@@ -562,6 +681,16 @@ def test_build_check(toy):
     code, out, err = run("build", "--check", "--json")
     assert code == 1 and json.loads(out) == [{"notebook": "05_toy", "status": "drifted"}]
     assert err.startswith("05_toy, cell 2") and ": differs from its source; run `vt-course build 05_toy`." in err
+
+
+def test_course_with_default_arguments(toy, monkeypatch):
+    """The failure, printed for people, and then a success."""
+    monkeypatch.setattr(cli_course, "need_data", lambda: None)
+    source = toy / "src" / "05_toy.py"
+    source.write_text(TOY.replace('raise KeyError("broken on purpose")', "1 + 1"), encoding="utf-8")
+    nbformat.write(build.from_source(source), toy / "05_toy.ipynb")
+    code, out, err = run("course")
+    assert code == 0 and re.search(r"^05_toy .* ok", out, re.MULTILINE) and (toy.parent / "build/notebooks").is_dir()
 
 
 def test_a_failing_notebook(toy):

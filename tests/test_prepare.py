@@ -435,11 +435,13 @@ def test_a_second_run_does_only_what_is_new(src, out, tmp_path):
     os.utime(src / "train/run/old.avi", ns=(1, 1))  # another file by now
     (out / "val/run/vfr.mp4").unlink()
     (out / "val/run/copied.mp4").write_bytes(b"half")
+    (out / "train/run/large.mp4").write_bytes(bytes((out / "train/run/large.mp4").stat().st_size))  # the same size
     with open(out / "prepared.csv", "a", encoding="utf-8") as file:
         file.write("train/run/large.mp4,train/run/la")  # a kill left half a line
-    changed = ["train/run/empty.mp4", "train/run/old.mp4", "val/run/vfr.mp4", "val/run/copied.mp4"]
+    changed = [f"train/run/{name}.mp4" for name in ("empty", "old", "large")]
+    changed += ["val/run/vfr.mp4", "val/run/copied.mp4"]
     summary = prepare(src, out, short_side=100, workers=2)
-    assert (summary["encoded"], summary["done_before"], summary["failed"]) == (4, len(GOOD) - 3, len(BAD) - 1)
+    assert (summary["encoded"], summary["done_before"], summary["failed"]) == (5, len(GOOD) - 4, len(BAD) - 1)
     after = stamps(out)
     assert sorted(path for path in after if after[path] != before.get(path)) == sorted(changed)
     assert len(read_csv(out / "quarantine.csv")) == len(BAD) - 1
@@ -582,10 +584,9 @@ def test_an_odd_short_side_gives_even_pictures(src, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.posix("a named pipe")
-def test_a_file_that_never_ends_is_given_up(tmp_path):
+def test_a_file_that_never_ends_is_given_up(tmp_path, hangs):
     (tmp_path / "src").mkdir()
-    os.mkfifo(tmp_path / "src/hangs.mp4")
+    (tmp_path / "src/hangs.mp4").touch()
     write_video(tmp_path / "src/ok.mp4", frames=2)
     assert prepare(tmp_path / "src", tmp_path / "out", timeout=2, workers=2)["encoded"] == 1
     [row] = read_csv(tmp_path / "out/quarantine.csv")
@@ -747,12 +748,11 @@ def test_statistics(src):
 
 
 @pytest.mark.slow
-@pytest.mark.posix("a named pipe")
-def test_a_file_that_stalls_the_headers_does_not_stop_the_others(tmp_path, monkeypatch):
+def test_a_file_that_stalls_the_headers_does_not_stop_the_others(tmp_path, monkeypatch, hangs):
     for k in range(5):
         (tmp_path / "a").mkdir(exist_ok=True)
         write_video(tmp_path / f"a/{k}.mp4", frames=2)
-    os.mkfifo(tmp_path / "a/hangs.mp4")
+    (tmp_path / "a/hangs.mp4").touch()
     monkeypatch.setattr(module, "PROBE_SECONDS", 1.0)
     rows = {Path(row["path"]).name: row for row in probe_folder(tmp_path)}
     assert rows.pop("hangs.mp4")["error"].endswith("hangs.mp4 is not decoded within 1 s; fetch or encode it again.")

@@ -231,6 +231,17 @@ def test_a_kill_loses_only_the_shard_in_hand(src, out, tmp_path, monkeypatch):
     assert all((tmp_path / "out" / name).read_bytes() == (out / name).read_bytes() for name in names)
 
 
+@pytest.mark.parametrize(
+    "damage", [bytes, lambda size: b"no tar".ljust(size), lambda size: b""], ids=["zeros", "text", "cut"]
+)
+def test_a_shard_that_was_overwritten_is_written_again(src, out, tmp_path, damage):
+    shutil.copytree(out, tmp_path / "out")
+    shard_file = sorted((tmp_path / "out").glob("train-*.tar"))[0]
+    good = shard_file.read_bytes()
+    shard_file.write_bytes(damage(len(good)))
+    assert shard(src, tmp_path / "out", SIZE)["written"] == 1 and shard_file.read_bytes() == good
+
+
 @pytest.mark.posix("fork")
 def test_a_full_disk_keeps_the_whole_shards(tmp_path):
     for split, frames in (("train", 4), ("train", 5), ("val", 90)):

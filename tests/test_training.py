@@ -687,6 +687,66 @@ def test_max_steps_stops_and_the_run_goes_on(recipe, tiny, tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
+def kill_worker(done: Path):
+    """A `VideoFolder._clip` that kills the loader process which calls it for the ninth time, once."""
+    calls, real = [], loading.VideoFolder._clip
+
+    def clip(self, row, rng):
+        calls.append(row)
+        if torch.utils.data.get_worker_info() and len(calls) == 9 and not done.exists():
+            done.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(self, row, rng)
+
+    return clip
+
+
+@pytest.mark.posix("kill -9")
+def test_a_killed_loader_process_is_one_sentence_and_the_run_goes_on(recipe, tiny, tmp_path, monkeypatch):
+    recipe = dataclasses.replace(recipe, keep=0)
+    train(recipe, tmp_path / "whole", workers=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(loading.VideoFolder, "_clip", kill_worker(tmp_path / "killed"))
+        with pytest.raises(CourseError, match="a loader process (is killed|exited).*, which goes on from") as caught:
+            train(recipe, tmp_path / "run", workers=1)
+        assert "\n" not in str(caught.value) and "--workers 0" in str(caught.value)
+        (tmp_path / "killed").unlink()
+        model, clips = evaluate.open_trained(tmp_path / "whole")
+        patch.setattr(loading.VideoFolder, "_clip", kill_worker(tmp_path / "killed"))
+        monkeypatch.setattr(clips, "rows", clips.rows * 2), monkeypatch.setattr(clips, "labels", clips.labels * 2)
+        with pytest.raises(CourseError, match="a loader process (is killed|exited).*same command again with"):
+            evaluate.evaluate(model, clips, device="cpu", workers=1, progress=False)
+    train(recipe, tmp_path / "run", workers=1)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+WORKER = "DataLoader worker (pid 43) is killed by signal: "
+LACKING = [
+    (RuntimeError(WORKER + "Killed. "), "a loader process is killed by signal: Killed"),
+    (RuntimeError("DataLoader worker (pid(s) 43, 44) exited unexpectedly"), "a loader process exited unexpectedly"),
+    (
+        RuntimeError(WORKER + "Bus error. It is possible that dataloader's workers are out of shared memory."),
+        "/dev/shm",
+    ),
+    (RuntimeError("unable to write to file </torch_7_1>: No space left on device (28)"), "/dev/shm"),
+    (MemoryError("Caught MemoryError in DataLoader worker process 0.\nOriginal Traceback"), "memory ran out"),
+    (MemoryError(), "memory ran out"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), "memory ran out"),
+    (ConnectionResetError(104, "Connection reset by peer"), "a loader process exited unexpectedly"),
+    (EOFError(), "a loader process exited unexpectedly"),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."), "the GPU has too little"),
+    (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
+    (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback: a bug"), None),
+]
+
+
+@pytest.mark.parametrize("error, words", LACKING)
+def test_a_lack_of_memory_is_told_from_a_bug(error, words):
+    with pytest.raises(CourseError if words else RuntimeError, match=words) as caught, loading.short_of_memory():
+        raise error
+    assert words is None or "\n" not in str(caught.value)
+
+
 def test_a_finished_run_is_left_alone(recipe, tiny, tmp_path):
     first = train(recipe, tmp_path / "run")
     stamp = (tmp_path / "run" / "summary.json").stat().st_mtime_ns

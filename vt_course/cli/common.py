@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vt_course import CourseError
+from vt_course import CourseError, printable
 
 VERBS = {}  # "data synthetic": (function, help, example, options)
 
@@ -53,7 +53,7 @@ def print_table(rows: list[dict], columns: dict[str, str]) -> None:
     """Print rows as a table. `columns` maps each key of the rows to its heading. Numbers are aligned to the right."""
 
     def text(value):
-        return "" if value is None else f"{value:,.2f}" if isinstance(value, float) else str(value)
+        return "" if value is None else f"{value:,.2f}" if isinstance(value, float) else printable(str(value))
 
     cells = [list(columns.values())] + [[text(row.get(k)) for k in columns] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
@@ -87,7 +87,7 @@ def as_typed(text: str) -> str:
 
 def tell(note) -> None:
     """Print a note on stderr."""
-    print(f"vt-course: {as_typed(str(note))}", file=sys.stderr)
+    print(f"vt-course: {printable(as_typed(str(note)))}", file=sys.stderr)
 
 
 def shell(path) -> str:

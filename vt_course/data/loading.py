@@ -2,8 +2,11 @@
 
 import math
 import os
+import re
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -115,6 +118,44 @@ def make_loader(dataset, batches, workers: int | None, device: torch.device) -> 
         multiprocessing_context=start_method() if workers else None,
         pin_memory=device.type == "cuda",
     )
+
+
+@contextmanager
+def short_of_memory(progress_kept: bool = False) -> Iterator[None]:
+    """Turn a lack of memory into one sentence (`CourseError`): of this process, of a GPU, or of a loader process.
+
+    If memory runs out, the system kills a process, most often one of the loader's. torch tells this by a RuntimeError,
+    which it raises at any moment, from its handler of the signal that a child has ended. If we were just taking a clip
+    from that process, its end is an error of a connection.
+    `progress_kept`: whether the same command goes on from a checkpoint.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError, ConnectionError, EOFError) as error:
+        what = lacking(error)
+        if what is None:
+            raise
+        again = ", which goes on from the last checkpoint," * progress_kept
+        raise CourseError(
+            f"{what}: run the same command again{again} with fewer loader processes (--workers 0: none), smaller "
+            "batches, or more free memory"
+        ) from error
+
+
+def lacking(error: Exception) -> str | None:
+    """What lacks memory, as the beginning of a sentence; None if the error has another cause."""
+    text = str(error)
+    if re.search(r"workers are out of shared memory|allocate shared memory|</torch_\S*: No space left", text):
+        return "the loader processes found no room in the shared memory (/dev/shm)"
+    end = re.search(r"DataLoader worker \(pid.*?\) (is killed by signal: [\w ]+|exited unexpectedly)", text)
+    if end or isinstance(error, (ConnectionError, EOFError)):
+        how = end[1].strip() if end else "exited unexpectedly"
+        return f"a loader process {how}, as when memory runs out or somebody ends it"
+    if isinstance(error, torch.OutOfMemoryError):
+        return "the GPU has too little free memory"
+    if isinstance(error, MemoryError) or "allocate memory" in text:  # the latter is torch's own, on the CPU
+        return "memory ran out"
+    return None
 
 
 def start_method() -> str | None:

@@ -37,7 +37,7 @@ from vt_course.data.reader import (
     shown_width,
 )
 from vt_course.data.verify import decode_all, in_processes, more_time, serve, verify, work
-from vt_course.files import alone, csv_header, read_csv, replacing, write_csv
+from vt_course.files import alone, csv_header, read_csv, regular, replacing, write_csv
 from vt_course.machine import cores
 
 SOURCES = SUFFIXES + OTHERS
@@ -248,10 +248,12 @@ def _no_parts_left(folders: set[Path]):
 
 def _is_done(row: dict | None, source: Path, target: Path, settings: str) -> bool:
     try:
-        now, there = source.stat(), target.stat()
+        now, there, fault = source.stat(), target.stat(), container_fault(target)
     except OSError:
         return False
-    return row is not None and (row["size"], row["mtime_ns"], row["settings"], row["bytes"]) == (
+    if row is None or fault:  # it may have been overwritten by as many bytes
+        return False
+    return (row["size"], row["mtime_ns"], row["settings"], row["bytes"]) == (
         str(now.st_size),
         str(now.st_mtime_ns),
         settings,
@@ -305,7 +307,7 @@ def encode(job: dict) -> dict:
     how = {key: job[key] for key in ("source", "part", "short_side", "fps", "seconds", "start", "end")}
     try:
         if not (folder := os.path.isdir(source)):
-            with open(source, "rb"):
+            with open(regular(source), "rb"):
                 pass
         stat = os.stat(source)
         if not folder and (fault := container_fault(Path(source))) and "truncated" in fault:
@@ -353,7 +355,7 @@ def _transcode(
             old, moments = None, ((frame.time, frame) for frame in ClipReader(source).every_frame())
             usual, square = Fraction(25), 1
         else:
-            old = stack.enter_context(open_file(source))
+            old = stack.enter_context(open_file(source, pixels=None))  # to make large ones small
             stream = next(iter(old.streams.video), None)
             if stream is None or stream.codec_context is None:
                 raise CourseError(f"Clip {source} has no video stream that can be decoded; replace it.")

@@ -64,11 +64,12 @@ def shard(src, out, max_bytes: int = 1_000_000_000, *, progress: bool = False) -
         shards, rows, written = record["shards"], {"train": [], "val": []}, 0
         for name, clips in tqdm(plan.items(), unit="shard", disable=not progress, leave=False):
             path = out / name
-            if name not in shards or not path.is_file() or path.stat().st_size != shards[name]["bytes"]:
+            inside = _inside(path, shards.get(name))
+            if inside is None:
                 shards[name] = _write_shard(path, clips)
                 atomic_write(out / RECORD, json.dumps(record, indent=1).encode())
-                written += 1
-            rows[name.split("-")[0]] += [dict(row, path=name) for row in index(path)]
+                written, inside = written + 1, index(path)
+            rows[name.split("-")[0]] += [dict(row, path=name) for row in inside]
         left_out = [pair for name in plan for pair in shards[name]["left_out"]]
         write_csv(out / "left_out.csv", ("path", "reason"), left_out)
         for split in rows:
@@ -86,6 +87,17 @@ def shard(src, out, max_bytes: int = 1_000_000_000, *, progress: bool = False) -
         seconds=round(time.monotonic() - began, 1),
         notes=list(found.notes),
     )
+
+
+def _inside(path: Path, told: dict | None) -> list[dict] | None:
+    """The `index` of a shard that is there as the record tells; None if it is to be written (again)."""
+    if told is None or size_of(path) != told["bytes"]:
+        return None
+    try:
+        rows = index(path)
+    except CourseError:
+        return None
+    return rows if len(rows) == told.get("clips") else None  # a tar overwritten by zeros is a tar without clips
 
 
 def _plan(src: Path, found: Listing, max_bytes: int) -> dict[str, list[dict]]:

@@ -31,7 +31,7 @@ from vt_course.files import alone, atomic_write, read_utf8
 from vt_course.models import ZOO, create, mini_weights
 from vt_course.models.cost import count_parameters
 from vt_course.models.official import from_official
-from vt_course.training.checkpoint import read_checkpoint, save_weights
+from vt_course.training.checkpoint import not_finite, read_checkpoint, save_weights
 
 # Classes of the head. 21,841: microsoft/Swin-Transformer data/build.py; 19,168: huggingface/pytorch-image-models
 # timm/models/mvitv2.py; 1,059: TimeSformer section 4.6.
@@ -369,6 +369,11 @@ def weights_mb(variant: str) -> float:
         return 4e-6 * count_parameters(create(variant))
 
 
+def most_bytes(variant: str) -> int:
+    """The bytes that a published file can have at most: the weights, their average, and AdamW's two moments of each."""
+    return int(6e6 * weights_mb(variant)) + (64 << 20)
+
+
 def row(name: str) -> dict:
     """The row of one published file. Raises CourseError for an unknown name; the message names similar ones."""
     release = find(name)
@@ -414,7 +419,14 @@ def get(name: str, out: Path | None = None, *, progress: bool = True, keep_origi
             known = read_record(record)
             if final.is_file() and known.get(final.name) == sha256_of(final):
                 return final
-            fetch(address(release.url), original, sha256=release.sha256, size=release.size, progress=progress)
+            fetch(
+                address(release.url),
+                original,
+                sha256=release.sha256,
+                size=release.size,
+                most=most_bytes(release.variant),
+                progress=progress,
+            )
             checksum = sha256_of(original)
             if known.get(original.name, checksum) != checksum:
                 raise CourseError(
@@ -481,6 +493,11 @@ def convert(release: Release, original: Path, final: Path, checksum: str) -> Non
             f"the published {release.name}, kept at {original}, is not the {release.variant} of this "
             f"version of vt_course ({error}); report that with the output of `vt-course doctor`"
         ) from error
+    if name := not_finite(model.state_dict()):
+        raise CourseError(
+            f"the published {release.name}, kept at {original}, has numbers in {name} that are not finite (NaN or "
+            "infinity), so no model can use it; delete it and run the same command again, or tell its publisher"
+        )
     save_weights(
         final,
         model,

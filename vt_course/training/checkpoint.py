@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 
 from vt_course import CourseError, need
-from vt_course.files import Unreadable, atomic_write, parse_json, parsing, read_pt, read_safetensors
+from vt_course.files import Unreadable, atomic_write, parse_json, parsing, read_pt, read_safetensors, regular
 from vt_course.models import ZOO, built_for, create
 from vt_course.models.official import check_state
 from vt_course.training.recipes import Recipe
@@ -76,7 +76,7 @@ def state_path(folder: Path) -> Path | None:
 
 def damage(path: Path) -> str | None:
     """What is wrong with the bytes of a checkpoint, as the rest of a sentence that begins with its name; else None."""
-    with parsing(path, "damaged", "look at it"), open(path, "rb") as file:
+    with parsing(path, "damaged", "look at it"), open(regular(path), "rb") as file:
         size, length = file.seek(0, os.SEEK_END), len(SEAL) + 64
         if size == 0:
             return "is damaged: it is empty (0 bytes)"
@@ -222,13 +222,18 @@ def load_weights(model, weights: dict, name) -> None:
         raise CourseError(
             f"cannot load {name}: {error}; load it into the model and settings it was saved from"
         ) from error
-    for key, own in model.state_dict().items():
-        if own.is_floating_point() and not weights[key].to(own.dtype).isfinite().all():
-            raise CourseError(
-                f"cannot load {name}: {key} has numbers that are not finite (NaN or infinity); train again, with a "
-                "lower lr if it was the training that diverged"
-            )
+    own = model.state_dict()
+    if key := not_finite({key: weights[key].to(tensor.dtype) for key, tensor in own.items()}):
+        raise CourseError(
+            f"cannot load {name}: {key} has numbers that are not finite (NaN or infinity); train again, with a "
+            "lower lr if it was the training that diverged"
+        )
     model.load_state_dict(weights)
+
+
+def not_finite(weights: dict[str, torch.Tensor]) -> str | None:
+    """The name of the first tensor with numbers that are NaN or infinite, or None."""
+    return next((key for key, t in weights.items() if t.is_floating_point() and not t.isfinite().all()), None)
 
 
 def run_file(path, which: str = "best") -> Path:

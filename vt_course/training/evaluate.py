@@ -21,7 +21,7 @@ from vt_course import CourseError
 from vt_course.data import Spec, images, open_spec, synthetic
 from vt_course.data.augment import Augment
 from vt_course.data.clips import Rows, VideoFolder, read_manifest
-from vt_course.data.loading import KeptFrames, in_order, make_loader
+from vt_course.data.loading import KeptFrames, in_order, make_loader, short_of_memory
 from vt_course.machine import pick_device
 from vt_course.training.protocols import Protocol, Views, check_sampling
 from vt_course.training.recipes import ORDERS, Recipe
@@ -165,7 +165,8 @@ def evaluate(
     device = pick_device(device)
     loader = make_loader(dataset, in_order(dataset, batch_size), workers, device)
     watched = tqdm(loader, desc="evaluate", disable=not progress, leave=False)
-    log_probs, label, bad = predict(model.to(device), watched, device, order=order, seed=seed)
+    with short_of_memory():
+        log_probs, label, bad = predict(model.to(device), watched, device, order=order, seed=seed)
     if not len(label):
         raise CourseError(f"none of the clips could be read (the first: {bad[0][1]})")
     return {**score(log_probs, label, dataset.classes), "order": order, "bad": bad}

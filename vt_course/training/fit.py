@@ -24,6 +24,7 @@ import torch.nn.functional as F
 
 from vt_course import CourseError, need
 from vt_course.data.augment import mix
+from vt_course.data.loading import short_of_memory
 from vt_course.machine import deterministic, pick_device
 from vt_course.training import engine, ranks
 from vt_course.training.checkpoint import load_run
@@ -122,6 +123,7 @@ def fit(
     with (
         ranks.group(pick_device(device)) as device,
         deterministic(device),
+        short_of_memory(progress_kept=True),
         polite_interrupt() as interrupt,
         ExitStack() as held,
     ):

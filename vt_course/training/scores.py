@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from vt_course import CourseError, need
-from vt_course.data.loading import in_order, make_loader
+from vt_course.data.loading import in_order, make_loader, short_of_memory
 from vt_course.files import alone, atomic_write, parse_json, read_json, read_safetensors, write_csv
 from vt_course.training import ranks
 from vt_course.training.checkpoint import checksum
@@ -130,7 +130,8 @@ def measure(
                 publish(folder, asked, result, found, trained, clips, protocol)
             return result
 
-        ranks.together(work)
+        with short_of_memory(progress_kept=bool(out)):
+            ranks.together(work)
         return ranks.by_leader(finish)
 
 
