@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vt_course import CourseError, need, repo_root
 from vt_course.claims.ledger import claims as ledger
+from vt_course.claims.ledger import cost
 from vt_course.claims.ledger.claims import DIFFERS, EXACT, NOT_RUN, SCALED, UNDECIDED, UNVERIFIED, WITHIN, Claim
 from vt_course.claims.ledger.running import CHECKS, Refuted
 from vt_course.files import atomic_write, read_json
@@ -38,23 +39,25 @@ class Outcome:
 def as_printed(value: float, stated: float) -> bool:
     """Whether a number rounds to the digits in which another one is stated."""
     digits = -Decimal(repr(stated)).as_tuple().exponent if isinstance(stated, float) else 0
-    digits = digits if stated != int(stated) or isinstance(stated, int) else 0
     return abs(value - stated) <= 0.5 * 10.0**-digits + 1e-9
 
 
-def agreement(value, stated, tolerance: float) -> str:
-    """exact, within tolerance or differs. Counts and texts agree only if they are equal, lists in each entry."""
+def agreement(value, stated, tolerance: float, printed: bool = False) -> str:
+    """exact, within tolerance or differs. Counts and texts agree only if they are equal, lists in each entry.
+
+    printed: a number is exact if it rounds to the digits in which the stated one is printed.
+    """
     if isinstance(stated, list):
         if not isinstance(value, list) or len(value) != len(stated):
             return DIFFERS
-        each = {agreement(v, s, tolerance) for v, s in zip(value, stated)}
+        each = {agreement(v, s, tolerance, printed) for v, s in zip(value, stated)}
         return DIFFERS if DIFFERS in each else WITHIN if WITHIN in each else EXACT
     counts = type(value) in (bool, int, str) and type(value) is type(stated)
     if counts and value == stated:
         return EXACT
     if type(stated) in (bool, str) or type(value) not in (int, float) or math.isnan(value):
         return DIFFERS
-    if type(value) is float and as_printed(value, stated):
+    if type(value) is float and (as_printed(value, stated) if printed else math.isclose(value, stated, abs_tol=1e-9)):
         return EXACT
     return WITHIN if abs(value - stated) <= tolerance * abs(stated) else DIFFERS
 
@@ -65,7 +68,7 @@ def judged(claim: Claim, value) -> str:
         return OF_VERDICT[value]
     if claim.kind == "accuracy":
         return NOT_RUN
-    found = agreement(value, claim.stated, claim.tolerance)
+    found = agreement(value, claim.stated, claim.tolerance, CHECKS[claim.check].__module__ == cost.__name__)
     return UNVERIFIED if claim.source in ("secondary", "memory") and found != DIFFERS else found
 
 
