@@ -237,7 +237,7 @@ def swin_unscaled(change):
 @mutant(
     SWIN,
     "swin-mlp-4 vswin-mlp-4 swin_*-parameters swin_*-gmacs video_swin_*-parameters video_swin_*-gmacs "
-    "vswin-*-with-norms vswin-table-5-*",
+    "vswin-*-with-norms vswin-table-5-* uf-quotes-swin-t",
 )
 def swin_narrow_mlp(change):
     change.set(swin, "Mlp", narrow(layers.Mlp))
@@ -328,7 +328,11 @@ def table_not_resized(change):
         change.set(module, "resize_bias_table", lambda table, window: table)
 
 
-@mutant(("Swin",), "swin-b-channels swin-s-half* swin-l-double* swin-t-quarter swin_base-parameters swin_base-gmacs")
+@mutant(
+    ("Swin",),
+    "swin-b-channels swin-s-half* swin-l-double* swin-t-quarter swin_base-parameters swin_base-gmacs "
+    "swin-t-quarter-size",
+)
 def base_is_small(change):
     base = ZOO["swin_base"]
     settings = base.config | {"embed_dim": 96, "num_heads": (3, 6, 12, 24)}
@@ -504,7 +508,7 @@ def mvit_no_positions(change):
 @mutant(
     MVIT,
     "mvit-table-3b-mlp mvit-vit-width mvit*-parameters mvit*-gmacs mvit-table-10-* mvit-table-11-* "
-    "mvit-table-12-* mvit-table-13-* mvit-table-14-?x* mvit-table-15-*",
+    "mvit-table-12-* mvit-table-13-* mvit-table-14-?x* mvit-table-15-* vit_base_8x8-parameters vit_base_8x8-gmacs",
 )
 def mvit_narrow_mlp(change):
     change.set(mvit, "Mlp", narrow(layers.Mlp))

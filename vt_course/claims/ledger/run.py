@@ -129,6 +129,7 @@ def as_recorded() -> list[dict]:
     step: a claim that was never run, or that is recorded with another text, number or status than it has now.
     """
     told, recorded = ledger.read_claims(), read_recorded()
+    need(recorded, f"there is no {recorded_file()}: run this command in a checkout of the course")
     remedy = "run `vt-course claims --run --out results/claims.json`"
     gone = [id for id in recorded if id not in {claim.id for claim in told}]
     need(not gone, f"results/claims.json has a claim {gone[:1]} that no file has; {remedy}")
@@ -136,7 +137,7 @@ def as_recorded() -> list[dict]:
     for claim in told:
         old = recorded.get(claim.id)
         need(old, f"the claim {claim.id} is not in results/claims.json; {remedy}")
-        now = json.loads(json.dumps(entry(claim, claim.status or old["status"], old["found"], old["explanation"])))
+        now = entry(claim, claim.status or old["status"], old["found"], old["explanation"])
         changed = next((key for key in now if now[key] != old.get(key)), None)
         need(not changed, f"the claim {claim.id} is recorded with another {changed} in results/claims.json; {remedy}")
         found.append(old)
