@@ -14,7 +14,7 @@ from vt_course import CourseError, closest, need, repo_root
 from vt_course.claims.ledger import cost, procedure, recorded, running, structure  # noqa: F401 (they register checks)
 from vt_course.files import read_yaml
 from vt_course.models.zoo import ZOO
-from vt_course.training.experiments import rows, verdicts
+from vt_course.training.experiments import results, rows, verdicts
 
 HERE = Path(__file__).parent
 PAPERS = ("swin", "video_swin", "mvit", "timesformer", "uniformer")
@@ -204,7 +204,8 @@ def follow_from_experiments(head: dict, asked: list[rows.Row]) -> list[Claim]:
     claims = []
     for row in asked:
         told = row.told
-        for line in verdicts.comparisons(row, None) if told["paper"] == head["paper"] else ():
+        lines = verdicts.comparisons(row, results.read_result(row.id)) if told["paper"] == head["paper"] else ()
+        for line in lines:
             if verdicts.sign(line["claimed"]) is None:
                 continue
             numbers = ", ".join(f"{value:+g} ({quantity})" for quantity, value in line["claimed"].items())
@@ -220,7 +221,7 @@ def follow_from_experiments(head: dict, asked: list[rows.Row]) -> list[Claim]:
                     stated=verdicts.AGREES,
                     status=None,
                     generated=True,
-                    why=told["question"],
+                    why=f"{told['question']} Here {verdicts.told_difference(row, line)}.",
                     arguments={"row": row.id, "variant": line["variant"], "against": line["against"]},
                     teaches=head["teaches"]["trend"],
                 )

@@ -171,7 +171,13 @@ def status_line(entries: list[dict]) -> str:
 
 
 def write_ledger(outcomes: list[Outcome], path: Path) -> None:
-    """Write the ledger. docs/researchers.md explains its entries."""
-    entries = [entry(each.claim, each.status, each.value, each.problem) for each in outcomes]
+    """Write the ledger, with what `outcomes` found, and what was recorded of the other claims. docs/researchers.md
+    explains its entries. Raises `CourseError` if one of the others was never recorded."""
+    found = {each.claim.id: entry(each.claim, each.status, each.value, each.problem) for each in outcomes}
+    found = read_recorded() | found
+    ids = [claim.id for claim in ledger.read_claims()]
+    lacking = [id for id in ids if id not in found]
+    need(not lacking, f"{len(lacking)} claims were never run, the first is {lacking[:1]}: leave out the filters")
+    entries = [found[id] for id in ids]
     told = {"schema": SCHEMA, "counts": counts(entries), "claims": entries}
     atomic_write(path, (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
