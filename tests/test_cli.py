@@ -108,6 +108,7 @@ def test_the_verbs():
         "bench minis",
         "models",
         "verify",
+        "claims",
         "weights",
         "weights list",
         "weights get",

@@ -16,7 +16,7 @@ import textwrap
 
 import vt_course
 from vt_course import CourseError, __version__
-from vt_course.cli import claims, course, data, export, training  # noqa: F401 (importing them registers their verbs)
+from vt_course.cli import claims, course, data, export, ledger, training  # noqa: F401 (they register their verbs)
 from vt_course.cli.common import VERBS, as_typed, command, leads, print_json, tell
 from vt_course.publish import NotebookFailed
 
@@ -32,7 +32,7 @@ GROUPS = {  # name of a group: (help, example)
 SECTIONS = {  # of the list of verbs
     "Learn": ("lab", "student", "progress", "course", "doctor", "clean"),
     "Train": ("data", "recipes", "train", "evaluate", "predict", "explain", "experiments"),
-    "Models": ("models", "weights", "export", "verify", "bench", "gpu-report"),
+    "Models": ("models", "claims", "weights", "export", "verify", "bench", "gpu-report"),
     "Authors": ("build", "test"),
 }
 
