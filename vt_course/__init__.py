@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 
 class CourseError(ValueError):
