@@ -261,7 +261,8 @@ def test_occlusion_lies_inside_the_shape_and_not_inside_those_of_other_clips(fam
     """Proof (a), in a cheap form on other clips than those of the result, with a control that fails."""
     model, recipe, classes = shipped[family]
     clips = proofs.drawn_clips(recipe, 8, seed=77)
-    maps = [METHODS["occlusion"].run(model, clip, classes.index(motion))[0] for clip, _, motion in clips]
+    hide, boxes = METHODS["occlusion"].run, (2, 4, 4)  # half as many passes as by default
+    maps = [hide(model, clip, classes.index(motion), boxes)[0] for clip, _, motion in clips]
     own = [proofs.times_its_area(shares, mask) for shares, (_, mask, _) in zip(maps, clips)]
     others = [proofs.times_its_area(a, clips[j][1]) for i, a in enumerate(maps) for j in range(len(clips)) if i != j]
     assert np.mean(own) > 2 > np.mean(others)
