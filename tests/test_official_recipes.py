@@ -121,6 +121,8 @@ def test_recipes_on_the_command_line(tmp_path):
     assert [row["name"] for row in rows] == list(NAMES) and all(row["source"] and row["grade"] for row in rows)
     assert rows[-1]["settings"]["randaugment"] == [4, 7]
     assert [row["name"] for row in run_json("recipes", "tiny10", "mvit_v2")] == ["tiny10-mvit_v2"]
+    code, out, err = run("recipes")
+    assert (code, err) == (0, "") and len(out.splitlines()) == 1 + len(NAMES)
     code, out, err = run("recipes", "uniformer")
     assert (code, err) == (0, "") and len(out.splitlines()) == 1 + sum("uniformer" in name for name in NAMES)
     assert "No name contains" in refused("recipes", "resnet")
