@@ -372,7 +372,8 @@ def test_a_head_for_other_classes_of_the_same_number_is_new():
 @pytest.mark.parametrize("video, image", [("video_swin_mini", dict(embed_dim=24)), ("uniformer_mini", dict(dims=2))])
 def test_an_image_model_is_inflated(video, image, tmp_path):
     source = shake(create("swin_mini" if "swin" in video else video, num_classes=5, **image))
-    torch.save(source.state_dict(), tmp_path / "image.pt")
+    torch.save(source.half().state_dict(), tmp_path / "image.pt")
+    source.float()
     model = create(video, num_classes=3)
     want = model.inflate(source.state_dict())
     assert said(model, f"inflate:{tmp_path / 'image.pt'}")[1:] == [
@@ -398,6 +399,7 @@ def saved(tmp_path, change, name="timesformer_mini"):
         (lambda s: s.pop("norm.bias"), r"cannot start from init=.*w.pt: .*1 entries differ: missing norm.bias \(96,\)"),
         (lambda s: s.update(extra=torch.zeros(2)), r"1 entries differ: unexpected extra \(2,\)"),
         (lambda s: s.update({"norm.bias": torch.zeros(95)}), r"norm.bias has shape \(95,\), wanted \(96,\)"),
+        (lambda s: s.update({"pos_embed": torch.zeros(3)}), r"pos_embed has shape \(3,\), wanted \(1, 17, 96\)"),
         (lambda s: s.update({"pos_embed": torch.zeros(1, 13, 96)}), r"pos_embed has 13 places; only a square grid"),
         (lambda s: s.update({"norm.bias": torch.full((96,), torch.nan)}), "norm.bias has numbers that are not finite"),
     ],
@@ -432,6 +434,11 @@ def test_a_start_that_is_none(tmp_path):
         CourseError, match="patch_embed.proj.weight is a tensor of a video model; name its file without"
     ):
         said(create("video_swin_mini", num_classes=3), "inflate:video_swin_mini")
+    with pytest.raises(CourseError, match="the rule of the family cannot inflate these weights"):
+        torch.save({"pos_embed": torch.zeros(3), "head.weight": torch.tensor(1.0)}, tmp_path / "odd.pt")
+        said(model, f"inflate:{tmp_path / 'odd.pt'}")
+    with pytest.raises(CourseError, match="entries differ: missing cls_token"):
+        said(model, tmp_path / "odd.pt")
     with pytest.raises(CourseError, match="absolute_pos_embed has shape"):  # the family has no rule for this table
         torch.save(create("swin_mini", num_classes=3, ape=True).state_dict(), tmp_path / "ape.pt")
         said(create("swin_mini", num_classes=3, ape=True, img_size=32), tmp_path / "ape.pt")
