@@ -63,7 +63,8 @@ def frozen(model: nn.Module, what: str) -> set[str]:
         if not here:
             parts = [name.split(".") for name in names]
             known = dict.fromkeys(".".join(part[:i]) for part in parts for i in range(1, len(part) + 1))
-            near = ", ".join(get_close_matches(pattern, known, n=3, cutoff=0.4) or list(known)[:3])
+            known = ["backbone", *known]
+            near = ", ".join(get_close_matches(pattern, known, n=3, cutoff=0.4) or known[:3])
             raise CourseError(f"freeze={what}: no parameter is called {pattern!r}; the closest names are {near}")
         found |= here
     return found

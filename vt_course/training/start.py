@@ -21,7 +21,7 @@ import torch
 from vt_course import CourseError, closest, data_root, need
 from vt_course.files import parse_json, parsing
 from vt_course.models import ZOO, create, mini_weights
-from vt_course.models.official import computed, from_official, layouts, match, unwrap
+from vt_course.models.official import computed, from_official, layouts, match, to_official, unwrap
 from vt_course.training.checkpoint import build_model, check_whole, load_weights, read_checkpoint, read_weights
 from vt_course.training.recipes import Recipe
 
@@ -118,13 +118,16 @@ def fitted(model, tensors: Mapping, header: dict, recipe: Recipe, classes: list[
             theirs[ours] = [prefix + n[len(base) :] for n in layouts(model)[name].names(ours) if n.startswith(base)]
     head = [each for ours in theirs if ours.startswith("head.") for each in theirs[ours] if each in tensors]
     why = other_classes(header, classes)
-    if head and not why and len(tensors[head[0]]) != len(classes):
-        why = f"that of the file is for {len(tensors[head[0]])} classes, the data have {len(classes)}"
+    if head and not why and tensors[head[0]].shape[:1] != (len(classes),):
+        why = f"that of the file is for {tensors[head[0]].shape[:1].numel()} classes, the data have {len(classes)}"
     said = []
     if head and why:
         tensors = {key: value for key, value in tensors.items() if key not in head}
         said.append(f"the head is new: {why}")
-    state = from_official(model, tensors, resize=True, source=tokens_of(header))
+    # A table with another number of axes is of no other size, it is wrong: then let `from_official` list what differs.
+    axes = {n: value.ndim for n, value in to_official(model, layout=name).items()}
+    tables = all(value.ndim == axes.get(base + n[len(prefix) :], value.ndim) for n, value in tensors.items())
+    state = from_official(model, tensors, resize=tables, source=tokens_of(header))
     resized = [
         f"{ours} from {tuple(tensors[each[0]].shape)} to {tuple(own[ours].shape)}"
         for ours, each in theirs.items()
@@ -156,7 +159,12 @@ def inflated(model, tensors: Mapping, header: dict, classes: list[str]) -> tuple
         )
     if video := next((name for name, tensor in tensors.items() if tensor.ndim == 5), None):
         raise ValueError(f"{video} is a tensor of a video model; name its file without {INFLATE}")
-    own, state = model.state_dict(), model.inflate(tensors)
+    own = model.state_dict()
+    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    try:
+        state = model.inflate(tensors)
+    except (IndexError, RuntimeError) as error:  # of a tensor with fewer axes than the rule works on
+        raise ValueError(f"the rule of the family cannot inflate these weights ({error})") from error
     head = [name for name in own if name.startswith("head.")]
     if why := other_classes(header, classes):
         state |= {name: own[name] for name in head}
