@@ -12,12 +12,13 @@ import textwrap
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from safetensors.torch import load_file
 from torch import nn
 
 from vt_course import CourseError
 from vt_course.data.clips import Rows
-from vt_course.training import scores
+from vt_course.training import curves, scores
 from vt_course.training.evaluate import calibration, open_clips
 from vt_course.training.experiments.statistics import wilson
 from vt_course.training.protocols import PROTOCOLS, Shown, Views, protocol_named
@@ -43,6 +44,12 @@ class Colours(nn.Module):
             raise KeyboardInterrupt
         self.calls.append(len(x))
         return self.weight * (x.mean((2, 3, 4)) + x[:, :, -1].mean((2, 3)) - x[:, :, 0].mean((2, 3)))
+
+
+@pytest.fixture(autouse=True)
+def small_picture(monkeypatch):
+    """The picture of the confusions is blank: drawing it takes longer than an evaluation. It has a test of its own."""
+    monkeypatch.setattr(scores, "confusion_picture", lambda *confusion_classes_title: Figure(figsize=(1, 1)))
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +236,15 @@ def test_calibration_by_hand():
     assert [(row["n"], row["accuracy"]) for row in found["bins"]] == [(10, 1.0), (10, 0.6)]
     sure = torch.tensor([[0.0, -torch.inf]], dtype=torch.float64)
     assert calibration(sure, torch.tensor([0]))["error"] == 0.0
+
+
+def test_the_picture_of_the_confusions():
+    figure = curves.confusion_picture([[3, 1], [0, 0]], ("yes", "no"), "a title")
+    axes = figure.axes[0]
+    assert {(text.get_position(), text.get_text()) for text in axes.texts} == {((0, 0), "3"), ((1, 0), "1")}
+    assert axes.images[0].get_array().tolist() == [[0.75, 0.25], [0.0, 0.0]]  # a class without clips has no shares
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["yes", "no"] and axes.get_title() == "a title"
+    assert not curves.confusion_picture([[1] * 31] * 31, range(31), "").axes[0].texts  # no room for numbers
 
 
 # ---------------------------------------------------------------- the clips
