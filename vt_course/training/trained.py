@@ -100,7 +100,7 @@ def open_model(path) -> Trained:
     weights, header = read_weights(file)
     if "recipe" not in header and {"model", "settings", "release"} <= header.keys():
         return _published(file, weights, header)
-    if "recipe" not in header and FACTS in header:
+    if not {"recipe", "classes"} & header.keys() and FACTS in header:  # a run's file has all three
         return _stored(file, weights, header)
     need_recipe(file, header)
     model, recipe, classes = model_of(file, weights, header)
