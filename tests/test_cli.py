@@ -149,7 +149,7 @@ def test_every_verb_has_json(name):
     "document", ["data/README.md", *(f"docs/{name}.md" for name in ("students", "teachers", "researchers"))]
 )
 def test_commands_in_documents_parse(document):
-    text = (repo_root() / document).read_text(encoding="utf-8")
+    text = (repo_root() / document).read_text(encoding="utf-8").replace("$SLURM_ARRAY_TASK_ID", "7")
     commands = re.findall(
         r"vt-course ((?:%s) [^`\n#]*|models|doctor|build|course)(?=[`\n#])" % "|".join({name[0] for name in verbs()}),
         text,

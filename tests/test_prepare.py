@@ -597,6 +597,51 @@ def test_a_file_that_never_ends_is_given_up(tmp_path, hangs):
     ]
 
 
+@pytest.mark.posix("kill -9")
+def test_shares_in_parallel_one_of_them_killed(tmp_path):
+    """Three processes on one folder; the second is killed. One call completes and merges what they made."""
+    (tmp_path / "src/a").mkdir(parents=True)
+    first = write_video(tmp_path / "src/a/0.mp4", frames=12)
+    for k in range(1, 9):
+        shutil.copy(first, tmp_path / f"src/a/{k}.mp4")
+    (tmp_path / "src/a/bad.mp4").write_bytes(b"no video")
+    (tmp_path / "src/manifest.csv").write_text("path,label\na/0.mp4,a\na/1.mp4,a\n", encoding="utf-8")
+    src, out = tmp_path / "src", tmp_path / "out"
+    code = "import sys; from vt_course.data.prepare import prepare\n"
+    code += "prepare(sys.argv[1], sys.argv[2], workers=1, share=(int(sys.argv[3]), 3))"
+    shares = [subprocess.Popen([sys.executable, "-c", code, src, out, str(k)]) for k in (1, 2, 3)]
+    record, deadline = out / "prepared.2-of-3.csv", time.monotonic() + 60
+    while time.monotonic() < deadline and not (record.is_file() and len(read_csv(record)) >= 1):
+        time.sleep(0.01)
+    shares[1].kill()
+    ends = [share.wait(120) for share in shares]
+    assert ends[::2] == [0, 0] and ends[1] in (-signal.SIGKILL, 0)
+    assert {f"prepared.{k}-of-3.csv" for k in (1, 2, 3)} <= {path.name for path in out.iterdir()}
+    assert prepare(src, out, share=(3, 3), workers=1)["encoded"] == 0  # again: nothing to do
+    with alone(out / ".lock.2-of-3"), pytest.raises(CourseError, match="another run is at work"):
+        prepare(src, out, workers=1)
+    with alone(out / ".lock"), pytest.raises(CourseError, match="another run is at work"):
+        prepare(src, out, share=(2, 3), workers=1)
+    before = stamps(out)
+    done = prepare(src, out, workers=1)
+    assert done["clips"] == 10 and done["failed"] == 1 and 7 <= len(before) <= 9 and done["encoded"] == 9 - len(before)
+    assert {path: stamps(out)[path] for path in before} == before
+    wanted = prepare(src, tmp_path / "whole", workers=1)
+    assert wanted["encoded"] == 9
+    for folder in (out, tmp_path / "whole"):
+        names = sorted(path.name for path in folder.iterdir())
+        assert names == ["a", "left_out.csv", "manifest.csv", "prepared.csv", "quarantine.csv"]
+        assert {row["path"] for row in read_csv(folder / "prepared.csv")} == {f"a/{k}.mp4" for k in range(9)}
+    assert prepare(src, out, workers=1)["encoded"] == 0
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/3/3", "1/-3", "1/0"])
+def test_what_is_no_part(text, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["data", "prepare", str(tmp_path), "--out", "x", "--part", text])
+    assert "is not I/N with I from 1 to N, for instance 2/10" in capsys.readouterr().err
+
+
 def test_large_clips_are_told_what_prepare_would_save(tmp_path):
     for k, (size, count) in enumerate((((540, 960), 3), ((48, 64), 2))):
         write_video(tmp_path / f"{k}.mp4", frames=1, size=size)

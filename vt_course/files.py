@@ -17,6 +17,7 @@ import os
 import stat
 import sys
 import tarfile
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -122,6 +123,31 @@ def alone(lock: Path, progress: bool = False, *, wait: bool = True) -> Iterator[
         with suppress(OSError):
             lock.unlink()  # a process that waits notices this, and locks a new file
         held.release()
+
+
+def of_share(name: str, share: tuple[int, int] | None) -> str:
+    """The name of a file that belongs to share (I, N) of the work: "prepared.2-of-3.csv". None: all of the work."""
+    stem, ending = os.path.splitext(name)
+    return f"{stem}.{share[0]}-of-{share[1]}{ending}" if share else name
+
+
+@contextmanager
+def alone_in(folder: Path, share: tuple[int, int] | None = None) -> Iterator[None]:
+    """Hold the lock of a folder, or of a share of the work in it. Raises `CourseError` if that is held.
+
+    Shares may work beside each other, but none beside a run without shares.
+    """
+    with alone(folder / of_share(".lock", share), wait=False):
+        for lock in [folder / ".lock"] if share else sorted(folder.glob(".lock.*-of-*")):
+            for tries in range(20, -1, -1):  # shares that start together look at it at the same moment
+                try:
+                    with alone(lock, wait=False):
+                        break
+                except CourseError:
+                    if not tries:
+                        raise
+                    time.sleep(0.1)
+        yield
 
 
 # ------------------------------------------------------------------------- parsing

@@ -138,6 +138,22 @@ def counts(text: str) -> tuple[int, ...]:
     return (int(numbers[0]), int(numbers[-1]))
 
 
+def share(text: str) -> tuple[int, int]:
+    """The argparse type of a part of the work: I/N, the I-th of N."""
+    first, _, count = text.partition("/")
+    if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 1 to N, for instance 2/10")
+    return int(first), int(count)
+
+
+PART = option(
+    "--part",
+    type=share,
+    metavar="I/N",
+    help="the I-th of N parts, for array jobs; then the same command without --part checks and completes them",
+)
+
+
 def words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
