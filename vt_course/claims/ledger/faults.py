@@ -861,7 +861,7 @@ def uf_narrow_ffn(change):
     change.set(uniformer, "ConvMlp", narrow(uniformer.ConvMlp))
 
 
-@mutant(UF, "uf-head-64 uf-heads uf-global-block recording-uniformer_mini uf-two-local-stages")
+@mutant(UF, "uf-head-64 uf-heads recording-uniformer_mini uf-two-local-stages")
 def uf_one_head(change):
     change.after_init(uniformer.RelationAggregator, lambda aggregator: setattr(aggregator, "num_heads", 1))
 
