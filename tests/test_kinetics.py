@@ -916,6 +916,13 @@ def test_a_list_that_is_damaged_later_is_fetched_again(mirror, tmp_path, name, h
     assert mirror.server.paths[-1] == f"/400/{LISTS[name]}"
 
 
+def test_each_list_may_come_damaged_once(mirror, tmp_path, strict):
+    for address in (f"/400/{place}" for place in LISTS.values()):
+        mirror.server.faults_at[address] = [dict(body=b"")]
+    mirror.get(tmp_path, splits=["train"])
+    assert whole(tmp_path, mirror) == 6
+
+
 def test_lists_that_do_not_agree(mirror700, tmp_path):
     name = "/700_2020/val/k700_2020_val_path.txt"
     good = mirror700.server.files[name]

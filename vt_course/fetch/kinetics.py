@@ -434,22 +434,21 @@ class Collector:
     def lists(self, splits: Iterable[str]) -> tuple[dict[str, list[Clip]], dict[str, list[str]]]:
         """({split: its clips}, {split: its archives}) of `splits`, and the clips of train.
 
-        A list that is not what it should be is fetched again, once. Raises `CourseError` if it comes as it was.
+        A list that is not what it should be is fetched again, once. Raises `CourseError` if it comes so again.
         """
-        try:
-            return self.read_lists(splits)
-        except BadList as first:
-            for name in first.names:
-                (self.annotations / name).unlink(missing_ok=True)
-        try:
-            return self.read_lists(splits)
-        except BadList as error:
-            for name in error.names:
-                (self.annotations / name).unlink(missing_ok=True)
-            raise CourseError(
-                f"the lists at {self.base} came twice not as they should be ({error}), and were not kept; try later "
-                "with the same command, or another --mirror"
-            ) from error
+        seen = set()
+        while True:
+            try:
+                return self.read_lists(splits)
+            except BadList as error:
+                for name in error.names:
+                    (self.annotations / name).unlink(missing_ok=True)
+                if seen & set(error.names):
+                    raise CourseError(
+                        f"the lists at {self.base} came twice not as they should be ({error}), and were not kept; try "
+                        "later with the same command, or another --mirror"
+                    ) from error
+                seen |= set(error.names)
 
     def read_lists(self, splits: Iterable[str]) -> tuple[dict[str, list[Clip]], dict[str, list[str]]]:
         clips, parts, version = {}, {}, self.version
@@ -460,8 +459,9 @@ class Collector:
                 raise BadList(f"{split}.csv has {len(clips[split]):,} clips, and not {least:,} or more", f"{split}.csv")
         for split in SPLITS if version.by_class else splits:
             parts[split] = self.read_list(archives[split], split, lambda path: read_archives(path, split))
-        if version.by_class:  # an archive for each class, so as many in both
-            if len(parts["train"]) != len(parts["val"]):
+        if version.by_class:  # an archive for each class, so as many in both, but for a few that may be missing
+            train, val = len(parts["train"]), len(parts["val"])
+            if abs(train - val) > 0.02 * max(train, val):
                 counts = [f"{archives[split]} names {len(parts[split])} archives" for split in SPLITS]
                 raise BadList(" and ".join(counts), *archives.values())
         else:
@@ -504,11 +504,11 @@ class Collector:
         places = {stem: part for part, stems in folder.parts.items() for stem in stems}
         there = {
             path.relative_to(folder.root).as_posix() for split in lists for path in folder.root.glob(f"{split}/*/*.mp4")
-        }
+        } - folder.noted
         lost = [
             (clip, places.get(clip.stem) or places.get(clip.id) or "")
             for clip in sum(lists.values(), [])
-            if clip.path in there - folder.noted
+            if clip.path in there
         ]
         lost = [(clip, part) for clip, part in lost if part or folder.damaged]
         files = [folder.root / clip.path for clip, _ in lost]
