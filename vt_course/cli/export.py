@@ -3,24 +3,25 @@
 from pathlib import Path
 
 from vt_course.cli.common import need_data, option, print_json, print_table, verb
+from vt_course.cli.training import CLASSES, MODEL, opened
 
 
 @verb(
     "export",
     "Write a model as one file for other programs (ONNX, torch.export), and check that it answers alike.",
     "vt-course export video_swin_mini --to onnx --out video_swin_mini.onnx",
-    option("model", metavar="RUN_OR_NAME", help="run folder, .safetensors file, or a mini whose weights are included"),
+    MODEL,
     option(
         "--to", choices=["onnx", "torch"], required=True, help="onnx: needs the extra `export`; torch: torch.export"
     ),
     option("--out", type=Path, required=True, metavar="FILE", help="ends in .onnx or .pt2"),
     option("--int8", action="store_true", help="ONNX with linear layers in int8; says what that costs on 64 clips"),
+    CLASSES,
 )
 def export(args) -> int:
     from vt_course.training.export import export
-    from vt_course.training.trained import open_model
 
-    trained = open_model(args.model)
+    trained = opened(args)
     if args.int8:
         need_data()
     found = export(trained, args.to, args.out, int8=args.int8)
