@@ -166,7 +166,7 @@ def counts(entries: list[dict]) -> dict[str, int]:
 
 def status_line(entries: list[dict]) -> str:
     """README's line, for instance "480 claims: 300 exact, ..."."""
-    told = ", ".join(f"{number} {status}" for status, number in counts(entries).items() if number)
+    told = ", ".join(f"{n} {status.replace('differs', 'differ')}" for status, n in counts(entries).items() if n)
     return f"{len(entries)} claims: {told}"
 
 
