@@ -270,11 +270,10 @@ def read_shards(folder: Path) -> tuple[Path | Rows, Path | Rows, tuple[str, ...]
         listed, shares = [folder / f"{split}.csv" for split in ("train", "val")], any(folder.glob("shards.*-of-*.json"))
         if not shares and not (folder / RECORD).is_file():
             return _foreign(folder)
-        need(
-            not shares and all(path.is_file() for path in listed),
-            f"The shards in {folder} are not complete; run the `vt-course data shard` that writes them again",
-        )
+        incomplete = f"The shards in {folder} are not complete; run the `vt-course data shard` that writes them again"
+        need(not shares, incomplete)
         record = _record(folder / RECORD)
+        need(all(path.is_file() for path in listed), incomplete)
         for name, told in record["shards"].items():
             size = size_of(folder / name)
             need(
