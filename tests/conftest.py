@@ -29,6 +29,26 @@ def seeded():
         sys.modules["torch"].manual_seed(0)
 
 
+HANG = """
+import os, time
+
+def stat(path, *args, real=os.stat, **settings):
+    while os.path.basename(str(path)) == "hangs.mp4":
+        time.sleep(1)
+    return real(path, *args, **settings)
+
+os.stat = stat
+"""
+
+
+@pytest.fixture
+def hangs(tmp_path_factory, monkeypatch):
+    """In a process of Python that is started now, a file named hangs.mp4 cannot be looked at: it takes for ever."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "sitecustomize.py").write_text(HANG, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *sys.path]))
+
+
 # Another test's garbage, such as an event loop that Jupyter never closes, is collected in whatever test runs next.
 SILENT = pytest.mark.filterwarnings("error", "default::pytest.PytestUnraisableExceptionWarning")
 

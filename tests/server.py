@@ -10,8 +10,9 @@ class Handler(BaseHTTPRequestHandler):
     """Serves `server.files`; the next of `server.faults_at[path]`, else of `server.faults`, says how this goes wrong.
 
     status: answer that. cut: close after so many bytes. stall: be silent after `cut` bytes. piece, pause: send slowly.
-    lie: promise so many bytes too many. no_range, no_if_range: ignore these headers. body: serve this instead. then:
-    called after the answer.
+    lie: promise so many bytes too many. no_range, no_if_range: ignore these headers. body: serve this instead.
+    open_end: do not say the length. total: say that the whole file has so many bytes. reason: of the status.
+    redirect: to this address. then: called after the answer.
     """
 
     def do_GET(self):
@@ -25,8 +26,13 @@ class Handler(BaseHTTPRequestHandler):
         server.busy.add(self)
         server.most_at_once = max(server.most_at_once, len(server.busy))
         try:
+            if "redirect" in fault:
+                self.send_response(302)
+                self.send_header("Location", fault["redirect"])
+                self.send_header("Content-Length", "0")
+                return self.end_headers()
             if "status" in fault or body is None:
-                self.send_response(fault.get("status", 404))
+                self.send_response(fault.get("status", 404), fault.get("reason"))
                 self.send_header("Content-Length", "0")
                 return self.end_headers()
             if (
@@ -44,11 +50,12 @@ class Handler(BaseHTTPRequestHandler):
                 return self.end_headers()
             self.send_response(status)
             if status == 206:
-                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{fault.get('total', len(body))}")
             if server.mark(body):
                 self.send_header("ETag" if server.mark(body).startswith('"') else "Last-Modified", server.mark(body))
             self.send_header("Content-Type", fault.get("type", "application/octet-stream"))
-            self.send_header("Content-Length", str(len(body) - start + fault.get("lie", 0)))
+            if "open_end" not in fault:
+                self.send_header("Content-Length", str(len(body) - start + fault.get("lie", 0)))
             self.end_headers()
             data = body[start:][: fault.get("cut")]
             piece = fault.get("piece", len(data) or 1)

@@ -16,11 +16,15 @@ import nbformat
 import pytest
 
 from vt_course import cli, doctor, repo_root
+from vt_course.claims import bench_data, bench_models
 from vt_course.cli import common, main, training
+from vt_course.cli import course as cli_course
 from vt_course.data import synthetic
-from vt_course.models import cost, zoo
-from vt_course.publish import build, course
+from vt_course.models import cost, mini_weights, zoo
+from vt_course.publish import build, course, work
 from vt_course.training import fit
+
+from videos import write_audio, write_video
 
 TINY = [
     "--set",
@@ -88,6 +92,7 @@ def test_the_verbs():
     assert {" ".join(name) for name in verbs()} == {
         "gpu-report",
         "doctor",
+        "clean",
         "data",
         "data synthetic",
         "data kinetics",
@@ -103,11 +108,16 @@ def test_the_verbs():
         "bench minis",
         "models",
         "verify",
+        "claims",
         "weights",
         "weights list",
         "weights get",
+        "export",
+        "recipes",
         "train",
         "evaluate",
+        "predict",
+        "explain",
         "experiments",
         "build",
         "course",
@@ -139,7 +149,7 @@ def test_every_verb_has_json(name):
     "document", ["data/README.md", *(f"docs/{name}.md" for name in ("students", "teachers", "researchers"))]
 )
 def test_commands_in_documents_parse(document):
-    text = (repo_root() / document).read_text(encoding="utf-8")
+    text = (repo_root() / document).read_text(encoding="utf-8").replace("$SLURM_ARRAY_TASK_ID", "7")
     commands = re.findall(
         r"vt-course ((?:%s) [^`\n#]*|models|doctor|build|course)(?=[`\n#])" % "|".join({name[0] for name in verbs()}),
         text,
@@ -285,6 +295,127 @@ def test_data_synthetic_without_numbers(words, count, tmp_path, monkeypatch):
     assert code == 0 and f": {count} clips, " in out and f"{count} rendered now" in out
 
 
+# A human-readable line once ended in a traceback after all work was done, because it used an argument whose default is
+# None. So for each verb a test prints its result in plain words, and gives no argument that it need not give.
+PLAIN = {
+    "bench decode": "test_cli.test_bench_decode_with_default_arguments",
+    "bench growth": "test_cli.test_bench_growth_and_minis_with_default_arguments",
+    "bench loader": "test_cli.test_bench_loader_with_default_arguments",
+    "bench minis": "test_cli.test_bench_growth_and_minis_with_default_arguments",
+    "bench models": "test_cli.test_bench_models_with_default_arguments",
+    "build": "test_cli.test_build_check",
+    "claims": "test_ledger.test_the_list_and_its_filters",
+    "clean": "test_clean.test_the_command_with_default_arguments",
+    "course": "test_cli.test_course_with_default_arguments",
+    "data kinetics": "test_kinetics.test_the_command_with_default_arguments",
+    "data prepare": "test_cli.test_data_prepare_verify_and_stats_with_default_arguments",
+    "data shard": "test_shards.test_the_command",
+    "data stats": "test_cli.test_data_prepare_verify_and_stats_with_default_arguments",
+    "data synthetic": "test_cli.test_data_synthetic_without_numbers",
+    "data verify": "test_cli.test_data_prepare_verify_and_stats_with_default_arguments",
+    "doctor": "test_cli.test_doctor",
+    "evaluate": "test_cli.test_train_and_evaluate",
+    "experiments": "test_experiments.test_the_command",
+    "explain": "test_cli.test_explain",
+    "export": "test_export.test_the_verb",
+    "gpu-report": "test_gpu_report.test_the_command_with_default_arguments",
+    "lab": "test_cli.test_lab_with_default_arguments",
+    "models": "test_cli.test_models",
+    "predict": "test_predict.test_bad_files_cost_no_other",
+    "progress": "test_cli.test_progress_is_a_table_and_json",
+    "recipes": "test_official_recipes.test_recipes_on_the_command_line",
+    "student": "test_student.test_the_verb_writes_all_and_writes_again",
+    "test": "test_project.test_all_stages_run_whatever_fails_and_the_exit_code_says_so",
+    "train": "test_cli.test_train_goes_on_and_says_how_it_went",
+    "verify": "test_cli.test_verify_has_heads_over_its_columns",
+    "weights get": "test_download.test_the_command_with_default_arguments",
+    "weights list": "test_cli.test_models_and_weights_take_a_filter",
+}
+
+
+def test_every_verb_is_printed_for_people_by_a_test():
+    assert set(PLAIN) == set(common.VERBS)
+    for verb, place in PLAIN.items():
+        module, test = place.split(".")
+        text = (repo_root() / "tests" / f"{module}.py").read_text(encoding="utf-8")
+        assert f"\ndef {test}(" in text and all(f'"{word}"' in text for word in verb.split()), (verb, place)
+
+
+@pytest.fixture
+def folder_of_clips(data, tmp_path):
+    """Three clips of two classes."""
+    for name, place in (("00000", "train/a"), ("00001", "train/b"), ("00002", "val/a")):
+        (tmp_path / "clips" / place).mkdir(parents=True, exist_ok=True)
+        clip = data[0] / "synthetic" / "clips" / "val" / f"{name}.mp4"
+        shutil.copy(clip, tmp_path / "clips" / place / f"{name}.mp4")
+    return tmp_path / "clips"
+
+
+def test_data_prepare_verify_and_stats_with_default_arguments(folder_of_clips, tmp_path):
+    out = tmp_path / "small"
+    code, text, err = run("data", "prepare", folder_of_clips, "--out", out)
+    assert code == 0 and re.search(rf"^{out}: 3 of 3 clips, 0 MB, 3 encoded now in \d+ s$", text, re.MULTILINE)
+    code, text, err = run("data", "verify", out)
+    assert code == 0 and text == f"3 ok, 0 corrupt, 0 short, 0 missing, 0 timeout; {out / 'report.csv'}\n"
+    (folder_of_clips / "train" / "b" / "bad \x1b[2J.mp4").write_bytes(b"no video")
+    (folder_of_clips / "train" / "b" / "notes.xyz").touch()
+    code, text, err = run("data", "verify", folder_of_clips)
+    assert code == 1 and "train/b/bad \\x1b[2J.mp4  corrupt" in text and "\x1b" not in text
+    code, text, err = run("data", "prepare", folder_of_clips, "--out", out)
+    assert code == 0 and f"1 failed; {out / 'quarantine.csv'} says why" in text and "left_out.csv names them" in text
+    code, text, err = run("data", "stats", out)
+    assert code == 0 and text.splitlines()[0].split()[:3] == ["class", "train", "val"] and len(text.splitlines()) == 3
+
+
+def test_bench_decode_with_default_arguments(data):
+    code, out, err = run("bench", "decode", data[0] / "synthetic" / "clips" / "val" / "00000.mp4")
+    assert (code, err) == (0, "") and len(out.splitlines()) > 4
+
+
+def first_of(row):
+    """A measurement that is not made: its arguments, and one row."""
+    asked = []
+    return asked, lambda *args, **settings: asked.append((*args, *settings.values())) or [row]
+
+
+def test_bench_loader_with_default_arguments(monkeypatch):
+    asked, measure = first_of(dict(frames=8, stride=8, peer="PyAV", clips_per_second=2.0, max_difference=None))
+    monkeypatch.setattr(bench_data, "bench_loader", measure)
+    code, out, err = run("bench", "loader", "a.mp4")
+    assert (code, err) == (0, "") and out.splitlines()[1].split() == ["8", "8", "PyAV", "2.00"]
+    assert asked == [([Path("a.mp4")], [8, 16, 32], 64, 224, 5)]
+
+
+def test_bench_models_with_default_arguments(monkeypatch):
+    asked, measure = first_of(dict(model="m", mode="eager", ratio=0.5, ours_ms=1.0, peak_mb=None))
+    monkeypatch.setattr(bench_models, "bench_models", measure)
+    code, out, err = run("bench", "models")
+    assert (code, err) == (0, "") and out.splitlines()[-1] == "geometric mean of the ratios, eager: 0.50"
+    assert asked[0][:4] == ([], "cpu", False, 60)
+
+
+def test_bench_growth_and_minis_with_default_arguments(monkeypatch):
+    asked, measure = first_of(dict(attention="joint", T=8, ms=1.5))
+    monkeypatch.setattr(bench_models, "bench_growth", measure)
+    monkeypatch.setattr(bench_models, "bench_minis", measure)
+    for verb in ("growth", "minis"):
+        code, out, err = run("bench", verb)
+        assert (code, err) == (0, "") and out.split() == ["attention", "T", "ms", "joint", "8", "1.50"]
+    assert asked == [("cpu", 3), ("cpu", 15)]
+
+
+def test_lab_with_default_arguments(monkeypatch, tmp_path):
+    called = []
+    monkeypatch.setattr(cli_course, "need_data", lambda: None)
+    monkeypatch.setattr(cli_course.subprocess, "call", lambda words: called.append(words) or 0)
+    monkeypatch.setattr(work, "work_folder", lambda: tmp_path)
+    monkeypatch.setattr(work, "first_use", lambda: [{"notebook": "05_toy"}])
+    monkeypatch.setattr(work, "outdated", lambda: ["04_toy", "03_toy"])
+    code, out, err = run("lab")
+    assert (code, out) == (0, "") and called == [[sys.executable, "-m", "jupyterlab", f"--notebook-dir={tmp_path}"]]
+    assert f"wrote into {tmp_path}: 05_toy; " in err and "04_toy, 03_toy in" in err
+
+
 def test_bench_decode(data):
     clip = data[0] / "synthetic" / "clips" / "val" / "00000.mp4"
     small = ["--frames", "2", "--stride", "1", "--repeats", "1", "--short-side", "20"]
@@ -406,10 +537,71 @@ def test_train_and_evaluate(trained):
     rows = run_json("evaluate", out, "--order", "normal", "single", "--device", "cpu")
     assert [(row["order"], row["n"]) for row in rows] == [("normal", 8), ("single", 8)]
     code, text, err = run("evaluate", out, "--device", "cpu")
-    heading, row = text.splitlines()
+    heading, row, _, classes, *each = text.splitlines()
     assert code == 0 and "evaluate: " in err  # the bar
-    assert heading.split() == ["frames", "clips", "top-1", "%", "±", "%", "chance", "%"]
-    assert row.split() == ["normal", "8", f"{100 * rows[0]['top1']:.2f}", f"{100 * rows[0]['stderr']:.2f}", "12.50"]
+    assert re.split("  +", heading)[:4] == ["frames", "views", "clips", "top-1 %, 95 % interval"]
+    low, high = rows[0]["top1_interval"]
+    shown = f"{100 * rows[0]['top1']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+    assert re.split("  +", row)[:4] == ["normal", "1x1", "8", shown] and row.split()[-1] == "12.5"
+    assert classes.split()[0] == "class" and len(each) == 8
+
+
+def test_evaluate_with_views_into_a_folder(trained, tmp_path):
+    same = ["evaluate", trained[0], "--protocol", "2x3", "--device", "cpu", "--workers", "0", "--out", tmp_path / "a"]
+    [row] = run_json(*same)
+    assert (row["protocol"], row["views"], row["average"]) == ("swin 2x3", "2x3", "softmax") and len(row["growth"]) == 4
+    code, text, err = run(*same)  # nothing is left to do
+    assert code == 0 and "top-1 % with so many views" in text and text.splitlines()[-1].endswith(str(tmp_path / "a"))
+    assert "holds another evaluation (protocol was 'swin 2x3'" in refused(*same[:2], "--protocol", "mvit", *same[4:])
+    assert "give one --order" in refused(*same, "--order", "normal", "single")
+    assert "no test split" in refused(*same, "--split", "test", "--data", "folder:x")
+    assert "did you mean timesformer?" in refused(*same[:2], "--protocol", "timesfomer")
+
+
+def test_explain(data, tmp_path):
+    """A picture, and its numbers with --json; a name stands for the weights that ship."""
+    video, picture = data[0] / "synthetic" / "clips" / "val" / "00000.mp4", tmp_path / "a.PNG"
+    found = run_json("explain", "video_swin_mini", video, "--out", picture, "--class", "left")
+    assert found["class"] == "left" and found["out"] == str(picture) and 0 <= found["probability"] <= 1
+    assert sum(map(sum, map(lambda step: map(sum, step), found["map"]))) == pytest.approx(1, abs=1e-4)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    weights = mini_weights("timesformer_mini")
+    code, out, err = run("explain", weights, video, "--out", picture, "--method", "attention", "--head", "3")
+    assert (code, err) == (0, "") and "attention, blocks.2.attn, head 3; the picture is" in out
+    assert "knows no classes" in out and out.count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--class", "lefft"], "video_swin_mini.safetensors has no class 'lefft': did you mean left?"),
+        (["--method", "attention", "--layer", "9"], "there is no attention layer 9: they are 0 (layers.0.blocks.0"),
+        (["--method", "rolout"], "there is no method 'rolout': did you mean rollout?"),
+        (["--method", "rollout", "--head", "1"], "rollout takes no head; leave it out"),
+        (["--out", "x.jpg"], "x.jpg is no name of a picture that we write; name a .png file"),
+        (["--out", "no/x.png"], "there is no folder no for the picture"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+)
+def test_explain_refuses(words, message, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    video = data[0] / "synthetic" / "clips" / "val" / "00000.mp4"
+    assert message in refused("explain", "video_swin_mini", video, "--out", "x.png", *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_explain_refuses_what_is_no_video_or_no_run(tmp_path, monkeypatch):
+    text, out = tmp_path / "notes.mp4", ("--out", tmp_path / "x.png")
+    text.write_text("no video", encoding="utf-8")
+    assert "notes.mp4" in refused("explain", "video_swin_mini", text, *out)
+    assert "sound.mp4" in refused("explain", "video_swin_mini", write_audio(tmp_path / "sound.mp4"), *out)
+    short = write_video(tmp_path / "short.mp4", frames=2, size=(96, 48))  # and upright: its frames are repeated
+    assert run("explain", "mvit_mini", short, *out, "--method", "gradcam", "--json")[0] == 0
+    assert "missing.mp4" in refused("explain", "video_swin_mini", tmp_path / "missing.mp4", *out)
+    assert "runs/a does not exist" in refused("explain", "runs/a", text, *out)
+    assert "no weights are shipped for 'swin_tiny'" in refused("explain", "swin_tiny", text, *out)
+    monkeypatch.setitem(sys.modules, "vt_course.lab.show", None)  # an installation without IPython
+    assert "is not installed: pip install -e .[notebooks]" in refused("explain", "mvit_mini", short, *out)
 
 
 @pytest.mark.parametrize(
@@ -495,6 +687,16 @@ def test_build_check(toy):
     code, out, err = run("build", "--check", "--json")
     assert code == 1 and json.loads(out) == [{"notebook": "05_toy", "status": "drifted"}]
     assert err.startswith("05_toy, cell 2") and ": differs from its source; run `vt-course build 05_toy`." in err
+
+
+def test_course_with_default_arguments(toy, monkeypatch):
+    """The failure, printed for people, and then a success."""
+    monkeypatch.setattr(cli_course, "need_data", lambda: None)
+    source = toy / "src" / "05_toy.py"
+    source.write_text(TOY.replace('raise KeyError("broken on purpose")', "1 + 1"), encoding="utf-8")
+    nbformat.write(build.from_source(source), toy / "05_toy.ipynb")
+    code, out, err = run("course")
+    assert code == 0 and re.search(r"^05_toy .* ok", out, re.MULTILINE) and (toy.parent / "build/notebooks").is_dir()
 
 
 def test_a_failing_notebook(toy):
@@ -619,7 +821,7 @@ def test_the_installed_command(tmp_path):
     assert start("--version").stdout == f"vt-course {cli.__version__}\n"
     done = start("train", "video_swin_big", "--out", tmp_path / "x")
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
-    assert "did you mean video_swin_mini?" in done.stderr
+    assert "unknown model 'video_swin_big': did you mean video_swin_tiny?" in done.stderr
 
 
 def test_progress_bars_stay_out_of_the_output(tmp_path):

@@ -473,8 +473,7 @@ def test_no_bad_file_hangs_a_data_set_and_none_is_replaced(bad, tmp_path):
         assert fault in message and is_one_sentence(message, bad / name)
 
 
-@pytest.mark.posix("a named pipe")
-def test_verify_finds_what_reading_cannot_and_survives_a_hang(bad, tmp_path):
+def test_verify_finds_what_reading_cannot_and_survives_a_hang(bad, tmp_path, hangs):
     write_video(bad / "healthy.avi", frames=60, size=(120, 160), codec="mpeg4")
     for name, whole in (("scar.mp4", "healthy.mp4"), ("scar.avi", "healthy.avi")):
         data = bytearray((bad / whole).read_bytes())
@@ -484,7 +483,7 @@ def test_verify_finds_what_reading_cannot_and_survives_a_hang(bad, tmp_path):
         reader.read([0])  # before the damage
         with pytest.raises(BadClip, match="is damaged or ends before its frame"):
             reader.read(range(reader.num_frames))
-    os.mkfifo(tmp_path / "hangs.mp4")  # opening it blocks for ever
+    (tmp_path / "hangs.mp4").touch()
     paths = [
         bad / "healthy.mp4",
         tmp_path / "scar.mp4",
@@ -519,7 +518,8 @@ def test_the_decoders_of_two_majors_are_opened_alike(monkeypatch, bad, major):
     real, has_option = reader_module.av.open, int(av.__version__.partition(".")[0]) < 19
     monkeypatch.setattr(reader_module.av, "open", av_open)
     assert ClipReader(bad / "healthy.mp4").num_frames == 60
-    assert asked == [{"metadata_errors": "replace"}, {}][: 1 + (major == 19)]
+    assert ["metadata_errors" in options for options in asked] == [True, False][: 1 + (major == 19)]
+    assert all(options["timeout"] and options["options"]["max_pixels"] for options in asked)
 
 
 def test_verify_counts_up_to_a_frame_that_the_codec_marks_as_damaged(monkeypatch):
@@ -536,7 +536,7 @@ def test_verify_counts_up_to_a_frame_that_the_codec_marks_as_damaged(monkeypatch
             return [SimpleNamespace(is_corrupt=mark) for mark in (False, False, True, False)]
 
     monkeypatch.setattr(verify.av, "open", lambda path, **options: Container())
-    assert verify._count("any.avi") == (2, True)
+    assert verify._count(__file__) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import json
 import os
 import pickle
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from urllib.request import Request
 
 import pytest
 import torch
@@ -18,13 +20,15 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from vt_course import CourseError
+from vt_course import CourseError, cli
 from vt_course.fetch import download, weights
 from vt_course.fetch.download import fetch, sha256_of
+from vt_course.files import atomic_write, replacing
 from vt_course.models import create, mini_weights
 from vt_course.models.official import to_official
 
 from server import serving
+from videos import write_video
 
 BODY = bytes(range(256)) * 4096  # 1 MB
 OTHER = BODY[::-1]
@@ -246,6 +250,92 @@ def test_a_folder_that_cannot_be_written(server, tmp_path):
         fetch(server.url, tmp_path / "file" / "a.bin")
 
 
+# ---------------------------------------------------------------- servers and folders of others
+
+
+def test_a_redirect_is_followed_to_where_it_is_as_safe(server, tmp_path):
+    server.faults += [dict(redirect=server.url)]
+    assert fetch(server.root + "/b", tmp_path / "b.bin").read_bytes() == BODY
+    follow = download.SameSafety().redirect_request
+    assert follow(Request("https://host/a"), None, 302, "", {}, "https://other/b").full_url == "https://other/b"
+    assert follow(Request("http://host/a"), None, 302, "", {}, "https://other/b").full_url == "https://other/b"
+    for before, after in (("https", "http"), ("https", "ftp"), ("http", "file"), ("https", "data")):
+        with pytest.raises(CourseError, match=f"redirects from {before} to {after}://other/b, which is not followed"):
+            follow(Request(f"{before}://host/a"), None, 302, "", {}, f"{after}://other/b")
+
+
+@pytest.mark.parametrize(
+    "address", ["ftp://host/a", "file:///etc/passwd", "data:text/plain,x", "http://[host/a", "\x1b[2J:"]
+)
+def test_a_redirect_to_elsewhere_is_one_sentence(server, tmp_path, address):
+    server.always = dict(redirect=address)
+    with pytest.raises(CourseError) as error:
+        fetch(server.url, tmp_path / "a.bin", retries=1)
+    assert server.url in one_sentence(error) and one_sentence(error).isprintable() and names(tmp_path) == []
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """The bytes that were written to disk so far."""
+    pieces, real = [], download.Download.write
+    monkeypatch.setattr(download.Download, "write", lambda self, chunk: pieces.append(len(chunk)) or real(self, chunk))
+    return pieces
+
+
+@pytest.mark.parametrize("faults", [[{}], [dict(open_end=True)], [dict(cut=300_000), dict(open_end=True)]], ids=str)
+def test_no_more_is_stored_than_a_file_can_have(server, tmp_path, faults, written):
+    server.faults += faults
+    with pytest.raises(CourseError, match="sends more than the 500,000 bytes that a.bin can have.*nothing was kept"):
+        fetch(server.url, tmp_path / "a.bin", most=500_000)
+    assert sum(written) <= 500_000 and names(tmp_path) == []
+
+
+@pytest.mark.parametrize("total", [len(BODY), "*"])
+def test_no_more_is_stored_than_was_announced(server, tmp_path, written, total):
+    """A server that says how long the file is, and then goes on sending."""
+    server.mark = lambda body: '"same"'
+    server.faults += [dict(cut=300_000), dict(body=BODY + BODY, total=total, open_end=True)]
+    with pytest.raises(CourseError, match="sends more than the 1,048,576 bytes that a.bin can have"):
+        fetch(server.url, tmp_path / "a.bin")
+    assert 300_000 <= sum(written) <= len(BODY) and names(tmp_path) == []
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "-1", "1e3", ""])
+def test_numbers_of_a_server(text):
+    assert download.whole_number(text) is None and download.content_range(
+        {"Content-Range": f"bytes {text}-{text}/{text}"}
+    ) == (None, None)
+    assert download.whole_number("12") == 12
+
+
+def test_what_a_server_says_does_not_steer_the_terminal(server, tmp_path):
+    for status in (404, 503):
+        server.always = dict(status=status, reason="\x1b[2J\x1b]0;title\x07" + "a" * 5000)
+        with pytest.raises(CourseError, match=rf"answered {status} \\x1b\[2J\\x1b\]0;title\\x07aa") as error:
+            fetch(server.url, tmp_path / "a.bin", retries=0)
+        assert one_sentence(error).isprintable()
+    assert str(CourseError("a\nb \u202ec ü 视频 \ud800")) == r"a\nb \u202ec ü 视频 \ud800"
+
+
+@pytest.mark.posix("links")
+@pytest.mark.parametrize(
+    "plant", [os.symlink, os.link, lambda victim, at: os.mkfifo(at)], ids=["link", "hard link", "pipe"]
+)
+def test_nothing_is_written_through_a_planted_link(server, tmp_path, plant):
+    folder, victims = tmp_path / "out", [tmp_path / name for name in ("a", "b", "c")]
+    folder.mkdir()
+    for victim, name in zip(victims, ("a.bin.part", "a.bin.part.from", ".note.part")):
+        victim.write_bytes(b"of somebody else")
+        plant(victim, folder / name)
+    assert fetch(server.url, folder / "a.bin").read_bytes() == BODY
+    atomic_write(folder / "note", b"ours")
+    with replacing(folder / "note") as part:
+        shutil.copyfile(folder / "a.bin", part)
+    assert (folder / "note").read_bytes() == BODY and names(folder) == ["a.bin", "note"]
+    assert {victim.read_bytes() for victim in victims} == {b"of somebody else"}
+    assert not any((folder / name).is_symlink() for name in names(folder))
+
+
 FAULT = st.one_of(
     st.just({"status": 503}),
     st.just({"no_range": True}),
@@ -439,6 +529,39 @@ def test_official_file_becomes_ours(server, published, tmp_path):
     assert get(tmp_path) == path and len(server.log) == 1  # the second time: no request
 
 
+def test_published_weights_evaluate_and_predict(server, published, tmp_path, monkeypatch, capsys):
+    """By their name, from the server to the accuracy; without the names of their classes, which nobody knows here."""
+    monkeypatch.setenv("VT_COURSE_DATA", str(tmp_path))
+    published(published.official)
+    clip = write_video(tmp_path / "clip.mp4", frames=30)
+    (tmp_path / "list.csv").write_text(f"path,label\n{clip},5\n", encoding="utf-8")
+    (tmp_path / "named.csv").write_text(f"path,label\n{clip},F\n", encoding="utf-8")
+    (tmp_path / "names.txt").write_text("\n".join("abcdefgh"), encoding="utf-8")
+    quiet = ["--device", "cpu", "--json"]
+    assert cli.main(["predict", NAME, str(clip), *quiet]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["model"] == NAME and found["protocol"] == "swin" and found["classes"] == [*"01234567"]
+    evaluate = ["evaluate", NAME, *quiet, "--workers", "0", "--data"]
+    assert cli.main([*evaluate, f"csv:{tmp_path / 'list.csv'}"]) == 0
+    [numbered] = json.loads(capsys.readouterr().out)
+    assert numbered["views"] == "4x3" and numbered["counts"]["5"] == 1 == numbered["n"]
+    assert cli.main([*evaluate, f"csv:{tmp_path / 'named.csv'}"]) == 2
+    assert "has the classes F, but" in (err := capsys.readouterr().err) and "with --classes FILE" in err
+    assert cli.main([*evaluate, f"csv:{tmp_path / 'named.csv'}", "--classes", str(tmp_path / "names.txt")]) == 0
+    [named] = json.loads(capsys.readouterr().out)
+    assert named["confusion"] == numbered["confusion"] and len(server.log) == 1  # it was fetched once
+    assert cli.main([*evaluate[:-1]]) == 2 and "with --data" in capsys.readouterr().err
+
+
+def test_the_command_with_default_arguments(server, published, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VT_COURSE_DATA", str(tmp_path))
+    published(published.official)
+    assert cli.main(["weights", "get", NAME]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{tmp_path / 'weights' / NAME}.safetensors\n"
+    assert err.startswith(f"{NAME}: https://host.invalid/v1/mini.pth?dl=0\nlicence of the weights: MIT; ")
+
+
 def test_default_folder_is_that_of_the_data(server, published, tmp_path, monkeypatch):
     monkeypatch.setenv("VT_COURSE_DATA", str(tmp_path))
     published(published.official)
@@ -484,6 +607,32 @@ def test_stated_checksum_is_checked(published, tmp_path):
     with pytest.raises(CourseError, match="instead of the 01234567"):
         get(tmp_path)
     assert names(tmp_path / "video_swin_mini") == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused(published, tmp_path, value):
+    state = {key: tensor.clone() for key, tensor in published.official["state_dict"].items()}
+    name = next(key for key, tensor in reversed(state.items()) if tensor.is_floating_point())
+    state[name].view(-1)[-1] = value
+    published({"state_dict": state})
+    with pytest.raises(CourseError, match=r"has numbers in [\w.]+ that are not finite \(NaN or infinity\)") as error:
+        get(tmp_path)
+    one_sentence(error)
+    assert names(tmp_path / "video_swin_mini") == ["test.pth"]  # to look at; nothing that a model would load
+
+
+def test_a_file_many_times_too_large_is_not_stored(server, published, tmp_path, written):
+    published(published.official)
+    most = weights.most_bytes("video_swin_mini")
+    assert len(server.files["/mirror/v1/mini.pth"]) < most < 100_000_000
+    server.files["/mirror/v1/mini.pth"] = bytes(most + 1)
+    server.always = dict(open_end=True)
+    with pytest.raises(CourseError, match=f"sends more than the {most:,} bytes that test.pth can have"):
+        get(tmp_path)
+    assert sum(written) <= most and names(tmp_path / "video_swin_mini") == []
+    server.always = {}
+    with pytest.raises(CourseError, match=f"sends more than the {most:,} bytes"):
+        get(tmp_path)
 
 
 def test_put_there_by_hand(server, published, tmp_path):

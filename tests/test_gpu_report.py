@@ -73,6 +73,17 @@ def test_without_a_gpu_one_sentence_says_so(tmp_path, capsys):
     assert not (tmp_path / "gpu.json").exists()
 
 
+def test_the_command_with_default_arguments(monkeypatch, tmp_path, capsys):
+    report = {"parts": {"a": {"seconds": 1.5}, "b": {"seconds": 2, "error": "it is bad"}}}
+    asked = []
+    monkeypatch.setattr(module, "gpu_report", lambda *args, **settings: asked.append((args, settings)) or report)
+    monkeypatch.setattr("vt_course.cli.claims.need_data", lambda: None)
+    monkeypatch.delenv("VT_COURSE_CLIPS", raising=False)
+    assert cli.main(["gpu-report", "--out", str(tmp_path / "gpu.json")]) == 1
+    assert capsys.readouterr().out.splitlines()[1:] == ["a        1.50", "b           2  it is bad"]
+    assert asked[0][1]["device"] == "cuda" and asked[0][1]["clips"] is None
+
+
 def test_a_part_that_takes_too_long_is_stopped():
     began = time.monotonic()
     with pytest.raises(CourseError, match="60 had no result after 0.5 seconds"):

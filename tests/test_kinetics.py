@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vt_course import CourseError, repo_root
+from vt_course import CourseError, cli, repo_root
 from vt_course.data import open_spec, verify
 from vt_course.fetch import download
 from vt_course.fetch import kinetics as module
@@ -153,7 +153,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(module, "verify", check_here)
     monkeypatch.setattr(download, "BACKOFF", 0.01)
     for name, version in module.VERSIONS.items():
-        monkeypatch.setitem(module.VERSIONS, name, version._replace(bytes_per_clip=1e4))
+        monkeypatch.setitem(module.VERSIONS, name, version._replace(bytes_per_clip=1e4, rows=(1, 1), per_archive=None))
     for proxy in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(proxy, raising=False)
 
@@ -165,6 +165,10 @@ def rows(out, split):
 
 def records(out):
     return [json.loads(line) for line in (out / "clips.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def timeless(out):
+    return [{key: value for key, value in line.items() if key != "mtime_ns"} for line in records(out)]
 
 
 def paths(clips):
@@ -222,6 +226,7 @@ def test_the_record(mirror, tmp_path):
             part=mirror.part_of(clip),
             frames=6,
             bytes=path.stat().st_size,
+            mtime_ns=path.stat().st_mtime_ns,
             sha256=sha256_of(path),
         )
 
@@ -243,7 +248,8 @@ def test_parallel_fetches_the_same(mirror, tmp_path):
     alone = mirror.parts()
     mirror.get(tmp_path / "four", workers=4)
     assert sorted(mirror.parts()[len(alone) :]) == sorted(alone)  # and not one archive more
-    for name in ("train.csv", "val.csv", "clips.jsonl", "parts.jsonl"):
+    assert timeless(tmp_path / "one") == timeless(tmp_path / "four")
+    for name in ("train.csv", "val.csv", "parts.jsonl"):
         assert (tmp_path / "one" / name).read_text(encoding="utf-8") == (tmp_path / "four" / name).read_text(
             encoding="utf-8"
         )
@@ -321,6 +327,21 @@ def test_presets(mirror, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MINI", 2)
     mirror.get(tmp_path / "mini", classes=None, preset="mini200", clips_per_class=1)
     assert {label for label, _ in rows(tmp_path / "mini", "train")} == {"yoga", "side kick"}
+
+
+def test_the_command_with_default_arguments(mirror, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(module.TINY10, "motion", ("side kick",))
+    monkeypatch.setitem(module.TINY10, "appearance", ("playing harp",))
+    monkeypatch.setenv("VT_COURSE_DATA", str(tmp_path))
+    start = ["data", "kinetics", "--preset", "tiny10", "--mirror", mirror.server.root]
+    assert cli.main([*start, "--dry-run"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "" and "34 clips to come" in err and mirror.parts() == []
+    assert cli.main(start) == 1  # of 50 and 20 clips a class there are 12 and 5
+    out, train, val = capsys.readouterr().out, *(tmp_path / "kinetics" / f"{split}.csv" for split in ("train", "val"))
+    assert out.splitlines()[:2] == [f"{train}: 24 clips", f"{val}: 10 clips"]
+    assert "train, side kick: only 12, the mirror has no more\n" in out
+    assert out.endswith(f"train with --data csv:{train},{val}\n")
 
 
 def test_folders_and_manifests_are_what_others_read(mirror, tmp_path):
@@ -626,7 +647,7 @@ RUN = """
 import sys
 from vt_course import CourseError
 from vt_course.fetch.kinetics import VERSIONS, kinetics
-VERSIONS["400"] = VERSIONS["400"]._replace(bytes_per_clip=10.0)
+VERSIONS["400"] = VERSIONS["400"]._replace(bytes_per_clip=10.0, rows=(1, 1), per_archive=None)
 try: kinetics(sys.argv[2], classes="playing harp,side kick", clips_per_class=3, base_url=sys.argv[1], workers=1)
 except CourseError as error: sys.exit(str(error))
 """
@@ -678,6 +699,7 @@ CHECK_HERE = """
 from vt_course.data import verify
 from vt_course.fetch import kinetics
 kinetics.verify = lambda paths, workers: (verify.decode_all(str(path)) for path in paths)
+kinetics.VERSIONS["400"] = kinetics.VERSIONS["400"]._replace(rows=(1, 1), per_archive=None)
 """
 
 
@@ -763,7 +785,7 @@ def test_killed_again_and_again(mirror, tmp_path):
     assert step > 10
     for name in ("train.csv", "val.csv", "parts.jsonl"):
         assert (out / name).read_text(encoding="utf-8") == (tmp_path / "whole" / name).read_text(encoding="utf-8")
-    had, wanted = ({json.dumps(line, sort_keys=True) for line in records(at)} for at in (out, tmp_path / "whole"))
+    had, wanted = ({json.dumps(line) for line in timeless(at)} for at in (out, tmp_path / "whole"))
     assert had == wanted
     assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in (tmp_path / "whole").iterdir())
 
@@ -831,9 +853,163 @@ def test_mistakes(mirror, tmp_path, settings, message):
 )
 def test_lists_that_are_none(mirror, tmp_path, text):
     mirror.server.files["/400/annotations/train.csv"] = text.encode()
-    with pytest.raises(CourseError, match="train.csv.*delete it") as error:
+    with pytest.raises(
+        CourseError, match=r"came twice not as they should be \(train.csv .*not kept; try later"
+    ) as error:
         mirror.get(tmp_path)
     one_sentence(error)
+
+
+# ---------------------------------------------------------------- lists, records and clips that are damaged
+
+LISTS = {"train.csv": "annotations/train.csv", "k400_train_path.txt": "train/k400_train_path.txt"}
+DAMAGES = {
+    "cut in a line": lambda data: data[: len(data) // 2].rpartition(b"\n")[0] + b"\nhalf",
+    "cut in the last number": lambda data: data.rstrip()[:-1],
+    "cut at a line end": lambda data: data[: len(data) // 2].rpartition(b"\n")[0] + b"\n",
+    "a web page": lambda data: b"<!DOCTYPE html>\n<html><body>Log in, please</body></html>\n",
+    "empty": lambda data: b"",
+    "zeros": lambda data: bytes(len(data)),
+    "noise": lambda data: random.Random(0).randbytes(len(data)),
+    "no first line": lambda data: data.partition(b"\n")[2],
+}
+
+
+@pytest.fixture
+def strict(monkeypatch):
+    """As many clips as the real lists have, at this scale: rows of the lists, and clips for each archive."""
+    monkeypatch.setitem(
+        module.VERSIONS, "400", module.VERSIONS["400"]._replace(rows=(48, 20), bytes_per_clip=1e4, per_archive=6)
+    )
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_that_comes_damaged_is_fetched_again(mirror, tmp_path, strict, name, how):
+    address = f"/400/{LISTS[name]}"
+    good = mirror.server.files[address]
+    bad = DAMAGES[how](good)
+    mirror.server.faults_at[address] = [dict(body=bad)]
+    mirror.get(tmp_path / "once", splits=["train"])
+    assert mirror.server.paths.count(address) == 2 and whole(tmp_path / "once", mirror) == 6
+    assert (tmp_path / "once" / "annotations" / name).read_bytes() == good
+    mirror.server.files[address] = bad
+    for _ in range(2):  # nothing has to be deleted by hand
+        with pytest.raises(CourseError, match="came twice not as they should be.*not kept; try later") as error:
+            mirror.get(tmp_path / "twice", splits=["train"])
+        assert name in one_sentence(error) and not (tmp_path / "twice" / "annotations" / name).exists()
+    mirror.server.files[address] = good
+    mirror.get(tmp_path / "twice", splits=["train"])
+    assert whole(tmp_path / "twice", mirror) == 6
+
+
+@pytest.mark.parametrize("how", ["cut at a line end", "zeros", "a bit"])
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_that_is_damaged_later_is_fetched_again(mirror, tmp_path, name, how):
+    mirror.get(tmp_path)
+    path = tmp_path / "annotations" / name
+    good, asked = path.read_bytes(), len(mirror.parts())
+    damages = DAMAGES | {"a bit": lambda data: data.replace(b"1", b"2", 1)}
+    path.write_bytes(damages[how](good))
+    mirror.get(tmp_path)
+    assert path.read_bytes() == good and len(mirror.parts()) == asked
+    assert mirror.server.paths[-1] == f"/400/{LISTS[name]}"
+
+
+def test_each_list_may_come_damaged_once(mirror, tmp_path, strict):
+    for address in (f"/400/{place}" for place in LISTS.values()):
+        mirror.server.faults_at[address] = [dict(body=b"")]
+    mirror.get(tmp_path, splits=["train"])
+    assert whole(tmp_path, mirror) == 6
+
+
+def test_lists_that_do_not_agree(mirror700, tmp_path):
+    name = "/700_2020/val/k700_2020_val_path.txt"
+    good = mirror700.server.files[name]
+    mirror700.server.faults_at[name] = [dict(body=good.rpartition(b"\n")[0])]
+    mirror700.get(tmp_path, version="700-2020")
+    assert mirror700.server.paths.count(name) == 2 and whole(tmp_path, mirror700) == 12
+
+
+def test_clips_for_each_archive(mirror, tmp_path, monkeypatch):
+    monkeypatch.setitem(module.VERSIONS, "400", module.VERSIONS["400"]._replace(per_archive=6))
+    mirror.get(tmp_path, splits=["train"])
+    with pytest.raises(CourseError, match=r"val.csv has 10 clips for each archive that k400_val_path.txt names"):
+        mirror.get(tmp_path)
+
+
+RECORDS = {
+    "empty": lambda data: b"",
+    "zeros": lambda data: bytes(len(data)),
+    "noise": DAMAGES["noise"],
+    "another": lambda data: b"[]\nnull\n{}\n",
+    "a line": lambda data: b"\n".join([b"\xff\0", *data.split(b"\n")[1:]]),
+}
+
+
+@pytest.mark.parametrize("how", RECORDS)
+@pytest.mark.parametrize("name", ["kinetics.json", "clips.jsonl", "parts.jsonl"])
+def test_a_damaged_record_is_made_anew(mirror, tmp_path, name, how):
+    mirror.get(tmp_path)
+    had = {json.dumps(line, sort_keys=True) for line in records(tmp_path)}
+    path, asked = tmp_path / name, len(mirror.parts())
+    path.write_bytes(RECORDS[how](path.read_bytes()))
+    done = mirror.get(tmp_path)
+    assert done["clips"] == {"train": 6, "val": 6} and whole(tmp_path, mirror) == 12
+    assert len(mirror.parts()) == asked  # nothing is downloaded again
+    assert {json.dumps(line, sort_keys=True) for line in records(tmp_path)} == had
+    again = mirror.get(tmp_path, clips_per_class=4)
+    assert again["clips"] == {"train": 8, "val": 8} and whole(tmp_path, mirror) == 16
+
+
+def test_all_records_lost(mirror, tmp_path):
+    """A version is told by the names of the lists; clips are decoded and noted again, and damaged ones fetched."""
+    mirror.get(tmp_path)
+    for name in ("kinetics.json", "clips.jsonl", "parts.jsonl"):
+        (tmp_path / name).write_bytes(b"")
+    clip = tmp_path / mirror.first("side kick", 1)[0].path
+    clip.write_bytes(bytes(clip.stat().st_size))
+    with pytest.raises(CourseError, match="holds Kinetics-400, and versions must not be"):
+        kinetics(tmp_path, classes=ASKED, version="700-2020", base_url=mirror.server.root)
+    mirror.get(tmp_path)
+    assert whole(tmp_path, mirror) == len(records(tmp_path)) == 12
+    shutil.rmtree(tmp_path / "annotations")
+    (tmp_path / "kinetics.json").unlink()
+    with pytest.raises(CourseError, match="has videos that were not fetched by this command"):
+        mirror.get(tmp_path)
+
+
+@pytest.mark.parametrize("keep_time", [True, False])
+@pytest.mark.parametrize("how", ["zeros", "a web page"])
+def test_a_clip_that_was_overwritten_is_fetched_again(mirror, tmp_path, how, keep_time):
+    mirror.get(tmp_path)
+    clip = mirror.first("side kick", 3)[1]
+    path, asked = tmp_path / clip.path, len(mirror.parts())
+    there = path.stat()
+    path.write_bytes((DAMAGES[how](b"") * there.st_size or bytes(there.st_size))[: there.st_size])
+    if keep_time:
+        os.utime(path, ns=(there.st_atime_ns, there.st_mtime_ns))
+    mirror.get(tmp_path)
+    assert mirror.parts()[asked:] == [mirror.part_of(clip)] and whole(tmp_path, mirror) == 12
+
+
+def test_a_bit_of_a_clip(mirror, tmp_path):
+    mirror.get(tmp_path)
+    clip = mirror.first("playing harp", 1, "val")[0]
+    data = bytearray((tmp_path / clip.path).read_bytes())
+    data[-1] ^= 1
+    (tmp_path / clip.path).write_bytes(data)
+    mirror.get(tmp_path)
+    assert whole(tmp_path, mirror) == 12
+
+
+def test_a_folder_that_was_copied_is_not_fetched_again(mirror, tmp_path):
+    mirror.get(tmp_path / "a")
+    asked = len(mirror.server.paths)
+    shutil.copytree(tmp_path / "a", tmp_path / "b", copy_function=shutil.copyfile)  # other times
+    for _ in range(2):
+        mirror.get(tmp_path / "b")
+    assert len(mirror.server.paths) == asked and len(records(tmp_path / "b")) == 24
 
 
 # ---------------------------------------------------------------- the course's own subset

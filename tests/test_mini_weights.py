@@ -5,14 +5,16 @@ import dataclasses
 import json
 
 import pytest
+import torch
 
 from vt_course import repo_root
 from vt_course.data.loading import KeptFrames
 from vt_course.data.synthetic import MOTIONS, render
 from vt_course.models import ZOO, mini_weights
 from vt_course.training.checkpoint import load_run
-from vt_course.training.evaluate import evaluate
 from vt_course.training.recipes import MOTION, Recipe, recipe_for
+from vt_course.training.scores import measure
+from vt_course.training.trained import open_model
 
 FAMILIES = ["video_swin_mini", "mvit_mini", "mvit_v2_mini", "timesformer_mini", "uniformer_mini"]
 CLIPS = 128
@@ -33,11 +35,24 @@ def unseen(tmp_path_factory):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_they_read_motion(name, unseen):
-    model, recipe = load_run(mini_weights(name))
+    model = open_model(name)
+    recipe = model.recipe
     same = dict(frames=recipe.frames, stride=recipe.stride, size=recipe.size)
     clips = KeptFrames(unseen, keep=recipe.keep, classes=MOTIONS, train=False, **same)
-    top1 = evaluate(model, clips, device="cpu", workers=0, progress=False)["top1"]
-    assert top1 > record(name)["last"]["val_top1"] - 0.1
+    found = measure(model, clips, model.protocol, device=torch.device("cpu"), workers=0, progress=False)
+    assert found["top1"] > record(name)["last"]["val_top1"] - 0.1
+    assert found["calibration"]["error"] < 0.05  # of 128 clips; results/calibration.json has that of 2,000
+
+
+def test_the_page_has_the_recorded_calibration():
+    """docs/researchers.md shows what `vt-course evaluate NAME --split test --json` found for each of them."""
+    recorded = json.loads((repo_root() / "results" / "calibration.json").read_text(encoding="utf-8"))
+    page = (repo_root() / "docs" / "researchers.md").read_text(encoding="utf-8")
+    assert list(recorded) == FAMILIES
+    for name, row in recorded.items():
+        numbers = (100 * row[key] for key in ("top1", "confidence", "error"))
+        assert f"| `{name}` | " + " | ".join(f"{number:.2f}" for number in numbers) + " |" in page
+        assert row["n"] == 2000 and row["error"] < 0.01
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -435,11 +435,13 @@ def test_a_second_run_does_only_what_is_new(src, out, tmp_path):
     os.utime(src / "train/run/old.avi", ns=(1, 1))  # another file by now
     (out / "val/run/vfr.mp4").unlink()
     (out / "val/run/copied.mp4").write_bytes(b"half")
+    (out / "train/run/large.mp4").write_bytes(bytes((out / "train/run/large.mp4").stat().st_size))  # the same size
     with open(out / "prepared.csv", "a", encoding="utf-8") as file:
         file.write("train/run/large.mp4,train/run/la")  # a kill left half a line
-    changed = ["train/run/empty.mp4", "train/run/old.mp4", "val/run/vfr.mp4", "val/run/copied.mp4"]
+    changed = [f"train/run/{name}.mp4" for name in ("empty", "old", "large")]
+    changed += ["val/run/vfr.mp4", "val/run/copied.mp4"]
     summary = prepare(src, out, short_side=100, workers=2)
-    assert (summary["encoded"], summary["done_before"], summary["failed"]) == (4, len(GOOD) - 3, len(BAD) - 1)
+    assert (summary["encoded"], summary["done_before"], summary["failed"]) == (5, len(GOOD) - 4, len(BAD) - 1)
     after = stamps(out)
     assert sorted(path for path in after if after[path] != before.get(path)) == sorted(changed)
     assert len(read_csv(out / "quarantine.csv")) == len(BAD) - 1
@@ -582,10 +584,9 @@ def test_an_odd_short_side_gives_even_pictures(src, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.posix("a named pipe")
-def test_a_file_that_never_ends_is_given_up(tmp_path):
+def test_a_file_that_never_ends_is_given_up(tmp_path, hangs):
     (tmp_path / "src").mkdir()
-    os.mkfifo(tmp_path / "src/hangs.mp4")
+    (tmp_path / "src/hangs.mp4").touch()
     write_video(tmp_path / "src/ok.mp4", frames=2)
     assert prepare(tmp_path / "src", tmp_path / "out", timeout=2, workers=2)["encoded"] == 1
     [row] = read_csv(tmp_path / "out/quarantine.csv")
@@ -594,6 +595,51 @@ def test_a_file_that_never_ends_is_given_up(tmp_path):
         ("hangs.mp4", "timeout"),
         ("ok.mp4", "ok"),
     ]
+
+
+@pytest.mark.posix("kill -9")
+def test_shares_in_parallel_one_of_them_killed(tmp_path):
+    """Three processes on one folder; the second is killed. One call completes and merges what they made."""
+    (tmp_path / "src/a").mkdir(parents=True)
+    first = write_video(tmp_path / "src/a/0.mp4", frames=12)
+    for k in range(1, 9):
+        shutil.copy(first, tmp_path / f"src/a/{k}.mp4")
+    (tmp_path / "src/a/bad.mp4").write_bytes(b"no video")
+    (tmp_path / "src/manifest.csv").write_text("path,label\na/0.mp4,a\na/1.mp4,a\n", encoding="utf-8")
+    src, out = tmp_path / "src", tmp_path / "out"
+    code = "import sys; from vt_course.data.prepare import prepare\n"
+    code += "prepare(sys.argv[1], sys.argv[2], workers=1, share=(int(sys.argv[3]), 3))"
+    shares = [subprocess.Popen([sys.executable, "-c", code, src, out, str(k)]) for k in (1, 2, 3)]
+    record, deadline = out / "prepared.2-of-3.csv", time.monotonic() + 60
+    while time.monotonic() < deadline and not (record.is_file() and len(read_csv(record)) >= 1):
+        time.sleep(0.01)
+    shares[1].kill()
+    ends = [share.wait(120) for share in shares]
+    assert ends[::2] == [0, 0] and ends[1] in (-signal.SIGKILL, 0)
+    assert {f"prepared.{k}-of-3.csv" for k in (1, 2, 3)} <= {path.name for path in out.iterdir()}
+    assert prepare(src, out, share=(3, 3), workers=1)["encoded"] == 0  # again: nothing to do
+    with alone(out / ".lock.2-of-3"), pytest.raises(CourseError, match="another run is at work"):
+        prepare(src, out, workers=1)
+    with alone(out / ".lock"), pytest.raises(CourseError, match="another run is at work"):
+        prepare(src, out, share=(2, 3), workers=1)
+    before = stamps(out)
+    done = prepare(src, out, workers=1)
+    assert done["clips"] == 10 and done["failed"] == 1 and 7 <= len(before) <= 9 and done["encoded"] == 9 - len(before)
+    assert {path: stamps(out)[path] for path in before} == before
+    wanted = prepare(src, tmp_path / "whole", workers=1)
+    assert wanted["encoded"] == 9
+    for folder in (out, tmp_path / "whole"):
+        names = sorted(path.name for path in folder.iterdir())
+        assert names == ["a", "left_out.csv", "manifest.csv", "prepared.csv", "quarantine.csv"]
+        assert {row["path"] for row in read_csv(folder / "prepared.csv")} == {f"a/{k}.mp4" for k in range(9)}
+    assert prepare(src, out, workers=1)["encoded"] == 0
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/3/3", "1/-3", "1/0"])
+def test_what_is_no_part(text, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["data", "prepare", str(tmp_path), "--out", "x", "--part", text])
+    assert "is not I/N with I from 1 to N, for instance 2/10" in capsys.readouterr().err
 
 
 def test_large_clips_are_told_what_prepare_would_save(tmp_path):
@@ -747,12 +793,11 @@ def test_statistics(src):
 
 
 @pytest.mark.slow
-@pytest.mark.posix("a named pipe")
-def test_a_file_that_stalls_the_headers_does_not_stop_the_others(tmp_path, monkeypatch):
+def test_a_file_that_stalls_the_headers_does_not_stop_the_others(tmp_path, monkeypatch, hangs):
     for k in range(5):
         (tmp_path / "a").mkdir(exist_ok=True)
         write_video(tmp_path / f"a/{k}.mp4", frames=2)
-    os.mkfifo(tmp_path / "a/hangs.mp4")
+    (tmp_path / "a/hangs.mp4").touch()
     monkeypatch.setattr(module, "PROBE_SECONDS", 1.0)
     rows = {Path(row["path"]).name: row for row in probe_folder(tmp_path)}
     assert rows.pop("hangs.mp4")["error"].endswith("hangs.mp4 is not decoded within 1 s; fetch or encode it again.")

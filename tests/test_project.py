@@ -421,6 +421,7 @@ OUTSIDE = {  # what stands outside vt_course/files.py, and why it may
     ("data/verify.py", "json.loads"): "lines between our own processes, over a pipe",
     ("training/folder.py", "json.loads"): "what json.dumps has just written",
     ("training/experiments/rows.py", "json.loads"): "the same",
+    ("training/pretrained.py", "json.loads"): "the same",
     ("lab/show/__main__.py", "PIL.Image.open"): "a picture that matplotlib has just drawn, in memory",
     ("lab/show/explore.py", "PIL.Image.open"): "the same",
     ("publish/figures.py", "PIL.Image.open"): "a picture of the course's own notebooks; a broken one counts as unlike",

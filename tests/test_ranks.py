@@ -214,6 +214,9 @@ def runs(clips, tmp_path_factory):  # noqa: F811
         "one goes on": ("cut", 1, [None], {}, {}),
         "bad clip, one": ("bad1", 1, [None], {}, bad),
         "bad clip, three": ("bad3", 3, [None], {}, bad),
+        "average, one": ("average1", 1, [None], {}, {"ema": 0.5}),
+        # Of the last batch, two clips, each rank has one: fewer than the parts.
+        "average in parts, two": ("average2", 2, [None], {}, {"ema": 0.5, "accumulate": 2}),
         "data": ("data", 3, ["data", 2, other], {}, {}),
         "disk": ("disk", 2, ["disk", 5_000], {}, {}),
         "dead": ("dead", 3, ["signal", int(signal.SIGKILL), 1, 4], {}, {}),
@@ -295,6 +298,12 @@ def test_an_unreadable_clip_of_any_rank_is_told(runs):
     assert_nearly_same(one, three)
     assert "gone.mp4" in (three / "bad_clips.csv").read_text(encoding="utf-8")
     assert "gone.mp4" in said[0] and said[1:] == ["", ""]
+
+
+def test_parts_of_a_batch_and_a_moving_average_in_two_ranks(runs):
+    (one, *_), (two, codes, said) = runs["average, one"], runs["average in parts, two"]
+    assert codes == [0] * 2, said
+    assert_nearly_same(one, two)
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_pytorch_without_cuda_is_asked_for_once(checkout):
     assert [line for line in notes if line.startswith("uv pip")] == [
         "uv pip install --quiet --python .venv/bin/python --compile-bytecode --torch-backend cpu --no-verify-hashes "
         "--constraint requirements.lock"
-        " --editable .[notebooks,test,shards,bench]"
+        " --editable .[notebooks,test,shards,export,bench]"
     ]
     assert checkout.run(TORCH="cpu") == (0, "", []) and checkout.run() == (0, "", [])  # it stays
     checkout.lock.write_text("toy==1.1\n", encoding="utf-8")

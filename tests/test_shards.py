@@ -231,6 +231,34 @@ def test_a_kill_loses_only_the_shard_in_hand(src, out, tmp_path, monkeypatch):
     assert all((tmp_path / "out" / name).read_bytes() == (out / name).read_bytes() for name in names)
 
 
+def test_shares_make_what_one_call_makes(src, out, tmp_path):
+    """In any order, one of them never: the call without shares makes its tars, and leaves no trace of shares."""
+    whole, at = sorted(path.name for path in out.iterdir()), tmp_path / "out"
+    tars = [name for name in whole if name.endswith(".tar")]
+    counts = [shard(src, at, SIZE, share=share)["written"] for share in ((3, 3), (1, 3), (3, 3))]
+    assert counts[:2] == [len(tars[2::3]), len(tars[::3])] and counts[2] == 0
+    refusal(lambda: open_spec(f"shards:{at}"), "are not complete; run the `vt-course data shard`")
+    refusal(lambda: shard(src, at, SIZE + 1, share=(2, 3)), "holds shards of other clips or of another size")
+    with alone(at / ".lock.2-of-3"):
+        refusal(lambda: shard(src, at, SIZE), "another run is at work")
+    done = shard(src, at, SIZE)
+    assert done["written"] == len(tars[1::3]) and sorted(path.name for path in at.iterdir()) == whole
+    assert all((at / name).read_bytes() == (out / name).read_bytes() for name in whole if name != "shards.json")
+    told, wanted = (json.loads((folder / "shards.json").read_text(encoding="utf-8")) for folder in (at, out))
+    assert told == wanted
+
+
+@pytest.mark.parametrize(
+    "damage", [bytes, lambda size: b"no tar".ljust(size), lambda size: b""], ids=["zeros", "text", "cut"]
+)
+def test_a_shard_that_was_overwritten_is_written_again(src, out, tmp_path, damage):
+    shutil.copytree(out, tmp_path / "out")
+    shard_file = sorted((tmp_path / "out").glob("train-*.tar"))[0]
+    good = shard_file.read_bytes()
+    shard_file.write_bytes(damage(len(good)))
+    assert shard(src, tmp_path / "out", SIZE)["written"] == 1 and shard_file.read_bytes() == good
+
+
 @pytest.mark.posix("fork")
 def test_a_full_disk_keeps_the_whole_shards(tmp_path):
     for split, frames in (("train", 4), ("train", 5), ("val", 90)):

@@ -180,7 +180,7 @@ def test_an_image_model_is_trained_on_single_frames(clips, tmp_path):
         ("epochs=2.5", "of type int"),
         ("lr=fast", "of type float"),
         ("lr=nan", "finite"),
-        ("amp=maybe", "of type bool"),
+        ("amp=maybe", "true, false, bf16 or fp16"),
         ("crop_scale=0.5", "low,high"),
         ("crop_scale=0.9,0.5", "crop_scale"),
         ("epochs=0", "at least 1"),
@@ -274,6 +274,7 @@ def test_a_run_leaves_its_files(recipe, tiny, tmp_path, monkeypatch):
     summary = train(recipe, tmp_path / "run")
     out = tmp_path / "run"
     assert sorted(path.name for path in out.iterdir()) == [
+        "README.md",
         "best.safetensors",
         "config.json",
         "curves.png",
@@ -291,6 +292,9 @@ def test_a_run_leaves_its_files(recipe, tiny, tmp_path, monkeypatch):
     assert summary["seed"] == 0 and summary["command"][1:] == sys.argv[1:]
     assert summary["peak_memory_mb"] > 50 and summary["torch"] == torch.__version__
     assert Recipe.from_json(json.dumps(summary["recipe"])) == recipe
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert f"after epoch 3: {100 * summary['last']['val_top1']:.1f} % of " in card and "95 % interval: " in card
+    assert "- lr: 0.01" in card and "Not decided. It depends on what the owners of csv:" in card
 
     table = rows(out)
     assert [row["epoch"] for row in table] == ["1", "2", "3"]
@@ -423,9 +427,9 @@ def test_a_run_starts_from_an_image_model(recipe, tiny, tmp_path, mode):
     inflated, out = dataclasses.replace(recipe, inflate=start, lr=0.0), tmp_path / "run"
     assert train(inflated, out)["finished"]  # with lr 0 the weights stay those of the start
     image, now = weights(out / "image"), weights(out)
-    assert json.loads((out / "image" / "summary.json").read_text(encoding="utf-8"))["recipe"] == dataclasses.asdict(
-        dataclasses.replace(recipe, model="image", frames=1, stride=1, epochs=2, lr=0.1)
-    ) | {"crop_scale": list(recipe.crop_scale), "crop_ratio": list(recipe.crop_ratio)}
+    of_image = dataclasses.replace(recipe, model="image", frames=1, stride=1, epochs=2, lr=0.1)
+    summary = json.loads((out / "image" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["recipe"] == json.loads(of_image.to_json())
     assert torch.equal(now["head.weight"], image["head.weight"])
     assert torch.equal(now["head.bias"], image["head.bias"] + (mode == "centre"))
     # A resumed run goes on from its own checkpoint, not from the image model.
@@ -681,6 +685,66 @@ def test_max_steps_stops_and_the_run_goes_on(recipe, tiny, tmp_path):
     summary = train(recipe, tmp_path / "cut")
     assert summary["finished"] and summary["seconds"] >= seconds
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def kill_worker(done: Path):
+    """A `VideoFolder._clip` that kills the loader process which calls it for the ninth time, once."""
+    calls, real = [], loading.VideoFolder._clip
+
+    def clip(self, row, rng):
+        calls.append(row)
+        if torch.utils.data.get_worker_info() and len(calls) == 9 and not done.exists():
+            done.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(self, row, rng)
+
+    return clip
+
+
+@pytest.mark.posix("kill -9")
+def test_a_killed_loader_process_is_one_sentence_and_the_run_goes_on(recipe, tiny, tmp_path, monkeypatch):
+    recipe = dataclasses.replace(recipe, keep=0)
+    train(recipe, tmp_path / "whole", workers=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(loading.VideoFolder, "_clip", kill_worker(tmp_path / "killed"))
+        with pytest.raises(CourseError, match="a loader process (is killed|exited).*, which goes on from") as caught:
+            train(recipe, tmp_path / "run", workers=1)
+        assert "\n" not in str(caught.value) and "--workers 0" in str(caught.value)
+        (tmp_path / "killed").unlink()
+        model, clips = evaluate.open_trained(tmp_path / "whole")
+        patch.setattr(loading.VideoFolder, "_clip", kill_worker(tmp_path / "killed"))
+        monkeypatch.setattr(clips, "rows", clips.rows * 2), monkeypatch.setattr(clips, "labels", clips.labels * 2)
+        with pytest.raises(CourseError, match="a loader process (is killed|exited).*same command again with"):
+            evaluate.evaluate(model, clips, device="cpu", workers=1, progress=False)
+    train(recipe, tmp_path / "run", workers=1)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+WORKER = "DataLoader worker (pid 43) is killed by signal: "
+LACKING = [
+    (RuntimeError(WORKER + "Killed. "), "a loader process is killed by signal: Killed"),
+    (RuntimeError("DataLoader worker (pid(s) 43, 44) exited unexpectedly"), "a loader process exited unexpectedly"),
+    (
+        RuntimeError(WORKER + "Bus error. It is possible that dataloader's workers are out of shared memory."),
+        "/dev/shm",
+    ),
+    (RuntimeError("unable to write to file </torch_7_1>: No space left on device (28)"), "/dev/shm"),
+    (MemoryError("Caught MemoryError in DataLoader worker process 0.\nOriginal Traceback"), "memory ran out"),
+    (MemoryError(), "memory ran out"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), "memory ran out"),
+    (ConnectionResetError(104, "Connection reset by peer"), "a loader process exited unexpectedly"),
+    (EOFError(), "a loader process exited unexpectedly"),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."), "the GPU has too little"),
+    (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
+    (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback: a bug"), None),
+]
+
+
+@pytest.mark.parametrize("error, words", LACKING)
+def test_a_lack_of_memory_is_told_from_a_bug(error, words):
+    with pytest.raises(CourseError if words else RuntimeError, match=words) as caught, loading.short_of_memory():
+        raise error
+    assert words is None or "\n" not in str(caught.value)
 
 
 def test_a_finished_run_is_left_alone(recipe, tiny, tmp_path):

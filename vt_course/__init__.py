@@ -3,14 +3,26 @@
 import os
 from pathlib import Path
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 
 class CourseError(ValueError):
     """A mistake the user can mend. The message is one sentence that names the input and the remedy.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with code 2. A message may quote a file, a name or a
+    server, so characters that would steer a terminal are written as escapes.
     """
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """A text in which every character that cannot be seen (escape sequences, line ends, marks of direction, lone
+    surrogates) is written as in Python: \\x1b."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def need(good, sentence: str) -> None:

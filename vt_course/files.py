@@ -14,8 +14,10 @@ import io
 import json
 import math
 import os
+import stat
 import sys
 import tarfile
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -36,11 +38,26 @@ def part_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.part")
 
 
+def open_own(path: Path, mode: str, **how):
+    """`open` a file of our own for writing. If somebody put a link or a pipe in its place, that is removed.
+
+    Else what we write would go to the file that the link names, for instance in a folder that many can write to.
+    """
+    with suppress(FileNotFoundError):
+        there = os.lstat(path)
+        if not stat.S_ISREG(there.st_mode) and not stat.S_ISDIR(there.st_mode) or there.st_nlink > 1:
+            os.unlink(path)
+    no_link = getattr(os, "O_NOFOLLOW", 0)
+    return open(path, mode, opener=lambda path, flags: os.open(path, flags | no_link, 0o666), **how)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields `part_of(path)`. When the block ends it becomes `path`, by one rename. After an error it is deleted."""
+    """Yields `part_of(path)`, an empty file. When the block ends it becomes `path`, by one rename. After an error it is
+    deleted."""
     part = part_of(path)
     try:
+        open_own(part, "wb").close()
         yield part
         os.replace(part, path)
     except BaseException:
@@ -108,6 +125,31 @@ def alone(lock: Path, progress: bool = False, *, wait: bool = True) -> Iterator[
         held.release()
 
 
+def of_share(name: str, share: tuple[int, int] | None) -> str:
+    """The name of a file that belongs to share (I, N) of the work: "prepared.2-of-3.csv". None: all of the work."""
+    stem, ending = os.path.splitext(name)
+    return f"{stem}.{share[0]}-of-{share[1]}{ending}" if share else name
+
+
+@contextmanager
+def alone_in(folder: Path, share: tuple[int, int] | None = None) -> Iterator[None]:
+    """Hold the lock of a folder, or of a share of the work in it. Raises `CourseError` if that is held.
+
+    Shares may work beside each other, but none beside a run without shares.
+    """
+    with alone(folder / of_share(".lock", share), wait=False):
+        for lock in [folder / ".lock"] if share else sorted(folder.glob(".lock.*-of-*")):
+            for tries in range(20, -1, -1):  # shares that start together look at it at the same moment
+                try:
+                    with alone(lock, wait=False):
+                        break
+                except CourseError:
+                    if not tries:
+                        raise
+                    time.sleep(0.1)
+        yield
+
+
 # ------------------------------------------------------------------------- parsing
 # `name`: how an error message calls the file (default: its path). `remedy`: the end of the message, "...; delete it.".
 
@@ -151,6 +193,16 @@ def parsing(name, fault: str, remedy: str) -> Iterator[Place]:
         raise Unreadable(sentence, why) from raised
 
 
+def regular(path) -> str | os.PathLike:
+    """`path`, if it is a file. A pipe, a terminal or a device may never send anything, or never end: OSError."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "It is a pipe, a terminal or a device, and no file", os.fspath(path))
+    return path
+
+
 @contextmanager
 def utf8(name) -> Iterator[None]:
     try:
@@ -165,7 +217,7 @@ def read_utf8(path, remedy: str, name=None) -> str:
     with parsing(name, "no text", remedy), utf8(name):
         if os.path.getsize(path) > LARGEST:
             raise ValueError(f"it has more than {LARGEST >> 20:,} MB")
-        with open(path, encoding="utf-8-sig") as file:
+        with open(regular(path), encoding="utf-8-sig") as file:
             text = file.read()
         if "\0" in text:
             raise ValueError("it has NUL bytes, as UTF-16 and damaged files have")
@@ -225,7 +277,7 @@ def read_lines(path, remedy: str, name=None, errors: str = "strict") -> Iterator
     with (
         parsing(name, "no text", remedy) as place,
         utf8(name),
-        open(path, newline="", encoding="utf-8-sig", errors=errors) as file,
+        open(regular(path), newline="", encoding="utf-8-sig", errors=errors) as file,
     ):
         place.line = 0
         while line := file.readline(LONGEST):
@@ -260,7 +312,7 @@ def read_npz(path, remedy: str) -> dict:
     with parsing(path, "no whole NPZ file", remedy):
         if os.path.getsize(path) > LARGEST:
             raise ValueError(f"it has more than {LARGEST >> 20:,} MB")
-        with np.load(path) as arrays:
+        with np.load(regular(path)) as arrays:
             return dict(arrays)
 
 
@@ -270,7 +322,7 @@ def read_safetensors(path, remedy: str) -> tuple[dict, dict[str, str]]:
     import safetensors.torch
 
     with parsing(path, "not a readable safetensors file", remedy):
-        with open(path, "rb") as file:
+        with open(regular(path), "rb") as file:
             data = file.read()
         weights = safetensors.torch.load(data)  # this also checks the header, which is read again below
         size = int.from_bytes(data[:8], "little")
@@ -289,7 +341,7 @@ def read_pt(path, remedy: str, fault: str = "no whole PyTorch file", allow: Iter
         warnings.catch_warnings(action="ignore"),
         torch.serialization.safe_globals(list(allow)),
     ):
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(regular(path), map_location="cpu", weights_only=True)
 
 
 def read_tar(path, remedy: str, name=None, zipped: bool = False) -> Iterator[tuple]:
@@ -302,7 +354,7 @@ def read_tar(path, remedy: str, name=None, zipped: bool = False) -> Iterator[tup
     with parsing(name, fault, remedy):
         size = math.inf if zipped else os.path.getsize(path)
         with (
-            (gzip.open if zipped else open)(path, "rb") as file,
+            (gzip.open if zipped else open)(regular(path), "rb") as file,
             tarfile.open(fileobj=file, mode="r|" if zipped else "r:") as tar,
         ):
             for member in tar:

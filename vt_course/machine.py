@@ -138,16 +138,19 @@ def gpus() -> list[str]:
     return names or (["Apple MPS"] if torch.backends.mps.is_available() else [])
 
 
-def precision(mixed: bool, device):
-    """(autocast, scaler) for training in mixed precision if `mixed` is True and the device is CUDA.
+def precision(amp: bool | str, device):
+    """(autocast, scaler) for training in mixed precision.
 
-    The type is bfloat16 if the GPU has it, else float16 with loss scaling. In all other cases training is in float32,
-    and both do nothing.
+    True: on a CUDA device in bfloat16 if the GPU has it, else in float16 with loss scaling; on other devices in
+    float32, where both do nothing. "bf16": in bfloat16, also on a CPU. "fp16": in float16 with loss scaling.
+    False: in float32. Raises `CourseError` for a type that the device does not train in.
     """
     import torch
 
-    dtype = None
-    if mixed and device.type == "cuda":
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(amp)
+    if dtype and device.type != "cuda" and not (device.type == "cpu" and amp == "bf16"):
+        raise CourseError(f"amp={amp} cannot be used on {device.type}: choose amp=false, or bf16 on a cpu")
+    if amp is True and device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         dtype = torch.bfloat16 if native else torch.float16
     autocast = functools.partial(torch.autocast, device.type, dtype, enabled=dtype is not None)

@@ -16,7 +16,7 @@ import textwrap
 
 import vt_course
 from vt_course import CourseError, __version__
-from vt_course.cli import claims, course, data, training  # noqa: F401 (importing them registers their verbs)
+from vt_course.cli import claims, course, data, export, ledger, training  # noqa: F401 (they register their verbs)
 from vt_course.cli.common import VERBS, as_typed, command, leads, print_json, tell
 from vt_course.publish import NotebookFailed
 
@@ -30,9 +30,9 @@ GROUPS = {  # name of a group: (help, example)
     "weights": ("List the published weights, download them.", "vt-course weights list"),
 }
 SECTIONS = {  # of the list of verbs
-    "Learn": ("lab", "student", "progress", "course", "doctor"),
-    "Train": ("data", "train", "evaluate", "experiments"),
-    "Models": ("models", "weights", "verify", "bench", "gpu-report"),
+    "Learn": ("lab", "student", "progress", "course", "doctor", "clean"),
+    "Train": ("data", "recipes", "train", "evaluate", "predict", "explain", "experiments"),
+    "Models": ("models", "claims", "weights", "export", "verify", "bench", "gpu-report"),
     "Authors": ("build", "test"),
 }
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vt_course import CourseError
+from vt_course import CourseError, printable
 
 VERBS = {}  # "data synthetic": (function, help, example, options)
 
@@ -53,7 +53,7 @@ def print_table(rows: list[dict], columns: dict[str, str]) -> None:
     """Print rows as a table. `columns` maps each key of the rows to its heading. Numbers are aligned to the right."""
 
     def text(value):
-        return "" if value is None else f"{value:,.2f}" if isinstance(value, float) else str(value)
+        return "" if value is None else f"{value:,.2f}" if isinstance(value, float) else printable(str(value))
 
     cells = [list(columns.values())] + [[text(row.get(k)) for k in columns] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
@@ -87,7 +87,7 @@ def as_typed(text: str) -> str:
 
 def tell(note) -> None:
     """Print a note on stderr."""
-    print(f"vt-course: {as_typed(str(note))}", file=sys.stderr)
+    print(f"vt-course: {printable(as_typed(str(note)))}", file=sys.stderr)
 
 
 def shell(path) -> str:
@@ -136,6 +136,22 @@ def counts(text: str) -> tuple[int, ...]:
     if len(numbers) > 2 or not all(n.strip().isdecimal() and int(n) > 0 for n in numbers):
         raise argparse.ArgumentTypeError(f"{text!r} is not N or N,M, for instance 50 or 50,20")
     return (int(numbers[0]), int(numbers[-1]))
+
+
+def share(text: str) -> tuple[int, int]:
+    """The argparse type of a part of the work: I/N, the I-th of N."""
+    first, _, count = text.partition("/")
+    if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 1 to N, for instance 2/10")
+    return int(first), int(count)
+
+
+PART = option(
+    "--part",
+    type=share,
+    metavar="I/N",
+    help="the I-th of N parts, for array jobs; then the same command without --part checks and completes them",
+)
 
 
 def words(text: str) -> list[str]:

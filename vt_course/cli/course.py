@@ -21,6 +21,29 @@ def doctor(args) -> int:
 
 
 @verb(
+    "clean",
+    "Show what lies where and how large it is; remove what the course makes again.",
+    "vt-course clean --dry-run",
+    option("--dry-run", action="store_true", help="only show; remove nothing"),
+)
+def clean(args) -> int:
+    from vt_course.clean import clean
+
+    rows = clean(args.dry_run)
+    if args.json:
+        print_json(rows)
+        return 0
+    print_table(
+        [{**row, "state": as_typed(row["state"])} for row in rows],
+        {"what": "what", "where": "where", "mb": "MB", "state": "state"},
+    )
+    gone = sum(row["mb"] for row in rows if row["state"] in ("can go", "removed"))
+    stays = sum(row["mb"] for row in rows) - gone
+    print(f"{gone:,.0f} MB {'can go' if args.dry_run else 'removed'}, {stays:,.0f} MB stay")
+    return 0
+
+
+@verb(
     "build",
     "Execute notebooks/src/*.py into notebooks/*.ipynb, with outputs.",
     "vt-course build 04_video_swin",

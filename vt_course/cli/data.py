@@ -4,6 +4,7 @@ from pathlib import Path
 
 import vt_course
 from vt_course.cli.common import (
+    PART,
     choice,
     counts,
     number_or,
@@ -145,11 +146,14 @@ def kinetics(args) -> int:
         help="the first so many seconds, or all (default 10)",
     ),
     option("--workers", type=whole(1), help="processes (default: one a core)"),
+    PART,
 )
 def prepare(args) -> int:
     from vt_course.data.prepare import prepare
+    from vt_course.files import of_share
 
-    row = prepare(args.src, args.out, args.short_side, args.fps, args.seconds, args.workers, progress=not args.json)
+    how = dict(share=args.part, progress=not args.json)
+    row = prepare(args.src, args.out, args.short_side, args.fps, args.seconds, args.workers, **how)
     if args.json:
         print_json(row)
     else:
@@ -158,8 +162,8 @@ def prepare(args) -> int:
             f"{row['encoded']:,} encoded now in {row['seconds']:.0f} s"
         )
         if row["failed"]:
-            print(f"{row['failed']:,} failed; {args.out / 'quarantine.csv'} says why")
-        if row["left_out"]:
+            print(f"{row['failed']:,} failed; {args.out / of_share('quarantine.csv', args.part)} says why")
+        if row["left_out"] and not args.part:
             print(
                 f"{row['left_out']:,} files left out, no videos by their names; {args.out / 'left_out.csv'} names them"
             )
@@ -173,12 +177,13 @@ def prepare(args) -> int:
     option("folder", type=Path, help="folder of videos, any layout that --data folder:PATH reads"),
     option("--out", type=Path, help="folder for the shards (default: FOLDER-shards)"),
     option("--shard-mb", type=whole(1), default=1000, help="size of a shard, about (default 1000)"),
+    PART,
 )
 def shard(args) -> int:
     from vt_course.data.shards import shard
 
     args.out = args.out or Path(f"{args.folder}-shards")
-    row = shard(args.folder, args.out, args.shard_mb * 1_000_000, progress=not args.json)
+    row = shard(args.folder, args.out, args.shard_mb * 1_000_000, share=args.part, progress=not args.json)
     if args.json:
         print_json(row)
     else:
@@ -188,6 +193,8 @@ def shard(args) -> int:
             f"{row['out']}: {row['clips']:,} clips in {row['shards']:,} shards, {row['bytes'] / 1e6:.0f} MB, "
             f"{row['written']:,} written now in {row['seconds']:.0f} s"
         )
+        if args.part:
+            return 0
         if row["left_out"]:
             print(f"{row['left_out']:,} clips left out; {args.out / 'left_out.csv'} says why")
         print(f"train with --data shards:{args.out}")

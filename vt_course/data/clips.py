@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vt_course import CourseError, need
 from vt_course.data import transforms
+from vt_course.data.augment import Augment
 from vt_course.data.reader import OTHERS, SUFFIXES, BadClip, ClipReader
 from vt_course.files import csv_header, read_csv, read_lines
 
@@ -81,11 +82,12 @@ def video_swin_views(num_frames: int, frames: int, stride: int, clips: int) -> n
     return loop(starts[:, None] + steps, num_frames)  # (clips, frames)
 
 
-def mvit_views(num_frames: int, frames: int, stride: int, clips: int) -> np.ndarray:
+def mvit_views(num_frames: int, frames: int, stride: float, clips: int) -> np.ndarray:
     """start_i = i * floor(delta / (clips - 1)), or floor(delta / 2) if clips = 1; (clips, frames).
 
     delta = max(num_frames - frames * stride, 0). This is SlowFast's `datasets/decoder.py` with
-    `USE_OFFSET_SAMPLING: True`, which the Kinetics configurations of MViT and UniFormer set.
+    `USE_OFFSET_SAMPLING: True`, which the Kinetics configurations of MViT and UniFormer set. `stride` need not be
+    whole (see `training.protocols.frame_numbers`).
     """
     delta = max(num_frames - frames * stride, 0)
     starts = [i * (delta // (clips - 1)) for i in range(clips)] if clips > 1 else [delta // 2]
@@ -103,7 +105,7 @@ def timesformer_views(num_frames: int, frames: int, stride: int, clips: int) -> 
     return _slowfast_span(starts, num_frames, frames, stride)
 
 
-def _slowfast_span(starts, num_frames: int, frames: int, stride: int) -> np.ndarray:
+def _slowfast_span(starts, num_frames: int, frames: int, stride: float) -> np.ndarray:
     """SlowFast's `temporal_sampling`: `frames` points on [start, start + frames * stride - 1]; (clips, frames).
 
     Neighbours are (frames * stride - 1) / (frames - 1) apart, a little more than `stride`.
@@ -321,7 +323,8 @@ class VideoFolder(torch.utils.data.Dataset):
     `stride`. `short_side`: scale while decoding (see ClipReader); None decodes at the size of the file, which
     is faster for files that are small already. `scale`, `ratio`: area and aspect ratio of the
     random crop (the published Kinetics recipes have scale (0.08, 1)). The process that asks for a
-    sample opens the file, so DataLoader workers are safe, also forked ones.
+    sample opens the file, so DataLoader workers are safe, also forked ones. `augment`: what else changes a clip in
+    training.
     """
 
     def __init__(
@@ -339,6 +342,7 @@ class VideoFolder(torch.utils.data.Dataset):
         scale=(0.5, 1.0),
         ratio=(3 / 4, 4 / 3),
         flip: float = 0.0,
+        augment: Augment | None = None,
         views: tuple[int, int] | None = None,
         view_rule: str = "video_swin",
         mean=transforms.IMAGENET_MEAN,
@@ -370,7 +374,7 @@ class VideoFolder(torch.utils.data.Dataset):
         self.labels = [number[row["label"]] for row in self.rows]
         self.frames, self.stride, self.size, self.sampling = frames, stride, size, sampling
         self.train, self.seed, self.short_side = train, seed, short_side
-        self.scale, self.ratio, self.flip = scale, ratio, flip
+        self.scale, self.ratio, self.flip, self.augment = scale, ratio, flip, augment or Augment()
         self.views, self.view_rule, self.mean, self.std = views, view_rule, mean, std
 
     def __len__(self) -> int:
@@ -388,11 +392,15 @@ class VideoFolder(torch.utils.data.Dataset):
     def _open(self, row: dict) -> ClipReader:
         return ClipReader(row["path"], self.short_side, (row["offset"], row["bytes"]) if "offset" in row else None)
 
+    def _range(self, reader: ClipReader, row: dict) -> tuple[int, int]:
+        """The frames of the video that belong to a row: the first one, and the one after the last."""
+        if row["start"] is None and row["end"] is None:
+            return 0, reader.num_frames
+        return reader.frame_range(row["start"], row["end"])
+
     def _clip(self, row: dict, rng) -> Tensor:
         reader = self._open(row)
-        first, stop = 0, reader.num_frames
-        if row["start"] is not None or row["end"] is not None:
-            first, stop = reader.frame_range(row["start"], row["end"])
+        first, stop = self._range(reader, row)
         indices = first + self._indices(stop - first, rng)
         if self.views:
             views = iter_views(reader, np.atleast_2d(indices), self.size, self.views[1])
@@ -406,7 +414,8 @@ class VideoFolder(torch.utils.data.Dataset):
             return self._floats(transforms.centre_crop(clip, self.size))
         clip = transforms.random_resized_crop(clip, self.size, rng, self.scale, self.ratio)
         flipped = rng.random() < self.flip
-        return self._floats(transforms.horizontal_flip(clip) if flipped else clip)
+        clip = self.augment.change(transforms.horizontal_flip(clip) if flipped else clip, rng)
+        return self.augment.erase(self._floats(clip), rng)
 
     def _indices(self, num_frames: int, rng) -> np.ndarray:
         """The frame numbers of a sample: (T,), or (clips, T) if `views` was given and sampling is dense."""

@@ -2,8 +2,11 @@
 
 import math
 import os
+import re
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -73,10 +76,14 @@ class EpochBatches:
     Each index comes exactly once in an epoch, so the last batch may be smaller. Of each batch, process number
     `rank` of `world` processes takes every `world`-th key, beginning with key number `rank`. In a small batch
     this may be no key at all.
+
+    With `repeats`, each index comes so many times in its batch, in keys of different epochs, so that the data set gives
+    different views of it. No two epochs of the training share such a key. `batch_size` counts all views, `size` the
+    different clips of a batch.
     """
 
-    def __init__(self, clips: int, batch_size: int, seed: int, rank: int = 0, world: int = 1):
-        self.clips, self.size, self.seed = clips, min(batch_size, clips), seed
+    def __init__(self, clips: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, repeats: int = 1):
+        self.clips, self.size, self.seed, self.repeats = clips, min(batch_size // repeats, clips), seed, repeats
         self.rank, self.world = rank, world
         self.epoch = self.start = 0
 
@@ -87,7 +94,8 @@ class EpochBatches:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.clips).tolist()
         for batch in range(self.start, len(self)):
             whole = order[batch * self.size : (batch + 1) * self.size]
-            yield [(self.epoch, i) for i in whole[self.rank :: self.world]]
+            keys = [(self.epoch * self.repeats + k, i) for i in whole for k in range(self.repeats)]
+            yield keys[self.rank :: self.world]
 
 
 def ignore_interrupt(worker: int) -> None:
@@ -110,6 +118,44 @@ def make_loader(dataset, batches, workers: int | None, device: torch.device) -> 
         multiprocessing_context=start_method() if workers else None,
         pin_memory=device.type == "cuda",
     )
+
+
+@contextmanager
+def short_of_memory(progress_kept: bool = False) -> Iterator[None]:
+    """Turn a lack of memory into one sentence (`CourseError`): of this process, of a GPU, or of a loader process.
+
+    If memory runs out, the system kills a process, most often one of the loader's. torch tells this by a RuntimeError,
+    which it raises at any moment, from its handler of the signal that a child has ended. If we were just taking a clip
+    from that process, its end is an error of a connection.
+    `progress_kept`: whether the same command goes on from a checkpoint.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError, ConnectionError, EOFError) as error:
+        what = lacking(error)
+        if what is None:
+            raise
+        again = ", which goes on from the last checkpoint," * progress_kept
+        raise CourseError(
+            f"{what}: run the same command again{again} with fewer loader processes (--workers 0: none), smaller "
+            "batches, or more free memory"
+        ) from error
+
+
+def lacking(error: Exception) -> str | None:
+    """What lacks memory, as the beginning of a sentence; None if the error has another cause."""
+    text = str(error)
+    if re.search(r"workers are out of shared memory|allocate shared memory|</torch_\S*: No space left", text):
+        return "the loader processes found no room in the shared memory (/dev/shm)"
+    end = re.search(r"DataLoader worker \(pid.*?\) (is killed by signal: [\w ]+|exited unexpectedly)", text)
+    if end or isinstance(error, (ConnectionError, EOFError)):
+        how = end[1].strip() if end else "exited unexpectedly"
+        return f"a loader process {how}, as when memory runs out or somebody ends it"
+    if isinstance(error, torch.OutOfMemoryError):
+        return "the GPU has too little free memory"
+    if isinstance(error, MemoryError) or "allocate memory" in text:  # the latter is torch's own, on the CPU
+        return "memory ran out"
+    return None
 
 
 def start_method() -> str | None:

@@ -37,7 +37,7 @@ from vt_course.data.reader import (
     shown_width,
 )
 from vt_course.data.verify import decode_all, in_processes, more_time, serve, verify, work
-from vt_course.files import alone, csv_header, read_csv, replacing, write_csv
+from vt_course.files import alone_in, csv_header, of_share, read_csv, regular, replacing, write_csv
 from vt_course.machine import cores
 
 SOURCES = SUFFIXES + OTHERS
@@ -70,6 +70,7 @@ def prepare(
     seconds: float | None = 10.0,
     workers: int | None = None,
     *,
+    share: tuple[int, int] | None = None,
     timeout: float = TIMEOUT,
     progress: bool = False,
 ) -> dict:
@@ -90,6 +91,10 @@ def prepare(
     are listed in out/quarantine.csv with the reason, and the next call tries them again. out/left_out.csv names the
     files whose names are neither those of videos nor of lists. Such files are not opened.
 
+    `share`: (I, N) encodes every N-th clip, beginning with number I, so that N machines that see `src` and `out` can
+    work at the same time. Shares may run in any order and again. Then a call without `share` checks what they made,
+    makes what is missing, and writes the lists and one prepared.csv.
+
     Returns dict(out, encoded, done_before, failed, left_out, clips, bytes, seconds). Raises `CourseError`
     if nothing can be done: no videos, a manifest that cannot be read, a full disk, two sources of one
     name, another process at work on `out`.
@@ -106,8 +111,11 @@ def prepare(
     settings = " ".join(f"{n:g}" if n else "all" for n in (short_side, fps, seconds))
     out.mkdir(parents=True, exist_ok=True)
     failed = []
-    with alone(out / ".lock", wait=False), _open_record(out / "prepared.csv") as record:
-        rows = _read_record(out / "prepared.csv")
+    need(share is None or 1 <= share[0] <= share[1], f"the share {share} is not I of N with I from 1 to N")
+    with alone_in(out, share), _open_record(out / of_share("prepared.csv", share)) as record:
+        of_shares = sorted(out.glob("prepared.*-of-*.csv"))
+        rows = {path: row for file in (out / "prepared.csv", *of_shares) for path, row in _read_record(file).items()}
+        mine = {path: k for k, path in enumerate(targets) if share is None or k % share[1] == share[0] - 1}
         # A part (an unfinished file) is named after this process, because a helper of a killed run may still write.
         jobs = [
             dict(
@@ -121,12 +129,14 @@ def prepare(
                 seconds=seconds,
                 part=str((out / path).with_name(f".{number}.{os.getpid()}.part")),
             )
-            for number, (path, (source, start, end)) in enumerate(targets.items())
+            for path, number in mine.items()
+            for source, start, end in [targets[path]]
             if not _is_done(rows.get(path), src / source, out / path, settings)
         ]
-        _copy_lists(src, out, lists)
+        if share is None:
+            _copy_lists(src, out, lists)
         with (
-            _no_parts_left({Path(job["part"]).parent for job in jobs}),
+            _no_parts_left([Path(job["part"]) for job in jobs], all_of_them=share is None),
             closing(_work(jobs, timeout, workers, progress)) as answers,
         ):
             for job, answer, fault in answers:
@@ -151,17 +161,23 @@ def prepare(
                 )
                 csv.writer(record, lineterminator="\n").writerow(row.values())
                 record.flush()
-        write_csv(out / "quarantine.csv", ("path", "reason"), sorted(failed))
-        write_csv(out / "left_out.csv", ("path",), ([(src / path).as_posix()] for path in left_out))
+        write_csv(out / of_share("quarantine.csv", share), ("path", "reason"), sorted(failed))
+        if share is None:
+            write_csv(out / "left_out.csv", ("path",), ([(src / path).as_posix()] for path in left_out))
+            record.close()  # Windows cannot replace a file that is open
+            if of_shares:
+                write_csv(out / "prepared.csv", RECORD, ([row[key] for key in RECORD] for row in rows.values()))
+            for file in (*of_shares, *out.glob("quarantine.*-of-*.csv")):
+                file.unlink()
     encoded = len(jobs) - len(failed)
     return dict(
         out=str(out),
         encoded=encoded,
-        done_before=len(targets) - len(jobs),
+        done_before=len(mine) - len(jobs),
         failed=len(failed),
         left_out=len(left_out),
-        clips=len(targets),
-        bytes=sum(int(rows[path]["bytes"]) for path in targets if path in rows),
+        clips=len(mine),
+        bytes=sum(int(rows[path]["bytes"]) for path in mine if path in rows),
         seconds=round(time.monotonic() - began, 1),
     )
 
@@ -235,23 +251,30 @@ def _name(source: str, start: float | None, end: float | None) -> str:
 
 
 @contextmanager
-def _no_parts_left(folders: set[Path]):
-    """Make the folders. At the end, also after an error, remove all parts, including those of runs that were killed."""
+def _no_parts_left(parts: list[Path], all_of_them: bool):
+    """Make the folders of `parts`. At the end, also after an error, remove all parts there, also of killed runs.
+
+    all_of_them=False: only those with the numbers of `parts`, because another share may be writing the others.
+    """
+    folders, numbers = {part.parent for part in parts}, {part.name.split(".")[1] for part in parts}
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
         for part in (part for folder in folders for part in folder.glob(".*.*.part")):
-            part.unlink(missing_ok=True)
+            if all_of_them or part.name.split(".")[1] in numbers:
+                part.unlink(missing_ok=True)
 
 
 def _is_done(row: dict | None, source: Path, target: Path, settings: str) -> bool:
     try:
-        now, there = source.stat(), target.stat()
+        now, there, fault = source.stat(), target.stat(), container_fault(target)
     except OSError:
         return False
-    return row is not None and (row["size"], row["mtime_ns"], row["settings"], row["bytes"]) == (
+    if row is None or fault:  # it may have been overwritten by as many bytes
+        return False
+    return (row["size"], row["mtime_ns"], row["settings"], row["bytes"]) == (
         str(now.st_size),
         str(now.st_mtime_ns),
         settings,
@@ -283,6 +306,8 @@ def _open_record(path: Path):
 
 def _read_record(path: Path) -> dict[str, dict]:
     """The last row of prepared.csv for each path. An incomplete line, which a kill leaves, is ignored."""
+    if not path.exists():  # there are only shares yet
+        return {}
     again = "delete the line, or the file, and run the same command again."
     return {
         row["path"]: row
@@ -305,7 +330,7 @@ def encode(job: dict) -> dict:
     how = {key: job[key] for key in ("source", "part", "short_side", "fps", "seconds", "start", "end")}
     try:
         if not (folder := os.path.isdir(source)):
-            with open(source, "rb"):
+            with open(regular(source), "rb"):
                 pass
         stat = os.stat(source)
         if not folder and (fault := container_fault(Path(source))) and "truncated" in fault:
@@ -353,7 +378,7 @@ def _transcode(
             old, moments = None, ((frame.time, frame) for frame in ClipReader(source).every_frame())
             usual, square = Fraction(25), 1
         else:
-            old = stack.enter_context(open_file(source))
+            old = stack.enter_context(open_file(source, pixels=None))  # to make large ones small
             stream = next(iter(old.streams.video), None)
             if stream is None or stream.codec_context is None:
                 raise CourseError(f"Clip {source} has no video stream that can be decoded; replace it.")

@@ -4,14 +4,17 @@ Nothing here imports torch, so that a process which only reads files starts quic
 """
 
 import io
+import math
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from fractions import Fraction
 from functools import lru_cache
 from itertools import chain, compress
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import av.filter
@@ -19,8 +22,12 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from vt_course import CourseError
+from vt_course.files import regular
 
 LARGEST = 8192 * 4320  # pixels of a picture: 8K, the most that any level of H.264 allows
+LONGER = 100  # times the short side: a longer picture would become a huge one when its short side is enlarged
+SECONDS = 8.0  # that FFmpeg may take to open a file, or to find its next packet
+MOST = 50_000  # boxes of an MP4 that are looked at
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")  # files that ClipReader opens
 OTHERS = (
     ".mpg",
@@ -85,8 +92,9 @@ class ClipReader:
     `num_frames`, `fps`, `height`, `width` describe what `read` returns. `pictures`: the names of a folder's pictures.
     Pictures have no times; they count as 25 a second, as in FFmpeg.
 
-    Raises `BadClip` for a file that is missing, empty, truncated, damaged or without video, and for one whose headers
-    give pictures of more than `LARGEST` pixels (a file of a few kB can decode to GBs). Some faults are found only
+    Raises `BadClip` for a file that is missing, empty, truncated, damaged or without video, for what is no file (a
+    pipe, a device), and for pictures of more than `LARGEST` pixels (a file of a few kB can decode to GBs), or more than
+    `LONGER` times as long as the other side. Some faults are found only
     by a full decode (damage in frames that nobody asked for, a wrong frame count); `vt_course.data.verify` does that.
     """
 
@@ -101,12 +109,18 @@ class ClipReader:
             raise CourseError(f"short_side is {short_side}; it counts pixels: give 1 or more.")
         self.path, self._span, self._size, self._square = Path(path), span, None, square
         self.pictures = pictures_in(path) if span is None else []
-        height, width = self._open_pictures() if self.pictures else self._open_video()
+        try:
+            height, width = self._open_pictures() if self.pictures else self._open_video()
+            if fault := _too_large(width, height):
+                raise BadClip(f"Clip {self.path} {fault}.")
+        except BaseException:
+            self.close()
+            raise
         self.stored = height, width
         self._scaled = scaled_size(height, width, short_side) if short_side else (height, width)
 
     def _open_video(self) -> tuple[int, int]:
-        self._container, self._stream = _open(self.path, self._span)
+        self._opened = self._container, self._stream, _ = _open(self.path, self._span)
         self._long = self._container.size > KEEP or (self._container.duration or 0) > LONG * av.time_base
         self._kept = None if self._long else list(_demux(self.path, self._container))
         table = _long_table(self._container, self.path, self._span) if self._long else _table(self._kept)
@@ -134,9 +148,12 @@ class ClipReader:
         first = self._picture(0)
         return first.height, first.width
 
-    def __del__(self):
-        if hasattr(self, "_container"):  # PyAV's objects are in a cycle and would wait for the garbage collector
-            self._container.close()
+    def close(self) -> None:
+        """Close the file. PyAV's objects are in a cycle, and their descriptor would wait for the garbage collector."""
+        if hasattr(self, "_opened"):
+            self._opened.close()
+
+    __del__ = close
 
     def at_most(self, short_side: int) -> "ClipReader":
         """This reader, set to scale frames to this short side if the file has a longer one."""
@@ -155,6 +172,11 @@ class ClipReader:
     def seconds(self) -> float:
         """The time from the beginning of the first frame to the end of the last one, by their time stamps."""
         return float(self._end - self._times[0])
+
+    @property
+    def begin(self) -> float:
+        """The time stamp of the first frame in seconds."""
+        return float(self._times[0])
 
     height = property(lambda self: self.size[0])
     width = property(lambda self: self.size[1])
@@ -298,7 +320,11 @@ class ClipReader:
             yield from decode(context, packet)
 
     def _packets(self) -> Iterator:
-        return self._kept or _demux(self.path, _open(self.path, self._span)[0])
+        if self._kept:
+            yield from self._kept
+            return
+        with closing(_open(self.path, self._span)) as opened:
+            yield from _demux(self.path, opened.container)
 
     def _picture(self, number: int):
         """Decode one of a folder's pictures. Raises `BadClip` if it cannot be, or is not as large as the first."""
@@ -308,7 +334,7 @@ class ClipReader:
             if codec not in self._codecs:
                 self._codecs[codec] = av.CodecContext.create(codec, "r")
                 self._codecs[codec].thread_count, self._codecs[codec].options = 1, {"max_pixels": str(LARGEST)}
-            packet = av.Packet(Path(path).read_bytes())
+            packet = av.Packet(Path(regular(path)).read_bytes())
             packet.is_keyframe = True  # else FFmpeg adds a PNG to the one before it
             [frame] = self._codecs[codec].decode(packet)
         except (av.FFmpegError, OSError, ValueError) as error:  # ValueError: no picture in the file, or several
@@ -460,8 +486,8 @@ def _long_table(container, path: Path, span) -> tuple[np.ndarray, ...]:
 
 @lru_cache(maxsize=16)
 def _scanned_table(path: Path, span, size: int, mtime_ns: int) -> tuple[np.ndarray, ...]:
-    with closing(_open(path, span)[0]) as container:
-        return _table(_demux(path, container))
+    with closing(_open(path, span)) as opened:
+        return _table(_demux(path, opened.container))
 
 
 def _indexed_table(container, path: Path, span) -> tuple[np.ndarray, ...] | None:
@@ -570,8 +596,13 @@ def _big_endian(data: np.ndarray) -> np.ndarray:
 
 
 def _boxes(file, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, begin, end) of the content of each box of an MP4 or MOV, between the places `at` and `end`."""
-    while at + 8 <= end:
+    """(kind, begin, end) of the content of each box of an MP4 or MOV, between the places `at` and `end`.
+
+    Only the first `MOST` boxes: millions of 8 bytes each are no video, and looking at them all would take minutes.
+    """
+    for _ in range(MOST):
+        if at + 8 > end:
+            return
         file.seek(at)
         head = file.read(16)
         length, skip = int.from_bytes(head[:4], "big"), 8
@@ -611,38 +642,88 @@ def decode(context, packet) -> list:
 
 
 def _demux(path: Path, container) -> Iterator:
-    """The packets of the video stream, in decoding order."""
+    """The packets of the video stream, in decoding order.
+
+    A damaged index can name the same bytes again and again. No video has more packets than bytes. The packets together
+    have fewer bytes than the file, unless they are compressed in it, which hardly helps.
+    """
+    number, total, size = 0, 0, container.size
     try:
         for packet in container.demux(container.streams.video[0]):
+            number, total = number + 1, total + packet.size
+            if number > size + 1 or total > 4 * size + (1 << 20):
+                raise BadClip(
+                    f"Clip {path} is damaged (its index names the same bytes again and again); fetch or render it "
+                    "again."
+                )
             if packet.size:
                 yield packet
     except av.FFmpegError as error:
-        raise BadClip(f"Clip {path} is damaged ({error.strerror}); fetch or render it again.") from error
+        raise BadClip(f"Clip {path} is damaged ({_said(error)}); fetch or render it again.") from error
+
+
+def _said(error: av.FFmpegError) -> str:
+    late = isinstance(error, av.error.ExitError)
+    return f"nothing was found in it for {SECONDS:g} s" if late else error.strerror
 
 
 # ------------------------------------------------------------------------- opening
 
 
-def open_file(source):
+def open_file(source, pixels: int | None = LARGEST):
     """`av.open` for reading: the one place that opens videos. `source`: a path, or a file in memory.
 
-    Raises av.FFmpegError, OSError, ValueError or any other error for a file that is not a video.
+    FFmpeg decodes a picture to learn its format; it refuses one of more than `pixels` before it takes the memory.
+    Raises av.FFmpegError, OSError, ValueError or any other error for a file that is not a video, and for one that is
+    not open after `SECONDS`: damage can lead FFmpeg in circles.
     """
+    how = dict(timeout=SECONDS, options={"max_pixels": str(pixels)} if pixels else {})
     if isinstance(source, (str, os.PathLike)):
-        source = f"file:{os.fspath(source)}"  # else FFmpeg takes "a:b.mp4" for b.mp4 by protocol a
+        source = f"file:{os.fspath(regular(source))}"  # else FFmpeg takes "a:b.mp4" for b.mp4 by protocol a
+    else:
+        source = _Timed(source)
     try:
-        return av.open(source, metadata_errors="replace")  # a title in Latin-1 is not an error
+        container = av.open(source, metadata_errors="replace", **how)  # a title in Latin-1 is not an error
     except TypeError:  # PyAV 19 has no such argument and ignores such titles
-        return av.open(source)
+        container = av.open(source, **how)
+    if isinstance(source, _Timed):
+        source.until = math.inf
+    return container
 
 
-def _open(path: Path, span: tuple[int, int] | None):
-    """(container, video stream). Raises `BadClip`, which says the cause in one sentence."""
+class _Timed:
+    """A file object that can be read for `SECONDS` only, unless `until` is set to a later time.
+
+    FFmpeg itself looks at the clock when it reads from a path, but not when it reads from an object of Python.
+    """
+
+    def __init__(self, file):
+        self.file, self.until = file, time.monotonic() + SECONDS
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if time.monotonic() > self.until:
+            raise TimeoutError
+        return self.file.read(size)
+
+
+class Opened(NamedTuple):
+    """An open video. `part`: what it is read from, if it lies inside a larger file."""
+
+    container: object
+    stream: object
+    part: object = None
+
+    def close(self) -> None:
+        self.container.close()
+        if self.part:
+            self.part.close()
+
+
+def _open(path: Path, span: tuple[int, int] | None) -> Opened:
+    """Raises `BadClip`, which says the cause in one sentence."""
     try:
-        if span is None:
-            source, fault = path, container_fault(path)
-        else:
-            source, fault = _part(path, span)
+        part, fault = (None, container_fault(path)) if span is None else _part(path, span)
     except (OSError, ValueError) as error:  # ValueError: a path that cannot exist
         raise BadClip(
             f"Clip {path} cannot be read ({getattr(error, 'strerror', error)}); correct its path in the "
@@ -651,26 +732,34 @@ def _open(path: Path, span: tuple[int, int] | None):
     if fault:
         raise BadClip(f"Clip {path} {fault}.")
     try:
-        container = open_file(source)
+        container = open_file(part or path)
     except Exception as error:  # a damaged file may raise any error
-        raise BadClip(f"Clip {path} is damaged and cannot be opened; fetch or render it again.") from error
+        if part:
+            part.close()
+        why = f" within {SECONDS:g} s" if isinstance(error, (av.error.ExitError, TimeoutError)) else ""
+        raise BadClip(f"Clip {path} is damaged and cannot be opened{why}; fetch or render it again.") from error
     stream = next(iter(container.streams.video), None)
+    opened = Opened(container, stream, part)
     if stream is None or stream.codec_context is None:
-        raise BadClip(f"Clip {path} has no video stream that can be decoded; replace it or encode it again.")
-    if fault := _too_large(stream.width, stream.height):
+        fault = "has no video stream that can be decoded; replace it or encode it again"
+    elif not stream.width:
+        fault = "is damaged, or has pictures of more than 8192x4320 pixels; fetch it again, or encode it smaller"
+    else:
+        fault = _too_large(stream.width, stream.height)
+    if fault:
+        opened.close()
         raise BadClip(f"Clip {path} {fault}.")
-    if not stream.width:
-        raise BadClip(f"Clip {path} is damaged and cannot be opened; fetch or render it again.")
     stream.thread_type, stream.codec_context.thread_count = "NONE", 1
-    stream.codec_context.options = {"err_detect": "explode"}  # damage is an error, not something to conceal
-    return container, stream
+    # Damage is an error, not something to conceal. The size of pictures can change within a stream.
+    stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(LARGEST)}
+    return opened
 
 
 class _Part:
     """A file object for reading that shows a part of a file as a file of its own."""
 
     def __init__(self, path: Path, offset: int, size: int):
-        self.file, self.offset, self.size, self.at = open(path, "rb", buffering=0), offset, size, 0
+        self.file, self.offset, self.size, self.at = open(regular(path), "rb", buffering=0), offset, size, 0
         self.there = min(size, os.fstat(self.file.fileno()).st_size - offset)  # less if the file is truncated
 
     def read(self, size: int = -1) -> bytes:
@@ -699,20 +788,24 @@ class _Part:
 
 def _source(path: Path, span: tuple[int, int] | None):
     """The file, or its part, opened for reading."""
-    return open(path, "rb", buffering=0) if span is None else _Part(path, *span)
+    return open(regular(path), "rb", buffering=0) if span is None else _Part(path, *span)
 
 
-def _part(path: Path, span: tuple[int, int]) -> tuple[io.BytesIO | _Part, str | None]:
-    """(a video inside a larger file, its fault or None). A short video is read into memory at once."""
+def _part(path: Path, span: tuple[int, int]) -> tuple[io.BytesIO | _Part | None, str | None]:
+    """(a video inside a larger file, None), or (None, its fault). A short video is read into memory at once."""
     part = _Part(path, *span)
     if part.there < span[1]:
-        return part, f"is truncated (a clip lies at byte {span[0]:,}, beyond its end); fetch or write it again"
-    if span[1] <= KEEP:
-        with part:
-            part = io.BytesIO(part.read())
-    fault = _header_fault(part, span[1])
+        fault = f"is truncated (a clip lies at byte {span[0]:,}, beyond its end); fetch or write it again"
+    else:
+        if span[1] <= KEEP:
+            with part:
+                part = io.BytesIO(part.read())
+        fault = _header_fault(part, span[1])
+    if fault:
+        part.close()
+        return None, fault
     part.seek(0)
-    return part, fault
+    return part, None
 
 
 def container_fault(path: Path) -> str | None:
@@ -721,7 +814,7 @@ def container_fault(path: Path) -> str | None:
     It finds a truncated file even if all frames that are asked for are there. It accepts only formats
     whose frames can be told apart without decoding.
     """
-    with open(path, "rb", buffering=0) as file:
+    with _source(path, None) as file:
         return _header_fault(file, os.fstat(file.fileno()).st_size)
 
 
@@ -737,7 +830,7 @@ def _header_fault(file, size: int) -> str | None:
         return truncated if int.from_bytes(head[4:8], "little") + 8 > size else _too_large(width, height)
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
         index = _mp4_index(file, size)
-        return truncated if index is None else _mp4_too_large(index)
+        return truncated if index is None or _claims_more(index, size) else _mp4_too_large(index)
     return (
         "is no MP4, MOV, MKV, WebM or AVI file, whatever its name; convert it with `vt-course data prepare`, "
         "or replace it"
@@ -759,6 +852,16 @@ def _mp4_index(file, size: int) -> bytes | None:
     return index
 
 
+def _claims_more(index: bytes, size: int) -> bool:
+    """Whether a table of an MP4 names more samples of one size than the file can hold; FFmpeg would list them all."""
+    at = -1
+    while (at := index.find(b"stsz", at + 1)) >= 0:
+        each, count = (int.from_bytes(index[at + k : at + k + 4], "big") for k in (8, 12))
+        if each * count > size:
+            return True
+    return False
+
+
 def _mp4_too_large(index: bytes) -> str | None:
     """The fault of too large pictures, or None. A track header ends in width and height (16.16 fixed point)."""
     at = index.find(b"tkhd")
@@ -772,17 +875,23 @@ def _mp4_too_large(index: bytes) -> str | None:
 
 
 def _too_large(width: int, height: int) -> str | None:
-    return (
-        f"has pictures of {width}x{height} pixels, more than 8192x4320; make it smaller with `vt-course data prepare`"
-        if width * height > LARGEST
-        else None
-    )
+    if width * height > LARGEST:
+        return (
+            f"has pictures of {width}x{height} pixels, more than 8192x4320; make it smaller with "
+            "`vt-course data prepare`"
+        )
+    if max(width, height) > LONGER * min(width, height):
+        return f"shows pictures of {width}x{height} pixels, longer than any video's; look at it, or fetch it again"
+    return None
 
 
 def _matroska_end(head: bytes) -> int:
     """The end of the segment of a Matroska or WebM file, as the file itself says; 0 if it does not say."""
     at = head.find(b"\x18\x53\x80\x67") + 4  # the place after the segment's id
-    digits = 9 - head[at].bit_length()  # bytes of the length: the leading zeros tell it
-    length = int.from_bytes(head[at : at + digits], "big") & ((1 << 7 * digits) - 1)
+    field = head[at : at + 8]
+    if at < 4 or not field:  # cut, or after a long header: FFmpeg will tell
+        return 0
+    digits = 9 - field[0].bit_length()  # bytes of the length: the leading zeros tell it
+    length = int.from_bytes(field[:digits], "big") & ((1 << 7 * digits) - 1)
     unknown = length == (1 << 7 * digits) - 1  # all bits set: a live stream
-    return 0 if at < 4 or unknown else at + digits + length
+    return 0 if unknown else at + digits + length

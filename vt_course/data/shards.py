@@ -26,7 +26,18 @@ from vt_course.data.clips import Rows
 from vt_course.data.folders import Listing, checked, read_folder, readable, split_names
 from vt_course.data.prepare import size_of
 from vt_course.data.reader import PICTURES, SUFFIXES, BadClip, ClipReader, container_fault
-from vt_course.files import SMALL, alone, atomic_write, parse_json, parsing, read_json, read_tar, replacing, write_csv
+from vt_course.files import (
+    SMALL,
+    alone_in,
+    atomic_write,
+    of_share,
+    parse_json,
+    parsing,
+    read_json,
+    read_tar,
+    replacing,
+    write_csv,
+)
 
 RECORD = "shards.json"
 COLUMNS = ("path", "label", "start", "end", "offset", "bytes")
@@ -36,7 +47,9 @@ LARGEST = 8 << 30  # bytes of a member, because its size has 11 octal digits
 # ------------------------------------------------------------------------- writing
 
 
-def shard(src, out, max_bytes: int = 1_000_000_000, *, progress: bool = False) -> dict:
+def shard(
+    src, out, max_bytes: int = 1_000_000_000, *, share: tuple[int, int] | None = None, progress: bool = False
+) -> dict:
     """Pack the clips of `src`, any folder that `folders` reads, into tars of about `max_bytes`.
 
     Writes out/train-000000.tar ..., out/val-000000.tar ... The same clips give the same bytes on any
@@ -44,6 +57,8 @@ def shard(src, out, max_bytes: int = 1_000_000_000, *, progress: bool = False) -
     complete; then its clips, bytes and SHA-256 are added to out/shards.json. A second call goes on with
     the shards that are missing. The index (train.csv and val.csv) is written last.
     A clip that is missing, or whose headers show that it cannot be used, is left out. left_out.csv says why.
+    `share`: (I, N) writes every N-th shard, beginning with number I, so that N machines can work at the same time (see
+    `prepare`). Then a call without `share` checks them, writes those that are missing, and writes the index.
 
     Returns dict(out, shards, written, done_before, clips, left_out, bytes, seconds, notes). Raises
     `CourseError` if nothing can be written: no clips, a full disk, an `out` with shards of other clips or
@@ -59,22 +74,23 @@ def shard(src, out, max_bytes: int = 1_000_000_000, *, progress: bool = False) -
     found = read_folder(src)
     plan = _plan(src, found, max_bytes)
     out.mkdir(parents=True, exist_ok=True)
-    with alone(out / ".lock", wait=False):
-        record = _begin(out, found, plan, max_bytes)
+    need(share is None or 1 <= share[0] <= share[1], f"the share {share} is not I of N with I from 1 to N")
+    with alone_in(out, share):
+        record = _begin(out, found, plan, max_bytes, share)
+        if share:
+            plan = dict(list(plan.items())[share[0] - 1 :: share[1]])
         shards, rows, written = record["shards"], {"train": [], "val": []}, 0
         for name, clips in tqdm(plan.items(), unit="shard", disable=not progress, leave=False):
             path = out / name
-            if name not in shards or not path.is_file() or path.stat().st_size != shards[name]["bytes"]:
+            inside = _inside(path, shards.get(name))
+            if inside is None:
                 shards[name] = _write_shard(path, clips)
-                atomic_write(out / RECORD, json.dumps(record, indent=1).encode())
-                written += 1
-            rows[name.split("-")[0]] += [dict(row, path=name) for row in index(path)]
+                atomic_write(out / of_share(RECORD, share), json.dumps(record, indent=1).encode())
+                written, inside = written + 1, index(path)
+            rows[name.split("-")[0]] += [dict(row, path=name) for row in inside]
         left_out = [pair for name in plan for pair in shards[name]["left_out"]]
-        write_csv(out / "left_out.csv", ("path", "reason"), left_out)
-        for split in rows:
-            need(rows[split], f"none of the {split} clips of {src} can be used; {out / 'left_out.csv'} says why")
-        for split in ("val", "train"):
-            write_csv(out / f"{split}.csv", COLUMNS, ([row[key] for key in COLUMNS] for row in rows[split]))
+        if share is None:
+            _write_index(src, out, rows, left_out)
     return dict(
         out=str(out),
         shards=len(plan),
@@ -86,6 +102,28 @@ def shard(src, out, max_bytes: int = 1_000_000_000, *, progress: bool = False) -
         seconds=round(time.monotonic() - began, 1),
         notes=list(found.notes),
     )
+
+
+def _write_index(src: Path, out: Path, rows: dict[str, list[dict]], left_out: list) -> None:
+    """Write left_out.csv, val.csv and train.csv, and remove the records of shares, which are in shards.json now."""
+    write_csv(out / "left_out.csv", ("path", "reason"), left_out)
+    for split in rows:
+        need(rows[split], f"none of the {split} clips of {src} can be used; {out / 'left_out.csv'} says why")
+    for split in ("val", "train"):
+        write_csv(out / f"{split}.csv", COLUMNS, ([row[key] for key in COLUMNS] for row in rows[split]))
+    for path in out.glob("shards.*-of-*.json"):
+        path.unlink()
+
+
+def _inside(path: Path, told: dict | None) -> list[dict] | None:
+    """The `index` of a shard that is there as the record tells; None if it is to be written (again)."""
+    if told is None or size_of(path) != told["bytes"]:
+        return None
+    try:
+        rows = index(path)
+    except CourseError:
+        return None
+    return rows if len(rows) == told.get("clips") else None  # a tar overwritten by zeros is a tar without clips
 
 
 def _plan(src: Path, found: Listing, max_bytes: int) -> dict[str, list[dict]]:
@@ -114,25 +152,26 @@ def _plan(src: Path, found: Listing, max_bytes: int) -> dict[str, list[dict]]:
     return plan
 
 
-def _begin(out: Path, found: Listing, plan: dict, max_bytes: int) -> dict:
-    """The contents of shards.json: those that an interrupted call left, or those of a new one."""
+def _begin(out: Path, found: Listing, plan: dict, max_bytes: int, share: tuple[int, int] | None) -> dict:
+    """The contents of shards.json: those that interrupted calls and shares left, or those of a new one."""
     listing = [(name, clip["json"], clip["bytes"]) for name, clips in plan.items() for clip in clips]
     new = dict(
         classes=list(found.classes),
         max_bytes=max_bytes,
         clips_sha256=hashlib.sha256(json.dumps(listing).encode()).hexdigest(),
     )
-    if (out / RECORD).is_file():
-        old = _record(out)
+    olds, shards = [out / RECORD, *sorted(out.glob("shards.*-of-*.json"))], {}
+    olds = [_record(path) for path in olds if path.is_file()]
+    for old in olds:
         need(
             all(old[key] == new[key] for key in new),
             f"{out} holds shards of other clips or of another size "
             f"({old['max_bytes'] / 1e6:g} MB); name another folder, or delete this one",
         )
-        return old
-    need(not any(out.glob("*.tar")), f"{out} holds tar files of another program; name another folder")
-    new["shards"] = {}
-    atomic_write(out / RECORD, json.dumps(new, indent=1).encode())
+        shards |= old["shards"]
+    need(olds or not any(out.glob("*.tar")), f"{out} holds tar files of another program; name another folder")
+    new["shards"] = shards
+    atomic_write(out / of_share(RECORD, share), json.dumps(new, indent=1).encode())
     return new
 
 
@@ -228,13 +267,13 @@ def read_shards(folder: Path) -> tuple[Path | Rows, Path | Rows, tuple[str, ...]
     without an index that cannot be understood (see `_foreign`).
     """
     with readable(folder):
-        if not (folder / RECORD).is_file():
+        listed, shares = [folder / f"{split}.csv" for split in ("train", "val")], any(folder.glob("shards.*-of-*.json"))
+        if not shares and not (folder / RECORD).is_file():
             return _foreign(folder)
-        record, listed = _record(folder), [folder / f"{split}.csv" for split in ("train", "val")]
-        need(
-            all(path.is_file() for path in listed),
-            f"The shards in {folder} are not complete; run the `vt-course data shard` that writes them again",
-        )
+        incomplete = f"The shards in {folder} are not complete; run the `vt-course data shard` that writes them again"
+        need(not shares, incomplete)
+        record = _record(folder / RECORD)
+        need(all(path.is_file() for path in listed), incomplete)
         for name, told in record["shards"].items():
             size = size_of(folder / name)
             need(
@@ -323,9 +362,9 @@ def _row(path: Path, key: tuple[str, str], sample: dict) -> dict:
 # ------------------------------------------------------------------------- small things
 
 
-def _record(out: Path) -> dict:
-    wrong = f"{out / RECORD} is not what `vt-course data shard` writes; make the shards again in another folder"
-    record = read_json(out / RECORD, "make the shards again in another folder.", dict)
+def _record(path: Path) -> dict:
+    wrong = f"{path} is not what `vt-course data shard` writes; make the shards again in another folder"
+    record = read_json(path, "make the shards again in another folder.", dict)
     need(
         all(
             isinstance(record.get(key), kind)

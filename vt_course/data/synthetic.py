@@ -28,7 +28,7 @@ import multiprocessing
 import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -299,6 +299,19 @@ def clip_array(
     for name, known in ((motion, MOTIONS), (appearance, APPEARANCES)):
         need(name in known, f"no motion or appearance {name!r}: {closest(name, known)}")
     return paint(draw_scene(appearance, size, key), draw_path(motion, frames, key), draw_shake(frames, size, key))
+
+
+def mask_array(
+    motion: str, appearance: str, *, frames: int = 32, size: int = 112, key: tuple[int, ...] = (0, 0, 0)
+) -> np.ndarray:
+    """How much of each pixel of `clip_array` the shape covers, from 0 to 1: float32 (T, S, S).
+
+    The renderer paints it itself: the same shape in white, before black, on the same path, with nothing that shakes.
+    """
+    scene, white = draw_scene(appearance, size, key), np.ones(3, np.float32)
+    plain = replace(scene, background=0 * scene.background, texture=0 * scene.texture + white, rim=white)
+    still = Shake(np.zeros((frames, 2), int), np.ones(frames, np.float32), np.zeros((frames, size, size), np.float32))
+    return paint(plain, draw_path(motion, frames, key), still)[..., 0] / np.float32(255)
 
 
 def encode(clip: np.ndarray) -> bytes:

@@ -17,12 +17,12 @@ from vt_course.data.reader import scaled_size
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def resize(clip: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear resizing with antialiasing, as in PIL, on bytes: uint8 (T, H, W, 3) -> (T, height, width, 3)."""
+def resize(clip: Tensor, height: int, width: int, antialias: bool = True) -> Tensor:
+    """Bilinear resizing on bytes: uint8 (T, H, W, 3) -> (T, height, width, 3). With antialiasing it is that of PIL."""
     if clip.shape[1:3] == (height, width):
         return clip
     x = clip.permute(0, 3, 1, 2)  # (T, C, H, W), channels last
-    x = F.interpolate(x, (height, width), mode="bilinear", antialias=True)
+    x = F.interpolate(x, (height, width), mode="bilinear", antialias=antialias)
     return x.permute(0, 2, 3, 1)  # (T, H, W, C)
 
 
@@ -45,7 +45,8 @@ def three_crops(clip: Tensor, size: int) -> list[Tensor]:
     """Three squares along the longer side: left, centre, right (or top, centre, bottom).
 
     The test crops of Video Swin (`ThreeCrop` of mmaction, which lists the centre last), and of
-    SlowFast and TimeSformer (`uniform_crop`). Along the shorter side they are centred.
+    SlowFast and TimeSformer (`uniform_crop`). Along the shorter side they are centred. If the margin is odd, each
+    of the two has one crop that begins one pixel elsewhere: `training.protocols.boxes` has their own rules.
     """
     top, left = _margins(clip, size)
     if left >= top:

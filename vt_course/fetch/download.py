@@ -18,17 +18,18 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm import tqdm
 
 from vt_course import CourseError, __version__
-from vt_course.files import alone, read_json
+from vt_course.files import alone, open_own, read_json
 
 BACKOFF = 1.0  # seconds before the second attempt; doubled for each further one
 LONGEST_WAIT = 30.0
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP errors after which another attempt may succeed
 AGAIN = "run the same command again"
+LARGEST = 64 << 30  # bytes of a file; the largest that we know of, an archive of Kinetics, has a few GB
 
 
 class Broken(Exception):
@@ -39,19 +40,39 @@ class Broken(Exception):
         self.wait = wait
 
 
+class SameSafety(HTTPRedirectHandler):
+    """Follows a redirect only to http and https, and from https only to https."""
+
+    def redirect_request(self, request, response, code, message, headers, address):
+        before, after = urlsplit(request.full_url).scheme, urlsplit(address).scheme
+        if after not in ("http", "https") or before == "https" and after != "https":
+            raise CourseError(
+                f"{request.full_url} redirects from {before} to {address:.200}, which is not followed, because what "
+                "comes from there could be changed on its way; ask its publisher, or get the file by another way"
+            )
+        return super().redirect_request(request, response, code, message, headers, address)
+
+
+def open_url(url: str, headers: dict, timeout: float):
+    """The answer to a request. Raises `CourseError` for a redirect to a less safe place, else as `urlopen` does."""
+    return build_opener(SameSafety).open(Request(url, headers=headers), timeout=timeout)
+
+
 def fetch(
     url: str,
     path: Path,
     *,
     sha256: str | None = None,
     size: int | None = None,
+    most: int = LARGEST,
     progress: bool = False,
     retries: int = 5,
     timeout: float = 30.0,
 ) -> Path:
     """Download `url` to the file `path` and return `path`. If the file is there already, it is only checked.
 
-    sha256: all 64 hex digits, or the first ones if the publisher states no more. size: in bytes. `retries`: the number
+    sha256: all 64 hex digits, or the first ones if the publisher states no more. size: in bytes. `most`: the bytes that
+    such a file has at most. Never more than that is stored, nor more than the server announced. `retries`: the number
     of further attempts in a row that may bring no new byte. `timeout`: the seconds without any byte after which an
     attempt has failed. If two processes fetch the same file, the second waits for the first, and then finds the file. A
     truncated file is noticed only if `size`, `sha256` or a length from the server is known.
@@ -68,7 +89,7 @@ def fetch(
             if path.is_file():
                 check_file(path, path, f"{path} is there already but", sha256, size, "delete it to download it again")
                 return path
-            Download(url, path, sha256, size, progress, timeout).run(retries)
+            Download(url, path, sha256, size, most, progress, timeout).run(retries)
     except OSError as error:  # from the disk: errors of the network are handled in `Download`
         raise CourseError(
             f"cannot write {path} ({error.strerror or error}); free space or mend permissions and {AGAIN}"
@@ -92,8 +113,8 @@ def check_file(file: Path, path: Path, subject: str, sha256: str | None, size: i
 class Download:
     """The download of one file. Everything that must survive an interruption is on disk: the part, and `origin`."""
 
-    def __init__(self, url, path, sha256, size, progress, timeout):
-        self.url, self.path, self.sha256, self.size = url, path, sha256, size
+    def __init__(self, url, path, sha256, size, most, progress, timeout):
+        self.url, self.path, self.sha256, self.size, self.most = url, path, sha256, size, min(most, size or most)
         self.progress, self.timeout = progress, timeout
         self.part = path.with_name(path.name + ".part")
         self.origin = path.with_name(path.name + ".part.from")
@@ -103,7 +124,7 @@ class Download:
     def run(self, retries: int) -> None:
         worth_keeping = True
         try:
-            with open(self.part, "ab", buffering=0) as self.file:  # in append mode nothing but truncating is needed
+            with open_own(self.part, "ab", buffering=0) as self.file:  # in append mode nothing but truncating is needed
                 try:
                     self.receive(retries)
                     os.fsync(self.file.fileno())  # else a power failure may keep the rename but lose the bytes
@@ -178,11 +199,13 @@ class Download:
         rest = self.resumable() if self.have else {}
         headers = {"User-Agent": f"vt-course/{__version__}", "Accept-Encoding": "identity"} | rest
         try:
-            response = urlopen(Request(self.url, headers=headers), timeout=self.timeout)
+            response = open_url(self.url, headers, self.timeout)
         except HTTPError as error:
             self.answered = True
             return self.refused(error, rest)
-        except (HTTPException, OSError) as error:  # URLError is an OSError
+        except CourseError:
+            raise
+        except (HTTPException, OSError, ValueError) as error:  # URLError is an OSError; ValueError: a broken redirect
             self.broke(getattr(error, "reason", error))
         self.answered = True
         with response:
@@ -197,32 +220,44 @@ class Download:
             if start != self.have or total not in (None, self.promised()) or mark and rest.get("If-Range") not in marks:
                 self.file.truncate(0)
                 raise Broken("the file there changed during the download")
+            total = total or self.promised()
         else:  # the whole file: no range was asked for, or the server sends none
             if response.headers.get_content_type() == "text/html" and self.path.suffix not in (".html", ".htm"):
                 raise CourseError(
                     f"{self.url} answered with a web page instead of {self.path.name} (a log-in, a quota or "
                     f"a moved file); open it in a browser, {self.by_hand}"
                 )
-            length = response.headers.get("Content-Length", "")
-            total = int(length) if length.isdecimal() else None
+            total = whole_number(response.headers.get("Content-Length", ""))
             self.file.truncate(0)
-            self.origin.write_text(json.dumps({"url": self.url, "mark": mark, "total": total}), encoding="utf-8")
+            with open_own(self.origin, "w", encoding="utf-8") as file:
+                json.dump({"url": self.url, "mark": mark, "total": total}, file)
         if self.size is not None and total not in (None, self.size):
             self.file.truncate(0)
             raise CourseError(
                 f"{self.url} has {total:,} bytes instead of the {self.size:,} of {self.path.name}: the "
                 f"file there is another one; {self.by_hand}"
             )
+        if max(total or 0, self.have) > self.most:
+            raise self.too_long(self.most)
         if total is not None and (free := shutil.disk_usage(self.path.parent).free) < total - self.have:
             raise self.full(f"{(total - self.have) / 1e6:,.0f} MB are to come, {free / 1e6:,.0f} MB are free")
         with tqdm(
             total=total, initial=self.have, unit="B", unit_scale=True, desc=self.path.name, disable=not self.progress
         ) as bar:
             while chunk := self.read(response):
+                if self.have + len(chunk) > (limit := self.most if total is None else total):
+                    raise self.too_long(limit)
                 self.write(chunk)
                 bar.update(len(chunk))
         if total is not None and self.have < total:
             raise Broken(f"the connection closed after {self.have:,} of {total:,} bytes")
+
+    def too_long(self, limit: int) -> CourseError:
+        self.file.truncate(0)
+        return CourseError(
+            f"{self.url} sends more than the {limit:,} bytes that {self.path.name} can have, so it is another file, of "
+            f"which nothing was kept; {self.by_hand}"
+        )
 
     def read(self, response) -> bytes:
         try:
@@ -254,9 +289,11 @@ class Download:
             self.file.truncate(0)
             raise Broken("the file there has another length than it had at first")
         if error.code in PASSING:
-            wait = error.headers.get("Retry-After", "")
-            raise Broken(f"the server answered {error.code} {error.reason}", float(wait) if wait.isdecimal() else 0.0)
-        raise CourseError(f"{self.url} answered {error.code} {error.reason}; if the file has moved, {self.by_hand}")
+            wait = whole_number(error.headers.get("Retry-After", "")) or 0
+            raise Broken(f"the server answered {error.code} {error.reason:.100}", wait)
+        raise CourseError(
+            f"{self.url} answered {error.code} {error.reason:.100}; if the file has moved, {self.by_hand}"
+        )
 
     def broke(self, reason) -> None:
         """Raise the error for a failure of the network: Broken, or CourseError if no further attempt can help."""
@@ -287,5 +324,9 @@ def version_mark(headers) -> str | None:
 def content_range(headers) -> tuple[int | None, int | None]:
     """(first byte, total length) of `bytes 5-9/10` or `bytes */10`; None for a number that is not given."""
     span, _, total = headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-    start = span.partition("-")[0]
-    return int(start) if start.isdecimal() else None, int(total) if total.isdecimal() else None
+    return whole_number(span.partition("-")[0]), whole_number(total)
+
+
+def whole_number(text: str) -> int | None:
+    """The number that a header line gives; None if there is none, or an absurd one."""
+    return int(text) if text.isdecimal() and len(text) < 20 else None

@@ -7,17 +7,17 @@ archives. An archive of Kinetics-700-2020 holds one class. This leads to a rule 
 the same clips: of each class the first N by `rank`. The rule needs nothing but the official list. It is a
 random choice, because ids are random. And it takes a tenth of the download of another random choice of as many clips.
 
-    OUT/kinetics.json            the version; clips of another version are never stored in the same folder
+    OUT/kinetics.json            the version, which is never mixed with another, and checksums of the lists
     OUT/train/LABEL/ID_S_E.mp4   complete, decoded to the last frame; the layout of torchvision
     OUT/train.csv, val.csv       the clips of the last call, for `--data csv:train.csv,val.csv`
-    OUT/clips.jsonl              one line for each clip: name, label, split, part, bytes, sha256, frames
+    OUT/clips.jsonl              one line for each clip: name, label, split, part, bytes, time, sha256, frames
     OUT/parts.jsonl              one line for each archive that was read to its end: its contents
     OUT/annotations/             the official lists, from the mirror
     OUT/archives/, incoming/     unfinished work; removed at the end
 
 A clip is first decoded, then moved into place, and then gets its line. An archive first gets its line and then is
 deleted. So `kill -9` at any moment loses at most the work on one archive. Downloads of the other archives
-go on where they stopped.
+go on where they stopped. Lists, records and clips are checked at each start; what is damaged is made anew.
 """
 
 import csv
@@ -34,6 +34,7 @@ import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from difflib import get_close_matches
 from errno import EDQUOT, EFBIG, ENOSPC
 from functools import lru_cache
@@ -41,12 +42,23 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import quote
-from urllib.request import Request, urlopen
 
 from vt_course import CourseError, need
+from vt_course.data.reader import container_fault
 from vt_course.data.verify import verify
-from vt_course.fetch.download import AGAIN, fetch, sha256_of
-from vt_course.files import LARGEST, Unreadable, alone, parse_json, read_csv, read_json, read_tar, read_utf8, replacing
+from vt_course.fetch.download import AGAIN, fetch, open_url, sha256_of
+from vt_course.files import (
+    LARGEST,
+    Unreadable,
+    alone,
+    atomic_write,
+    parse_json,
+    read_csv,
+    read_json,
+    read_lines,
+    read_tar,
+    replacing,
+)
 from vt_course.machine import cores
 
 BASE = "https://s3.amazonaws.com/kinetics"
@@ -65,13 +77,25 @@ class Version(NamedTuple):
     lists: str  # FOLDER/SPLIT/LISTS_SPLIT_path.txt names the archives
     by_class: bool  # whether an archive holds one class
     bytes_per_clip: float  # github.com/cvdfoundation/kinetics-dataset/issues/15: 443 GB of 299,758
+    rows: tuple[int, int]  # of the lists of train and val, at least: 98 % of 246,534 and 19,906; of 700-2020 fewer
+    per_archive: int | None  # clips in the list for each archive, to within 10 %
     replacement: str | None = None  # archive that replaces corrupt training clips
     replacements: int = 0  # the number of clips in it
 
 
 VERSIONS = {
-    "400": Version("Kinetics-400", "400", "k400", False, 1.48e6, "replacement_for_corrupted_k400.tgz", 1392),
-    "700-2020": Version("Kinetics-700-2020", "700_2020", "k700_2020", True, 1.34e6),
+    "400": Version(
+        "Kinetics-400",
+        "400",
+        "k400",
+        False,
+        1.48e6,
+        (241_600, 19_500),
+        1000,
+        "replacement_for_corrupted_k400.tgz",
+        1392,
+    ),
+    "700-2020": Version("Kinetics-700-2020", "700_2020", "k700_2020", True, 1.34e6, (450_000, 25_000), None),
 }
 
 
@@ -93,6 +117,14 @@ class Clip(NamedTuple):
         return f"{self.split}/{folder_of(self.label)}/{self.stem}.mp4"
 
 
+class BadList(Exception):
+    """A list that is not what it should be. `names`: of the files that are to be fetched again."""
+
+    def __init__(self, why: str, *names: str):
+        super().__init__(why)
+        self.names = names
+
+
 class DamagedArchive(Exception):
     """An archive that ends too early or does not agree with its own checksum."""
 
@@ -112,9 +144,13 @@ def rank(clip: Clip) -> tuple[bool, str]:
 
 
 def read_annotations(path: Path, split: str) -> list[Clip]:
-    """The official list (label,youtube_id,time_start,time_end,split,is_cc), sorted by `rank`."""
-    clips = []
+    """The official list (label,youtube_id,time_start,time_end,split,is_cc), sorted by `rank`.
+
+    Raises `CourseError` for a file that is none, and for one that was cut within a line.
+    """
+    clips, first, row = [], None, None
     for line, row in read_csv(path, f"delete it and {AGAIN}"):
+        first = first or row
         try:
             clips.append(
                 Clip(
@@ -133,6 +169,8 @@ def read_annotations(path: Path, split: str) -> list[Clip]:
             ) from error
     if not clips:
         raise CourseError(f"{path} lists no clips: delete it and {AGAIN}")
+    if None in row or None in row.values() or "" in row.values() or row.get("split") != first.get("split"):
+        raise CourseError(f"{path} was cut in its last line: delete it and {AGAIN}")
     for clip in clips:  # ids and labels become file names
         if (
             not re.fullmatch(r"[\w-]{11}", clip.id)
@@ -144,6 +182,22 @@ def read_annotations(path: Path, split: str) -> list[Clip]:
                 f"{clip.end!r:.20} s, which no Kinetics list has: delete it and {AGAIN}"
             )
     return sorted(set(clips), key=rank)
+
+
+def read_archives(path: Path, split: str) -> list[str]:
+    """The archives that a list names: "train/part_0.tar.gz", ..., in the order of their numbers.
+
+    Raises `CourseError` if a line names none.
+    """
+    names = set()
+    for number, line in enumerate(map(str.strip, read_lines(path, f"delete it and {AGAIN}")), 1):
+        if line:
+            found = re.fullmatch(r"(?:\S*/)?([\w-]*\d[\w-]*\.tar\.gz)", line)
+            need(found, f"{path} names no archive in line {number}: delete it and {AGAIN}")
+            names.add(found[1])
+    if not names:
+        raise CourseError(f"{path} names no archives: delete it and {AGAIN}")
+    return [f"{split}/{name}" for name in sorted(names, key=numbers_in)]
 
 
 def choose(clips: list[Clip], labels: Iterable[str], count: int) -> dict[str, list[Clip]]:
@@ -204,7 +258,7 @@ def read_archive(path: Path, wanted: dict[str, Clip], into: Path) -> tuple[set[s
 def first_class(url: str) -> str | None:
     """The folder of the first video in an archive, from its first 64 kB; None if it cannot be found."""
     try:
-        with urlopen(Request(url, headers={"Range": "bytes=0-65535"}), timeout=30) as response:
+        with open_url(url, {"Range": "bytes=0-65535"}, timeout=30) as response:
             start = response.read(1 << 16)
         if start[:2] == b"\x1f\x8b":
             start = zlib.decompressobj(31).decompress(start)
@@ -221,38 +275,59 @@ def first_class(url: str) -> str | None:
 
 
 class Folder:
-    """What is in OUT: `good` and `bad` clips by path, and in `parts` the stems of each archive that was read."""
+    """What is in OUT: `good` and `bad` clips by path, and in `parts` the stems of each archive that was read.
+
+    `noted`: the paths of all clips with a line in clips.jsonl. `lists`: checksums of the lists that were found whole.
+    `damaged`: whether a record was; what it told is then found out again (see `Collector.adopt`).
+    """
 
     def __init__(self, root: Path, version: str):
-        self.root, self.good, self.bad, self.parts = root, {}, {}, {}
-        self.claim(version)
-        for line in read_notes(root / "clips.jsonl", name=str, label=str, split=str, part=str):
-            path = f"{line['split']}/{folder_of(line['label'])}/{line['name']}"
-            self.good.pop(path, None), self.bad.pop(path, None)
+        self.root, self.version, self.good, self.bad = root, version, {}, {}
+        self.lists = self.claim(version)
+        noted, clips_damaged = read_notes(root / "clips.jsonl", name=str, label=str, split=str, part=str)
+        parts, parts_damaged = read_notes(root / "parts.jsonl", part=str, stems=list)
+        lines = {f"{line['split']}/{folder_of(line['label'])}/{line['name']}": line for line in noted}
+        for path, line in lines.items():
             if "error" in line:
                 self.bad[path] = line
-            elif (size := size_of(root / path)) is not None and size == line.get("bytes"):
-                self.good[path] = line
-        for line in read_notes(root / "parts.jsonl", part=str, stems=list):
-            self.parts[line["part"]] = set(map(str, line["stems"]))
+            elif now := intact(root / path, line):
+                self.good[path] = now
+                if now != line:
+                    append(root / "clips.jsonl", now)
+        self.parts = {line["part"]: set(map(str, line["stems"])) for line in parts}
+        self.noted, self.damaged = set(lines), clips_damaged or parts_damaged
 
-    def claim(self, version: str) -> None:
-        """Record the version. Raises CourseError for a folder with another version, or with other files."""
-        note = self.root / "kinetics.json"
-        if note.is_file():
-            remedy = f"if the folder holds Kinetics-{version}, delete that file and {AGAIN}; else give another --out"
-            there = read_json(note, remedy, dict).get("version")
-            need(there in VERSIONS, f"{note} does not tell the version; {remedy}")
-            if there != version:
-                raise CourseError(
-                    f"{self.root} holds Kinetics-{there}, and versions must not be "
-                    f"mixed (the training clips of one are validation clips of "
-                    f"another): give another --out for Kinetics-{version}"
-                )
-        elif any((self.root / split).exists() for split in SPLITS):
+    def claim(self, version: str) -> dict[str, str]:
+        """Record the version, and return the checksums of the lists.
+
+        If kinetics.json is missing or damaged, the names of the lists tell the version.
+        Raises CourseError for a folder with another version, or with other files.
+        """
+        note, told = self.root / "kinetics.json", {}
+        with suppress(CourseError):
+            told = read_json(note, "", dict) if note.is_file() else {}
+        there = told.get("version")
+        if there not in VERSIONS:
+            names = {
+                name for name, each in VERSIONS.items() if any(self.root.glob(f"annotations/{each.lists}_*_path.txt"))
+            }
+            there = names.pop() if len(names) == 1 else None
+        if there is None and any((self.root / split).exists() for split in SPLITS):
             raise CourseError(f"{self.root} has videos that were not fetched by this command: give another --out")
-        else:
-            write(note, json.dumps({"version": version}))
+        if there not in (None, version):
+            raise CourseError(
+                f"{self.root} holds Kinetics-{there}, and versions must not be "
+                f"mixed (the training clips of one are validation clips of "
+                f"another): give another --out for Kinetics-{version}"
+            )
+        lists = told.get("lists")
+        lists = {k: v for k, v in lists.items() if isinstance(v, str)} if isinstance(lists, dict) else {}
+        if told.get("version") != version:
+            self.write_note(lists)
+        return lists
+
+    def write_note(self, lists: dict[str, str]) -> None:
+        write(self.root / "kinetics.json", json.dumps({"version": self.version, "lists": lists}))
 
     def add(self, clip: Clip, part: str, file: Path, frames: int | None, error: str | None) -> None:
         """Move a decoded clip into place and write its line. A bad clip is deleted, and only its line is kept."""
@@ -262,7 +337,8 @@ class Folder:
             self.bad[path] = line | {"error": error}
             file.unlink()
         else:
-            line |= dict(bytes=file.stat().st_size, sha256=sha256_of(file), frames=frames)
+            there = file.stat()
+            line |= dict(bytes=there.st_size, mtime_ns=there.st_mtime_ns, sha256=sha256_of(file), frames=frames)
             (self.root / path).parent.mkdir(parents=True, exist_ok=True)
             os.replace(file, self.root / path)
             self.good[path] = line
@@ -291,8 +367,21 @@ def numbers_in(name: str) -> list[int]:
     return [int(digits) for digits in re.findall(r"\d+", name)]
 
 
-def size_of(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
+def intact(file: Path, line: dict) -> dict | None:
+    """The line of a clip, brought up to date, if its file is the one that was decoded; else None.
+
+    If size and time are those of the line, the headers must still be those of a whole video. With another time (it was
+    copied, or overwritten) its checksum decides.
+    """
+    try:
+        there = file.stat()
+        if there.st_size != line.get("bytes"):
+            return None
+        if there.st_mtime_ns == line.get("mtime_ns"):
+            return None if container_fault(file) else line
+        return line | {"mtime_ns": there.st_mtime_ns} if sha256_of(file) == line.get("sha256") else None
+    except OSError:
+        return None
 
 
 def write(path: Path, text: str) -> None:
@@ -307,24 +396,24 @@ def append(path: Path, line: dict) -> None:
         os.fsync(file.fileno())
 
 
-def read_notes(path: Path, **wanted: type) -> list[dict]:
-    """The lines of a file, each a JSON object with the names `wanted`. An unfinished last line is cut off.
+def read_notes(path: Path, **wanted: type) -> tuple[list[dict], bool]:
+    """(the lines of a record, whether it was damaged). Each line is a JSON object with the names `wanted`.
 
-    Raises CourseError for a line of another kind.
+    Other lines, and an unfinished last line, are dropped from the file. The latter is left by a kill and no damage.
     """
-    data = path.read_bytes() if path.is_file() else b""
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        os.truncate(path, len(whole))
-    remedy, lines = f"delete that line and {AGAIN}", []
-    for number, text in enumerate(whole.splitlines(), 1):
-        line = parse_json(text, f"line {number} of {path}", remedy, dict)
-        need(
-            all(isinstance(line.get(name), kind) for name, kind in wanted.items()),
-            f"line {number} of {path} does not tell {', '.join(wanted)}; {remedy}",
-        )
-        lines.append(line)
-    return lines
+    data = path.read_bytes() if path.is_file() else None
+    whole, rest = (data or b"").rpartition(b"\n")[::2]
+    lines, texts, damaged = [], whole.split(b"\n") if whole else [], data == b""
+    for text in texts:
+        try:
+            line = parse_json(text, path, "", dict)
+            need(all(isinstance(line.get(name), kind) for name, kind in wanted.items()), "another kind")
+            lines.append((text, line))
+        except CourseError:
+            damaged = True
+    if rest or len(lines) < len(texts):
+        atomic_write(path, b"".join(text + b"\n" for text, _ in lines))
+    return [line for _, line in lines], damaged
 
 
 # ---------------------------------------------------------------- the work
@@ -340,21 +429,94 @@ class Collector:
         self.base, self.workers, self.keep = f"{base.rstrip('/')}/{version.folder}", workers, keep
         self.skip = set(skip)
         self.archives, self.incoming = folder.root / "archives", folder.root / "incoming"
+        self.annotations = folder.root / "annotations"
 
-    def list_of(self, split: str) -> list[Clip]:
-        path = self.folder.root / "annotations" / f"{split}.csv"
-        fetch(f"{self.base}/annotations/{split}.csv", path, progress=self.progress)
-        return read_annotations(path, split)
+    def lists(self, splits: Iterable[str]) -> tuple[dict[str, list[Clip]], dict[str, list[str]]]:
+        """({split: its clips}, {split: its archives}) of `splits`, and the clips of train.
 
-    def parts_of(self, split: str) -> list[str]:
-        """The archives of a split: "train/part_0.tar.gz", ..., in the order of their numbers."""
-        name = f"{self.version.lists}_{split}_path.txt"
-        path = fetch(f"{self.base}/{split}/{name}", self.folder.root / "annotations" / name)
-        names = set(re.findall(r"[\w-]+\.tar\.gz$", read_utf8(path, f"delete it and {AGAIN}"), re.MULTILINE))
-        parts = [f"{split}/{name}" for name in sorted(names, key=numbers_in)]
-        if not parts:
-            raise CourseError(f"{path} names no archives: delete it and {AGAIN}")
-        return parts
+        A list that is not what it should be is fetched again, once. Raises `CourseError` if it comes so again.
+        """
+        seen = set()
+        while True:
+            try:
+                return self.read_lists(splits)
+            except BadList as error:
+                for name in error.names:
+                    (self.annotations / name).unlink(missing_ok=True)
+                if seen & set(error.names):
+                    raise CourseError(
+                        f"the lists at {self.base} came twice not as they should be ({error}), and were not kept; try "
+                        "later with the same command, or another --mirror"
+                    ) from error
+                seen |= set(error.names)
+
+    def read_lists(self, splits: Iterable[str]) -> tuple[dict[str, list[Clip]], dict[str, list[str]]]:
+        clips, parts, version = {}, {}, self.version
+        archives = {split: f"{version.lists}_{split}_path.txt" for split in SPLITS}
+        for split in dict.fromkeys((*splits, "train")):
+            clips[split] = self.read_list(f"{split}.csv", "annotations", lambda path: read_annotations(path, split))
+            if len(clips[split]) < (least := version.rows[split != "train"]):
+                raise BadList(f"{split}.csv has {len(clips[split]):,} clips, and not {least:,} or more", f"{split}.csv")
+        for split in SPLITS if version.by_class else splits:
+            parts[split] = self.read_list(archives[split], split, lambda path: read_archives(path, split))
+        if version.by_class:  # an archive for each class, so as many in both, but for a few that may be missing
+            train, val = len(parts["train"]), len(parts["val"])
+            if abs(train - val) > 0.02 * max(train, val):
+                counts = [f"{archives[split]} names {len(parts[split])} archives" for split in SPLITS]
+                raise BadList(" and ".join(counts), *archives.values())
+        else:
+            for split, names in parts.items():
+                numbers = [numbers_in(name)[-1] for name in names]
+                each = len(clips[split]) / len(names)
+                if numbers != list(range(len(names))):
+                    raise BadList(f"{archives[split]} does not name the archives 0 to {max(numbers)}", archives[split])
+                if version.per_archive and not 0.9 < each / version.per_archive < 1.1:
+                    raise BadList(
+                        f"{split}.csv has {each:.0f} clips for each archive that {archives[split]} names",
+                        f"{split}.csv",
+                        archives[split],
+                    )
+        return clips, parts
+
+    def read_list(self, name: str, folder: str, read: Callable[[Path], list]) -> list:
+        """Fetch a list, if it is not there as it was when it was found whole, and read it. Raises `BadList`."""
+        path = self.annotations / name
+        if path.is_file() and self.folder.lists.get(name) not in (None, sha256_of(path)):
+            path.unlink()
+        fetch(f"{self.base}/{folder}/{name}", path, most=LARGEST, progress=self.progress and folder == "annotations")
+        try:
+            return read(path)
+        except CourseError as error:
+            raise BadList(str(error).replace(f": delete it and {AGAIN}", "").replace(f"{path}", name), name) from error
+
+    def note_lists(self) -> None:
+        """Record the checksums of the lists, which were found whole."""
+        now = {
+            path.name: sha256_of(path) for path in sorted(self.annotations.iterdir()) if path.suffix in (".csv", ".txt")
+        }
+        if now != self.folder.lists:
+            self.folder.lists = now
+            self.folder.write_note(now)
+
+    def adopt(self, lists: dict[str, list[Clip]]) -> None:
+        """Note again the clips that are there, but whose lines were lost with a damaged record. Each is decoded."""
+        folder = self.folder
+        places = {stem: part for part, stems in folder.parts.items() for stem in stems}
+        there = {
+            path.relative_to(folder.root).as_posix() for split in lists for path in folder.root.glob(f"{split}/*/*.mp4")
+        } - folder.noted
+        lost = [
+            (clip, places.get(clip.stem) or places.get(clip.id) or "")
+            for clip in sum(lists.values(), [])
+            if clip.path in there
+        ]
+        lost = [(clip, part) for clip, part in lost if part or folder.damaged]
+        files = [folder.root / clip.path for clip, _ in lost]
+        for (clip, part), file, result in zip(lost, files, verify(files, workers=cores())):
+            if result["error"]:
+                file.unlink()  # it is fetched again
+            else:
+                folder.add(clip, part, file, result["frames"], None)
 
     # ------------------------------------------------ what is still to do
 
@@ -581,7 +743,11 @@ def fetch_chosen(
 ) -> dict:
     """The work of `kinetics`, after everything has been opened and checked."""
     folder, name = collector.folder, collector.version.name
-    lists = {split: collector.list_of(split) for split in dict.fromkeys((*splits, "train"))}
+    lists, parts = collector.lists(splits)
+    collector.note_lists()
+    if folder.damaged and collector.progress:
+        print(f"a record in {folder.root} was damaged; what it told is found out again", file=sys.stderr)
+    collector.adopt(lists)
     labels = sorted({clip.label for clip in lists["train"]})
     if preset == "mini200":
         sizes = Counter(clip.label for clip in lists["train"])
@@ -590,7 +756,7 @@ def fetch_chosen(
         classes = [*TINY10["motion"], *TINY10["appearance"]]
     classes = classes.split(",") if isinstance(classes, str) else classes
     classes = class_names(classes, labels, f"{folder.root}/annotations/train.csv")
-    chosen, parts, plan = {}, {}, {}
+    chosen, plan = {}, {}
     for split in splits:
         clips = lists[split]
         if cc_only and not any(clip.cc for clip in clips):
@@ -600,7 +766,6 @@ def fetch_chosen(
             )
         allowed = [clip for clip in clips if clip.cc == "1"] if cc_only else clips
         chosen[split] = choose(allowed, classes, count[split])
-        parts[split] = collector.parts_of(split)
         plan[split] = collector.estimate(clips, parts[split], chosen[split], count[split])
     total = {key: sum(of[key] for of in plan.values()) for key in next(iter(plan.values()))}
     held = total["held"] if collector.keep else max(of["held"] for of in plan.values())

@@ -14,10 +14,9 @@ mirror: set the environment variable VT_COURSE_WEIGHTS_URL. It replaces `https:/
 address; the path after it stays, and the part after `?` is dropped.
 """
 
-import argparse
 import os
 import re
-from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -28,11 +27,11 @@ import torch
 
 from vt_course import CourseError, data_root
 from vt_course.fetch.download import fetch, sha256_of
-from vt_course.files import Unreadable, alone, atomic_write, read_pt, read_utf8
-from vt_course.models import create
+from vt_course.files import alone, atomic_write, read_utf8
+from vt_course.models import ZOO, create, mini_weights
 from vt_course.models.cost import count_parameters
 from vt_course.models.official import from_official
-from vt_course.training.checkpoint import save_weights
+from vt_course.training.checkpoint import not_finite, read_checkpoint, save_weights
 
 # Classes of the head. 21,841: microsoft/Swin-Transformer data/build.py; 19,168: huggingface/pytorch-image-models
 # timm/models/mvitv2.py; 1,059: TimeSformer section 4.6.
@@ -370,6 +369,11 @@ def weights_mb(variant: str) -> float:
         return 4e-6 * count_parameters(create(variant))
 
 
+def most_bytes(variant: str) -> int:
+    """The bytes that a published file can have at most: the weights, their average, and AdamW's two moments of each."""
+    return int(6e6 * weights_mb(variant)) + (64 << 20)
+
+
 def row(name: str) -> dict:
     """The row of one published file. Raises CourseError for an unknown name; the message names similar ones."""
     release = find(name)
@@ -415,7 +419,14 @@ def get(name: str, out: Path | None = None, *, progress: bool = True, keep_origi
             known = read_record(record)
             if final.is_file() and known.get(final.name) == sha256_of(final):
                 return final
-            fetch(address(release.url), original, sha256=release.sha256, size=release.size, progress=progress)
+            fetch(
+                address(release.url),
+                original,
+                sha256=release.sha256,
+                size=release.size,
+                most=most_bytes(release.variant),
+                progress=progress,
+            )
             checksum = sha256_of(original)
             if known.get(original.name, checksum) != checksum:
                 raise CourseError(
@@ -433,6 +444,35 @@ def get(name: str, out: Path | None = None, *, progress: bool = True, keep_origi
             "folder with --out"
         ) from error
     return final
+
+
+def located(name: str, *, progress: bool = True) -> Path | str:
+    """What `training.trained.open_model` opens, for what a user names: a run folder or a file of weights that exists; a
+    mini, whose weights the package contains; or published weights, which `get` downloads unless they are there.
+
+    The name of a variant is enough if only one file is published for it. Raises `CourseError` for anything else.
+    """
+    if os.path.exists(name) or name.endswith(".safetensors"):
+        return Path(name)
+    if name in ZOO:
+        with suppress(ValueError):
+            mini_weights(name)
+            return name
+        published = [release.name for release in releases().values() if release.variant == name]
+        if len(published) != 1:
+            raise CourseError(
+                f"{name} has the published weights {', '.join(published)}: name one of them"
+                if published
+                else f"no weights of {name} are published; train it, or see `vt-course weights list`"
+            )
+        name = published[0]
+    if name not in releases():
+        close = get_close_matches(name, [*releases(), *ZOO], n=2, cutoff=0.6)
+        raise CourseError(
+            f"{name} does not exist: name a run folder, one of its .safetensors files, or a model that has weights"
+            + (f"; did you mean {' or '.join(close)}?" if close else " (see `vt-course weights list`)")
+        )
+    return get(name, progress=progress)
 
 
 def read_record(record: Path) -> dict[str, str]:
@@ -453,6 +493,11 @@ def convert(release: Release, original: Path, final: Path, checksum: str) -> Non
             f"the published {release.name}, kept at {original}, is not the {release.variant} of this "
             f"version of vt_course ({error}); report that with the output of `vt-course doctor`"
         ) from error
+    if name := not_finite(model.state_dict()):
+        raise CourseError(
+            f"the published {release.name}, kept at {original}, has numbers in {name} that are not finite (NaN or "
+            "infinity), so no model can use it; delete it and run the same command again, or tell its publisher"
+        )
     save_weights(
         final,
         model,
@@ -466,33 +511,3 @@ def convert(release: Release, original: Path, final: Path, checksum: str) -> Non
             "sha256 of original": checksum,
         },
     )
-
-
-def read_checkpoint(path: Path) -> Mapping:
-    """The object in a published file. It is read without running any code that a pickle can contain.
-
-    Sense-X/UniFormer image_classification/main.py stores its command line together with the weights, as an
-    argparse.Namespace. This class only holds values, so it is allowed. Everything else except plain values and tensors
-    raises CourseError.
-    """
-    try:
-        checkpoint = read_pt(
-            path,
-            "delete it and run the same command again",
-            "not a PyTorch checkpoint or is damaged",
-            allow=[argparse.Namespace],
-        )
-    except Unreadable as error:
-        if found := re.search(r"GLOBAL ([\w.]+)", str(error.__cause__)):
-            raise CourseError(
-                f"{path} holds a {found[1]} beside its weights, and loading that could run code, so it was "
-                "not loaded; if you trust where it comes from, save its tensors alone with torch.save, put "
-                "that file in its place and run the same command again"
-            ) from error
-        raise
-    if not isinstance(checkpoint, Mapping):
-        raise CourseError(
-            f"{path} holds a {type(checkpoint).__name__} instead of named weights; delete it and run the same "
-            "command again"
-        )
-    return checkpoint

@@ -4,13 +4,15 @@ from pathlib import Path
 
 from torch import nn
 
+from vt_course.models.maps import FeatureMaps
 from vt_course.models.zoo import ZOO
 
 
-def create(name: str, **overrides) -> nn.Module:
+def create(name: str, *, features_only: bool = False, **overrides) -> nn.Module:
     """Build the variant `name` of the zoo with fresh weights.
 
-    `overrides` replace entries of its configuration, for instance `num_classes=10` or `drop_path=0.2`.
+    `overrides` replace entries of its configuration, for instance `num_classes=10` or `drop_path=0.2`. With `features_only`
+    it is the model without its classifier, which gives its stage maps: see `FeatureMaps`.
     Raises ValueError for an unknown name (the message names the closest ones), an unknown override, or a size below 1.
     """
     if name not in ZOO:
@@ -22,7 +24,18 @@ def create(name: str, **overrides) -> nn.Module:
     unknown = sorted(set(overrides) - known)
     if unknown:
         raise ValueError(f"{name} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}.")
-    return variant.family(**{**variant.config, **overrides})
+    settings = {**variant.config, **overrides}
+    model = variant.family(**settings)
+    model.made_of = name, overrides      # for those who store it: `training.pretrained`
+    return FeatureMaps(model, input_shape(variant, settings)) if features_only else model
+
+
+def input_shape(variant, settings: dict) -> tuple[int, ...]:
+    """The shape of the input, without the batch axis, that a variant has with other `settings`: (C, T, H, W) or (C, H, W)."""
+    channels, *frames, height, width = variant.input
+    size = settings.get("img_size", (height, width))
+    frames = [settings.get("frames", settings.get("num_frames", T)) for T in frames]
+    return settings.get("in_channels", channels), *frames, *((size, size) if isinstance(size, int) else size)
 
 
 def built_for(name: str, channels: int, frames: int, size: int | tuple[int, int]) -> dict:
@@ -48,4 +61,4 @@ def mini_weights(name: str) -> Path:
     return path
 
 
-__all__ = ["ZOO", "built_for", "create", "mini_weights"]
+__all__ = ["ZOO", "FeatureMaps", "built_for", "create", "input_shape", "mini_weights"]

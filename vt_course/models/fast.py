@@ -23,13 +23,14 @@ is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compili
 KEPT_SCORES = 2**23                      # most scores (32 MB) that one attention keeps for its backward pass on a CPU
 
 
-def own_backward(x: Tensor) -> bool:
-    """Whether `x` takes one of our own backward passes, which are faster on a CPU.
+def recorded() -> bool:
+    """Whether operations are being recorded: by compilers and exporters, or the transforms of torch.func (grad, vmap, jvp)."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
 
-    It does not in compiled graphs and in the transforms of torch.func (grad, vmap, jvp): those look into PyTorch's own only.
-    """
-    return (x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-            and not torch._C._are_functorch_transforms_active())
+
+def own_backward(x: Tensor) -> bool:
+    """Whether `x` takes one of our own backward passes, which are faster on a CPU. Who records sees into PyTorch's own only."""
+    return x.device.type == "cpu" and torch.is_grad_enabled() and not recorded()
 
 
 # ---------------------------------------------------------------- rolled windows (Swin, section 3.2)
@@ -253,15 +254,23 @@ def places_of_keys(axes: str, size: Size, cls: int) -> Tensor:
 
 
 def positions_as_mask(q: Tensor, k: Tensor, v: Tensor, scores: dict[str, Tensor], size_k: Size) -> Tensor:
-    """`attention_with_positions` without gradients: E is the mask of a fused kernel, written in two passes."""
+    """`attention_with_positions` without gradients: E is the mask of a fused kernel, written once.
+
+    Programs that record operations do not all see what is written into a view. The classic exporter of ONNX loses it
+    without a word, and so it lost the positions. For them E is put together from parts, which takes one more pass.
+    """
     first, *rest = [of_axis.unflatten(-1, [-1 if a == axis else 1 for a in "thw"])         # (B, h, T, H, W, t, h, w)
                     for axis, of_axis in scores.items()]
     cls, size_q = q.shape[2] - prod(first.shape[2:5]), first.shape[2:5]
-    E = q.new_empty(*q.shape[:3], k.shape[2])                         # (B, h, cls + N', cls + Nk)
-    E[:, :, :cls] = E[:, :, :, :cls] = 0
-    on_map = E[:, :, cls:, cls:].unflatten(3, size_k).unflatten(2, size_q)
-    on_map.copy_(first)
-    on_map += sum(rest)                  # these broadcast: their sum is smaller than E, and E is passed through once more only
+    first, rest = first.to(q.dtype).expand(*first.shape[:5], *size_k), sum(rest)           # rest broadcasts: it is smaller than E
+    if recorded():
+        E = (first + rest).to(q.dtype).flatten(5).flatten(2, 4)       # (B, h, N', Nk)
+        E = torch.cat([E.new_zeros(*E.shape[:3], cls), E], 3)         # (B, h, N', cls + Nk)
+        E = torch.cat([E.new_zeros(*E.shape[:2], cls, E.shape[3]), E], 2)          # (B, h, cls + N', cls + Nk)
+    else:
+        E = q.new_empty(*q.shape[:3], k.shape[2])                     # (B, h, cls + N', cls + Nk)
+        E[:, :, :cls] = E[:, :, :, :cls] = 0
+        torch.add(first, rest, out=E[:, :, cls:, cls:].unflatten(3, size_k).unflatten(2, size_q))
     return F.scaled_dot_product_attention(q, k, v, E)
 
 

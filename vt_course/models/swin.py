@@ -145,11 +145,14 @@ class WindowAttention(nn.Module):
         table = self.relative_position_bias_table.t().contiguous()    # (h, rows)
         return table.index_select(1, rows).view(-1, N, N)
 
+    def window_and_shift(self, size: Size) -> tuple[Size, Size]:
+        """Those of a map of `size` (`clamp_window`, `still`)."""
+        window, shift = clamp_window(size, self.window, self.shift)
+        return window, (0,) * len(size) if size == self.still else shift
+
     def forward(self, x: Tensor) -> Tensor:
         size = tuple(x.shape[1:-1])
-        window, shift = clamp_window(size, self.window, self.shift)
-        if size == self.still:
-            shift = (0,) * len(size)
+        window, shift = self.window_and_shift(size)
         x = pad(x, window)                                            # (B, *padded, C)
         windows, groups, order = roll_and_cut(x, window, shift)       # (B·nW, N, C)
         qkv = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1))             # (B·nW, N, 3, h, d)

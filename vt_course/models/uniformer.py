@@ -29,8 +29,12 @@ BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
 def check_batch_norm(module: nn.Module, x: Tensor) -> None:
-    """Raise ValueError where a BatchNorm in training would see one value a channel: its variance is not defined."""
-    if module.training and x.shape[0] * prod(x.shape[2:]) == 1:
+    """Raise ValueError where a BatchNorm in training would see one value a channel: its variance is not defined.
+
+    A frozen BatchNorm is in eval mode inside a module that trains: it computes no variance.
+    """
+    one_value = module.training and x.shape[0] * prod(x.shape[2:]) == 1
+    if one_value and any(m.training for m in module.modules() if isinstance(m, tuple(BATCH_NORM.values()))):
         raise ValueError(f"BatchNorm cannot be trained on one clip whose map is {' x '.join(map(str, x.shape[2:]))}: it needs two values a "
                          "channel or more; give two clips or more at a time, more frames or larger ones.")
 
@@ -345,7 +349,7 @@ class UniFormer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Class scores before softmax, (B, K)."""
         x = self.features(x)[-1]                                      # (B, C, *size)
-        check_batch_norm(self, x)
+        check_batch_norm(self.norm, x)
         x = to_tokens(self.norm(x))                                   # (B, N, C)
         scores = self.head(x.mean(1))                                 # (B, K)
         return scores if self.aux_head is None else scores + 0.5 * self.aux_head(x).amax(1)

@@ -6,23 +6,27 @@ before it is kept as `previous.pt`. `last.safetensors` and `best.safetensors` ar
 weights for all other uses, with the recipe, the metric and a checksum in their headers.
 """
 
+import argparse
 import hashlib
 import io
 import json
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
 import torch
 
 from vt_course import CourseError, need
-from vt_course.files import atomic_write, parse_json, parsing, read_pt, read_safetensors
+from vt_course.files import Unreadable, atomic_write, parse_json, parsing, read_pt, read_safetensors, regular
 from vt_course.models import ZOO, built_for, create
 from vt_course.models.official import check_state
 from vt_course.training.recipes import Recipe
 
 STATE, PREVIOUS = "state.pt", "previous.pt"
 PARTS = ("config", "model", "optimizer", "scaler", "progress")  # the parts of a state, each a dict
+EMA = "ema"  # one more, of a run that keeps a moving average of its weights
 SEAL = b"sha256 of what stands before: "
 
 
@@ -58,7 +62,7 @@ def read_state(folder: Path) -> dict | None:
     state = read_pt(path, remedy(folder))
     if (
         not isinstance(state, dict)
-        or sorted(state) != sorted(PARTS)
+        or set(state) - {EMA} != set(PARTS)
         or not all(isinstance(v, dict) for v in state.values())
     ):
         raise unusable(folder, f"is damaged: it does not hold the parts {', '.join(PARTS)}")
@@ -72,7 +76,7 @@ def state_path(folder: Path) -> Path | None:
 
 def damage(path: Path) -> str | None:
     """What is wrong with the bytes of a checkpoint, as the rest of a sentence that begins with its name; else None."""
-    with parsing(path, "damaged", "look at it"), open(path, "rb") as file:
+    with parsing(path, "damaged", "look at it"), open(regular(path), "rb") as file:
         size, length = file.seek(0, os.SEEK_END), len(SEAL) + 64
         if size == 0:
             return "is damaged: it is empty (0 bytes)"
@@ -138,6 +142,28 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     return read_safetensors(path, "name a run folder or one of its .safetensors files")
 
 
+def read_checkpoint(path: Path, remedy: str = "delete it and run the same command again") -> Mapping:
+    """The object in a published file. It is read without running any code that a pickle can contain.
+
+    Sense-X/UniFormer image_classification/main.py stores its command line together with the weights, as an
+    argparse.Namespace. This class only holds values, so it is allowed. Everything else except plain values and tensors
+    raises CourseError.
+    """
+    try:
+        checkpoint = read_pt(path, remedy, "not a PyTorch checkpoint or is damaged", allow=[argparse.Namespace])
+    except Unreadable as error:
+        if found := re.search(r"GLOBAL ([\w.]+)", str(error.__cause__)):
+            raise CourseError(
+                f"{path} holds a {found[1]} beside its weights, and loading that could run code, so it was "
+                "not loaded; if you trust where it comes from, save its tensors alone with torch.save, put "
+                "that file in its place and run the same command again"
+            ) from error
+        raise
+    if not isinstance(checkpoint, Mapping):
+        raise CourseError(f"{path} holds a {type(checkpoint).__name__} instead of named weights; {remedy}")
+    return checkpoint
+
+
 def check_whole(path: Path, weights: dict[str, torch.Tensor], header: dict[str, str]) -> None:
     """Raise `CourseError` if these are not what `save_weights` wrote. A file without a checksum passes."""
     if header.get("checksum") not in (None, checksum(weights, header)):
@@ -166,11 +192,8 @@ def build_model(recipe: Recipe, classes: int):
     `recipe.config` overrides everything else. Training and loading a run both call this function, so they build the
     same model. Raises `CourseError` for settings with which the model cannot be built.
     """
-    settings = dict(num_classes=classes, drop_path=recipe.drop_path, **recipe.config)
-    if recipe.model in ZOO:  # else `create` raises, and names the closest
-        settings = built_for(recipe.model, 3, recipe.frames, recipe.size) | settings
     try:
-        return create(recipe.model, **settings)
+        return create(recipe.model, **model_settings(recipe, classes))
     except ValueError as error:
         if recipe.model not in ZOO:
             raise CourseError(str(error)) from error
@@ -178,6 +201,14 @@ def build_model(recipe: Recipe, classes: int):
             f"{recipe.model} cannot be built for frames={recipe.frames}, size={recipe.size} and "
             f"config={recipe.config}: {error}"
         ) from error
+
+
+def model_settings(recipe: Recipe, classes: int) -> dict:
+    """The settings with which a recipe builds its model."""
+    settings = dict(num_classes=classes, drop_path=recipe.drop_path, **recipe.config)
+    if recipe.model in ZOO:  # else `create` raises, and names the closest
+        settings = built_for(recipe.model, 3, recipe.frames, recipe.size) | settings
+    return settings
 
 
 def load_weights(model, weights: dict, name) -> None:
@@ -191,20 +222,25 @@ def load_weights(model, weights: dict, name) -> None:
         raise CourseError(
             f"cannot load {name}: {error}; load it into the model and settings it was saved from"
         ) from error
-    for key, own in model.state_dict().items():
-        if own.is_floating_point() and not weights[key].to(own.dtype).isfinite().all():
-            raise CourseError(
-                f"cannot load {name}: {key} has numbers that are not finite (NaN or infinity); train again, with a "
-                "lower lr if it was the training that diverged"
-            )
+    own = model.state_dict()
+    if key := not_finite({key: weights[key].to(tensor.dtype) for key, tensor in own.items()}):
+        raise CourseError(
+            f"cannot load {name}: {key} has numbers that are not finite (NaN or infinity); train again, with a "
+            "lower lr if it was the training that diverged"
+        )
     model.load_state_dict(weights)
 
 
-def read_run(path, which: str = "best") -> tuple[Path, dict, dict]:
-    """(file, weights, header) of a run folder or `.safetensors` file; see `load_run`."""
+def not_finite(weights: dict[str, torch.Tensor]) -> str | None:
+    """The name of the first tensor with numbers that are NaN or infinite, or None."""
+    return next((key for key, t in weights.items() if t.is_floating_point() and not t.isfinite().all()), None)
+
+
+def run_file(path, which: str = "best") -> Path:
+    """The file of weights of a run folder (see `load_run`), or `path` itself if it is a file."""
     path = Path(path)
     if path.is_dir():
-        names = [f"{which}.safetensors", "last.safetensors"]
+        names = [f"{which}.safetensors", "last.safetensors", "model.safetensors"]  # the latter: pretrained.py
         files = [path / name for name in names if (path / name).is_file()]
         if not files:
             raise CourseError(
@@ -212,10 +248,21 @@ def read_run(path, which: str = "best") -> tuple[Path, dict, dict]:
             )
         path = files[0]
     need(path.exists(), f"{path} does not exist; name a run folder or one of its .safetensors files")
+    return path
+
+
+def read_run(path, which: str = "best") -> tuple[Path, dict, dict]:
+    """(file, weights, header) of a run folder or `.safetensors` file; see `load_run`."""
+    path = run_file(path, which)
     weights, header = read_weights(path)
+    need_recipe(path, header)
+    return path, weights, header
+
+
+def need_recipe(path: Path, header: dict) -> None:
+    """Raise `CourseError` unless this is the header of a run's weights."""
     if "recipe" not in header or "classes" not in header:
         raise CourseError(f"{path} has no recipe in its header; name a file that `vt-course train` wrote")
-    return path, weights, header
 
 
 def load_run(path, which: str = "best"):
@@ -230,7 +277,11 @@ def load_run(path, which: str = "best"):
 
 def restore(path, which: str = "best"):
     """(model, recipe, classes) as in `load_run`; the file is read only once."""
-    path, weights, header = read_run(path, which)
+    return model_of(*read_run(path, which))
+
+
+def model_of(path: Path, weights: dict, header: dict):
+    """(model, recipe, classes) of a run's file that is read already."""
     again = "name a file that `vt-course train` wrote"
     classes = tuple(parse_json(header["classes"], f"the list of classes in {path}", again, list))
     need(

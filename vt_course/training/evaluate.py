@@ -1,7 +1,8 @@
 """Evaluation: accuracy and its standard error, confusion, and the effect of the order of frames.
 
-A video may have several views (clips in time, crops in space). Its prediction is the
-mean of the softmax over the views, as in the official test code of the models of this course.
+A video may have several views (clips in time, crops in space). Here its prediction is the mean of the softmax over the
+views. The views of each paper, and how they are combined there, are in `protocols.py`; `scores.py` computes and keeps
+the scores of all views.
 `order` changes the order of the frames on purpose. The result of a model that does not use time stays the same.
 """
 
@@ -18,11 +19,13 @@ from tqdm import tqdm
 
 from vt_course import CourseError
 from vt_course.data import Spec, images, open_spec, synthetic
-from vt_course.data.clips import VideoFolder
-from vt_course.data.loading import KeptFrames, in_order, make_loader
+from vt_course.data.augment import Augment
+from vt_course.data.clips import Rows, VideoFolder, read_manifest
+from vt_course.data.loading import KeptFrames, in_order, make_loader, short_of_memory
 from vt_course.machine import pick_device
-from vt_course.training.checkpoint import restore
+from vt_course.training.protocols import Protocol, Views, check_sampling
 from vt_course.training.recipes import ORDERS, Recipe
+from vt_course.training.trained import Trained, open_model
 
 
 def reorder_frames(clip, index: Iterable[int], order: str, seed: int | tuple[int, ...] = 0):
@@ -122,6 +125,25 @@ def score(log_probs, label, classes: Iterable[str]) -> dict:
     return result
 
 
+def calibration(log_probs, label, bins: int = 15) -> dict:
+    """Whether probabilities tell how often a model is right, from log-probabilities (N, K) and true classes (N,).
+
+    Videos are sorted by the probability of their predicted class into `bins` parts of [0, 1] of the same width. Returns
+    error: the expected calibration error, the mean over the videos of |accuracy - mean probability| of their part
+    (Guo et al., On calibration of modern neural networks, 2017, equation 3); confidence: the mean probability of the
+    predicted class; and bins: [dict(n, confidence, accuracy)] of the parts that are not empty.
+    """
+    confidence, best = log_probs.exp().max(-1)  # (N,)
+    right, part = (best == label).double(), (confidence * bins).long().clamp(max=bins - 1)
+    rows, error = [], 0.0
+    for number in part.unique().tolist():
+        here = part == number
+        row = dict(n=int(here.sum()), confidence=confidence[here].mean().item(), accuracy=right[here].mean().item())
+        error += row["n"] / len(label) * abs(row["accuracy"] - row["confidence"])
+        rows.append(row)
+    return {"error": error, "confidence": confidence.mean().item(), "bins": rows}
+
+
 def evaluate(
     model, dataset, *, device=None, batch_size=32, order="normal", seed=0, workers=None, progress=True
 ) -> dict:
@@ -143,7 +165,8 @@ def evaluate(
     device = pick_device(device)
     loader = make_loader(dataset, in_order(dataset, batch_size), workers, device)
     watched = tqdm(loader, desc="evaluate", disable=not progress, leave=False)
-    log_probs, label, bad = predict(model.to(device), watched, device, order=order, seed=seed)
+    with short_of_memory():
+        log_probs, label, bad = predict(model.to(device), watched, device, order=order, seed=seed)
     if not len(label):
         raise CourseError(f"none of the clips could be read (the first: {bad[0][1]})")
     return {**score(log_probs, label, dataset.classes), "order": order, "bad": bad}
@@ -162,7 +185,9 @@ def open_data(
             raise CourseError(f"{recipe.data} has images, not clips of {recipe.frames} frames; train with frames=1")
         return tuple(images.Shapes(split, size=recipe.size, seed=recipe.seed) for split in ("train", "val"))
     folder, same = _videos(recipe, spec)
-    train = folder(spec.train, train=True, scale=recipe.crop_scale, ratio=recipe.crop_ratio, flip=recipe.flip, **same)
+    seen = dict(scale=recipe.crop_scale, ratio=recipe.crop_ratio, flip=recipe.flip)
+    augment = Augment(*recipe.randaugment, recipe.erasing)
+    train = folder(spec.train, train=True, augment=augment, **seen, **same)
     return train, folder(spec.val, train=False, **same)
 
 
@@ -171,13 +196,17 @@ def has_test(data: str) -> bool:
     return data.partition(":")[0] in ("synthetic", "images")
 
 
+def no_test(data: str) -> CourseError:
+    return CourseError(f"{data} has no test split: evaluate on its validation clips, or name clips by --data")
+
+
 def open_test(recipe: Recipe, progress: bool = True) -> VideoFolder | images.Shapes:
     """The test set of a recipe. That of the embedded clips is rendered if it is not there.
 
     Raises `CourseError` for data without a test split.
     """
     if not has_test(recipe.data):
-        raise CourseError(f"{recipe.data} has no test split: evaluate on its validation clips, or name clips by --data")
+        raise no_test(recipe.data)
     if recipe.data == "images:shapes":
         return images.Shapes("test", size=recipe.size, seed=recipe.seed)
     need_test_clips(progress)
@@ -208,19 +237,59 @@ def _videos(recipe: Recipe, spec: Spec):
 def open_trained(path, data: str | None = None, split: str = "val"):
     """(model, data set): the best model of a run, and the clips of the split "val" or "test" to evaluate it on.
 
-    The clips are those of the run's own data or of `data`, a spec (see `vt_course.data.open_spec`). Raises
-    `CourseError` if `data` has other classes than the run, and for data without a test split.
+    For the clips see `open_clips`.
     """
-    model, recipe, trained = restore(path)
-    recipe = dataclasses.replace(recipe, data=data or recipe.data)
-    val = open_test(recipe) if split == "test" else open_data(recipe)[1]
-    if val.classes != trained:
-        had, has = (", ".join(classes[:8]) for classes in (trained, val.classes))
+    trained = open_model(path)
+    return trained.model, open_clips(trained, data, split)
+
+
+def open_clips(trained: Trained, data: str | None = None, split: str = "val", protocol: Protocol | None = None):
+    """The clips on which a model is evaluated: those of its own run, or of `data`, a spec (`vt_course.data.open_spec`).
+
+    Without a protocol they are the clips that the validation of a run sees, else `Views`. The classes of `data` may be
+    some of the model's. Their names may differ from those of the model in capitals and in "_" for a space.
+    Raises `CourseError` for other classes, for published weights without `data`, and for images with a protocol.
+    """
+    recipe = trained.recipe
+    if data is None and recipe is None:
+        raise CourseError(f"{trained.name} was not trained here: name the clips to evaluate it on with --data")
+    data = data or recipe.data
+    if data.startswith("csv:") and "," not in data:
+        data += f",{data[4:]}"  # a single list of clips
+    if split == "test":
+        if not has_test(data):
+            raise no_test(data)
+        if data != "images:shapes":
+            need_test_clips()
+    spec = open_spec(data)
+    names = {plain(name): name for name in trained.classes}
+    if any(plain(name) not in names for name in spec.classes):
         raise CourseError(
-            f"{data or recipe.data} has the classes {has}, but {path} was "
-            f"trained on {had}; name data with the same classes"
+            f"{data} has the classes {', '.join(spec.classes[:8])}, but {trained.name} was trained on "
+            f"{', '.join(trained.classes[:8])}; name data with the same classes"
+            + (
+                ", or the model's classes with --classes FILE, because their order in its head is not known here"
+                if trained.numbered
+                else ""
+            )
         )
-    return model, val
+    if spec.train is None:
+        if protocol or recipe is None:
+            raise CourseError(f"{data} has drawn images, not videos; give clips with --data, or no --protocol")
+        return images.Shapes(split, size=recipe.size, seed=recipe.seed)
+    listed = getattr(spec, split)
+    rows = listed if isinstance(listed, Rows) else read_manifest(listed)
+    rows = Rows([{**row, "label": names.get(plain(row["label"]), row["label"])} for row in rows], str(listed))
+    if protocol is None and recipe is not None:
+        folder, same = _videos(recipe, dataclasses.replace(spec, classes=trained.classes))
+        return folder(rows, train=False, **same)
+    protocol = protocol or trained.protocol
+    check_sampling(protocol, trained.shown, trained.name)
+    return Views(rows, classes=trained.classes, protocol=protocol, shown=trained.shown)
+
+
+def plain(name: str) -> str:
+    return name.replace("_", " ").lower()
 
 
 def evaluate_run(path, *, data=None, split="val", **settings) -> dict:

@@ -4,7 +4,6 @@ Only `state.pt` (checkpoint.py) says how far a run is. All other files are writt
 """
 
 import dataclasses
-import io
 import json
 import math
 import os
@@ -18,9 +17,19 @@ from vt_course.data import Spec, images
 from vt_course.files import alone, atomic_write, read_json, write_csv
 from vt_course.machine import provenance
 from vt_course.training import ranks
-from vt_course.training.checkpoint import PREVIOUS, STATE, read_state, save_weights, state_path, unusable
-from vt_course.training.curves import curves
+from vt_course.training.checkpoint import (
+    PREVIOUS,
+    STATE,
+    model_settings,
+    read_state,
+    save_weights,
+    state_path,
+    unusable,
+)
+from vt_course.training.curves import curves, figure_bytes
+from vt_course.training.pretrained import CARD, card_text, results_of, usage
 from vt_course.training.recipes import Recipe
+from vt_course.training.trained import FACTS, shown_by
 
 # The columns of metrics.csv, which has one row for each epoch.
 COLUMNS = (
@@ -123,6 +132,16 @@ def describe(recipe: Recipe, spec: Spec) -> dict:
     return {"recipe": dataclasses.asdict(recipe), "classes": list(spec.classes), "manifests": digests}
 
 
+# Parts of a config that come from files of the user: see `run.from_files`.
+FROM_FILES = {"start": "init", "class_weights": "class_weights"}
+
+
+def with_gone_files(config: dict, state: dict | None) -> dict:
+    """`config`, and of each file that is gone since the run began, what the config in `state` has of it."""
+    gone = [name for name in FROM_FILES if name in config and config[name] is None]
+    return config | {name: state["config"].get(name) for name in gone if state}
+
+
 DEFAULTS = {name: value for name, value in dataclasses.asdict(Recipe(model="")).items() if name != "model"}
 
 
@@ -141,12 +160,18 @@ def check_same(folder: Path, old: dict, new: dict) -> None:
         for name in {**was, **now}
         if was.get(name) != now.get(name)
     ]
+    if not differ:
+        differ = [
+            f"{setting}={now[setting]} holds something else than when the run began"
+            for name, setting in FROM_FILES.items()
+            if old.get(name) != new.get(name)
+        ]
     if not differ and old != new:
         differ = [f"the manifests of {now['data']} list other clips or classes"]
     if differ:
         raise CourseError(
-            f"{folder} holds a run with other settings ({'; '.join(differ[:4])}); go "
-            "on with the old settings or choose another --out folder"
+            f"{folder} holds a run with other settings ({'; '.join(differ[:4])}); go on with the old settings or "
+            f"choose another --out folder, where --init {folder} starts from the weights of this run"
         )
 
 
@@ -167,7 +192,7 @@ def open_run(out: Path, config: dict, resume: bool, held: ExitStack) -> dict | N
             raise CourseError(f"{out} already holds a run; resume it or choose another --out folder")
         if not isinstance(state["config"].get("recipe"), dict):
             raise unusable(out, "is damaged: its config has no recipe")
-        check_same(out, state["config"], config)
+        check_same(out, state["config"], with_gone_files(config, state))
         if state_path(out).name == PREVIOUS:
             print(
                 f"{out / STATE} is not there: going on from the checkpoint before it, {out / PREVIOUS}", file=sys.stderr
@@ -191,7 +216,10 @@ def begin(run) -> dict | None:
 
 
 def publish(run) -> None:
-    """Write last.safetensors, best.safetensors, metrics.csv and bad_clips.csv from the state."""
+    """Write last.safetensors, best.safetensors, metrics.csv and bad_clips.csv from the state.
+
+    The weights are those that were evaluated: the moving average, if the run keeps one.
+    """
     progress = run.progress
     header = {
         "format": "pt",
@@ -200,16 +228,17 @@ def publish(run) -> None:
         "classes": run.classes,
         "epoch": progress.epoch,
         "step": run.step,
+        FACTS: how_to_use(run),
     }
     row = progress.rows[-1] if progress.rows else None
     at_epoch_end = row is not None and progress.batch == 0
     if at_epoch_end:
         header["metric"] = {name: row[name] for name in ("val_top1", "val_loss")}
-    save_weights(run.out / "last.safetensors", run.model, header)
+    save_weights(run.out / "last.safetensors", run.evaluated, header)
     # Only in the state at the end of the best epoch are the model's weights the best ones. In later states
     # best.safetensors is there already.
     if at_epoch_end and progress.best["epoch"] == progress.epoch:
-        save_weights(run.out / "best.safetensors", run.model, header)
+        save_weights(run.out / "best.safetensors", run.evaluated, header)
     if row:
         write_csv(run.out / "metrics.csv", row, [r.values() for r in progress.rows])
     bad = [
@@ -217,6 +246,11 @@ def publish(run) -> None:
     ]
     if bad:
         write_csv(run.out / "bad_clips.csv", ["split", "index", "reason"], bad)
+
+
+def how_to_use(run) -> dict:
+    made_of = run.recipe.model, model_settings(run.recipe, len(run.classes))
+    return usage(made_of, run.classes, shown_by(run.recipe), run.recipe.data)
 
 
 def facts(run) -> dict:
@@ -244,13 +278,15 @@ def facts(run) -> dict:
 
 
 def summarise(run) -> dict:
-    """Write summary.json and curves.png. Returns the contents of summary.json."""
+    """Write summary.json, curves.png and the model card. Returns the contents of summary.json."""
     progress = run.progress
     summary = {**facts(run), **provenance(run.device, ranks.world())}
     if progress.rows:
         figure = curves(progress.rows, len(run.classes), f"{run.recipe.model} on {run.recipe.data}")
-        image = io.BytesIO()
-        figure.savefig(image, format="png", dpi=120)
-        atomic_write(run.out / "curves.png", image.getbuffer())
+        atomic_write(run.out / "curves.png", figure_bytes(figure))
+        clips = len(run.val_loader.dataset) - len(progress.bad["val"])
+        results = results_of(progress.rows, progress.best, clips, len(run.classes))
+        told = how_to_use(run)
+        atomic_write(run.out / CARD, card_text(told, run.recipe, results=results).encode())
     atomic_write(run.out / "summary.json", json.dumps(summary, indent=2).encode())
     return summary

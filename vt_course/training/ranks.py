@@ -6,7 +6,7 @@ is rank 0 of 1. Then the functions of this file return their own input.
 
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -112,6 +112,11 @@ def parallel(model, device: torch.device):
     if world() == 1:
         return model
     return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+
+
+def apart(model, apart: bool):
+    """A context for forward and backward in which, if `apart`, the ranks do not exchange their gradients yet."""
+    return model.no_sync() if apart and world() > 1 else nullcontext()
 
 
 def share_buffers(model) -> None:

@@ -8,6 +8,7 @@ by `recipe.override(["lr=3e-4", "epochs=5"])`.
 import dataclasses
 import json
 import math
+import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -16,6 +17,8 @@ from vt_course.files import parse_json
 
 # Of the frames of a clip; see evaluate.reorder_frames.
 ORDERS = ("normal", "shuffled", "reversed", "single", "tubes-reversed", "frames-swapped")
+# What weight decay acts on, see fit.parameter_groups.
+DECAYS = ("matrices", "biases", "all")
 
 
 @dataclass(frozen=True)
@@ -38,20 +41,39 @@ class Recipe:
     crop_scale: tuple[float, float] = (0.8, 1.0)  # the random crop's share of the area
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # the random crop's width / height
     flip: float = 0.0  # probability
-    # Optimisation: AdamW, linear warm-up, then cosine to zero.
+    randaugment: tuple[int, int] = (0, 0)  # random changes of shape and colour a clip; their strength, from 0 to 10
+    erasing: float = 0.0  # probability that a box of the clip becomes noise
+    mixup: float = 0.0  # clips of a batch are blended in pairs, by a share from Beta(mixup, mixup); 0: not
+    cutmix: float = 0.0  # the same with a box instead of a blend; if both are set, each batch draws one of them
+    repeats: int = 1  # how often a clip comes in its batch, each time with another view; batch_size counts all of them
+    # Optimisation: linear warm-up, then cosine to zero.
+    optimizer: str = "adamw"  # or "sgd", with a momentum of 0.9
     batch_size: int = 32
     epochs: int = 20
     lr: float = 1e-3
     weight_decay: float = 0.05
     warmup_epochs: float = 1.0
+    milestones: tuple[float, ...] = ()  # after each of these epochs the rate is a tenth; there is no cosine then
+    backbone_lr: float = 1.0  # the learning rate of all but the classifier, as a share of lr
+    decays: str = "matrices"  # what weight_decay acts on, one of DECAYS
     drop_path: float = 0.1
     label_smoothing: float = 0.1
     grad_clip: float = 1.0  # largest gradient norm; 0 turns clipping off
-    amp: bool = True  # mixed precision; only a CUDA device uses it
+    accumulate: int = 1  # in how many parts a batch is computed; more parts need less memory, the step stays the same
+    ema: float = 0.0  # a moving average of the weights, with this decay a step, is what is evaluated and kept; 0: none
+    # Mixed precision. true: only on a CUDA device, in bf16 if it has that, else fp16. bf16: on a CPU as well.
+    amp: bool | str = True
+    compile: bool = False  # torch.compile for the training step
+    checkpoint_activations: bool = False  # compute each block again in the backward pass, which needs less memory
     seed: int = 0
     # To start from an image model, which is trained first and then inflated: {"mode": "average" or "centre"}, and
     # settings of that model's recipe, at least "model". Those that are left out are the ones of this recipe.
     inflate: dict = field(default_factory=dict)
+    # Fine-tuning; see start.py and finetune.py.
+    init: str = ""  # the weights to start from: a file, a name, a run, or inflate: and one of these
+    freeze: str = ""  # backbone, stages:N, or patterns of parameter names, separated by commas
+    layer_decay: float = 1.0  # each layer learns at this share of the rate of the layer after it
+    class_weights: str = ""  # balanced, or a CSV file class,weight
 
     def __post_init__(self):
         self._need(
@@ -59,15 +81,30 @@ class Recipe:
             "config",
             "without num_classes (of the data) and drop_path (a setting of its own)",
         )
-        for name in ("frames", "stride", "size", "batch_size", "epochs"):
+        for name in ("frames", "stride", "size", "batch_size", "epochs", "repeats", "accumulate"):
             self._need(getattr(self, name) >= 1, name, "at least 1")
         self._need(self.keep == 0 or self.keep >= self.size, "keep", f"0 or at least size={self.size}")
-        for name in ("lr", "weight_decay", "warmup_epochs", "grad_clip"):
+        for name in ("lr", "weight_decay", "warmup_epochs", "grad_clip", "backbone_lr", "mixup", "cutmix"):
             value = getattr(self, name)
             self._need(math.isfinite(value) and value >= 0, name, "finite and at least 0")
-        for name in ("drop_path", "label_smoothing"):
+        for name in ("drop_path", "label_smoothing", "ema"):
             self._need(0 <= getattr(self, name) < 1, name, "in [0, 1)")
-        self._need(0 <= self.flip <= 1, "flip", "a probability in [0, 1]")
+        for name in ("flip", "erasing"):
+            self._need(0 <= getattr(self, name) <= 1, name, "a probability in [0, 1]")
+        operations, strength = self.randaugment
+        good = operations >= 0 and 0 <= strength <= 10
+        self._need(good, "randaugment", "operations,strength, the strength at most 10")
+        self._need(self.batch_size % self.repeats == 0, "repeats", f"a divisor of batch_size={self.batch_size}")
+        self._need(self.accumulate <= self.batch_size, "accumulate", f"at most batch_size={self.batch_size}")
+        self._need(self.optimizer in ("adamw", "sgd"), "optimizer", "'adamw' or 'sgd'")
+        self._need(self.decays in DECAYS, "decays", f"one of {', '.join(DECAYS)}")
+        self._need(self.amp in (True, False, "bf16", "fp16"), "amp", "true, false, bf16 or fp16")
+        if self.milestones:
+            places = (self.warmup_epochs, *self.milestones, self.epochs)
+            rising = all(a < b for a, b in zip(places, places[1:]))
+            self._need(rising, "milestones", f"rising, after the warm-up and before epochs={self.epochs}")
+        self._need(0 < self.layer_decay <= 1, "layer_decay", "above 0 and at most 1")
+        self._need(not (self.init and self.inflate), "init", "empty where inflate is given: a run has one start")
         self._need(self.warmup_epochs <= self.epochs, "warmup_epochs", f"at most epochs={self.epochs}")
         self._need(self.sampling in ("dense", "uniform"), "sampling", "'dense' or 'uniform'")
         self._need(self.order in ORDERS, "order", f"one of {', '.join(ORDERS)}")
@@ -84,7 +121,7 @@ class Recipe:
 
     def image(self) -> "Recipe":
         """The recipe of the image model that `inflate` starts from: single frames, and no further start of its own."""
-        inherited = dataclasses.replace(self, config={}, frames=1, stride=1, order="normal", inflate={})
+        inherited = dataclasses.replace(self, config={}, frames=1, stride=1, order="normal", inflate={}, freeze="")
         settings = {name: _convert(name, value) for name, value in self.inflate.items() if name != "mode"}
         return dataclasses.replace(inherited, **settings)
 
@@ -125,26 +162,38 @@ def _convert(name: str, value):
     if name not in _FIELDS:
         raise CourseError(f"unknown recipe setting {name!r}: {closest(name, _FIELDS)}")
     kind = _FIELDS[name].type
+    flags = {"true": True, "1": True, "false": False, "0": False}
     try:
         if kind is bool:
-            return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
-        if kind is int:
-            if float(value) != int(float(value)):
-                raise ValueError(value)
-            return int(float(value))
-        if kind in (float, str):
-            return kind(value)
+            return flags[str(value).lower()]
+        if kind == bool | str:
+            return flags.get(str(value).lower(), str(value))
+        if kind in (int, float, str):
+            return _number(kind, value) if kind is not str else str(value)
         if kind is dict:
             return dict(
                 parse_json(value, f"{name}={value[:40]}", "write it as a JSON object")
                 if isinstance(value, str)
                 else value
             )
-        low, high = value.split(",") if isinstance(value, str) else value
-        return float(low), float(high)
+        each = typing.get_args(kind)  # of a tuple
+        parts = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        if each[-1] is ...:
+            return tuple(_number(each[0], part) for part in parts)
+        low, high = parts
+        return _number(each[0], low), _number(each[1], high)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        wanted = f"of type {kind.__name__}" if kind in (bool, int, float, str, dict) else "low,high"
+        wanted = f"of type {kind.__name__}" if kind in (bool, int, float, str, dict) else _WANTED.get(name, "low,high")
         raise CourseError(f"recipe setting {name}={value!r:.100} must be {wanted}") from error
+
+
+_WANTED = {"milestones": "epochs, as in 11,14", "randaugment": "operations,strength, as in 4,7"}
+
+
+def _number(kind: type, value):
+    if kind is int and float(value) != int(float(value)):
+        raise ValueError(value)
+    return int(float(value)) if kind is int else float(value)
 
 
 # One regime for all families that see clips: 4,000 steps of 16 clips, from scratch. On one quiet core they take 3 to 9

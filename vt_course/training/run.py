@@ -17,16 +17,19 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from vt_course import CourseError
+from vt_course import CourseError, need
 from vt_course.data import open_spec
 from vt_course.data.loading import EpochBatches, in_order, make_loader
 from vt_course.data.prepare import advice_on
 from vt_course.machine import peak_memory_mb, precision
 from vt_course.training import ranks
-from vt_course.training.checkpoint import build_model, misfit, save_state, unusable
+from vt_course.training.checkpoint import EMA, build_model, misfit, save_state, unusable
+from vt_course.training.engine import averaged, checkpoint_blocks, compiled, moments
 from vt_course.training.evaluate import class_scores, open_data, predict, score, takes_images
-from vt_course.training.folder import Progress, describe, publish
+from vt_course.training.finetune import class_weights, freeze
+from vt_course.training.folder import FROM_FILES, Progress, describe, publish
 from vt_course.training.recipes import Recipe
+from vt_course.training.start import digest
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -69,14 +72,15 @@ def open_everywhere(recipe: Recipe, tell) -> tuple[dict, list]:
         nonlocal spec
         spec = open_spec(recipe.data)
         sets.extend(open_data(recipe, spec))
-        return describe(recipe, spec)
+        return describe(recipe, spec) | from_files(recipe, sets[0])
 
     each = ranks.together(open_here)
     for rank, config in enumerate(each):
         if config != each[0]:
+            of_files = any(config.get(name) != each[0].get(name) for name in FROM_FILES)
+            what = "init or class_weights names another file" if of_files else f"{recipe.data} lists other clips"
             raise CourseError(
-                f"{recipe.data} lists other clips for rank {rank} than for rank 0: give every machine the "
-                "same data and the same command"
+                f"{what} for rank {rank} than for rank 0: give every machine the same data and the same command"
             )
     if tell and ranks.rank() == 0:
         for note in [*spec.notes, *advice_on(sets[0].rows if spec.train else [])]:
@@ -84,16 +88,44 @@ def open_everywhere(recipe: Recipe, tell) -> tuple[dict, list]:
     return each[0], sets
 
 
-class RunState:
-    """A training run without its loop: model, optimiser, loaders, progress, and the folder they are saved to."""
+def from_files(recipe: Recipe, train_set) -> dict:
+    """What the recipe takes from files beside the clips. It becomes a part of the config, where `FROM_FILES` names it.
 
-    def __init__(self, recipe, out, config, state, device, sets, workers, show):
+    So a resumed run notices another file, and does not need the file itself. None: the file is gone.
+    """
+    found = {}
+    if recipe.init:
+        found["start"] = digest(recipe.init)
+    if recipe.class_weights:
+        labels = getattr(train_set, "labels", None)  # of drawn images, every class has as many
+        found["class_weights"] = class_weights(recipe.class_weights, train_set.classes, labels)
+    return found
+
+
+class RunState:
+    """A training run without its loop: model, optimiser, loaders, progress, and the folder they are saved to.
+
+    `begin`: a function that sets the first weights of the model; None leaves those with which it is built.
+    """
+
+    def __init__(self, recipe, out, config, state, device, sets, workers, show, begin=None):
         self.recipe, self.out, self.config = recipe, out, config
         self.device, self.leads = device, ranks.rank() == 0
         self.show = show and self.leads
         self.classes = config["classes"]
         torch.manual_seed(recipe.seed)
-        self.model = build_model(recipe, len(self.classes)).to(device)
+        self.model = build_model(recipe, len(self.classes))
+        if begin:
+            begin(self.model)
+        self.model.to(device)
+        self.at_rest = freeze(self.model, recipe.freeze)
+        self.class_weights = None
+        if recipe.class_weights:
+            need(
+                config["class_weights"],
+                f"class_weights={recipe.class_weights}: there is no such file; or write balanced",
+            )
+            self.class_weights = torch.tensor(config["class_weights"], device=device)  # (K,)
         if takes_images(self.model) and recipe.frames != 1:
             raise CourseError(
                 f"{recipe.model} sees images, not clips of {recipe.frames} frames; train it with frames=1"
@@ -106,12 +138,21 @@ class RunState:
             raise CourseError(
                 f"frames={recipe.frames} and size={recipe.size} do not fit {recipe.model}: {error}"
             ) from error
+        # With a moving average of the weights, that is what is validated and written to the files of weights.
+        self.ema = averaged(self.model, recipe.ema) if recipe.ema else None
+        self.evaluated = self.ema.module if self.ema else self.model
+        if recipe.checkpoint_activations:
+            checkpoint_blocks(self.model)
         self.parallel = ranks.parallel(self.model, device)
+        if recipe.compile:
+            self.parallel = compiled(self.parallel, device)
         self.optimizer = self.make_optimizer()
         self.autocast, self.scaler = precision(recipe.amp, device)
         self.progress = Progress()
         train_set, val_set = sets
-        self.batches = EpochBatches(len(train_set), recipe.batch_size, recipe.seed, ranks.rank(), ranks.world())
+        self.batches = EpochBatches(
+            len(train_set), recipe.batch_size, recipe.seed, ranks.rank(), ranks.world(), recipe.repeats
+        )
         if state is not None:
             self.restore(state)
         self.train_loader = make_loader(train_set, self.batches, workers, device)
@@ -126,15 +167,14 @@ class RunState:
         Without this check, torch would silently fill in missing parts.
         """
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        own, saved, moments = self.optimizer.state_dict()["param_groups"], state["optimizer"], {}
-        if saved.get("state"):  # AdamW has a state after its first step
-            moments = {
-                k: dict(step=torch.zeros(()), exp_avg=p.detach(), exp_avg_sq=p.detach())
-                for k, p in enumerate(parameters)
-            }
+        own, saved = self.optimizer.state_dict()["param_groups"], state["optimizer"]
+        # An optimiser has a state after its first step.
+        held = {k: moments(self.optimizer, p) for k, p in enumerate(parameters)} if saved.get("state") else {}
         fault = (
             misfit(self.model.state_dict(), state["model"], "model")
-            or misfit({"state": moments, "param_groups": own}, saved, "optimizer")
+            or self.ema
+            and misfit(self.ema.state_dict(), state.get(EMA), "ema")
+            or misfit({"state": held, "param_groups": own}, saved, "optimizer")
             or state["scaler"]
             and self.scaler.is_enabled()
             and misfit(self.scaler.state_dict(), state["scaler"], "scaler")
@@ -148,6 +188,8 @@ class RunState:
         if fault:
             raise unusable(self.out, f"is damaged, or of another version of {self.recipe.model} ({fault})")
         self.model.load_state_dict(state["model"])
+        if self.ema:
+            self.ema.load_state_dict(state[EMA])
         self.optimizer.load_state_dict(saved)
         if state["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
@@ -161,8 +203,11 @@ class RunState:
         recipe, size, clips = self.recipe, self.batches.size, self.batches.clips
         if not any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in self.model.modules()):
             return
-        least = min(max(n // ranks.world(), 1) for n in (size, clips % size or size))
+        few = (n * recipe.repeats // ranks.world() // recipe.accumulate for n in (size, clips % size or size))
+        least = max(min(few), 1)
         twin = copy.deepcopy(self.model).to("meta").train()  # only shapes: no running mean changes
+        for module in freeze(twin, recipe.freeze):
+            module.eval()
         try:
             with torch.no_grad():
                 class_scores(twin, torch.zeros(least, 3, recipe.frames, recipe.size, recipe.size, device="meta"))
@@ -179,9 +224,9 @@ class RunState:
 
     def validate(self, interrupt) -> tuple[dict | None, int]:
         """The scores on the validation clips (None if interrupted; see `evaluate.score`); how many were unreadable."""
-        ranks.share_buffers(self.model)
+        ranks.share_buffers(self.evaluated)
         watched = itertools.takewhile(lambda batch: not interrupt, self.val_loader)
-        mine = predict(self.model, watched, self.device, order=self.recipe.order, autocast=self.autocast)
+        mine = predict(self.evaluated, watched, self.device, order=self.recipe.order, autocast=self.autocast)
         log_probs, label, bad, interrupted = zip(*ranks.gather((*mine, bool(interrupt))))
         if any(interrupted):
             interrupt.append("another rank's")
@@ -198,7 +243,7 @@ class RunState:
 
     def diverged(self, what: str) -> CourseError:
         recipe = self.recipe
-        mixed = recipe.amp and self.device.type == "cuda"
+        mixed = recipe.amp and (self.device.type == "cuda" or recipe.amp is not True)
         return CourseError(
             f"training diverged at step {self.step + 1} ({what}): lower lr={recipe.lr}, raise "
             f"warmup_epochs={recipe.warmup_epochs}"
@@ -305,6 +350,7 @@ class RunState:
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "progress": dataclasses.asdict(progress),
-            },
+            }
+            | ({EMA: self.ema.state_dict()} if self.ema else {}),
         )
         publish(self)

@@ -12,6 +12,7 @@ from vt_course.lab.show.compare import expected_got
 from vt_course.lab.show.curves import ceilings, confusion, cost_curves, curves, token_flow
 from vt_course.lab.show.dataset import dataset
 from vt_course.lab.show.experiments import intervals, orders, tradeoff
+from vt_course.lab.show.explanation import cascades, explanation, overlaid, play_explanation
 from vt_course.lab.show.explore import explore_windows
 from vt_course.lab.show.families import families
 from vt_course.lab.show.gallery import gallery

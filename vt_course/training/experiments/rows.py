@@ -19,6 +19,7 @@ from vt_course.training.checkpoint import build_model
 from vt_course.training.experiments.switches import CLASSES
 from vt_course.training.folder import with_defaults
 from vt_course.training.recipes import ORDERS, Recipe, recipe_for
+from vt_course.training.start import digest as digest_of_start
 
 TEXTS = ("id", "question", "paper", "table", "expectation", "data")
 NEEDED = (*TEXTS, "seeds", "minutes", "variants")
@@ -39,10 +40,12 @@ class Row:
     recipes: dict[str, Recipe]  # for each variant, the first of which is the reference
 
     def depends_on(self) -> dict:
-        """All that a result of this row depends on, in plain JSON: the row with its expectation, recipes, models, data.
+        """All that a result of this row depends on, in plain JSON: the row with its expectation, recipes, models, data,
+        and the weights from which a variant starts.
 
         The estimate `minutes` is left out. The code is not included; each run records its commit.
         """
+        starts = {recipe.init: digest_of_start(recipe.init) for recipe in self.recipes.values() if recipe.init}
         return json.loads(
             json.dumps(
                 {
@@ -57,6 +60,7 @@ class Row:
                         "synthetic": {"version": synthetic.VERSION},
                         "images": {"version": images.VERSION, "counts": images.COUNTS},
                     }.get(self.told["data"].partition(":")[0]),
+                    **({"starts": starts} if starts else {}),
                 }
             )
         )
@@ -153,6 +157,8 @@ def variant_recipe(entry: dict, name: str, variant, place: str) -> Recipe:
     need(numbers, f"{here}: stated must map quantities to the numbers of the paper")
     recipe = in_place(f"{here}, config", dataclasses.replace, recipe, config=config, data=entry["data"])
     in_place(f"{here}, config", build_model, recipe, CLASSES)
+    if recipe.init:
+        need(digest_of_start(recipe.init), f"{here}: init={recipe.init}: there is no such file of weights")
     return recipe
 
 
