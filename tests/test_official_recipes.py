@@ -147,36 +147,38 @@ def test_every_recipe_says_where_it_was_read():
 @pytest.mark.dear
 @pytest.mark.parametrize("name", TINY10_RECIPES)
 @pytest.mark.skipif(not os.environ.get("VT_COURSE_CLIPS"), reason="VT_COURSE_CLIPS names no folder of real clips")
-def test_ten_classes_in_kinetics_layout_are_learnt(name, tmp_path, monkeypatch):
-    """From a folder as `vt-course data kinetics` leaves it to a trained run: a few steps on real clips, the loss falls.
+def test_from_a_folder_in_kinetics_layout_to_a_trained_run(name, tmp_path, monkeypatch):
+    """Real clips as `vt-course data kinetics` leaves them: four clips are learnt by heart, without augmentation.
 
     The folder of VT_COURSE_CLIPS has a subfolder for each class, as of `vt-course gpu-report --clips`.
     """
     kinetics = kinetics_folder(Path(os.environ["VT_COURSE_CLIPS"]), tmp_path / "kinetics")
     monkeypatch.setenv("VT_COURSE_DATA", str(tmp_path))
-    recipe, _ = resolve(
-        None, name, ["epochs=3", "warmup_epochs=0.5", "batch_size=4", "lr=1e-4", "label_smoothing=0", "stride=1"]
-    )
+    few = ["epochs=2", "warmup_epochs=0.25", "batch_size=4", "stride=1"]
+    plain = ["randaugment=0,0", "erasing=0", "crop_scale=1,1", "flip=0", "label_smoothing=0", "drop_path=0"]
+    recipe, _ = resolve(None, name, few + plain)
     assert str(kinetics) in recipe.data
     summary = fit(recipe, tmp_path / "run", device="cpu", workers=0, progress=False)
     with open(tmp_path / "run" / "metrics.csv", newline="", encoding="utf-8") as file:
-        losses = [float(row["train_loss"]) for row in csv.DictReader(file)]
-    assert summary["finished"] and not any(summary["bad_clips"].values())
-    assert losses[-1] < 0.95 * losses[0]
-    assert evaluate.evaluate_run(tmp_path / "run", device="cpu", workers=0, progress=False)["n"] == 8
+        first, last = (float(row["train_loss"]) for row in csv.DictReader(file))
+    assert summary["finished"] and summary["steps"] == 8 and not any(summary["bad_clips"].values())
+    assert last < 0.9 * first
+    assert evaluate.evaluate_run(tmp_path / "run", device="cpu", workers=0, progress=False)["n"] == 4
 
 
 def kinetics_folder(clips: Path, folder: Path) -> Path:
-    """Links to some clips in the layout of Kinetics: train/LABEL/ID_S_E.mp4, val/..., train.csv, val.csv."""
+    """Links to clips of four classes in the layout of Kinetics: train/LABEL/ID_S_E.mp4, val/..., train.csv, val.csv.
+
+    Each class has one clip for training, which is listed four times, and one for validation.
+    """
     classes = [each for each in sorted(clips.iterdir()) if each.is_dir() and len(list(each.glob("*.mp4"))) >= 20][:4]
-    for split, first, last in (("train", 0, 4), ("val", 4, 6)):
+    for number, (split, times) in enumerate((("train", 4), ("val", 1))):
         rows = []
         for label in classes:
-            (folder / split / label.name).mkdir(parents=True)
-            for number, clip in enumerate(sorted(label.glob("*.mp4"))[first:last]):
-                name = f"{split}/{label.name}/{label.name:_<11.11}_{number:06d}_{number + 10:06d}.mp4"
-                (folder / name).symlink_to(clip)
-                rows.append((name, label.name.replace("_", " ")))
+            name = f"{split}/{label.name}/{label.name:_<11.11}_{number:06d}_{number + 10:06d}.mp4"
+            (folder / name).parent.mkdir(parents=True)
+            (folder / name).symlink_to(sorted(label.glob("*.mp4"))[number])
+            rows += [(name, label.name.replace("_", " "), "", "")] * times
         with open(folder / f"{split}.csv", "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("path", "label", "start", "end"), *((*row, "", "") for row in rows)])
+            csv.writer(file).writerows([("path", "label", "start", "end"), *rows])
     return folder
