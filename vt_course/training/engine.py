@@ -21,15 +21,22 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
-def checkpoint_blocks(model: nn.Module) -> None:
+def checkpoint_blocks(model: nn.Module, compiled: bool = False) -> None:
     """Let each block keep only its input in training, and compute it again in the backward pass.
 
     A block is a member of a `ModuleList` that contains no `ModuleList` itself. Names and weights stay the same. Raises
-    `CourseError` for a model without blocks.
+    `CourseError` for a model without blocks, and for one with BatchNorm in its blocks that will be `compiled`:
+    torch.compile cannot trace the second pass with the running statistics kept.
     """
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     blocks = [block for each in lists for block in each if not _holds_blocks(block)]
     need(blocks, f"{type(model).__name__} has no blocks: train it with checkpoint_activations=false")
+    norms = any(isinstance(module, _BatchNorm) for block in blocks for module in block.modules())
+    need(
+        not (compiled and norms),
+        f"{type(model).__name__} has BatchNorm in its blocks, which torch.compile cannot compute again: choose "
+        "compile=false or checkpoint_activations=false",
+    )
     for block in blocks:
         block.forward = functools.partial(_again, block, block.forward)
 

@@ -142,7 +142,7 @@ class RunState:
         self.ema = averaged(self.model, recipe.ema) if recipe.ema else None
         self.evaluated = self.ema.module if self.ema else self.model
         if recipe.checkpoint_activations:
-            checkpoint_blocks(self.model)
+            checkpoint_blocks(self.model, recipe.compile)
         self.parallel = ranks.parallel(self.model, device)
         if recipe.compile:
             self.parallel = compiled(self.parallel, device)
