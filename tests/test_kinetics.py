@@ -22,8 +22,8 @@ from vt_course import CourseError, cli, repo_root
 from vt_course.data import open_spec, verify
 from vt_course.fetch import download
 from vt_course.fetch import kinetics as module
-from vt_course.fetch.download import sha256_of
 from vt_course.fetch.kinetics import Clip, folder_of, kinetics, rank, read_annotations
+from vt_course.files import sha256_of
 
 from server import serving
 from videos import write_video

@@ -10,6 +10,7 @@ becomes one sentence. Videos are opened by `data.reader.open_file`.
 import csv
 import errno
 import gzip
+import hashlib
 import io
 import json
 import math
@@ -201,6 +202,11 @@ def regular(path) -> str | os.PathLike:
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "It is a pipe, a terminal or a device, and no file", os.fspath(path))
     return path
+
+
+def sha256_of(path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

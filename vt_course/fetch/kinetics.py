@@ -46,7 +46,7 @@ from urllib.parse import quote
 from vt_course import CourseError, need
 from vt_course.data.reader import container_fault
 from vt_course.data.verify import verify
-from vt_course.fetch.download import AGAIN, fetch, open_url, sha256_of
+from vt_course.fetch.download import AGAIN, fetch, open_url
 from vt_course.files import (
     LARGEST,
     Unreadable,
@@ -58,6 +58,7 @@ from vt_course.files import (
     read_lines,
     read_tar,
     replacing,
+    sha256_of,
 )
 from vt_course.machine import cores
 
