@@ -365,7 +365,7 @@ def clock(time: float) -> str:
     "explain",
     "Draw on a video what a model's answer rests on, or where it looks.",
     "vt-course explain video_swin_mini data/synthetic/clips/val/00000.mp4 --out explain.png --class left",
-    option("run", help="run folder, .safetensors file, or a model whose weights ship, such as video_swin_mini"),
+    MODEL,
     option("video", type=Path),
     option("--out", type=Path, required=True, help="picture to write, .png"),
     option(
@@ -377,6 +377,7 @@ def clock(time: float) -> str:
     option("--layer", type=int, metavar="N", help="attention: which layer; gradcam: after which block (-1: the last)"),
     option("--head", type=whole(0), metavar="N", help="attention: which head (default: their mean)"),
     option("--class", dest="target", metavar="NAME", help="occlusion, gradcam: of which class (default: the answer)"),
+    CLASSES,
 )
 def explain(args) -> int:
     from io import BytesIO
@@ -394,7 +395,7 @@ def explain(args) -> int:
     need(args.out.suffix.lower() == ".png", f"{args.out} is no name of a picture that we write; name a .png file")
     need(args.out.parent.is_dir(), f"there is no folder {args.out.parent} for the picture; make it or name another")
     options = dict(target=args.target, layer=args.layer, head=args.head, progress=not args.json)
-    clip, found, classes = explain_run(weights_of(args.run), args.video, args.method, **options)
+    clip, found, classes = explain_run(opened(args), args.video, args.method, **options)
     name, share = classes[found.target], 100 * found.probability
     title = f"{args.video.name}, {name} ({share:.1f} %): {found.method}, {found.shows}"
     buffer = BytesIO()
@@ -406,18 +407,6 @@ def explain(args) -> int:
     else:
         print(f"{title}; the picture is {args.out}\n{found.caveat}")
     return 0
-
-
-def weights_of(run: str) -> Path:
-    """The path of a run, or of the weights that ship for a model of this name."""
-    from vt_course.models import ZOO, mini_weights
-
-    if Path(run).exists() or run not in ZOO:
-        return Path(run)
-    try:
-        return mini_weights(run)
-    except ValueError as error:
-        raise CourseError(str(error)) from error
 
 
 @verb(
