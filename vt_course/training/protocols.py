@@ -145,11 +145,11 @@ def frame_numbers(protocol: Protocol, shown: Shown, num_frames: int, fps: float 
     """
     if protocol.time == "centre" and shown.sampling == "dense":
         return dense_indices(num_frames, shown.frames, shown.stride)[None]  # (1, T)
-    segments = shown.sampling if protocol.time == "centre" else protocol.time
-    if segments in SEGMENT_RULES:
-        return SEGMENT_RULES[segments](num_frames, shown.frames)[None]  # (1, T)
+    rule = shown.sampling if protocol.time == "centre" else protocol.time
+    if rule in SEGMENT_RULES:
+        return SEGMENT_RULES[rule](num_frames, shown.frames)[None]  # (1, T)
     stride = shown.stride * fps / shown.rate if shown.rate else shown.stride
-    return VIEW_RULES[protocol.time](num_frames, shown.frames, stride, protocol.clips)  # (clips, T)
+    return VIEW_RULES[rule](num_frames, shown.frames, stride, protocol.clips)  # (clips, T)
 
 
 # ---------------------------------------------------------------- pixels
