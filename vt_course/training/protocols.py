@@ -222,6 +222,24 @@ def to_floats(views: Tensor, shown: Shown) -> Tensor:
     return torch.stack([transforms.normalise(view, shown.mean, shown.std) for view in views])  # (V, C, T, H, W)
 
 
+# ---------------------------------------------------------------- scores
+
+
+def video_scores(logits: Tensor, average: str) -> Tensor:
+    """Log-probabilities of videos, float64 (N, K), from the logits of their views (N, V, K).
+
+    "softmax": of the mean probability of the views. "logits": of the mean of the logits, for which the order of the
+    classes is that of the sum.
+    """
+    logits = logits.double()
+    if average == "logits":
+        return logits.mean(1).log_softmax(-1)
+    return logits.log_softmax(-1).logsumexp(1) - math.log(logits.shape[1])  # no probability underflows
+
+
+# ---------------------------------------------------------------- the data set
+
+
 class Views(VideoFolder):
     """A `VideoFolder` whose samples are the views of a protocol: clip is uint8 (V, T, size, size, 3).
 
