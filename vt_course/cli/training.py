@@ -380,9 +380,8 @@ def clock(time: float) -> str:
     CLASSES,
 )
 def explain(args) -> int:
-    from io import BytesIO
-
     from vt_course.files import atomic_write
+    from vt_course.training.curves import figure_bytes
     from vt_course.training.explain import explain_run
 
     try:
@@ -398,9 +397,7 @@ def explain(args) -> int:
     clip, found, classes = explain_run(opened(args), args.video, args.method, **options)
     name, share = classes[found.target], 100 * found.probability
     title = f"{args.video.name}, {name} ({share:.1f} %): {found.method}, {found.shows}"
-    buffer = BytesIO()
-    explanation(clip, found.map, title, found.caveat).savefig(buffer, format="png", dpi=160)
-    atomic_write(args.out, buffer.getvalue())
+    atomic_write(args.out, figure_bytes(explanation(clip, found.map, title, found.caveat), dpi=160))
     if args.json:
         facts = dict(method=found.method, shows=found.shows, probability=found.probability, caveat=found.caveat)
         print_json({"out": args.out, "class": name, **facts, "map": found.map.tolist()})
