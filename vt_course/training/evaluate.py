@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from vt_course import CourseError
-from vt_course.data import Spec, images, open_spec, synthetic
+from vt_course.data import Spec, drawn, images, open_spec, synthetic
 from vt_course.data.augment import Augment
 from vt_course.data.clips import Rows, VideoFolder, read_manifest
 from vt_course.data.loading import KeptFrames, in_order, make_loader, short_of_memory
@@ -192,7 +192,7 @@ def open_data(
 
 def has_test(data: str) -> bool:
     """Whether a data set has a third split, on which nothing is tuned."""
-    return data.partition(":")[0] in ("synthetic", "images")
+    return drawn(data)
 
 
 def no_test(data: str) -> CourseError:
