@@ -429,7 +429,7 @@ class Collector:
         self.base, self.workers, self.keep = f"{base.rstrip('/')}/{version.folder}", workers, keep
         self.skip = set(skip)
         self.archives, self.incoming = folder.root / "archives", folder.root / "incoming"
-        self.annotations = folder.root / "annotations"
+        self.annotations, self.sums = folder.root / "annotations", {}
 
     def lists(self, splits: Iterable[str]) -> tuple[dict[str, list[Clip]], dict[str, list[str]]]:
         """({split: its clips}, {split: its archives}) of `splits`, and the clips of train.
@@ -485,15 +485,15 @@ class Collector:
             path.unlink()
         fetch(f"{self.base}/{folder}/{name}", path, most=LARGEST, progress=self.progress and folder == "annotations")
         try:
-            return read(path)
+            found = read(path)
         except CourseError as error:
             raise BadList(str(error).replace(f": delete it and {AGAIN}", "").replace(f"{path}", name), name) from error
+        self.sums[name] = sha256_of(path)
+        return found
 
     def note_lists(self) -> None:
-        """Record the checksums of the lists, which were found whole."""
-        now = {
-            path.name: sha256_of(path) for path in sorted(self.annotations.iterdir()) if path.suffix in (".csv", ".txt")
-        }
+        """Record the checksums of the lists that were read, and so found whole. Others may be damaged by now."""
+        now = self.folder.lists | self.sums
         if now != self.folder.lists:
             self.folder.lists = now
             self.folder.write_note(now)
