@@ -292,8 +292,8 @@ class Folder:
                 self.bad[path] = line
             elif now := intact(root / path, line):
                 self.good[path] = now
-                if now != line:
-                    append(root / "clips.jsonl", now)
+        if renewed := [line for path, line in self.good.items() if line is not lines[path]]:
+            append(root / "clips.jsonl", *renewed)
         self.parts = {line["part"]: set(map(str, line["stems"])) for line in parts}
         self.noted, self.damaged = set(lines), clips_damaged or parts_damaged
 
@@ -389,9 +389,9 @@ def write(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-def append(path: Path, line: dict) -> None:
+def append(path: Path, *lines: dict) -> None:
     with open(path, "ab") as file:
-        file.write(json.dumps(line).encode() + b"\n")
+        file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
         file.flush()
         os.fsync(file.fileno())
 
@@ -501,10 +501,12 @@ class Collector:
     def adopt(self, lists: dict[str, list[Clip]]) -> None:
         """Note again the clips that are there, but whose lines were lost with a damaged record. Each is decoded."""
         folder = self.folder
-        places = {stem: part for part, stems in folder.parts.items() for stem in stems}
         there = {
             path.relative_to(folder.root).as_posix() for split in lists for path in folder.root.glob(f"{split}/*/*.mp4")
         } - folder.noted
+        if not there:  # as nearly always: the paths of all clips in the lists take a second
+            return
+        places = {stem: part for part, stems in folder.parts.items() for stem in stems}
         lost = [
             (clip, places.get(clip.stem) or places.get(clip.id) or "")
             for clip in sum(lists.values(), [])
