@@ -267,18 +267,15 @@ def _no_parts_left(parts: list[Path], all_of_them: bool):
 
 
 def _is_done(row: dict | None, source: Path, target: Path, settings: str) -> bool:
+    if row is None:
+        return False
     try:
-        now, there, fault = source.stat(), target.stat(), container_fault(target)
+        now, there = source.stat(), target.stat()
+        told = row["size"], row["mtime_ns"], row["settings"], row["bytes"]
+        same = told == (str(now.st_size), str(now.st_mtime_ns), settings, str(there.st_size))
+        return same and not container_fault(target)  # it may have been overwritten by as many bytes
     except OSError:
         return False
-    if row is None or fault:  # it may have been overwritten by as many bytes
-        return False
-    return (row["size"], row["mtime_ns"], row["settings"], row["bytes"]) == (
-        str(now.st_size),
-        str(now.st_mtime_ns),
-        settings,
-        str(there.st_size),
-    )
 
 
 def _copy_lists(src: Path, out: Path, lists: dict[str, list | None]) -> None:
