@@ -916,6 +916,17 @@ def test_a_list_that_is_damaged_later_is_fetched_again(mirror, tmp_path, name, h
     assert mirror.server.paths[-1] == f"/400/{LISTS[name]}"
 
 
+def test_a_list_that_nobody_read_is_not_taken_for_whole(mirror, tmp_path):
+    """A call that needs only the lists of train leaves the checksums of the others as they were."""
+    mirror.get(tmp_path)
+    path = tmp_path / "annotations" / "val.csv"
+    good = path.read_bytes()
+    path.write_bytes(good.replace(b"1", b"2", 1))
+    mirror.get(tmp_path, splits=["train"])
+    mirror.get(tmp_path)
+    assert path.read_bytes() == good and whole(tmp_path, mirror) == 12
+
+
 def test_each_list_may_come_damaged_once(mirror, tmp_path, strict):
     for address in (f"/400/{place}" for place in LISTS.values()):
         mirror.server.faults_at[address] = [dict(body=b"")]
