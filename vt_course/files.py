@@ -137,6 +137,13 @@ def shares_of(path: Path) -> list[Path]:
     return sorted(path.parent.glob(of_share(path.name, ("*", "*"))))
 
 
+def remove_shares(path: Path) -> None:
+    """Delete the files that `shares_of` names, and the unfinished ones that a killed share has left of them."""
+    unfinished = part_of(path.with_name(of_share(path.name, ("*", "*"))))
+    for file in (*shares_of(path), *path.parent.glob(unfinished.name)):
+        file.unlink()
+
+
 @contextmanager
 def alone_in(folder: Path, share: tuple[int, int] | None = None) -> Iterator[None]:
     """Hold the lock of a folder, or of share (I, N) of the work in it. Raises `CourseError` if that is held.

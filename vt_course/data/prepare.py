@@ -37,7 +37,17 @@ from vt_course.data.reader import (
     shown_width,
 )
 from vt_course.data.verify import decode_all, in_processes, more_time, serve, verify, work
-from vt_course.files import alone_in, csv_header, of_share, read_csv, regular, replacing, shares_of, write_csv
+from vt_course.files import (
+    alone_in,
+    csv_header,
+    of_share,
+    read_csv,
+    regular,
+    remove_shares,
+    replacing,
+    shares_of,
+    write_csv,
+)
 from vt_course.machine import cores
 
 SOURCES = SUFFIXES + OTHERS
@@ -166,8 +176,8 @@ def prepare(
             record.close()  # Windows cannot replace a file that is open
             if of_shares:
                 write_csv(out / "prepared.csv", RECORD, ([row[key] for key in RECORD] for row in rows.values()))
-            for file in (*of_shares, *shares_of(out / "quarantine.csv")):
-                file.unlink()
+            for name in ("prepared.csv", "quarantine.csv"):
+                remove_shares(out / name)
     encoded = len(jobs) - len(failed)
     return dict(
         out=str(out),

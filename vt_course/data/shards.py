@@ -35,6 +35,7 @@ from vt_course.files import (
     parsing,
     read_json,
     read_tar,
+    remove_shares,
     replacing,
     shares_of,
     write_csv,
@@ -111,8 +112,7 @@ def _write_index(src: Path, out: Path, rows: dict[str, list[dict]], left_out: li
         need(rows[split], f"none of the {split} clips of {src} can be used; {out / 'left_out.csv'} says why")
     for split in ("val", "train"):
         write_csv(out / f"{split}.csv", COLUMNS, ([row[key] for key in COLUMNS] for row in rows[split]))
-    for path in shares_of(out / RECORD):
-        path.unlink()
+    remove_shares(out / RECORD)
 
 
 def _inside(path: Path, told: dict | None) -> list[dict] | None:
