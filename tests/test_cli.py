@@ -23,6 +23,7 @@ from vt_course.data import synthetic
 from vt_course.models import cost, mini_weights, zoo
 from vt_course.publish import build, course, work
 from vt_course.training import fit
+from vt_course.training.pretrained import save_pretrained
 
 from videos import write_audio, write_video
 
@@ -569,12 +570,16 @@ def test_explain(data, tmp_path):
     code, out, err = run("explain", weights, video, "--out", picture, "--method", "attention", "--head", "3")
     assert (code, err) == (0, "") and "attention, blocks.2.attn, head 3; the picture is" in out
     assert "knows no classes" in out and out.count("\n") == 2
+    folder, names = save_pretrained(weights, tmp_path / "kept"), tmp_path / "names.txt"
+    names.write_text("\n".join("abcdefgh"), encoding="utf-8")
+    told = ("--method", "gradcam", "--classes", names, "--class", "c")
+    assert run_json("explain", folder, video, "--out", picture, *told)["class"] == "c"
 
 
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--class", "lefft"], "video_swin_mini.safetensors has no class 'lefft': did you mean left?"),
+        (["--class", "lefft"], "video_swin_mini has no class 'lefft': did you mean left?"),
         (["--method", "attention", "--layer", "9"], "there is no attention layer 9: they are 0 (layers.0.blocks.0"),
         (["--method", "rolout"], "there is no method 'rolout': did you mean rollout?"),
         (["--method", "rollout", "--head", "1"], "rollout takes no head; leave it out"),
@@ -599,7 +604,8 @@ def test_explain_refuses_what_is_no_video_or_no_run(tmp_path, monkeypatch):
     assert run("explain", "mvit_mini", short, *out, "--method", "gradcam", "--json")[0] == 0
     assert "missing.mp4" in refused("explain", "video_swin_mini", tmp_path / "missing.mp4", *out)
     assert "runs/a does not exist" in refused("explain", "runs/a", text, *out)
-    assert "no weights are shipped for 'swin_tiny'" in refused("explain", "swin_tiny", text, *out)
+    assert "swin_tiny has the published weights swin_tiny/in1k, " in refused("explain", "swin_tiny", text, *out)
+    assert "did you mean mvit_mini" in refused("explain", "mvit_mimi", text, *out)
     monkeypatch.setitem(sys.modules, "vt_course.lab.show", None)  # an installation without IPython
     assert "is not installed: pip install -e .[notebooks]" in refused("explain", "mvit_mini", short, *out)
 

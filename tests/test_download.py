@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 
 from vt_course import CourseError, cli
 from vt_course.fetch import download, weights
-from vt_course.fetch.download import fetch, sha256_of
-from vt_course.files import atomic_write, replacing
+from vt_course.fetch.download import fetch
+from vt_course.files import atomic_write, replacing, sha256_of
 from vt_course.models import create, mini_weights
 from vt_course.models.official import to_official
 

@@ -495,7 +495,7 @@ def test_a_recorded_run_is_copied(home, entry, asked):
         path.write_text(json.dumps(record | {"variants": variants}), encoding="utf-8")
         small, other = write(home, entry, row)
         recipe = run.seeded(other, "shift", 0)
-        assert run.recorded(other, recipe, run.facts(1)) is None
+        assert run.recorded(run.rows_with_results(), other, recipe, run.facts(1)) is None
 
 
 def test_a_lost_result_is_written_from_the_run_folders(home, entry, asked):

@@ -15,9 +15,12 @@ from vt_course.data import synthetic
 from vt_course.models import ZOO, create, mini_weights
 from vt_course.models.attention import token_places
 from vt_course.training import explain, proofs
-from vt_course.training.checkpoint import restore
+from vt_course.training.checkpoint import restore, save_weights
+from vt_course.training.evaluate import open_clips
 from vt_course.training.explain import METHODS
+from vt_course.training.trained import open_model
 
+from videos import write_video
 from weights import shake
 
 BOTH = ["gradcam", "occlusion"]  # know classes
@@ -208,6 +211,37 @@ def test_methods_that_a_model_has_not():
             explain.explain(create("uniformer_mini", kinds="LLLL").eval(), clip, method)
     with pytest.raises(CourseError, match="needs the blocks of one of the five families, and Corner is none"):
         explain.explain(Corner(), clip, "gradcam")
+
+
+# ---------------------------------------------------------------- one video
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    return write_video(tmp_path_factory.mktemp("video") / "a.mp4", frames=30, size=(100, 60))
+
+
+@pytest.mark.parametrize("name", ["video_swin_mini", "uniformer_mini"])
+def test_a_run_is_explained_on_the_clip_that_its_validation_sees(name, video):
+    """Which was scaled in two steps, because the recipe has `keep`."""
+    trained, manifest = open_model(name), video.with_suffix(".csv")
+    assert trained.recipe.keep > trained.shown.size
+    manifest.write_text(f"path,label\n{video},up\n", encoding="utf-8")
+    clip, found, classes = explain.explain_run(trained, video, "gradcam", target="up")
+    assert torch.equal(clip, open_clips(trained, f"csv:{manifest}")[0]["clip"])
+    assert (classes[found.target], classes) == ("up", trained.classes)
+
+
+def test_published_weights_are_explained_on_pixels_as_they_learnt_them(video, tmp_path):
+    told = dict(model="timesformer_mini", settings={"num_classes": 3}, release="timesformer_mini/k600", url="")
+    save_weights(tmp_path / "a.safetensors", shake(create("timesformer_mini", num_classes=3)), told)
+    clip, found, classes = explain.explain_run(tmp_path / "a.safetensors", video, "occlusion", target="2")
+    shown = open_model(tmp_path / "a.safetensors").shown
+    pixels = clip * shown.std[0] + shown.mean[0]  # grey: alike in all colours
+    assert shown.mean == (0.45,) * 3 and 0 <= float(pixels.min()) + 1e-6 and float(pixels.max()) <= 1 + 1e-6
+    assert (classes, found.target) == (("0", "1", "2"), 2)
+    with pytest.raises(CourseError, match="timesformer_mini/k600 has no class '3': there are 0, 1, 2"):
+        explain.explain_run(tmp_path / "a.safetensors", video, target="3")
 
 
 # ---------------------------------------------------------------- the proofs

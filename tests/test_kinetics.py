@@ -22,8 +22,8 @@ from vt_course import CourseError, cli, repo_root
 from vt_course.data import open_spec, verify
 from vt_course.fetch import download
 from vt_course.fetch import kinetics as module
-from vt_course.fetch.download import sha256_of
 from vt_course.fetch.kinetics import Clip, folder_of, kinetics, rank, read_annotations
+from vt_course.files import sha256_of
 
 from server import serving
 from videos import write_video
@@ -914,6 +914,17 @@ def test_a_list_that_is_damaged_later_is_fetched_again(mirror, tmp_path, name, h
     mirror.get(tmp_path)
     assert path.read_bytes() == good and len(mirror.parts()) == asked
     assert mirror.server.paths[-1] == f"/400/{LISTS[name]}"
+
+
+def test_a_list_that_nobody_read_is_not_taken_for_whole(mirror, tmp_path):
+    """A call that needs only the lists of train leaves the checksums of the others as they were."""
+    mirror.get(tmp_path)
+    path = tmp_path / "annotations" / "val.csv"
+    good = path.read_bytes()
+    path.write_bytes(good.replace(b"1", b"2", 1))
+    mirror.get(tmp_path, splits=["train"])
+    mirror.get(tmp_path)
+    assert path.read_bytes() == good and whole(tmp_path, mirror) == 12
 
 
 def test_each_list_may_come_damaged_once(mirror, tmp_path, strict):

@@ -18,9 +18,8 @@ from vt_course.training.experiments import verdicts
 
 READ = claims.read_claims
 TOLD = READ()
-RECORDED = run.as_recorded()
+RECORDED = run.as_recorded(TOLD)
 BY_ID = {claim.id: claim for claim in TOLD}
-QUOTED = ("accuracy", "trend")  # kinds whose checks run no model
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +136,7 @@ def test_a_ledger_that_is_not_in_step_is_refused(monkeypatch):
     ):
         monkeypatch.setattr(run, "read_recorded", lambda entries=entries: entries)
         with pytest.raises(CourseError, match=words):
-            run.as_recorded()
+            run.as_recorded(TOLD)
 
 
 # ---------------------------------------------------------------- statuses

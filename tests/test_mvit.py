@@ -23,6 +23,7 @@ from vt_course.models.mvit_config import config_from_facts, kv_strides, round_wi
 from vt_course.models.official import from_official, to_official
 
 from computed import MVIT
+from counting import count_equal_blocks_once
 from weights import shake, unset
 
 DEFAULTS = {k: p.default for k, p in inspect.signature(MViT).parameters.items()}
@@ -321,25 +322,17 @@ DIFFERENT = {  # what does not come out: (stated, ours)
     ("mvit_v2_image_base", "GMACs"): (10.2, 10.102),
     ("mvit_v2_image_base", "params M"): (52, 51.4727),
 }
-COUNTED = {}
 
 
 def cost(config):
-    """(parameters in M, GMACs of one view). Equal blocks are counted once: counting takes time."""
+    """(parameters in M, GMACs of one view)."""
     with torch.device("meta"):
-        model = MViT(**config | dict(drop_path=0.0))
-    macs = count_macs(model.patch_embed, (1, 3, *model.input_size)) + model.head.projection.weight.numel()
-    for block in model.blocks:
-        a = block.attn
-        key = repr(block), block.size, a.num_heads, a.cls, a.rel_pos
-        if key not in COUNTED:
-            COUNTED[key] = count_macs(block, (1, a.cls + prod(block.size), block.norm1.weight.numel()))
-        macs += COUNTED[key]
-    return count_parameters(model) / 1e6, macs / 1e9
+        model = MViT(**config)
+    return count_parameters(model) / 1e6, count_equal_blocks_once(model, (1, 3, *model.input_size)) / 1e9
 
 
 @pytest.mark.parametrize("name", ["v1", "plain", "v2, odd maps", "image v2, grows in the MLP"])
-def test_costs_of_the_parts_add_up(name):
+def test_equal_blocks_counted_once_make_the_whole(name):
     with torch.device("meta"):
         model = MViT(**CONFIGS[name])
     assert cost(CONFIGS[name])[1] == count_macs(model, (1, 3, *model.input_size)) / 1e9

@@ -77,6 +77,7 @@ CASES = {
     # the course's validation: 8 x 3 spans 22 frames, and starts 0 to 8 fit into 30: the middle one is 4
     "centre": ("centre", Shown(8, 3, 32), 30, 24, [list(range(4, 28, 3))]),
     "centre, short": ("centre", Shown(4, 2, 32), 3, 24, [[0, 2, 1, 0]]),  # 0 2 4 6, looped
+    "centre, UniFormer's segments": ("centre", Shown(16, 1, 224, "uniformer_ssv2"), 33, 12, [list(range(1, 33, 2))]),
     "centre, segments": ("centre", Shown(4, 1, 32, "uniform"), 16, 24, [[2, 6, 10, 14]]),
 }
 

@@ -21,7 +21,7 @@ from vt_course.data.clips import Rows
 from vt_course.training import curves, scores
 from vt_course.training.evaluate import calibration, open_clips
 from vt_course.training.experiments.statistics import wilson
-from vt_course.training.protocols import PROTOCOLS, Shown, Views, protocol_named
+from vt_course.training.protocols import PROTOCOLS, Shown, Views, protocol_named, video_scores
 from vt_course.training.trained import Trained
 
 from videos import write_video
@@ -186,11 +186,11 @@ def test_frames_in_another_order_are_those_of_evaluate(rows, tmp_path):
 def test_softmax_and_logits_are_combined_differently():
     """One view is sure of class 0, two lean to class 1: the mean probability says 1, the mean logit says 0."""
     logits = torch.tensor([[[9.0, 0.0, 0.0], [0.0, 2.0, -9.0], [0.0, 2.0, -9.0]]])  # (1, 3 views, K)
-    soft, plain = scores.video_scores(logits, "softmax"), scores.video_scores(logits, "logits")
+    soft, plain = video_scores(logits, "softmax"), video_scores(logits, "logits")
     assert torch.allclose(soft.exp(), logits.double().softmax(-1).mean(1)) and soft.argmax() == 1
     assert torch.allclose(plain, logits.double().mean(1).log_softmax(-1)) and plain.argmax() == 0
     assert soft[0, 1] == pytest.approx(math.log((2 * 0.880785 + 0.000123) / 3), abs=1e-5)
-    far = scores.video_scores(torch.tensor([[[0.0, -2000.0]]]), "softmax")
+    far = video_scores(torch.tensor([[[0.0, -2000.0]]]), "softmax")
     assert far[0, 1] == -2000  # nothing underflows
 
 

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from vt_course.claims.ledger import running
 from vt_course.models import ZOO, create
 from vt_course.models.cost import count_parameters
 from vt_course.models.official import from_official
 from vt_course.models.timesformer import TimeSformer, group, resize_space, resize_time, ungroup
 
-import counting
 from computed import TIMESFORMER
+from counting import count_equal_blocks_once
 from weights import shake
 
 TINY = dict(img_size=16, patch_size=4, num_frames=4, embed_dim=8, depth=2, num_heads=2, num_classes=5, drop_path=0.0)
@@ -317,8 +318,8 @@ def test_parameters_and_macs(name):
             module.register_forward_hook(
                 lambda m, args, out, times=times: linear.append(times * m.weight[0].numel() * out.numel())
             )
-    counting.COUNTED.clear()
-    macs = counting.count_equal_blocks_once(model, (1, *ZOO[name].input))
+    running.BLOCKS.clear()
+    macs = count_equal_blocks_once(model, (1, *ZOO[name].input))
     each, cls = comparisons(attention, s, T)
     assert macs - sum(linear) == 2 * D * L * (s * s * T * each + cls)
     assert (round(params / 1e6, 3), round(macs / 1e9, 3)) == TIMESFORMER[name]

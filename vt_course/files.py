@@ -10,6 +10,7 @@ becomes one sentence. Videos are opened by `data.reader.open_file`.
 import csv
 import errno
 import gzip
+import hashlib
 import io
 import json
 import math
@@ -17,7 +18,6 @@ import os
 import stat
 import sys
 import tarfile
-import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,7 +25,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from vt_course import CourseError
+from vt_course import CourseError, need
 
 LONGEST = 1 << 20  # characters of a line of text
 LARGEST = 1 << 28  # bytes of a text, JSON or NPZ file
@@ -94,18 +94,19 @@ def write_csv(path: Path, header: Iterable, rows: Iterable[Iterable]) -> None:
 
 
 @contextmanager
-def alone(lock: Path, progress: bool = False, *, wait: bool = True) -> Iterator[None]:
+def alone(lock: Path, progress: bool = False, *, wait: bool | float = True) -> Iterator[None]:
     """Hold a lock on the file `lock`. The system releases it if the process dies.
 
-    If another process holds the lock: wait for its release or, with wait=False, raise `CourseError`.
+    If another process holds the lock: wait for its release. Or raise `CourseError`, with wait=False at once, with a
+    number after so many seconds.
     If the file system has no locks, we continue without one.
     """
     held = FileLock(lock)
     try:
         try:
-            held.acquire(blocking=False)
+            held.acquire(timeout=0.0 if wait is True else float(wait))
         except Timeout as error:
-            if not wait:
+            if wait is not True:
                 raise CourseError(
                     f"another run is at work in {lock.parent}; wait for it or name another folder."
                 ) from error
@@ -125,28 +126,36 @@ def alone(lock: Path, progress: bool = False, *, wait: bool = True) -> Iterator[
         held.release()
 
 
-def of_share(name: str, share: tuple[int, int] | None) -> str:
+def of_share(name: str, share: tuple | None) -> str:
     """The name of a file that belongs to share (I, N) of the work: "prepared.2-of-3.csv". None: all of the work."""
     stem, ending = os.path.splitext(name)
     return f"{stem}.{share[0]}-of-{share[1]}{ending}" if share else name
 
 
+def shares_of(path: Path) -> list[Path]:
+    """The files beside `path` that belong to shares of the work, and have its name but for that."""
+    return sorted(path.parent.glob(of_share(path.name, ("*", "*"))))
+
+
+def remove_shares(path: Path) -> None:
+    """Delete the files that `shares_of` names, and the unfinished ones that a killed share has left of them."""
+    unfinished = part_of(path.with_name(of_share(path.name, ("*", "*"))))
+    for file in (*shares_of(path), *path.parent.glob(unfinished.name)):
+        file.unlink()
+
+
 @contextmanager
 def alone_in(folder: Path, share: tuple[int, int] | None = None) -> Iterator[None]:
-    """Hold the lock of a folder, or of a share of the work in it. Raises `CourseError` if that is held.
+    """Hold the lock of a folder, or of share (I, N) of the work in it. Raises `CourseError` if that is held.
 
     Shares may work beside each other, but none beside a run without shares.
     """
+    need(share is None or 1 <= share[0] <= share[1], f"the share {share} is not I of N with I from 1 to N")
+    whole = folder / ".lock"
     with alone(folder / of_share(".lock", share), wait=False):
-        for lock in [folder / ".lock"] if share else sorted(folder.glob(".lock.*-of-*")):
-            for tries in range(20, -1, -1):  # shares that start together look at it at the same moment
-                try:
-                    with alone(lock, wait=False):
-                        break
-                except CourseError:
-                    if not tries:
-                        raise
-                    time.sleep(0.1)
+        for lock in [whole] if share else shares_of(whole):
+            with alone(lock, wait=2.0):  # shares that start together look at it at the same moment
+                pass
         yield
 
 
@@ -201,6 +210,11 @@ def regular(path) -> str | os.PathLike:
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "It is a pipe, a terminal or a device, and no file", os.fspath(path))
     return path
+
+
+def sha256_of(path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import textwrap
 
 import vt_course
 from vt_course import CourseError, __version__
-from vt_course.cli import claims, course, data, export, ledger, training  # noqa: F401 (they register their verbs)
+from vt_course.cli import claims, course, data, evaluate, export, ledger, training  # noqa: F401 (they register their verbs)
 from vt_course.cli.common import VERBS, as_typed, command, leads, print_json, tell
 from vt_course.publish import NotebookFailed
 

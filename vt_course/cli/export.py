@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vt_course.cli.common import need_data, option, print_json, print_table, verb
-from vt_course.cli.training import CLASSES, MODEL, opened
+from vt_course.cli.evaluate import CLASSES, MODEL, opened
 
 
 @verb(

@@ -40,6 +40,7 @@ FILTERS = ("kind", "paper", "status")
 )
 def claims(args) -> int:
     from vt_course.claims.ledger import run
+    from vt_course.claims.ledger.claims import read_claims
 
     need(args.run or not args.out, "--out needs --run")
     need(args.mutants or not args.sample, "--sample needs --mutants")
@@ -50,7 +51,7 @@ def claims(args) -> int:
         return mutants(args)
     if args.run:
         return run_again(args)
-    entries = run.as_recorded()
+    entries = run.as_recorded(read_claims())
     if args.explain:
         return explain(args, {entry["id"]: entry for entry in entries})
     chosen = wanted(args, entries)
@@ -68,14 +69,14 @@ def short(value) -> str | float | None:
     return value if type(value) in (float, int) or value is None else str(value)[:40]
 
 
-def wanted(args, entries: list) -> list:
-    """The entries, dicts or claims, that the filters leave. Raises `CourseError` for a filter that nothing has."""
+def wanted(args, entries: list[dict]) -> list[dict]:
+    """The entries that the filters leave. Raises `CourseError` for a filter that nothing has."""
     for name in FILTERS:
         asked = getattr(args, name)
-        values = {entry[name] if isinstance(entry, dict) else getattr(entry, name) for entry in entries}
+        values = {entry[name] for entry in entries}
         if asked and asked not in values:
             raise CourseError(f"no claim has the {name} {asked!r}; {closest(asked, sorted(filter(None, values)))}.")
-        entries = [e for e in entries if not asked or (e[name] if isinstance(e, dict) else getattr(e, name)) == asked]
+        entries = [entry for entry in entries if not asked or entry[name] == asked]
     return entries
 
 
@@ -98,16 +99,15 @@ def run_again(args) -> int:
     from vt_course.claims.ledger.claims import read_claims
 
     recorded = run.read_recorded()
-    chosen = read_claims()
-    if args.status:  # of a claim whose file has none, the recorded one
-        now = {claim.id: claim.status or recorded.get(claim.id, {}).get("status") for claim in chosen}
-        need(args.status in now.values(), f"no claim has the status {args.status!r}")
-        chosen, args.status = [claim for claim in chosen if now[claim.id] == args.status], None
-    chosen = wanted(args, chosen)
+    told, rows = read_claims(), []
+    for claim in told:  # a claim whose file has no status has the recorded one
+        status = claim.status or recorded.get(claim.id, {}).get("status")
+        rows.append({"claim": claim, "kind": claim.kind, "paper": claim.paper, "status": status})
+    chosen = [entry["claim"] for entry in wanted(args, rows)]
     bar = tqdm(chosen, unit="claim", disable=args.json or None, file=sys.stderr)
     outcomes = [run.run_claim(claim) for claim in bar]
     if args.out:
-        run.write_ledger(outcomes, args.out)
+        run.write_ledger(told, outcomes, args.out)
         recorded = {}  # what was recorded before does not matter now
     red = [sentence for outcome in outcomes if (sentence := run.stale(outcome, recorded))]
     entries = [run.entry(each.claim, each.status, each.value, each.problem) for each in outcomes]
@@ -127,8 +127,8 @@ def mutants(args) -> int:
     from vt_course.claims.ledger import run
     from vt_course.claims.ledger.claims import read_claims
 
-    run.as_recorded()  # refuses a ledger that is not in step
-    told, recorded = read_claims(), run.read_recorded()
+    told = read_claims()
+    recorded = {entry["id"]: entry for entry in run.as_recorded(told)}  # refuses a ledger that is not in step
     papers = {claim.paper for claim in told}
     need(args.paper in {None, *papers}, f"no claim has the paper {args.paper!r}; {closest(str(args.paper), papers)}")
     names = [name for name, fault in faults.MUTANTS.items() if args.paper in (None, *fault.papers)]

@@ -39,6 +39,11 @@ class Spec:
         return hashlib.sha256(text).hexdigest()
 
 
+def drawn(spec: str) -> bool:
+    """Whether the code of the course draws the data of a spec."""
+    return spec.partition(":")[0] in ("synthetic", "images")
+
+
 def open_spec(spec: str) -> Spec:
     """The data set that a spec names.
 

@@ -37,7 +37,17 @@ from vt_course.data.reader import (
     shown_width,
 )
 from vt_course.data.verify import decode_all, in_processes, more_time, serve, verify, work
-from vt_course.files import alone_in, csv_header, of_share, read_csv, regular, replacing, write_csv
+from vt_course.files import (
+    alone_in,
+    csv_header,
+    of_share,
+    read_csv,
+    regular,
+    remove_shares,
+    replacing,
+    shares_of,
+    write_csv,
+)
 from vt_course.machine import cores
 
 SOURCES = SUFFIXES + OTHERS
@@ -111,9 +121,8 @@ def prepare(
     settings = " ".join(f"{n:g}" if n else "all" for n in (short_side, fps, seconds))
     out.mkdir(parents=True, exist_ok=True)
     failed = []
-    need(share is None or 1 <= share[0] <= share[1], f"the share {share} is not I of N with I from 1 to N")
     with alone_in(out, share), _open_record(out / of_share("prepared.csv", share)) as record:
-        of_shares = sorted(out.glob("prepared.*-of-*.csv"))
+        of_shares = shares_of(out / "prepared.csv")
         rows = {path: row for file in (out / "prepared.csv", *of_shares) for path, row in _read_record(file).items()}
         mine = {path: k for k, path in enumerate(targets) if share is None or k % share[1] == share[0] - 1}
         # A part (an unfinished file) is named after this process, because a helper of a killed run may still write.
@@ -167,8 +176,8 @@ def prepare(
             record.close()  # Windows cannot replace a file that is open
             if of_shares:
                 write_csv(out / "prepared.csv", RECORD, ([row[key] for key in RECORD] for row in rows.values()))
-            for file in (*of_shares, *out.glob("quarantine.*-of-*.csv")):
-                file.unlink()
+            for name in ("prepared.csv", "quarantine.csv"):
+                remove_shares(out / name)
     encoded = len(jobs) - len(failed)
     return dict(
         out=str(out),
@@ -268,18 +277,15 @@ def _no_parts_left(parts: list[Path], all_of_them: bool):
 
 
 def _is_done(row: dict | None, source: Path, target: Path, settings: str) -> bool:
+    if row is None:
+        return False
     try:
-        now, there, fault = source.stat(), target.stat(), container_fault(target)
+        now, there = source.stat(), target.stat()
+        told = row["size"], row["mtime_ns"], row["settings"], row["bytes"]
+        same = told == (str(now.st_size), str(now.st_mtime_ns), settings, str(there.st_size))
+        return same and not container_fault(target)  # it may have been overwritten by as many bytes
     except OSError:
         return False
-    if row is None or fault:  # it may have been overwritten by as many bytes
-        return False
-    return (row["size"], row["mtime_ns"], row["settings"], row["bytes"]) == (
-        str(now.st_size),
-        str(now.st_mtime_ns),
-        settings,
-        str(there.st_size),
-    )
 
 
 def _copy_lists(src: Path, out: Path, lists: dict[str, list | None]) -> None:

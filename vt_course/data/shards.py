@@ -35,7 +35,9 @@ from vt_course.files import (
     parsing,
     read_json,
     read_tar,
+    remove_shares,
     replacing,
+    shares_of,
     write_csv,
 )
 
@@ -74,7 +76,6 @@ def shard(
     found = read_folder(src)
     plan = _plan(src, found, max_bytes)
     out.mkdir(parents=True, exist_ok=True)
-    need(share is None or 1 <= share[0] <= share[1], f"the share {share} is not I of N with I from 1 to N")
     with alone_in(out, share):
         record = _begin(out, found, plan, max_bytes, share)
         if share:
@@ -111,8 +112,7 @@ def _write_index(src: Path, out: Path, rows: dict[str, list[dict]], left_out: li
         need(rows[split], f"none of the {split} clips of {src} can be used; {out / 'left_out.csv'} says why")
     for split in ("val", "train"):
         write_csv(out / f"{split}.csv", COLUMNS, ([row[key] for key in COLUMNS] for row in rows[split]))
-    for path in out.glob("shards.*-of-*.json"):
-        path.unlink()
+    remove_shares(out / RECORD)
 
 
 def _inside(path: Path, told: dict | None) -> list[dict] | None:
@@ -160,7 +160,7 @@ def _begin(out: Path, found: Listing, plan: dict, max_bytes: int, share: tuple[i
         max_bytes=max_bytes,
         clips_sha256=hashlib.sha256(json.dumps(listing).encode()).hexdigest(),
     )
-    olds, shards = [out / RECORD, *sorted(out.glob("shards.*-of-*.json"))], {}
+    olds, shards = [out / RECORD, *shares_of(out / RECORD)], {}
     olds = [_record(path) for path in olds if path.is_file()]
     for old in olds:
         need(
@@ -267,7 +267,7 @@ def read_shards(folder: Path) -> tuple[Path | Rows, Path | Rows, tuple[str, ...]
     without an index that cannot be understood (see `_foreign`).
     """
     with readable(folder):
-        listed, shares = [folder / f"{split}.csv" for split in ("train", "val")], any(folder.glob("shards.*-of-*.json"))
+        listed, shares = [folder / f"{split}.csv" for split in ("train", "val")], shares_of(folder / RECORD)
         if not shares and not (folder / RECORD).is_file():
             return _foreign(folder)
         incomplete = f"The shards in {folder} are not complete; run the `vt-course data shard` that writes them again"

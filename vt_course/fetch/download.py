@@ -6,7 +6,6 @@ the rest. `NAME.part.from` records which version of which file the part belongs 
 changed in the meantime, its rest is not appended to the beginning of the old version.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -23,7 +22,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from tqdm import tqdm
 
 from vt_course import CourseError, __version__
-from vt_course.files import alone, open_own, read_json
+from vt_course.files import alone, open_own, read_json, sha256_of
 
 BACKOFF = 1.0  # seconds before the second attempt; doubled for each further one
 LONGEST_WAIT = 30.0
@@ -95,11 +94,6 @@ def fetch(
             f"cannot write {path} ({error.strerror or error}); free space or mend permissions and {AGAIN}"
         ) from error
     return path
-
-
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_file(file: Path, path: Path, subject: str, sha256: str | None, size: int | None, remedy: str) -> None:

@@ -46,7 +46,7 @@ from urllib.parse import quote
 from vt_course import CourseError, need
 from vt_course.data.reader import container_fault
 from vt_course.data.verify import verify
-from vt_course.fetch.download import AGAIN, fetch, open_url, sha256_of
+from vt_course.fetch.download import AGAIN, fetch, open_url
 from vt_course.files import (
     LARGEST,
     Unreadable,
@@ -58,6 +58,7 @@ from vt_course.files import (
     read_lines,
     read_tar,
     replacing,
+    sha256_of,
 )
 from vt_course.machine import cores
 
@@ -292,8 +293,8 @@ class Folder:
                 self.bad[path] = line
             elif now := intact(root / path, line):
                 self.good[path] = now
-                if now != line:
-                    append(root / "clips.jsonl", now)
+        if renewed := [line for path, line in self.good.items() if line is not lines[path]]:
+            append(root / "clips.jsonl", *renewed)
         self.parts = {line["part"]: set(map(str, line["stems"])) for line in parts}
         self.noted, self.damaged = set(lines), clips_damaged or parts_damaged
 
@@ -389,9 +390,9 @@ def write(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-def append(path: Path, line: dict) -> None:
+def append(path: Path, *lines: dict) -> None:
     with open(path, "ab") as file:
-        file.write(json.dumps(line).encode() + b"\n")
+        file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
         file.flush()
         os.fsync(file.fileno())
 
@@ -429,7 +430,7 @@ class Collector:
         self.base, self.workers, self.keep = f"{base.rstrip('/')}/{version.folder}", workers, keep
         self.skip = set(skip)
         self.archives, self.incoming = folder.root / "archives", folder.root / "incoming"
-        self.annotations = folder.root / "annotations"
+        self.annotations, self.sums = folder.root / "annotations", {}
 
     def lists(self, splits: Iterable[str]) -> tuple[dict[str, list[Clip]], dict[str, list[str]]]:
         """({split: its clips}, {split: its archives}) of `splits`, and the clips of train.
@@ -485,15 +486,15 @@ class Collector:
             path.unlink()
         fetch(f"{self.base}/{folder}/{name}", path, most=LARGEST, progress=self.progress and folder == "annotations")
         try:
-            return read(path)
+            found = read(path)
         except CourseError as error:
             raise BadList(str(error).replace(f": delete it and {AGAIN}", "").replace(f"{path}", name), name) from error
+        self.sums[name] = sha256_of(path)
+        return found
 
     def note_lists(self) -> None:
-        """Record the checksums of the lists, which were found whole."""
-        now = {
-            path.name: sha256_of(path) for path in sorted(self.annotations.iterdir()) if path.suffix in (".csv", ".txt")
-        }
+        """Record the checksums of the lists that were read, and so found whole. Others may be damaged by now."""
+        now = self.folder.lists | self.sums
         if now != self.folder.lists:
             self.folder.lists = now
             self.folder.write_note(now)
@@ -501,10 +502,12 @@ class Collector:
     def adopt(self, lists: dict[str, list[Clip]]) -> None:
         """Note again the clips that are there, but whose lines were lost with a damaged record. Each is decoded."""
         folder = self.folder
-        places = {stem: part for part, stems in folder.parts.items() for stem in stems}
         there = {
             path.relative_to(folder.root).as_posix() for split in lists for path in folder.root.glob(f"{split}/*/*.mp4")
         } - folder.noted
+        if not there:  # as nearly always: the paths of all clips in the lists take a second
+            return
+        places = {stem: part for part, stems in folder.parts.items() for stem in stems}
         lost = [
             (clip, places.get(clip.stem) or places.get(clip.id) or "")
             for clip in sum(lists.values(), [])

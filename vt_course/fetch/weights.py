@@ -26,8 +26,8 @@ from urllib.parse import urlsplit
 import torch
 
 from vt_course import CourseError, data_root
-from vt_course.fetch.download import fetch, sha256_of
-from vt_course.files import alone, atomic_write, read_utf8
+from vt_course.fetch.download import fetch
+from vt_course.files import alone, atomic_write, read_utf8, sha256_of
 from vt_course.models import ZOO, create, mini_weights
 from vt_course.models.cost import count_parameters
 from vt_course.models.official import from_official

@@ -67,8 +67,8 @@ def time_line(times: list[float], probabilities: dict[str, list[float]], title: 
     return figure
 
 
-def figure_bytes(figure: Figure) -> memoryview:
+def figure_bytes(figure: Figure, dpi: int = 120) -> memoryview:
     """A figure as a PNG file."""
     image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=120)
+    figure.savefig(image, format="png", dpi=dpi)
     return image.getbuffer()

@@ -31,7 +31,7 @@ def checkpoint_blocks(model: nn.Module, compiled: bool = False) -> None:
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     blocks = [block for each in lists for block in each if not _holds_blocks(block)]
     need(blocks, f"{type(model).__name__} has no blocks: train it with checkpoint_activations=false")
-    norms = any(isinstance(module, _BatchNorm) for block in blocks for module in block.modules())
+    norms = any(batch_norms(block) for block in blocks)
     need(
         not (compiled and norms),
         f"{type(model).__name__} has BatchNorm in its blocks, which torch.compile cannot compute again: choose "
@@ -41,6 +41,11 @@ def checkpoint_blocks(model: nn.Module, compiled: bool = False) -> None:
         block.forward = functools.partial(_again, block, block.forward)
 
 
+def batch_norms(module: nn.Module) -> list[_BatchNorm]:
+    """The BatchNorms in a module."""
+    return [inner for inner in module.modules() if isinstance(inner, _BatchNorm)]
+
+
 def _holds_blocks(module: nn.Module) -> bool:
     return any(isinstance(inner, nn.ModuleList) for inner in module.modules())
 
@@ -48,7 +53,7 @@ def _holds_blocks(module: nn.Module) -> bool:
 def _again(block: nn.Module, forward, *inputs):
     if not torch.is_grad_enabled():
         return forward(*inputs)
-    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+    norms = batch_norms(block)
     settings = {"context_fn": lambda: (nullcontext(), _statistics_kept(norms))} if norms else {}
     return checkpoint(forward, *inputs, use_reentrant=False, **settings)
 

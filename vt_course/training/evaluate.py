@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from vt_course import CourseError
-from vt_course.data import Spec, images, open_spec, synthetic
+from vt_course.data import Spec, drawn, images, open_spec, synthetic
 from vt_course.data.augment import Augment
 from vt_course.data.clips import Rows, VideoFolder, read_manifest
 from vt_course.data.loading import KeptFrames, in_order, make_loader, short_of_memory
 from vt_course.machine import pick_device
-from vt_course.training.protocols import Protocol, Views, check_sampling
+from vt_course.training.protocols import Protocol, Views, check_sampling, video_scores
 from vt_course.training.recipes import ORDERS, Recipe
 from vt_course.training.trained import Trained, open_model
 
@@ -90,9 +90,8 @@ def predict(model, loader, device, *, order="normal", seed=0, autocast=None):
         clip = reorder_frames(clip, batch["index"].tolist(), order, seed)
         with autocast() if autocast else nullcontext():
             logits = class_scores(model, clip.flatten(0, -5))  # (B * V, K)
-        views = logits.cpu().double().log_softmax(-1).unflatten(0, (len(clip), -1))  # (B, V, K)
-        # The mean over the views, computed with logarithms so that no probability underflows.
-        log_probs.append(views.logsumexp(1) - math.log(views.shape[1]))  # (B, K)
+        views = logits.cpu().unflatten(0, (len(clip), -1))  # (B, V, K)
+        log_probs.append(video_scores(views, "softmax"))  # (B, K)
         labels.append(batch["label"])
     model.train(was_training)
     if not labels:
@@ -193,7 +192,7 @@ def open_data(
 
 def has_test(data: str) -> bool:
     """Whether a data set has a third split, on which nothing is tuned."""
-    return data.partition(":")[0] in ("synthetic", "images")
+    return drawn(data)
 
 
 def no_test(data: str) -> CourseError:

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from math import prod
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vt_course import CourseError, closest, need, repo_root
-from vt_course.data.clips import Rows, VideoFolder
+from vt_course.data.reader import ClipReader
 from vt_course.files import read_json
 from vt_course.models.attention import Layer, Places, recording, token_places
 from vt_course.models.mvit import MViT
@@ -32,8 +31,9 @@ from vt_course.models.swin import Backbone
 from vt_course.models.timesformer import TimeSformer
 from vt_course.models.uniformer import DividedBlock, UniFormer
 from vt_course.models.video_swin import SwinTransformer3D
-from vt_course.training.checkpoint import restore
 from vt_course.training.evaluate import class_scores
+from vt_course.training.protocols import PROTOCOLS, read_views, to_floats
+from vt_course.training.trained import Trained, open_model
 
 RESULTS = repo_root() / "results" / "explain.json"
 # A proof is passed if the whole 95 % interval keeps to these.
@@ -375,24 +375,17 @@ def explain(
     return Explanation(shares, method, shows, about, float(probability[about]), " ".join(notes))
 
 
-def read_clip(video, recipe, classes: tuple[str, ...]) -> Tensor:
-    """The clip (C, T, H, W) of a video that a run of this recipe sees in validation, or `CourseError` if it is none."""
-    row = dict(path=str(video), label=classes[0], start=None, end=None)
-    settings = dict(frames=recipe.frames, stride=recipe.stride, size=recipe.size, sampling=recipe.sampling)
-    sample = VideoFolder(Rows([row], str(video)), classes=classes, train=False, **settings)[0]
-    need("error" not in sample, sample.get("error", ""))
-    return sample["clip"]
-
-
 def explain_run(run, video, method: str = "occlusion", *, target: str | None = None, **options):
-    """(clip, `Explanation`, classes) of a video for a trained run, a folder or a .safetensors file; see `explain`.
+    """(clip, `Explanation`, classes) of a video for a trained model; see `explain`.
 
-    `target` is the name of a class. Raises `CourseError` also for a name that is no class, and for a video that cannot
-    be read.
+    `run`: what `trained.open_model` opens, or its result. `clip`: (C, T, H, W), the one that the validation of a run
+    sees. `target` is the name of a class. Raises `CourseError` also for a name that is no class, and for a video that
+    cannot be read.
     """
-    model, recipe, classes = restore(run)
+    trained = run if isinstance(run, Trained) else open_model(run)
+    classes, shown = trained.classes, trained.shown
     if target is not None and target not in classes:
-        raise CourseError(f"{Path(run).name} has no class {target!r}: {closest(target, classes)}")
-    clip = read_clip(video, recipe, classes)
+        raise CourseError(f"{trained.name} has no class {target!r}: {closest(target, classes)}")
+    [clip] = to_floats(read_views(ClipReader(video), PROTOCOLS["centre"], shown), shown)
     number = None if target is None else classes.index(target)
-    return clip, explain(model, clip, method, target=number, **options), classes
+    return clip, explain(trained.model, clip, method, target=number, **options), classes

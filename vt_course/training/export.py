@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vt_course import CourseError, need
-from vt_course.data import open_spec
+from vt_course.data import drawn, open_spec
 from vt_course.data.clips import VideoFolder
 from vt_course.files import atomic_write
 from vt_course.training.evaluate import class_scores, open_data, takes_images
@@ -255,7 +255,7 @@ def moving(batch: int, shape: tuple[int, ...], seed: int = 0) -> Tensor:
 def some_clips(trained: Trained):
     """(data set, whether its labels are the model's classes): clips on which int8 is compared with the model."""
     recipe, shown = trained.recipe, trained.shown
-    if recipe and recipe.data.partition(":")[0] in ("synthetic", "images"):
+    if recipe and drawn(recipe.data):
         return open_data(recipe)[1], True
     spec = open_spec("synthetic:motion")
     told = dict(

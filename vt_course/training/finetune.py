@@ -11,6 +11,7 @@ from torch import nn
 
 from vt_course import CourseError, closest, need
 from vt_course.files import csv_header, read_csv
+from vt_course.training.engine import batch_norms
 
 HEAD = ("head.", "aux_head.")
 BLOCK = re.compile(r"(?:layers\.\d+\.blocks|blocks\d*|temporal_layers)\.\d+(?=\.)")
@@ -34,8 +35,7 @@ def freeze(model: nn.Module, what: str) -> list[nn.Module]:
         parameter.requires_grad_(name not in names)
     left = any(parameter.requires_grad for parameter in model.parameters())
     need(left, f"freeze={what} leaves no parameter to train; leave the head out of it")
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    return [norm for norm in norms if not any(parameter.requires_grad for parameter in norm.parameters())]
+    return [norm for norm in batch_norms(model) if not any(parameter.requires_grad for parameter in norm.parameters())]
 
 
 def frozen(model: nn.Module, what: str) -> set[str]:

@@ -29,7 +29,7 @@ from vt_course.machine import deterministic, pick_device
 from vt_course.training import engine, ranks
 from vt_course.training.checkpoint import load_run
 from vt_course.training.evaluate import class_scores, reorder_frames
-from vt_course.training.finetune import by_layer, say_frozen
+from vt_course.training.finetune import HEAD, by_layer, say_frozen
 from vt_course.training.folder import begin, open_run, summarise, with_gone_files
 from vt_course.training.recipes import Recipe
 from vt_course.training.run import RunState, open_everywhere, polite_interrupt
@@ -76,7 +76,7 @@ def parameter_groups(model, weight_decay: float, decays: str = "matrices", backb
         if not parameter.requires_grad:
             continue
         spared = parameter.ndim <= 1 and (decays == "matrices" or id(parameter) in norms) or name.endswith(exempt)
-        share = 1.0 if name.startswith(("head.", "aux_head.")) else backbone_lr
+        share = 1.0 if name.startswith(HEAD) else backbone_lr
         groups.setdefault((share, decays != "all" and spared), []).append(parameter)
     told = {share: {} if share == 1.0 else {"lr_scale": share} for share in (1.0, backbone_lr)}
     return [

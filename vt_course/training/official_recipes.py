@@ -58,10 +58,26 @@ KINETICS_CROP = dict(crop_scale=(0.08, 1.0), crop_ratio=(3 / 4, 4 / 3))
 # A square of 224 from a picture whose short side is drawn from 256 to 320: for one of 4:3, 37 to 58 % of its area.
 JITTER_CROP = dict(crop_scale=(0.37, 0.58), crop_ratio=(1.0, 1.0))
 MIXED = dict(mixup=0.8, cutmix=1.0, label_smoothing=0.1, erasing=0.25, randaugment=(4, 7))
+TIMESFORMER = JITTER_CROP | dict(
+    batch_size=16,
+    epochs=15,
+    lr=5e-3,
+    optimizer="sgd",
+    milestones=(11, 14),
+    warmup_epochs=0,
+    weight_decay=1e-4,
+    decays="all",
+    grad_clip=0.0,
+    label_smoothing=0.0,
+)
 SLOWFAST = "facebookresearch/SlowFast configs"
 VIDEO_SWIN = "SwinTransformer/Video-Swin-Transformer configs/recognition/swin"
 TIMM = "torchvision's RandAugment for timm's (data/augment.py); the cosine ends at 0, not at 1e-6"
 WEIGHTS = "starts from weights for Kinetics (--init)"
+COLOURS = "means and deviations of ImageNet, not 0.45 and 0.225"
+OF_TIMESFORMER = (
+    f"the paper's batch is 16, the released code accumulates 64; {COLOURS}; starts from an image model (--init)"
+)
 
 PUBLISHED: dict[str, Published] = {
     "swin_in1k": Published(
@@ -124,30 +140,24 @@ PUBLISHED: dict[str, Published] = {
         | KINETICS_CROP
         | MIXED,
         strides={16: 4, 32: 3, 40: 3, 64: 3},
-        differs=f"means and deviations of ImageNet, not 0.45 and 0.225; {TIMM}",
+        differs=f"{COLOURS}; {TIMM}",
     ),
     "timesformer_ssv2": Published(
         r"timesformer_.*_ssv2",
         "timesformer_divided_8x224_ssv2",
         "TimeSformer section 4; facebookresearch/TimeSformer configs/SSv2",
         "partly",
-        dict(batch_size=16, epochs=15, lr=5e-3, optimizer="sgd", milestones=(11, 14), warmup_epochs=0)
-        | dict(weight_decay=1e-4, decays="all", grad_clip=0.0, label_smoothing=0.0, sampling="uniform")
-        | JITTER_CROP,
-        differs="no flip, because classes have directions; the paper's batch is 16, the released code accumulates 64; "
-        "means and deviations of ImageNet, not 0.45 and 0.225; starts from an image model (--init)",
+        TIMESFORMER | dict(sampling="uniform"),
+        differs=f"no flip, because classes have directions; {OF_TIMESFORMER}",
     ),
     "timesformer_k400": Published(
         r"timesformer_(?!mini).*",
         "timesformer_divided_8x224",
         "TimeSformer section 4; facebookresearch/TimeSformer configs/Kinetics",
         "paper, code",
-        dict(batch_size=16, epochs=15, lr=5e-3, optimizer="sgd", milestones=(11, 14), warmup_epochs=0)
-        | dict(weight_decay=1e-4, decays="all", grad_clip=0.0, label_smoothing=0.0, flip=0.5, stride=32)
-        | JITTER_CROP,
+        TIMESFORMER | dict(flip=0.5, stride=32),
         strides={8: 32, 16: 16, 96: 4},
-        differs="the paper's batch is 16, the released code accumulates 64; means and deviations of ImageNet, not 0.45 "
-        "and 0.225; starts from an image model (--init)",
+        differs=OF_TIMESFORMER,
     ),
     "uniformer_ssv2": Published(
         r"uniformer_.*_ssv2",
@@ -171,8 +181,7 @@ PUBLISHED: dict[str, Published] = {
         | MIXED,
         strides={8: 8, 16: 4, 32: 4},
         own={r"uniformer_.*_8": dict(epochs=100)},
-        differs="starts from an image model (inflate); the batch is 32 videos, each twice; means and deviations of "
-        f"ImageNet, not 0.45 and 0.225; {TIMM}",
+        differs=f"starts from an image model (inflate); the batch is 32 videos, each twice; {COLOURS}; {TIMM}",
     ),
 }
 

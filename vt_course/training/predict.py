@@ -16,8 +16,8 @@ from vt_course.data.reader import OTHERS, SUFFIXES, BadClip, ClipReader, clips_b
 from vt_course.files import atomic_write
 from vt_course.machine import pick_device
 from vt_course.training.curves import figure_bytes, time_line
-from vt_course.training.protocols import check_sampling, protocol_named, read_views
-from vt_course.training.scores import video_scores, view_logits
+from vt_course.training.protocols import check_sampling, protocol_named, read_views, video_scores
+from vt_course.training.scores import view_logits
 from vt_course.training.trained import Trained, open_model
 
 
@@ -45,7 +45,10 @@ class Predictor:
         Raises `BadClip` for a file that is no video or is damaged.
         """
         reader = ClipReader(path)
-        return self._facts(path, reader) | {
+        return {
+            "path": str(path),
+            "frames": reader.num_frames,
+            "seconds": reader.seconds,
             "views": self.protocol.views,
             "classes": self._classes(self.probabilities(reader), top),
             "note": self._note(reader),
@@ -76,9 +79,6 @@ class Predictor:
         best = probabilities.topk(min(top, len(probabilities)))
         names = self.trained.classes
         return [{"class": names[k], "probability": p} for p, k in zip(best.values.tolist(), best.indices.tolist())]
-
-    def _facts(self, path, reader: ClipReader) -> dict:
-        return {"path": str(path), "frames": reader.num_frames, "seconds": reader.seconds}
 
     def _note(self, reader: ClipReader) -> str | None:
         shown = self.trained.shown

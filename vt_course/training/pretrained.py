@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 from vt_course import CourseError, __version__, need
+from vt_course.data import drawn
 from vt_course.files import atomic_write, parse_json, read_json, read_utf8
 from vt_course.training.checkpoint import save_weights
 from vt_course.training.experiments.statistics import wilson
@@ -146,8 +147,8 @@ def find_card(source) -> str | None:
 def card_text(told: dict, recipe: Recipe | None = None, header: dict = {}, results: list[str] = ()) -> str:
     """A model card (Markdown) from the `usage` of a model. `results`: sentences on its accuracy."""
     data, shown, classes = told["trained_on"], told["input"], told["classes"]
-    drawn = data.partition(":")[0] in ("synthetic", "images")
-    licence = header.get("licence") or ("MIT" if drawn else None)
+    ours = drawn(data)
+    licence = header.get("licence") or ("MIT" if ours else None)
     image = shown["frames"] == 1
     clips = "images" if image else f"clips of {shown['frames']} frames, {shown['stride']:g} apart,"
     settings = (
@@ -189,7 +190,7 @@ def card_text(told: dict, recipe: Recipe | None = None, header: dict = {}, resul
             "## Licence of the weights",
             "",
             f"{licence}." * bool(licence)
-            + " The code of vt_course makes the data, so the weights have its licence." * drawn
+            + " The code of vt_course makes the data, so the weights have its licence." * ours
             + f"Not decided. It depends on what the owners of {data} allow. Find that out before you pass the weights "
             "on, and write it here." * (not licence),
             "",
@@ -197,7 +198,7 @@ def card_text(told: dict, recipe: Recipe | None = None, header: dict = {}, resul
             "",
             '- It answers every video with one of its classes and cannot say "none of these".',
             "- It has seen drawn shapes only: its accuracy says nothing about films of the world."
-            if drawn
+            if ours
             else f"- Its accuracy is that on {data}. Other videos look different, and it can be much lower there.",
             "- It must not be used to recognise, watch or judge people, nor where a wrong answer can harm somebody.",
             "",

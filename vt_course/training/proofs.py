@@ -10,22 +10,28 @@ Both use the weights that ship and clips that nobody has trained on. Means over 
 """
 
 import json
+import tempfile
 import time
+from contextlib import closing
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vt_course.data import synthetic, transforms
+from vt_course.data import synthetic
 from vt_course.data.clips import dense_indices
+from vt_course.data.reader import ClipReader
 from vt_course.files import atomic_write
 from vt_course.machine import provenance
 from vt_course.models import mini_weights
 from vt_course.training import explain
 from vt_course.training.checkpoint import build_model, restore
 from vt_course.training.experiments.statistics import compare
+from vt_course.training.protocols import PROTOCOLS, read_views, to_floats
+from vt_course.training.trained import shown_by
 
 FAMILIES = ("video_swin_mini", "mvit_mini", "mvit_v2_mini", "timesformer_mini", "uniformer_mini")
 INSIDE_CLIPS, RANDOM_CLIPS = 32, 8
@@ -34,14 +40,20 @@ FRAMES, SIZE = 32, 112  # as rendered
 
 
 def drawn_clips(recipe, count: int, seed: int = SEED) -> list[tuple[Tensor, Tensor, str]]:
-    """Fresh clips as a run of this recipe sees them: (clip (C, T, H, W), mask (T, 112, 112) from 0 to 1, motion)."""
-    found = []
-    for number, (motion, appearance) in enumerate(synthetic.labels(count, 2, seed)):
-        same = dict(frames=FRAMES, size=SIZE, key=(seed, 2, number))
-        frames = dense_indices(FRAMES, recipe.frames, recipe.stride)
-        pixels = torch.from_numpy(synthetic.clip_array(motion, appearance, **same)[frames])
-        clip = transforms.normalise(transforms.resize_short_side(pixels, recipe.size))
-        found.append((clip, torch.from_numpy(synthetic.mask_array(motion, appearance, **same)[frames]), motion))
+    """Fresh clips as a run of this recipe sees them: (clip (C, T, H, W), mask (T, 112, 112) from 0 to 1, motion).
+
+    They are encoded and read as files, because a run sees what is decoded and scaled on the way that it was trained on.
+    """
+    found, shown = [], shown_by(recipe)
+    frames = dense_indices(FRAMES, recipe.frames, recipe.stride)
+    with tempfile.TemporaryDirectory(prefix="vt_course_proofs_") as folder:
+        file = Path(folder, "clip.mp4")
+        for number, (motion, appearance) in enumerate(synthetic.labels(count, 2, seed)):
+            same = dict(frames=FRAMES, size=SIZE, key=(seed, 2, number))
+            file.write_bytes(synthetic.encode(synthetic.clip_array(motion, appearance, **same)))
+            with closing(ClipReader(file)) as reader:
+                [clip] = to_floats(read_views(reader, PROTOCOLS["centre"], shown), shown)
+            found.append((clip, torch.from_numpy(synthetic.mask_array(motion, appearance, **same)[frames]), motion))
     return found
 
 

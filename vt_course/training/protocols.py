@@ -145,11 +145,11 @@ def frame_numbers(protocol: Protocol, shown: Shown, num_frames: int, fps: float 
     """
     if protocol.time == "centre" and shown.sampling == "dense":
         return dense_indices(num_frames, shown.frames, shown.stride)[None]  # (1, T)
-    segments = shown.sampling if protocol.time == "centre" else protocol.time
-    if segments in SEGMENT_RULES:
-        return SEGMENT_RULES[segments](num_frames, shown.frames)[None]  # (1, T)
+    rule = shown.sampling if protocol.time == "centre" else protocol.time
+    if rule in SEGMENT_RULES:
+        return SEGMENT_RULES[rule](num_frames, shown.frames)[None]  # (1, T)
     stride = shown.stride * fps / shown.rate if shown.rate else shown.stride
-    return VIEW_RULES[protocol.time](num_frames, shown.frames, stride, protocol.clips)  # (clips, T)
+    return VIEW_RULES[rule](num_frames, shown.frames, stride, protocol.clips)  # (clips, T)
 
 
 # ---------------------------------------------------------------- pixels
@@ -220,6 +220,24 @@ def to_floats(views: Tensor, shown: Shown) -> Tensor:
     """Views uint8 (V, T, H, W, 3) as the model takes them: float32 (V, C, T, H, W), normalised."""
     views = views.flip(-1) if shown.bgr else views
     return torch.stack([transforms.normalise(view, shown.mean, shown.std) for view in views])  # (V, C, T, H, W)
+
+
+# ---------------------------------------------------------------- scores
+
+
+def video_scores(logits: Tensor, average: str) -> Tensor:
+    """Log-probabilities of videos, float64 (N, K), from the logits of their views (N, V, K).
+
+    "softmax": of the mean probability of the views. "logits": of the mean of the logits, for which the order of the
+    classes is that of the sum.
+    """
+    logits = logits.double()
+    if average == "logits":
+        return logits.mean(1).log_softmax(-1)
+    return logits.log_softmax(-1).logsumexp(1) - math.log(logits.shape[1])  # no probability underflows
+
+
+# ---------------------------------------------------------------- the data set
 
 
 class Views(VideoFolder):

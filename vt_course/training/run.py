@@ -24,7 +24,7 @@ from vt_course.data.prepare import advice_on
 from vt_course.machine import peak_memory_mb, precision
 from vt_course.training import ranks
 from vt_course.training.checkpoint import EMA, build_model, misfit, save_state, unusable
-from vt_course.training.engine import averaged, checkpoint_blocks, compiled, moments
+from vt_course.training.engine import averaged, batch_norms, checkpoint_blocks, compiled, moments
 from vt_course.training.evaluate import class_scores, open_data, predict, score, takes_images
 from vt_course.training.finetune import class_weights, freeze
 from vt_course.training.folder import FROM_FILES, Progress, describe, publish
@@ -201,7 +201,7 @@ class RunState:
         the recipe.
         """
         recipe, size, clips = self.recipe, self.batches.size, self.batches.clips
-        if not any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in self.model.modules()):
+        if not batch_norms(self.model):
             return
         few = (n * recipe.repeats // ranks.world() // recipe.accumulate for n in (size, clips % size or size))
         least = max(min(few), 1)

@@ -26,7 +26,7 @@ from vt_course.training.checkpoint import checksum
 from vt_course.training.curves import confusion_picture, figure_bytes
 from vt_course.training.evaluate import calibration, class_scores, reorder_frames, score
 from vt_course.training.experiments.statistics import wilson
-from vt_course.training.protocols import Protocol, Shown, to_floats
+from vt_course.training.protocols import Protocol, Shown, to_floats, video_scores
 from vt_course.training.trained import Trained
 
 RESULT = "evaluation.json"
@@ -50,18 +50,6 @@ def view_logits(model, clip, shown: Shown, device, *, at_once: int, index=None, 
         x = reorder_frames(x.to(device, non_blocking=True), numbers.tolist(), order, seed)
         found.append(class_scores(model, x).float().cpu())  # (b, K)
     return torch.cat(found).unflatten(0, (-1, views))  # (B, V, K)
-
-
-def video_scores(logits: torch.Tensor, average: str) -> torch.Tensor:
-    """Log-probabilities of videos, float64 (N, K), from the logits of their views (N, V, K).
-
-    "softmax": of the mean probability of the views. "logits": of the mean of the logits, for which the order of the
-    classes is that of the sum.
-    """
-    logits = logits.double()
-    if average == "logits":
-        return logits.mean(1).log_softmax(-1)
-    return logits.log_softmax(-1).logsumexp(1) - math.log(logits.shape[1])  # no probability underflows
 
 
 # ---------------------------------------------------------------- one evaluation
@@ -124,10 +112,11 @@ def measure(
                     write_part(folder, fresh)
 
         def finish() -> dict:
-            found = list(parts(folder, shape))
-            result = report(found, trained, clips, protocol) | {"order": order}
+            found = collected(parts(folder, shape))
+            log_probs = video_scores(found["logits"], protocol.average)  # (N, K)
+            result = report(found, log_probs, trained, protocol) | {"order": order}
             if out:
-                publish(folder, asked, result, found, trained, clips, protocol)
+                publish(folder, asked, result, found, log_probs, clips)
             return result
 
         with short_of_memory(progress_kept=bool(out)):
@@ -213,8 +202,8 @@ def parts(folder: Path, shape: tuple[int, int]) -> Iterable[dict]:
 # ---------------------------------------------------------------- results
 
 
-def report(parts: list[dict], trained: Trained, clips, protocol: Protocol) -> dict:
-    """The result of an evaluation: what `evaluate.score` returns, and
+def report(found: dict, log_probs: torch.Tensor, trained: Trained, protocol: Protocol) -> dict:
+    """The result of an evaluation, from its scores (`collected`, `video_scores`): what `evaluate.score` returns, and
 
     protocol, views, average  the views and how their scores are combined
     top1_interval, ...        the ends of Wilson's 95 % interval, also for top5 and each class (`per_class_interval`)
@@ -224,12 +213,10 @@ def report(parts: list[dict], trained: Trained, clips, protocol: Protocol) -> di
     growth                    top-1 with fewer views, see `growth`
     bad                       videos that could not be read, [(index, sentence)]
     """
-    logits, label, _ = collected(parts)
-    bad = sorted(row for part in parts for row in part["bad"])
+    logits, label, bad = found["logits"], found["label"], found["bad"]
     if not len(label):
         raise CourseError(f"none of the clips could be read (the first: {bad[0][1]})")
-    found = video_scores(logits, protocol.average)  # (N, K)
-    result = score(found, label, trained.classes)
+    result = score(log_probs, label, trained.classes)
     counts = [sum(row) for row in result["confusion"]]
     shares = {name: (share, n) for (name, share), n in zip(result["per_class"].items(), counts) if n}
     mean, interval = mean_with_interval(list(shares.values()))
@@ -245,17 +232,18 @@ def report(parts: list[dict], trained: Trained, clips, protocol: Protocol) -> di
         "per_class_interval": {name: wilson(*pair) for name, pair in shares.items()},
         "mean_class": mean,
         "mean_class_interval": interval,
-        "calibration": calibration(found, label),
+        "calibration": calibration(log_probs, label),
         "growth": growth(logits, label, protocol) if logits.shape[1] == protocol.clips * protocol.crops > 1 else [],
         "bad": bad,
     }
 
 
-def collected(parts: list[dict]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(logits (N, V, K), label (N,), index (N,)) of all parts, in the order of the videos."""
-    logits, label, index = (torch.cat([part[name] for part in parts]) for name in ("logits", "label", "index"))
-    order = index.argsort()
-    return logits[order], label[order], index[order]
+def collected(parts: Iterable[dict]) -> dict:
+    """dict(logits (N, V, K), label (N,), index (N,), bad) of all parts, in the order of the videos."""
+    parts = list(parts)
+    order = torch.cat([part["index"] for part in parts]).argsort()
+    found = {name: torch.cat([part[name] for part in parts])[order] for name in ("logits", "label", "index")}
+    return found | {"bad": sorted(row for part in parts for row in part["bad"])}
 
 
 def mean_with_interval(shares: list[tuple[float, int]]) -> tuple[float, tuple[float, float]]:
@@ -292,12 +280,11 @@ def growth(logits: torch.Tensor, label: torch.Tensor, protocol: Protocol) -> lis
     return rows
 
 
-def publish(folder: Path, asked: dict, result: dict, parts: list[dict], trained: Trained, clips, protocol) -> None:
+def publish(folder: Path, asked: dict, result: dict, found: dict, log_probs: torch.Tensor, clips) -> None:
     """Write the results of an evaluation into its folder, beside the scores of all views."""
-    logits, label, index = collected(parts)
-    found, classes = video_scores(logits, protocol.average), trained.classes
-    best, right = found.max(-1), found.gather(1, label[:, None])  # (N,), (N, 1)
-    place = 1 + (found > right).sum(1)  # (N,): 1 if the true class has the highest score
+    label, index, classes = found["label"], found["index"], result["classes"]
+    best, right = log_probs.max(-1), log_probs.gather(1, label[:, None])  # (N,), (N, 1)
+    place = 1 + (log_probs > right).sum(1)  # (N,): 1 if the true class has the highest score
     rows = {
         i: (name(clips, i), classes[true], classes[top], f"{math.exp(value):.6f}", at, "")
         for i, true, top, value, at in zip(
@@ -322,7 +309,7 @@ def publish(folder: Path, asked: dict, result: dict, parts: list[dict], trained:
     )
     if result["growth"]:
         write_csv(folder / "growth.csv", result["growth"][0], [row.values() for row in result["growth"]])
-    title = f"{trained.name}, {result['views']} views of {result['n']} videos: {100 * result['top1']:.1f} %"
+    title = f"{result['model']}, {result['views']} views of {result['n']} videos: {100 * result['top1']:.1f} %"
     atomic_write(folder / "confusion.png", figure_bytes(confusion_picture(result["confusion"], classes, title)))
     atomic_write(folder / RESULT, json.dumps({"evaluated": asked, "result": result}, indent=2).encode())
 

@@ -9,7 +9,6 @@ A head for other classes is left out, and the model keeps its own, which is new.
 another size are resized by the rule of the family (`resize_positions`). Everything else must fit strictly.
 """
 
-import hashlib
 import os
 import warnings
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from pathlib import Path
 import torch
 
 from vt_course import CourseError, closest, data_root, need
-from vt_course.files import parse_json, parsing
+from vt_course.files import parse_json, parsing, sha256_of
 from vt_course.models import ZOO, create, mini_weights
 from vt_course.models.official import computed, from_official, layouts, match, to_official, unwrap
 from vt_course.training.checkpoint import build_model, check_whole, load_weights, read_checkpoint, read_weights
@@ -46,9 +45,8 @@ def digest(init: str) -> str | None:
     """What identifies the start: whether it is inflated, and the SHA-256 of its file. None if there is no such file."""
     if (path := find(init)) is None:
         return None
-    with parsing(path, "damaged", REMEDY), open(path, "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return f"{INFLATE if init.startswith(INFLATE) else ''}sha256 {sha256}"
+    with parsing(path, "damaged", REMEDY):
+        return f"{INFLATE if init.startswith(INFLATE) else ''}sha256 {sha256_of(path)}"
 
 
 def load_start(model, recipe: Recipe, classes: list[str]) -> list[str]:

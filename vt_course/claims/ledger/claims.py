@@ -14,6 +14,7 @@ from vt_course import CourseError, closest, need, repo_root
 from vt_course.claims.ledger import cost, procedure, recorded, running, structure  # noqa: F401 (they register checks)
 from vt_course.files import read_yaml
 from vt_course.models.zoo import ZOO
+from vt_course.models.zoo.variant import Variant
 from vt_course.training.experiments import results, rows, verdicts
 
 HERE = Path(__file__).parent
@@ -50,7 +51,7 @@ class Claim:
 
 KEYS = ("id", "where", "claim", "check", "stated", "unit", "with", "tolerance", "status", "why", "teaches", "source")
 NEEDED = ("id", "where", "claim", "check", "teaches")
-HEAD = ("paper", "version", "family", "recordings", "teaches", "differs", "variants")
+HEAD = ("paper", "version", "family", "recordings", "teaches", "differs")
 
 
 def read_claims() -> list[Claim]:
@@ -95,8 +96,12 @@ def read_claim(entry, kind: str, head: dict, place: str) -> Claim:
     missing = [key for key in NEEDED if not isinstance(entry.get(key), str) or not entry[key].strip()]
     need(missing != ["check"], f"{place}: it has no check, so nothing tries it; name a function")
     need(not missing, f"{place}: it lacks {', '.join(missing)}")
-    for key, known in (("check", running.CHECKS), ("status", STATUSES), ("source", SOURCES)):
-        value = entry.get(key, "paper" if key == "source" else EXACT if key == "status" else None)
+    for key, known, usual in (
+        ("check", running.CHECKS, None),
+        ("status", STATUSES, EXACT),
+        ("source", SOURCES, "paper"),
+    ):
+        value = entry.get(key, usual)
         need(value in known, f"{place}: unknown {key} {value!r}; {closest(str(value), known)}")
     need(re.fullmatch(r"[a-z0-9]+([-_.][a-z0-9]+)*", entry["id"]), f"{place}: id must be small letters and hyphens")
     tolerance = entry.get("tolerance", 0)
@@ -104,8 +109,7 @@ def read_claim(entry, kind: str, head: dict, place: str) -> Claim:
         type(tolerance) in (int, float) and 0 <= tolerance < 1, f"{place}: tolerance must be a share, for instance 0.01"
     )
     need(isinstance(entry.get("with", {}), dict), f"{place}: with must map the arguments of the check")
-    status = entry.get("status", EXACT)
-    need(status != DIFFERS or entry.get("why"), f"{place}: it differs, so it needs an explanation, `why`")
+    need(entry.get("status") != DIFFERS or entry.get("why"), f"{place}: it differs, so it needs an explanation, `why`")
     given = {key: value for key, value in entry.items() if key not in ("with", "status")}
     same = dict(paper=head["paper"], version=head["version"], kind=kind, arguments=entry.get("with", {}))
     return Claim(**given, **same, status=entry.get("status", None if tolerance else EXACT))
@@ -123,6 +127,12 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
+def following(head: dict, kind: str, **told) -> Claim:
+    """A claim of a paper that stands in no file. `head`: what the paper's file says of all its claims."""
+    same = dict(paper=head["paper"], version=head["version"], teaches=head["teaches"][kind])
+    return Claim(kind=kind, status=None, generated=True, **same, **told)
+
+
 QUANTITIES = {"params M": ("parameters", "parameters", "M"), "GMACs": ("gmacs", "cost", "GMACs of one view")}
 
 
@@ -133,66 +143,46 @@ def follow_from_zoo(head: dict) -> list[Claim]:
         if variant.family.__name__ != head["family"]:
             continue
         for quantity, value, source in variant.stated:
-            same = dict(paper=head["paper"], version=head["version"], where=source, source=grade(source), stated=value)
+            same = dict(where=source, source=grade(source), stated=value, arguments={"model": name})
             if quantity in QUANTITIES:
                 check, kind, unit = QUANTITIES[quantity]
                 id = f"{name}-{check}"
-                claims.append(
-                    Claim(
-                        id=id,
-                        claim=f"{name} has {value:g} {unit}.",
-                        kind=kind,
-                        check=check,
-                        unit=unit,
-                        arguments={"model": name},
-                        tolerance=GENERATED,
-                        status=None,
-                        generated=True,
-                        why=explained.get(id, ""),
-                        teaches=head["teaches"][kind],
-                        **same,
-                    )
-                )
+                told = dict(claim=f"{name} has {value:g} {unit}.", tolerance=GENERATED, why=explained.get(id, ""))
             else:
-                why = (
-                    f"Not run here: there are neither the clips nor the released weights. Views: {variant.views}. "
-                    "`vt-course weights list` names the files."
-                )
-                claims.append(
-                    Claim(
-                        id=f"{name}-{slug(quantity)}",
-                        claim=f"{name} reaches {value:g} % ({quantity}).",
-                        kind="accuracy",
-                        check="views_of_the_protocol",
-                        unit="%",
-                        arguments={"model": name},
-                        status=None,
-                        generated=True,
-                        why=why,
-                        teaches=head["teaches"]["accuracy"],
-                        **same,
-                    )
-                )
+                check, kind, unit, id = "views_of_the_protocol", "accuracy", "%", f"{name}-{slug(quantity)}"
+                told = dict(claim=f"{name} reaches {value:g} % ({quantity}).", why=not_run(variant))
+            claims.append(following(head, kind, id=id, check=check, unit=unit, **same, **told))
     return claims
+
+
+def not_run(variant: Variant) -> str:
+    """Why an accuracy is not run here, and how those who have clips and weights measure it."""
+    video = len(variant.input) == 4
+    if not video:
+        how = "`vt-course evaluate` tests published weights on videos only."
+    elif variant.views.endswith(("x1", "x3")):
+        how = f"With both, `vt-course evaluate NAME --protocol {variant.views} --data CLIPS` measures it."
+    else:
+        how = "`vt-course evaluate` has 1 or 3 crops a clip."
+    return (
+        f"Not run here: there are neither the {'clips' if video else 'images'} nor the released weights. "
+        f"Views: {variant.views}. `vt-course weights list` names the files. {how}"
+    )
 
 
 def follow_from_recordings(head: dict) -> list[Claim]:
     """Parity with each recorded case of the official code whose name fits the pattern `recordings` of the file."""
     cases = sorted(path.stem for path in (repo_root() / recorded.GOLDEN).glob("*.json"))
     return [
-        Claim(
+        following(
+            head,
+            "parity",
             id=f"recording-{case}",
-            paper=head["paper"],
-            version=head["version"],
             where=f"{recorded.GOLDEN}/{case}.json",
             claim="Our model gives what the official code gave, in float32 and float64, at each stage.",
-            kind="parity",
             check="equals_the_recording",
             arguments={"case": case},
-            status=None,
-            teaches=head["teaches"]["parity"],
             source="repository",
-            generated=True,
         )
         for case in cases
         if re.match(head["recordings"], case)
@@ -210,20 +200,16 @@ def follow_from_experiments(head: dict, asked: list[rows.Row]) -> list[Claim]:
                 continue
             numbers = ", ".join(f"{value:+g} ({quantity})" for quantity, value in line["claimed"].items())
             claims.append(
-                Claim(
+                following(
+                    head,
+                    "trend",
                     id=f"trend-{row.id}-{slug(line['variant'])}-against-{slug(line['against'])}",
-                    paper=head["paper"],
-                    version=head["version"],
                     where=told["table"],
                     claim=f"{line['variant']} against {line['against']}: {numbers}.",
-                    kind="trend",
                     check="trend",
                     stated=verdicts.AGREES,
-                    status=None,
-                    generated=True,
                     why=f"{told['question']} Here {verdicts.told_difference(row, line)}.",
                     arguments={"row": row.id, "variant": line["variant"], "against": line["against"]},
-                    teaches=head["teaches"]["trend"],
                 )
             )
     return claims

@@ -42,8 +42,12 @@ def gmacs_with_norms(model: str) -> float:
 @check
 def gmacs_of_attention(model: str, settings=None, within: str = "") -> float:
     """10^9 MACs of the products with scores alone, in the attentions whose names contain `within`."""
-    calls = [call for call in passed(model, settings).attention if within in call["name"]]
-    return sum(2 * prod(call[key] for key in ("groups", "heads", "queries", "keys", "d")) for call in calls) / 1e9
+    return macs_of_scores(model, settings, None, within) / 1e9
+
+
+def macs_of_scores(model: str, settings, size, within: str = "") -> int:
+    calls = [call for call in passed(model, settings, size).attention if within in call["name"]]
+    return sum(2 * prod(call[key] for key in ("groups", "heads", "queries", "keys", "d")) for call in calls)
 
 
 @check
@@ -86,23 +90,14 @@ def swin_complexity(formula: str, size: list[int], dim: int, window: int, shift:
 
 
 @check
-def quadratic(model: str, size: list[int], larger: list[int], within: str = "") -> float:
+def quadratic(model: str, size: list[int], larger: list[int]) -> float:
     """The power of the number of tokens with which the products with scores grow, from one input to a larger one."""
-    few, many = (
-        sum(
-            prod(call[key] for key in ("groups", "heads", "queries", "keys", "d"))
-            for call in passed(model, settings_for(model, n), n).attention
-            if within in call["name"]
-        )
-        for n in (size, larger)
-    )
+    few, many = (macs_of_scores(model, settings_for(model, n), n) for n in (size, larger))
     return round(log(many / few) / log(prod(larger[1:]) / prod(size[1:])), 2)
 
 
 def settings_for(model: str, size: list[int]) -> dict:
     """What has to be set so that a model of a fixed input takes `size`."""
-    if model.startswith("mvit"):
-        return dict(frames=size[1], img_size=size[2])
     if model.startswith("timesformer"):
         return dict(num_frames=size[1], img_size=size[2])
     return dict(img_size=size[1]) if len(size) == 3 and model.startswith("swin") else {}

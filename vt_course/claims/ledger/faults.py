@@ -31,26 +31,41 @@ class Changes(ExitStack):
         self.callback(table.__setitem__, key, table[key])
         table[key] = value
 
-    def after_init(self, cls: type, change: Callable) -> None:
-        """`change(module)` follows each construction of a `cls`."""
+    def exchange(self, table: dict, one: str, other: str) -> None:
+        first, second = table[one], table[other]
+        self.entry(table, one, second)
+        self.entry(table, other, first)
+
+    def variant(self, name: str, **settings) -> None:
+        """A variant of the zoo has other settings."""
+        self.entry(ZOO, name, dataclasses.replace(ZOO[name], config=ZOO[name].config | settings))
+
+    def init(self, cls: type, change: Callable) -> None:
+        """`change(real, module, *args, **settings)` stands for the `__init__` of a `cls`, which is `real`."""
         real = cls.__init__
 
         def __init__(module, *args, **settings):
-            real(module, *args, **settings)
-            change(module)
+            change(real, module, *args, **settings)
 
         __init__.__annotations__ = real.__annotations__  # the models check their settings by them
         self.set(cls, "__init__", __init__)
 
+    def after_init(self, cls: type, change: Callable) -> None:
+        """`change(module)` follows each construction of a `cls`."""
+
+        def both(real, module, *args, **settings):
+            real(module, *args, **settings)
+            change(module)
+
+        self.init(cls, both)
+
     def settings(self, cls: type, change: Callable) -> None:
         """`change(settings)` edits the keywords with which a `cls` is constructed; the zoo gives keywords only."""
-        real = cls.__init__
+        self.init(cls, lambda real, module, *args, **settings: real(module, *args, **change(settings)))
 
-        def __init__(module, *args, **settings):
-            real(module, *args, **change(dict(settings)))
-
-        __init__.__annotations__ = real.__annotations__
-        self.set(cls, "__init__", __init__)
+    def arguments(self, cls: type, change: Callable) -> None:
+        """`change(*args)` gives the arguments with which a `cls`, a part of a model, is constructed."""
+        self.init(cls, lambda real, module, *args: real(module, *change(*args)))
 
 
 @dataclass(frozen=True)
@@ -278,12 +293,10 @@ def swin_one_block_more(change):
     "swin-window-49 swin-window-144 swin-keys-* swin-windows-of-the-stages vswin-window-* vswin-windows-of-the-stages",
 )
 def larger_windows(change):
-    real = swin.Stage.__init__
+    def wider(dim, depth, heads, window, *more):
+        return dim, depth, heads, (*window[:-1], 2 * window[-1]), *more
 
-    def __init__(stage, dim, depth, heads, window, *more):
-        real(stage, dim, depth, heads, (*window[:-1], 2 * window[-1]), *more)
-
-    change.set(swin.Stage, "__init__", __init__)
+    change.arguments(swin.Stage, wider)
 
 
 @mutant(
@@ -299,22 +312,12 @@ def one_window(change):
 
 @mutant(("Swin",), "swin-token-48 swin-stage-1 swin-?-channels swin-pyramid* swin-absolute-positions")
 def patches_of_8(change):
-    real = swin.PatchEmbed.__init__
-
-    def __init__(embed, patch, in_channels, dim):
-        real(embed, tuple(2 * p for p in patch), in_channels, dim)
-
-    change.set(swin.PatchEmbed, "__init__", __init__)
+    change.arguments(swin.PatchEmbed, lambda patch, *more: (tuple(2 * p for p in patch), *more))
 
 
 @mutant(VIDEO, "vswin-token-96 vswin-tokens vswin-?-channels vswin-pyramid vswin-patch-map")
 def tubes_of_one_frame(change):
-    real = video_swin.PatchEmbed3D.__init__
-
-    def __init__(embed, patch, in_channels, dim):
-        real(embed, (1, *patch[1:]), in_channels, dim)
-
-    change.set(video_swin.PatchEmbed3D, "__init__", __init__)
+    change.arguments(video_swin.PatchEmbed3D, lambda patch, *more: ((1, *patch[1:]), *more))
 
 
 @mutant(("Swin",), "swin-absolute-positions")
@@ -334,9 +337,7 @@ def table_not_resized(change):
     "swin-t-quarter-size",
 )
 def base_is_small(change):
-    base = ZOO["swin_base"]
-    settings = base.config | {"embed_dim": 96, "num_heads": (3, 6, 12, 24)}
-    change.entry(ZOO, "swin_base", dataclasses.replace(base, config=settings))
+    change.variant("swin_base", embed_dim=96, num_heads=(3, 6, 12, 24))
 
 
 @mutant(SWIN, "swin-samples-apart vswin-clips-apart")
@@ -530,12 +531,10 @@ def mvit_one_block_more(change):
 
 @mutant(MVIT, "mvit-token-441 recording-mvit_mini")
 def mvit_larger_cubes(change):
-    real = mvit.PatchEmbed.__init__
+    def larger(in_channels, dim, kernel, stride, padding):
+        return in_channels, dim, tuple(k + 2 for k in kernel), stride, tuple(p + 1 for p in padding)
 
-    def __init__(embed, in_channels, dim, kernel, stride, padding):
-        real(embed, in_channels, dim, tuple(k + 2 for k in kernel), stride, tuple(p + 1 for p in padding))
-
-    change.set(mvit.PatchEmbed, "__init__", __init__)
+    change.arguments(mvit.PatchEmbed, larger)
 
 
 @mutant(MVIT, "mvit-table-3b-cube mvit-vit-tokens mvit-image-tokens mvit-positions-in-space")
@@ -570,8 +569,7 @@ def mvit_larger_kernels(change):
 
 @mutant(MVIT, "mvit-image-112 mvit_image_base_24_wide_320-parameters")
 def mvit_wide_is_not_wide(change):
-    wide = ZOO["mvit_image_base_24_wide_320"]
-    change.entry(ZOO, "mvit_image_base_24_wide_320", dataclasses.replace(wide, config=wide.config | {"embed_dim": 96}))
+    change.variant("mvit_image_base_24_wide_320", embed_dim=96)
 
 
 @mutant(MVIT, "mvit-clips-apart")
@@ -657,9 +655,7 @@ def frames_are_marked(change):
 
 @mutant(TS, "ts-divided-steps ts-temporal-groups ts-temporal-reach ts-block-divided recording-timesformer_mini_divided")
 def time_and_space_exchanged(change):
-    temporal, space = timesformer.PATTERNS["temporal"], timesformer.PATTERNS["space"]
-    change.entry(timesformer.PATTERNS, "temporal", space)
-    change.entry(timesformer.PATTERNS, "space", temporal)
+    change.exchange(timesformer.PATTERNS, "temporal", "space")
 
 
 @mutant(TS, "ts-local-reach ts-local-global-steps ts-global-reach ts-block-local-global")
@@ -670,9 +666,7 @@ def local_and_global_changed(change):
 
 @mutant(TS, "ts-width-reach ts-height-reach ts-block-axial")
 def width_and_height_exchanged(change):
-    width, height = timesformer.PATTERNS["width"], timesformer.PATTERNS["height"]
-    change.entry(timesformer.PATTERNS, "width", height)
-    change.entry(timesformer.PATTERNS, "height", width)
+    change.exchange(timesformer.PATTERNS, "width", "height")
 
 
 @mutant(TS, "ts-divided-is-linear ts-space-reach ts-divided-steps")
@@ -799,24 +793,19 @@ def dpe_in_local_blocks_only(change):
     change.after_init(uniformer.GlobalBlock, drop)
 
 
+def with_tube(side, dims, dim, ratio, tube, *more):
+    """The arguments of a `LocalBlock` with tubes of another side."""
+    return dims, dim, ratio, (side,) * dims, *more
+
+
 @mutant(UF, "uf-tube-125 uf-local-head-a-channel uf-local-block recording-uniformer_mini uf-block-reach-without-dpe")
 def tubes_of_3(change):
-    real = uniformer.LocalBlock.__init__
-
-    def __init__(block, dims, dim, ratio, tube, *more):
-        real(block, dims, dim, ratio, (3,) * dims, *more)
-
-    change.set(uniformer.LocalBlock, "__init__", __init__)
+    change.arguments(uniformer.LocalBlock, lambda *args: with_tube(3, *args))
 
 
 @mutant(UF, "uf-tube-27 uf-local-block-3")
 def tubes_of_5(change):
-    real = uniformer.LocalBlock.__init__
-
-    def __init__(block, dims, dim, ratio, tube, *more):
-        real(block, dims, dim, ratio, (5,) * dims, *more)
-
-    change.set(uniformer.LocalBlock, "__init__", __init__)
+    change.arguments(uniformer.LocalBlock, lambda *args: with_tube(5, *args))
 
 
 @mutant(
@@ -881,27 +870,24 @@ def uf_one_global_stage(change):
 
 @mutant(UF, "uf-token-144 recording-uniformer_mini")
 def uf_stem_of_5_frames(change):
-    real = uniformer.PatchEmbed.__init__
-
-    def __init__(embed, dims, in_channels, dim, patch):
+    def stem(real, embed, dims, in_channels, dim, patch):
         real(embed, dims, in_channels, dim, patch)
         if dims == 3 and patch == 4:
             embed.proj = nn.Conv3d(in_channels, dim, (5, 4, 4), (2, 4, 4), (2, 0, 0))
 
-    change.set(uniformer.PatchEmbed, "__init__", __init__)
+    change.init(uniformer.PatchEmbed, stem)
 
 
 @mutant(UF, "uf-stage-? uf-32-frames uf-global-tokens uf-time-is-halved-once uf-image-pyramid")
 def uf_stem_shrinks_more(change):
     """The stem quarters time as well, and in images width is cut into eighths."""
-    real = uniformer.PatchEmbed.__init__
 
-    def __init__(embed, dims, in_channels, dim, patch):
+    def stem(real, embed, dims, in_channels, dim, patch):
         real(embed, dims, in_channels, dim, patch)
         if patch == 4:
             embed.proj.stride = (4, 4, 4) if dims == 3 else (4, 8)
 
-    change.set(uniformer.PatchEmbed, "__init__", __init__)
+    change.init(uniformer.PatchEmbed, stem)
 
 
 @mutant(UF, "uf-local-block uf-local-block-3 recording-uniformer_mini")

@@ -16,6 +16,7 @@ from vt_course.data import clips, transforms
 from vt_course.models import mvit, swin, timesformer, uniformer
 from vt_course.models.zoo import ZOO
 from vt_course.training.fit import lr_at, parameter_groups
+from vt_course.training.official_recipes import PUBLISHED
 
 # ---------------------------------------------------------------- frames, crops, learning rates
 
@@ -27,9 +28,9 @@ def view_starts(rule: str, num_frames: int, frames: int, stride: int, views: int
 
 
 @check
-def view_frames(rule: str, num_frames: int, frames: int, stride: int, views: int = 1) -> list[int]:
-    """The frames of the first test clip."""
-    return clips.VIEW_RULES[rule](num_frames, frames, stride, views)[0].tolist()
+def view_frames(rule: str, num_frames: int, frames: int, stride: int) -> list[int]:
+    """The frames of a single test clip."""
+    return clips.VIEW_RULES[rule](num_frames, frames, stride, 1)[0].tolist()
 
 
 @check
@@ -47,10 +48,11 @@ def crop_places(height: int, width: int, size: int) -> list[list[int]]:
 
 
 @check
-def learning_rates(epochs: int, warmup: float, peak: float, at: list[float]) -> list[float]:
-    """Linear warm-up, then half a cosine to 0, at some ends of epochs, with 1,000 steps an epoch."""
-    steps = 1000
-    rates = [lr_at(round(epoch * steps) - 1, epochs * steps, round(warmup * steps), peak) for epoch in at]
+def learning_rates(recipe: str, at: list[float]) -> list[float]:
+    """The learning rates of a published recipe at some ends of epochs, with 1,000 steps an epoch."""
+    steps, found = 1000, PUBLISHED[recipe].recipe(PUBLISHED[recipe].example)
+    warmup = round(found.warmup_epochs * steps)
+    rates = [lr_at(round(epoch * steps) - 1, found.epochs * steps, warmup, found.lr) for epoch in at]
     return [float(f"{rate:.2g}") for rate in rates]
 
 

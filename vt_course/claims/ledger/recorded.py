@@ -1,5 +1,7 @@
 """Checks that compare with what others recorded: outputs of official code, torchvision, and results of training."""
 
+from dataclasses import replace
+
 import torchvision
 from torchvision.models.video.mvit import MSBlockConfig
 
@@ -7,12 +9,13 @@ from vt_course import CourseError, repo_root
 from vt_course.claims.golden import check_case
 from vt_course.claims.ledger.running import Refuted, check, fill, noise, remembered
 from vt_course.claims.ledger.structure import EQUAL
-from vt_course.data.clips import VIEW_RULES
 from vt_course.files import read_json
 from vt_course.models import mvit, swin, video_swin
 from vt_course.models.official import from_official
 from vt_course.models.zoo import ZOO
 from vt_course.training.experiments import rows, verdicts
+from vt_course.training.protocols import PROTOCOLS, Shown, frame_numbers
+from vt_course.training.trained import FAMILIES
 
 GOLDEN = "tests/golden"
 
@@ -96,20 +99,18 @@ def joint_takes_more_memory(tokens: int) -> bool:
     return peak["joint"] > peak["divided"]
 
 
-RULES = {"SwinTransformer3D": "video_swin", "MViT": "mvit", "TimeSformer": "timesformer", "UniFormer": "uniformer"}
-
-
 @check
 def views_of_the_protocol(model: str) -> str:
-    """The views with which an accuracy is stated, "4x3". Raises unless the family's rule gives so many clips.
+    """The views with which an accuracy is stated, "4x3". Raises unless the authors' protocol gives so many clips.
 
     The accuracy itself is not run here: there are neither the data nor the released weights.
     """
     variant = ZOO[model]
     number, _ = map(int, variant.views.split("x"))
     if len(variant.input) == 4:
-        frames = variant.input[1]
-        found = VIEW_RULES[RULES[variant.family.__name__]](300, frames, 2, number)
+        _, frames, size, _ = variant.input
+        protocol = PROTOCOLS[FAMILIES[variant.family] + "-ssv2" * ("_ssv2" in model)]
+        found = frame_numbers(replace(protocol, clips=number), Shown(frames, 2, size), 300)
         if found.shape != (number, frames):
             raise Refuted(f"the rule gives clips of shape {found.shape}, not {(number, frames)}")
     return variant.views

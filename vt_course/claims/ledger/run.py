@@ -124,11 +124,11 @@ def entry(claim: Claim, status: str, value, problem: str = "") -> dict:
     }
 
 
-def as_recorded() -> list[dict]:
-    """All claims with what the recorded ledger found. Raises `CourseError` where the ledger and the claims are not in
-    step: a claim that was never run, or that is recorded with another text, number or status than it has now.
+def as_recorded(told: list[Claim]) -> list[dict]:
+    """What the recorded ledger found for all claims, `told`. Raises `CourseError` where the two are not in step: for
+    a claim that was never run, or that is recorded with another text, number or status than it has now.
     """
-    told, recorded = ledger.read_claims(), read_recorded()
+    recorded = read_recorded()
     need(recorded, f"there is no {recorded_file()}: run this command in a checkout of the course")
     remedy = "run `vt-course claims --run --out results/claims.json`"
     gone = [id for id in recorded if id not in {claim.id for claim in told}]
@@ -170,14 +170,15 @@ def status_line(entries: list[dict]) -> str:
     return f"{len(entries)} claims: {told}"
 
 
-def write_ledger(outcomes: list[Outcome], path: Path) -> None:
-    """Write the ledger, with what `outcomes` found, and what was recorded of the other claims. docs/researchers.md
-    explains its entries. Raises `CourseError` if one of the others was never recorded."""
+def write_ledger(told: list[Claim], outcomes: list[Outcome], path: Path) -> None:
+    """Write the ledger of all claims, `told`: what `outcomes` found, and what was recorded of the others.
+
+    docs/researchers.md explains its entries. Raises `CourseError` if one of the others was never recorded."""
     found = {each.claim.id: entry(each.claim, each.status, each.value, each.problem) for each in outcomes}
     found = read_recorded() | found
-    ids = [claim.id for claim in ledger.read_claims()]
+    ids = [claim.id for claim in told]
     lacking = [id for id in ids if id not in found]
     need(not lacking, f"{len(lacking)} claims were never run, the first is {lacking[:1]}: leave out the filters")
     entries = [found[id] for id in ids]
-    told = {"schema": SCHEMA, "counts": counts(entries), "claims": entries}
-    atomic_write(path, (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
+    whole = {"schema": SCHEMA, "counts": counts(entries), "claims": entries}
+    atomic_write(path, (json.dumps(whole, indent=1, ensure_ascii=False) + "\n").encode())

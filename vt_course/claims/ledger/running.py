@@ -204,24 +204,29 @@ def once(name: str, block: nn.Module, seen: SimpleNamespace, counter: FlopCounte
     return forward
 
 
-@remembered
-def passed(model: str, settings: dict | None = None, size: list | None = None) -> SimpleNamespace:
-    """One pass of a variant of the zoo without arithmetic (on the meta device): what `watched` saw, and `counted`, the
-    multiply-accumulates that PyTorch's own counter found. `size`: of the input without batch, by default the variant's.
+def watched_pass(built: nn.Module, shape: tuple[int, ...]) -> SimpleNamespace:
+    """One pass without arithmetic, of a model on the meta device: what `watched` saw, and `counted`, the
+    multiply-accumulates that PyTorch's own counter found. `shape`: of the input. The model will not drop paths.
     """
-    built = build(model, settings)
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), watched(built) as seen, counter:
+    with torch.no_grad(), ExitStack() as undo, watched(built) as seen, counter:
         seen.again = 0
-        for name, block in built.named_modules():
+        for block in built.modules():
             if isinstance(block, DropPath):
                 block.rate = 0.0  # does nothing here, but would tell equal blocks apart
         for name, block in built.named_modules():
             if type(block).__name__.endswith("Block"):
                 block.forward = once(name, block, seen, counter)
-        built(torch.zeros(1, *(size or ZOO[model].input), device="meta"))
+                undo.callback(delattr, block, "forward")
+        built(torch.zeros(shape, device="meta"))
     seen.counted = (counter.get_total_flops() + seen.again) // 2  # it counts a multiply-accumulate as two operations
     return seen
+
+
+@remembered
+def passed(model: str, settings: dict | None = None, size: list | None = None) -> SimpleNamespace:
+    """`watched_pass` of a variant of the zoo. `size`: of the input without batch, by default the variant's."""
+    return watched_pass(build(model, settings), (1, *(size or ZOO[model].input)))
 
 
 # ---------------------------------------------------------------- who sees whom

@@ -58,10 +58,12 @@ def run_rows(rows: list[Row], *, jobs: int | None = None, tell: Callable = print
                         tell(f"{row.id}: {name!r} is refused: {variant['refused']}")
             found[row.id] = result
             todo += [(row, name, seed) for name, seed in results.missing(row, result)]
-        where, folders = facts(1), run_folders()
+        where, pairs = facts(1), rows_with_results()
+        folders = run_folders(pairs)
         for row, name, seed in list(todo):
-            owner, _ = folders[seeded(row, name, seed).to_json()]
-            if copy := recorded(row, seeded(row, name, seed), where):
+            recipe = seeded(row, name, seed)
+            if copy := recorded(pairs, row, recipe, where):
+                owner, _ = folders[recipe.to_json()]
                 todo.remove((row, name, seed))
                 results.add_run(found[row.id], name, copy | {"row": found[row.id]["hash"], "trained_for": owner})
                 results.write_result(found[row.id])
@@ -103,15 +105,20 @@ def run_rows(rows: list[Row], *, jobs: int | None = None, tell: Callable = print
         return failed
 
 
-def recorded(row: Row, recipe: Recipe, where: dict) -> dict | None:
+def rows_with_results() -> list[tuple[Row, dict | None]]:
+    """Each row of experiments.yaml and its result; None if there is none, or if the row has changed since."""
+    pairs = [(row, results.read_result(row.id)) for row in read_rows()]
+    return [(row, result if results.fresh(row, result) else None) for row, result in pairs]
+
+
+def recorded(pairs: list[tuple[Row, dict | None]], row: Row, recipe: Recipe, where: dict) -> dict | None:
     """The record of a run of `recipe` in the result of another row, reduced to the orders of `row`, or None.
 
     It must hold all of them, and the curve if `row` asks for curves, and come from such a machine as `where`: there the
-    run would give the same numbers in every bit.
+    run would give the same numbers in every bit. `pairs`: see `rows_with_results`.
     """
-    for other in read_rows():
-        result = results.read_result(other.id)
-        if other.id == row.id or not results.fresh(other, result):
+    for other, result in pairs:
+        if other.id == row.id or result is None:
             continue
         for name, each in other.recipes.items():
             if dataclasses.replace(each, seed=recipe.seed) != recipe:
@@ -134,16 +141,16 @@ def seeded(row: Row, name: str, seed: int) -> Recipe:
     return dataclasses.replace(row.recipes[name], seed=seed)
 
 
-def run_folders() -> dict[str, tuple[str, str]]:
+def run_folders(pairs: list[tuple[Row, dict | None]]) -> dict[str, tuple[str, str]]:
     """The recipe of a run as JSON -> (id of the row for which it is trained, its folder in runs/experiments).
 
     That is the first row of experiments.yaml that has this run. The digest in the folder's name covers all on which the
-    row depends, so a run is not found again after its model or its clips have changed.
+    row depends, so a run is not found again after its model or its clips have changed. `pairs`: see
+    `rows_with_results`.
     """
     folders = {}
-    for row in read_rows():
-        result = results.read_result(row.id)
-        hash = result["hash"] if results.fresh(row, result) else digest(row.depends_on())
+    for row, result in pairs:
+        hash = result["hash"] if result else digest(row.depends_on())
         for number, name in enumerate(row.recipes):
             for seed in row.seeds:
                 place = row.id, f"{row.id}-{hash[:8]}/{number}-{seed}"
