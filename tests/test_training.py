@@ -695,6 +695,7 @@ def kill_worker(monkeypatch):
         calls.append(self)
         if len(calls) == 3:
             os.kill(self._workers[0].pid, signal.SIGKILL)
+            self._workers[0].join()  # so that torch hears of it now, and not after the next line of the test
         return real(self)
 
     monkeypatch.setattr(torch.utils.data.dataloader._MultiProcessingDataLoaderIter, "_next_data", next_data)
