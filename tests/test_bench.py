@@ -8,6 +8,7 @@ import pytest
 
 from vt_course import CourseError
 from vt_course.claims import bench_data as bench
+from vt_course.data.decoders import decoder_fault
 
 from videos import rotate_tag, write_video
 
@@ -59,7 +60,7 @@ def test_shapes_that_differ_have_no_difference(files, tmp_path):
 
 def test_every_decoder_reads_the_frames_it_is_asked_for(files):
     readers = [bench.read_ours, bench.read_decord, bench.read_pyav]
-    if bench._torchcodec_fault() is None:
+    if decoder_fault("torchcodec") is None:
         readers.append(bench.read_torchcodec)
     for read in readers:
         whole = read(files[0], np.arange(40))
@@ -101,7 +102,7 @@ def test_a_torchcodec_that_does_not_load_says_why(monkeypatch):
     for name in [n for n in sys.modules if n.split(".")[0] == "torchcodec"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
-    fault = bench._torchcodec_fault()
+    fault = decoder_fault("torchcodec")
     assert "does not load" in fault and "\n" not in fault
 
 
@@ -126,7 +127,7 @@ def test_no_files_and_bad_files_are_explained(tmp_path):
 
 def test_every_loader_feeds_the_model_the_same_clip(files):
     rows = bench.bench_loader(files, frames=(4, 8), span=8, size=32, repeats=1)
-    peers = [name for name in bench.PEERS if name != "torchcodec" or bench._torchcodec_fault() is None]
+    peers = [name for name in bench.PEERS if name != "torchcodec" or decoder_fault("torchcodec") is None]
     assert [(row["frames"], row["stride"], row["peer"]) for row in rows] == [
         (T, 8 // T, peer) for T in (4, 8) for peer in peers
     ]

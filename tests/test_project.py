@@ -415,6 +415,8 @@ OUTSIDE = {  # what stands outside vt_course/files.py, and why it may
     ("data/synthetic.py", "av.open"): "writes",
     ("data/shards.py", "av.open"): "writes",
     ("claims/bench_data.py", "decord.VideoReader"): "a peer, inside `parsing`",
+    ("data/decoders.py", "decord.VideoReader"): "called by ClipReader, which refuses any error as BadClip",
+    ("data/decoders.py", "torchcodec.decoders.VideoDecoder"): "the same",
     ("claims/bench_data.py", "torchcodec.decoders.VideoDecoder"): "a peer, inside `parsing`",
     ("fetch/kinetics.py", "tarfile.open"): "the first piece of an archive in memory, where any error means: no telling",
     ("fetch/kinetics.py", "zlib.decompressobj"): "the same",

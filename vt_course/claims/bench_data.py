@@ -16,6 +16,7 @@ import torch
 from vt_course import CourseError
 from vt_course.data import transforms
 from vt_course.data.clips import dense_indices
+from vt_course.data.decoders import decoder_fault
 from vt_course.data.reader import ClipReader, open_file, scaled_size
 from vt_course.files import parsing
 
@@ -113,7 +114,7 @@ def bench_decode(
     files = list(files)
     if not files:
         raise CourseError("There are no files to decode; name at least one video file.")
-    readers, missing = {"ours": read_ours, "decord": read_decord, "pyav": read_pyav}, _torchcodec_fault()
+    readers, missing = {"ours": read_ours, "decord": read_decord, "pyav": read_pyav}, decoder_fault("torchcodec")
     if missing is None:
         readers["torchcodec"] = read_torchcodec
     rng = np.random.default_rng(seed)
@@ -180,7 +181,7 @@ def bench_loader(
     files = list(files)
     if not files:
         raise CourseError("There are no files to read; name at least one video file.")
-    peers = {name: read for name, read in PEERS.items() if name != "torchcodec" or _torchcodec_fault() is None}
+    peers = {name: read for name, read in PEERS.items() if name != "torchcodec" or decoder_fault("torchcodec") is None}
     lengths, rows, rng, threads = (
         [ClipReader(path).num_frames for path in files],
         [],
@@ -261,20 +262,6 @@ def _differences(readers: dict, jobs: list, short_side) -> dict[str, int | None]
                 gap = np.abs(clip.astype(np.int16) - clips["ours"])
                 worst[name] = max(worst[name], int(gap.max()))
     return worst
-
-
-def _torchcodec_fault() -> str | None:
-    """The reason why torchcodec cannot be measured here, as one sentence, or None."""
-    try:
-        import torchcodec.decoders  # noqa: F401
-    except ModuleNotFoundError:
-        return "torchcodec is not installed (optional: pip install --no-deps torchcodec)."
-    except (ImportError, OSError, RuntimeError):
-        return (
-            f"torchcodec {_version('torchcodec')} does not load: it finds no FFmpeg "
-            f"libraries, or it does not suit torch {torch.__version__}."
-        )
-    return None
 
 
 def _version(decoder: str) -> str:

@@ -17,6 +17,7 @@ from vt_course.cli.common import (
     whole,
     words,
 )
+from vt_course.data.decoders import DECODERS
 
 
 @verb(
@@ -208,14 +209,19 @@ def shard(args) -> int:
     option("folder", type=Path),
     option("--report", type=Path, help="CSV file (default: report.csv in the folder)"),
     option("--timeout", type=whole(1), default=60, help="seconds a clip may take (default 60); a long one gets more"),
+    option(
+        "--decoder",
+        default="pyav",
+        choices=DECODERS,
+        help="decode each clip with this one as well, and compare every frame with PyAV's",
+    ),
     option("--workers", type=whole(1), help="processes (default: one a core)"),
 )
 def verify(args) -> int:
     from vt_course.data.prepare import verify_folder
 
-    rows = verify_folder(
-        args.folder, report=args.report, timeout=args.timeout, workers=args.workers, progress=not args.json
-    )
+    how = dict(timeout=args.timeout, workers=args.workers, decoder=args.decoder, progress=not args.json)
+    rows = verify_folder(args.folder, report=args.report, **how)
     count = {
         status: sum(row["status"] == status for row in rows)
         for status in ("ok", "corrupt", "short", "missing", "timeout")

@@ -10,34 +10,43 @@ from vt_course import CourseError, need
 from vt_course.cli.common import leads, option, print_json, print_table, tell, verb, whole
 from vt_course.training.recipes import ORDERS
 
-MODEL = option(
-    "run",
-    metavar="RUN|NAME",
-    help="run folder, .safetensors file, a *_mini, or a name from `vt-course weights list` (downloaded on first use)",
+MODEL_HELP = (
+    "run folder, .safetensors file, a *_mini, or a name from `vt-course weights list` (downloaded on first use)"
 )
+MODEL = option("run", metavar="RUN|NAME", help=MODEL_HELP)
+FAMILY = "family"  # as a protocol: each model's own
 VIEWS = "swin, mvit, timesformer, uniformer, each also with -ssv2; timesformer-paper; centre; or clips x crops, as 4x3"
 CLASSES = option("--classes", type=Path, metavar="FILE", help="names of the classes, one a line, in the head's order")
 
 
-def opened(args):
-    """The model that a user names, as `trained.open_model` opens it."""
+def opened(args, name=None):
+    """The model that a user names (`args.run`, if there is no `name`), as `trained.open_model` opens it."""
     from vt_course.fetch.weights import located
     from vt_course.training.trained import name_classes, open_model
 
-    trained = open_model(located(args.run, progress=not args.json))
+    trained = open_model(located(name or args.run, progress=not args.json))
     return name_classes(trained, args.classes) if args.classes else trained
 
 
 @verb(
     "evaluate",
-    "Accuracy of a run or of published weights, by the views of each paper, frames in order or not.",
+    "Accuracy of runs or of published weights, by the views of each paper, frames in order or not.",
     "vt-course evaluate runs/a --protocol swin --out results/a",
-    MODEL,
+    option("runs", nargs="+", metavar="RUN|NAME", help=f"{MODEL_HELP}; several give a table with a row for each"),
     option("--data", help="as for `train`, also csv:LIST.csv (default: what it was trained on)"),
     option("--split", default="val", choices=["val", "test"], help="test: clips on which nothing was tuned"),
-    option("--protocol", metavar="VIEWS", help=f"{VIEWS} (default: the one clip of a run's validation)"),
+    option(
+        "--protocol",
+        metavar="VIEWS",
+        help=f"{VIEWS}; family: that of each model's paper (default: the one clip of a run's validation)",
+    ),
     option("--order", nargs="+", default=["normal"], choices=ORDERS),
-    option("--out", type=Path, help="folder for predictions, confusion matrix and scores; the same command goes on"),
+    option(
+        "--out",
+        type=Path,
+        help="folder for predictions, confusion matrix and scores (of several runs: a folder in it for each); the same "
+        "command goes on",
+    ),
     option("--batch-size", type=whole(1), default=32, help="views that the model sees at a time (default: 32)"),
     option("--workers", type=whole(0), help="loader processes (default: by the number of cores)"),
     CLASSES,
@@ -46,22 +55,56 @@ def opened(args):
 def evaluate(args) -> int:
     from vt_course.machine import pick_device
     from vt_course.training import ranks
+
+    need(not args.out or len(args.order) == 1, "--out keeps one evaluation of a run: give one --order with it")
+    folders = out_folders(args.runs, args.out)
+    rows = []
+    try:
+        with ranks.group(pick_device(args.device)) as device:
+            for name, folder in zip(args.runs, folders):
+                rows += evaluations(args, name, folder, device)
+    finally:  # if one of several runs cannot be read, the others are not lost
+        if rows and leads():
+            print_json(rows) if args.json else print_accuracy(rows, args.out)
+    return 0
+
+
+def out_folders(runs: list[str], out: Path | None) -> list[Path | None]:
+    """For each run, the folder of its evaluation: `out`, or of several runs one in it, named like the run.
+
+    Raises `CourseError` for runs whose names are the same.
+    """
+    if out is None or len(runs) == 1:
+        return [out] * len(runs)
+    names = [run_name(name) for name in runs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    need(not twice, f"several of the runs are named {', '.join(twice)}: evaluate them with an --out folder each")
+    return [out / name for name in names]
+
+
+def run_name(run: str) -> str:
+    """What a run is called in a table: its folder, or the name of published weights with a - for each /."""
+    path = Path(run)
+    if path.suffix == ".safetensors":
+        path = path.parent if path.stem in ("best", "last") else path.with_suffix("")
+    return path.resolve().name if path.exists() else run.replace("/", "-")
+
+
+def evaluations(args, name: str, folder: Path | None, device) -> list[dict]:
+    """The results of one run, one for each order of frames."""
     from vt_course.training.evaluate import open_clips
-    from vt_course.training.protocols import protocol_named
+    from vt_course.training.protocols import PROTOCOLS, protocol_named
     from vt_course.training.scores import measure
 
-    if args.out and len(args.order) > 1:
-        raise CourseError("--out keeps one evaluation: give one --order with it")
-    trained = opened(args)
-    protocol = protocol_named(args.protocol, trained.family) if args.protocol else None
+    trained = opened(args, name)
+    if args.protocol == FAMILY:
+        protocol = PROTOCOLS[trained.family]
+    else:
+        protocol = protocol_named(args.protocol, trained.family) if args.protocol else None
     clips = open_clips(trained, args.data, args.split, protocol)
-    told = dict(out=args.out, batch_size=args.batch_size, workers=args.workers, progress=not args.json)
-    with ranks.group(pick_device(args.device)) as device:
-        views = protocol or trained.protocol
-        rows = [measure(trained, clips, views, order=order, device=device, **told) for order in args.order]
-    if leads():
-        print_json(rows) if args.json else print_accuracy(rows, args.out)
-    return 0
+    told = dict(out=folder, batch_size=args.batch_size, workers=args.workers, progress=not args.json)
+    views = protocol or trained.protocol
+    return [measure(trained, clips, views, order=order, device=device, **told) for order in args.order]
 
 
 def percent(share: float, ends=None) -> str:
@@ -71,12 +114,15 @@ def percent(share: float, ends=None) -> str:
 
 def print_accuracy(rows: list[dict], out: Path | None) -> None:
     """Print the results of `scores.measure`: a table, and of a single result its classes and its views."""
-    columns = {"order": "frames", "views": "views", "n": "clips", "top1": "top-1 %, 95 % interval", "top5": "top-5 %"}
+    several = len({row["model"] for row in rows}) > 1
+    columns = {"run": "run", "protocol": "protocol"} if several else {}
+    columns |= {"order": "frames", "views": "views", "n": "clips", "top1": "top-1 %, 95 % interval", "top5": "top-5 %"}
     columns |= {"mean": "mean class %", "error": "calibration error %", "chance": "chance %"}
     print_table(
         [
             row
             | {
+                "run": run_name(row["model"]),
                 "top1": percent(row["top1"], row["top1_interval"]),
                 "top5": percent(row["top5"]) if "top5" in row else None,
                 "mean": percent(row["mean_class"], row["mean_class_interval"]),

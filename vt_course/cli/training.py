@@ -115,10 +115,16 @@ def last_line(summary: dict, out: Path) -> str:
     option("words", nargs="*", metavar="WORD", help="only recipes whose name contains every word (default: all)"),
 )
 def recipes(args) -> int:
-    from vt_course.training.official_recipes import recipe_table
+    from vt_course.training.official_recipes import TINY10_RECIPES, recipe_table
 
     rows = {row["name"]: row for row in recipe_table()}
     rows = [rows[name] for name in containing(args.words, rows)]
+    costs = {}
+    if all(row["name"] in TINY10_RECIPES for row in rows):
+        from vt_course.training.estimates import ASSUMED, estimates
+
+        costs = estimates([row["name"] for row in rows])
+        rows = [row | {"estimate": costs.get(row["name"])} for row in rows]
     if args.json:
         print_json(rows)
         return 0
@@ -127,6 +133,12 @@ def recipes(args) -> int:
         [{**row["settings"], "lr": f"{row['settings']['lr']:g}", **row} for row in rows],
         columns | {"grade": "grade", "source": "source"},
     )
+    if costs:
+        columns = {"name": "estimates", "gmacs": "GMACs a clip", "steps": "steps", "cpu_hours": "hours on 2 CPU cores"}
+        columns |= {"gpu_minutes": "minutes on a GPU, at least", "gpu_gb": "GB on it"}
+        print()
+        print_table([row["estimate"] | row for row in rows], columns)
+        print(ASSUMED)
     return 0
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from vt_course import CourseError, need
 from vt_course.data import transforms
 from vt_course.data.augment import Augment
+from vt_course.data.decoders import need_decoder
 from vt_course.data.reader import OTHERS, SUFFIXES, BadClip, ClipReader
 from vt_course.files import csv_header, read_csv, read_lines
 
@@ -324,7 +325,7 @@ class VideoFolder(torch.utils.data.Dataset):
     is faster for files that are small already. `scale`, `ratio`: area and aspect ratio of the
     random crop (the published Kinetics recipes have scale (0.08, 1)). The process that asks for a
     sample opens the file, so DataLoader workers are safe, also forked ones. `augment`: what else changes a clip in
-    training.
+    training. `decoder`: whose pixels are read, see `ClipReader`; one that is not installed is a `CourseError`.
     """
 
     def __init__(
@@ -347,7 +348,9 @@ class VideoFolder(torch.utils.data.Dataset):
         view_rule: str = "video_swin",
         mean=transforms.IMAGENET_MEAN,
         std=transforms.IMAGENET_STD,
+        decoder: str = "pyav",
     ):
+        need_decoder(decoder)
         if min(frames, stride, size) < 1:
             raise CourseError(
                 f"frames={frames}, stride={stride}, size={size}: each counts frames or pixels and must be 1 or more."
@@ -376,6 +379,7 @@ class VideoFolder(torch.utils.data.Dataset):
         self.train, self.seed, self.short_side = train, seed, short_side
         self.scale, self.ratio, self.flip, self.augment = scale, ratio, flip, augment or Augment()
         self.views, self.view_rule, self.mean, self.std = views, view_rule, mean, std
+        self.decoder = decoder
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -390,7 +394,8 @@ class VideoFolder(torch.utils.data.Dataset):
             return dict(index=index, error=str(error))
 
     def _open(self, row: dict) -> ClipReader:
-        return ClipReader(row["path"], self.short_side, (row["offset"], row["bytes"]) if "offset" in row else None)
+        span = (row["offset"], row["bytes"]) if "offset" in row else None
+        return ClipReader(row["path"], self.short_side, span, decoder=self.decoder)
 
     def _range(self, reader: ClipReader, row: dict) -> tuple[int, int]:
         """The frames of the video that belong to a row: the first one, and the one after the last."""

@@ -43,7 +43,7 @@ class KeptFrames(VideoFolder):
             raise CourseError(f"{manifest} has start or end times: train with keep=0")
         self.keep = keep
         used = None if self.train else (self.frames, self.stride, self.sampling)
-        found = {} if self.shared is None else self.shared.setdefault((keep, used, str(manifest)), {})
+        found = {} if self.shared is None else self.shared.setdefault((keep, used, str(manifest), self.decoder), {})
         self.kept: dict[tuple, Tensor] = found  # (path, offset): uint8 (F, h, w, C)
         self.room = ROOM - sum(frames.nbytes for frames in found.values())
 

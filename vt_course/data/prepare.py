@@ -549,13 +549,20 @@ def _work(
 
 
 def verify_folder(
-    folder, *, report=None, timeout: float = 60.0, workers: int | None = None, progress: bool = False
+    folder,
+    *,
+    report=None,
+    timeout: float = 60.0,
+    workers: int | None = None,
+    progress: bool = False,
+    decoder: str = "pyav",
 ) -> list[dict]:
     """Decode every clip below `folder`; dict(path, status, frames, seconds, reason) for each.
 
     status is one of:
     "ok"; "corrupt"; "short": shorter than promised, or a single frame; "missing": promised, but not there;
     "timeout": not decoded within `timeout` seconds (long files get more, see `verify.work`), so it may be healthy.
+    Another `decoder` than PyAV decodes each clip as well; one that it shows otherwise is "corrupt", too.
 
     What is promised stands in prepared.csv (see `prepare`), in a list that `folders` reads (the end time in a
     manifest, or a column frames), or in a name as in Kinetics (ID_000024_000034.mp4 promises 10 s). A clip up to
@@ -568,7 +575,7 @@ def verify_folder(
     promised = _promises(folder, videos_below(folder, SUFFIXES))
     paths = sorted(promised)
     there = [path for path in paths if os.path.exists(folder / path)]
-    checked = verify([folder / path for path in there], timeout, workers or cores())
+    checked = verify([folder / path for path in there], timeout, workers or cores(), decoder)
     checked = dict(zip(there, tqdm(checked, total=len(there), unit="clip", disable=not progress, leave=False)))
     rows = [_judge(path, checked.get(path), *promised[path]) for path in paths]
     need(rows, f"{folder} has no videos and no list of any; name a folder of videos")

@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from fractions import Fraction
 from functools import lru_cache
 from itertools import chain, compress
@@ -22,6 +22,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from vt_course import CourseError
+from vt_course.data.decoders import OPEN, alike, need_decoder
 from vt_course.files import regular
 
 LARGEST = 8192 * 4320  # pixels of a picture: 8K, the most that any level of H.264 allows
@@ -89,6 +90,8 @@ class ClipReader:
     Frames look as a player shows them. Rotation tags are obeyed. If pixels are not square, pictures are made
     wider or narrower (`shown_width`); with `square=False` they are not, as in other readers.
     Interlaced pictures are completed (`progressive`).
+    `decoder`: whose pixels `read` returns, "pyav", "decord" or "torchcodec" (see `decoders`); those of a folder of
+    pictures are always PyAV's.
     `num_frames`, `fps`, `height`, `width` describe what `read` returns. `pictures`: the names of a folder's pictures.
     Pictures have no times; they count as 25 a second, as in FFmpeg.
 
@@ -96,6 +99,8 @@ class ClipReader:
     pipe, a device), and for pictures of more than `LARGEST` pixels (a file of a few kB can decode to GBs), or more than
     `LONGER` times as long as the other side. Some faults are found only
     by a full decode (damage in frames that nobody asked for, a wrong frame count); `vt_course.data.verify` does that.
+    `read` raises it for a file that another decoder would show otherwise than PyAV. Raises `CourseError` for a decoder
+    that is not installed.
     """
 
     def __init__(
@@ -104,10 +109,13 @@ class ClipReader:
         short_side: int | None = None,
         span: tuple[int, int] | None = None,
         square: bool = True,
+        decoder: str = "pyav",
     ):
+        need_decoder(decoder)
         if short_side is not None and short_side < 1:
             raise CourseError(f"short_side is {short_side}; it counts pixels: give 1 or more.")
         self.path, self._span, self._size, self._square = Path(path), span, None, square
+        self.decoder, self._other, self._sideways = decoder, None, False
         self.pictures = pictures_in(path) if span is None else []
         try:
             height, width = self._open_pictures() if self.pictures else self._open_video()
@@ -150,6 +158,7 @@ class ClipReader:
 
     def close(self) -> None:
         """Close the file. PyAV's objects are in a cycle, and their descriptor would wait for the garbage collector."""
+        self._other = None
         if hasattr(self, "_opened"):
             self._opened.close()
 
@@ -201,8 +210,11 @@ class ClipReader:
                 return (
                     clip if np.array_equal(wanted, indices) else clip[np.searchsorted(wanted, indices)]
                 )  # (T, H, W, C)
-        raise BadClip(
-            f"Clip {self.path} is damaged or ends before its frame {wanted[-1]} of "
+        raise self._damaged(wanted[-1])
+
+    def _damaged(self, last: int) -> BadClip:
+        return BadClip(
+            f"Clip {self.path} is damaged or ends before its frame {last} of "
             f"{self.num_frames}; fetch or render it again."
         )
 
@@ -210,7 +222,14 @@ class ClipReader:
         """The ways to get the wanted frames, quickest first, each as (pairs of a name and a frame, names wanted)."""
         if self.pictures:
             yield ((k, self._picture(k)) for k in wanted.tolist()), wanted.tolist()
-            return
+        elif self.decoder == "pyav":
+            yield from self._own_ways(wanted)
+        else:
+            self._open_other()
+            yield zip(wanted.tolist(), map(self._as_frame, self.others(wanted))), wanted.tolist()
+
+    def _own_ways(self, wanted: np.ndarray) -> Iterator[tuple[Iterable, list]]:
+        """The ways of PyAV, for a video."""
         if self._pts is not None:
             names = self._pts[self._shown[wanted]].tolist()
             if self._long:
@@ -223,6 +242,8 @@ class ClipReader:
         """Of `frames`, pairs of a name and a frame, those in `names`, as RGB (T, H, W, C); None if some are missing."""
         place = {name: k for k, name in enumerate(names)}
         clip, block, slots, convert, (height, width) = None, None, [], VideoReformatter(), self._scaled
+        if self._sideways:
+            height, width = width, height
         try:
             for name, frame in frames:
                 if name in place:
@@ -308,8 +329,94 @@ class ClipReader:
             if at != stop:
                 raise Astray
 
+    def others(self, wanted: np.ndarray) -> Iterator[np.ndarray]:
+        """The pictures of the other decoder at the indices `wanted`, uint8 (H, W, 3): of the size that the file has.
+
+        They are turned as its rotation tag says. Raises `BadClip` if the file is one that this decoder shows otherwise.
+        """
+        self._open_other()
+        step = max(BLOCK // (3 * math.prod(self.stored)), 1)
+        for at in range(0, len(wanted), step):
+            yield from self._ask(self._other, wanted[at : at + step])
+
+    def _open_other(self) -> None:
+        """Open the file with the other decoder, and make sure that it counts and shows the frames that PyAV does."""
+        if self._other:
+            return
+        source = f"file:{self.path}" if self._span is None else _part(self.path, self._span)[0]
+        try:
+            other = OPEN[self.decoder](source)
+        except MemoryError:
+            raise
+        except Exception as error:  # each has errors of its own
+            raise self._refused("does not open it; it may not know its codec") from error
+        if other.frames != self.num_frames:
+            raise self._refused(f"counts {other.frames} frames, but the video shows {self.num_frames}")
+        if self.decoder == "decord" and self._pts is not None and self._open_groups():
+            raise self._refused("shows other frames after a seek in open groups of pictures")
+        first = self._first()
+        if first.interlaced_frame:
+            raise self._refused("does not complete interlaced pictures")
+        if not alike(first, self._ask(other, np.zeros(1, np.int64))[0]):
+            raise self._refused("shows another first picture than PyAV, as with more than 8 bits a colour")
+        self._other, self._sideways = other, round(first.rotation / 90) % 2 == 1
+
+    def _ask(self, other, indices: np.ndarray) -> np.ndarray:
+        """The pictures of the other decoder, uint8 (k, H, W, 3). Raises `BadClip` if they are of other times."""
+        try:
+            pictures, times = other.read(indices)
+        except MemoryError:
+            raise
+        except Exception as error:
+            fault = "fails on it: it is damaged, or "
+            fault += "16, 24, 48 or 72 pixels wide" if self.decoder == "decord" else "of a kind that it does not read"
+            raise self._refused(fault) from error
+        if np.abs(times - self._times[indices]).max() > np.diff(self._times).min(initial=1 / self.fps) / 2:
+            raise self._refused("shows frames of other times")
+        return pictures
+
+    def _refused(self, fault: str) -> BadClip:
+        return BadClip(
+            f"Clip {self.path} cannot be read with decoder={self.decoder}, which {fault}; read it with decoder=pyav, "
+            "or encode it again with `vt-course data prepare`."
+        )
+
+    def _open_groups(self) -> bool:
+        """Whether a frame is shown before the key frame that precedes it in the file: it needs the group before."""
+        before = np.searchsorted(self._keys, np.arange(len(self._pts)), "right") - 1
+        return bool((self._pts < self._pts[self._keys[np.maximum(before, 0)]])[before >= 0].any())
+
+    def _first(self):
+        """Frame 0 as PyAV decodes it."""
+        for frames, [name] in self._own_ways(np.zeros(1, np.int64)):
+            with suppress(av.FFmpegError, Astray):
+                for number, frame in frames:
+                    if number == name and not frame.is_corrupt:
+                        return frame
+        raise self._damaged(0)
+
+    def _as_frame(self, picture: np.ndarray):
+        """A picture of the other decoder as a frame. One that will be scaled gets the format of the file before.
+
+        PyAV's frames are scaled in that format. Scaled as RGB, the colours at edges would be others.
+        """
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        return frame if self._scaled == self.stored else frame.reformat(format=self._stream.pix_fmt, threads=1)
+
+    def compare(self) -> None:
+        """Decode the whole file with both decoders. Raises `BadClip` at the first frame that the other shows otherwise.
+
+        A folder of pictures has no other decoder.
+        """
+        if self.pictures:
+            return
+        self._open_other()  # before the first frame, because it uses PyAV's decoder, too
+        for number, (frame, picture) in enumerate(zip(self.every_frame(), self.others(np.arange(self.num_frames)))):
+            if not alike(frame, picture):
+                raise self._refused(f"shows another picture {number} than PyAV")
+
     def every_frame(self) -> Iterator:
-        """All frames in order, as they are decoded (av.VideoFrame). Raises av.FFmpegError if one cannot be decoded."""
+        """All frames in order, as PyAV decodes them (av.VideoFrame). Raises av.FFmpegError if one cannot be decoded."""
         if self.pictures:
             yield from map(self._picture, range(self.num_frames))
             return

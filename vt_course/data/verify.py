@@ -19,6 +19,7 @@ from pathlib import Path
 import av
 
 from vt_course import CourseError
+from vt_course.data.decoders import need_decoder
 from vt_course.data.reader import BadClip, ClipReader, open_file
 
 READY = "ready\n"
@@ -27,14 +28,20 @@ LATE = "is not decoded within"
 PIXELS = 500e6  # may take `timeout` seconds: a minute of 640x480. One core decodes it in 2 to 20 s.
 
 
-def verify(paths: Iterable[str | Path], timeout: float = 60.0, workers: int = 1) -> Iterator[dict]:
+def verify(
+    paths: Iterable[str | Path], timeout: float = 60.0, workers: int = 1, decoder: str = "pyav"
+) -> Iterator[dict]:
     """dict(path, frames, seconds, error) for each file, in order; error is None or one sentence.
 
     The error says whether a file crashed its process. If a file takes longer than `timeout` seconds (more
     for a long one, see `work`), its dict also has late=True, because it may still be healthy.
+    `decoder`: another one than PyAV decodes each file as well, and must show the same (see `decoders`).
     """
+    need_decoder(decoder)
     paths, early, wanted = list(map(str, paths)), {}, 0
-    with closing(in_processes("vt_course.data.verify", paths, timeout, workers)) as answers:
+    with closing(
+        in_processes("vt_course.data.verify", [(path, decoder) for path in paths], timeout, workers)
+    ) as answers:
         for number, row, fault in answers:
             late = {"late": True} if fault.startswith(LATE) else {}
             remedy = "give it a longer time limit, or fetch or encode it again" if late else "fetch or encode it again"
@@ -178,16 +185,17 @@ def work(frames: int, height: int, width: int) -> float:
     return max(1.0, frames * (height * width + 10_000) / PIXELS)  # an empty picture takes time, too
 
 
-def decode_all(path: str) -> dict:
+def decode_all(path: str, decoder: str = "pyav") -> dict:
     """Decode one file in this process: all frames, and then the last one in the way in which a data set reads it.
 
+    With another `decoder`, each of its pictures is compared with PyAV's, too.
     Returns dict(path, frames, seconds, error).
     """
     frames, seconds, error = None, None, None
     try:
         reader = ClipReader(path)
         seconds = reader.seconds
-        more_time(work(reader.num_frames, *reader.stored))
+        more_time(work(reader.num_frames, *reader.stored) * (1 if decoder == "pyav" else 3))
         if reader.pictures:
             frames = sum(1 for _ in reader.every_frame())
         else:
@@ -198,6 +206,8 @@ def decode_all(path: str) -> dict:
                 error = f"Clip {path} claims {reader.num_frames} frames but shows {frames}; encode it again."
             else:
                 reader.read([frames - 1])
+                if decoder != "pyav":
+                    ClipReader(path, decoder=decoder).compare()
     except BadClip as bad:
         error = str(bad)
     return dict(path=path, frames=frames, seconds=seconds, error=error)
@@ -223,4 +233,4 @@ def _count(path: str) -> tuple[int, bool]:
 
 
 if __name__ == "__main__":
-    serve(decode_all)
+    serve(lambda job: decode_all(*job))

@@ -229,6 +229,7 @@ def _videos(recipe: Recipe, spec: Spec):
         size=recipe.size,
         sampling=recipe.sampling,
         seed=recipe.seed,
+        decoder=recipe.decoder,
     )
     return functools.partial(KeptFrames, keep=recipe.keep) if recipe.keep else VideoFolder, same
 
@@ -284,7 +285,8 @@ def open_clips(trained: Trained, data: str | None = None, split: str = "val", pr
         return folder(rows, train=False, **same)
     protocol = protocol or trained.protocol
     check_sampling(protocol, trained.shown, trained.name)
-    return Views(rows, classes=trained.classes, protocol=protocol, shown=trained.shown)
+    decoder = recipe.decoder if recipe else "pyav"
+    return Views(rows, classes=trained.classes, protocol=protocol, shown=trained.shown, decoder=decoder)
 
 
 def plain(name: str) -> str:

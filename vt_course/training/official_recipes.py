@@ -185,7 +185,8 @@ PUBLISHED: dict[str, Published] = {
     ),
 }
 
-# What `vt-course data kinetics --preset tiny10` fetches, 500 clips of ten classes, from scratch: 3,200 steps of 16
+TINY10_CLASSES, TINY10_CLIPS = 10, 500  # for training, as `vt-course data kinetics --preset tiny10` fetches them
+# Those clips from scratch: 3,200 steps of 16
 # clips of 16 frames, 4 apart. One regime for all families, whose models lie between mini and small: 5 to 12 million
 # parameters, 3 to 13 GMACs a clip. It was tried for a few steps only, on other clips.
 TINY10 = Recipe(

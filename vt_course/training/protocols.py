@@ -246,8 +246,9 @@ class Views(VideoFolder):
     They are normalised just before the model sees them (`to_floats`): as bytes they take a quarter of the memory.
     """
 
-    def __init__(self, manifest, *, classes, protocol: Protocol, shown: Shown):
-        super().__init__(manifest, classes=classes, frames=shown.frames, stride=1, size=shown.size, train=False)
+    def __init__(self, manifest, *, classes, protocol: Protocol, shown: Shown, decoder: str = "pyav"):
+        made = dict(frames=shown.frames, stride=1, size=shown.size, train=False, decoder=decoder)
+        super().__init__(manifest, classes=classes, **made)
         self.protocol, self.shown, self.views = protocol, shown, (protocol.clips, protocol.crops)
 
     def _clip(self, row, rng):

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from vt_course import CourseError, closest
+from vt_course.data.decoders import DECODERS
 from vt_course.files import parse_json
 
 # Of the frames of a clip; see evaluate.reorder_frames.
@@ -37,6 +38,7 @@ class Recipe:
     order: str = "normal"  # of the frames in training and validation, one of ORDERS; for controls
     # Short side, in pixels, of the decoded frames that are kept in memory. 0: decode again in every epoch.
     keep: int = 0
+    decoder: str = "pyav"  # whose pixels, or "decord", "torchcodec", to compare with a pipeline built on them
     # Augmentation of clips (not of drawn images, which are all new). No flip by default: it turns "left" into "right".
     crop_scale: tuple[float, float] = (0.8, 1.0)  # the random crop's share of the area
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # the random crop's width / height
@@ -107,6 +109,7 @@ class Recipe:
         self._need(not (self.init and self.inflate), "init", "empty where inflate is given: a run has one start")
         self._need(self.warmup_epochs <= self.epochs, "warmup_epochs", f"at most epochs={self.epochs}")
         self._need(self.sampling in ("dense", "uniform"), "sampling", "'dense' or 'uniform'")
+        self._need(self.decoder in DECODERS, "decoder", f"one of {', '.join(DECODERS)}")
         self._need(self.order in ORDERS, "order", f"one of {', '.join(ORDERS)}")
         self._need(self.order == "normal" or self.frames > 1, "order", "normal for clips of one frame")
         low, high = self.crop_scale
