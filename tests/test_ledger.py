@@ -10,7 +10,7 @@ from test_cli import refused, run_json
 from test_cli import run as command
 
 from vt_course import CourseError, repo_root
-from vt_course.claims.ledger import claims, mutants, run, running
+from vt_course.claims.ledger import claims, effects, mutants, run, running
 from vt_course.claims.ledger.claims import DIFFERS, EXACT, NOT_RUN, SCALED, UNDECIDED, UNVERIFIED, WITHIN, Claim
 from vt_course.models import swin, timesformer
 from vt_course.models.zoo import ZOO
@@ -103,7 +103,10 @@ ENTRY = {
         ({"teaches": "notebook 03"}, "claim one: teaches must name a section, such as `04, section 7`"),
         ({"status": "differs"}, "'one': it differs, so it needs an explanation, `why`"),
         ({"status": "exakt"}, "'one': unknown status 'exakt'; did you mean exact?"),
-        ({"source": "hearsay"}, "'one': unknown source 'hearsay'; there are paper, repository, secondary, memory"),
+        (
+            {"source": "hearsay"},
+            "'one': unknown source 'hearsay'; there are paper, repository, secondary, memory, course",
+        ),
         ({"tolerence": 0.1}, "'one': unknown key 'tolerence'; did you mean tolerance?"),
         ({"tolerance": 3}, "'one': tolerance must be a share, for instance 0.01"),
         ({"id": "One Claim"}, "id must be small letters and hyphens"),
@@ -239,6 +242,38 @@ def test_claims_hold(one):
     """A part of them; `.ci/more` runs all."""
     recorded = {each["id"]: each for each in RECORDED}
     assert run.stale(run.run_claim(one), recorded) == ""
+
+
+# ---------------------------------------------------------------- effects of deviations
+
+
+def test_every_way_and_most_deviations_have_an_effect_that_is_measured():
+    measured = [each for each in TOLD if each.check.startswith("effect")]
+    assert {each.arguments["of"] for each in measured if each.check == "effect"} == set(effects.WAYS)
+    assert len(measured) >= 20 and {each.kind for each in measured} == {"deviation"}
+    assert {each.source for each in measured} == {"course"}
+
+
+@pytest.mark.parametrize("of", effects.WAYS)
+def test_the_other_way_changes_the_scores_and_is_undone(monkeypatch, of):
+    """On four clips: the claims are about 64."""
+    monkeypatch.setattr(effects, "CLIPS", 4 if effects.WAYS[of][0] != "swin_mini" else 8)
+    for kept in (effects.films, effects.views):
+        kept.cache_clear()
+    model, shown, _ = effects.WAYS[of]
+    running.forget()
+    before = effects.logits_of(model, None, shown)
+    answers, largest = effects.effect(model, of)
+    assert (largest > 0) == (of != "mask_of_minus_infinity") and 0 <= answers <= 4
+    assert torch.equal(effects.logits_of(model, None, shown), before)
+    running.forget()
+    for kept in (effects.films, effects.views):
+        kept.cache_clear()
+
+
+def test_a_way_of_another_model_is_refused():
+    with pytest.raises(ValueError, match="class_token_in_time is a way of timesformer_mini"):
+        effects.effect("mvit_mini", "class_token_in_time")
 
 
 # ---------------------------------------------------------------- mutants

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from vt_course import CourseError, closest, need, repo_root
-from vt_course.claims.ledger import cost, procedure, recorded, running, structure  # noqa: F401 (they register checks)
+from vt_course.claims.ledger import cost, effects, procedure, recorded, running, structure  # noqa: F401 (they register checks)
 from vt_course.files import read_yaml
 from vt_course.models.zoo import ZOO
 from vt_course.models.zoo.variant import Variant
@@ -23,7 +23,8 @@ KINDS = ("structure", "parameters", "cost", "parity", "procedure", "deviation", 
 EXACT, WITHIN, SCALED, DIFFERS = "exact", "within tolerance", "scaled down", "differs"
 UNDECIDED, NOT_RUN, UNVERIFIED = "undecided", "not run", "unverified source"
 STATUSES = (EXACT, WITHIN, SCALED, DIFFERS, UNDECIDED, NOT_RUN, UNVERIFIED)
-SOURCES = ("paper", "repository", "secondary", "memory")  # the last two never count as verified
+# "secondary" and "memory" never count as verified. "course": what we measured before and nobody else states.
+SOURCES = ("paper", "repository", "secondary", "memory", "course")
 GENERATED = 0.01  # tolerance of parameters and costs that the zoo states: 1 %
 
 

@@ -55,7 +55,8 @@ def families(claim: Claim) -> set[str]:
 def concerned(mutant: Mutant, claims: list[Claim]) -> list[Claim]:
     """The claims that are run under a mutant: all that its models can touch.
 
-    Large recordings only where they are named, and counts only if the mutant names one, because both take long.
+    Large recordings and effects of deviations only where they are named, and counts only if the mutant names one,
+    because they take long.
     """
     counts = any(named(mutant, claim.id) for claim in claims if claim.check in COUNTS)
     return [
@@ -64,7 +65,7 @@ def concerned(mutant: Mutant, claims: list[Claim]) -> list[Claim]:
         if claim.kind not in ("trend", "accuracy")
         and families(claim) & set(mutant.papers)
         and (counts or claim.check not in COUNTS)
-        and (claim.id not in DEAR or named(mutant, claim.id))
+        and (named(mutant, claim.id) or claim.id not in DEAR and not claim.check.startswith("effect"))
     ]
 
 
