@@ -11,10 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from vt_course import CourseError, closest, need, repo_root
-from vt_course.claims.ledger import cost, effects, procedure, recorded, running, structure  # noqa: F401 (they register checks)
+from vt_course.claims.ledger import cost, effects, procedure, recorded, running, structure  # noqa: F401 (checks)
+from vt_course.claims.ledger.unrun import not_run
 from vt_course.files import read_yaml
 from vt_course.models.zoo import ZOO
-from vt_course.models.zoo.variant import Variant
 from vt_course.training.experiments import results, rows, verdicts
 
 HERE = Path(__file__).parent
@@ -151,24 +151,9 @@ def follow_from_zoo(head: dict) -> list[Claim]:
                 told = dict(claim=f"{name} has {value:g} {unit}.", tolerance=GENERATED, why=explained.get(id, ""))
             else:
                 check, kind, unit, id = "views_of_the_protocol", "accuracy", "%", f"{name}-{slug(quantity)}"
-                told = dict(claim=f"{name} reaches {value:g} % ({quantity}).", why=not_run(variant))
+                told = dict(claim=f"{name} reaches {value:g} % ({quantity}).", why=not_run(name, quantity))
             claims.append(following(head, kind, id=id, check=check, unit=unit, **same, **told))
     return claims
-
-
-def not_run(variant: Variant) -> str:
-    """Why an accuracy is not run here, and how those who have clips and weights measure it."""
-    video = len(variant.input) == 4
-    if not video:
-        how = "`vt-course evaluate` tests published weights on videos only."
-    elif variant.views.endswith(("x1", "x3")):
-        how = f"With both, `vt-course evaluate NAME --protocol {variant.views} --data CLIPS` measures it."
-    else:
-        how = "`vt-course evaluate` has 1 or 3 crops a clip."
-    return (
-        f"Not run here: there are neither the {'clips' if video else 'images'} nor the released weights. "
-        f"Views: {variant.views}. `vt-course weights list` names the files. {how}"
-    )
 
 
 def follow_from_recordings(head: dict) -> list[Claim]:

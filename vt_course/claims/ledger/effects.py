@@ -1,8 +1,9 @@
 """What a deviation does: the minis that ship, as the authors' code is and in the other way, on the same clips.
 
-Where a paper and its code disagree, both ways are built here: the released one is the model of the course. The other one
-is put into the running model while a `with` block lasts, or is another set of views. Numbers are those of small models on
-drawn clips of 32 x 32 pixels. They say how much a deviation can matter, and not what it does to a paper's accuracy.
+Where a paper and its code disagree, both ways are built here: the released one is the model of the course. The other
+one is put into the running model while a `with` block lasts, or is another set of views. Numbers are those of small
+models on drawn clips of 32 x 32 pixels. They say how much a deviation can matter, and not what it does to a paper's
+accuracy.
 """
 
 import atexit
@@ -403,8 +404,8 @@ def updates_of_an_epoch(recipe: str, clips: int, other: int) -> list[int]:
 @check
 @torch.no_grad()
 def effect_of_inflating_the_centre(model: str, image: str) -> list:
-    """Of a patch embedding that is inflated from an image model: the largest difference, as a share of the largest value,
-    between weights repeated over time and weights in one step; on a still clip and on one that moves."""
+    """Of a patch embedding that is inflated from an image model: the largest difference, as a share of the largest
+    value, between weights repeated over time and weights in one step; on a still clip and on one that moves."""
     weight = trained(image).model.patch_embed.proj.weight.double()
     shown = trained(model).shown
     clip = to_floats(views(PROTOCOLS["centre"], shown)[:8, 0], shown).double()  # (N, C, T, H, W)

@@ -12,7 +12,7 @@ from vt_course import CourseError, need, repo_root
 from vt_course.claims.ledger import claims as ledger
 from vt_course.claims.ledger import cost
 from vt_course.claims.ledger.claims import DIFFERS, EXACT, NOT_RUN, SCALED, UNDECIDED, UNVERIFIED, WITHIN, Claim
-from vt_course.claims.ledger.running import CHECKS, Refuted
+from vt_course.claims.ledger.running import CHECKS, NotRun, Refuted
 from vt_course.files import atomic_write, read_json
 from vt_course.training.experiments import verdicts
 
@@ -81,6 +81,8 @@ def run_claim(claim: Claim) -> Outcome:
         status = judged(claim, value)
     except CourseError:
         raise
+    except NotRun as error:
+        status, problem = NOT_RUN, str(error)
     except Refuted as error:
         status, problem = DIFFERS, str(error)
     except Exception as error:  # changed code may raise anything
