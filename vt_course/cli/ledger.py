@@ -4,7 +4,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from vt_course import CourseError, closest, need
+from vt_course import CourseError, closest, need, repo_root
 from vt_course.cli.common import choice, option, print_json, print_table, verb, whole
 
 COLUMNS = {"id": "claim", "kind": "kind", "where": "where", "stated": "stated", "found": "found", "status": "status"}
@@ -109,6 +109,8 @@ def run_again(args) -> int:
     outcomes = [run.run_claim(claim) for claim in bar]
     if args.out:
         run.write_ledger(told, outcomes, args.out)
+        if args.out.resolve() == run.recorded_file():
+            run.write_status_line(repo_root() / "README.md", run.as_recorded(told))
         recorded = {}  # what was recorded before does not matter now
     red = [sentence for outcome in outcomes if (sentence := run.stale(outcome, recorded))]
     entries = [run.entry(each.claim, each.status, each.value, each.problem) for each in outcomes]

@@ -68,6 +68,7 @@ def concerned(mutant: Mutant, claims: list[Claim]) -> list[Claim]:
         claim
         for claim in claims
         if claim.kind not in ("trend", "accuracy")
+        and (claim.kind != "procedure" or "model" in claim.arguments)  # a fault of a model touches no other procedure
         and families(claim) & set(mutant.papers)
         and (counts or claim.check not in COUNTS)
         and (named(mutant, claim.id) or claim.id not in DEAR and not claim.check.startswith("effect"))

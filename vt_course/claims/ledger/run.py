@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import textwrap
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -170,6 +172,16 @@ def status_line(entries: list[dict]) -> str:
     """README's line, for instance "480 claims: 300 exact, ..."."""
     told = ", ".join(f"{n} {status.replace('differs', 'differ')}" for status, n in counts(entries).items() if n)
     return f"{len(entries)} claims: {told}"
+
+
+def write_status_line(path: Path, entries: list[dict]) -> None:
+    """Put the status line into the paragraph of README (`path`) that has one, and fill its lines again."""
+    paragraphs = path.read_text(encoding="utf-8").split("\n\n")
+    for i, text in enumerate(paragraphs):
+        words = " ".join(text.split())
+        if (new := re.sub(r"\d+ claims: [^.]*", status_line(entries), words)) != words:
+            paragraphs[i] = textwrap.fill(new, 120, break_long_words=False, break_on_hyphens=False)
+    atomic_write(path, "\n\n".join(paragraphs).encode())
 
 
 def write_ledger(told: list[Claim], outcomes: list[Outcome], path: Path) -> None:

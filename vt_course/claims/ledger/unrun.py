@@ -48,10 +48,11 @@ RELEASED = {
 }
 SAME_NAME = (  # NAME/k400, NAME/k600, NAME/ssv2, NAME/in1k
     "swin_tiny swin_small swin_base swin_base_384 video_swin_tiny video_swin_small video_swin_base "
-    "video_swin_base_k600 video_swin_base_ssv2 mvit_base_16x4 mvit_base_24_32x3 mvit_image_base_16 mvit_v2_small_16x4 mvit_v2_base_32x3 "
-    "mvit_v2_large_40x3 mvit_v2_image_tiny mvit_v2_image_small mvit_v2_image_base mvit_v2_image_large "
-    "timesformer_divided_8x224 timesformer_hr_16x448 timesformer_l_96x224 uniformer_image_small "
-    "uniformer_image_small_plus uniformer_image_base uniformer_image_base_ls"
+    "video_swin_base_k600 video_swin_base_ssv2 mvit_base_16x4 mvit_base_24_32x3 mvit_image_base_16 "
+    "mvit_v2_small_16x4 mvit_v2_base_32x3 mvit_v2_large_40x3 mvit_v2_image_tiny mvit_v2_image_small "
+    "mvit_v2_image_base mvit_v2_image_large timesformer_divided_8x224 timesformer_hr_16x448 "
+    "timesformer_l_96x224 uniformer_image_small uniformer_image_small_plus uniformer_image_base "
+    "uniformer_image_base_ls"
 ).split()
 DATA = {"K400": "k400", "K600": "k600", "SSv2": "ssv2", "SSv1": "ssv1", "IN-1K": "in1k"}
 
