@@ -80,16 +80,15 @@ def command(model: str, quantity: str) -> str:
     if len(variant.input) == 3:
         fetch = f"`vt-course weights get {name}` fetches the weights." if name else "No weights were published."
         return f"{fetch} No command of the course tests a model on ImageNet: `vt-course evaluate` has videos only."
-    if not variant.views.endswith(("x1", "x3")):
-        views = f"{variant.views.partition('x')[0]}x3"
-        return (
-            f"It was measured with {variant.views}; the nearest views are `--protocol {views}` of `vt-course evaluate`."
-        )
-    views = f"--protocol {variant.views} --data folder:CLIPS"
+    clips, crops = variant.views.split("x")
+    nearest = (
+        "" if crops in "13" else f"It was measured with {variant.views} views, and only 1 or 3 crops are possible. "
+    )
+    views = f"--protocol {clips}x{crops if crops in '13' else 3} --data folder:CLIPS"
     if name:
-        return f"`vt-course evaluate {name} {views}`, where CLIPS has a folder for each class."
+        return f"{nearest}`vt-course evaluate {name} {views}`, where CLIPS has a folder for each class."
     return (
-        f"No weights were published. `vt-course train {model} --data folder:CLIPS --out runs/{model}`, then "
+        f"{nearest}No weights were published. `vt-course train {model} --data folder:CLIPS --out runs/{model}`, then "
         f"`vt-course evaluate runs/{model} {views}`."
     )
 
