@@ -306,6 +306,8 @@ def test_other_numbers_must_be_equal(value, stated, status):
         ({"stated": 3}, 3, EXACT),
         ({"stated": 3, "source": "secondary"}, 3, UNVERIFIED),
         ({"stated": 3, "source": "memory"}, 4, DIFFERS),
+        ({"stated": 20, "source": "course", "tolerance": 0.1}, 21, EXACT),
+        ({"stated": 20, "source": "course", "tolerance": 0.1}, 23, DIFFERS),
         ({"kind": "accuracy", "stated": 81.3}, "1x1", NOT_RUN),
         ({"kind": "trend"}, verdicts.AGREES, SCALED),
         ({"kind": "trend"}, verdicts.DISAGREES, DIFFERS),
@@ -315,6 +317,11 @@ def test_other_numbers_must_be_equal(value, stated, status):
 )
 def test_status_by_kind_and_source(changes, value, status):
     assert run.judged(claim(**changes), value) == status
+
+
+def test_a_check_that_cannot_run_says_why():
+    outcome = run.run_claim(claim(check="frames_per_second", arguments={"how": "performer"}))
+    assert outcome.status == NOT_RUN and outcome.problem.startswith("Performer is not built")
 
 
 def test_a_status_that_no_longer_holds_is_told_in_one_sentence():
