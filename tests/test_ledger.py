@@ -1,17 +1,21 @@
 """The ledger of claims: what may stand in its files, how a status is found, and that faults are noticed."""
 
+import ast
 import json
 import re
 from collections import Counter
 
+import jsonschema
 import pytest
 import torch
 from test_cli import refused, run_json
 from test_cli import run as command
 
 from vt_course import CourseError, repo_root
-from vt_course.claims.ledger import claims, mutants, run, running
+from vt_course.claims.ledger import claims, effects, mutants, run, running, unrun
 from vt_course.claims.ledger.claims import DIFFERS, EXACT, NOT_RUN, SCALED, UNDECIDED, UNVERIFIED, WITHIN, Claim
+from vt_course.cli import parser
+from vt_course.fetch.weights import releases
 from vt_course.models import swin, timesformer
 from vt_course.models.zoo import ZOO
 from vt_course.training.experiments import verdicts
@@ -83,6 +87,118 @@ def test_the_numbers_of_the_register_of_deviations_are_those_of_the_ledger():
             ), (where, number)
 
 
+def test_the_status_line_is_written_into_its_paragraph(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(
+        "One.\n\nThe ledger holds 1 claims: 1\nexact. More " + "words " * 20 + "\n\nTwo.\n", encoding="utf-8"
+    )
+    run.write_status_line(readme, RECORDED)
+    first, second, third = readme.read_text(encoding="utf-8").split("\n\n")
+    assert (first, third) == ("One.", "Two.\n") and max(map(len, second.splitlines())) <= 120
+    assert " ".join(second.split()).startswith(f"The ledger holds {run.status_line(RECORDED)}. More words")
+    before = readme.read_bytes()
+    run.write_status_line(readme, RECORDED)
+    assert readme.read_bytes() == before
+
+
+# ---------------------------------------------------------------- links
+
+
+@pytest.mark.parametrize(
+    "tags, words",
+    [
+        (
+            {("03", 7): {"swin-170"}},
+            "notebook 03, section 7: the tag claim:swin-170 names no claim; did you mean swin-169",
+        ),
+        ({("04", 7): {"swin-169"}}, "the tag claim:swin-169 names a claim that 03, section 7 teaches"),
+        (
+            {("03", 7): set(), ("03", 6): {"swin-169"}},
+            "03, section 7 teaches the claim swin-169, but no cell of it has a tag",
+        ),
+    ],
+    ids=["unknown", "other notebook", "none"],
+)
+def test_a_tag_without_a_claim_and_a_section_without_a_tag_are_refused(monkeypatch, tags, words):
+    monkeypatch.setattr(claims, "tagged", lambda: tags)
+    with pytest.raises(CourseError, match=re.escape(words)):
+        claims.check_tags([BY_ID["swin-169"]])
+
+
+def test_every_notebook_of_an_architecture_has_tags():
+    found = Counter(notebook for (notebook, _), ids in claims.tagged().items() for _ in ids)
+    assert {notebook for notebook, number in found.items() if number >= 10} >= {"03", "04", "05", "06", "07"}
+
+
+PAPER_OF = {
+    "swin": "Swin",
+    "video_swin": "Video Swin",
+    "mvit": "MViT",
+    "mvit_config": "MViT",
+    "timesformer": "TimeSformer",
+    "uniformer": "UniFormer",
+}
+
+
+def docstrings(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    return " ".join(ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds))
+
+
+@pytest.mark.parametrize("name", PAPER_OF)
+def test_tables_that_a_model_cites_have_claims(name):
+    cited = set(
+        re.findall(r"\btable (\d\w*|[A-Z]\.\d+)", docstrings(repo_root() / "vt_course" / "models" / f"{name}.py"))
+    )
+    where = " ".join(each.where for each in TOLD if each.paper == PAPER_OF[name])
+    known = {table for found in re.findall(r"\btables? (\w+(?:\.\d+)?)(?: and (\w+))?", where) for table in found}
+    assert cited and cited <= known, cited - known
+
+
+def test_claims_that_texts_name_exist():
+    """`claim:ID` in a docstring, a comment or a page."""
+    root = repo_root()
+    files = [
+        *root.glob("vt_course/**/*.py"),
+        *root.glob("docs/*.md"),
+        root / "README.md",
+        root / "notebooks" / "AUTHORS.md",
+    ]
+    named = {id for file in files for id in re.findall(r"\bclaim:([a-z][\w.-]*\w)", file.read_text(encoding="utf-8"))}
+    assert named <= set(BY_ID), named - set(BY_ID)
+
+
+def test_every_paper_of_the_ledger_is_cited():
+    cited = (repo_root() / "CITATION.cff").read_text(encoding="utf-8")
+    numbers = {
+        number for each in TOLD for number in re.findall(r"arXiv (\d{4}\.\d{5})", f"{each.version} {each.where}")
+    }
+    assert len(numbers) >= 7 and {number for number in numbers if f"arXiv:{number}" not in cited} == set()
+
+
+# ---------------------------------------------------------------- accuracies that are not run
+
+
+def test_what_is_not_run_has_a_command_that_exists_and_an_estimate():
+    names = releases()
+    for each in TOLD:
+        if each.kind == "accuracy" and each.generated:
+            commands = re.findall(r"`(vt-course [^`]*)`", each.why)
+            named = re.findall(r"(?:evaluate|weights get) (?!runs/)(\w+/\w+)", each.why)
+            assert commands and set(named) <= set(names), each.id
+            assert re.search(r"Estimated from .*: [\d,]+ seconds .* \d+\.\d GB|There is no estimate", each.why), each.id
+            for command in commands:
+                words = command.split()[1:]
+                if words[1:]:
+                    parser().parse_args(words)
+    rates, _ = unrun.measured()
+    assert 25 < rates["MViT"] < 45  # 10^9 MACs a second
+    assert f"{5000 * 70.5 / rates['MViT']:,.0f} seconds of two cores for 1,000 videos (5x1" in unrun.estimate(
+        "mvit_base_16x4"
+    )
+
+
 ENTRY = {
     "id": "one",
     "where": "table 1",
@@ -103,7 +219,10 @@ ENTRY = {
         ({"teaches": "notebook 03"}, "claim one: teaches must name a section, such as `04, section 7`"),
         ({"status": "differs"}, "'one': it differs, so it needs an explanation, `why`"),
         ({"status": "exakt"}, "'one': unknown status 'exakt'; did you mean exact?"),
-        ({"source": "hearsay"}, "'one': unknown source 'hearsay'; there are paper, repository, secondary, memory"),
+        (
+            {"source": "hearsay"},
+            "'one': unknown source 'hearsay'; there are paper, repository, secondary, memory, course",
+        ),
         ({"tolerence": 0.1}, "'one': unknown key 'tolerence'; did you mean tolerance?"),
         ({"tolerance": 3}, "'one': tolerance must be a share, for instance 0.01"),
         ({"id": "One Claim"}, "id must be small letters and hyphens"),
@@ -187,6 +306,8 @@ def test_other_numbers_must_be_equal(value, stated, status):
         ({"stated": 3}, 3, EXACT),
         ({"stated": 3, "source": "secondary"}, 3, UNVERIFIED),
         ({"stated": 3, "source": "memory"}, 4, DIFFERS),
+        ({"stated": 20, "source": "course", "tolerance": 0.1}, 21, EXACT),
+        ({"stated": 20, "source": "course", "tolerance": 0.1}, 23, DIFFERS),
         ({"kind": "accuracy", "stated": 81.3}, "1x1", NOT_RUN),
         ({"kind": "trend"}, verdicts.AGREES, SCALED),
         ({"kind": "trend"}, verdicts.DISAGREES, DIFFERS),
@@ -196,6 +317,11 @@ def test_other_numbers_must_be_equal(value, stated, status):
 )
 def test_status_by_kind_and_source(changes, value, status):
     assert run.judged(claim(**changes), value) == status
+
+
+def test_a_check_that_cannot_run_says_why():
+    outcome = run.run_claim(claim(check="frames_per_second", arguments={"how": "performer"}))
+    assert outcome.status == NOT_RUN and outcome.problem.startswith("Performer is not built")
 
 
 def test_a_status_that_no_longer_holds_is_told_in_one_sentence():
@@ -241,6 +367,38 @@ def test_claims_hold(one):
     assert run.stale(run.run_claim(one), recorded) == ""
 
 
+# ---------------------------------------------------------------- effects of deviations
+
+
+def test_every_way_and_most_deviations_have_an_effect_that_is_measured():
+    measured = [each for each in TOLD if each.check.startswith("effect")]
+    assert {each.arguments["of"] for each in measured if each.check == "effect"} == set(effects.WAYS)
+    assert len(measured) >= 20 and {each.kind for each in measured} == {"deviation"}
+    assert {each.source for each in measured} == {"course"}
+
+
+@pytest.mark.parametrize("of", effects.WAYS)
+def test_the_other_way_changes_the_scores_and_is_undone(monkeypatch, of):
+    """On four clips: the claims are about 64."""
+    monkeypatch.setattr(effects, "CLIPS", 4 if effects.WAYS[of][0] != "swin_mini" else 8)
+    for kept in (effects.films, effects.views):
+        kept.cache_clear()
+    model, shown, _ = effects.WAYS[of]
+    running.forget()
+    before = effects.logits_of(model, None, shown)
+    answers, largest = effects.effect(model, of)
+    assert (largest > 0) == (of != "mask_of_minus_infinity") and 0 <= answers <= 4
+    assert torch.equal(effects.logits_of(model, None, shown), before)
+    running.forget()
+    for kept in (effects.films, effects.views):
+        kept.cache_clear()
+
+
+def test_a_way_of_another_model_is_refused():
+    with pytest.raises(ValueError, match="class_token_in_time is a way of timesformer_mini"):
+        effects.effect("mvit_mini", "class_token_in_time")
+
+
 # ---------------------------------------------------------------- mutants
 
 
@@ -269,6 +427,23 @@ def test_a_mutant_turns_its_claims_red_and_is_undone(name):
     assert all(vars(owner)[key] is value for owner, names in before.items() for key, value in names.items())
     now = {id: run.run_claim(BY_ID[id]).status for id in row["killed"]}
     assert now == {each["id"]: each["status"] for each in RECORDED if each["id"] in now}
+
+
+def test_a_run_of_mutants_is_recorded_and_goes_on(tmp_path, monkeypatch):
+    out = tmp_path / "mutants.json"
+    mutant = mutants.MUTANTS["no_dpe"]
+    row = dict(
+        mutant="no_dpe", of=mutants.digest(mutant, TOLD), ran=9, killed=["uf-dpe-kernel"], survived=[], counts=True
+    )
+    mutants.write_rows(out, TOLD, [row, {**row, "mutant": "no_mask", "of": "stale"}])
+    assert mutants.read_rows(out, TOLD) == {"no_dpe": row}  # the other one stood for other claims
+    file = json.loads(out.read_text(encoding="utf-8"))
+    assert "uf-dpe-kernel" not in file["never_killed"] and 0 < file["share"] < 0.01
+    assert [each["mutant"] for each in file["mutants"]] == ["no_mask", "no_dpe"]
+    made = []
+    monkeypatch.setattr(mutants, "run_mutant", lambda mutant, *rest: made.append(mutant.name) or row)
+    assert list(mutants.run_mutants(["no_dpe"], TOLD, {}, mutants.read_rows(out, TOLD))) == [row] and made == []
+    assert mutants.read_rows(tmp_path / "none.json", TOLD) == {}
 
 
 def test_a_mutant_that_turns_too_many_red_counts_for_none():
@@ -339,6 +514,20 @@ def test_a_run_that_gives_another_status_exits_with_1(monkeypatch):
 )
 def test_what_the_command_refuses(words, said):
     assert said in refused("claims", *words)
+
+
+def test_the_file_keeps_to_its_schema():
+    folder = repo_root() / "results"
+    schema = json.loads((folder / "claims.schema.json").read_text(encoding="utf-8"))
+    file = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(file, schema, jsonschema.Draft202012Validator)
+    claim = schema["$defs"]["claim"]["properties"]
+    assert claim["kind"]["enum"] == list(claims.KINDS) and claim["source"]["enum"] == list(claims.SOURCES)
+    assert claim["status"]["enum"] == list(claims.STATUSES) == list(schema["properties"]["counts"]["properties"])
+    file["claims"][0]["stat"] = file["claims"][0].pop("status")
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(file, schema, jsonschema.Draft202012Validator)
 
 
 def test_the_file_has_the_documented_keys():

@@ -694,7 +694,7 @@ within("from the background it is more, by",
 # A quarter of the tokens show the shape. In every head they get about half of the weight or more. Queries on the shape give them this much; queries on the background, which has nothing to tell about the motion, give them even more. Mind what
 # such numbers show: from where one layer takes values. They do not show which information these values hold.
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:swin-equation-1"]
 # ## 7 · Counting multiply-accumulates
 #
 # A matrix product (a × b) by (b × c) costs a·b·c [**multiply-accumulates**](glossary.md#multiply-accumulate) (MACs): one multiplication and one addition each. From here on h × w, two letters together, is

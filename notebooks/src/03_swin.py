@@ -46,7 +46,7 @@ _ = torch.manual_seed(0)
 # %% [markdown]
 # Four helpers print what is the same on every machine. `report` prints shapes and counts. `agree` stops the notebook unless two tensors match everywhere, and prints the bound it checked. `differ` is the opposite, its control. `within` checks that a number lies in an interval.
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:swin-stage-1"]
 # ## 1 · The hierarchy in one picture
 #
 # A plain vision Transformer (ViT) cuts the image once, into patches of 16 × 16 pixels. It keeps this one map to the end, and each of its N tokens attends to all others. The cost of these comparisons grows with N². The cost of everything else grows with N. In ViT-B/16 at 224 pixels N is 196, and the comparisons cost only 4 % of the rest. At 896 pixels N is 3136, and they cost 68 % of it.
@@ -83,7 +83,7 @@ show.hierarchy_2d(image, swin_t, "Swin-T in four stages")
 #
 # The sides H/4, H/8, H/16 and H/32 are those of a ResNet. So the maps can be handed to detectors and segmenters that were made for convolutional networks (section 11). This is Figure 1 of the paper.
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:swin-token-48"]
 # ## 2 · Tokens: 4 × 4 pixels are 48 numbers
 #
 # A patch of 4 × 4 pixels in 3 colours holds 48 numbers. One linear layer maps them to C channels (section 3.1 of the paper). To cut and to project is one convolution whose stride equals its kernel; [notebook 01](01_clips_and_tokens.ipynb) proves it.
@@ -105,7 +105,7 @@ class PatchEmbed(nn.Module):
 
 report(odd_image=PatchEmbed(96)(torch.randn(1, 3, 50, 45)).shape)
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:swin-window-49", "claim:swin-not-sliding"]
 # ## 3 · Windows: an 8 × 8 map in four pieces
 #
 # The running example is that of the paper's Figure 2: a map of 8 × 8 tokens and windows of 4 × 4. We number the tokens from 0 to 63.
@@ -213,7 +213,7 @@ window_reverse = check("3.2", window_reverse, solution=True)
 agree("reverse undoes partition",
       window_reverse(window_partition(x, M), M, H, W), x)
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:swin-t-head-32"]
 # ## 4 · Attention in a window
 #
 # Inside a window stands the attention you know, with one more term (equation 4 of the paper):
@@ -326,7 +326,7 @@ agree("W-MSA: all windows at once = one by one",
 # %% [markdown]
 # Compare equations 1 and 2 of the paper. Only the second term changes: the comparisons among all hw tokens cost 2(hw)²C multiply-accumulates. In windows they cost 2M²·hw·C, which is linear in the size of the map. Notebook 02 derives and measures both.
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:swin-9-windows"]
 # ## 5 · Shifted windows, by definition
 #
 # Within a stage, windows that never move never talk to each other. Only merging connects them, between two stages: 7 is odd, so some groups of 2 × 2 tokens lie across the border of two windows of 7 × 7. And in stage 4 one window covers the whole map. So even without a shift, tokens of different windows meet, but only in later stages.
@@ -450,7 +450,7 @@ for s in range(window):
 # %% [markdown] tags=["answer"]
 # For the first question there is no "most". Every shift but 0 gives the *same* number of tokens: 49. One shared token is enough for a chain, so how far a token hears does not depend on the shift. How many pairs meet does: along one axis, a shifted window takes s tokens of one old window and M − s of the next, which makes s·(M − s) pairs across their border. Half a window gives most: 3, 4 and 3 for s = 1, 2 and 3. So the *pairs* decide. The paper does not compare shifts, so what the difference is worth in accuracy is not known from it.
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:swin-roll-keeps-4", "claim:swin-mask-100"]
 # ## 6 · The trick: roll, mask, 4 windows, roll back
 #
 # 9 windows of three sizes cannot be batched. But the pieces at opposite borders fit together. Along one axis the shift cuts 8 tokens into 2 + 4 + 2. Rolled by 2, the first two tokens land behind the last two, and 4 + (2 + 2) are two full windows. So we roll the map towards the top left, cut it into the *regular* windows, and roll back afterwards.
@@ -635,7 +635,7 @@ report(wrong_pairs_in_each_window=str(wrong_pairs.tolist()))
 # %% [markdown] tags=["notes"]
 # Issues 38, 42, 52 and 125 of microsoft/Swin-Transformer ask what the counter `cnt` of the official code is. The answer to the bug hunt explains it.
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:swin-169", "claim:swin-table-is-not-m4"]
 # ## 7 · Where is the other token? The relative position bias
 #
 # Attention by itself does not know where a token is. Swin adds to each logit a learned number, which depends on the head and on the **offset** between query and key, (Δh, Δw). In a window of M tokens along each side, an offset runs from −(M−1) to M−1. That is 2M−1 values a side, so **the table has (2M−1)² rows**, and one column for each head.
@@ -725,7 +725,7 @@ def bias_by_offset(m, n):
     dh, dw = h[:, None] - h, w[:, None] - w           # (N, N)
     return picture[dh + M - 1, dw + M - 1].permute(2, 0, 1)
 
-# %% tags=["claim:swin-shifted-windows"]
+# %% tags=["claim:swin-equation-4"]
 def trick_with_bias():
     bias = bias_from_table(table, M)                  # (h, N, N)
     return attend_by_roll(x, attn, M, shift, bias, mask)
@@ -763,7 +763,7 @@ agree("padded map with bias", by_trick[:, :7, :10],
 # %% [markdown] tags=["answer"]
 # Two tokens of one group have kept their distance in the roll, so their places in the regular window give the right offset. For two tokens of different groups the offset is wrong, but the mask adds −100 to their logit, so whatever bias stands there has no weight.
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:swin-window-144", "claim:swin-last-stage-does-not-shift"]
 # ## 8 · Sizes that do not fit
 #
 # Exercise 3.7 needs the first two parts of this section: padding, and what happens on small maps. "Another window, another table" can wait.
@@ -845,7 +845,7 @@ differ("the hill at 6/11 of each offset",
 # %% [markdown] tags=["notes"]
 # Where users met this, in microsoft/Swin-Transformer: maps that do not fit, issues 117 and 202; CIFAR, issues 23 and 225 (225 with M = 4; there an author advises to design the model anew for small images); resized tables, issues 24, 58 and 117. Shrinking windows: pull request 6222 of torchvision was closed because accuracy fell; its author found the reason in the index of the bias table.
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:swin-merging-1", "claim:swin-merging-doubles"]
 # ## 9 · Patch merging
 #
 # Between two stages, the four tokens of each 2 × 2 block are laid side by side. These 4C channels are normalised, and projected to 2C without a bias. In which order are they laid? The paper does not say. There are 24 orders. Which would you take, if you read the tokens as a text? The checkpoints fix another one, in which the *row* offset changes fastest. The exercise states it, and the oracle below it tests all 24.
@@ -931,7 +931,7 @@ report(orders=24, equal_to_torchvision=len(right), which=str(right[0]))
 # %% [markdown]
 # One. The mistake is silent. Shapes and parameter counts fit, and a network that is *trained* with another order is just as good. Only foreign weights come out wrong.
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:swin-t-depths"]
 # ## 10 · The network
 #
 # Everything is on the table. The attention layer gets windows that are cut already, and holds its bias table. All names are those of the official checkpoints.
@@ -1156,7 +1156,7 @@ for size in [(2, 3, 64, 64), (1, 3, 70, 90), (1, 3, 61, 200)]:
 #
 # You and the package could share a mistake. So take somebody else's model, 28 million random weights, and copy them into *your* class. `from_official` only renames: torchvision calls `layers.0.blocks` `features.1`, for instance.
 
-# %% tags=["oracle", "claim:swin-t-torchvision"]
+# %% tags=["oracle", "claim:swin-torchvision"]
 from torchvision.models import swin_t as torchvision_swin_t
 
 from vt_course.models.official import from_official
@@ -1193,7 +1193,7 @@ for size in [(224, 260), (96, 72), (226, 230)]:
 # %% [markdown] tags=["answer"]
 # Yours agrees with torchvision on every size that is a multiple of 4. On (226, 230) neither does: 226 is 56 · 4 + 2 and 230 is 57 · 4 + 2. torchvision drops the last two rows and columns of pixels, and sees 56 × 57 patches. Yours and the package pad them, and see 57 × 58 (section 2). The package agrees with torchvision, too, as long as each stage's map is at least 7 × 7, and not below.
 
-# %% [markdown] tags=["deep-dive"]
+# %% [markdown] tags=["deep-dive", "claim:swin-pyramid"]
 # ## 11 · Four maps for dense prediction
 #
 # A classifier uses the last map only. Detection and segmentation need all four: fine ones to say where, coarse ones to say what. Their **strides are 4, 8, 16 and 32** pixels. These are the strides that a [feature pyramid](glossary.md#feature-pyramid) network (FPN) or UPerNet, a segmentation head, takes from a ResNet. So Swin can take its place, and only the numbers of channels change (section 3.1 of the paper).
@@ -1271,7 +1271,7 @@ within("after the top-down path", share_that_matters(finest, square),
 # %% [markdown] tags=["answer"]
 # Two blocks connect 4 windows. That is 4 · 49 tokens of 56², 6.25 %. After the top-down path it is the whole image.
 
-# %% [markdown] tags=["deep-dive"]
+# %% [markdown] tags=["deep-dive", "claim:swin-s-channels", "claim:swin-t-29-m"]
 # ## 12 · What it costs
 #
 # Everything follows from the structure. A block on L tokens of C channels, with windows of M² tokens, costs
@@ -1339,7 +1339,7 @@ def predicted_parameters(side, embed_dim, depths, num_heads, window,
         total += 2 * C * C + 4 * C if i else 0        # merging
     return total + 2 * C + C * classes + classes      # norm, head
 
-# %% tags=["claim:swin-cost"]
+# %% tags=["claim:swin_tiny-gmacs"]
 from vt_course.models.cost import count_macs, count_parameters
 
 variants = {n: v for n, v in ZOO.items()
@@ -1505,7 +1505,7 @@ within("72 pixels, gained by forbidding padding",
 # %% [markdown]
 # Where a window holds padding, it takes weight from the real tokens: a quarter of it in stage 3, where most of the map is padding. In block 2 it takes none: the shift by 2 cuts the 20 columns at 18, so the padding is a group of its own. To forbid padding brings a part of the loss back; both accuracies are of the same 1,000 images. About 120 of them are right only without padding, about 40 only with it. The standard error of the difference is √(120 + 40) / 1,000, or 1.3 points, so the gain is no accident of these images. Most of the loss stays. Shapes, maps and windows differ from those of the training; which of them matters was not tested. This is one model and one size. Released models see no padding in classification, where the image fits; the authors' detectors are trained *with* it.
 
-# %% [markdown] tags=["deep-dive"]
+# %% [markdown] tags=["deep-dive", "claim:swin-absolute-positions"]
 # ## 13 · Is the shift worth it? What three seeds can decide
 #
 # The paper's Table 4 takes parts of Swin-T away and trains anew on ImageNet (1.28 million photographs, 1000 classes, 300 epochs). Top-1 accuracy, in percent:

@@ -76,7 +76,7 @@ show.token_flow(rows, title="Video Swin-T, 32 frames of 224 × 224")
 # %% [markdown] tags=["answer"]
 # 16 · 56 · 56 = 50,176 tokens enter, and 16 time steps leave. After the tubes, time is never shortened again. MViT and UniFormer (notebooks 05 and 07) choose the same. The price is paid in tokens.
 
-# %% [markdown] tags=["deep-dive"]
+# %% [markdown] tags=["deep-dive", "claim:vswin-token-96", "claim:vswin-base-config-444"]
 # ## 2 · Tokens: 2 × 4 × 4 pixels are 96 numbers
 #
 # A tube of 2 frames, 4 rows and 4 columns in 3 colours holds 2 · 4 · 4 · 3 = 96 numbers (the paper, section 3.1,
@@ -103,7 +103,7 @@ embed = PatchEmbed3D(24)
 report(numbers_of_a_tube=embed.proj.weight[0].numel(),
        odd_clip=embed(torch.randn(1, 3, 7, 50, 45)).shape)
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:vswin-window-392"]
 # ## 3 · Windows
 #
 # Attention among all 50,176 tokens would compare 2.5 billion pairs in every head. Swin compares only tokens that share a
@@ -236,7 +236,7 @@ numbers = torch.arange(8)[:, None, None].expand(8, 64, 1)
 yours = window_reverse(numbers, window, size)[0, ..., 0]  # (T, H, W)
 agree("your windows are those of window_numbers", yours, regular)
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:vswin-27-windows", "claim:vswin-shift-is-half"]
 # ## 4 · Shifted windows, by definition
 #
 # Windows that never move do not talk to each other within a stage. (Between stages, merging connects neighbours in height and width. Nothing ever connects them in time, until the mean at the end.) So every second block **shifts** its windows by half their size, rounded down: windows of
@@ -387,7 +387,7 @@ report(map=x.shape, loop_passes=len(groups))
 # This is correct, and slow: 27 passes with 8 to 64 tokens, and passes of different sizes cannot be batched. A real map of
 # 16 × 56 × 56 tokens has 3 · 9 · 9 = 243 groups.
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:vswin-roll-keeps-8", "claim:vswin-27-are-not-computed"]
 # ## 5 · The trick: roll, mask, attend, roll back
 #
 # The cut-off windows at opposite borders fit together. Look at one axis of 8 tokens: the shift cuts it into 2 + 4 + 2. Roll it by 2, and
@@ -551,7 +551,7 @@ with_infinity = attend_by_trick(x, attn, window, shift, forbidden)
 agree("−∞ in place of −100", with_infinity, by_definition)
 report(rows_without_any_key=int((mask < 0).all(-1).sum()))
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:vswin-attention", "claim:vswin-table-rows"]
 # ## 6 · Where is the other token? The relative position bias
 #
 # Attention by itself does not know which token is where. Swin adds to each logit a learned number. It depends
@@ -663,7 +663,7 @@ turned = attend_by_trick(filled_up, attn, window, shift, mask,
                          indexed.mT)
 differ("key minus query", turned[:, :7, :6], literal[:, :7, :6])
 
-# %% [markdown] tags=["deep-dive"]
+# %% [markdown] tags=["deep-dive", "claim:vswin-odd-sizes", "claim:vswin-corner-time"]
 # ## 7 · When the map is smaller than the window
 #
 # In stage 4 of a 224-pixel clip the map is 7 × 7, exactly one window: there is nothing to shift to. The official rule is
@@ -736,7 +736,7 @@ for shrunken in [(4, 7, 7), (1, 7, 7), (8, 4, 4), (8, 7, 4),
 # So released weights are reliable where every stage keeps at least 7 × 7 tokens: 224 pixels and up (with M = 12, 384 and up). We keep the behaviour, because
 # equality with the official model is the point. Our own mini model below has windows of 2 × 4 × 4 and ends with maps of 2 × 2, so it lives with the mix-up, in training and in use.
 
-# %% [markdown] tags=["deep-dive"]
+# %% [markdown] tags=["deep-dive", "claim:vswin-still-clip"]
 # ## 8 · Image weights for the tubes
 #
 # Video Swin starts from weights that were trained on images. This is called [inflation](glossary.md#inflation). Three things do not fit: the patch embedding (48 = 4 · 4 · 3 numbers for each output
@@ -830,7 +830,7 @@ within("share of the variance that stays, %",
 # after the patch embedding, which divides a common factor out again. But the bias of the projection was not doubled. So it counts half as much beside the doubled product, and the tokens
 # after the norm are not the same. Without that norm, everything after would receive numbers twice as large as in pre-training.
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:vswin-merging-1", "claim:vswin-time-is-not-merged"]
 # ## 9 · The network
 #
 # Everything is on the table. First attention with its bias table and its mask. The names are those of the official
@@ -1190,7 +1190,7 @@ with torch.no_grad():
 # `official.inflate_swin` does the same for released files. It also resizes tables for other window sizes bicubically, and knows the
 # alternative that the paper tried, *centre* initialisation (weights only in one time step).
 
-# %% [markdown] tags=["deep-dive"]
+# %% [markdown] tags=["deep-dive", "claim:vswin-t-depths", "claim:vswin-l-200-m"]
 # ## 10 · The published variants, and what they cost
 #
 # There are four sizes, some of them with other windows for Something-Something and for 384 pixels. The "FLOPs" of the paper are
@@ -1240,7 +1240,7 @@ def predicted_parameters(embed_dim, depths, num_heads, window,
         total += depth * block + merging
     return total + 2 * C + C * num_classes + num_classes
 
-# %% tags=["claim:video-swin-cost"]
+# %% tags=["claim:video_swin_tiny-gmacs"]
 from vt_course.models.cost import count_macs, count_parameters
 
 variants = {n: v for n, v in ZOO.items()
@@ -1299,7 +1299,7 @@ for P, accuracy in ((4, 78.6), (8, 78.8), (16, 79.1)):
 # %% [markdown]
 # So 8 is no optimum. It is a middle: the longest window gets 0.3 points more, and costs a fifth more.
 
-# %% [markdown] tags=["deep-dive"]
+# %% [markdown] tags=["deep-dive", "claim:vswin-linear", "claim:vswin-padding-is-seen"]
 # ## 11 · How the cost grows, and what padding costs
 #
 # The price of attention per token is its number of partners. In windows that is PM², however long the clip. In **global** attention it is all L tokens.
@@ -1418,7 +1418,7 @@ show.ceilings(padding, {"no order": 0.5},
 #
 # So choose sizes that need no padding, above all for weights that were trained without it. The released ones were: at 224 pixels windows of 7 need none, and neither do windows of 12 at 384.
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:vswin-order-matters"]
 # ## 12 · Does it use time?
 #
 # Kinetics cannot answer that: many of its classes are recognised from one frame. The embedded data set can. Its eight motions form four pairs, and each is

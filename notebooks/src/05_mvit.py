@@ -78,7 +78,7 @@ show.token_flow(stages, title="MViT-B, 16 frames of 224 × 224")
 # %% [markdown]
 # Attention of all 25,088 tokens to all others would compare 629 million pairs in each head. That is the problem; pooling is the paper's answer.
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:mvit-token-441"]
 # ## 2 · Cubes that overlap, positions, and one more token
 #
 # The first layer is a convolution over cubes of 3 × 7 × 7 pixels with a stride of 2 × 4 × 4 (Table 2 calls it cube₁). The stride is smaller than the cube, so
@@ -114,7 +114,7 @@ report(one_for_each_place=T * H * W * C, separate=(H * W + T) * C)
 # **The [class token](glossary.md#class-token).** One more token is put in front of the row. It stands for no place. It takes part in attention like all others, and at the end the classifier reads it alone. So
 # a row has 1 + N tokens, and *every step that treats tokens as a map must leave the first one out*. That is where most mistakes are made.
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:mvit-pooled-length-even", "claim:mvit-kernel-is-not-the-stride"]
 # ## 3 · Pooling a map of tokens
 #
 # [Pooling](glossary.md#pooling) replaces a map by a smaller one: each new token is made from the tokens in a small box around a place, and the boxes lie a **stride** apart. What is done in the box may be the maximum, the
@@ -226,7 +226,7 @@ again = pool_tokens(other, (4, 6, 6), conv)
 agree("the map does not see the class token", again[:, 1:], once[:, 1:])
 differ("the class token is another one", again[:, 0], once[:, 0])
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:mvit-pooling-attention"]
 # ## 4 · Pooling attention
 #
 # A token x gives a query q, a key k and a value v, by one linear layer each. [Pooling attention](glossary.md#pooling-attention) pools the three maps, each with weights of its own, and then attends as always:
@@ -405,7 +405,7 @@ for q_stride, kv_stride in product((None, two), (None, two, four)):
 # Pooling queries *and* keys saves twice. Why then are queries pooled in few blocks only? Because the output has as many tokens as there are pooled queries, and what is thrown away does not come back: a network that pools its queries in block 1 has a coarse map from there on. Keys and values
 # are only looked at; the next block looks at the fine map again.
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:mvit-block"]
 # ## 5 · The block: a skip that pools
 #
 # A [block](glossary.md#block) is what it is in every Transformer: attention, then an MLP (two linear layers with a GELU between them, applied to each token alone), each behind a LayerNorm and each added to what came in. What came in and is added is called the [skip connection](glossary.md#skip-connection). Two things do not fit
@@ -491,7 +491,7 @@ block = Block(8, 16, 2, 2, 1, (2, 4, 6), box)
 tokens = torch.randn(2, 1 + 2 * 4 * 6, 8)
 report(tokens_in=tokens.shape, tokens_out=block(tokens).shape)
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:mvit-table-3b-tokens", "claim:mvit-file-32x3"]
 # ## 6 · Sixteen blocks in four stages
 #
 # MViT-B has 16 blocks. Stages begin at blocks 1, 3 and 14, counted from 0: they have 1, 2, 11 and 2 blocks. (Why these? Section 9 has the comparison of the paper's Table 13.) Now the rules for all blocks:
@@ -574,7 +574,7 @@ report(map_at_the_end=last_map)
 #
 # Channels: the 192 behind block 0 are what enters block 1. Section 3.2 of the paper says that the MLP before a stage makes the new channels, and so they are there when attention shrinks the map.
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:mvit-class-token", "claim:mvit-no-softmax"]
 # ## 7 · The network
 #
 # ### Exercise 5.5 · From pixels to scores
@@ -892,7 +892,7 @@ for box_, stride in (((3, 3, 3), (1, 8, 8)), ((1, 9, 9), (1, 8, 8)),
 # %% [markdown] tags=["answer"]
 # 400, which is 13 %: 20 of 56 rows and columns. Seven of eight tokens of block 0 are queries only; no other token hears of them there. One should think that this hurts. The paper's Table 15 does not show it: boxes of 3 × 3 × 3 reach 78.4 %, boxes of stride + 1, without gaps, 78.3 %. Two differences pull in opposite directions here, because the large boxes, 1 × 9 × 9, do not reach over time. Which of them matters was not tested.
 
-# %% [markdown] tags=["deep-dive"]
+# %% [markdown] tags=["deep-dive", "claim:mvit-vit-tokens", "claim:mvit-keys-consistent"]
 # ## 9 · What it costs
 #
 # Cost is counted in multiply-accumulates (MACs) of one view: one clip, one crop. For a block with N tokens in, Q pooled queries and K pooled keys (all with the class token), C channels in and C' out:
@@ -947,7 +947,7 @@ def predicted_parameters(rows, size, classes):
         count += 4 * C * C + 4 * C + 4 * C * C_out + C_out
     return count + 2 * C_out + (C_out + 1) * classes     # norm, head
 
-# %% tags=["claim:mvit-cost"]
+# %% tags=["claim:mvit_base_16x4-gmacs"]
 for name in ("mvit_base_16x4", "mvit_base_32x3", "mvit_base_64x3"):
     with torch.device("meta"):
         yours = MViT(**settings(name))
@@ -1175,7 +1175,7 @@ within("fused: the same", fused_mb[-1] / fused_mb[0], 0.8, 2)
 # %% [markdown]
 # So with fused attention, which was not yet in PyTorch when the paper was written, pooling saves time and no longer memory. (Fused attention: notebook 02, section 8.)
 
-# %% [markdown] tags=["deep-dive"]
+# %% [markdown] tags=["deep-dive", "claim:mvit-table-11-none", "claim:mvit-class-token-normalised"]
 # ## 10 · Positions, and what pooling does around the class token
 #
 # Table 11 compares four position embeddings of MViT-B, on Kinetics: none 75.8 %, only space 76.7 %, one vector for each place (*joint*) 76.5 %, *separate* 77.2 %. We repeat the parameters, not the trainings. They must come out. **Predict:** 25,089 vectors of 96 numbers are how many million?
@@ -1230,7 +1230,7 @@ with torch.no_grad():
     differ("the norm does not", normed[:, 0], k[:, 0])
     report(keys=pooled.shape[1], map_tokens=row.shape[1] - 1)
 
-# %% [markdown] tags=["deep-dive"]
+# %% [markdown] tags=["deep-dive", "claim:mvitv2-attention", "claim:mvitv2-class-token-residual"]
 # ## 11 · MViTv2: four changes
 #
 # MViTv2-S has 34.5 million parameters and 64 GMACs against 36.6 and 70.5 of MViT-B, and the authors state 81.0 % against 78.4 % on Kinetics. Four things differ, and all are local. Take your MViT and change it.
@@ -1436,7 +1436,7 @@ _ = package_v2.load_state_dict(weights_v2)
 with torch.no_grad():
     agree("yours = package, MViTv2", mine_v2(clips), package_v2(clips))
 
-# %% tags=["oracle", "claim:mvit-v2-torchvision"]
+# %% tags=["oracle", "claim:mvitv2-torchvision"]
 base_v2 = plan_v2(16, 96, (1, 3, 14), 8)
 theirs = torchvision_twin(base_v2, 8, 96, v2=True)
 ours = MViTv2(**smaller).eval()
@@ -1477,7 +1477,7 @@ for change, config in changes.items():
 # %% [markdown] tags=["answer"]
 # Change 4 alone saves 1.9 million parameters and 6.9 GMACs; the others cost a little or nothing. In MViT the last MLP of a stage is wide at its end, and works on the large map. In MViTv2 the new channels appear behind the pooled queries, so the MLP works on the small map before it is wide.
 
-# %% [markdown] tags=["deep-dive"]
+# %% [markdown] tags=["deep-dive", "claim:mvit-image-tokens", "claim:mvitv2-image-l-41.8"]
 # ## 12 · Images
 #
 # An image is a clip of one frame. The cubes become squares of 7 × 7 with stride 4, the boxes 1 × 3 × 3, and nothing else has to change. (The released image models have joint positions, and the key stride 4 in block 0.) Your blocks, for images of 64 × 64, against the package's image model, stage by stage:
@@ -1526,7 +1526,7 @@ with torch.no_grad():
     for i, (got, want) in enumerate(zip(ends, theirs)):
         agree(f"stage {i + 1}, {tuple(got.shape[1:])}", got, want)
 
-# %% [markdown] tags=["deep-dive"]
+# %% [markdown] tags=["deep-dive", "claim:mvit-order-matters"]
 # ## 13 · Does it use time?
 #
 # The paper's Table 9 is a famous test. The frames of a clip are shuffled when the trained model is tested. MViT-B loses 7.1 points on Kinetics (77.2 to 70.1 %), a ViT that was trained in the same way loses 0.1 (68.5 to 68.4 %). The conclusion: MViT has learned to use time, the ViT has not.

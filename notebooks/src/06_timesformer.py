@@ -46,7 +46,7 @@ _ = torch.manual_seed(0)
 # `report` prints shapes and counts. `agree` stops the notebook unless two tensors match everywhere, and prints the bound it checked (times |x| for numbers x above 1);
 # `differ` is its control. `within` checks that a number lies in an interval.
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:ts-token-768", "claim:ts-tokens-are-not-tubes"]
 # ## 1 · Frames as one sequence of tokens
 #
 # The image model ViT cuts an image into square [patches](glossary.md#patch), makes one [token](glossary.md#token) of each, and adds one more: the [class token](glossary.md#class-token), from which the answer is read.
@@ -140,7 +140,7 @@ def add_positions(patches, cls, pos, time):
 
 add_positions = check("6.1", add_positions, solution=True)
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:ts-space-keys", "claim:ts-n-f-2"]
 # ## 2 · Who may see whom
 #
 # With attention among all tokens, each patch meets N·T + 1 tokens, itself included. The paper asks which of these meetings are needed, and tries five schemes (its figures 1 and 2).
@@ -311,7 +311,7 @@ for name in SCHEMES:
 # %% [markdown] tags=["answer"]
 # 1,568 against 204, about 7.7 times as many. Local-global needs 588. Axial needs only 36, the fewest: T + W + H.
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:ts-local-global-steps"]
 # ## 3 · From a mask to groups
 #
 # A [mask](glossary.md#mask) is a definition, not a program: with it, attention computes all N·T × N·T [logits](glossary.md#logit) (the products of queries and keys) and throws most of them away. First the attention itself, with an optional mask of booleans. Forbidden pairs get the logit −∞, which the softmax turns into the weight
@@ -421,7 +421,7 @@ agree("the pattern = your function",
 # %% [markdown]
 # Now the claim: for each step, one masked attention over all patches equals attention inside groups, on the same weights.
 
-# %% tags=["claim:timesformer-steps"]
+# %% tags=["claim:ts-temporal-groups"]
 attn = Attention(16, 2)
 with torch.no_grad():
     for step in PATTERNS:
@@ -440,7 +440,7 @@ with torch.no_grad():
     differ("groups of width, mask of height", other,
            attn(x, step_mask("height", small)))
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:ts-divided-steps", "claim:ts-drop-path-of-groups"]
 # ## 4 · Two softmaxes in a row, and the class token between them
 #
 # Space and joint attention have one [softmax](glossary.md#softmax) for each query: *one* masked attention says it all. Divided attention has two. Its second step starts from what the first one made, with weights of its own, so no single mask
@@ -598,7 +598,7 @@ def block_by_masks(x, size, block, steps):
     x = torch.cat([cls, x + y[:, G:]], 1)
     return x + block.mlp(block.norm2(x))
 
-# %% tags=["claim:timesformer-block"]
+# %% tags=["claim:ts-block-divided"]
 block = DividedBlock(16, 2)
 x = torch.randn(2, 1 + math.prod(small), 16)            # (B, 1 + L, C)
 with torch.no_grad():
@@ -637,7 +637,7 @@ report(over_time_without=without, over_time_with_class=with_it)
 within("with the class token", 100 * (with_it / without - 1), 12, 13,
        " % more")
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:ts-12-blocks", "claim:ts-head"]
 # ## 5 · The network
 #
 # ### Exercise 6.5 · Assemble it
@@ -775,7 +775,7 @@ with torch.no_grad():
           theirs(pixel_values=four.transpose(1, 2)).logits)
 differ("its answers for two clips", answers[0], answers[1])
 
-# %% [markdown] tags=["deep-dive"]
+# %% [markdown] tags=["deep-dive", "claim:ts-hr-tokens", "claim:ts-divided-is-not-smaller"]
 # ## 6 · All five schemes, and their price list
 #
 # The other schemes differ only in the steps of a block. Here is one class for all schemes of several steps, which the next cells use: every step but the last has a norm, an attention and a linear layer of its own, and only patches in it.
@@ -810,7 +810,7 @@ class SteppedBlock(DividedBlock):
 # %% [markdown]
 # Three witnesses for each block: groups, masks, and the package, on the same weights.
 
-# %% tags=["claim:timesformer-schemes"]
+# %% tags=["claim:ts-block-axial"]
 from vt_course.models import timesformer
 
 x = torch.randn(2, 1 + math.prod(small), 16)
@@ -827,7 +827,7 @@ for name in ("divided", "local_global", "axial"):
 # %% [markdown]
 # Where one softmax suffices, one masked attention does the whole step. Joint: a single group, so the class token and all patches see each other. Space: every frame is a sample of its own, *with a class token of its own*, and its block is that of the image model. As a mask: T class tokens and all patches, and a token sees those of its frame.
 
-# %% tags=["claim:timesformer-one-softmax"]
+# %% tags=["claim:ts-block-joint"]
 vit = timesformer.Block(16, 2, 4.0, 0.0)                # of the package
 one = SteppedBlock(16, 2, ("all",))
 _ = one.load_state_dict(vit.state_dict(), strict=True)
@@ -850,7 +850,7 @@ with torch.no_grad():
 # **Parameters.** A block of ViT with C channels has 12C² + 13C: 4C² + 4C in the attention, 8C² + 5C in the MLP, and two norms of 2C. Each further step adds a norm (2C), an attention (4C² + 4C) and a linear layer (C² + C), together 5C² + 7C.
 # Outside the blocks there are the patch embedding, the class token, the two tables, the last norm and the head. **Predict:** the paper states 85.9 M for space and joint, 121.4 M for divided and local-global, 156.8 M for axial (its table 1). Which head do these numbers belong to: 400 classes (Kinetics), or 174 (Something-Something)?
 
-# %% tags=["claim:timesformer-parameters"]
+# %% tags=["claim:ts-table-1-divided"]
 from vt_course.models.cost import count_macs, count_parameters
 
 
@@ -882,7 +882,7 @@ for name, value in stated.items():
 # **Multiply-accumulates.** A step over n tokens in groups of g costs 4nC² + 2ngC, as in section 4. Each step but the last also has the linear layer, nC². In the last step every group has one token more, a copy of the class token. The MLP costs 8C² a token.
 # The formula below is summed over a network, and the counter must agree to the last digit.
 
-# %% tags=["claim:timesformer-cost"]
+# %% tags=["claim:timesformer_divided_8x224-gmacs"]
 def groups_and_tokens(step, H, W, T):
     """How many groups a step has, and patches in each."""
     sizes = {"all": 1, "space": T, "temporal": H * W, "local": 4,
@@ -944,7 +944,7 @@ show.cost_curves({n: dict(x=pixels, y=y) for n, y in in_space.items()},
 # %% [markdown]
 # Divided attention is linear in the number of frames as long as T is small against C, and its step over space still grows with the square of the places.
 
-# %% [markdown] tags=["deep-dive"]
+# %% [markdown] tags=["deep-dive", "claim:ts-joint-is-quadratic", "claim:ts-memory-of-joint"]
 # ## 7 · What no longer fits
 #
 # In figure 3 the paper shows that joint attention runs out of GPU memory at 448 pixels, or at 32 frames. That is a property of the *program* of 2021, which stores all logits. Your `Attention` does the same. For one head, N·T + 1 tokens have (N·T + 1)² logits of 4 bytes.
@@ -1091,7 +1091,7 @@ x = torch.randn(1, 1569, 96)
 ratio = peak_of(divided, x, base) / peak_of(joint, x, base)
 within("fused: divided over joint", ratio, 1.2, 2.2, " times")
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:ts-temporal-reach"]
 # ## 8 · Who sees whom, measured
 #
 # A mask says who *may* see whom. How much arrives can be measured: change a patch of the input a little, and see how much the query changes. That is a [gradient](glossary.md#gradient). The next function takes the network's own blocks, lets the tokens pass, and
@@ -1167,7 +1167,7 @@ within("divided, 1 block: share of its own frame",
 # %% [markdown] tags=["answer"]
 # About a third: hardly more than a quarter, which would be no preference at all. What comes over two hops is weak for each single patch, but these patches are many.
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:ts-trained-model-sees"]
 # ## 9 · Why a new TimeSformer cannot tell the order of frames
 #
 # The released model starts from image weights, and its new parts start so that they change nothing at first: the weights and biases of `temporal_fc` are **zero in every block**, and so is the table `time_embed`.
@@ -1198,7 +1198,7 @@ mixed = in_order[:, :, [3, 1, 7, 0, 5, 2, 6, 4]]
 names = {True: "zero", False: "not zero"}
 starts = [(a, b) for a in (True, False) for b in (True, False)]
 
-# %% tags=["claim:timesformer-order"]
+# %% tags=["claim:ts-new-model-is-blind"]
 with torch.no_grad():
     for time_zero, fc_zero in starts:
         model = start(time_zero, fc_zero)
@@ -1322,7 +1322,7 @@ show.curves(tested, "top-1 on 400 held-out clips, %",
 # %% [markdown]
 # Within this time the zero start learns at most which *pair* of motions a clip shows, which needs no order. The other start has begun to tell the direction. Two seeds and one small model: a sketch, but one that fits the derivative above.
 
-# %% [markdown] tags=["deep-dive"]
+# %% [markdown] tags=["deep-dive", "claim:ts-place-embedding"]
 # ## 10 · Positions: none, space, space and time
 #
 # The paper trains the divided model with three choices of positions (table 4):
@@ -1449,7 +1449,7 @@ with torch.no_grad():
 # %% [markdown]
 # Why is there no table of N·T rows, one for each patch? The paper does not try it. Two tables share what is known of a place among all frames, and they can be made from those of an image model.
 
-# %% [markdown] tags=["deep-dive"]
+# %% [markdown] tags=["deep-dive", "claim:ts-resizing-in-one-dimension"]
 # ## 11 · From an image model to a video model
 #
 # TimeSformer starts from the weights of an image ViT. The names fit, apart from the new parts. The rule (appendix A of the paper speaks of the weights; the released code shows the details): copy what has the same name; let the attention over time and its norm start as those over space; set `temporal_fc` and
@@ -1484,7 +1484,7 @@ state = from_image(image_state, video)
 state |= {n: image_state[n] for n in ("head.weight", "head.bias")}
 report(loading=str(video.load_state_dict(state, strict=True)))
 
-# %% tags=["claim:timesformer-still"]
+# %% tags=["claim:ts-still-clip"]
 picture = torch.randn(2, 3, 32, 32)
 with torch.no_grad():
     answer = image_model(picture[:, :, None])           # (B, K)
@@ -1613,7 +1613,7 @@ for i in (0, 1):
 # %% [markdown]
 # Each new row gets *half* an old row, stretched over its whole width. Stretched in two directions it would get the whole one. Nearest neighbours also mean that four new places share one vector: what tells them apart must be learned in the fine-tuning.
 
-# %% [markdown] tags=["deep-dive"]
+# %% [markdown] tags=["deep-dive", "claim:ts-frames", "claim:ts-clip-in-the-middle"]
 # ## 12 · One clip and three crops
 #
 # At test time the paper takes one clip from the middle of the video and three crops of it: top-left, centre, bottom-right. It averages the three softmax scores (section 4). The released test code differs in both points. With a single clip, its rule gives the start 0; and it adds logits.
@@ -1641,7 +1641,7 @@ report(sum_of_logits=int(views.sum(0).argmax()),
 # %% [markdown]
 # Both are small effects. Users who cannot reach the 77.9 % of the released weights (issues 16 and 94 of the official repository) are mostly told something else: their copy of Kinetics lacks videos. Here and in `vt_course`, softmax scores are averaged.
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:ts-space-is-blind"]
 # ## 13 · Does it use time?
 #
 # The embedded `motion` clips answer this with exact ceilings (notebook 04, section 12): a model that sees one frame cannot beat 12.5 %, one that sees the frames without their order cannot beat 50 %. The mini has the divided scheme. First, the training is connected:

@@ -47,7 +47,7 @@ _ = torch.manual_seed(0)
 # Four helpers print what is the same on every machine. `report` prints shapes and counts. `agree` stops the notebook unless two tensors match
 # everywhere, and prints the bound it checked. `differ` is the opposite, its control. `within` checks that a number lies in an interval.
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:uf-stage-1", "claim:uf-time-is-halved-once"]
 # ## 1 · The network in one picture
 #
 # A clip enters as T × H × W pixels. Four [stages](glossary.md#stage) follow, and each begins with a patch embedding that makes the [map](glossary.md#map) smaller.
@@ -87,7 +87,7 @@ for r in rows:
 # neighbours: neighbouring patches in space, the same place in the next frames in time. To compare all pairs and then to use the neighbours is waste. The paper calls it *redundancy*. In the last layers, what is
 # far apart must meet: *dependency*. So UniFormer mixes locally in stages 1 and 2, and globally in stages 3 and 4. (Section 12 repeats the look at the first layers on models that were trained here.)
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:uf-tube-125"]
 # ## 2 · One formula, two affinities
 #
 # The paper writes both ways as one layer, the **multi-head relation aggregator** (MHRA, equations 4 and 5). X holds N tokens of C channels. Each [head](glossary.md#head) n has an [affinity](glossary.md#affinity) A_n: a matrix of N × N numbers.
@@ -223,7 +223,7 @@ agree("another clip, local affinity",
 # %% [markdown] tags=["answer"]
 # In the left matrix the rows and the columns of these two tokens change, and with their columns each row's sum, so all shares change a little. In the right one nothing changes: it does not see the clip at all.
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:uf-local-block-3"]
 # ## 3 · The local aggregator is three convolutions
 #
 # A matrix whose entries depend on the offset only is a convolution. The kernel slides over the map, with zeros around it. In the paper every channel is a head of its own, so each channel has a kernel of its own: a [**depthwise convolution**](glossary.md#depthwise-convolution).
@@ -302,7 +302,7 @@ for r in rows:
 #
 # **Why 5 × 5 × 5?** The paper tried 3, 5, 7 and 9: 79.0, 79.3, 79.1, 78.9 (Table 4). The differences are small, and it gives no spread over seeds. So "5 is best" is not proven. That a larger tube brings nothing is a fair reading.
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:uf-32-frames", "claim:uf-dpe-is-no-table"]
 # ## 4 · Where am I? Position from zeros
 #
 # Attention does not know where a token is. Shuffle its tokens, and the outputs are shuffled in the same way. Swin adds a [bias table](glossary.md#bias-table). TimeSformer adds a learned vector for each place. Both are made for one size of clip.
@@ -374,7 +374,7 @@ report(circular_after_three=different_tokens(around))
 #
 # Without DPE, the paper's top-1 on Kinetics-400 falls from 79.3 to 77.6 (Table 4). That is the largest fall in its table of parts. (The zeros around the tubes of stages 1 and 2 tell the place, too. So "no DPE" is not "no position".) Why in every block, and not once? The paper does not compare this for video; what you have just seen is that each block carries the place one token further.
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:uf-ffn-4-local"]
 # ## 5 · The local block
 #
 # A block has three lines (equations 1 to 3), the same for both affinities. Each adds something to what came in; such a sum is called a *residual*.
@@ -497,7 +497,7 @@ with torch.no_grad():
     agree("norm and conv1 in one", folded,
           my_local.conv1(my_local.norm1(x)))
 
-# %% [markdown] tags=["deep-dive"]
+# %% [markdown] tags=["deep-dive", "claim:uf-clips-apart"]
 # ## 6 · BatchNorm and a single clip
 #
 # In training the mean and the deviation come from the batch. So the answer for one clip depends on the clips beside it. LayerNorm has no such effect.
@@ -557,7 +557,7 @@ except ValueError as error:
 else:
     raise AssertionError("a variance of one value was accepted")
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:uf-head-64"]
 # ## 7 · The global block
 #
 # The same three lines. Now MHRA is attention among all N = T·H·W tokens of the clip, and Norm is LayerNorm, over the channels of each token. The DPE needs a map, the attention needs tokens. So the block changes its form twice.
@@ -657,7 +657,7 @@ with torch.no_grad():
     agree("without DPE: backwards in, backwards out",
           blind(x.flip(2)), blind(x).flip(2))
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:uf-s-blocks"]
 # ## 8 · The network
 #
 # Between the stages stand patch embeddings: a convolution whose stride makes the map smaller, then a LayerNorm. The first has a kernel of 3 × 4 × 4 and a stride of 2 × 4 × 4. So along time the kernels *overlap*: step t reads frames 2t − 1, 2t and 2t + 1, and frame −1 is zeros.
@@ -829,7 +829,7 @@ report(left_over=len(uncounted.unexpected_keys))
 assert all(key.endswith("num_batches_tracked")
            for key in uncounted.missing_keys)
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:uf-block-reach"]
 # ## 9 · Who sees whom
 #
 # How much of the clip can reach one token? Ask the gradient. Take the token in the middle of a map, and compute how its numbers change with the tokens that entered stage 1. Where the gradient is not 0, the token *sees*.
@@ -886,7 +886,7 @@ show.attention_over_frames(clip, maps, (4, 16, 16), rows=list(sight))
 #
 # This is what a token *can* see. How much it takes from each place is up to the weights.
 
-# %% [markdown] tags=["deep-dive"]
+# %% [markdown] tags=["deep-dive", "claim:uf-table-4-no-ffn", "claim:uf-table-4-gggg"]
 # ## 10 · What it costs
 #
 # For a map of N tokens with C channels and a tube of 125 places, a **local** block costs
@@ -934,7 +934,7 @@ global_macs = check("7.6", global_macs, solution=True)
 # %% [markdown]
 # With the patch embeddings and the head, that makes the whole network. The counter of the package must agree to the last digit, for every published video variant.
 
-# %% tags=["claim:uniformer-cost"]
+# %% tags=["claim:uniformer_small_16-gmacs"]
 from vt_course.models.cost import count_macs, count_parameters
 
 
@@ -1035,7 +1035,7 @@ show.cost_curves({"local block": dict(x=counts, y=local_cost),
                  "tokens of the map", "GMACs of one block",
                  "One block with 64 channels")
 
-# %% [markdown] tags=["deep-dive"]
+# %% [markdown] tags=["deep-dive", "claim:uf-table-4-divided", "claim:uf-table-4-divided-size"]
 # ## 11 · Joint or divided?
 #
 # Global attention of UniFormer is [joint](glossary.md#joint-attention): each token compares itself with all T·H·W. TimeSformer's [divided attention](glossary.md#divided-attention) first compares over time at one place, then over space in one frame. It needs a second attention layer, so it has **more** parameters. And T + H·W comparisons a token, so it has **fewer** MACs: 36.7 against 41.7 billion above.
@@ -1220,7 +1220,7 @@ for name in ("time: same step", "next"):
 # %% [markdown]
 # Be careful with what this says. It is one small model of each kind, one seed, 16 clips of drawn shapes. Its patches are 8 × 8 pixels of 32, so "around it" is already a large part of the frame. The paper's figure is of a large model on Kinetics. Ours can show that the question has an answer in numbers; it cannot confirm or refute theirs.
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:uf-still-clip"]
 # ## 13 · From images to video: inflation
 #
 # UniFormer for video starts from weights that were trained on ImageNet (section 4.1 of the paper). The image model is the same network without time: its convolutions are 2-D. Everything else is copied; each convolution [grows a time axis](glossary.md#inflation) of the length t that the video model has there: 3 in the first embedding and in each DPE, 5 in each tube, 1 elsewhere. Two rules are known:
@@ -1306,7 +1306,7 @@ for rule in videos:
 #
 # Why then does the official code average? With centre, the model at first sees each time step alone, apart from its attention: its kernels ignore the neighbours. And because the first stride in time is 2, every second frame is not read at all. With average they see them from the start. Which trains better, the paper does not compare.
 
-# %% [markdown] tags=["deep-dive"]
+# %% [markdown] tags=["deep-dive", "claim:uf-windows-of-14", "claim:uf-no-windows-in-video"]
 # ## 14 · Large images: windows in stage 3
 #
 # Detection and segmentation need large images, and maps of all stages: a [feature pyramid](glossary.md#feature-pyramid). (The second paper, arXiv 2201.09450, is about this.) Global attention in stage 3 then becomes the problem. The image model has 9 numbers in a DPE and 25 in a tube, instead of 27 and 125.
@@ -1345,7 +1345,7 @@ for edge in (224, 448, 1008):
     report(**{f"{edge:4} pixels": f"{total / 1e9:.1f} GMACs, products: "
               f"stage 3 {share3:4.1f} %, stage 4 {share4:4.1f} %"})
 
-# %% tags=["claim:uniformer-dense-cost"]
+# %% tags=["claim:uf-hybrid-windows"]
 for kind, settings in {"G": {}, "W": dict(window=14),
                        "H": dict(window=14, hybrid=True)}.items():
     with torch.device("meta"):
@@ -1396,7 +1396,7 @@ with torch.no_grad():
     report(pyramid=", ".join(str(tuple(m.shape[1:]))
                              for m in dense["H"].features(many)))
 
-# %% [markdown] tags=["deep-dive"]
+# %% [markdown] tags=["deep-dive", "claim:uf-effect-softmax"]
 # ## 15 · Questions of users
 #
 # **"The loss is NaN."** (Issues 30, 106 and 112 of the official repository.) With [mixed precision](glossary.md#mixed-precision) the products q·k are computed in float16, whose largest number is 65,504. The official code multiplies first and divides by √d afterwards. So the product before the division can overflow. Then the logits hold infinities, and their softmax is NaN:
@@ -1462,7 +1462,7 @@ with torch.no_grad():
     agree("LayerScale folded into its branch", plain(images),
           scaled(images))
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:uf-order-matters"]
 # ## 16 · Does it use time, and what does it buy?
 #
 # The embedded data set has eight motions in four pairs, each pair the other's film run backwards. One frame shows nothing about the motion. So a model that sees **one frame** cannot beat 12.5 % on average. One that sees the frames **without their order** cannot beat 50 %.

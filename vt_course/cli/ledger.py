@@ -4,7 +4,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from vt_course import CourseError, closest, need
+from vt_course import CourseError, closest, need, repo_root
 from vt_course.cli.common import choice, option, print_json, print_table, verb, whole
 
 COLUMNS = {"id": "claim", "kind": "kind", "where": "where", "stated": "stated", "found": "found", "status": "status"}
@@ -34,7 +34,8 @@ FILTERS = ("kind", "paper", "status")
     option(
         "--out",
         type=Path,
-        help="with --run: write the ledger, for instance to results/claims.json; others stay as recorded",
+        help="with --run: write the ledger, for instance to results/claims.json; others stay as recorded. With "
+        "--mutants: write what each killed, after each of them; what the file holds is not made again",
     ),
     option("--sample", type=whole(1), help="with --mutants: only so many, others on each day (default: all)"),
 )
@@ -42,7 +43,7 @@ def claims(args) -> int:
     from vt_course.claims.ledger import run
     from vt_course.claims.ledger.claims import read_claims
 
-    need(args.run or not args.out, "--out needs --run")
+    need(args.run or args.mutants or not args.out, "--out needs --run or --mutants")
     need(args.mutants or not args.sample, "--sample needs --mutants")
     need(
         not (args.mutants and (args.kind or args.status)), "--mutants takes --paper only: leave out --kind and --status"
@@ -108,6 +109,8 @@ def run_again(args) -> int:
     outcomes = [run.run_claim(claim) for claim in bar]
     if args.out:
         run.write_ledger(told, outcomes, args.out)
+        if args.out.resolve() == run.recorded_file():
+            run.write_status_line(repo_root() / "README.md", run.as_recorded(told))
         recorded = {}  # what was recorded before does not matter now
     red = [sentence for outcome in outcomes if (sentence := run.stale(outcome, recorded))]
     entries = [run.entry(each.claim, each.status, each.value, each.problem) for each in outcomes]
@@ -134,20 +137,23 @@ def mutants(args) -> int:
     names = [name for name, fault in faults.MUTANTS.items() if args.paper in (None, *fault.papers)]
     if args.sample:
         names = faults.sample(names, args.sample, date.today().toordinal())
+    known = faults.read_rows(args.out, told) if args.out else {}
     rows = []
-    for row in faults.run_mutants(names, told, recorded):
+    for row in faults.run_mutants(names, told, recorded, known):
         rows.append(row)
+        known[row["mutant"]] = row
+        if args.out:
+            faults.write_rows(args.out, told, list(known.values()))
         if not args.json:
             faulty = "" if row["counts"] else "  COUNTS FOR NONE"
             left = f"  SURVIVED {', '.join(row['survived'])}" if row["survived"] else ""
             print(f"{row['mutant']:<34}{len(row['killed']):>4} of {row['ran']} red{faulty}{left}", flush=True)
     told = [claim for claim in told if args.paper in (None, claim.paper)]
-    left = faults.never_killed(told, rows)
-    number = sum(claim.kind in faults.KILLABLE for claim in told)
-    share = 1 - len(left) / max(number, 1)
+    left, share = faults.never_killed(told, rows), faults.share_killed(told, rows)
     if args.json:
         print_json({"mutants": rows, "never_killed": left, "share": share})
     else:
+        number = len(faults.killable(told))
         print(f"{share:.1%} of {number} claims of structure, parameters, cost and parity turned red")
         if not args.sample:
             print("never: " + (", ".join(left) or "none"))

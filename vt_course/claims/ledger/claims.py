@@ -11,10 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from vt_course import CourseError, closest, need, repo_root
-from vt_course.claims.ledger import cost, procedure, recorded, running, structure  # noqa: F401 (they register checks)
+from vt_course.claims.ledger import cost, effects, procedure, recorded, running, structure  # noqa: F401 (checks)
+from vt_course.claims.ledger.unrun import not_run
 from vt_course.files import read_yaml
 from vt_course.models.zoo import ZOO
-from vt_course.models.zoo.variant import Variant
 from vt_course.training.experiments import results, rows, verdicts
 
 HERE = Path(__file__).parent
@@ -23,7 +23,8 @@ KINDS = ("structure", "parameters", "cost", "parity", "procedure", "deviation", 
 EXACT, WITHIN, SCALED, DIFFERS = "exact", "within tolerance", "scaled down", "differs"
 UNDECIDED, NOT_RUN, UNVERIFIED = "undecided", "not run", "unverified source"
 STATUSES = (EXACT, WITHIN, SCALED, DIFFERS, UNDECIDED, NOT_RUN, UNVERIFIED)
-SOURCES = ("paper", "repository", "secondary", "memory")  # the last two never count as verified
+# "secondary" and "memory" never count as verified. "course": what we measured before and nobody else states.
+SOURCES = ("paper", "repository", "secondary", "memory", "course")
 GENERATED = 0.01  # tolerance of parameters and costs that the zoo states: 1 %
 
 
@@ -56,7 +57,8 @@ HEAD = ("paper", "version", "family", "recordings", "teaches", "differs")
 
 def read_claims() -> list[Claim]:
     """All claims: those of the files, then those that follow. Raises `CourseError` for a claim without a check, a check
-    without a claim, a dead link, and for whatever else is wrong with a file; the message names file and claim.
+    without a claim, a dead link, a tag of a notebook that names no claim, a section without a tag, and for whatever
+    else is wrong with a file; the message names file and claim.
     """
     asked = rows.read_rows() if rows.rows_file().is_file() else []
     claims = [claim for paper in PAPERS for claim in read_paper(HERE / f"{paper}.yaml", asked)]
@@ -64,6 +66,7 @@ def read_claims() -> list[Claim]:
     if twice := next((id for id in ids if ids.count(id) > 1), None):
         raise CourseError(f"two claims have the id {twice!r}: rename one")
     used = {claim.check for claim in claims}
+    check_tags(claims)
     idle = sorted(set(running.CHECKS) - used)
     need(not idle, f"no claim uses the check {', '.join(idle)}: write one, or remove the function")
     return claims
@@ -150,24 +153,9 @@ def follow_from_zoo(head: dict) -> list[Claim]:
                 told = dict(claim=f"{name} has {value:g} {unit}.", tolerance=GENERATED, why=explained.get(id, ""))
             else:
                 check, kind, unit, id = "views_of_the_protocol", "accuracy", "%", f"{name}-{slug(quantity)}"
-                told = dict(claim=f"{name} reaches {value:g} % ({quantity}).", why=not_run(variant))
+                told = dict(claim=f"{name} reaches {value:g} % ({quantity}).", why=not_run(name, quantity))
             claims.append(following(head, kind, id=id, check=check, unit=unit, **same, **told))
     return claims
-
-
-def not_run(variant: Variant) -> str:
-    """Why an accuracy is not run here, and how those who have clips and weights measure it."""
-    video = len(variant.input) == 4
-    if not video:
-        how = "`vt-course evaluate` tests published weights on videos only."
-    elif variant.views.endswith(("x1", "x3")):
-        how = f"With both, `vt-course evaluate NAME --protocol {variant.views} --data CLIPS` measures it."
-    else:
-        how = "`vt-course evaluate` has 1 or 3 crops a clip."
-    return (
-        f"Not run here: there are neither the {'clips' if video else 'images'} nor the released weights. "
-        f"Views: {variant.views}. `vt-course weights list` names the files. {how}"
-    )
 
 
 def follow_from_recordings(head: dict) -> list[Claim]:
@@ -226,6 +214,39 @@ def sections() -> dict[str, set[int]] | None:
         numbers = re.findall(r"^# ## (\d+) · ", path.read_text(encoding="utf-8"), re.MULTILINE)
         found[path.name[:2]] = set(map(int, numbers))
     return found or None
+
+
+@lru_cache
+def tagged() -> dict[tuple[str, int], set[str]] | None:
+    """(number of a notebook, number of a section) -> the claims that cells of it are tagged with, `claim:ID`."""
+    found = {}
+    for path in sorted((repo_root() / "notebooks" / "src").glob("[0-9][0-9]_*.py")):
+        section = 0
+        for cell in re.split(r"^(?=# %%)", path.read_text(encoding="utf-8"), flags=re.MULTILINE):
+            if heading := re.search(r"^# ## (\d+) · ", cell, re.MULTILINE):
+                section = int(heading[1])
+            tags = re.findall(r'"claim:([\w.-]+)"', cell.partition("\n")[0])
+            found.setdefault((path.name[:2], section), set()).update(tags)
+    return found or None
+
+
+def check_tags(claims: list[Claim]) -> None:
+    """Raise `CourseError` if a tag names no claim, or one that another notebook teaches, or if a section that teaches
+    claims of the files carries no tag, in a notebook that has tags."""
+    teaches, found = {claim.id: claim.teaches for claim in claims}, tagged() or {}
+    begun = {notebook for (notebook, _), ids in found.items() if ids}
+    for (notebook, section), ids in found.items():
+        for id in sorted(ids):
+            place = f"notebook {notebook}, section {section}: the tag claim:{id}"
+            need(id in teaches, f"{place} names no claim; {closest(id, teaches)}")
+            need(teaches[id][:2] == notebook, f"{place} names a claim that {teaches[id]} teaches")
+    for claim in claims:
+        notebook, section = claim.teaches[:2], int(claim.teaches.rpartition(" ")[2])
+        if not claim.generated and notebook in begun:
+            need(
+                found[notebook, section],
+                f"{claim.teaches} teaches the claim {claim.id}, but no cell of it has a tag such as claim:{claim.id}",
+            )
 
 
 def check_link(teaches: str, place: str) -> None:

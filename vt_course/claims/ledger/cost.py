@@ -7,8 +7,10 @@ MACs are counted twice in one pass: from the shapes of layers and of attention (
 from math import log, prod
 
 import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
-from vt_course.claims.ledger.running import Refuted, build, check, passed
+from vt_course.claims.ledger.running import NotRun, Refuted, build, check, passed
 from vt_course.models import swin
 from vt_course.models.cost import count_macs, count_parameters
 from vt_course.models.mvit_config import kv_strides
@@ -87,6 +89,60 @@ def swin_complexity(formula: str, size: list[int], dim: int, window: int, shift:
     with torch.device("meta"):
         attn = swin.WindowAttention(dim, M, (shift, shift), 1)
     return count_macs(attn, (1, *size, dim)) - FORMULAS[formula](*size, dim, window)
+
+
+@check
+def sliding_complexity(size: list[int], dim: int, window: int) -> int:
+    """MACs of attention in windows that slide, one around each token, minus those of the paper's formula of W-MSA.
+
+    Its layers are those of the model. The keys and values of each token are gathered, as in the naive way of table 5.
+    """
+    with torch.device("meta"):
+        attn, x = swin.WindowAttention(dim, (window, window), (0, 0), 1), torch.empty(1, *size, dim)
+
+    class Sliding(torch.nn.Module):
+        def forward(self, x):  # (1, h, w, C)
+            q, k, v = attn.qkv(x).chunk(3, -1)
+            k, v = (F.unfold(t.movedim(-1, 1), window, padding=window // 2).mT.unflatten(2, (dim, -1)) for t in (k, v))
+            weights = q.flatten(1, 2)[:, :, None] @ k[:, : prod(size)]  # (1, hw, 1, M²)
+            return attn.proj(weights @ v[:, : prod(size)].mT)  # (1, hw, 1, C)
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        Sliding()(x)
+    return counter.get_total_flops() // 2 - FORMULAS["W-MSA"](*size, dim, window)
+
+
+@check
+def gmacs_by_padding(model: str) -> float:
+    """10^9 MACs of a Swin whose shifted windows are computed in the naive way, each padded to a whole window.
+
+    A map of h x w windows then has (h + 1)(w + 1). All of a padded window is computed: the four layers of attention and
+    the products with scores.
+    """
+    more = 0
+    for call in passed(model).attention:
+        if call["kinds"] > 1:  # shifted
+            side, N, C = round(call["groups"] ** 0.5), call["queries"], call["heads"] * call["d"]
+            more += ((side + 1) ** 2 - side**2) * (4 * N * C**2 + 2 * N**2 * C)
+    return (macs(model) + more) / 1e9
+
+
+SPEEDS = {
+    "sliding": "Attention in sliding windows is not built, and there is no V100. "
+    "Its multiply-accumulates are those of windows: see swin-sliding-macs.",
+    "sliding kernel": "It is a program for GPUs of the authors, and there is no V100.",
+    "performer": "Performer is not built: the paper does not say how many features its attention has.",
+    "padding": "Shifted windows with padding are not built, and there is no V100. "
+    "What they would cost is in swin-padding-gmacs.",
+    "gpu": "There is no V100. `vt-course bench models swin_tiny --device cuda` measures images a second elsewhere; "
+    "results/bench_models_cpu.json has 7 a second of two cores for Swin-T.",
+}
+
+
+@check
+def frames_per_second(how: str) -> list[int]:
+    """Of table 5: never run here, each for a reason of its own."""
+    raise NotRun(SPEEDS[how])
 
 
 @check

@@ -252,7 +252,7 @@ def swin_unscaled(change):
 @mutant(
     SWIN,
     "swin-mlp-4 vswin-mlp-4 swin_*-parameters swin_*-gmacs video_swin_*-parameters video_swin_*-gmacs "
-    "vswin-*-with-norms vswin-table-5-* uf-quotes-swin-t",
+    "swin-padding-gmacs vswin-*-with-norms vswin-table-5-* uf-quotes-swin-t",
 )
 def swin_narrow_mlp(change):
     change.set(swin, "Mlp", narrow(layers.Mlp))
@@ -268,7 +268,7 @@ def swin_other_gelu(change):
     change.set(swin, "Mlp", mlp)
 
 
-@mutant(SWIN, "swin-equation-1 swin-equation-2 swin-equation-2-shifted recording-swin_mini")
+@mutant(SWIN, "swin-equation-1 swin-equation-2 swin-equation-2-shifted swin-sliding-macs recording-swin_mini")
 def swin_no_projection(change):
     change.after_init(swin.WindowAttention, lambda attn: setattr(attn, "proj", nn.Identity()))
 

@@ -1,7 +1,9 @@
 """Checks of procedures: which frames and boxes are seen, learning rates, how weights begin, what decays, and where
 official code and papers part ways."""
 
+import math
 import re
+from collections import Counter
 from itertools import product
 from math import prod
 
@@ -11,10 +13,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from vt_course.claims.ledger import structure
-from vt_course.claims.ledger.running import Refuted, build, check, fill, noise, passed, plain
-from vt_course.data import clips, transforms
+from vt_course.claims.ledger.running import Refuted, build, check, fill, noise, passed, plain, remembered
+from vt_course.data import augment, clips, transforms
+from vt_course.data.loading import EpochBatches
 from vt_course.models import mvit, swin, timesformer, uniformer
 from vt_course.models.zoo import ZOO
+from vt_course.training import protocols
 from vt_course.training.fit import lr_at, parameter_groups
 from vt_course.training.official_recipes import PUBLISHED
 
@@ -54,6 +58,114 @@ def learning_rates(recipe: str, at: list[float]) -> list[float]:
     warmup = round(found.warmup_epochs * steps)
     rates = [lr_at(round(epoch * steps) - 1, found.epochs * steps, warmup, found.lr) for epoch in at]
     return [float(f"{rate:.2g}") for rate in rates]
+
+
+@check
+def from_the_released_rates(
+    recipe: str, rule: str, start: float = 0.0, end: float = 0.0, epochs: float = 0, warmup: float = 0
+) -> list[float]:
+    """How far our learning rates are from those of the released program, at 3,000 points, as shares of the peak: the
+    largest difference in the warm-up and the largest behind it.
+
+    rule: "slowfast" (`lr_policy.py`, and timm's schedule as Swin calls it): linear from `start` to the peak, then a
+    cosine to `end`. "mmcv" (`CosineAnnealingLrUpdaterHook`): a cosine over all epochs, which falls once an epoch; in
+    the warm-up its rate is multiplied by a share that rises from `start` to 1. "steps": a tenth after each milestone.
+    `epochs` and `warmup`: as in a released file, if they are not those of our recipe.
+    """
+    found, points = PUBLISHED[recipe].recipe(PUBLISHED[recipe].example), 3000
+    last, first = epochs or found.epochs, warmup or found.warmup_epochs
+    worst = [0.0, 0.0]
+    for i in range(points):
+        epoch = i / points * last
+        if rule == "steps":
+            theirs = 0.1 ** sum(epoch >= milestone for milestone in found.milestones)
+        elif rule == "mmcv":
+            theirs = (1 + math.cos(math.pi * int(epoch) / last)) / 2
+            theirs *= 1 - (1 - epoch / first) * (1 - start) if epoch < first else 1
+        elif epoch < first:
+            theirs = start + (1 - start) * epoch / first
+        else:
+            theirs = end + (1 - end) * (1 + math.cos(math.pi * (epoch - first) / (last - first))) / 2
+        steps, warm = round(found.epochs * points), round(found.warmup_epochs * points)
+        step = round(i / points * last * points)
+        ours = lr_at(step, steps, warm, 1.0, tuple(m * points for m in found.milestones)) if step < steps else 0.0
+        worst[epoch >= first] = max(worst[epoch >= first], abs(ours - theirs))
+    return [float(f"{each:.2g}") for each in worst]
+
+
+@check
+def boxes_drawn(recipe: str, height: int, width: int) -> list[float]:
+    """Of 2,000 random crops of a published recipe, in a frame of height x width: the smallest and the largest share of
+    the area, the smallest and the largest width / height."""
+    found, rng = PUBLISHED[recipe].recipe(PUBLISHED[recipe].example), np.random.default_rng(0)
+    sizes = [transforms.random_box(height, width, rng, found.crop_scale, found.crop_ratio)[2:] for _ in range(2000)]
+    shares, ratios = [h * w / height / width for h, w in sizes], [w / h for h, w in sizes]
+    return [round(each, 2) for each in (min(shares), max(shares), min(ratios), max(ratios))]
+
+
+@check
+def shares_mixed(recipe: str) -> list[float]:
+    """Of 3,000 mixed batches: how many have a box of another clip, not a blend; and the variance of the share of the
+    first clip in the blends, which for Beta(a, a) is 1 / (8a + 4)."""
+    found = PUBLISHED[recipe].recipe(PUBLISHED[recipe].example)
+    return mixed_batches(found.mixup, found.cutmix)
+
+
+@remembered
+def mixed_batches(mixup: float, cutmix: float) -> list[float]:
+    clip, label = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1, 1).expand(2, 3, 1, 8, 8), torch.tensor([0, 1])
+    boxes, blends = 0, []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for _ in range(3000):
+            mixed, shares = augment.mix(clip, label, 2, mixup, cutmix)
+            boxed = bool(((mixed == 0) | (mixed == 1)).all())
+            boxes += boxed
+            blends += [] if boxed else [float(shares[0, 0])]
+    return [round(boxes / 3000, 2), round(float(np.var(blends)), 3)]
+
+
+@check
+def erased(recipe: str) -> list[float]:
+    """Of 2,000 clips: how many get a box of noise, and the smallest and the largest share of the area that it has."""
+    found, rng = PUBLISHED[recipe].recipe(PUBLISHED[recipe].example), np.random.default_rng(0)
+    rule, clip = augment.Augment(erasing=found.erasing), torch.zeros(1, 1, 64, 64)
+    areas = [float((rule.erase(clip, rng) != 0).float().mean()) for _ in range(2000)]
+    boxes = [area for area in areas if area]
+    return [round(each, 2) for each in (len(boxes) / 2000, min(boxes), max(boxes))]
+
+
+@check
+def views_of_a_clip(recipe: str) -> list[int]:
+    """How often a clip comes in a batch of a published recipe, and how many different clips are in it."""
+    found = PUBLISHED[recipe].recipe(PUBLISHED[recipe].example)
+    keys = next(iter(EpochBatches(4096, found.batch_size, 0, repeats=found.repeats)))
+    counts = Counter(index for _, index in keys)
+    if len(set(keys)) < len(keys) or len(set(counts.values())) > 1:
+        raise Refuted("a view comes twice, or some clips come more often than others")
+    return [max(counts.values()), len(counts)]
+
+
+# ---------------------------------------------------------------- protocols
+
+
+@check
+def protocol_boxes(protocol: str, height: int, width: int, size: int = 224) -> list[list[int]]:
+    """[height, width] of the scaled frames of a video, then (top, left) of each crop."""
+    scaled = protocols.scaled(protocols.PROTOCOLS[protocol], height, width, size)
+    return [list(scaled), *map(list, protocols.boxes(protocols.PROTOCOLS[protocol], *scaled, size))]
+
+
+@check
+def mean_over_views(protocol: str) -> str:
+    """What a protocol averages over views: the "logits" or the "softmax"."""
+    logits = 3 * noise(5, 4, 6)  # (N, V, K)
+    got = protocols.video_scores(logits, protocols.PROTOCOLS[protocol].average)
+    means = {"logits": logits.mean(1).log_softmax(-1), "softmax": logits.softmax(-1).mean(1).log()}
+    fits = [name for name, want in means.items() if structure.same(got, want)]
+    if len(fits) != 1:
+        raise Refuted(f"the scores are neither of the two means: {fits}")
+    return fits[0]
 
 
 @check

@@ -54,6 +54,10 @@ class Refuted(Exception):
     """What a check ran does not do what the claim says, and there is no number for it. The message says what it did."""
 
 
+class NotRun(Exception):
+    """A check cannot run here. The message says why."""
+
+
 # ---------------------------------------------------------------- models
 
 

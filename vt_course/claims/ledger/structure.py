@@ -387,10 +387,11 @@ def literal_pool(attn: nn.Module, name: str, x: Tensor, cls: int) -> tuple[Tenso
 
 @check
 @torch.no_grad()
-def pooling_attention(rel_pos: str, residual: bool) -> bool:
+def pooling_attention(rel_pos: str, residual: bool, divided: bool = False) -> bool:
     """softmax(P(q) P(k)^T / sqrt(d) + E) P(v) [+ P(q)], one head and one pair of tokens after the other.
 
     E is, for each axis of `rel_pos`, the product of the query with the vector of the offset in steps of the finer grid.
+    divided: E is divided by sqrt(d) as well.
     """
     size, one, two = (2, 4, 4), (1, 1, 1), (1, 2, 2)
     attn = mvit.PoolingAttention(6, 6, 2, size, 1, "conv", (3, 3, 3), two, (3, 3, 3), one, rel_pos, residual)
@@ -407,7 +408,8 @@ def pooling_attention(rel_pos: str, residual: bool) -> bool:
                 Q, K = q.shape[axis], k.shape[axis]
                 fine = max(Q, K)
                 row = a[axis] * fine // Q + (K - 1 - b[axis]) * fine // K
-                scores[1 + i, 1 + j] += queries[1 + i] @ getattr(attn, f"rel_pos_{'thw'[axis]}")[row]
+                E = queries[1 + i] @ getattr(attn, f"rel_pos_{'thw'[axis]}")[row]
+                scores[1 + i, 1 + j] += E / 3**0.5 if divided else E
         y = literal_softmax(scores) @ torch.cat([vc, v.flatten(0, 2)])
         out.append(y + torch.cat([torch.zeros_like(qc), q.flatten(0, 2)]) if residual else y)
     return same(attn(x)[0], literal_linear(attn.proj, torch.cat(out, -1)))
