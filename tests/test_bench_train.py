@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from vt_course import CourseError
+from vt_course import CourseError, repo_root
 from vt_course.claims import bench_train as bench
 from vt_course.claims import bench_train_sides as sides
-from vt_course.claims.bench_train import Kind, Task, axes, bench_train, compare, search, table
+from vt_course.claims.bench_train import Kind, Task, axes, bench_train, compare, search, summary, table
 from vt_course.claims.phone_clips import phone_clips
 from vt_course.cli import main
 from vt_course.data.reader import ClipReader
@@ -215,3 +215,30 @@ def test_other_models_are_not_compared(monkeypatch):
     monkeypatch.setattr(bench, "Side", Other)
     with pytest.raises(CourseError, match="the models of ours and torchvision differ"):
         compare("torchvision", bench.PHONE, Task("video_swin_mini", ()), 1)
+
+
+def test_the_page_quotes_what_was_recorded():
+    """The row of the researchers' page has the numbers of results/bench_train.json, and there is none without it."""
+    path, page = repo_root() / "results" / "bench_train.json", repo_root() / "docs" / "researchers.md"
+    row = [line for line in page.read_text(encoding="utf-8").splitlines() if "`vt-course bench train`" in line]
+    if not path.is_file():
+        assert row == []
+        return
+    report = json.loads(path.read_text(encoding="utf-8"))
+    assert len(row) == 1 and summary(report) in row[0]
+    assert {name: part["error"] for name, part in report["parts"].items() if "error" in part} == {}
+    for part in report["parts"].values():  # the ratios are those of the sides beside them, but for the median
+        result = part["result"]
+        ours, peer, *_ = (side["clips_per_second"] for side in result["sides"].values())
+        assert result["ratio"] == pytest.approx(ours / peer, rel=0.25) and result["turns"] >= 3
+
+
+def test_the_summary_names_each_kind_once():
+    def part(ratio, **more):
+        return {"result": {"ratio": ratio, "ratio_error": 0.014, **more}}
+
+    parts = {"a, phone clips": part(2.5, ratio_by_hand=1.1), "b, phone clips": part(3), "a, kept": {"error": "no"}}
+    assert summary({"parts": parts | {"b, kept": part(1.25)}}) == (
+        "phone clips: 2.50 ± 0.01 times a (1.10 times its loader made by hand), 3.00 ± 0.01 times b; "
+        "kept: 1.25 ± 0.01 times b"
+    )

@@ -290,3 +290,16 @@ def table(report: dict) -> list[dict]:
                 }
             )
     return rows
+
+
+def summary(report: dict) -> str:
+    """The ratios of a report in one line, as docs/researchers.md quotes them; failed parts are left out."""
+    kinds = {}
+    for name, made in report["parts"].items():
+        if result := made.get("result"):
+            peer, _, kind = name.partition(", ")
+            text = f"{result['ratio']:.2f} ± {result['ratio_error']:.2f} times {peer}"
+            if "ratio_by_hand" in result:
+                text += f" ({result['ratio_by_hand']:.2f} times its loader made by hand)"
+            kinds.setdefault(kind, []).append(text)
+    return "; ".join(f"{kind}: {', '.join(texts)}" for kind, texts in kinds.items())

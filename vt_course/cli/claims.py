@@ -158,7 +158,7 @@ def minis(args) -> int:
     option("--batch", type=whole(1), default=8, help="clips a step (default 8)"),
 )
 def train(args) -> int:
-    from vt_course.claims.bench_train import bench_train, table
+    from vt_course.claims.bench_train import bench_train, summary, table
 
     report = bench_train(
         args.files,
@@ -192,6 +192,7 @@ def train(args) -> int:
                 "loader": "fastest with",
             },
         )
+        print(summary(report))
     return 1 if any("error" in part for part in report["parts"].values()) else 0
 
 
