@@ -107,6 +107,7 @@ def test_the_verbs():
         "bench models",
         "bench growth",
         "bench minis",
+        "bench train",
         "models",
         "verify",
         "claims",

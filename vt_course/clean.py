@@ -26,6 +26,7 @@ STAYS = {  # below the checkout: (what, why it stays)
 }
 DATA = {  # below the folder of data
     "synthetic": ("rendered clips", "`vt-course data synthetic` renders them again"),
+    "bench": ("clips to train on in a benchmark", "`vt-course bench train` draws them again"),
     "weights": ("published weights", "`vt-course weights get` downloads them again"),
     "kinetics": ("clips of Kinetics", "`vt-course data kinetics` downloads them again"),
 }

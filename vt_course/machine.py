@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -97,6 +98,38 @@ def _from_proc(process, name: str, wanted: tuple[str, ...]) -> int:
         with suppress(psutil.Error):
             return process.memory_info().rss
     return 0
+
+
+class PeakMemory:
+    """The peak memory, in bytes, of the watched processes and their children inside the `with` (see `held_memory`)."""
+
+    def __enter__(self):
+        self.peak, self._roots, self._stop = 0, [], threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join()
+
+    def watch(self, pid: int) -> None:
+        import psutil
+
+        with suppress(psutil.NoSuchProcess):  # the process has ended already
+            self._roots.append(psutil.Process(pid))
+
+    def _watch(self):
+        import psutil
+
+        pause = 0.1  # a small notebook may take half a second in all
+        while not self._stop.wait(pause):
+            pause = min(pause * 1.2, 0.5)
+            processes = []
+            for root in self._roots:
+                with suppress(psutil.NoSuchProcess):  # ended between two calls
+                    processes += root, *root.children(recursive=True)
+            self.peak = max(self.peak, held_memory(processes, above=self.peak))
 
 
 def peak_memory_mb(device) -> float:

@@ -172,7 +172,8 @@ def bench_loader(
 
     To make a sample, a file is opened and decoded, cropped to one random box (the same for all), scaled to `size` and
     normalised to float32 (3, T, size, size). The T frames are span // T apart. Our loader does the same as
-    `VideoFolder`. The loaders of the peers pass their frames to torchvision's functions.
+    `VideoFolder` with files that are not much larger than `size`. The loaders of the peers pass their frames to
+    torchvision's functions.
     There is a row for each peer and number of frames: dict(frames, stride, peer, clips_per_second,
     peer_clips_per_second, ratio, max_difference). Rates are medians over `repeats` passes over all files. A ratio
     above 1 means that ours is faster. max_difference: the largest difference of a pixel, in units of 1 / 255. Raises

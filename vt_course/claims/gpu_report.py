@@ -7,7 +7,6 @@ of them together are meant to take at most 9 minutes; a part that takes longer t
 
 import dataclasses
 import functools
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,12 +16,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from vt_course import CourseError, need
+from vt_course import need
 from vt_course.claims.bench_models import PAIRS, PASSES, Pair, bench_pair, clock, in_own_process
+from vt_course.claims.parts import in_parts
 from vt_course.data import open_spec
 from vt_course.data.clips import read_manifest
 from vt_course.data.loading import EpochBatches, KeptFrames, default_workers, make_loader
-from vt_course.files import atomic_write, read_json, write_csv
+from vt_course.files import write_csv
 from vt_course.machine import processor, provenance
 from vt_course.models import create
 from vt_course.training.checkpoint import build_model
@@ -35,7 +35,6 @@ from vt_course.training.recipes import CLIPS, Recipe, recipe_for
 MINIS = tuple(name for name in CLIPS if name != "vit_frames_mini")  # which cannot reach the goal
 GOAL = 0.85  # of the validation clips
 EXPERIMENT, SEEDS = "swin-shift-early", (0, 1, 2, 3, 4)
-ANEW = "name another file with --out, or delete it"
 
 
 @dataclass(frozen=True)
@@ -90,28 +89,13 @@ def gpu_report(
         not device.startswith("cuda") or torch.cuda.is_available(),
         "there is no CUDA device on this machine; --device cpu --tiny tries the command without one",
     )
-    here = provenance(torch.device(device)) | {"processor": processor(), "tiny": tiny}
-    report = {"what": "parts of vt-course gpu-report", **here, "parts": {}}
-    if out.is_file():
-        report = read_json(out, ANEW, dict)
-        same = all(report.get(key) == here[key] for key in ("device", "tiny")) and isinstance(report.get("parts"), dict)
-        need(same, f"{out} is no report of {here['device']}{' with --tiny' if tiny else ''}; {ANEW}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    todo = parts(device, tiny, clips)
-    for number, part in enumerate(todo, 1):
-        if "result" in report["parts"].get(part.name, {}):
-            continue
-        started = time.monotonic()
-        try:
-            found = {"result": in_own_process(part.work, *part.arguments, limit=part.limit)}
-        except CourseError as error:
-            found = {"error": str(error)}
-        seconds = round(time.monotonic() - started, 1)
-        report["parts"][part.name] = found | {"seconds": seconds, "commit": here["commit"]}
-        atomic_write(out, (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
-        said = "done" if "result" in found else f"FAILED: {found['error']}"
-        tell(f"{number}/{len(todo)}  {part.name}: {said} in {seconds:.0f} s")
-    return report
+    head = {"what": "parts of vt-course gpu-report", **provenance(torch.device(device)), "processor": processor()}
+    todo = [
+        (part.name, functools.partial(in_own_process, part.work, *part.arguments, limit=part.limit))
+        for part in parts(device, tiny, clips)
+    ]
+    describe = f"of {head['device']}{' with --tiny' if tiny else ''}"
+    return in_parts(out, head | {"tiny": tiny}, ("device", "tiny"), describe, todo, tell)
 
 
 # ---------------------------------------------------------------- the parts

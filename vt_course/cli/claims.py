@@ -143,6 +143,59 @@ def minis(args) -> int:
     return tell_rows(args, bench_minis(args.device, args.repeats))
 
 
+@verb(
+    "bench train",
+    "Training from files to steps of the optimiser: ours beside torchvision's and transformers' loops.",
+    "vt-course bench train --out results/bench_train.json --figure results/bench_train.svg",
+    option("files", type=Path, nargs="*", help="train on these (default: drawn stand-ins for a phone's clips)"),
+    option("--out", type=Path, help="the report (JSON), written after each part; the same command again goes on"),
+    option("--figure", type=Path, metavar="FILE.svg", help="draw where the time goes, as .svg or .png"),
+    option("--peers", nargs="+", metavar="PEER", help="torchvision, transformers (default: those installed)"),
+    option("--turns", type=whole(1), default=3, help="medians of this many epochs (default 3)"),
+    option("--frames", type=whole(1), default=16, help="frames a clip (default 16)"),
+    option("--stride", type=whole(1), default=2, help="frames from one to the next (default 2)"),
+    option("--size", type=whole(1), default=64, help="height and width of the model's input (default 64)"),
+    option("--batch", type=whole(1), default=8, help="clips a step (default 8)"),
+)
+def train(args) -> int:
+    from vt_course.claims.bench_train import bench_train, summary, table
+
+    report = bench_train(
+        args.files,
+        out=args.out,
+        peers=args.peers,
+        turns=args.turns,
+        frames=args.frames,
+        stride=args.stride,
+        size=args.size,
+        batch=args.batch,
+        tell=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    if args.figure:
+        from vt_course.lab.show.bench_train import where_the_time_goes
+
+        where_the_time_goes(report).savefig(args.figure)
+    if args.json:
+        print_json(report)
+    else:
+        print_table(
+            table(report),
+            {
+                "part": "clips",
+                "side": "side",
+                "clips_per_second": "clips/s",
+                "waiting": "waiting %",
+                "peak_mb": "peak MB",
+                "ratio": "ours is faster",
+                "ratio_error": "±",
+                "target": "target",
+                "loader": "fastest with",
+            },
+        )
+        print(summary(report))
+    return 1 if any("error" in part for part in report["parts"].values()) else 0
+
+
 def tell_rows(args, rows: list[dict]) -> int:
     """Print what a bench measured on `args.device`: a table of all columns, or JSON with the facts of the machine."""
     import torch

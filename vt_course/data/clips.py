@@ -4,6 +4,7 @@ The index rules are pure functions that say which frames to take; their names sa
 `reader.ClipReader` decodes the frames. `VideoFolder` is a data set that uses both, and `transforms`.
 """
 
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -322,7 +323,8 @@ class VideoFolder(torch.utils.data.Dataset):
 
     `sampling`: "dense" (`frames` frames, `stride` apart) or a key of SEGMENT_RULES, which ignores
     `stride`. `short_side`: scale while decoding (see ClipReader); None decodes at the size of the file, which
-    is faster for files that are small already. `scale`, `ratio`: area and aspect ratio of the
+    is faster for files that are small already. In training, frames with more than twice the short side `enough`, such
+    as a phone's, are scaled to `enough` while they are decoded. `scale`, `ratio`: area and aspect ratio of the
     random crop (the published Kinetics recipes have scale (0.08, 1)). The process that asks for a
     sample opens the file, so DataLoader workers are safe, also forked ones. `augment`: what else changes a clip in
     training. `decoder`: whose pixels are read, see `ClipReader`; one that is not installed is a `CourseError`.
@@ -377,6 +379,7 @@ class VideoFolder(torch.utils.data.Dataset):
         self.labels = [number[row["label"]] for row in self.rows]
         self.frames, self.stride, self.size, self.sampling = frames, stride, size, sampling
         self.train, self.seed, self.short_side = train, seed, short_side
+        self.enough = math.ceil(2 * size / math.sqrt(scale[0]))  # of it the smallest crop is about twice the input
         self.scale, self.ratio, self.flip, self.augment = scale, ratio, flip, augment or Augment()
         self.views, self.view_rule, self.mean, self.std = views, view_rule, mean, std
         self.decoder = decoder
@@ -410,6 +413,8 @@ class VideoFolder(torch.utils.data.Dataset):
         if self.views:
             views = iter_views(reader, np.atleast_2d(indices), self.size, self.views[1])
             return torch.stack([self._floats(view) for view in views])  # (V, C, T, H, W)
+        if self.train and self.short_side is None and min(reader.stored) > 2 * self.enough:
+            reader.at_most(self.enough)
         return self._view(torch.from_numpy(reader.read(indices)), rng)
 
     def _view(self, clip: Tensor, rng) -> Tensor:

@@ -59,6 +59,7 @@ OTHERS = (
 )  # `prepare` converts these
 PICTURES = {".jpg": "mjpeg", ".jpeg": "mjpeg", ".png": "png", ".bmp": "bmp", ".webp": "webp"}  # and their decoders
 KEEP, LONG = 64 << 20, 600  # bytes, seconds; a larger or longer file is not read as a whole, but by seeking
+INDEXED = 8 << 20  # the same for an MP4 or MOV, whose index says where the packets are: a phone writes 2 MB a second
 BLOCK = 32 << 20  # bytes of frames that `read` passes to `then` in one call
 
 
@@ -129,7 +130,8 @@ class ClipReader:
 
     def _open_video(self) -> tuple[int, int]:
         self._opened = self._container, self._stream, _ = _open(self.path, self._span)
-        self._long = self._container.size > KEEP or (self._container.duration or 0) > LONG * av.time_base
+        most = min(KEEP, INDEXED) if "mp4" in self._container.format.name else KEEP
+        self._long = self._container.size > most or (self._container.duration or 0) > LONG * av.time_base
         self._kept = None if self._long else list(_demux(self.path, self._container))
         table = _long_table(self._container, self.path, self._span) if self._long else _table(self._kept)
         pts, self._dts, durations, keys, hidden = table

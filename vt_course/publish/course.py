@@ -3,20 +3,17 @@
 import os
 import re
 import shutil
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import nbformat
 import papermill
-import psutil
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from vt_course import CourseError, repo_root
-from vt_course.machine import at_once, cores, held_memory
+from vt_course.machine import PeakMemory, at_once, cores
 from vt_course.publish import NotebookFailed, hygiene
 from vt_course.publish.build import write
 from vt_course.publish.figures import compare_cell
@@ -222,31 +219,3 @@ def _run_one(stem: str, original, output: Path, profile: str, env: dict[str, str
 
 def _code_cells(nb) -> int:
     return sum(cell.cell_type == "code" for cell in nb.cells)
-
-
-class PeakMemory:
-    """The peak memory, in bytes, of the watched processes and their children inside the `with` (see `held_memory`)."""
-
-    def __enter__(self):
-        self.peak, self._roots, self._stop = 0, [], threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join()
-
-    def watch(self, pid: int) -> None:
-        with suppress(psutil.NoSuchProcess):  # the process has ended already
-            self._roots.append(psutil.Process(pid))
-
-    def _watch(self):
-        pause = 0.1  # a small notebook may take half a second in all
-        while not self._stop.wait(pause):
-            pause = min(pause * 1.2, 0.5)
-            processes = []
-            for root in self._roots:
-                with suppress(psutil.NoSuchProcess):  # ended between two calls
-                    processes += root, *root.children(recursive=True)
-            self.peak = max(self.peak, held_memory(processes, above=self.peak))

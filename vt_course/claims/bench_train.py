@@ -1,0 +1,305 @@
+"""The whole path compared, from video files to steps of an optimiser: ours beside what a user would write instead.
+
+Same files, number of parameters, batch, steps, frames, size and machine. Files are decoded anew in every epoch; the
+frames that are kept in memory are a comparison of their own. Each side is a process (bench_train_sides.py), and they
+take turns of one epoch, so that other work on the machine hits all of them. First each side gets the settings with
+which it is fastest, by a short search that the report contains.
+"""
+
+import importlib.util
+import multiprocessing
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from vt_course import CourseError, data_root, need
+from vt_course.claims.bench_train_sides import AGAIN, END, READERS, Task, serve
+from vt_course.claims.parts import in_parts
+from vt_course.claims.phone_clips import phone_clips
+from vt_course.data.prepare import prepare
+from vt_course.data.reader import ClipReader
+from vt_course.machine import PeakMemory, cores, processor, provenance, version
+
+PEERS = {  # library: (our model, its twin in words, the packages that it needs)
+    "torchvision": ("video_swin_mini", "torchvision's SwinTransformer3d in its reference loop", ("torchvision",)),
+    "transformers": ("timesformer_mini", "transformers' TimeSformer in its Trainer", ("transformers", "accelerate")),
+}
+BY_HAND = "by hand"
+PHONES = 3  # files, 43 MB each
+LIMIT = 900.0  # seconds an epoch may take
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of clips. `tried`, `clips`: how many are trained on in an epoch of the search, and of a turn.
+
+    `warm`: the first epoch after new settings does not count. `pipeline`: of the peers; see `PeerClips`. `target`: the
+    ratio that the course wants to reach, if any.
+    """
+
+    name: str
+    tried: int
+    clips: int
+    pipeline: str = "reference"
+    warm: bool = False
+    target: float | None = None
+
+
+PHONE = Kind("phone clips", 16, 32, target=2.0)
+PREPARED = Kind("prepared clips", 64, 192, target=1.3)
+KEPT = Kind("prepared clips, frames kept", 256, 512, pipeline="kept", warm=True)
+YOURS = Kind("your files", 16, 32)
+
+
+class Side:
+    """The process of a side. It trains only while `epoch` is called."""
+
+    def __init__(self, name: str, task: Task):
+        context = multiprocessing.get_context("spawn")
+        self.name, self.current = name, None
+        self.connection, its_end = context.Pipe()
+        self.process = context.Process(target=serve, args=(its_end, name, task))
+        self.process.start()
+        its_end.close()  # now only the child holds this end
+
+    def __enter__(self) -> "Side":
+        return self
+
+    def __exit__(self, *_) -> None:
+        with suppress(OSError):  # the process has ended already
+            self.connection.send(END)
+        self.process.join(10)  # its loader and its folder go with it
+        self.process.terminate()
+        self.process.join()
+        self.connection.close()
+
+    def epoch(self, settings: dict, warm: bool = False) -> dict:
+        """The report of an epoch with these settings (see `Watch.report`), with clips_per_second and peak_mb.
+
+        peak_mb: of the process and its workers. `warm`: if the settings are new, of the epoch after the first one.
+        Raises `CourseError` if the epoch fails.
+        """
+        new, self.current = settings != self.current, settings
+        with PeakMemory() as memory:
+            memory.watch(self.process.pid)
+            report = self._ask(settings if new else AGAIN)
+            if new and warm:
+                report = self._ask(AGAIN)
+        return {**report, "clips_per_second": settings["clips"] / report["seconds"], "peak_mb": memory.peak / 1e6}
+
+    def _ask(self, what) -> dict:
+        try:
+            self.connection.send(what)
+            need(self.connection.poll(LIMIT), f"{self.name} trained on no epoch in {LIMIT:g} seconds; use fewer clips")
+            report = self.connection.recv()
+        except (EOFError, ConnectionError):
+            self.process.join()
+            raise CourseError(
+                f"the process of {self.name} ended without a result (exit code {self.process.exitcode}; -9 is mostly "
+                "too little memory); free some memory and run the same command again"
+            ) from None
+        if "error" in report:
+            self.current = None
+            raise CourseError(f"{self.name} cannot train on these files: {report['error']}")
+        return report
+
+
+def axes(side: str, kind: Kind) -> dict[str, list]:
+    """What is searched for a side, in this order, each with the best of what was before. The first values begin."""
+    n = cores()
+    workers = [0, 1] if kind.pipeline == "kept" else [n, max(n - 1, 1)]
+    if side == "ours":
+        return {"workers": workers, "threads": [1, n]}
+    if kind.pipeline == "kept":
+        return {"workers": [*workers, n], "threads": [1, n]}
+    decoders = [name for name in READERS if importlib.util.find_spec(name) or name == "PyAV"]
+    return {"decoder": decoders, "workers": [*workers, 2 * n], "decoder_threads": [1, 0], "threads": [1, n]}
+
+
+def search(side: Side, kind: Kind) -> tuple[dict, list[dict]]:
+    """(the best settings, a row for each that was tried): along one axis after the other.
+
+    A row has the settings, and clips_per_second and waiting_share, or an error. Raises `CourseError` if none works.
+    """
+    along = axes(side.name, kind)
+    start = {"clips": kind.tried, "pipeline": kind.pipeline, "decoder": "PyAV", "decoder_threads": 1}
+    best, fastest, rows = start | {name: values[0] for name, values in along.items()}, 0.0, []
+    for name, values in along.items():
+        for value in dict.fromkeys(values):
+            settings = best | {name: value}
+            if any(settings.items() <= row.items() for row in rows):
+                continue
+            try:
+                report = side.epoch(settings, kind.warm)
+            except CourseError as error:
+                rows.append(settings | {"error": str(error)})
+                continue
+            rows.append(settings | {key: report[key] for key in ("clips_per_second", "waiting_share")})
+        done = [row for row in rows if row.get("clips_per_second", 0.0) > fastest]
+        if done:
+            row = max(done, key=lambda row: row["clips_per_second"])
+            best, fastest = {key: row[key] for key in best}, row["clips_per_second"]
+    need(fastest, rows[0].get("error", f"{side.name} trained on no clip"))
+    return best, rows
+
+
+def compare(peer: str, kind: Kind, task: Task, turns: int) -> dict:
+    """One part of the report: ours beside a peer on one kind of clips.
+
+    dict(peer, parameters, sides, ratio, ratio_error, target). sides: name -> dict(settings, clips_per_second,
+    waiting_share, peak_mb, stages, search). Numbers are medians over the turns, peak_mb is the largest. `ratio`: the
+    median of the ratios of the turns, above 1 if ours is faster, and `ratio_error` its standard error. stages: the
+    milliseconds of a clip where one thread does all the work. "by hand": the peer again, with a loader that does what
+    ours does (`Kind` of the pipeline); its ratio is ratio_by_hand.
+    """
+    with ExitStack() as stack:
+        sides = {name: stack.enter_context(Side(name, task)) for name in ("ours", peer)}
+        chosen, found = {}, {}
+        for name, side in sides.items():
+            best, rows = search(side, kind)
+            chosen[name], found[name] = best | {"clips": kind.clips}, {"search": rows}
+        if kind.pipeline == "reference":
+            sides[BY_HAND] = stack.enter_context(Side(peer, task))
+            chosen[BY_HAND], found[BY_HAND] = chosen[peer] | {"pipeline": BY_HAND, "decoder": "PyAV"}, {}
+        reports = {name: [] for name in sides}
+        for turn in range(turns):
+            for name in list(sides)[:: (-1) ** turn]:  # the order alternates
+                reports[name].append(sides[name].epoch(chosen[name], kind.warm))
+        counts = {report["parameters"] for each in reports.values() for report in each}
+        need(len(counts) == 1, f"the models of ours and {peer} differ: they have {counts} parameters")
+        for name, each in reports.items():
+            alone = chosen[name] | {"workers": 0, "threads": 1, "clips": max(kind.tried // 2, task.batch)}
+            stages = sides[name].epoch(alone, kind.warm)
+            found[name] |= {
+                "settings": chosen[name],
+                **{key: statistics.median(r[key] for r in each) for key in ("clips_per_second", "waiting_share")},
+                "peak_mb": max(report["peak_mb"] for report in each),
+                "stages": {stage: 1e3 * s / alone["clips"] for stage, s in stages["stages"].items()},
+                "one_thread_ms": 1e3 * stages["seconds"] / alone["clips"],
+            }
+    result = {"peer": PEERS[peer][1], "model": task.model, "parameters": counts.pop(), "turns": turns, "sides": found}
+    for key, other in (("ratio", peer), ("ratio_by_hand", BY_HAND)):
+        if other in reports:
+            ratios = [b["seconds"] / a["seconds"] for a, b in zip(reports["ours"], reports[other])]
+            error = 1.25 * statistics.stdev(ratios) / turns**0.5 if turns > 1 else 0.0  # of a median
+            result |= {key: statistics.median(ratios), f"{key}_error": error}
+    return result | {"target": kind.target}
+
+
+def clips_of(kind: Kind, files: tuple[str, ...], tell: Callable[[str], None]) -> tuple[str, ...]:
+    """The files of a kind, rendered and prepared if they are not there yet."""
+    if kind is YOURS:
+        return files
+    folder = data_root() / "bench"
+    if not (folder / "phone" / f"phone_{PHONES - 1}.mp4").is_file():
+        tell(f"drawing {PHONES} stand-ins for a phone's clips in {folder}, once; this takes a minute")
+    paths = phone_clips(folder / "phone", PHONES)
+    if kind is not PHONE:
+        prepare(folder / "phone", folder / "prepared")
+        paths = [folder / "prepared" / path.name for path in paths]
+    return tuple(map(str, paths))
+
+
+def bench_train(
+    files=(),
+    *,
+    out: Path | None = None,
+    peers: list[str] | None = None,
+    turns: int = 3,
+    frames: int = 16,
+    stride: int = 2,
+    size: int = 64,
+    batch: int = 8,
+    tell: Callable[[str], None] = print,
+) -> dict:
+    """Train on phone clips, on prepared ones and on kept frames, ours beside each peer; returns the report.
+
+    `files`: train on these videos instead. `peers`: keys of PEERS (default: all that are installed). `out`: the file
+    to which each part is written when it is made; a part that it has already is not made again. `tell` gets a line for
+    each part. See `compare` for the contents of a part.
+    Raises `CourseError` for an unknown or missing peer, and for files that cannot be read or are too short.
+    """
+    files = tuple(map(str, files))
+    for path in files:
+        count = ClipReader(path).num_frames
+        need(count > (frames - 1) * stride, f"{path} has {count} frames, too few for {frames}, {stride} apart")
+    names = chosen_peers(peers, tell)
+    tasks = partial(Task, frames=frames, stride=stride, size=size, batch=batch)
+    settings = {"frames": frames, "stride": stride, "size": size, "batch": batch, "turns": turns, "files": files}
+    head = {"what": "parts of vt-course bench train", **provenance(torch.device("cpu")), "processor": processor()}
+    head |= {
+        "versions": {name: version(name) for name in ("torchvision", "transformers", "accelerate", "decord", "av")}
+    }
+    head |= {"settings": settings | {"files": list(files)}}
+
+    def todo() -> Iterator[tuple[str, Callable]]:
+        for kind in [YOURS] if files else [PHONE, PREPARED, KEPT]:
+            for peer in names:
+                yield f"{peer}, {kind.name}", partial(part, peer, kind)
+
+    def part(peer: str, kind: Kind) -> dict:
+        return compare(peer, kind, tasks(PEERS[peer][0], clips_of(kind, files, tell)), turns)
+
+    return in_parts(out, head, ("processor", "settings"), "of this machine with these settings", todo(), tell)
+
+
+def chosen_peers(names: list[str] | None, tell: Callable[[str], None]) -> list[str]:
+    """The peers to compare with. Raises `CourseError` for those that are named and cannot be measured here."""
+    lacking = {}
+    for name, (_, _, packages) in PEERS.items():
+        if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
+            lacking[name] = f"{name} is not measured without {' and '.join(missing)}: pip install {' '.join(missing)}"
+    for name in names or []:
+        need(name in PEERS, f"no peer {name!r}; choose from {', '.join(PEERS)}")
+        need(name not in lacking, lacking.get(name, ""))
+    if names is None:
+        for sentence in lacking.values():
+            tell(sentence)
+    return names or [name for name in PEERS if name not in lacking]
+
+
+def table(report: dict) -> list[dict]:
+    """A row for each side of each part of a report."""
+    rows = []
+    for name, made in report["parts"].items():
+        if "error" in made:
+            rows.append({"part": name, "side": made["error"]})
+            continue
+        result = made["result"]
+        for side, found in result["sides"].items():
+            settings = found["settings"]
+            loader = f"{settings['workers']} workers, {settings['threads']} threads"
+            if side != "ours" and settings["pipeline"] != "kept":
+                loader += f", {settings['decoder']} ({settings['decoder_threads'] or 'own'} threads)"
+            ratio = {"ours": None, BY_HAND: "ratio_by_hand"}.get(side, "ratio")
+            rows.append(
+                {
+                    "part": name if side == "ours" else "",
+                    "side": side,
+                    **{key: found[key] for key in ("clips_per_second", "peak_mb")},
+                    "waiting": 100 * found["waiting_share"],
+                    "ratio": result[ratio] if ratio else None,
+                    "ratio_error": result[f"{ratio}_error"] if ratio else None,
+                    "target": result["target"] if ratio == "ratio" else None,
+                    "loader": loader,
+                }
+            )
+    return rows
+
+
+def summary(report: dict) -> str:
+    """The ratios of a report in one line, as docs/researchers.md quotes them; failed parts are left out."""
+    kinds = {}
+    for name, made in report["parts"].items():
+        if result := made.get("result"):
+            peer, _, kind = name.partition(", ")
+            text = f"{result['ratio']:.2f} ± {result['ratio_error']:.2f} times {peer}"
+            if "ratio_by_hand" in result:
+                text += f" ({result['ratio_by_hand']:.2f} times its loader made by hand)"
+            kinds.setdefault(kind, []).append(text)
+    return "; ".join(f"{kind}: {', '.join(texts)}" for kind, texts in kinds.items())

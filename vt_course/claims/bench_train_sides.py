@@ -1,0 +1,480 @@
+"""The sides that `bench train` compares: each trains in a process of its own, one epoch at a time, when it is asked to.
+
+A side is a function `side(task, settings, turn, watch)`. It sets up a training and calls `turn()` before each epoch:
+there it waits, reports, and learns whether to go on (True) or to end. Ours is the loop of `vt-course train`. The peers
+are what a user would write instead: torchvision's model in a loop like that of torchvision's reference scripts
+(references/video_classification), and the `Trainer` of transformers with its TimeSformer. All sides import their
+libraries here below, so that no process holds those of another.
+"""
+
+import math
+import random
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from vt_course import CourseError
+from vt_course.data.reader import open_file, scaled_size
+from vt_course.files import parsing, write_csv
+
+LABELS = ("a", "b")
+STAGES = ("decode", "resize", "collate", "forward", "backward", "step")
+LR, WEIGHT_DECAY, CLIP_NORM, FLIP, SMALLEST = 1e-4, 0.05, 1.0, 0.5, 0.8  # SMALLEST: share of the area of a random crop
+AGAIN, END = "again", "end"  # instead of settings: another epoch with the same ones; no further epoch
+MANY = 1000  # epochs, more than anybody asks for: the learning rate is planned for so many
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all sides do: train `model`, or its twin, on clips of `files`, in batches of `batch`."""
+
+    model: str
+    files: tuple[str, ...]
+    frames: int = 16
+    stride: int = 2
+    size: int = 64
+    batch: int = 8
+
+    @property
+    def keep(self) -> int:
+        """The short side of frames that are decoded once and kept in memory, and of those scaled by hand."""
+        return math.ceil(2 * self.size / math.sqrt(SMALLEST))
+
+
+class Watch:
+    """Where the seconds of an epoch go: the whole, the waits for each batch, and the stages of the work.
+
+    The stages of loading are known only if the batches are made in this process. What the loss takes is in "backward".
+    """
+
+    def __init__(self):
+        self.parameters, self.began, self.running = None, None, None
+
+    def start(self) -> None:
+        self.waits, self.seconds, self.running = [], dict.fromkeys(STAGES, 0.0), None
+        self.began = self.marked = time.perf_counter()
+
+    def report(self) -> dict:
+        seconds, first = time.perf_counter() - self.began, self.waits[0]
+        waiting = sum(self.waits[1:]) / (seconds - first)  # the first batch is waited for, whatever the loader does
+        return {
+            "seconds": seconds,
+            "steps": len(self.waits),
+            "waiting_share": waiting,
+            "stages": self.seconds,
+            "parameters": self.parameters,
+        }
+
+    def mark(self, stage: str | None) -> None:
+        now = time.perf_counter()
+        if self.running:
+            self.seconds[self.running] += now - self.marked
+        self.running, self.marked = stage, now
+
+    def look_at(self, model, optimizer) -> None:
+        """From now on, note when a step goes forward, backward, and changes the weights."""
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        model.register_forward_pre_hook(lambda *_: self.mark("forward"))
+        model.register_forward_hook(lambda *_: self.mark("backward"))
+        optimizer.register_step_pre_hook(lambda *_: self.mark("step"))
+        optimizer.register_step_post_hook(lambda *_: self.mark(None))
+
+    def timed(self, stage: str, work: Callable, less: str | None = None) -> Callable:
+        """`work`, whose seconds count for `stage`. Those that meanwhile counted for the stage `less` do not."""
+
+        def run(*args):
+            began, inner = time.perf_counter(), self.seconds[less] if less else 0.0
+            done = work(*args)
+            inner = self.seconds[less] - inner if less else 0.0
+            self.seconds[stage] += time.perf_counter() - began - inner
+            return done
+
+        return run
+
+
+class Watched:
+    """A loader of batches that tells a `Watch` how long each batch was waited for."""
+
+    def __init__(self, loader, watch: Watch):
+        self.loader, self.watch = loader, watch
+
+    def __iter__(self) -> Iterator:
+        began = time.perf_counter()
+        for batch in self.loader:
+            self.watch.waits.append(time.perf_counter() - began)
+            yield batch
+            began = time.perf_counter()
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __getattr__(self, name: str):
+        return getattr(self.loader, name)
+
+
+# ------------------------------------------------------------------------- ours
+
+
+def ours(task: Task, settings: dict, turn: Callable[[], bool], watch: Watch) -> None:
+    """The loop of `vt-course train`, without validation and checkpoints. Settings: clips, workers, threads, keep."""
+    from vt_course.machine import deterministic
+    from vt_course.training.fit import Run
+    from vt_course.training.recipes import Recipe
+    from vt_course.training.run import open_everywhere
+
+    with tempfile.TemporaryDirectory() as folder, deterministic(torch.device("cpu")):
+        listed = Path(folder) / "clips.csv"
+        rows = ((path, label, "", "") for path, label in chosen(task, settings["clips"]))
+        write_csv(listed, ("path", "label", "start", "end"), rows)
+        recipe = Recipe(
+            task.model,
+            data=f"csv:{listed},{listed}",
+            frames=task.frames,
+            stride=task.stride,
+            size=task.size,
+            keep=task.keep if settings["pipeline"] == "kept" else 0,
+            crop_scale=(SMALLEST, 1.0),
+            flip=FLIP,
+            batch_size=task.batch,
+            epochs=MANY,
+            lr=LR,
+            weight_decay=WEIGHT_DECAY,
+            grad_clip=CLIP_NORM,
+            drop_path=0.0,
+            label_smoothing=0.0,
+            amp=False,
+        )
+        config, sets = open_everywhere(recipe, None)
+        if settings["workers"] == 0:
+            sets[0]._view = watch.timed("resize", sets[0]._view)
+            sets[0]._clip = watch.timed("decode", sets[0]._clip, less="resize")
+        run = Run(recipe, Path(folder) / "run", config, None, torch.device("cpu"), sets, settings["workers"], False)
+        run.out.mkdir()
+        run.train_loader.collate_fn = collating(watch, settings, run.train_loader.collate_fn)
+        run.train_loader = Watched(run.train_loader, watch)
+        watch.look_at(run.model, run.optimizer)
+        with run.event_log():
+            while turn():
+                run.train_epoch([], None, math.inf)
+                run.progress.epoch, run.progress.batch = run.progress.epoch + 1, 0
+
+
+def chosen(task: Task, clips: int) -> list[tuple[str, str]]:
+    """(path, label) of the `clips` samples of an epoch: each file comes equally often, with random frames each time."""
+    return [(task.files[k % len(task.files)], LABELS[k % len(LABELS)]) for k in range(clips)]
+
+
+def collating(watch: Watch, settings: dict, collate: Callable) -> Callable:
+    """Only where batches are made in this process: a worker would count for itself."""
+    return collate if settings["workers"] else watch.timed("collate", collate)
+
+
+# ------------------------------------------------------------------------- the peers' clips
+
+
+def read_decord(path: str, task: Task, threads: int, short_side: int | None) -> np.ndarray:
+    import decord
+
+    reader = decord.VideoReader(path, num_threads=threads)
+    return reader.get_batch(positions(len(reader), task)).asnumpy()
+
+
+def read_pyav(path: str, task: Task, threads: int, short_side: int | None) -> np.ndarray:
+    """Seek to the key frame before the clip and decode to its end. `short_side`: scale while converting to RGB."""
+    with open_file(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_type, stream.codec_context.thread_count = "NONE" if threads == 1 else "AUTO", threads
+        rate, begin = stream.average_rate, stream.start_time or 0
+        wanted, clip = positions(stream.frames or int(container.duration / av.time_base * rate), task).tolist(), []
+        height, width = stream.height, stream.width
+        if short_side:
+            height, width = scaled_size(height, width, short_side)
+        container.seek(begin + int(wanted[0] / rate / stream.time_base), stream=stream)
+        for frame in container.decode(stream):
+            if round((frame.pts - begin) * stream.time_base * rate) in wanted:
+                rgb = frame.to_ndarray(format="rgb24", height=height, width=width)
+                clip.append(np.rot90(rgb, round(frame.rotation / 90) % 4))
+            if len(clip) == task.frames:
+                break
+        return np.stack(clip)
+
+
+def read_torchcodec(path: str, task: Task, threads: int, short_side: int | None) -> np.ndarray:
+    from torchcodec.decoders import VideoDecoder
+
+    decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=threads)
+    return decoder.get_frames_at(positions(len(decoder), task).tolist()).data.numpy()
+
+
+READERS = {"decord": read_decord, "PyAV": read_pyav, "torchcodec": read_torchcodec}
+
+
+def positions(count: int, task: Task) -> np.ndarray:
+    """The frames of a clip that begins anywhere in a video of `count` frames."""
+    room = count - (task.frames - 1) * task.stride - 1
+    return random.randint(0, max(room, 0)) + np.arange(task.frames) * task.stride
+
+
+def reference(size: int) -> Callable:
+    """The training preset of torchvision's references/video_classification: floats first, then everything else.
+
+    There a clip of 128 x 171 pixels is cropped to 112; here the scale is the same, for `size`.
+    """
+    from torchvision import transforms
+
+    return transforms.Compose(
+        [
+            transforms.ConvertImageDtype(torch.float32),
+            transforms.Resize(size * 8 // 7, antialias=False),
+            transforms.RandomHorizontalFlip(FLIP),
+            transforms.Normalize(MEAN, STD),
+            transforms.RandomCrop(size),
+        ]
+    )
+
+
+def by_hand(size: int) -> Callable:
+    """The same with bytes as long as possible, as torchvision's documentation advises."""
+    from torchvision.transforms import v2
+
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(size, scale=(SMALLEST, 1.0), antialias=True),
+            v2.RandomHorizontalFlip(FLIP),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
+
+
+class PeerClips(Dataset):
+    """(clip (T, C, size, size), label), as the peers' users load them.
+
+    Settings: clips, workers, decoder (of `READERS`), decoder_threads (0: the decoder chooses), and pipeline:
+    "reference": frames of full size through the preset of the reference scripts; "by hand": frames scaled while they
+    are decoded, and `by_hand`; "kept": the same, but each file is decoded once, and all its frames stay in memory.
+    """
+
+    def __init__(self, task: Task, settings: dict, watch: Watch):
+        self.task, self.settings = task, settings
+        self.rows = [(path, LABELS.index(label)) for path, label in chosen(task, settings["clips"])]
+        self.kept = {}  # path: uint8 (F, h, w, C)
+        self.transform = reference(task.size) if settings["pipeline"] == "reference" else by_hand(task.size)
+        if settings["workers"] == 0:
+            self.transform = watch.timed("resize", self.transform)
+            self.read = watch.timed("decode", self.read)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        path, label = self.rows[index]
+        frames = torch.from_numpy(self.read(path))  # (T, H, W, C)
+        return self.transform(frames.permute(0, 3, 1, 2)), label
+
+    def read(self, path: str) -> np.ndarray:
+        task, decoder, threads = self.task, self.settings["decoder"], self.settings["decoder_threads"]
+        short_side = None if self.settings["pipeline"] == "reference" else task.keep
+        with parsing(path, f"not readable by {decoder}", "leave it out."):
+            if self.settings["pipeline"] != "kept":
+                return READERS[decoder](path, task, threads, short_side)
+            if path not in self.kept:
+                self.kept[path] = every_frame(path, short_side)
+        frames = self.kept[path]
+        return frames[positions(len(frames), task)]
+
+
+def every_frame(path: str, short_side: int) -> np.ndarray:
+    with open_file(path) as container:
+        stream, clip = container.streams.video[0], []
+        height, width = scaled_size(stream.height, stream.width, min(short_side, stream.height, stream.width))
+        for frame in container.decode(stream):
+            rgb = frame.to_ndarray(format="rgb24", height=height, width=width)
+            clip.append(np.rot90(rgb, round(frame.rotation / 90) % 4))
+        return np.stack(clip)
+
+
+# ------------------------------------------------------------------------- the peers
+
+
+def torchvision(task: Task, settings: dict, turn: Callable[[], bool], watch: Watch) -> None:
+    """SwinTransformer3d of our mini's size, in a loop like `train_one_epoch` of the reference scripts."""
+    from torchvision.models.video import SwinTransformer3d
+
+    from vt_course.models import ZOO
+
+    config = ZOO[task.model].config
+    same = {name: list(config[name]) for name in ("depths", "num_heads")}
+    window, width = list(config["window"]), config["embed_dim"]
+    model = SwinTransformer3d([2, 4, 4], width, **same, window_size=window, stochastic_depth_prob=0.0, num_classes=2)
+    optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=WEIGHT_DECAY)
+    data, workers = PeerClips(task, settings, watch), settings["workers"]
+    steps = MANY * -(-len(data) // task.batch)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    loader = DataLoader(
+        data,
+        task.batch,
+        shuffle=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        collate_fn=collating(watch, settings, torch.utils.data.default_collate),
+        worker_init_fn=seed_random,
+    )
+    watch.look_at(model, optimizer)
+    model.train()
+    while turn():
+        for clip, label in Watched(loader, watch):
+            logits = model(clip.transpose(1, 2))  # (B, T, C, H, W) -> (B, C, T, H, W)
+            loss = torch.nn.functional.cross_entropy(logits, label)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+            optimizer.step()
+            schedule.step()
+            (logits.argmax(1) == label).float().mean().item(), loss.item()  # what its metric logger shows
+
+
+def seed_random(worker: int) -> None:
+    random.seed(torch.initial_seed())
+
+
+class Ended(Exception):
+    """No further epoch is asked for."""
+
+
+def transformers(task: Task, settings: dict, turn: Callable[[], bool], watch: Watch) -> None:
+    """`Trainer` with TimeSformer of our mini's size."""
+    import transformers as library
+
+    from vt_course.models import ZOO
+
+    library.logging.set_verbosity_error()
+    config, workers = ZOO[task.model].config, settings["workers"]
+    model = library.TimesformerForVideoClassification(
+        library.TimesformerConfig(
+            image_size=task.size,
+            patch_size=config["patch_size"],
+            num_frames=task.frames,
+            hidden_size=config["embed_dim"],
+            num_hidden_layers=config["depth"],
+            num_attention_heads=config["num_heads"],
+            intermediate_size=4 * config["embed_dim"],
+            num_labels=len(LABELS),
+        )
+    )
+
+    class Waits(library.TrainerCallback):
+        def on_train_begin(self, args, state, control, optimizer=None, **more):
+            watch.look_at(model, getattr(optimizer, "optimizer", optimizer))  # accelerate has wrapped it
+
+        def on_epoch_begin(self, args, state, control, **more):
+            if not turn():
+                raise Ended  # `should_training_stop` would be looked at after one more step
+
+    class Trainer(library.Trainer):
+        def get_train_dataloader(self):
+            return Watched(super().get_train_dataloader(), watch)
+
+    def collate(samples: list) -> dict:
+        clips, labels = torch.utils.data.default_collate(samples)
+        return {"pixel_values": clips, "labels": labels}
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = library.TrainingArguments(
+            output_dir=folder,
+            use_cpu=True,
+            per_device_train_batch_size=task.batch,
+            num_train_epochs=MANY,
+            learning_rate=LR,
+            weight_decay=WEIGHT_DECAY,
+            max_grad_norm=CLIP_NORM,
+            lr_scheduler_type="cosine",
+            dataloader_num_workers=workers,
+            dataloader_persistent_workers=workers > 0,
+            dataloader_pin_memory=False,
+            remove_unused_columns=False,
+            logging_strategy="no",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        trainer = Trainer(
+            model,
+            arguments,
+            data_collator=collating(watch, settings, collate),
+            train_dataset=PeerClips(task, settings, watch),
+            callbacks=[Waits()],
+        )
+        trainer.remove_callback(library.PrinterCallback)
+        try:
+            trainer.train()
+        except Ended:
+            pass
+
+
+SIDES = {"ours": ours, "torchvision": torchvision, "transformers": transformers}
+
+
+# ------------------------------------------------------------------------- the process of a side
+
+
+def serve(connection: Connection, side: str, task: Task) -> None:
+    """Train whenever settings come through `connection`, and answer each epoch with the report of its `Watch`.
+
+    AGAIN: another epoch with the same settings. END: the process ends. What goes wrong is answered as {"error": ...}.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C, and ends this process
+    if side != "ours":
+        preload()
+    with suppress(EOFError, ConnectionError):  # the parent has been killed
+        asked = connection.recv()
+        while asked != END:
+            asked = with_settings(connection, side, task, asked)
+
+
+def preload() -> None:
+    """Import the decoders before the workers are forked, so that no worker's first clip pays for it."""
+    for name in ("av", "decord", "torchcodec.decoders"):
+        try:
+            __import__(name)
+        except (ImportError, OSError, RuntimeError):
+            pass
+
+
+def with_settings(connection: Connection, side: str, task: Task, settings: dict):
+    """Train with these settings until something else than AGAIN is asked for, which is returned."""
+    watch, asked = Watch(), AGAIN
+
+    def turn() -> bool:
+        nonlocal asked
+        if watch.began is not None:
+            connection.send(watch.report())
+            asked = connection.recv()
+        watch.start()
+        return asked == AGAIN
+
+    torch.set_num_threads(settings["threads"])
+    torch.manual_seed(0)
+    random.seed(0)
+    try:
+        SIDES[side](task, settings, turn, watch)
+    except (EOFError, ConnectionError):
+        raise
+    except CourseError as error:
+        connection.send({"error": str(error)})
+        asked = connection.recv()
+    except Exception as error:  # of another library: which one depends on what its code stumbles over
+        connection.send({"error": " ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[-1:]])})
+        asked = connection.recv()
+    return asked
