@@ -406,7 +406,7 @@ companion.open_questions("TimeSformer")
 #
 # Two local stages, without attention, then two global ones. A local block mixes by convolutions over 5 × 5 × 5 tokens (in *all else*).
 
-# %% tags=["figure"] alt="UniFormer-S as a table of nine parts: two local stages without heads, then stages 3 and 4 in which all tokens attend to all; parameters are mostly in stages 3 and 4, multiply-accumulates in stage 3, where the products with scores are a third."
+# %% tags=["figure"] alt="UniFormer-S as a table of nine parts: two local stages without heads, then stages 3 and 4 in which all tokens attend to all; parameters are mostly in stages 3 and 4, multiply-accumulates in stage 3, where the products with scores are nearly half."
 show.anatomy("uniformer_small_16", "UniFormer-S, 16 frames")
 
 # %%
@@ -531,7 +531,7 @@ companion.misread()
 # %% [markdown] tags=["core"]
 # ## 11 · All families in one picture
 #
-# All numbers in this picture are **the papers'**: accuracies, parameters and the MACs of one view, times the views of one answer (4 clips of 3 crops are 12 times the cost). None of these accuracies was run here. Do not compare them with those of our small models on drawn clips, in notebook 09: there the chance level is 12.5 %, and the clips are 32 pixels wide.
+# All numbers in this picture are **the papers'**: accuracies, parameters and the MACs of one view, times the views of one answer (4 clips of 3 crops are 12 times the cost). None of these accuracies was run here. Do not compare them with those of our small models on drawn clips, in notebook 09: there the chance level is 12.5 %, and the clips are 32 pixels wide. Where only one of the two costs is stated, a variant is in one panel only.
 
 # %% tags=["figure"] alt="Six panels, a row for each of Kinetics-400, ImageNet and Something-Something V2, with stated accuracies against the cost of all views at the left and against parameters at the right: a mark for each variant of five families; UniFormer lies at the upper left of most panels, hollow marks are numbers from secondary sources."
 show.landscape(companion.landscape(),

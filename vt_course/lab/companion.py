@@ -75,6 +75,12 @@ def ledger() -> dict[str, dict]:
     return {entry["id"]: entry for entry in run.as_recorded(list(told().values()))}
 
 
+@cache
+def asked() -> dict[str, rows.Row]:
+    """id -> row of experiments.yaml."""
+    return {row.id: row for row in rows.read_rows()}
+
+
 def select(**filters: str) -> list[dict]:
     """The entries whose paper, kind and status are those asked for. Raises `CourseError` for a value that none has."""
     return run.select(list(ledger().values()), **filters)
@@ -200,10 +206,10 @@ def ablations(paper: str) -> Table:
 
 def trends(paper: str) -> Table:
     """Differences of accuracies that a paper states, and those of our small models, with the scale of both."""
-    asked, lines = {row.id: row for row in rows.read_rows()}, []
+    lines = []
     for entry in select(paper=paper, kind="trend"):
         told = entry["arguments"]
-        row = asked[told["row"]]
+        row = asked()[told["row"]]
         (line,) = [
             each
             for each in verdicts.comparisons(row, results.read_result(row.id))

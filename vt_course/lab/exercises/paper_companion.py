@@ -372,7 +372,7 @@ def outcome(claim) -> int:
 @contextmanager
 def as_before():
     """At the end, all names of the model files and of their classes are what they were, however they were changed."""
-    owners = [module for module in vars(MODELS).values()]
+    owners = list(vars(MODELS).values())
     owners += [
         each
         for module in owners
@@ -384,8 +384,11 @@ def as_before():
         yield
     finally:
         for owner, names in kept:
-            for name in [n for n, value in vars(owner).items() if value is not names.get(n, owner)]:
-                setattr(owner, name, names[name]) if name in names else delattr(owner, name)
+            now = dict(vars(owner))
+            for name in now.keys() - names.keys():
+                delattr(owner, name)
+            for name in [name for name, value in names.items() if now.get(name, kept) is not value]:
+                setattr(owner, name, names[name])
 
 
 TRIALS = Choices(
