@@ -97,12 +97,12 @@ def claims(paper: str = "", kind: str = "", status: str = "", words: str = "", m
         if words.lower() in f"{entry['id']} {entry['where']} {entry['claim']}".lower()
     ]
     shown = [(e["id"], where(e), e["claim"], value(e["stated"]), value(e["found"]), mark(e)) for e in found[:most]]
+    headings = ("id", "where", "claim", "stated", "ours", "status")
+    if any(e["status"] == DIFFERS for e in found[:most]):
+        headings += ("why it differs",)
+        shown = [(*row, e["explanation"] if e["status"] == DIFFERS else "") for row, e in zip(shown, found)]
     left = f" The first {most} are shown." if len(found) > most else ""
-    return Table(
-        ("id", "where", "claim", "paper", "ours", "status"),
-        shown,
-        (run.status_line(found) + "." if found else "none") + left,
-    )
+    return Table(headings, shown, (run.status_line(found) + "." if found else "none") + left)
 
 
 def counts(by: str, entries: list[dict] | None = None) -> dict[str, dict[str, int]]:
@@ -125,7 +125,8 @@ def count_table(by: str) -> Table:
 
 
 def mark(entry: dict) -> str:
-    return f"{MARKS[entry['status']]} {entry['status']}"
+    """The status behind its sign, which stays on one line with it."""
+    return f"{MARKS[entry['status']]}\N{NO-BREAK SPACE}{entry['status']}"
 
 
 def where(entry: dict) -> str:
