@@ -537,7 +537,7 @@ MAY_IMPORT = {
     "training": {"", "machine", "data", "models"},
     "fetch": {"", "machine", "data", "models", "training"},
     "claims": {"", "machine", "data", "models", "training"},
-    "lab": {"", "data", "models", "training"},
+    "lab": {"", "data", "models", "training", "claims"},
     "publish": {"", "machine", "data", "models", "training", "lab"},
     "doctor": {"", "machine"},
     "cli": {"", "machine", "data", "models", "training", "fetch", "claims", "lab", "publish", "doctor"},

@@ -804,4 +804,4 @@ assert len(table) == len(rows)
 # </details>
 
 # %% [markdown]
-# **Next:** notebook 10 will hold the claims of all papers beside what the course found: numbers of parameters, costs, equality with the official code, and the table of section 11.
+# **Next:** [10 · Paper companion](10_paper_companion.ipynb) has the claims of all papers beside what the course found: numbers of parameters, costs, equality with the official code, and the differences of section 11.

@@ -10,6 +10,7 @@ from . import (
     clips_and_tokens,
     does_it_use_time,
     mvit,
+    paper_companion,
     start_here,
     swin,
     timesformer,
@@ -29,6 +30,7 @@ MODULES = [
     uniformer,
     training,
     does_it_use_time,
+    paper_companion,
 ]
 RIGHT = {number: solutions for module in MODULES for number, solutions in module.RIGHT.items()}
 WRONG = {number: solutions for module in MODULES for number, solutions in module.WRONG.items()}

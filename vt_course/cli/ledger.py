@@ -72,13 +72,9 @@ def short(value) -> str | float | None:
 
 def wanted(args, entries: list[dict]) -> list[dict]:
     """The entries that the filters leave. Raises `CourseError` for a filter that nothing has."""
-    for name in FILTERS:
-        asked = getattr(args, name)
-        values = {entry[name] for entry in entries}
-        if asked and asked not in values:
-            raise CourseError(f"no claim has the {name} {asked!r}; {closest(asked, sorted(filter(None, values)))}.")
-        entries = [entry for entry in entries if not asked or entry[name] == asked]
-    return entries
+    from vt_course.claims.ledger.run import select
+
+    return select(entries, **{name: getattr(args, name) for name in FILTERS})
 
 
 def explain(args, entries: dict[str, dict]) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from vt_course import CourseError, need, repo_root
+from vt_course import CourseError, closest, need, repo_root
 from vt_course.claims.ledger import claims as ledger
 from vt_course.claims.ledger import cost
 from vt_course.claims.ledger.claims import DIFFERS, EXACT, NOT_RUN, SCALED, UNDECIDED, UNVERIFIED, WITHIN, Claim
@@ -150,6 +150,16 @@ def as_recorded(told: list[Claim]) -> list[dict]:
         need(not changed, f"the claim {claim.id} is recorded with another {changed} in results/claims.json; {remedy}")
         found.append(old)
     return found
+
+
+def select(entries: list[dict], **filters: str | None) -> list[dict]:
+    """The entries whose paper, kind and so on are those asked for. Raises `CourseError` for a value that none has."""
+    for name, asked in filters.items():
+        values = {entry[name] for entry in entries}
+        if asked and asked not in values:
+            raise CourseError(f"no claim has the {name} {asked!r}; {closest(asked, sorted(filter(None, values)))}.")
+        entries = [entry for entry in entries if not asked or entry[name] == asked]
+    return entries
 
 
 def stale(outcome: Outcome, recorded: dict[str, dict]) -> str:

@@ -5,6 +5,7 @@ from vt_course.lab.exercises import (
     clips_and_tokens,
     does_it_use_time,
     mvit,
+    paper_companion,
     start_here,
     swin,
     timesformer,
@@ -24,4 +25,5 @@ EXERCISES = (
     | uniformer.EXERCISES
     | training.EXERCISES
     | does_it_use_time.EXERCISES
+    | paper_companion.EXERCISES
 )

@@ -6,8 +6,10 @@ sign shows the regions on the wrong side. Arrays are NumPy's or PyTorch's.
     python -m vt_course.lab.show        # draws notebooks/img/windows_27.png again
 """
 
+from vt_course.lab.show.anatomy import anatomy
 from vt_course.lab.show.attention import attention_matrices, attention_over_frames, shape_flow
 from vt_course.lab.show.clips import film_strip, play, sampling, token, views
+from vt_course.lab.show.companion import landscape, statuses
 from vt_course.lab.show.compare import expected_got
 from vt_course.lab.show.curves import ceilings, confusion, cost_curves, curves, token_flow
 from vt_course.lab.show.dataset import dataset

@@ -1,0 +1,101 @@
+"""Figures of the ledger: how the claims came out, and what the papers state of accuracy and cost."""
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from vt_course import CourseError
+from vt_course.colours import BLUE, GREEN, PINK, SKY, VERMILION, YELLOW
+from vt_course.lab.show.style import COLOURS, MARKERS, figure, headline, ink
+
+SHADES = {
+    "exact": GREEN,
+    "within tolerance": SKY,
+    "scaled down": BLUE,
+    "differs": VERMILION,
+    "undecided": YELLOW,
+    "not run": "0.85",
+    "unverified source": PINK,
+}
+
+
+@figure
+def statuses(groups: dict[str, dict[str, dict[str, int]]], title: str | None = None) -> Figure:
+    """How many claims have which status: a panel for each of `groups`, a bar for each name in it.
+
+    `groups`: title of a panel -> {name: {status: number}}. A number stands in its part of the bar where it has room,
+    and the sum at the end.
+    """
+    heights = [len(each) for each in groups.values()]
+    fig, panels = plt.subplots(
+        len(groups),
+        1,
+        squeeze=False,
+        figsize=(10, 1.9 + 0.42 * sum(heights) + 0.3 * len(groups)),
+        height_ratios=heights,
+    )
+    for axes, (heading, bars) in zip(panels[:, 0], groups.items()):
+        top = max(sum(each.values()) for each in bars.values())
+        for i, each in enumerate(bars.values()):
+            left = 0
+            for status, number in each.items():
+                axes.barh(i, number, left=left, color=SHADES[status], edgecolor="0.3", linewidth=0.6, height=0.7)
+                if number >= 0.016 * len(f"{number}") * top:
+                    style = dict(ha="center", va="center", size=11, color=ink(SHADES[status]))
+                    axes.text(left + number / 2, i, f"{number}", **style)
+                left += number
+            axes.text(left + 0.01 * top, i, f"{left}", va="center", size=11, weight="bold")
+        axes.set(xlim=(0, 1.08 * top), ylim=(len(bars) - 0.5, -0.5), yticks=range(len(bars)), xticks=[], title=heading)
+        axes.set_yticklabels(list(bars))
+        axes.spines["bottom"].set_visible(False)
+    handles = [plt.Rectangle((0, 0), 1, 1, facecolor=shade, edgecolor="0.3") for shade in SHADES.values()]
+    fig.legend(handles, list(SHADES), loc="outside lower center", ncols=4)
+    headline(fig, title)
+    return fig
+
+
+@figure
+def landscape(points: list[dict], data: dict[str, str], title: str | None = None) -> Figure:
+    """Stated accuracies against what an answer costs, a row of two panels for each data set, a mark for each variant.
+
+    `points`: dict(paper, data, accuracy, gmacs (of all views), parameters (millions), firm) as in
+    `vt_course.lab.companion.landscape`; a cost that is None is not drawn. `data`: the data sets to draw, and their
+    names in full. A mark is hollow where one of its numbers was read in a table of other authors. Raises `CourseError`
+    for a data set without a point.
+    """
+    papers = list(dict.fromkeys(point["paper"] for point in points))
+    fig, grid = plt.subplots(len(data), 2, squeeze=False, figsize=(11, 3.3 * len(data) + 0.9), sharey="row")
+    for (short, name), panels in zip(data.items(), grid):
+        here = [point for point in points if point["data"] == short]
+        if not here:
+            raise CourseError(f"no variant has an accuracy on {short!r}")
+        for axes, cost, label in (
+            (panels[0], "gmacs", "GMACs of all views of one answer"),
+            (panels[1], "parameters", "million parameters"),
+        ):
+            costs = [point[cost] for point in here if point[cost] is not None]
+            for point in (point for point in here if point[cost] is not None):
+                n = papers.index(point["paper"])
+                style = dict(markeredgecolor=COLOURS[n], markeredgewidth=1.5, markersize=8, linestyle="none")
+                face = COLOURS[n] if point["firm"] else "white"
+                axes.plot(point[cost], point["accuracy"], MARKERS[n], markerfacecolor=face, **style)
+            axes.set(xscale="log", xlabel=label)
+            low, high = min(costs), max(costs)
+            steps = (1, 2, 5) if high < 50 * low else (1,)  # more of them would touch
+            ticks = [step * 10**k for k in range(-1, 6) for step in steps if low <= 1.5 * step * 10**k <= 2.25 * high]
+            axes.set_xlim(low / 1.5, 1.5 * high)
+            axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
+            axes.minorticks_off()
+            axes.grid()
+        panels[0].set_ylabel("stated top-1, %")
+        panels[0].set_title(name, loc="left")
+    marks = [
+        Line2D([], [], color=COLOURS[n], marker=MARKERS[n], linestyle="none", markersize=8, label=paper)
+        for n, paper in enumerate(papers)
+    ]
+    if not all(point["firm"] for point in points if point["data"] in data):
+        style = dict(marker="o", markerfacecolor="white", markeredgecolor="0.3", linestyle="none", markersize=8)
+        marks.append(Line2D([], [], **style, label="hollow: a secondary source"))
+    fig.legend(handles=marks, loc="outside lower center", ncols=3)
+    headline(fig, title)
+    return fig
