@@ -124,6 +124,7 @@ def test_the_verbs():
         "course",
         "test",
         "lab",
+        "open",
         "student",
         "progress",
     }
@@ -410,7 +411,7 @@ def test_lab_with_default_arguments(monkeypatch, tmp_path):
     monkeypatch.setattr(cli_course, "need_data", lambda: None)
     monkeypatch.setattr(cli_course.subprocess, "call", lambda words: called.append(words) or 0)
     monkeypatch.setattr(work, "work_folder", lambda: tmp_path)
-    monkeypatch.setattr(work, "first_use", lambda: [{"notebook": "05_toy"}])
+    monkeypatch.setattr(work, "first_use", lambda **_: [{"notebook": "05_toy", "state": "written"}])
     monkeypatch.setattr(work, "outdated", lambda: ["04_toy", "03_toy"])
     code, out, err = run("lab")
     assert (code, out) == (0, "") and called == [[sys.executable, "-m", "jupyterlab", f"--notebook-dir={tmp_path}"]]

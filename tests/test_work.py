@@ -132,9 +132,10 @@ def position(nb, start: str) -> int:
 def test_first_use_writes_what_is_absent_and_nothing_else(toy):
     assert untouched(toy.path) and not any("solution" in parts(cell) for cell in toy.notebook.cells)
     toy.path.write_text("the reader's", encoding="utf-8")
-    assert work.first_use(toy.root) == [] and toy.path.read_text(encoding="utf-8") == "the reader's"
+    assert [row["state"] for row in work.first_use(toy.root)] == ["kept"]
+    assert toy.path.read_text(encoding="utf-8") == "the reader's"
     shutil.copy(toy.source, toy.source.with_name("06_new.py"))  # a notebook that came later
-    assert [row["notebook"] for row in work.first_use(toy.root)] == ["06_new"]
+    assert [(row["notebook"], row["state"]) for row in work.first_use(toy.root)][1:] == [("06_new", "written")]
     assert toy.path.read_text(encoding="utf-8") == "the reader's"
 
 
@@ -144,7 +145,6 @@ def test_lab_opens_the_students_edition_or_the_solutions(solutions, tmp_path, mo
     monkeypatch.setattr(course, "need_data", lambda: None)
     monkeypatch.setattr(course.subprocess, "call", lambda command: ran.append(command) or 0)
     monkeypatch.setattr(work, "repo_root", lambda: tmp_path)
-    monkeypatch.setattr(course.vt_course, "repo_root", lambda: tmp_path)
     toy = Course(tmp_path)
     shutil.rmtree(tmp_path / "work")
     argv = ["lab", *["--solutions"] * solutions, "--", "--no-browser"]
