@@ -323,6 +323,7 @@ PLAIN = {
     "gpu-report": "test_gpu_report.test_the_command_with_default_arguments",
     "lab": "test_cli.test_lab_with_default_arguments",
     "models": "test_cli.test_models",
+    "open": "test_work.test_open_copies_and_renders_and_never_overwrites",
     "predict": "test_predict.test_bad_files_cost_no_other",
     "progress": "test_cli.test_progress_is_a_table_and_json",
     "recipes": "test_official_recipes.test_recipes_on_the_command_line",

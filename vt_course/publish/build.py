@@ -17,6 +17,7 @@ from vt_course import CourseError, need_own_checkout, repo_root
 from vt_course.files import atomic_write
 from vt_course.publish import NotebookFailed, figures, hygiene, links
 from vt_course.publish.compare import build_env
+from vt_course.publish.hosted import drifted, write_hosted
 from vt_course.publish.kernel import CELL_ERRORS, CELL_SECONDS, CourseKernel, explain
 from vt_course.publish.source import built_metadata, cell_ids, content, fingerprint, from_source, select_sources, write
 
@@ -70,6 +71,10 @@ def build(
         else:
             rows = [_build_one(*pair, lambda nb, path: execute(nb, path.parent, path.stem, progress)) for pair in pairs]
     wrong = [text for row in rows for text in row.pop("problems")]
+    if check:
+        wrong += drifted(root, sources)
+    else:
+        write_hosted(root, [source for source, row in zip(sources, rows) if row["status"] == "built"])
     if wrong:
         raise NotebookFailed("\n".join(wrong), rows)
     return rows
