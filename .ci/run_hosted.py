@@ -24,7 +24,5 @@ for path in paths:
     printed = ["".join(o.get("text", "") for o in cell.outputs) for cell in nb.cells if cell.cell_type == "code"]
     checks = sum(text.startswith("○ exercise") for text in printed)
     assert printed[0].startswith("✓ vt_course"), printed[0]
-    print(
-        f"{path.stem}: {len(printed)} cells, {checks} checks not attempted, {time.monotonic() - start:.0f} s",
-        flush=True,
-    )
+    seconds = time.monotonic() - start
+    print(f"{path.stem}: {len(printed)} cells, {checks} checks not attempted, {seconds:.0f} s", flush=True)
