@@ -19,6 +19,7 @@ KEPT_BUILDS = {  # of the folders in build/
 }
 STAYS = {  # below the user's folder, which may be the checkout: (what, why it stays)
     "work": ("your notebooks", "nothing brings them back"),
+    "solutions": ("a copy of the notebooks with solutions", "somebody may have written in it"),
     "edited": ("notebooks that were edited by hand", "nothing brings them back"),
     "runs": ("trained runs", "hours of computing; delete those that you do not need"),
     ".venv": ("installed packages", "`make setup` downloads them again"),
