@@ -125,7 +125,8 @@ COLAB = {  # what a host has, by name: the torch of its GPU, and the kernel that
     "numpy": "2.0.2",
     "ipykernel": "6.17.1",
     "ipython": "7.34.0",
-    "jupyter_client": "7.4.9",
+    "jupyter-client": "7.4.9",
+    "jupyter-core": "5.8.1",
     "tornado": "6.5.1",
     "matplotlib": "3.10.0",
 }
@@ -141,7 +142,7 @@ def test_an_installation_never_replaces_the_torch_of_a_host(torch, kept, tmp_pat
     subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, env], check=True)
     [site] = env.glob("lib/python*/site-packages")
     for name, version in (COLAB | {"torch": torch}).items():
-        info = site / f"{name}-{version}.dist-info"
+        info = site / f"{name.replace('-', '_')}-{version}.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")
         (info / "INSTALLER").write_text("pip\n", encoding="utf-8")
