@@ -43,8 +43,8 @@ def home(tmp_path, monkeypatch):
         (root / name).write_bytes(bytes(100_000))
         os.utime(root / name, (old := time.time() - 2 * module.OLD, old))
     os.utime(root / "runs/b/.last.safetensors.part")
-    monkeypatch.setattr(module, "repo_root", lambda: root)
-    monkeypatch.setattr(module, "data_root", lambda: root / "data")
+    monkeypatch.setattr(module, "own_root", lambda: root)
+    monkeypatch.setattr(module, "own_data", lambda: root / "data")
     return root
 
 
@@ -97,7 +97,7 @@ def test_links_are_not_followed(home, tmp_path, capsys):
 
 
 def test_a_bare_checkout_has_nothing_to_tell(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(module, "repo_root", lambda: tmp_path)
-    monkeypatch.setattr(module, "data_root", lambda: tmp_path / "data")
+    monkeypatch.setattr(module, "own_root", lambda: tmp_path)
+    monkeypatch.setattr(module, "own_data", lambda: tmp_path / "data")
     code, out = run(capsys)
     assert code == 0 and out.splitlines()[-1] == "0 MB removed, 0 MB stay"

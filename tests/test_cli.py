@@ -125,6 +125,7 @@ def test_the_verbs():
         "course",
         "test",
         "lab",
+        "open",
         "student",
         "progress",
     }
@@ -323,6 +324,7 @@ PLAIN = {
     "gpu-report": "test_gpu_report.test_the_command_with_default_arguments",
     "lab": "test_cli.test_lab_with_default_arguments",
     "models": "test_cli.test_models",
+    "open": "test_work.test_open_copies_and_renders_and_never_overwrites",
     "predict": "test_predict.test_bad_files_cost_no_other",
     "progress": "test_cli.test_progress_is_a_table_and_json",
     "recipes": "test_official_recipes.test_recipes_on_the_command_line",
@@ -411,7 +413,7 @@ def test_lab_with_default_arguments(monkeypatch, tmp_path):
     monkeypatch.setattr(cli_course, "need_data", lambda: None)
     monkeypatch.setattr(cli_course.subprocess, "call", lambda words: called.append(words) or 0)
     monkeypatch.setattr(work, "work_folder", lambda: tmp_path)
-    monkeypatch.setattr(work, "first_use", lambda: [{"notebook": "05_toy"}])
+    monkeypatch.setattr(work, "first_use", lambda **_: [{"notebook": "05_toy", "state": "written"}])
     monkeypatch.setattr(work, "outdated", lambda: ["04_toy", "03_toy"])
     code, out, err = run("lab")
     assert (code, out) == (0, "") and called == [[sys.executable, "-m", "jupyterlab", f"--notebook-dir={tmp_path}"]]

@@ -163,7 +163,7 @@ def test_orders_of_frames_need_frames(home, entry):
 
 
 def test_files_that_are_no_list_of_rows(home, entry):
-    with pytest.raises(CourseError, match="there is no .*experiments.yaml: run this command in a checkout"):
+    with pytest.raises(CourseError, match="there is no .*experiments.yaml: restore it, or install the course again"):
         rows.read_rows()
     with pytest.raises(CourseError, match="two rows with the id 'small'"):
         write(home, entry, entry)

@@ -248,7 +248,7 @@ def test_a_check_without_a_claim_is_refused(monkeypatch):
 def test_a_ledger_that_is_not_in_step_is_refused(monkeypatch):
     first = TOLD[0]
     for entries, words in (
-        ({}, "there is no .*claims.json: run this command in a checkout of the course"),
+        ({}, "there is no .*claims.json: restore it, or install the course again"),
         ({RECORDED[1]["id"]: RECORDED[1]}, f"the claim {first.id} is not in results/claims.json"),
         ({first.id: {**RECORDED[0], "stated": 49}}, f"the claim {first.id} is recorded with another stated"),
         ({"gone": RECORDED[0]}, "has a claim .'gone'. that no file has"),

@@ -10,6 +10,7 @@ import pytest
 
 from vt_course import CourseError, files, repo_root
 from vt_course.cli import course, main
+from vt_course.data import synthetic
 from vt_course.publish import student as student_module
 from vt_course.publish import work
 from vt_course.publish.build import from_source
@@ -132,9 +133,10 @@ def position(nb, start: str) -> int:
 def test_first_use_writes_what_is_absent_and_nothing_else(toy):
     assert untouched(toy.path) and not any("solution" in parts(cell) for cell in toy.notebook.cells)
     toy.path.write_text("the reader's", encoding="utf-8")
-    assert work.first_use(toy.root) == [] and toy.path.read_text(encoding="utf-8") == "the reader's"
+    assert [row["state"] for row in work.first_use(toy.root)] == ["kept"]
+    assert toy.path.read_text(encoding="utf-8") == "the reader's"
     shutil.copy(toy.source, toy.source.with_name("06_new.py"))  # a notebook that came later
-    assert [row["notebook"] for row in work.first_use(toy.root)] == ["06_new"]
+    assert [(row["notebook"], row["state"]) for row in work.first_use(toy.root)][1:] == [("06_new", "written")]
     assert toy.path.read_text(encoding="utf-8") == "the reader's"
 
 
@@ -144,7 +146,6 @@ def test_lab_opens_the_students_edition_or_the_solutions(solutions, tmp_path, mo
     monkeypatch.setattr(course, "need_data", lambda: None)
     monkeypatch.setattr(course.subprocess, "call", lambda command: ran.append(command) or 0)
     monkeypatch.setattr(work, "repo_root", lambda: tmp_path)
-    monkeypatch.setattr(course.vt_course, "repo_root", lambda: tmp_path)
     toy = Course(tmp_path)
     shutil.rmtree(tmp_path / "work")
     argv = ["lab", *["--solutions"] * solutions, "--", "--no-browser"]
@@ -161,6 +162,32 @@ def test_lab_opens_the_students_edition_or_the_solutions(solutions, tmp_path, mo
         "vt-course student --update takes your work over into the new one\n"
     )
     assert capsys.readouterr().err == ("" if solutions else said)
+
+
+def test_open_copies_and_renders_and_never_overwrites(tmp_path, monkeypatch, capsys):
+    made, ran = [], []
+    toy = Course(tmp_path / "course")
+    (toy.root / "notebooks" / "05_toy.ipynb").write_text("solved", encoding="utf-8")
+    monkeypatch.setattr(work, "repo_root", lambda: toy.root)
+    monkeypatch.setattr(synthetic, "rendered", lambda split: made)
+    monkeypatch.setattr(synthetic, "render", lambda **how: made.append(how) or {"out": "there"})
+    monkeypatch.setattr(course.subprocess, "call", lambda command: ran.append(command) or 0)
+    folder = tmp_path / "mine"
+    assert main(["open", "--dir", str(folder), "--no-start"]) == 0 and not ran
+    out, err = capsys.readouterr()
+    assert err.startswith(f"vt-course: wrote into {folder}: 05_toy; this is never overwritten\n") and "272 clips" in err
+    assert out.splitlines()[1].split() == ["05_toy", "written", str(folder / "05_toy.ipynb")]
+    (folder / "05_toy.ipynb").write_text("mine", encoding="utf-8")
+    assert main(["open", "5", "--dir", str(folder)]) == 0
+    assert ran[0][3:] == [f"--notebook-dir={folder}", str(folder / "05_toy.ipynb")]
+    assert made == [{"clips": synthetic.SMALLEST, "progress": True}] and capsys.readouterr().err == ""
+    assert (folder / "05_toy.ipynb").read_text(encoding="utf-8") == "mine"
+    assert main(["open", "--solutions", "--dir", str(folder / "solved"), "--no-start", "--json"]) == 0
+    assert [row["state"] for row in json.loads(capsys.readouterr().out)] == ["written"]
+    assert (folder / "solved" / "05_toy.ipynb").read_text(encoding="utf-8") == "solved"
+    monkeypatch.setattr(course.importlib.util, "find_spec", lambda name: None)
+    assert main(["open"]) == 2
+    assert f"JupyterLab is not installed: open {toy.path.parent} in a Jupyter" in capsys.readouterr().err
 
 
 def test_work_is_ignored_by_git():

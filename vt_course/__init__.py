@@ -39,12 +39,68 @@ def closest(name: str, names) -> str:
     return f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
 
 
+# ---------------------------------------------------------------- where things are
+#
+# The course's own files (notebooks, results) are read from one folder, `repo_root`. What a user makes is written to
+# another, `own_root`. For somebody who works in a checkout of their own both are the checkout. Where the course is
+# installed for many, or as a wheel, nobody but its owner may write to the first. `vt-course doctor` prints both.
+
+
+def carried() -> bool:
+    """Whether the course was installed from a wheel, which carries the files that a checkout has beside the package."""
+    return repo_root().name == "_course"
+
+
 def repo_root() -> Path:
-    """The checkout this package belongs to, or the current folder for an installed copy."""
-    root = Path(__file__).resolve().parent.parent
-    return root if (root / "notebooks").is_dir() and (root / "pyproject.toml").is_file() else Path.cwd()
+    """The course's own files, to read: the checkout of this package, or what an installed wheel carries."""
+    package = Path(__file__).resolve().parent
+    return package / "_course" if (package / "_course").is_dir() else package.parent
+
+
+def own_root(course: Path | None = None) -> Path:
+    """What this user makes (editions, builds, clips, runs, progress) goes here: to the checkout if this user may write
+    to it, else to a folder of the user's own, such as ~/.local/share/vt-course. It may not exist yet.
+
+    course: another folder in place of `repo_root()`.
+    """
+    course = course or repo_root()
+    if course.name != "_course" and os.access(course, os.W_OK):
+        return course
+    from platformdirs import user_data_path  # here: `import vt_course` alone needs no other package
+
+    return user_data_path("vt-course", appauthor=False)
+
+
+def own_data() -> Path:
+    """Where this user's clips and weights are written: `$VT_COURSE_DATA`, else data/ of `own_root()`."""
+    return Path(os.environ.get("VT_COURSE_DATA") or own_root() / "data")
+
+
+def data_roots() -> list[Path]:
+    """Where clips and weights are looked for: in `own_data()`, then in data/ of the course's own files, which its owner
+    may have filled. `$VT_COURSE_DATA` stands alone."""
+    if os.environ.get("VT_COURSE_DATA"):
+        return [own_data()]
+    return list(dict.fromkeys([own_data(), repo_root() / "data"]))
 
 
 def data_root() -> Path:
-    """Where generated and downloaded clips live: `$VT_COURSE_DATA`, else `data/` of the checkout."""
-    return Path(os.environ.get("VT_COURSE_DATA") or repo_root() / "data")
+    """The first of `data_roots()` that has the embedded clips; if none has, `own_data()`, where they will be."""
+    there = (root for root in data_roots() if (root / "synthetic" / "config.json").is_file())
+    return next(there, own_data())
+
+
+def progress_file() -> Path | None:
+    """`$VT_COURSE_PROGRESS`, else progress.csv in `own_root()`. An empty variable gives None: nothing is recorded."""
+    where = os.environ.get("VT_COURSE_PROGRESS")
+    if where == "":
+        return None
+    return Path(where) if where else own_root() / "progress.csv"
+
+
+def need_own_checkout(course: Path, what: str) -> None:
+    """Raise `CourseError` where `course` is not a checkout to which this user may write."""
+    kind = "is what a wheel carries" if course.name == "_course" else "is not yours to write to"
+    need(
+        own_root(course) == course, f"{what} needs a checkout of your own, and {course} {kind}: clone the course for it"
+    )

@@ -10,15 +10,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from vt_course import data_root, repo_root
+from vt_course import own_data, own_root
 
 CACHES = ("__pycache__", ".pytest_cache", ".hypothesis", ".ruff_cache")
 KEPT_BUILDS = {  # of the folders in build/
     "wheelhouse": "`make wheelhouse` downloads it again",
     "student": "handouts, in which somebody may have written",
 }
-STAYS = {  # below the checkout: (what, why it stays)
+STAYS = {  # below the user's folder, which may be the checkout: (what, why it stays)
     "work": ("your notebooks", "nothing brings them back"),
+    "solutions": ("a copy of the notebooks with solutions", "somebody may have written in it"),
     "edited": ("notebooks that were edited by hand", "nothing brings them back"),
     "runs": ("trained runs", "hours of computing; delete those that you do not need"),
     ".venv": ("installed packages", "`make setup` downloads them again"),
@@ -39,7 +40,7 @@ def clean(dry_run: bool = False) -> list[dict]:
     state is "removed" ("can go" with `dry_run`), or says why a thing stays. mb: the size of its files in MB. Raises
     OSError if something cannot be removed.
     """
-    root, data = repo_root(), data_root()
+    root, data = own_root(), own_data()
     gone = [row(what, path, "can go" if dry_run else "removed") for what, path in removable(root, data)]
     if not dry_run:
         for each in gone:
@@ -64,7 +65,7 @@ def removable(root: Path, data: Path) -> Iterator[tuple[str, Path]]:
         if path.name not in KEPT_BUILDS:
             yield "results of commands", path
     for name in ("", "vt_course", "tests", "notebooks"):
-        for folder, folders, _ in os.walk(root / name) if name else [(root, os.listdir(root), [])]:
+        for folder, folders, _ in os.walk(root / name) if name else [next(os.walk(root), (root, [], []))]:
             for cache in sorted(set(folders) & set(CACHES)):
                 yield "a cache", Path(folder, cache)
     for top in dict.fromkeys((data, root / "runs", root / "results")):

@@ -4,8 +4,9 @@ import importlib
 import platform
 import re
 import shutil
+from pathlib import Path
 
-from vt_course import __version__, data_root, repo_root
+from vt_course import __version__, carried, data_root, own_data, own_root, progress_file, repo_root
 from vt_course.machine import cores, gpus, memory_limit, threads, version
 
 PACKAGES = (
@@ -36,6 +37,8 @@ TRIED = {
     "safetensors": ("0.4", "0.8"),
 }
 OPTIONAL = {"decord": "decord2", "decord2": "decord", "torchcodec": None}
+# What only a checkout needs: it tests notebooks and runs the course. To open notebooks, any Jupyter will do.
+CHECKOUT = ("jupyterlab", "papermill", "nbval")
 
 
 def works(module: str) -> str | None:
@@ -75,6 +78,7 @@ def system_notes() -> list[str]:
 
 def report() -> dict:
     """The facts of this installation: versions, hardware, decoder, data, and `missing` (what, and how to get it)."""
+    install = 'pip install --upgrade "vt-course[notebooks]"' if carried() else "make setup"
     broken = {name: fault for name in ("torch", "psutil", "av", "decord") if (fault := works(name))}
     facts = {
         "vt_course": __version__,
@@ -83,25 +87,31 @@ def report() -> dict:
         "cpu_cores": cores(),
         "torch_threads": None if "torch" in broken else threads(),
         "memory_gb": None if "psutil" in broken else round(memory_limit() / 2**30, 1),
-        "disk_free_gb": round(shutil.disk_usage(repo_root()).free / 2**30, 1),
+        "disk_free_gb": round(shutil.disk_usage(existing(own_root())).free / 2**30, 1),
         "gpu": [] if "torch" in broken else gpus(),
         "packages": {p: version(p) for p in dict.fromkeys((*PACKAGES, *TRIED)) if p != "python"},
         "decord_imports": broken.get("decord", "yes"),
-        "repo": str(repo_root()),
-        "data": str(data_root()),
+        "course": str(repo_root()),
+        "course_from": "a wheel" if carried() else "a checkout",
+        "yours": str(own_root()),
+        "data": str(own_data()),
+        "clips": str(data_root() / "synthetic"),
         "synthetic_data": (data_root() / "synthetic" / "config.json").is_file(),
+        "progress": str(progress_file()),
     }
     missing = [
-        {"what": f"package {p}", "how": "make setup"}
+        {"what": f"package {p}", "how": install}
         for p, v in facts["packages"].items()
-        if v is None and (p not in OPTIONAL or OPTIONAL[p] and version(OPTIONAL[p]) is None)
+        if v is None
+        and (p not in OPTIONAL or OPTIONAL[p] and version(OPTIONAL[p]) is None)
+        and not (carried() and p in CHECKOUT)
     ]
-    missing += [{"what": f"a working {name} ({fault})", "how": "make setup"} for name, fault in broken.items()]
+    missing += [{"what": f"a working {name} ({fault})", "how": install} for name, fault in broken.items()]
     if facts["packages"]["decord"] and facts["packages"]["decord2"]:
         missing.append(
             {
                 "what": "one decoder: decord and decord2 overwrite each other",
-                "how": "pip uninstall decord decord2, then make setup",
+                "how": f"pip uninstall decord decord2, then {install}",
             }
         )
     if not facts["synthetic_data"]:
@@ -112,6 +122,11 @@ def report() -> dict:
     facts["untried"] = untried({"python": facts["python"], **facts["packages"]})
     facts["notes"] = system_notes()
     return facts
+
+
+def existing(path: Path) -> Path:
+    """A folder, or the nearest one above it that exists."""
+    return path if path.exists() else existing(path.parent)
 
 
 def render(facts: dict) -> str:

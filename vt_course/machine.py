@@ -13,7 +13,7 @@ import threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vt_course import CourseError, repo_root
+from vt_course import CourseError, carried, repo_root
 
 
 def cores() -> int:
@@ -234,6 +234,8 @@ def version(package: str) -> str | None:
 
 def commit() -> str | None:
     """The commit of the checkout, with "+changes" if files differ from it; None if it is unknown."""
+    if carried():  # a repository around it would be somebody else's
+        return None
     git = functools.partial(subprocess.run, cwd=repo_root(), capture_output=True, encoding="utf-8")
     try:
         head = git(["git", "rev-parse", "HEAD"])

@@ -30,7 +30,7 @@ GROUPS = {  # name of a group: (help, example)
     "weights": ("List the published weights, download them.", "vt-course weights list"),
 }
 SECTIONS = {  # of the list of verbs
-    "Learn": ("lab", "student", "progress", "course", "doctor", "clean"),
+    "Learn": ("lab", "open", "student", "progress", "course", "doctor", "clean"),
     "Train": ("data", "recipes", "train", "evaluate", "predict", "explain", "experiments"),
     "Models": ("models", "claims", "weights", "export", "verify", "bench", "gpu-report"),
     "Authors": ("build", "test"),

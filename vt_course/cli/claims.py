@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+from vt_course import repo_root
 from vt_course.cli.common import containing, need_data, option, print_json, print_table, verb, whole
 
 WORDS = option("words", nargs="*", metavar="WORD", help="only names that contain every WORD (default: all)")
@@ -246,7 +247,13 @@ def gpu_report(args) -> int:
     "verify",
     "Prove our models equal to recorded outputs of the official code.",
     "vt-course verify tests/golden",
-    option("folder", type=Path, help="NAME.json beside NAME.npz, in the format of tests/golden/README.md"),
+    option(
+        "folder",
+        nargs="?",
+        type=Path,
+        default=repo_root() / "tests" / "golden",
+        help="NAME.json beside NAME.npz, in the format of tests/golden/README.md (default: the course's recordings)",
+    ),
 )
 def verify(args) -> int:
     from vt_course.claims.golden import check_folder

@@ -1,10 +1,11 @@
 """Verbs for the course itself: its notebooks, its tests, the installation."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
-import vt_course
+from vt_course import need
 from vt_course.cli.common import as_typed, need_data, option, print_json, print_table, tell, verb, whole
 
 PROFILE = option("--profile", default="smoke", choices=["smoke", "lecture", "full"])
@@ -123,20 +124,60 @@ def test(args) -> int:
     option("options", nargs="*", help="options of JupyterLab, after --"),
 )
 def lab(args) -> int:
-    need_data()
-    folder = vt_course.repo_root() / "notebooks"
-    if not args.solutions:
-        from vt_course.publish.work import first_use, outdated, work_folder
+    from vt_course.publish.work import first_use, outdated, solutions_folder, work_folder
 
-        folder = work_folder()
-        if rows := first_use():
-            tell(f"wrote into {folder}: {', '.join(row['notebook'] for row in rows)}; this is never overwritten")
-        if old := outdated():
-            tell(
-                f"{', '.join(old)} in {folder} {'is' if len(old) == 1 else 'are'} of an older edition; "
-                "vt-course student --update takes your work over into the new one"
-            )
-    return subprocess.call([sys.executable, "-m", "jupyterlab", f"--notebook-dir={folder}", *args.options])
+    need_data()
+    folder = solutions_folder() if args.solutions else work_folder()
+    tell_written(first_use(out=folder, solutions=args.solutions), folder)
+    if not args.solutions and (old := outdated()):
+        tell(
+            f"{', '.join(old)} in {folder} {'is' if len(old) == 1 else 'are'} of an older edition; "
+            "vt-course student --update takes your work over into the new one"
+        )
+    return start_lab(folder, args.options)
+
+
+@verb(
+    "open",
+    "Copy notebooks into a folder of yours, render the smallest clips, open JupyterLab. Needs no checkout.",
+    "vt-course open 04 --dir course",
+    NOTEBOOKS,
+    option("--dir", type=Path, metavar="DIR", help="default: work (`vt-course doctor` says where)"),
+    option("--solutions", action="store_true", help="the notebooks with solutions and outputs"),
+    option("--no-start", action="store_true", help="only copy and render"),
+)
+def open_(args) -> int:
+    from vt_course.data.synthetic import SMALLEST, render, rendered
+    from vt_course.publish.work import first_use
+
+    rows = first_use(names=args.names or None, out=args.dir, solutions=args.solutions)
+    folder = Path(rows[0]["output"]).parent
+    tell_written(rows, folder)
+    if not rendered("train"):
+        made = render(clips=SMALLEST, progress=not args.json)
+        tell(f"rendered {sum(SMALLEST)} clips, the fewest that the notebooks take, into {made['out']}")
+    if args.json:
+        print_json(rows)
+    if args.no_start:
+        if not args.json:
+            print_table(rows, {"notebook": "notebook", "state": "state", "output": "yours"})
+        return 0
+    return start_lab(folder, [rows[0]["output"]] if len(rows) == 1 else [])
+
+
+def tell_written(rows: list[dict], folder: Path) -> None:
+    """Say which of the rows of `first_use` were written into `folder`."""
+    if written := [row["notebook"] for row in rows if row["state"] == "written"]:
+        tell(f"wrote into {folder}: {', '.join(written)}; this is never overwritten")
+
+
+def start_lab(folder: Path, options: list[str]) -> int:
+    need(
+        importlib.util.find_spec("jupyterlab"),
+        f"JupyterLab is not installed: open {folder} in a Jupyter that runs {sys.executable}, or install it with "
+        "`pip install jupyterlab` and run this again",
+    )
+    return subprocess.call([sys.executable, "-m", "jupyterlab", f"--notebook-dir={folder}", *options])
 
 
 @verb(
@@ -144,7 +185,7 @@ def lab(args) -> int:
     "Write the student edition: the notebooks without solutions.",
     "vt-course student 04 --out handout",
     NOTEBOOKS,
-    option("--out", type=Path, help="default: build/student; with --update: work"),
+    option("--out", type=Path, help="default: build/student; with --update: work (`vt-course doctor` says where)"),
     option(
         "--update",
         action="store_true",
@@ -188,7 +229,7 @@ def update(args) -> int:
     return 0
 
 
-@verb("progress", "Which exercises' checks passed in this checkout.", "vt-course progress")
+@verb("progress", "Which exercises' checks passed, of this user.", "vt-course progress")
 def progress(args) -> int:
     from vt_course.lab.progress import progress_file, progress_table
 

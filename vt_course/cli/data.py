@@ -98,7 +98,7 @@ def synthetic(args) -> int:
 def kinetics(args) -> int:
     from vt_course.fetch.kinetics import kinetics
 
-    args.out = args.out or vt_course.data_root() / "kinetics"
+    args.out = args.out or vt_course.own_data() / "kinetics"
     done = kinetics(
         args.out,
         classes=args.classes,

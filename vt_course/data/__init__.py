@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vt_course import CourseError, data_root
+from vt_course import CourseError, own_data
 from vt_course.data import synthetic
 
 if TYPE_CHECKING:  # clips and images import torch; a process that only reads files needs none
@@ -61,13 +61,14 @@ def open_spec(spec: str) -> Spec:
     kind, _, rest = spec.partition(":")
     classes = {"motion": synthetic.MOTIONS, "appearance": synthetic.APPEARANCES}
     if kind == "synthetic" and rest in classes:
-        folder = data_root() / "synthetic"
-        if not synthetic.rendered("train"):
+        folder = synthetic.rendered("train")
+        if not folder:
             raise CourseError(
-                f"The embedded data set is not (or not wholly, or by an older version) rendered in {folder}: "
-                "run `vt-course data synthetic`."
+                "The embedded data set is not (or not wholly, or by an older version) rendered in "
+                f"{own_data() / 'synthetic'}: run `vt-course data synthetic`."
             )
-        train, val, test = (folder / f"{rest}_{split}.csv" for split in synthetic.SPLITS)
+        tests = synthetic.rendered("test") or folder  # may lie elsewhere, or be rendered later
+        train, val, test = (at / f"{rest}_{split}.csv" for at, split in zip((folder, folder, tests), synthetic.SPLITS))
         return Spec(train, val, classes[rest], spec, test=test)
     if spec == "images:shapes":
         from vt_course.data import images

@@ -2,7 +2,7 @@
 
 Every address below was read in the repository file that is named as its `source`. We published none of them. A name is
 `variant/data`: first the variant of the zoo, then the data sets of its training, the last one first (`k400_in22k` means
-Kinetics-400 after ImageNet-22K), and then what else distinguishes two files. Below `data_root()/weights`, `get(name)`
+Kinetics-400 after ImageNet-22K), and then what else distinguishes two files. Below `own_data()/weights`, `get(name)`
 writes
 
     NAME.safetensors   the weights under our names; its header has address, licence and checksum of the original
@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 import torch
 
-from vt_course import CourseError, data_root
+from vt_course import CourseError, data_roots, own_data
 from vt_course.fetch.download import fetch
 from vt_course.files import alone, atomic_write, read_utf8, sha256_of
 from vt_course.models import ZOO, create, mini_weights
@@ -411,7 +411,11 @@ def get(name: str, out: Path | None = None, *, progress: bool = True, keep_origi
     than weights, a file that does not fit the variant, and a file that differs from the first download.
     """
     release = find(name)
-    final = Path(out or data_root() / "weights") / f"{name}.safetensors"
+    for root in data_roots()[1:] if out is None else ():  # what an installation for many has is only read
+        there = root / "weights" / f"{name}.safetensors"
+        if there.is_file() and read_record(there.with_suffix(".sha256")).get(there.name) == sha256_of(there):
+            return there
+    final = Path(out or own_data() / "weights") / f"{name}.safetensors"
     original, record = final.with_suffix(".pth"), final.with_suffix(".sha256")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)

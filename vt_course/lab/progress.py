@@ -1,21 +1,12 @@
 """Which checks passed: one line for each, in a file on the reader's machine. Nothing is sent anywhere."""
 
-import os
 from datetime import datetime
 from pathlib import Path
 
-from vt_course import CourseError, repo_root
+from vt_course import CourseError, progress_file
 from vt_course.files import csv_header, read_csv
 
 FIELDS = ("exercise", "passed")
-
-
-def progress_file() -> Path | None:
-    """`$VT_COURSE_PROGRESS`, else progress.csv in the checkout. An empty variable gives None: nothing is recorded."""
-    where = os.environ.get("VT_COURSE_PROGRESS")
-    if where == "":
-        return None
-    return Path(where) if where else repo_root() / "progress.csv"
 
 
 def record(number: str) -> None:
@@ -27,6 +18,7 @@ def record(number: str) -> None:
     try:
         if path is None or number in passed(path):
             return
+        path.parent.mkdir(parents=True, exist_ok=True)
         new = not path.exists()
         with path.open("a", encoding="utf-8", newline="") as file:  # one write appends the whole line
             file.write(

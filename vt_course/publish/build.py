@@ -6,23 +6,20 @@ or saved by JupyterLab, does not count as edited.
 """
 
 import hashlib
-import json
 import time
-from collections import Counter
 from pathlib import Path
 
-import jupytext
 import nbformat
 from nbclient import NotebookClient
 from tqdm import tqdm
 
-from vt_course import CourseError, repo_root
-from vt_course.files import atomic_write, replacing
+from vt_course import CourseError, need_own_checkout, repo_root
+from vt_course.files import atomic_write
 from vt_course.publish import NotebookFailed, figures, hygiene, links
 from vt_course.publish.compare import build_env
-from vt_course.publish.hygiene import METADATA
-from vt_course.publish.kernel import CELL_ERRORS, CELL_SECONDS, CourseKernel, explain, select_sources
-from vt_course.publish.tags import tags
+from vt_course.publish.hosted import drifted, write_hosted
+from vt_course.publish.kernel import CELL_ERRORS, CELL_SECONDS, CourseKernel, explain
+from vt_course.publish.source import built_metadata, cell_ids, content, fingerprint, from_source, select_sources, write
 
 
 def build(
@@ -53,6 +50,8 @@ def build(
             f" run `vt-course course --profile {profile}` instead."
         )
     root = root or repo_root()
+    if not check:
+        need_own_checkout(root, "A build, which writes notebooks/,")
     folder = root / "notebooks"
     sources = select_sources(root, names)
     pairs = [(source, folder / f"{source.stem}.ipynb") for source in sources]
@@ -72,36 +71,13 @@ def build(
         else:
             rows = [_build_one(*pair, lambda nb, path: execute(nb, path.parent, path.stem, progress)) for pair in pairs]
     wrong = [text for row in rows for text in row.pop("problems")]
+    if check:
+        wrong += drifted(root, sources)
+    else:
+        write_hosted(root, [source for source, row in zip(sources, rows) if row["status"] == "built"])
     if wrong:
         raise NotebookFailed("\n".join(wrong), rows)
     return rows
-
-
-def from_source(source: Path):
-    """The notebook of a py:percent file, not executed.
-
-    A source writes alt="..." for the alt text of a figure; the notebook keeps it where site generators look for it.
-    """
-    percent = {"extension": ".py", "format_name": "percent", "comment_magics": False}
-    nb = jupytext.read(source, fmt=percent)
-    nb.nbformat, nb.nbformat_minor = 4, 5
-    for cell, name in zip(nb.cells, cell_ids(nb)):
-        cell.metadata.pop("lines_to_next_cell", None)  # jupytext's note on blank lines
-        if alt := cell.metadata.pop("alt", None):
-            cell.metadata["mystnb"] = {"image": {"alt": alt}}
-        cell.id = name
-    nb.metadata = _metadata(nb)
-    return nb
-
-
-def cell_ids(nb) -> list[str]:
-    """The ids that the build gives to cells. They depend only on the type and the text of a cell."""
-    seen, ids = Counter(), []
-    for cell in nb.cells:
-        seen[cell.cell_type, cell.source] += 1
-        key = f"{cell.cell_type}\0{cell.source}\0{seen[cell.cell_type, cell.source]}"
-        ids.append(hashlib.sha256(key.encode()).hexdigest()[:12])
-    return ids
 
 
 def drift(source: Path, path: Path) -> list[str]:
@@ -113,7 +89,7 @@ def drift(source: Path, path: Path) -> list[str]:
     if got is None:
         return [f"{source.stem}: is not a valid notebook; {remedy}`."]
     for index, (a, b) in enumerate(zip(wanted.cells, got.cells)):
-        if _content(a) != _content(b):
+        if content(a) != content(b):
             where = f"{source.stem}, {hygiene.label(got, index)}"
             return [f"{where}: differs from its source; {remedy}`."]
     if len(wanted.cells) != len(got.cells):
@@ -146,7 +122,7 @@ def edited(source: Path, path: Path) -> list[str]:
     for index, cell in enumerate(wanted.cells):
         if cell.id not in here:
             changed.append(f"{hygiene.label(wanted, index)} of the source is not in the notebook")
-        elif cell.source == here[cell.id].source and _content(cell) != _content(here[cell.id]):
+        elif cell.source == here[cell.id].source and content(cell) != content(here[cell.id]):
             changed.append(f"{hygiene.label(wanted, index)} of the source has other tags or another alt text")
     return changed or ["the order of the cells is changed, or their tags"]
 
@@ -159,16 +135,6 @@ def _read(path: Path):
     except (ValueError, TypeError, AttributeError, KeyError, nbformat.ValidationError):
         return None
     return nb
-
-
-def fingerprint(nb) -> str:
-    """A hash of everything in a notebook that comes from its source, so not of outputs."""
-    return hashlib.sha256(json.dumps([_content(cell) for cell in nb.cells]).encode()).hexdigest()
-
-
-def _metadata(nb):
-    """What a notebook says about itself: the kernel, and the record of its build."""
-    return nbformat.from_dict(METADATA | {"vt_course": {"sha256": fingerprint(nb)}})
 
 
 def _keep_edited(pairs: list[tuple[Path, Path]], root: Path, discard: bool) -> None:
@@ -237,7 +203,7 @@ def _build_one(source: Path, path: Path, fill) -> dict:
         except NotebookFailed as error:
             wrong = [str(error)]
     if not wrong:
-        nb.metadata = _metadata(nb)  # nbclient has added the exact version of Python
+        nb.metadata = built_metadata(nb)  # nbclient has added the exact version of Python
         write(nb, path)
     return dict(
         notebook=source.stem,
@@ -259,16 +225,5 @@ def _take_outputs(nb, path: Path) -> None:
         cell.outputs, cell.execution_count = was.outputs, was.execution_count
 
 
-def write(nb, path: Path) -> None:
-    """Write the notebook whole or not at all, so that nobody ever reads a part of a file."""
-    nbformat.validate(nb)
-    with replacing(path) as part:
-        nbformat.write(nb, part)
-
-
 def _code_cells(nb) -> int:
     return sum(cell.cell_type == "code" for cell in nb.cells)
-
-
-def _content(cell) -> list:
-    return [cell.cell_type, cell.source, tags(cell), figures.alt(cell)]

@@ -12,12 +12,12 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
-from vt_course import CourseError, repo_root
+from vt_course import CourseError, own_root, repo_root
 from vt_course.machine import PeakMemory, at_once, cores
 from vt_course.publish import NotebookFailed, hygiene
-from vt_course.publish.build import write
 from vt_course.publish.figures import compare_cell
-from vt_course.publish.kernel import CELL_ERRORS, CELL_SECONDS, PROFILES, CourseKernel, explain, kernel_env, select
+from vt_course.publish.kernel import CELL_ERRORS, CELL_SECONDS, PROFILES, CourseKernel, explain, kernel_env
+from vt_course.publish.source import select, write
 from vt_course.publish.student import student_edition
 from vt_course.publish.tags import exercises, parts
 
@@ -35,7 +35,7 @@ def run_course(
     root: Path | None = None,
     workers: int | None = None,
 ) -> list[dict]:
-    """Execute the notebooks of `root` (the checkout); results go to `out` (build/notebooks, build/unsolved).
+    """Execute the notebooks of `root` (the course); results go to `out` (below build/ of `own_root`).
 
     names: stems ("04_video_swin") or numbers ("04"); None: all.
     profile: "smoke", "lecture" or "full". progress: show a bar, and a table at the end.
@@ -53,7 +53,7 @@ def run_course(
     if profile not in PROFILES:
         raise CourseError(f"There is no profile {profile!r}; choose from {', '.join(PROFILES)}.")
     notebooks = select(root / "notebooks", "[0-9][0-9]_*.ipynb", names)
-    out = Path(out or root / "build" / ("unsolved" if unsolved else "notebooks")).resolve()
+    out = Path(out or own_root(root) / "build" / ("unsolved" if unsolved else "notebooks")).resolve()
     outputs = [(out / path.name).resolve() for path in notebooks]  # links are replaced by their targets
     for output in outputs:
         if output.is_relative_to((root / "notebooks").resolve()):

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from vt_course.lab.show.style import page_size, png_width
-from vt_course.publish.tags import tags
+from vt_course.publish.tags import alt, tags
 
 GRID = 64  # cells a side
 COLOUR = 64  # of 255: the difference of a cell that counts
@@ -63,11 +63,6 @@ def sizes(nb) -> list[tuple]:
 
 
 # ---------------------------------------------------------------- the text for who cannot see it
-
-
-def alt(cell) -> str | None:
-    """The text that stands for the figure of a cell, where site generators look for it (myst-nb)."""
-    return cell.metadata.get("mystnb", {}).get("image", {}).get("alt")
 
 
 def alt_problems(text: str) -> list[str]:

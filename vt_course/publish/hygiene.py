@@ -15,6 +15,7 @@ from pathlib import Path
 import nbformat
 
 from vt_course.publish import figures, links, stubs, tags
+from vt_course.publish.source import METADATA
 from vt_course.publish.tags import exercises
 
 LONGEST_CELL, MEDIAN_CELL = 30, 8  # lines that are not blank
@@ -22,11 +23,6 @@ WIDTH = 88  # characters
 GOOD_WIDTH = 72  # what fits on a projector and on a page; notebooks/limits.json says how many lines are wider
 SIZE_MB = 1.5
 FIGURE_KB = 1000  # of a notebook that notebooks/limits.json does not name
-# What a notebook says about itself. Anything else, such as an exact version of Python, would be of one machine.
-METADATA = {
-    "kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3 (ipykernel)"},
-    "language_info": {"name": "python"},
-}
 MACHINE_PATH = re.compile(r"(?<![\w./:-])/(?:home|Users|root|tmp|work|private|var/folders)/\w")
 SUCCESS = "✓ "  # the line that a passed check prints begins so
 

@@ -8,7 +8,8 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from traitlets import default
 
-from vt_course import CourseError, repo_root
+from vt_course import own_root, repo_root
+from vt_course.files import atomic_write
 
 PROFILES = ("smoke", "lecture", "full")
 # The seconds that one cell may take; None means no limit.
@@ -20,10 +21,9 @@ CELL_ERRORS = (CellExecutionError, CellTimeoutError, RuntimeError)
 
 def kernel_env(**extra: str) -> dict[str, str]:
     """The environment of a kernel: no messages at start, no progress bars, static figures, no record of progress."""
-    profile = str(repo_root() / ".ci" / "ipython")
     env = {
         **os.environ,
-        "IPYTHONDIR": profile,
+        "IPYTHONDIR": str(ipython_folder()),
         "TQDM_DISABLE": "1",
         "VT_COURSE_STATIC": "1",
         "VT_COURSE_PROGRESS": "",
@@ -32,6 +32,19 @@ def kernel_env(**extra: str) -> dict[str, str]:
     }  # the last: debugger's warning
     env.pop("MPLBACKEND", None)  # if it is set, inline figures are missing in the output
     return env
+
+
+def ipython_folder() -> Path:
+    """The folder with the course's settings of IPython, which writes into it: where the course's own files are only
+    read, a copy."""
+    settings, own = repo_root() / ".ci" / "ipython", own_root()
+    if own == repo_root():
+        return settings
+    copy = own / "build" / "ipython"
+    (copy / "profile_default").mkdir(parents=True, exist_ok=True)
+    for file in (settings / "profile_default").glob("*.py"):
+        atomic_write(copy / "profile_default" / file.name, file.read_bytes())
+    return copy
 
 
 class CourseKernel(AsyncKernelManager):
@@ -55,26 +68,3 @@ def explain(error: Exception) -> str:
     if isinstance(error, RuntimeError):
         return f"the kernel did not start: {error}."
     return f"raised {error.ename}: {error.evalue}\n{error.traceback}"
-
-
-def select_sources(root: Path, names: list[str] | None) -> list[Path]:
-    """The sources of the notebooks of a checkout; see `select`."""
-    return select(root / "notebooks" / "src", "[0-9][0-9]_*.py", names)
-
-
-def select(folder: Path, pattern: str, names: list[str] | None) -> list[Path]:
-    """The notebooks (or sources) in `folder`, in course order.
-
-    names: stems ("04_video_swin") or their numbers ("04" or "4"); None: all.
-    Raises CourseError for a name that does not exist, and for an empty folder.
-    """
-    found = sorted(folder.glob(pattern))
-    if not found:
-        raise CourseError(f"There is no {pattern} in {folder}; run this in a checkout of the course.")
-    known = {key: path for path in found for key in (path.stem, path.stem[:2])}
-    stem = {name: f"{int(name):02}" if name.isdecimal() else name for name in names or []}
-    for name, meant in stem.items():
-        if meant not in known:
-            stems = ", ".join(path.stem for path in found)
-            raise CourseError(f"There is no notebook {name!r}; choose from {stems}.")
-    return sorted({known[meant] for meant in stem.values()}) if names else found

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import nbformat
 
-from vt_course import CourseError, repo_root
+from vt_course import CourseError, own_root, repo_root
 from vt_course.files import parsing, read_utf8
-from vt_course.publish.build import from_source, write
-from vt_course.publish.hygiene import METADATA
-from vt_course.publish.kernel import select_sources
+from vt_course.publish.source import METADATA, from_source, select_sources, write
 from vt_course.publish.tags import exercises, parts, tags
 
 NOTE = (
@@ -24,7 +22,7 @@ NOTE = (
 
 
 def student(names: list[str] | None = None, *, out: Path | None = None, root: Path | None = None) -> list[dict]:
-    """Write the student edition of the notebooks of `root` (the checkout) to `out` (build/student).
+    """Write the student edition of the notebooks of `root` (the course) to `out` (build/student of `own_root`).
 
     names: stems ("04_video_swin") or numbers ("04"); None: all, in order.
     Returns a row for each notebook: notebook, exercises (their number), output.
@@ -33,7 +31,7 @@ def student(names: list[str] | None = None, *, out: Path | None = None, root: Pa
     """
     root = root or repo_root()
     sources = select_sources(root, names)
-    out = refuse_notebooks(Path(out or root / "build" / "student"), root)
+    out = refuse_notebooks(Path(out or own_root(root) / "build" / "student"), root)
     outputs = [out / f"{source.stem}.ipynb" for source in sources]
     for path in outputs:
         if path.exists() and not untouched(path):

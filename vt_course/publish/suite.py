@@ -21,7 +21,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from vt_course import CourseError, repo_root
+from vt_course import CourseError, need_own_checkout, repo_root
 from vt_course.files import atomic_write, read_json
 from vt_course.machine import cores
 from vt_course.publish import NotebookFailed
@@ -42,6 +42,7 @@ def run_suite(stages: list[str] | None = None, *, quick: bool = False, root: Pat
     a stage that does not exist.
     """
     root = root or repo_root()
+    need_own_checkout(root, "`vt-course test`, which runs tests/ and writes build/,")
     if unknown := sorted(set(stages or ()) - set(STAGES)):
         raise CourseError(f"there is no stage {', '.join(unknown)}; choose from {', '.join(STAGES)}")
     chosen = [stage for stage in STAGES if stage in (stages or (QUICK if quick else STAGES))]

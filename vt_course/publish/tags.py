@@ -29,6 +29,11 @@ def tags(cell) -> list[str]:
     return cell.metadata.get("tags", [])
 
 
+def alt(cell) -> str | None:
+    """The text that stands for the figure of a cell, where site generators look for it (myst-nb)."""
+    return cell.metadata.get("mystnb", {}).get("image", {}).get("alt")
+
+
 def parts(cell) -> dict[str, str]:
     """Which part of which exercise a cell is, such as {"solution": "4.1"}; {} for other cells."""
     split = [tag.partition(":") for tag in tags(cell)]

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import nbformat
 
-from vt_course import CourseError, repo_root
+from vt_course import CourseError, own_root, repo_root
 from vt_course.files import atomic_write, parsing
-from vt_course.publish.kernel import select_sources
+from vt_course.publish.source import select_sources
 from vt_course.publish.student import (
     as_written,
     copy_glossary,
@@ -31,15 +31,45 @@ from vt_course.publish.tags import parts
 
 
 def work_folder(root: Path | None = None) -> Path:
-    return (root or repo_root()) / "work"
+    return own_root(root or repo_root()) / "work"
 
 
-def first_use(root: Path | None = None) -> list[dict]:
-    """Write the student edition of the notebooks that are not in work/ yet. Returns the rows of `student`."""
+def solutions_folder(root: Path | None = None) -> Path:
+    """The folder of the notebooks with solutions: in a checkout of one's own notebooks/, elsewhere a copy of them."""
     root = root or repo_root()
-    sources = select_sources(root, None)
-    absent = [source.stem for source in sources if not notebook(work_folder(root), source).exists()]
-    return student(absent, out=work_folder(root), root=root) if absent else []
+    return root / "notebooks" if own_root(root) == root else own_root(root) / "solutions"
+
+
+def first_use(
+    root: Path | None = None, names: list[str] | None = None, *, out: Path | None = None, solutions: bool = False
+) -> list[dict]:
+    """Write the notebooks that are not in `out` (work/) yet; one that is there is never touched.
+
+    names: as of `student`. solutions: those with solutions and outputs, into `out` (`solutions_folder`), in place of
+    the student edition. Returns a row for each notebook: notebook, state ("written" or "kept"), output.
+    """
+    root = root or repo_root()
+    sources = select_sources(root, names)
+    out = Path(out or (solutions_folder(root) if solutions else work_folder(root)))
+    there = solutions and out == root / "notebooks"
+    out = out if there else refuse_notebooks(out, root)
+    rows = [
+        dict(
+            notebook=source.stem,
+            state="kept" if there or notebook(out, source).exists() else "written",
+            output=str(notebook(out, source)),
+        )
+        for source in sources
+    ]
+    absent = [row["notebook"] for row in rows if row["state"] == "written"]
+    if absent and solutions:
+        out.mkdir(parents=True, exist_ok=True)
+        copy_glossary(root, out)
+        for stem in absent:
+            atomic_write(out / f"{stem}.ipynb", (root / "notebooks" / f"{stem}.ipynb").read_bytes())
+    elif absent:
+        student(absent, out=out, root=root)
+    return rows
 
 
 def outdated(root: Path | None = None) -> list[str]:

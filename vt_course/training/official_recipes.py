@@ -8,7 +8,7 @@ import dataclasses
 import re
 from dataclasses import dataclass, field
 
-from vt_course import CourseError, closest, data_root, need
+from vt_course import CourseError, closest, data_roots, need, own_data
 from vt_course.models import ZOO
 from vt_course.training.recipes import RECIPES, Recipe
 
@@ -272,10 +272,11 @@ def resolve(model: str | None, name: str | None, assignments: list[str]) -> tupl
     if recipe.model not in ZOO:  # `--set model=...`
         raise CourseError(f"unknown model {recipe.model!r}: {closest(recipe.model, ZOO)}")
     if not recipe.data:
-        folder = data_root() / "kinetics"
+        folders = (root / "kinetics" for root in data_roots())
+        folder = next((each for each in folders if (each / "train.csv").is_file()), None)
         need(
-            (folder / "train.csv").is_file(),
-            f"{folder} has no clips of Kinetics: name clips with --data, or fetch ten classes with "
+            folder,
+            f"{own_data() / 'kinetics'} has no clips of Kinetics: name clips with --data, or fetch ten classes with "
             "`vt-course data kinetics --preset tiny10`",
         )
         recipe = dataclasses.replace(recipe, data=f"csv:{folder / 'train.csv'},{folder / 'val.csv'}")

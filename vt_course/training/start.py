@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from vt_course import CourseError, closest, data_root, need
+from vt_course import CourseError, closest, data_roots, need
 from vt_course.files import parse_json, parsing, sha256_of
 from vt_course.models import ZOO, create, mini_weights
 from vt_course.models.official import computed, from_official, layouts, match, to_official, unwrap
@@ -37,7 +37,8 @@ def find(init: str) -> Path | None:
         with suppress(ValueError):
             return mini_weights(name)
     path = Path(name)
-    files = [path, *(path / each for each in IN_FOLDER), data_root() / "weights" / f"{name}.safetensors"]
+    downloaded = (root / "weights" / f"{name}.safetensors" for root in data_roots())
+    files = [path, *(path / each for each in IN_FOLDER), *downloaded]
     return next((file for file in files if os.path.isfile(file)), None)
 
 

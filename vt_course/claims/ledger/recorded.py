@@ -25,7 +25,7 @@ def equals_the_recording(case: str) -> bool:
     """Logits, stages and, where recorded, gradients of the official code: see `vt-course verify`."""
     path = repo_root() / GOLDEN / f"{case}.json"
     if not path.is_file():
-        raise CourseError(f"there is no {path}: run this command in a checkout of the course")
+        raise CourseError(f"there is no {path}: restore it, or install the course again")
     row = check_case(path)
     if not row["passed"]:
         raise Refuted(row["problem"])

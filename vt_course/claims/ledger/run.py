@@ -137,7 +137,7 @@ def as_recorded(told: list[Claim]) -> list[dict]:
     a claim that was never run, or that is recorded with another text, number or status than it has now.
     """
     recorded = read_recorded()
-    need(recorded, f"there is no {recorded_file()}: run this command in a checkout of the course")
+    need(recorded, f"there is no {recorded_file()}: restore it, or install the course again")
     remedy = "run `vt-course claims --run --out results/claims.json`"
     gone = [id for id in recorded if id not in {claim.id for claim in told}]
     need(not gone, f"results/claims.json has a claim {gone[:1]} that no file has; {remedy}")

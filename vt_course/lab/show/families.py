@@ -53,15 +53,13 @@ def families(*names: str) -> Figure:
     forward and backward, on one core of a CPU, where all models took turns in one process (`vt-course bench minis`).
     The seconds of the trainings are not drawn, because they were made beside other work.
 
-    Raises `CourseError` for a family that was not measured, and outside a checkout, which holds the measurements.
+    Raises `CourseError` for a family that was not measured, and if the course's file of measurements is missing.
     """
     from vt_course.training.experiments.results import read_result, result_file
 
     result = read_result(ROW)
     if result is None:
-        raise CourseError(
-            f"there is no {result_file(ROW)}: run this in a checkout, or `vt-course experiments --only {ROW}`"
-        )
+        raise CourseError(f"there is no {result_file(ROW)}: restore it, or run `vt-course experiments --only {ROW}`")
     known = measured(result)
     for name in names:
         if name not in known:

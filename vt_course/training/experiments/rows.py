@@ -1,7 +1,7 @@
 """The rows of `experiments.yaml`: what each may say, and everything on which its result depends.
 
 The file lies at the root of the checkout, beside results/, because the two are read together: a row says what was
-expected, the result of the same name says what came out. An installed copy without a checkout has neither.
+expected, the result of the same name says what came out. A wheel carries both.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from vt_course import CourseError, closest, need, repo_root
+from vt_course import CourseError, closest, need, own_root, repo_root
 from vt_course.data import images, synthetic
 from vt_course.files import read_yaml
 from vt_course.models import ZOO
@@ -78,8 +78,13 @@ def unchanged(then: dict, row: Row) -> bool:
 
 
 def home() -> Path:
-    """The folder of experiments.yaml, results/ and runs/."""
+    """The folder of experiments.yaml and of the results that the course has recorded."""
     return repo_root()
+
+
+def own_home() -> Path:
+    """The folder of runs/ and of new results/."""
+    return own_root(home())
 
 
 def rows_file() -> Path:
@@ -94,7 +99,7 @@ def read_rows(path: Path | None = None) -> list[Row]:
     """
     path = path or rows_file()
     if not path.is_file():
-        raise CourseError(f"there is no {path}: run this command in a checkout of the course")
+        raise CourseError(f"there is no {path}: restore it, or install the course again")
     entries = read_yaml(path, "correct it")
     if not isinstance(entries, list) or not entries:
         raise CourseError(f"{path} is no list of rows; begin each with `- id: NAME`")

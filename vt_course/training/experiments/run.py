@@ -16,7 +16,7 @@ from vt_course import CourseError, need
 from vt_course.files import alone, parse_json
 from vt_course.machine import at_once, processor, provenance
 from vt_course.training.experiments import results
-from vt_course.training.experiments.rows import Row, digest, home, known, read_rows
+from vt_course.training.experiments.rows import Row, digest, known, own_home, read_rows
 from vt_course.training.experiments.switches import refusals
 from vt_course.training.recipes import Recipe
 
@@ -42,7 +42,7 @@ def run_rows(rows: list[Row], *, jobs: int | None = None, tell: Callable = print
     checkpoint. `tell` is called with a line for each run. `jobs`: None for as many as cores and memory allow.
     Raises `CourseError` if another process runs experiments here.
     """
-    runs_folder = home() / "runs" / "experiments"
+    runs_folder = own_home() / "runs" / "experiments"
     runs_folder.mkdir(parents=True, exist_ok=True)
     with alone(runs_folder / ".lock", wait=False):
         found, todo, cost = {}, [], {}
