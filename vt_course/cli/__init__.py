@@ -33,8 +33,8 @@ SECTIONS = {  # of the list of verbs
     "Learn": ("lab", "student", "progress", "course", "doctor", "clean"),
     "Train": ("data", "recipes", "train", "evaluate", "predict", "explain", "experiments"),
     "Models": ("models", "claims", "weights", "export", "verify", "bench", "gpu-report"),
-    "Teach": ("release", "grade"),
     "Authors": ("build", "test"),
+    "Teach": ("release", "grade"),
 }
 
 

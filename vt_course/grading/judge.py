@@ -68,6 +68,8 @@ class StandIn:
             kind = header["value"]
         except (CourseError, KeyError):
             raise Stopped("it wrote something into the pipe to the grader") from None
+        if kind == "large":
+            raise self.process.too_large()
         if kind == "error":
             raise error_like(header)
         return header, tensors
@@ -212,6 +214,11 @@ def judge(answers: dict[str, tuple[str, Answer]], seed: int, limits: Limits, ins
                 found[number] = Verdict(FAILED, f"✗ exercise {number}: your function was not checked: {error}")
                 process.__exit__()
                 process = None
+            except CourseError:
+                raise
+            except Exception as error:  # of the check, on a result that nobody has thought of
+                said = f"the check cannot compare what your function returned ({type(error).__name__}: {error})"
+                found[number] = Verdict(FAILED, f"✗ exercise {number}: {said}")
     finally:
         if process is not None:
             process.__exit__()

@@ -79,7 +79,8 @@ def bubblewrap() -> tuple[str | None, str]:
     except (OSError, subprocess.TimeoutExpired) as error:
         return None, f"bubblewrap does not work here ({error})"
     if tried.returncode:
-        return None, f"bubblewrap does not work here ({tried.stderr.strip().splitlines()[-1:] or tried.returncode})"
+        why = tried.stderr.strip().splitlines() or [f"exit code {tried.returncode}"]
+        return None, f"bubblewrap does not work here ({why[-1]}); are user namespaces forbidden, as in containers?"
     return path, ""
 
 
@@ -136,17 +137,8 @@ def sights(scratch_bytes: int = 64 << 20) -> list[str]:
     words += ["--dir", "/course/vt_course", "--ro-bind", str(COURSE / "__init__.py"), "/course/vt_course/__init__.py"]
     words += ["--ro-bind", str(COURSE / "models"), "/course/vt_course/models"]
     words += ["--ro-bind", str(RUNNER), "/course/runner.py", "--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
-    words += [
-        "--size",
-        str(scratch_bytes),
-        "--perms",
-        "0700",
-        "--tmpfs",
-        "/scratch",
-        "--chdir",
-        "/scratch",
-        "--clearenv",
-    ]
+    words += ["--size", str(scratch_bytes), "--perms", "0700", "--tmpfs", "/scratch", "--chdir", "/scratch"]
+    words += ["--remount-ro", "/", "--clearenv"]  # its root is a folder in memory, too
     for name, value in environment("/scratch").items():
         words += ["--setenv", name, value]
     return words
@@ -182,6 +174,7 @@ class Process:
             "path": packages(),
             "models": "/course" if self.inside else str(COURSE.parent),
             "rlimits": self.rlimits(),
+            "answer": self.limits.answer,
         }
         python = [sys.executable, "-I", "-S", "-B"]
         if self.inside:
@@ -277,10 +270,13 @@ class Process:
                     ) from None
                 continue
             if answer is TooLarge:
-                raise Stopped(f"its result has more than {self.limits.answer >> 20} MB")
+                raise self.too_large()
             if answer is None:
                 raise Stopped(self.ended())
             return answer
+
+    def too_large(self) -> Stopped:
+        return Stopped(f"its result has more than {self.limits.answer >> 20} MB")
 
     def ended(self) -> str:
         """Why the process has ended by itself."""

@@ -9,6 +9,7 @@ import ast
 import builtins
 import symtable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from vt_course import __version__, need
@@ -60,6 +61,7 @@ class Assignment:
         return self.notebook.partition("_")[0]
 
 
+@cache
 def assignment(source: Path) -> Assignment:
     """The exercises of a notebook of the course."""
     nb, tasks, before = from_source(source), [], []
