@@ -103,6 +103,8 @@ def describe(value) -> tuple[dict, dict]:
         return {"value": "number", "float": kind is float, "number": repr(value)[:400]}, {}
     if kind in (Tensor, nn.Parameter):
         try:
+            if value.numel() * value.element_size() > LIMITS["answer"]:
+                return {"value": "large"}, {}
             data = data_of(value)
             save({"out": data})
             return {"value": "tensor", "grad": value.requires_grad}, {"out": data}
