@@ -504,7 +504,16 @@ def play_backwards(clip):
 def test_inside_bubblewrap_there_is_nothing_to_see(tmp_path):
     """No file of the user, of the checkout, of other submissions; nothing to write into but the scratch folder."""
     root = repo_root()
-    places = [str(tmp_path), "/root", "/home", "/var", "/tmp", str(root / "notebooks"), str(root / "tests"), str(root)]
+    places = [
+        str(tmp_path),
+        os.path.expanduser("~"),
+        "/home",
+        "/var",
+        "/tmp",
+        str(root / "notebooks"),
+        str(root / "tests"),
+        str(root),
+    ]
     places += [
         str(root / "vt_course"),
         str(root / "vt_course" / "lab" / "check.py"),

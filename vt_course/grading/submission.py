@@ -17,8 +17,9 @@ from vt_course.files import regular
 from vt_course.publish.build import from_source
 from vt_course.publish.student import read, student_edition, text_hash, told
 from vt_course.publish.tags import exercises, parts
-from vt_course.publish.work import names_set_by, record
+from vt_course.publish.work import bare, names_set_by, record
 
+DEFINES = ("def ", "class ", "async ", "@")
 FAILED, NOT_ATTEMPTED, MISSING = "failed", "not attempted", "missing"
 
 LARGEST = 20 << 20  # bytes of a submission; the executed notebooks of the course have at most 1.5 MB
@@ -64,7 +65,7 @@ class Assignment:
 @cache
 def assignment(source: Path) -> Assignment:
     """The exercises of a notebook of the course."""
-    nb, tasks, before = from_source(source), [], []
+    nb, tasks, before, lost = from_source(source), [], [], set()
     cells = exercises(nb)
     for cell in nb.cells:
         part = parts(cell)
@@ -75,7 +76,12 @@ def assignment(source: Path) -> Assignment:
             text = cell.source
             if "solution" in part:  # its last line is the check
                 text = "\n".join(text.splitlines()[: ast.parse(text).body[-1].lineno - 1])
-            before += [s for s in statements(text) if not s.text.startswith(("from vt_course", "import vt_course"))]
+            for s in statements(text):
+                if imports_the_course(s) or s.needs & lost and not s.text.startswith(DEFINES):
+                    lost |= set(s.sets)  # what the package gives is not there for a submission, nor what is made of it
+                else:
+                    before.append(s)
+                    lost -= set(s.sets)
     ours = told(student_edition(source))
     return Assignment(source.stem, ours["sha256"], frozenset(ours["cells"].values()), tuple(tasks))
 
@@ -246,8 +252,7 @@ def answer(task: Task, cells: list, parsed: list, given: set[str]) -> tuple[Answ
     written = [
         i
         for i, cell in enumerate(cells)
-        if any(task.name in s.sets and "NotImplementedError" not in s.text for s in parsed[i][0])
-        and text_hash(cell) not in given
+        if any(task.name in s.sets and not is_stub(s) for s in parsed[i][0]) and text_hash(cell) not in given
     ]
     note = f"{len(tagged)} cells are tagged exercise:{task.number}; the last one that is written counts"
     note = note if len(tagged) > 1 else ""
@@ -263,6 +268,12 @@ def answer(task: Task, cells: list, parsed: list, given: set[str]) -> tuple[Answ
     function = next(s for s in reversed(found) if task.name in s.sets)
     parameters, local = variables(function.text)
     return Answer("", "", "\n".join(s.text for s in code), cell.source, parameters, local), note
+
+
+def is_stub(statement: Statement) -> bool:
+    node = ast.parse(statement.text).body[0]
+    body = bare(node) if isinstance(node, ast.FunctionDef) else []
+    return len(body) == 1 and body[0].startswith("raise NotImplementedError")
 
 
 def imports_the_course(statement: Statement) -> bool:
@@ -281,7 +292,7 @@ def without(task: Task, tagged: list[int], there: bool, cells: list, parsed: lis
     (found, fault), written = parsed[tagged[-1]], cells[tagged[-1]].source
     if fault:
         return Answer(FAILED, f"{start} your cell is not valid Python ({fault})", written=written)
-    names = [f"`{name}`" for s in found for name in s.sets if s.text.startswith(("def ", "class ", "async "))]
+    names = [f"`{name}`" for s in found for name in s.sets if s.text.startswith(DEFINES)]
     more = f"; it defines {', '.join(names)}: give it back its name" if names else ""
     return Answer(FAILED, f"{start} your cell does not define `{task.name}`{more}", written=written)
 
