@@ -127,6 +127,8 @@ def test_the_verbs():
         "lab",
         "open",
         "student",
+        "release",
+        "grade",
         "progress",
     }
 
@@ -321,6 +323,7 @@ PLAIN = {
     "experiments": "test_experiments.test_the_command",
     "explain": "test_cli.test_explain",
     "export": "test_export.test_the_verb",
+    "grade": "test_grading.test_grade_on_the_command_line",
     "gpu-report": "test_gpu_report.test_the_command_with_default_arguments",
     "lab": "test_cli.test_lab_with_default_arguments",
     "models": "test_cli.test_models",
@@ -328,6 +331,7 @@ PLAIN = {
     "predict": "test_predict.test_bad_files_cost_no_other",
     "progress": "test_cli.test_progress_is_a_table_and_json",
     "recipes": "test_official_recipes.test_recipes_on_the_command_line",
+    "release": "test_grading.test_a_release_is_a_folder_and_a_zip",
     "student": "test_student.test_the_verb_writes_all_and_writes_again",
     "test": "test_project.test_all_stages_run_whatever_fails_and_the_exit_code_says_so",
     "train": "test_cli.test_train_goes_on_and_says_how_it_went",

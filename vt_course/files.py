@@ -343,6 +343,14 @@ def read_safetensors(path, remedy: str) -> tuple[dict, dict[str, str]]:
         return weights, json.loads(data[8 : 8 + size]).get("__metadata__") or {}
 
 
+def parse_safetensors(data: bytes, name, remedy: str) -> dict:
+    """The tensors in the bytes of a safetensors file."""
+    import safetensors.torch
+
+    with parsing(name, "not readable as safetensors", remedy):
+        return safetensors.torch.load(data)
+
+
 def read_pt(path, remedy: str, fault: str = "no whole PyTorch file", allow: Iterable[type] = ()):
     """The object in a file of `torch.save`, on the CPU. It may hold plain values, tensors and the classes `allow`.
 

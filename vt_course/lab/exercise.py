@@ -42,6 +42,9 @@ class Exercise:
         return self.drive(function) if self.drive else function
 
 
+FIRST = 0  # seed of the first generator; the grader sets another, for cases that a submission has not seen
+
+
 def randoms(n: int) -> list[Random]:
     """n generators of random numbers, the same each time."""
-    return [Random(seed) for seed in range(n)]
+    return [Random(FIRST + k) for k in range(n)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nbformat
 
-from vt_course import CourseError, own_root, repo_root
+from vt_course import CourseError, __version__, own_root, repo_root
 from vt_course.files import parsing, read_utf8
 from vt_course.publish.source import METADATA, from_source, select_sources, write
 from vt_course.publish.tags import exercises, parts, tags
@@ -70,7 +70,7 @@ def student_edition(source: Path):
             )
     nb.cells.insert(1, nbformat.v4.new_markdown_cell(NOTE, id="student-edition"))
     cells = {cell.id: text_hash(cell) for cell in nb.cells}  # so that an update knows what its reader changed
-    ours = {"edition": "student", "sha256": digest(nb), "cells": cells}
+    ours = {"edition": "student", "notebook": source.stem, "version": __version__, "sha256": digest(nb), "cells": cells}
     nb.metadata = nbformat.from_dict(METADATA | {"vt_course": ours})
     return nb
 
@@ -113,14 +113,13 @@ def refuse_notebooks(out: Path, root: Path) -> Path:
     return out
 
 
-def read(path: Path):
-    """The notebook in a file that a reader may have made. Cells without an id stay so.
+def read(path: Path, name=None, remedy: str = "move it away and run the same command again."):
+    """The notebook in a file that a reader may have made. Cells without an id stay so. `name`, `remedy`: see files.py.
 
     Raises CourseError for a file that is no notebook of format 4.
     """
-    remedy = "move it away and run the same command again."
-    text = read_utf8(path, remedy)
-    with parsing(path, "no notebook", remedy):
+    text = read_utf8(path, remedy, name)
+    with parsing(name or path, "no notebook", remedy):
         nb = nbformat.v4.reads(text)
         if nb["nbformat"] != 4 or not isinstance(nb.metadata, dict):
             raise ValueError(f"its format is {nb['nbformat']}, not 4")
