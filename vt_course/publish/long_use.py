@@ -142,7 +142,8 @@ class Server:
         }
 
     def temporary_files(self) -> list[str]:
-        return sorted(os.listdir(self.temporary))
+        """What lies in the temporary folder. torch keeps one empty folder for each user, which is not counted."""
+        return sorted(name for name in os.listdir(self.temporary) if not name.startswith("torchinductor_"))
 
     def stop(self) -> None:
         if hasattr(self, "process"):
