@@ -34,5 +34,5 @@ build: setup ## execute notebooks/src/*.py into notebooks/*.ipynb
 lock: setup  ## recompile requirements.lock from pyproject.toml
 	@.ci/lock
 
-clean:       ## remove build/ (not .venv, not data/, not work/)
-	@rm -rf build
+clean:       ## remove what the course makes again by itself (not work/, runs/, handouts, downloads)
+	@if [ -x $(VT) ]; then $(VT) clean; else echo "there is no .venv yet: make setup"; fi

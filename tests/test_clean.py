@@ -2,13 +2,15 @@
 
 import json
 import os
+import shutil
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
 from vt_course import clean as module
-from vt_course import cli
+from vt_course import cli, repo_root
 
 GOES = {
     "build/notebooks/04.ipynb": "results of commands",
@@ -101,3 +103,18 @@ def test_a_bare_checkout_has_nothing_to_tell(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "own_data", lambda: tmp_path / "data")
     code, out = run(capsys)
     assert code == 0 and out.splitlines()[-1] == "0 MB removed, 0 MB stay"
+
+
+@pytest.mark.posix("make")
+def test_make_clean_is_the_verb(tmp_path):
+    """So it keeps what the verb keeps. Without an environment there is no verb, and nothing is deleted."""
+    shutil.copy(repo_root() / "Makefile", tmp_path)
+    (tmp_path / "build" / "student").mkdir(parents=True)
+    done = subprocess.run(["make", "clean"], cwd=tmp_path, capture_output=True, encoding="utf-8", check=True)
+    assert "make setup" in done.stdout and (tmp_path / "build" / "student").is_dir()
+    verb = tmp_path / ".venv" / "bin" / "vt-course"
+    verb.parent.mkdir(parents=True)
+    verb.write_text('#!/bin/sh\necho "called with $*"\n', encoding="utf-8")
+    verb.chmod(0o755)
+    done = subprocess.run(["make", "clean"], cwd=tmp_path, capture_output=True, encoding="utf-8", check=True)
+    assert done.stdout == "called with clean\n" and (tmp_path / "build" / "student").is_dir()

@@ -864,6 +864,16 @@ def test_the_parser_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
+@pytest.mark.parametrize("words", ["models", "data stats x", "recipes"])
+def test_of_several_processes_only_some_verbs_are_shared(words, monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert "only train, evaluate, predict share: run this command without it" in refused(*words.split())
+    monkeypatch.setenv("RANK", "1")
+    assert run(*words.split()) == (2, "", "")  # one sentence for all processes
+    assert set(cli.SHARED) <= common.VERBS.keys()
+
+
 def test_progress_is_a_table_and_json(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("VT_COURSE_PROGRESS", str(tmp_path / "progress.csv"))
     (tmp_path / "progress.csv").write_text("exercise,passed\n4.3,2026-11-25 02:00\n", encoding="utf-8")

@@ -315,7 +315,12 @@ SAID = [  # name, data, what the sentence says: the file, the line, the reason, 
         "large label",
         "Shard {} has a member a.txt of 2,097,152 bytes, too many for a label; make it again.",
     ),
-    ("shards.json", "shards", "{} is not what `vt-course data shard` writes; make the shards again in another folder."),
+    (
+        "shards.json",
+        "shards",
+        "{} is not what `vt-course data shard` writes; run the `vt-course data shard` that wrote it again, which makes "
+        "it anew.",
+    ),
     (
         "kinetics/annotations/train.csv",
         "kinetics below 0",

@@ -25,6 +25,7 @@ from vt_course.data import prepare as module
 from vt_course.data.folders import read_folder
 from vt_course.data.prepare import prepare, probe_folder, stats, verify_folder, videos_below
 from vt_course.data.reader import BadClip, ClipReader
+from vt_course.fetch import kinetics
 from vt_course.files import alone
 
 from videos import cut_without_encoding, decode, rotate_tag, write_audio, write_interlaced, write_video
@@ -447,6 +448,59 @@ def test_a_second_run_does_only_what_is_new(src, out, tmp_path):
     assert len(read_csv(out / "quarantine.csv")) == len(BAD) - 1
     assert prepare(src, out, short_side=100)["encoded"] == 0
     assert prepare(src, out, short_side=48, workers=2)["encoded"] == len(GOOD) + 1  # other settings, all again
+
+
+DAMAGE = {  # what happens to prepared.csv: text -> text, and how many of the three clips are encoded again
+    "empty": (lambda text: b"", 3),
+    "zeros": (lambda text: bytes(len(text)), 3),
+    "noise": (lambda text: bytes(range(256)) * 9, 3),
+    "another header": (lambda text: b"a,b\n" + text.partition(b"\n")[2], 0),
+    "a line of zeros": (lambda text: text.replace(b"1.mp4,1.mp4", bytes(11)), 1),
+    "an open quote": (lambda text: text.replace(b"1.mp4,1.mp4", b'"1.mp4,1.mp4'), 1),
+    "a cut line": (lambda text: text[:-9], 1),
+    "a page": (lambda text: b"<html>\n<p>moved, sorry</p>\n", 3),
+}
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """(three videos, the same three prepared)."""
+    folder = tmp_path_factory.mktemp("three")
+    for k in range(3):
+        (folder / "src").mkdir(exist_ok=True)
+        write_video(folder / f"src/{k}.mp4", frames=4)
+    assert prepare(folder / "src", folder / "out", workers=1)["encoded"] == 3
+    return folder / "src", folder / "out"
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_record_is_made_anew(name, three, tmp_path):
+    src, out = three[0], shutil.copytree(three[1], tmp_path / "out")
+    damage, again = DAMAGE[name]
+    whole = (out / "prepared.csv").read_bytes()
+    (out / "prepared.csv").write_bytes(damage(whole))
+    if name not in ("empty", "a cut line"):
+        with pytest.raises(CourseError, match="prepared.csv is damaged; run the `vt-course data prepare`"):
+            verify_folder(out)
+    assert prepare(src, out, workers=1)["encoded"] == again
+    assert sorted((out / "prepared.csv").read_bytes().splitlines()) == sorted(whole.splitlines())
+    assert prepare(src, out, workers=1)["encoded"] == 0
+
+
+@pytest.mark.posix("links")
+@pytest.mark.parametrize("plant", [os.symlink, os.link, lambda victim, at: os.mkfifo(at)], ids=["link", "hard", "pipe"])
+def test_no_record_follows_a_planted_link(plant, three, tmp_path):
+    src, out = three[0], shutil.copytree(three[1], tmp_path / "out")
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"of somebody else\n")
+    for path in (out / "prepared.csv", tmp_path / "clips.jsonl"):
+        path.unlink(missing_ok=True)
+        plant(victim, path)
+    assert prepare(src, out, workers=1)["encoded"] == 3
+    kinetics.append(tmp_path / "clips.jsonl", {"stem": "a"})
+    assert victim.read_bytes() == b"of somebody else\n"
+    assert not (out / "prepared.csv").is_symlink() and len(read_csv(out / "prepared.csv")) == 3
+    assert (tmp_path / "clips.jsonl").read_text(encoding="utf-8") == '{"stem": "a"}\n'
 
 
 @pytest.mark.slow

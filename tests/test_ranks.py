@@ -19,6 +19,7 @@ if not hasattr(os, "fork"):
 import torch
 
 from vt_course.files import alone
+from vt_course.training.checkpoint import read_state
 from vt_course.training.evaluate import evaluate_run
 from vt_course.training.recipes import Recipe
 
@@ -30,13 +31,13 @@ MINIS = ("video_swin_mini", "mvit_mini", "mvit_v2_mini", "timesformer_mini", "un
 
 # Every plan is a run in some processes, forked after the slow imports and set up as torchrun sets up its own.
 DRIVER = textwrap.dedent("""
-    import dataclasses, json, os, resource, signal, sys, traceback
+    import dataclasses, json, multiprocessing, os, resource, signal, sys, traceback
     sys.path.insert(0, TESTS)
     import torch
     import test_training as t
     from torch.distributed.run import main
     from vt_course import CourseError, cli
-    from vt_course.training import fit, folder
+    from vt_course.training import fit, folder, ranks
     from vt_course.training.recipes import Recipe
 
     def build(name, **settings):
@@ -54,12 +55,22 @@ DRIVER = textwrap.dedent("""
             real(run, batch, good, clips, lr)
             if act[0] == "signal" and act[2:] == [rank, run.step]:
                 os.kill(os.getpid(), act[1])
+            if act[0] == "loader" and act[1:] == [rank, run.step]:
+                for each in multiprocessing.active_children():
+                    each.kill()
         fit.Run.train_step = step
 
     def child(rank, world, port, recipe, out, act, settings):
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world),
                           MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
         watch_steps(rank, out, act)
+        if act[0] == "absent":
+            ranks.MEETING = 3.0
+            if rank == 1:                            # it comes to the place, and no further
+                torch.distributed.TCPStore("127.0.0.1", port, 2, False)
+                os._exit(0)
+        elif act[1:2] == [signal.SIGSTOP]:
+            ranks.PATIENCE = 6.0
         if act[0] == "disk" and rank == 0:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (act[1], act[1]))
@@ -93,7 +104,10 @@ DRIVER = textwrap.dedent("""
                 os.dup2(os.open(f"{out}_{number}_{rank}.txt", os.O_WRONLY | os.O_CREAT), 2)
                 child(rank, world, port, dataclasses.replace(recipe, **changes), out, act, settings)
             children.append(pid)
-        results.append([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children])
+        results.append([os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1])])
+        if act[1:2] == [signal.SIGSTOP]:
+            os.kill(children[1], signal.SIGKILL)
+        results[-1] += [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children[1:]]
 
     pid = os.fork()                                  # torchrun itself; its ranks are forked as well
     if pid == 0:
@@ -220,6 +234,10 @@ def runs(clips, tmp_path_factory):  # noqa: F811
         "data": ("data", 3, ["data", 2, other], {}, {}),
         "disk": ("disk", 2, ["disk", 5_000], {}, {}),
         "dead": ("dead", 3, ["signal", int(signal.SIGKILL), 1, 4], {}, {}),
+        "alone": ("alone", 3, ["loader", 1, 4], {"workers": 1}, {}),  # what only one rank knows is told by all
+        "term": ("term", 2, ["signal", int(signal.SIGTERM), 1, 4], {}, {}),  # as Slurm and torchrun end a process
+        "hung": ("hung", 2, ["signal", int(signal.SIGSTOP), 1, 4], {}, {}),
+        "absent": ("absent", 2, ["absent"], {}, {}),
         "few": ("few", 6, [None], {}, {}),
         "held": ("held", 2, [None], {}, {}),  # by another run, see below
         **{
@@ -235,7 +253,7 @@ def runs(clips, tmp_path_factory):  # noqa: F811
     )
     (folder / "held").mkdir()
     with alone(folder / "held" / ".lock"):
-        done = subprocess.run([sys.executable, "-c", head + DRIVER], capture_output=True, encoding="utf-8", timeout=300)
+        done = subprocess.run([sys.executable, "-c", head + DRIVER], capture_output=True, encoding="utf-8", timeout=550)
     assert "RESULTS" in done.stdout, done.stderr
     *codes, torchruns = json.loads(done.stdout.split("RESULTS")[1])
     return {"torchrun": (folder / "torchrun", torchruns)} | {
@@ -292,6 +310,14 @@ def test_a_run_goes_on_with_another_number_of_ranks(runs):
     assert seen(out) == ({(epoch, i): 1 for epoch in range(3) for i in range(12)}, {0, 1, 2})
 
 
+def test_a_request_to_end_saves_the_run(runs):
+    out, codes, said = runs["term"]
+    assert (
+        codes == [130] * 2 and said[0].count("stopped after step 5, in epoch 2 of 3; run the same command again") == 1
+    )
+    assert len(read_state(out)["progress"]["rows"]) == 1 and read_state(out)["progress"]["batch"] == 2
+
+
 def test_an_unreadable_clip_of_any_rank_is_told(runs):
     (one, *_), (three, codes, said) = runs["bad clip, one"], runs["bad clip, three"]
     assert codes == [0] * 3, said
@@ -311,7 +337,10 @@ def test_parts_of_a_batch_and_a_moving_average_in_two_ranks(runs):
     [
         ("data", [2] * 3, "lists other clips for rank 2"),
         ("disk", [2] * 2, "File too large"),
-        ("dead", [2, -signal.SIGKILL, 2], "another process of torchrun ended"),
+        ("dead", [2, -signal.SIGKILL, 2], "another process of torchrun ended without a word"),
+        ("alone", [2] * 3, "rank 1: a loader process "),
+        ("hung", [2, -signal.SIGKILL], "another process of torchrun has not answered for 0.1 minutes"),
+        ("absent", [2, 0], "rank 1 of 2 has not come within 0.05 minutes"),
         ("few", [2] * 6, "batch_size=5 is of all 6 processes"),
         ("held", [2] * 2, "another run is at work in"),
     ],
@@ -319,9 +348,9 @@ def test_parts_of_a_batch_and_a_moving_average_in_two_ranks(runs):
 def test_the_end_is_one_sentence_of_one_rank(name, codes, words, runs):
     out, ended, said = runs[name]
     assert ended == codes, said
-    lines = [line for line in said[0].splitlines() if line.startswith("vt-course: ")]
-    assert len(lines) == 1 and words in lines[0], said
-    assert not any("Traceback" in text for text in said) and not any("vt-course" in text for text in said[1:]), said
+    lines = [line for text in said for line in text.splitlines() if "vt-course: " in line]
+    assert len(lines) == 1 and words in lines[0] and lines[0].startswith("vt-course: "), said
+    assert not any("Traceback" in text for text in said), said
     if name == "dead":
         assert metrics(out)[-1]["epoch"] == 1  # the checkpoint of the first epoch is kept
 

@@ -231,6 +231,19 @@ def test_a_kill_loses_only_the_shard_in_hand(src, out, tmp_path, monkeypatch):
     assert all((tmp_path / "out" / name).read_bytes() == (out / name).read_bytes() for name in names)
 
 
+@pytest.mark.parametrize("damage", [b"", b"\0" * 500, b'{"a": 1}', b'{"classes": [], "shards"', b"<html></html>"])
+def test_a_damaged_record_is_made_anew(damage, src, out, tmp_path):
+    at = shutil.copytree(out, tmp_path / "out")
+    (at / "shards.json").write_bytes(damage)
+    refusal(lambda: open_spec(f"shards:{at}"), "run the `vt-course data shard` that wrote it again")
+    shard(src, at, SIZE)
+    assert all((at / path.name).read_bytes() == path.read_bytes() for path in out.iterdir())
+    (at / "shards.json").write_bytes(damage)
+    (at / "train-000000.tar").rename(at / "train-000099.tar")  # of other clips, as far as we know
+    refusal(lambda: shard(src, at, SIZE), "holds a damaged shards.json and, in train-000099.tar, other clips")
+    assert (at / "train-000099.tar").read_bytes() == (out / "train-000000.tar").read_bytes()
+
+
 def test_shares_make_what_one_call_makes(src, out, tmp_path):
     """In any order, one of them never: the call without shares makes its tars, and leaves no trace of shares."""
     whole, at = sorted(path.name for path in out.iterdir()), tmp_path / "out"

@@ -11,7 +11,11 @@ class CourseError(ValueError):
 
     The command line prints it without a traceback and exits with code 2. A message may quote a file, a name or a
     server, so characters that would steer a terminal are written as escapes.
+
+    `speaks`: of several processes, whether this one prints it. None: the first of them does (training/ranks.py).
     """
+
+    speaks: bool | None = None
 
     def __init__(self, message: str):
         super().__init__(printable(message))

@@ -1466,7 +1466,8 @@ from vt_course import repo_root
 from vt_course.training.fit import fit
 
 steps = {"smoke": 4, "lecture": 1000, "full": None}[PROFILE]
-run = Path(tempfile.mkdtemp())
+temporary = tempfile.TemporaryDirectory()  # until the end
+run = Path(temporary.name)
 summary = fit(recipe, run, max_steps=steps, progress=False)
 report(model=summary["model"], parameters=summary["parameters"])
 

@@ -1652,7 +1652,8 @@ import tempfile
 from vt_course.training.fit import fit
 
 max_steps = {"smoke": 4, "lecture": 60, "full": None}[PROFILE]
-run = tempfile.mkdtemp()
+temporary = tempfile.TemporaryDirectory()  # until the end
+run = temporary.name
 summary = fit(recipe, run, max_steps=max_steps, progress=False)
 report(model=summary["model"], parameters=summary["parameters"])
 

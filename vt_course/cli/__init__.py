@@ -15,7 +15,7 @@ import sys
 import textwrap
 
 import vt_course
-from vt_course import CourseError, __version__
+from vt_course import CourseError, __version__, need
 from vt_course.cli import claims, course, data, evaluate, export, grading, ledger, training  # noqa: F401 (they register their verbs)
 from vt_course.cli.common import VERBS, as_typed, command, leads, print_json, tell
 from vt_course.publish import NotebookFailed
@@ -23,6 +23,10 @@ from vt_course.publish import NotebookFailed
 # This must be set before torch starts its threads. They then sleep while they wait. Without it they spin, and on a
 # small machine take most of the CPU from the processes of the data loader.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Our sentence says that another process is lost. torch warns of it, too, with pages of addresses.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+SHARED = ("train", "evaluate", "predict")  # the verbs that share their work between the processes of torchrun
 
 GROUPS = {  # name of a group: (help, example)
     "data": ("Make, fetch, prepare and check data.", "vt-course data synthetic"),
@@ -119,6 +123,11 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
+        need(
+            int(os.environ.get("WORLD_SIZE", 1)) == 1
+            or args.verb not in [run for name, (run, *_) in VERBS.items() if name not in SHARED],
+            f"torchrun starts several processes, which only {', '.join(SHARED)} share: run this command without it",
+        )
         code = args.verb(args)
         sys.stdout.flush()
         return code
@@ -128,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
         print(as_typed(str(error)), file=sys.stderr)
         return 1
     except CourseError as error:
-        if leads():
+        if leads() if error.speaks is None else error.speaks:
             tell(error)
         return 2
     except BrokenPipeError:  # before OSError, of which it is a subclass

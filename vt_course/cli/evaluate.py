@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import itertools
 import math
 import sys
 from pathlib import Path
@@ -184,38 +185,51 @@ def seconds(text: str) -> float:
     option("--device", help="cpu, cuda, mps (default: the NVIDIA GPU if there is one, else the CPU)"),
 )
 def predict(args) -> int:
+    from vt_course.machine import pick_device
+    from vt_course.training import ranks
     from vt_course.training.predict import Predictor
 
     if args.out and not args.window:
         raise CourseError("--out is for the time lines of --window: give both, for instance --window 10s")
-    predictor, found = Predictor(opened(args), args.protocol, args.device), []
-    try:
-        look(predictor, args, found)
-    finally:  # after Ctrl-C, what was found so far
-        if args.json:
-            trained = predictor.trained
-            told = {"model": trained.name, "trained_on": trained.trained_on, "classes": trained.classes}
-            print_json(told | {"protocol": predictor.protocol.name, "caution": predictor.caution, "videos": found})
-        elif answers(found):
-            (print_answers_csv if args.csv else print_answers)(found)
-            print(predictor.caution, file=sys.stderr if args.csv else sys.stdout)
+    with ranks.group(pick_device(args.device)) as device:
+        predictor, found = Predictor(opened(args), args.protocol, device), []
+        ranks.same({"weights": predictor.trained.identity})
+        try:
+            look(predictor, args, found)
+        finally:  # after Ctrl-C, what was found so far
+            if leads():
+                print_found(predictor, args, found)
     return 2 if any("error" in one for one in found) else 0
 
 
+def print_found(predictor, args, found: list[dict]) -> None:
+    """Print what `predict` found, as JSON, CSV or a table."""
+    if args.json:
+        trained = predictor.trained
+        told = {"model": trained.name, "trained_on": trained.trained_on, "classes": trained.classes}
+        print_json(told | {"protocol": predictor.protocol.name, "caution": predictor.caution, "videos": found})
+    elif answers(found):
+        (print_answers_csv if args.csv else print_answers)(found)
+        print(predictor.caution, file=sys.stderr if args.csv else sys.stdout)
+
+
 def look(predictor, args, found: list[dict]) -> None:
-    """Look at all videos that were given, and append what each shows to `found`, or why it could not be read."""
+    """Look at all videos that were given, and append what each shows to `found`, or why it could not be read.
+
+    Of several ranks, each looks at one video in a round. Rank 0 tells the errors and draws.
+    """
     from tqdm import tqdm
 
+    from vt_course.training import ranks
     from vt_course.training.predict import draw_time_line, videos_at
 
-    def attempt(path, work) -> None:
+    def attempt(path, work, found: list[dict]) -> None:
         try:
             work()
         except CourseError as error:
-            tell(error)
             found.append({"path": str(path), "error": str(error)})
 
-    def look_at(path) -> None:
+    def look_at(path, found: list[dict]) -> None:
         if not args.window:
             found.append(predictor(path, args.top))
             return
@@ -225,16 +239,43 @@ def look(predictor, args, found: list[dict]) -> None:
                 rows.append(row)
         finally:  # a film may be damaged in the middle
             if rows:
-                few = [row | {"classes": row["classes"][: args.top]} for row in rows]
-                found.append({"path": path, "windows": few})
-        if args.out:
-            draw_time_line(rows, args.out)
+                found.append({"path": path, "windows": rows})
 
-    for given in args.videos:
+    def take(one: dict) -> None:
+        """Append what was found of a video. Rank 0 draws it, or tells why it could not be read."""
+        found.append(one)
+        failed = []
+        if "error" in one and leads():
+            tell(one["error"])
+        if "windows" in one and args.out and leads():
+            attempt(one["path"], lambda: draw_time_line(one["windows"], args.out), failed)
+        if "windows" in one:
+            one["windows"] = [row | {"classes": row["classes"][: args.top]} for row in one["windows"]]
+        for each in failed:
+            take(each)
+
+    def listed() -> list:
+        """The path of each video, or what is wrong with a name that was given."""
         videos = []
-        attempt(given, lambda: videos.extend(videos_at(given)))
-        for path in videos:
-            attempt(path, lambda: look_at(path))
+        for given in args.videos:
+            attempt(given, lambda: videos.extend(videos_at(given)), videos)
+        return videos
+
+    videos = ranks.by_leader(listed)
+    for first in range(0, len(videos), ranks.world()):
+        mine = []  # of this rank: what it finds in one video
+        try:
+            for path in videos[first : first + ranks.world()][ranks.rank() :][:1]:
+                if isinstance(path, dict):
+                    mine.append(path)
+                else:
+                    attempt(path, lambda: look_at(path, mine), mine)
+        except BaseException:
+            for one in mine:
+                take(one)
+            raise
+        for one in itertools.chain(*ranks.gather(mine)):
+            take(one)
 
 
 def answers(found: list[dict]) -> list[dict]:

@@ -50,6 +50,14 @@ from vt_course.cli.common import (
     option("--no-resume", action="store_true", help="refuse to continue a run that is already there"),
 )
 def train(args) -> int:
+    from vt_course.machine import pick_device
+    from vt_course.training import ranks
+
+    with ranks.group(pick_device(args.device)) as device:  # first of all: if one rank fails, the others hear of it
+        return train_here(args, device)
+
+
+def train_here(args, device) -> int:
     from vt_course.training.fit import fit
     from vt_course.training.official_recipes import resolve
 
@@ -63,7 +71,7 @@ def train(args) -> int:
         recipe,
         args.out,
         resume=not args.no_resume,
-        device=args.device,
+        device=device,
         workers=args.workers,
         max_steps=args.max_steps,
         progress=not args.json,

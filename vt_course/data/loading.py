@@ -99,8 +99,12 @@ class EpochBatches:
 
 
 def ignore_interrupt(worker: int) -> None:
-    """Start of a worker: ignore Ctrl-C. It reaches every process of a terminal, but only the main one may react."""
+    """Start of a worker: ignore Ctrl-C. It reaches every process of a terminal, but only the main one may react.
+
+    A request to end must end it, although the main process may have handlers of its own, which a fork inherits.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def make_loader(dataset, batches, workers: int | None, device: torch.device) -> DataLoader:

@@ -14,7 +14,7 @@ import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
@@ -38,9 +38,11 @@ from vt_course.data.reader import (
 )
 from vt_course.data.verify import decode_all, in_processes, more_time, serve, verify, work
 from vt_course.files import (
+    Unreadable,
     alone_in,
     csv_header,
     of_share,
+    open_own,
     read_csv,
     regular,
     remove_shares,
@@ -123,7 +125,8 @@ def prepare(
     failed = []
     with alone_in(out, share), _open_record(out / of_share("prepared.csv", share)) as record:
         of_shares = shares_of(out / "prepared.csv")
-        rows = {path: row for file in (out / "prepared.csv", *of_shares) for path, row in _read_record(file).items()}
+        records = [_read_record(file)[0] for file in (out / "prepared.csv", *of_shares)]
+        rows = {path: row for one in records for path, row in one.items()}
         mine = {path: k for k, path in enumerate(targets) if share is None or k % share[1] == share[0] - 1}
         # A part (an unfinished file) is named after this process, because a helper of a killed run may still write.
         jobs = [
@@ -299,28 +302,40 @@ def _copy_lists(src: Path, out: Path, lists: dict[str, list | None]) -> None:
 
 
 def _open_record(path: Path):
-    """Open prepared.csv, to read it and to add lines."""
-    file = open(path, "a+", newline="", encoding="utf-8", errors="surrogateescape")
-    text = path.read_bytes()
-    if not text:
-        file.write(",".join(RECORD) + "\n")
-    elif not text.endswith(b"\n"):
-        file.write("\n")
-    file.flush()
-    return file
+    """Open prepared.csv, to add lines. One that is damaged, or cut by a kill, is first written anew."""
+    rows, fault = _read_record(path)
+    if fault:
+        write_csv(path, RECORD, ([row[key] for key in RECORD] for row in rows.values()))
+    return open_own(path, "a", newline="", encoding="utf-8", errors="surrogateescape")
 
 
-def _read_record(path: Path) -> dict[str, dict]:
-    """The last row of prepared.csv for each path. An incomplete line, which a kill leaves, is ignored."""
-    if not path.exists():  # there are only shares yet
-        return {}
-    again = "delete the line, or the file, and run the same command again."
-    return {
-        row["path"]: row
-        for _, row in read_csv(path, again, errors="surrogateescape")
-        if all(row.get(key) for key in RECORD)
-        and all(re.fullmatch(r"\d{1,18}", row[key]) for key in ("frames", "bytes"))
-    }
+def _read_record(path: Path) -> tuple[dict[str, dict], str | None]:
+    """(the last row of prepared.csv for each path, what is wrong with the file: None, "cut" or "damaged").
+
+    What is damaged, or was cut by a kill, counts as missing, so that its clips are encoded again.
+    """
+    text = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+    try:
+        lines = [row for _, row in read_csv(path, "", errors="surrogateescape")] if text else []
+        fault = None if text.startswith(",".join(RECORD).encode()) or not text else "damaged"
+    except Unreadable:
+        lines, fault = [], "damaged"
+    end = "cut" if not text.endswith(b"\n") else None
+    if fault or not all(map(_is_row, lines[: -1 if end else None])):
+        lines, fault = [dict(zip(RECORD, row)) for row in _each_alone(text)], "damaged"
+    return {row["path"]: row for row in lines if _is_row(row)}, fault or end
+
+
+def _each_alone(text: bytes) -> Iterator[list[str]]:
+    """The lines of a damaged CSV file, each without regard to the others; the last one only if it has an end."""
+    for line in text.split(b"\n")[:-1]:
+        with suppress(csv.Error):
+            yield from csv.reader([line.decode(errors="surrogateescape")])
+
+
+def _is_row(row: dict) -> bool:
+    numbers = [row.get(key) or "" for key in ("size", "mtime_ns", "frames", "bytes")]
+    return all(row.get(key) for key in RECORD) and all(re.fullmatch(r"-?\d{1,20}", number) for number in numbers)
 
 
 # ------------------------------------------------------------------------- one file, in a process of its own
@@ -393,6 +408,7 @@ def _transcode(
             length = min(length, math.inf if seconds is None else (start or 0) + seconds) - (start or 0) * leap
             more_time(work(int(length * usual), stream.height, stream.width))
             moments = _decoded(source, old, stream, -math.inf if start is None else start, leap)
+        open_own(Path(part), "wb").close()  # what somebody put in its place is removed
         new = stack.enter_context(av.open(f"file:{part}", "w", format="mp4", options={"movflags": "faststart"}))
         rate = Fraction(fps).limit_denominator(1001) if fps else usual
         frames = _shown(source, moments, -math.inf if start is None else start, end, seconds)
@@ -613,7 +629,9 @@ def _promises(folder: Path, found: list[str]) -> dict[str, tuple[int | None, flo
         promised[path] = frames or before[0], max(row["end"] or 0, before[1] or 0) or _named_seconds(path)
     record = folder / "prepared.csv"
     if record.is_file():
-        for path, row in _read_record(record).items():
+        rows, fault = _read_record(record)
+        need(fault != "damaged", f"{record} is damaged; run the `vt-course data prepare` that wrote it again")
+        for path, row in rows.items():
             promised[path] = int(row["frames"]), None
     return promised
 

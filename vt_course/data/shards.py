@@ -160,8 +160,10 @@ def _begin(out: Path, found: Listing, plan: dict, max_bytes: int, share: tuple[i
         max_bytes=max_bytes,
         clips_sha256=hashlib.sha256(json.dumps(listing).encode()).hexdigest(),
     )
-    olds, shards = [out / RECORD, *shares_of(out / RECORD)], {}
-    olds = [_record(path) for path in olds if path.is_file()]
+    paths = [path for path in (out / RECORD, *shares_of(out / RECORD)) if os.path.lexists(path)]
+    olds, shards = [record for record in map(_record_or_none, paths) if record], {}
+    if len(olds) < len(paths):  # a damaged record is made anew, but only over the shards that it told of
+        _need_same(out, plan)
     for old in olds:
         need(
             all(old[key] == new[key] for key in new),
@@ -169,7 +171,7 @@ def _begin(out: Path, found: Listing, plan: dict, max_bytes: int, share: tuple[i
             f"({old['max_bytes'] / 1e6:g} MB); name another folder, or delete this one",
         )
         shards |= old["shards"]
-    need(olds or not any(out.glob("*.tar")), f"{out} holds tar files of another program; name another folder")
+    need(paths or not any(out.glob("*.tar")), f"{out} holds tar files of another program; name another folder")
     new["shards"] = shards
     atomic_write(out / of_share(RECORD, share), json.dumps(new, indent=1).encode())
     return new
@@ -362,9 +364,35 @@ def _row(path: Path, key: tuple[str, str], sample: dict) -> dict:
 # ------------------------------------------------------------------------- small things
 
 
+def _record_or_none(path: Path) -> dict | None:
+    """The contents of a record, or None if it is damaged."""
+    try:
+        return _record(path)
+    except CourseError:
+        return None
+
+
+def _need_same(out: Path, plan: dict) -> None:
+    """Raise `CourseError` if a tar in `out` has other clips than the plan, so that no shards of other clips are lost.
+
+    A tar that is damaged has none.
+    """
+    for path in sorted(out.glob("*.tar")):
+        planned = {json.loads(clip["json"])["label"] for clip in plan.get(path.name, ())}
+        try:
+            labels = {row["label"] for row in index(path)}
+        except CourseError:
+            labels = set()
+        need(
+            path.name in plan and labels <= planned,
+            f"{out} holds a damaged {RECORD} and, in {path.name}, other clips; name another folder",
+        )
+
+
 def _record(path: Path) -> dict:
-    wrong = f"{path} is not what `vt-course data shard` writes; make the shards again in another folder"
-    record = read_json(path, "make the shards again in another folder.", dict)
+    again = "run the `vt-course data shard` that wrote it again, which makes it anew"
+    wrong = f"{path} is not what `vt-course data shard` writes; {again}"
+    record = read_json(path, f"{again}.", dict)
     need(
         all(
             isinstance(record.get(key), kind)

@@ -32,7 +32,7 @@ from vt_course.training.evaluate import class_scores, reorder_frames
 from vt_course.training.finetune import HEAD, by_layer, say_frozen
 from vt_course.training.folder import begin, open_run, summarise, with_gone_files
 from vt_course.training.recipes import Recipe
-from vt_course.training.run import RunState, open_everywhere, polite_interrupt
+from vt_course.training.run import RunState, open_everywhere
 from vt_course.training.start import load_start
 
 # In the key of a random order of frames. The key of the augmentation is (seed, epoch, index), and no index is as large.
@@ -124,7 +124,7 @@ def fit(
         ranks.group(pick_device(device)) as device,
         deterministic(device),
         short_of_memory(progress_kept=True),
-        polite_interrupt() as interrupt,
+        ranks.polite_interrupt() as interrupt,
         ExitStack() as held,
     ):
         config, sets = open_everywhere(recipe, tell)

@@ -6,10 +6,9 @@ A run ends in one sentence for everything that the user can mend. Those sentence
 import copy
 import dataclasses
 import errno
+import functools
 import itertools
-import signal
 import sys
-import threading
 import time
 from contextlib import contextmanager, nullcontext
 
@@ -32,29 +31,6 @@ from vt_course.training.recipes import Recipe
 from vt_course.training.start import digest
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-@contextmanager
-def polite_interrupt():
-    """Yields a list. The first Ctrl-C only appends to it; the second interrupts as usual.
-
-    The training loop looks at the list between its steps, because a KeyboardInterrupt in the middle of an
-    optimiser step would leave half of the weights updated.
-    """
-    pressed = []
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed  # only the main thread may set handlers
-        return
-
-    def handle(number, frame):
-        pressed.append(number)
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def open_everywhere(recipe: Recipe, tell) -> tuple[dict, list]:
@@ -116,7 +92,10 @@ class RunState:
         torch.manual_seed(recipe.seed)
         self.model = build_model(recipe, len(self.classes))
         if begin:
-            begin(self.model)
+            ranks.by_leader(
+                functools.partial(begin, self.model)
+            )  # the files of the weights may lie on one machine only
+            ranks.share(self.model.state_dict().values())
         self.model.to(device)
         self.at_rest = freeze(self.model, recipe.freeze)
         self.class_weights = None
@@ -224,7 +203,7 @@ class RunState:
 
     def validate(self, interrupt) -> tuple[dict | None, int]:
         """The scores on the validation clips (None if interrupted; see `evaluate.score`); how many were unreadable."""
-        ranks.share_buffers(self.evaluated)
+        ranks.share(self.evaluated.buffers())  # a BatchNorm's running means differ, because the ranks' clips do
         watched = itertools.takewhile(lambda batch: not interrupt, self.val_loader)
         mine = predict(self.evaluated, watched, self.device, order=self.recipe.order, autocast=self.autocast)
         log_probs, label, bad, interrupted = zip(*ranks.gather((*mine, bool(interrupt))))

@@ -1,7 +1,7 @@
 """The scores of all views of a data set: computed batch by batch, kept in a folder, and turned into results.
 
 Each batch has the same videos whoever computes it, and is computed as a whole. So an evaluation that was stopped goes
-on with the next batch, and several processes share the batches: the scores are the same.
+on with the next batch, and several processes, on one machine or on more, share the batches: the scores are the same.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import math
 import tempfile
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import combinations
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def measure(
     `out`: a folder for the scores and the results; else they are kept in a temporary one. The scores of new views are
     written about every `every` seconds. If `out` holds this evaluation already, it goes on where it was stopped.
     `batch_size` counts views. For the result see `report`. Raises `CourseError` if `out` holds another evaluation, if
-    no video can be read, and for a full disk.
+    no video can be read, for a full disk, and if a rank was given another model or other clips.
     """
     asked = {
         "model": trained.name,
@@ -89,27 +89,42 @@ def measure(
     }
     batches = in_order(clips, batch_size)
     shape = (math.prod(clips.views or (1,)), len(trained.classes))  # (V, K)
+    ranks.same(asked)
     with folder_for(out, asked) as folder:
-        done = {number for part in parts(folder, shape) for number in part["batches"].tolist()}
-        mine = [number for number in range(len(batches)) if number not in done][ranks.rank() :: ranks.world()]
+        todo = ranks.by_leader(lambda: missing(folder, shape, len(batches)))
+        mine = todo[ranks.rank() :: ranks.world()]
+
+        def scores_of(numbered) -> dict | None:
+            """The scores of the next batch of this rank, or None if it has no more."""
+            for number, batch in numbered:
+                logits = torch.zeros(0, *shape)
+                if batch["clip"] is not None:
+                    told = dict(index=batch["index"].tolist(), order=order, seed=seed)
+                    logits = view_logits(
+                        trained.model, batch["clip"], trained.shown, device, at_once=batch_size, **told
+                    )
+                return {"batch": number, "logits": logits, **{key: batch[key] for key in ("index", "label", "bad")}}
 
         def work() -> None:
+            """In each round, every rank computes a batch. Rank 0 writes: only its machine needs the folder."""
+            trained.model.to(device).eval()
             loader = make_loader(clips, [batches[number] for number in mine], workers, device) if mine else []
-            bar = tqdm(loader, desc="evaluate", disable=not progress or ranks.rank() > 0, leave=False)
-            model, fresh, last = trained.model.to(device).eval(), [], time.monotonic()
-            try:
-                for number, batch in zip(mine, bar):
-                    logits = torch.zeros(0, *shape)
-                    if batch["clip"] is not None:
-                        told = dict(index=batch["index"].tolist(), order=order, seed=seed)
-                        logits = view_logits(model, batch["clip"], trained.shown, device, at_once=batch_size, **told)
-                    fresh.append((number, batch, logits))
-                    if time.monotonic() - last > every:
+            numbered, fresh, last = zip(mine, loader), [], time.monotonic()
+            rounds = range(0, len(todo), ranks.world())
+            # One process ends at once on Ctrl-C. Of several, each must know of it.
+            with ranks.polite_interrupt() if ranks.world() > 1 else nullcontext([]) as interrupt:
+                try:
+                    for _ in tqdm(rounds, desc="evaluate", disable=not progress or ranks.rank() > 0, leave=False):
+                        found = ranks.together(lambda: (scores_of(numbered), bool(interrupt)))
+                        fresh += [part for part, _ in found if part and ranks.rank() == 0]
+                        if any(interrupted for _, interrupted in found):
+                            raise KeyboardInterrupt
+                        if fresh and time.monotonic() - last > every:
+                            write_part(folder, fresh)
+                            fresh, last = [], time.monotonic()
+                finally:
+                    if fresh:
                         write_part(folder, fresh)
-                        fresh, last = [], time.monotonic()
-            finally:  # also after Ctrl-C
-                if fresh:
-                    write_part(folder, fresh)
 
         def finish() -> dict:
             found = collected(parts(folder, shape))
@@ -120,13 +135,13 @@ def measure(
             return result
 
         with short_of_memory(progress_kept=bool(out)):
-            ranks.together(work)
+            work()
         return ranks.by_leader(finish)
 
 
 @contextmanager
 def folder_for(out: Path | None, asked: dict):
-    """The folder of an evaluation, the same for all ranks: `out`, locked, or a temporary one."""
+    """The folder of an evaluation, on the machine of rank 0: `out`, locked, or a temporary one."""
     with ExitStack() as held:
 
         def open_here() -> Path:
@@ -171,18 +186,19 @@ def digest(clips) -> str:
 
 
 def write_part(folder: Path, batches: list) -> None:
-    """Write the scores of some batches, [(number, batch, logits)], as one file of the folder `views`."""
-    good = [(batch, logits) for _, batch, logits in batches if batch["clip"] is not None]
-    tensors = {
-        "batches": torch.tensor([number for number, *_ in batches]),
-        "index": torch.cat([batch["index"] for _, batch, _ in batches]),  # (n,)
-        "label": torch.cat([batch["label"] for _, batch, _ in batches]),  # (n,)
-        "logits": torch.cat([logits for _, logits in good] or [batches[0][2]]),  # (n, V, K)
-    }
-    header = {"bad": json.dumps([row for _, batch, _ in batches for row in batch["bad"]])}
+    """Write the scores of some batches, [dict(batch, index, label, logits, bad)], as one file of the folder `views`."""
+    tensors = {"batches": torch.tensor([each["batch"] for each in batches])}
+    tensors |= {name: torch.cat([each[name] for each in batches]) for name in ("index", "label", "logits")}  # (n, ...)
+    header = {"bad": json.dumps([row for each in batches for row in each["bad"]])}
     header["checksum"] = checksum(tensors, header)
-    path = folder / "views" / f"{batches[0][0]:07d}.safetensors"
+    path = folder / "views" / f"{batches[0]['batch']:07d}.safetensors"
     atomic_write(path, safetensors.torch.save(tensors, header))
+
+
+def missing(folder: Path, shape: tuple[int, int], batches: int) -> list[int]:
+    """The numbers of the batches, of so many, whose scores are not in the folder yet."""
+    done = {number for part in parts(folder, shape) for number in part["batches"].tolist()}
+    return [number for number in range(batches) if number not in done]
 
 
 def parts(folder: Path, shape: tuple[int, int]) -> Iterable[dict]:
