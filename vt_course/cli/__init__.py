@@ -16,7 +16,7 @@ import textwrap
 
 import vt_course
 from vt_course import CourseError, __version__
-from vt_course.cli import claims, course, data, evaluate, export, ledger, training  # noqa: F401 (they register their verbs)
+from vt_course.cli import claims, course, data, evaluate, export, ledger, teaching, training  # noqa: F401 (they register verbs)
 from vt_course.cli.common import VERBS, as_typed, command, leads, print_json, tell
 from vt_course.publish import NotebookFailed
 
@@ -33,6 +33,7 @@ SECTIONS = {  # of the list of verbs
     "Learn": ("lab", "student", "progress", "course", "doctor", "clean"),
     "Train": ("data", "recipes", "train", "evaluate", "predict", "explain", "experiments"),
     "Models": ("models", "claims", "weights", "export", "verify", "bench", "gpu-report"),
+    "Teach": ("slides",),
     "Authors": ("build", "test"),
 }
 
