@@ -130,6 +130,7 @@ def test_the_verbs():
         "release",
         "grade",
         "progress",
+        "slides",
     }
 
 
@@ -219,7 +220,7 @@ def test_help_lists_every_verb_once_in_its_section(monkeypatch):
     monkeypatch.setenv("COLUMNS", "70")
     out = run("--help")[1]
     top = [name[0] for name in verbs() if len(name) == 1]
-    assert re.findall(r"^(\w+):$", out, re.MULTILINE)[:4] == ["Learn", "Train", "Models", "Authors"]
+    assert re.findall(r"^(\w+):$", out, re.MULTILINE)[:5] == ["Learn", "Train", "Models", "Teach", "Authors"]
     assert sorted(re.findall(r"^  ([\w-]+)  ", out.partition("\npositional")[0], re.MULTILINE)) == sorted(top)
     assert max(map(len, out.splitlines()[1:])) <= 100
     assert out.index("\nAuthors:") < out.index("\n  build ") < out.index("\n  test ")
@@ -332,6 +333,7 @@ PLAIN = {
     "progress": "test_cli.test_progress_is_a_table_and_json",
     "recipes": "test_official_recipes.test_recipes_on_the_command_line",
     "release": "test_grading.test_a_release_is_a_folder_and_a_zip",
+    "slides": "test_slides.test_the_command_with_default_arguments",
     "student": "test_student.test_the_verb_writes_all_and_writes_again",
     "test": "test_project.test_all_stages_run_whatever_fails_and_the_exit_code_says_so",
     "train": "test_cli.test_train_goes_on_and_says_how_it_went",

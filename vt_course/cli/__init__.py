@@ -16,7 +16,7 @@ import textwrap
 
 import vt_course
 from vt_course import CourseError, __version__, need
-from vt_course.cli import claims, course, data, evaluate, export, grading, ledger, training  # noqa: F401 (they register their verbs)
+from vt_course.cli import claims, course, data, evaluate, export, grading, ledger, teaching, training  # noqa: F401 (they register verbs)
 from vt_course.cli.common import VERBS, as_typed, command, leads, print_json, tell
 from vt_course.publish import NotebookFailed
 
@@ -37,8 +37,8 @@ SECTIONS = {  # of the list of verbs
     "Learn": ("lab", "open", "student", "progress", "course", "doctor", "clean"),
     "Train": ("data", "recipes", "train", "evaluate", "predict", "explain", "experiments"),
     "Models": ("models", "claims", "weights", "export", "verify", "bench", "gpu-report"),
+    "Teach": ("slides", "release", "grade"),
     "Authors": ("build", "test"),
-    "Teach": ("release", "grade"),
 }
 
 

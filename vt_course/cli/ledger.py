@@ -4,7 +4,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from vt_course import CourseError, closest, need, repo_root
+from vt_course import closest, need, repo_root
 from vt_course.cli.common import choice, option, print_json, print_table, verb, whole
 
 COLUMNS = {"id": "claim", "kind": "kind", "where": "where", "stated": "stated", "found": "found", "status": "status"}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vt_course import __version__, need
 from vt_course.files import regular
-from vt_course.publish.build import from_source
+from vt_course.publish.source import from_source
 from vt_course.publish.student import read, student_edition, text_hash, told
 from vt_course.publish.tags import exercises, parts
 from vt_course.publish.work import bare, names_set_by, record

@@ -12,9 +12,9 @@ TAGS = {
     "measured": "its figure shows times of the machine, so only its size is compared with the committed one",
     "core": "on the heading of a section: every reader needs it",
     "deep-dive": "on the heading of a section: a first reading may leave it out",
-    "slide": "a slide begins here",
-    "notes": "notes for the speaker",
-    "skip": "not on slides",
+    "slide": "its code stands on a slide, though the rules leave it out",
+    "notes": "only in the notes for the speaker",
+    "skip": "neither on slides nor in the notes",
     "answer": "the answer of a prediction or a question; the student edition leaves it out",
 }
 # The cells of an exercise, in this order. A tag names the part and the exercise, such as `check:4.1`.

@@ -1,0 +1,32 @@
+"""Verbs for those who teach: slides, plans, sheets."""
+
+from pathlib import Path
+
+from vt_course.cli.common import option, print_json, print_table, verb
+
+
+@verb(
+    "slides",
+    "Make slides of notebooks: pages that need no network, with notes for the speaker.",
+    "vt-course slides 03 --pdf",
+    option("names", nargs="*", help="notebooks, for instance 03_swin, or 3"),
+    option("--all", action="store_true", help="of all notebooks"),
+    option("--pdf", action="store_true", help="print them, too, through an installed Chromium"),
+    option("--out", type=Path, help="default: build/slides"),
+)
+def slides(args) -> int:
+    from vt_course import need
+    from vt_course.fetch.assets import assets
+    from vt_course.publish.printing import print_pdf
+    from vt_course.publish.slides import slides
+
+    need(bool(args.names) != args.all, "name the notebooks whose slides you want, for instance 03, or say --all")
+    rows = slides(args.names or None, assets(progress=not args.json), out=args.out)
+    for row in rows:
+        if args.pdf:
+            page = Path(row["output"])
+            print_pdf(page, page.with_suffix(".pdf"), row["slides"], query="print-pdf")
+            row["pdf"] = str(page.with_suffix(".pdf"))
+    columns = {"notebook": "notebook", "slides": "slides", "figures": "figures", "output": "page"}
+    print_json(rows) if args.json else print_table(rows, columns | ({"pdf": "PDF"} if args.pdf else {}))
+    return 0
