@@ -52,6 +52,19 @@ def test_it_is_torchvisions_randaugment():
     assert torch.equal(Augment(3, 5).change(clip, rng), wanted)
 
 
+def test_it_is_torchvisions_colour_jitter_before_its_randaugment():
+    clip = still()
+    torch.manual_seed(int(np.random.default_rng(5).integers(2**63)))
+    jitter = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4)
+    wanted = jitter(tv_tensors.Video(clip.permute(0, 3, 1, 2)))  # (T, C, H, W)
+    changed = Augment(jitter=0.4).change(clip, np.random.default_rng(5))
+    assert torch.equal(changed, wanted.permute(0, 2, 3, 1)) and (changed == changed[:1]).all()
+    assert not torch.equal(changed, clip)
+    wanted = v2.RandAugment(3, 5, 11, v2.InterpolationMode.BILINEAR, fill=[124, 116, 104])(wanted)
+    both = Augment(3, 5, jitter=0.4).change(clip, np.random.default_rng(5))
+    assert torch.equal(both, wanted.permute(0, 2, 3, 1))
+
+
 def test_nothing_is_drawn_and_nothing_copied_by_default():
     rng, clip = np.random.default_rng(0), still()
     assert Augment().change(clip, rng) is clip and Augment().erase(clip, rng) is clip

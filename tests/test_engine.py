@@ -270,6 +270,17 @@ def test_sgd_by_hand():
     assert {group["momentum"] for group in run.optimizer.param_groups} == {0.9}
 
 
+def test_nesterov_by_hand():
+    """After v = g, the first step is along g + 0.9 v: 1.9 times that of plain SGD."""
+    plain, nesterov = (
+        steps(start("timesformer_mini", optimizer=name, weight_decay=0.0, grad_clip=0.0))
+        for name in ("sgd", "nesterov")
+    )
+    before = start("timesformer_mini").model.head.weight
+    moved, moved_more = (run.model.head.weight - before for run in (plain, nesterov))
+    assert torch.allclose(moved_more, 1.9 * moved, atol=1e-6, rtol=0) and moved.abs().max() > 1e-3
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -278,6 +289,7 @@ def test_sgd_by_hand():
         dict(backbone_lr=0.1, decays="biases"),
         dict(mixup=0.8, cutmix=1.0, randaugment=(2, 9), erasing=0.5, flip=0.5),
         dict(repeats=2, mixup=0.5, size=24),
+        dict(optimizer="nesterov", jitter=0.4, mean=(0.45,) * 3, std=(0.225,) * 3, bgr=True),
     ],
     ids=str,
 )
@@ -383,7 +395,10 @@ def test_recipes_with_these_settings_survive_json_and_a_command_line():
         (["accumulate=33"], "accumulate=33 must be at most batch_size=32"),
         (["ema=1"], "in [0, 1)"),
         (["amp=half"], "amp='half' must be true, false, bf16 or fp16"),
-        (["optimizer=adam"], "'adamw' or 'sgd'"),
+        (["optimizer=adam"], "'adamw', 'sgd' or 'nesterov'"),
+        (["jitter=1.5"], "jitter=1.5 must be in [0, 1]"),
+        (["std=0.2,0,0.2"], "must be three numbers above 0"),
+        (["mean=0.45"], "must be three numbers, as in 0.45,0.45,0.45"),
         (["decays=none"], "one of matrices, biases, all"),
         (["milestones=14,11"], "rising, after the warm-up and before epochs=20"),
         (["milestones=20"], "rising"),

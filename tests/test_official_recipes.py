@@ -11,13 +11,20 @@ import torch
 from test_cli import refused, run, run_json
 
 from vt_course import CourseError
+from vt_course.data import transforms
+from vt_course.data.reader import ClipReader
 from vt_course.models import ZOO
 from vt_course.models.cost import count_macs, count_parameters
-from vt_course.training import evaluate
+from vt_course.training import evaluate, recipes
 from vt_course.training.checkpoint import build_model
+from vt_course.training.evaluate import open_data
 from vt_course.training.fit import fit
 from vt_course.training.official_recipes import NAMES, PUBLISHED, TINY10_RECIPES, name_for, recipe_table, resolve
+from vt_course.training.protocols import to_floats
 from vt_course.training.recipes import RECIPES, Recipe
+from vt_course.training.trained import published, shown_by
+
+from videos import write_video
 
 
 def numbers(recipe: Recipe, *names) -> tuple:
@@ -40,7 +47,7 @@ BASIC = ("optimizer", "lr", "batch_size", "epochs", "warmup_epochs", "weight_dec
         # MVIT_B_16x4_CONV.yaml (1e-4 for 16 videos, each twice), SSv2/MVITv2_S_16x4.yaml
         ("mvit_base_16x4", ("adamw", 1.6e-3, 512, 200, 30, 0.05, 0.2), dict(repeats=2, grad_clip=1.0, stride=4)),
         ("mvit_v2_base_32x3", ("adamw", 1.6e-3, 512, 200, 30, 0.05, 0.3), dict(randaugment=(4, 7), stride=3)),
-        ("mvit_v2_small_16x4_ssv2", ("sgd", 2.5e-3, 16, 100, 3, 1e-4, 0.4), dict(flip=0.0, sampling="uniform")),
+        ("mvit_v2_small_16x4_ssv2", ("nesterov", 2.5e-3, 16, 100, 3, 1e-4, 0.4), dict(flip=0.0, sampling="uniform")),
         # TimeSformer section 4
         ("timesformer_divided_8x224", ("sgd", 5e-3, 16, 15, 0, 1e-4, 0.1), dict(milestones=(11, 14), decays="all")),
         ("timesformer_l_96x224", ("sgd", 5e-3, 16, 15, 0, 1e-4, 0.1), dict(stride=4, frames=96)),
@@ -184,3 +191,50 @@ def kinetics_folder(clips: Path, folder: Path) -> Path:
         with open(folder / f"{split}.csv", "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("path", "label", "start", "end"), *rows])
     return folder
+
+
+# ------------------------------------------------------------------------- colours
+
+
+@pytest.mark.parametrize(
+    "model, pixels, bgr",
+    [
+        ("video_swin_base", recipes.IMAGENET, False),
+        ("mvit_base_16x4", recipes.GREY, False),
+        ("mvit_v2_large_40x3", recipes.IMAGENET, False),
+        ("mvit_v2_small_16x4_ssv2", recipes.GREY, True),
+        ("timesformer_divided_8x224", recipes.GREY, False),
+        ("uniformer_small_16", recipes.GREY, False),
+    ],
+)
+def test_a_model_trains_on_the_colours_that_its_weights_are_shown(model, pixels, bgr):
+    """The recipe says what `published` says of the released weights."""
+    recipe = PUBLISHED[name_for(model)].recipe(model)
+    assert dict(mean=recipe.mean, std=recipe.std) == pixels and recipe.bgr == bgr
+    data = "ssv2_16x4" if model.endswith("ssv2") else "k400_16x4"
+    shown = published(f"{model}/{data}", model, {"num_frames": recipe.frames})["shown"]
+    assert (shown.mean, shown.std, shown.bgr) == (recipe.mean, recipe.std, recipe.bgr)
+
+
+def test_colours_reach_training_validation_and_every_later_test(tmp_path):
+    """Against torch's arithmetic: (pixels / 255 - mean) / std, blue first."""
+    write_video(tmp_path / "a.mp4", size=(32, 32), frames=8)
+    (tmp_path / "a.csv").write_text("path,label,start,end\na.mp4,a,,\na.mp4,b,,\n", encoding="utf-8")
+    grey = Recipe("mvit_mini", data=f"csv:{tmp_path / 'a.csv'},{tmp_path / 'a.csv'}", frames=4, stride=1, size=32)
+    grey = dataclasses.replace(grey, **recipes.GREY, bgr=True, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))
+    frames = torch.from_numpy(ClipReader(tmp_path / "a.mp4").read(range(2, 6)))  # (T, H, W, C), the centre
+    wanted = ((frames.flip(-1) / 255 - 0.45) / 0.225).permute(3, 0, 1, 2)  # (C, T, H, W)
+    train, val = open_data(grey)
+    assert torch.allclose(val[0]["clip"], wanted, atol=1e-5)
+    blue = train[0]["clip"][0]  # a random start, the whole picture: one of the clips of four frames, blue first
+    every = torch.from_numpy(ClipReader(tmp_path / "a.mp4").read(range(8)))[..., 2]  # (T, H, W)
+    assert any(torch.allclose(blue, (every[k : k + 4] / 255 - 0.45) / 0.225, atol=1e-5) for k in range(5))
+    shown = shown_by(grey)
+    assert torch.allclose(to_floats(frames[None], shown)[0], wanted, atol=1e-5)
+    assert torch.allclose(open_data(dataclasses.replace(grey, keep=32))[1][0]["clip"], wanted, atol=1e-5)
+    with pytest.raises(CourseError, match="images that are drawn with ImageNet's"):
+        open_data(dataclasses.replace(grey, model="swin_mini", data="images:shapes", frames=1))
+
+
+def test_the_default_colours_are_those_of_the_transforms():
+    assert recipes.IMAGENET == dict(mean=transforms.IMAGENET_MEAN, std=transforms.IMAGENET_STD)

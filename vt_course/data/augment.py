@@ -28,29 +28,34 @@ def drawing(rng):
 
 @dataclass(frozen=True)
 class Augment:
-    """`operations` changes of strength `strength` (0 to 10), then a box of noise with probability `erasing`.
+    """Colour jitter, `operations` changes of strength `strength` (0 to 10), a box of noise with probability `erasing`.
 
-    All frames of a clip are changed alike. The changes are RandAugment's (Cubuk et al., arXiv 1909.13719): shear,
-    shift, rotation, brightness, colour, contrast, sharpness, posterize, solarize, autocontrast, equalize. Two things
-    differ from the official recipes, which use timm's rule "rand-m7-n4-mstd0.5-inc1": there, the strength of each
-    change varies around 7, and "inc1" takes versions of some changes that grow with the strength. The changes are made
-    on the crop, which is smaller than the frame, and not before it.
+    `jitter`: brightness, contrast and saturation are multiplied by numbers from 1 - jitter to 1 + jitter, in random
+    order. All frames of a clip are changed alike. The operations are RandAugment's (Cubuk et al., arXiv 1909.13719):
+    shear, shift, rotation, brightness, colour, contrast, sharpness, posterize, solarize, autocontrast, equalize. Two
+    things differ from the official recipes, which use timm's rule "rand-m7-n4-mstd0.5-inc1": there, the strength of
+    each change varies around 7, and "inc1" takes versions of some changes that grow with the strength. The changes are
+    made on the crop, which is smaller than the frame, and not before it.
     """
 
     operations: int = 0
     strength: int = 0
     erasing: float = 0.0
+    jitter: float = 0.0
 
     def change(self, clip: Tensor, rng) -> Tensor:
-        """uint8 (T, H, W, C) -> the same shape, changed by RandAugment."""
-        if not self.operations:
+        """uint8 (T, H, W, C) -> the same shape, changed by colour jitter, then by RandAugment."""
+        if not self.operations and not self.jitter:
             return clip
         from torchvision import tv_tensors
         from torchvision.transforms import InterpolationMode, v2
 
-        rule = v2.RandAugment(self.operations, self.strength, STRENGTHS, InterpolationMode.BILINEAR, fill=list(GREY))
+        rules = [v2.ColorJitter(self.jitter, self.jitter, self.jitter)] if self.jitter else []
+        if self.operations:
+            how = dict(interpolation=InterpolationMode.BILINEAR, fill=list(GREY))
+            rules.append(v2.RandAugment(self.operations, self.strength, STRENGTHS, **how))
         with drawing(rng):
-            changed = rule(tv_tensors.Video(clip.permute(0, 3, 1, 2)))  # (T, C, H, W)
+            changed = v2.Compose(rules)(tv_tensors.Video(clip.permute(0, 3, 1, 2)))  # (T, C, H, W)
         return changed.as_subclass(Tensor).permute(0, 2, 3, 1)  # (T, H, W, C)
 
     def erase(self, clip: Tensor, rng) -> Tensor:

@@ -327,7 +327,8 @@ class VideoFolder(torch.utils.data.Dataset):
     as a phone's, are scaled to `enough` while they are decoded. `scale`, `ratio`: area and aspect ratio of the
     random crop (the published Kinetics recipes have scale (0.08, 1)). The process that asks for a
     sample opens the file, so DataLoader workers are safe, also forked ones. `augment`: what else changes a clip in
-    training. `decoder`: whose pixels are read, see `ClipReader`; one that is not installed is a `CourseError`.
+    training. `mean`, `std`: of the pixels from 0 to 1, in the order of the colours, which is red, green, blue, or with
+    `bgr` blue first. `decoder`: whose pixels are read, see `ClipReader`; one that is not installed is a `CourseError`.
     """
 
     def __init__(
@@ -350,6 +351,7 @@ class VideoFolder(torch.utils.data.Dataset):
         view_rule: str = "video_swin",
         mean=transforms.IMAGENET_MEAN,
         std=transforms.IMAGENET_STD,
+        bgr: bool = False,
         decoder: str = "pyav",
     ):
         need_decoder(decoder)
@@ -382,7 +384,7 @@ class VideoFolder(torch.utils.data.Dataset):
         self.enough = math.ceil(2 * size / math.sqrt(scale[0]))  # of it the smallest crop is about twice the input
         self.scale, self.ratio, self.flip, self.augment = scale, ratio, flip, augment or Augment()
         self.views, self.view_rule, self.mean, self.std = views, view_rule, mean, std
-        self.decoder = decoder
+        self.bgr, self.decoder = bgr, decoder
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -439,7 +441,7 @@ class VideoFolder(torch.utils.data.Dataset):
         return dense_indices(num_frames, self.frames, self.stride, position, rng)
 
     def _floats(self, clip: Tensor) -> Tensor:
-        return transforms.normalise(clip, self.mean, self.std)  # (C, T, H, W)
+        return transforms.normalise(clip.flip(-1) if self.bgr else clip, self.mean, self.std)  # (C, T, H, W)
 
 
 def collate(samples: list[dict]) -> dict:

@@ -83,8 +83,10 @@ def compiled(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def optimizer(name: str, groups: list[dict]) -> torch.optim.Optimizer:
-    """The optimiser "adamw" or "sgd" for groups of parameters; the loop sets the learning rates."""
-    return torch.optim.AdamW(groups) if name == "adamw" else torch.optim.SGD(groups, lr=0.0, momentum=0.9)
+    """The optimiser "adamw", "sgd" or "nesterov" for groups of parameters; the loop sets the learning rates."""
+    if name == "adamw":
+        return torch.optim.AdamW(groups)
+    return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=name == "nesterov")
 
 
 def moments(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> dict:

@@ -24,7 +24,7 @@ from vt_course.data.clips import Rows, VideoFolder, read_manifest
 from vt_course.data.loading import KeptFrames, in_order, make_loader, short_of_memory
 from vt_course.machine import pick_device
 from vt_course.training.protocols import Protocol, Views, check_sampling, video_scores
-from vt_course.training.recipes import ORDERS, Recipe
+from vt_course.training.recipes import IMAGENET, ORDERS, Recipe
 from vt_course.training.trained import Trained, open_model
 
 
@@ -182,10 +182,12 @@ def open_data(
     if spec.train is None:
         if recipe.frames != 1:
             raise CourseError(f"{recipe.data} has images, not clips of {recipe.frames} frames; train with frames=1")
+        if dict(mean=recipe.mean, std=recipe.std) != IMAGENET or recipe.bgr:
+            raise CourseError(f"{recipe.data} has images that are drawn with ImageNet's mean and std, and red first")
         return tuple(images.Shapes(split, size=recipe.size, seed=recipe.seed) for split in ("train", "val"))
     folder, same = _videos(recipe, spec)
     seen = dict(scale=recipe.crop_scale, ratio=recipe.crop_ratio, flip=recipe.flip)
-    augment = Augment(*recipe.randaugment, recipe.erasing)
+    augment = Augment(*recipe.randaugment, recipe.erasing, recipe.jitter)
     train = folder(spec.train, train=True, augment=augment, **seen, **same)
     return train, folder(spec.val, train=False, **same)
 
@@ -230,6 +232,9 @@ def _videos(recipe: Recipe, spec: Spec):
         sampling=recipe.sampling,
         seed=recipe.seed,
         decoder=recipe.decoder,
+        mean=recipe.mean,
+        std=recipe.std,
+        bgr=recipe.bgr,
     )
     return functools.partial(KeptFrames, keep=recipe.keep) if recipe.keep else VideoFolder, same
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from vt_course import CourseError, closest, data_roots, need, own_data
 from vt_course.models import ZOO
-from vt_course.training.recipes import RECIPES, Recipe
+from vt_course.training.recipes import GREY, IMAGENET, RECIPES, Recipe
 
 AT_HAND = 16  # clips of a step, for a published recipe, if the user does not say
 
@@ -58,26 +58,28 @@ KINETICS_CROP = dict(crop_scale=(0.08, 1.0), crop_ratio=(3 / 4, 4 / 3))
 # A square of 224 from a picture whose short side is drawn from 256 to 320: for one of 4:3, 37 to 58 % of its area.
 JITTER_CROP = dict(crop_scale=(0.37, 0.58), crop_ratio=(1.0, 1.0))
 MIXED = dict(mixup=0.8, cutmix=1.0, label_smoothing=0.1, erasing=0.25, randaugment=(4, 7))
-TIMESFORMER = JITTER_CROP | dict(
-    batch_size=16,
-    epochs=15,
-    lr=5e-3,
-    optimizer="sgd",
-    milestones=(11, 14),
-    warmup_epochs=0,
-    weight_decay=1e-4,
-    decays="all",
-    grad_clip=0.0,
-    label_smoothing=0.0,
+LARGE = {r"mvit_v2_large.*": IMAGENET}  # its configurations have the means and deviations of ImageNet
+TIMESFORMER = (
+    GREY
+    | JITTER_CROP
+    | dict(
+        batch_size=16,
+        epochs=15,
+        lr=5e-3,
+        optimizer="sgd",
+        milestones=(11, 14),
+        warmup_epochs=0,
+        weight_decay=1e-4,
+        decays="all",
+        grad_clip=0.0,
+        label_smoothing=0.0,
+    )
 )
 SLOWFAST = "facebookresearch/SlowFast configs"
 VIDEO_SWIN = "SwinTransformer/Video-Swin-Transformer configs/recognition/swin"
 TIMM = "torchvision's RandAugment for timm's (data/augment.py); the cosine ends at 0, not at 1e-6"
 WEIGHTS = "starts from weights for Kinetics (--init)"
-COLOURS = "means and deviations of ImageNet, not 0.45 and 0.225"
-OF_TIMESFORMER = (
-    f"the paper's batch is 16, the released code accumulates 64; {COLOURS}; starts from an image model (--init)"
-)
+OF_TIMESFORMER = "the paper's batch is 16, the released code accumulates 64; starts from an image model (--init)"
 
 PUBLISHED: dict[str, Published] = {
     "swin_in1k": Published(
@@ -124,11 +126,13 @@ PUBLISHED: dict[str, Published] = {
         "mvit_v2_small_16x4_ssv2",
         f"{SLOWFAST}/SSv2/MVITv2_S_16x4.yaml",
         "code",
-        dict(batch_size=16, epochs=100, lr=2.5e-3, optimizer="sgd", warmup_epochs=3, weight_decay=1e-4, grad_clip=0.0)
-        | dict(sampling="uniform")
+        dict(batch_size=16, epochs=100, lr=2.5e-3, optimizer="nesterov", warmup_epochs=3, weight_decay=1e-4)
+        | dict(grad_clip=0.0, sampling="uniform", bgr=True)
+        | GREY
         | JITTER_CROP
         | MIXED,
-        differs=f"{WEIGHTS}; SGD without Nesterov's momentum; colours in the order RGB; {TIMM}",
+        own=LARGE,
+        differs=f"{WEIGHTS}; {TIMM}",
     ),
     "mvit_k400": Published(
         r"mvit_(?!image|v2_image|mini|v2_mini).*",
@@ -137,10 +141,12 @@ PUBLISHED: dict[str, Published] = {
         "paper, code",
         dict(batch_size=512, epochs=200, lr=1.6e-3, warmup_epochs=30, weight_decay=0.05, grad_clip=1.0, flip=0.5)
         | dict(repeats=2, stride=4)
+        | GREY
         | KINETICS_CROP
         | MIXED,
         strides={16: 4, 32: 3, 40: 3, 64: 3},
-        differs=f"{COLOURS}; {TIMM}",
+        own=LARGE,
+        differs=TIMM,
     ),
     "timesformer_ssv2": Published(
         r"timesformer_.*_ssv2",
@@ -166,6 +172,7 @@ PUBLISHED: dict[str, Published] = {
         "paper, code",
         dict(batch_size=64, epochs=50, lr=2e-4, warmup_epochs=5, weight_decay=0.05, grad_clip=0.0, repeats=2)
         | dict(sampling="uniform")
+        | GREY
         | KINETICS_CROP
         | MIXED,
         differs=f"{WEIGHTS}; the batch is 32 videos, each twice; {TIMM}",
@@ -177,11 +184,12 @@ PUBLISHED: dict[str, Published] = {
         "paper, code",
         dict(batch_size=64, epochs=110, lr=1e-4, warmup_epochs=10, weight_decay=0.05, grad_clip=0.0, repeats=2)
         | dict(flip=0.5, stride=4)
+        | GREY
         | KINETICS_CROP
         | MIXED,
         strides={8: 8, 16: 4, 32: 4},
         own={r"uniformer_.*_8": dict(epochs=100)},
-        differs=f"starts from an image model (inflate); the batch is 32 videos, each twice; {COLOURS}; {TIMM}",
+        differs=f"starts from an image model (inflate); the batch is 32 videos, each twice; {TIMM}",
     ),
 }
 

@@ -20,6 +20,9 @@ from vt_course.files import parse_json
 ORDERS = ("normal", "shuffled", "reversed", "single", "tubes-reversed", "frames-swapped")
 # What weight decay acts on, see fit.parameter_groups.
 DECAYS = ("matrices", "biases", "all")
+OPTIMIZERS = ("adamw", "sgd", "nesterov")
+IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+GREY = dict(mean=(0.45,) * 3, std=(0.225,) * 3)  # SlowFast's DATA.MEAN and DATA.STD, whatever the colour
 
 
 @dataclass(frozen=True)
@@ -38,18 +41,23 @@ class Recipe:
     order: str = "normal"  # of the frames in training and validation, one of ORDERS; for controls
     # Short side, in pixels, of the decoded frames that are kept in memory. 0: decode again in every epoch.
     keep: int = 0
+    # The pixels from 0 to 1 minus mean, over std, of red, green and blue; then blue comes first if bgr.
+    mean: tuple[float, float, float] = IMAGENET["mean"]
+    std: tuple[float, float, float] = IMAGENET["std"]
+    bgr: bool = False
     decoder: str = "pyav"  # whose pixels, or "decord", "torchcodec", to compare with a pipeline built on them
     # Augmentation of clips (not of drawn images, which are all new). No flip by default: it turns "left" into "right".
     crop_scale: tuple[float, float] = (0.8, 1.0)  # the random crop's share of the area
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # the random crop's width / height
     flip: float = 0.0  # probability
+    jitter: float = 0.0  # brightness, contrast and saturation change by up to this share
     randaugment: tuple[int, int] = (0, 0)  # random changes of shape and colour a clip; their strength, from 0 to 10
     erasing: float = 0.0  # probability that a box of the clip becomes noise
     mixup: float = 0.0  # clips of a batch are blended in pairs, by a share from Beta(mixup, mixup); 0: not
     cutmix: float = 0.0  # the same with a box instead of a blend; if both are set, each batch draws one of them
     repeats: int = 1  # how often a clip comes in its batch, each time with another view; batch_size counts all of them
     # Optimisation: linear warm-up, then cosine to zero.
-    optimizer: str = "adamw"  # or "sgd", with a momentum of 0.9
+    optimizer: str = "adamw"  # or "sgd", with a momentum of 0.9; "nesterov", the same with Nesterov's
     batch_size: int = 32
     epochs: int = 20
     lr: float = 1e-3
@@ -91,14 +99,17 @@ class Recipe:
             self._need(math.isfinite(value) and value >= 0, name, "finite and at least 0")
         for name in ("drop_path", "label_smoothing", "ema"):
             self._need(0 <= getattr(self, name) < 1, name, "in [0, 1)")
+        self._need(0 <= self.jitter <= 1, "jitter", "in [0, 1]")
         for name in ("flip", "erasing"):
             self._need(0 <= getattr(self, name) <= 1, name, "a probability in [0, 1]")
+        self._need(all(map(math.isfinite, self.mean)), "mean", "three finite numbers")
+        self._need(all(0 < each < math.inf for each in self.std), "std", "three numbers above 0")
         operations, strength = self.randaugment
         good = operations >= 0 and 0 <= strength <= 10
         self._need(good, "randaugment", "operations,strength, the strength at most 10")
         self._need(self.batch_size % self.repeats == 0, "repeats", f"a divisor of batch_size={self.batch_size}")
         self._need(self.accumulate <= self.batch_size, "accumulate", f"at most batch_size={self.batch_size}")
-        self._need(self.optimizer in ("adamw", "sgd"), "optimizer", "'adamw' or 'sgd'")
+        self._need(self.optimizer in OPTIMIZERS, "optimizer", "'adamw', 'sgd' or 'nesterov'")
         self._need(self.decays in DECAYS, "decays", f"one of {', '.join(DECAYS)}")
         self._need(self.amp in (True, False, "bf16", "fp16"), "amp", "true, false, bf16 or fp16")
         if self.milestones:
@@ -183,14 +194,14 @@ def _convert(name: str, value):
         parts = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
         if each[-1] is ...:
             return tuple(_number(each[0], part) for part in parts)
-        low, high = parts
-        return _number(each[0], low), _number(each[1], high)
+        return tuple(_number(kind, part) for kind, part in zip(each, parts, strict=True))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         wanted = f"of type {kind.__name__}" if kind in (bool, int, float, str, dict) else _WANTED.get(name, "low,high")
         raise CourseError(f"recipe setting {name}={value!r:.100} must be {wanted}") from error
 
 
-_WANTED = {"milestones": "epochs, as in 11,14", "randaugment": "operations,strength, as in 4,7"}
+_WANTED = dict.fromkeys(("mean", "std"), "three numbers, as in 0.45,0.45,0.45")
+_WANTED |= {"milestones": "epochs, as in 11,14", "randaugment": "operations,strength, as in 4,7"}
 
 
 def _number(kind: type, value):

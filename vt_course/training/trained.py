@@ -28,7 +28,7 @@ from vt_course.training.checkpoint import (
     run_file,
 )
 from vt_course.training.protocols import PROTOCOLS, Protocol, Shown, with_views
-from vt_course.training.recipes import Recipe
+from vt_course.training.recipes import GREY, Recipe
 
 FAMILIES = {
     SwinTransformer: "swin",
@@ -37,7 +37,6 @@ FAMILIES = {
     TimeSformer: "timesformer",
     UniFormer: "uniformer",
 }
-GREY = dict(mean=(0.45,) * 3, std=(0.225,) * 3)  # SlowFast's DATA.MEAN and DATA.STD, whatever the colour
 FACTS = "vt_course"  # the key of `pretrained.usage` in the header of a file of weights
 NAMES = {  # what the model names of published weights say that they were trained on
     "in1k": "ImageNet-1K",
@@ -120,7 +119,8 @@ def open_model(path) -> Trained:
 
 def shown_by(recipe: Recipe) -> Shown:
     """How a run shows its model a video, in validation."""
-    return Shown(recipe.frames, recipe.stride, recipe.size, recipe.sampling, keep=recipe.keep)
+    pixels = dict(mean=recipe.mean, std=recipe.std, bgr=recipe.bgr)
+    return Shown(recipe.frames, recipe.stride, recipe.size, recipe.sampling, keep=recipe.keep, **pixels)
 
 
 def _stored(file: Path, weights: dict, header: dict) -> Trained:
