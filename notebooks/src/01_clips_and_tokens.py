@@ -163,7 +163,7 @@ with tempfile.TemporaryDirectory() as folder_of_one:
 # Each frame is the next one, and a loss would hardly tell. So the setting refuses what decord is known to get wrong. The sentence names the file and the remedy, and a training run goes on without that clip and lists it.
 # `vt-course data verify --decoder decord` finds such files in a folder before you train. The table of known faults is in [docs/researchers.md](../docs/researchers.md).
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:vswin-short-videos-loop"]
 # ## 2 · Which frames? Dense sampling
 #
 # Neighbouring frames are nearly equal, so nobody feeds all of them. On Kinetics (videos of ten seconds, human actions) all four video papers take a [**dense**](glossary.md#dense-sampling) clip: T frames, [`stride`](glossary.md#stride) apart, from one place of the video.
@@ -281,7 +281,7 @@ print("steps of MViT 16×4:", torch.diff(spread).tolist())
 agree("package", spread,
       torch.from_numpy(package.mvit_views(300, 16, 4, 1)[0]))
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:vswin-uniform"]
 # ## 3 · One frame of each segment: uniform sampling
 #
 # In Something-Something, people move things, and the classes are about order: "putting something *on* a surface" against "taking it *off*". Two seconds from the middle may miss the point. So here all four papers look at the
@@ -365,7 +365,7 @@ print("SlowFast's segments  ",
       package.slowfast_segments(300, 4).tolist())
 print("torchvision's uniform", other.tolist())
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:vswin-views"]
 # ## 4 · Views: what is averaged at test time
 #
 # A clip shows part of the time, and a square crop part of the frame. At test time the model looks several times, at n clips and m crops, and the n · m results are averaged. One such look
@@ -542,7 +542,7 @@ for name, n in tests.items():
                if what == "GMACs")
     print(f"{name:26}{one:7.1f} GMACs × {n:2} views = {n * one:6.0f}")
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:swin-pixels"]
 # ## 5 · From bytes to floats
 #
 # Networks are trained on numbers around 0: divide by 255, subtract a mean, divide by a standard deviation, colour by colour. Weights fit the numbers that they were trained on. So every set of released weights fixes mean and deviation.
@@ -894,7 +894,7 @@ frame_tokens = F.linear(
 agree("TimeSformer's tokens", frame_tokens, frame_stem(clip[None]),
       tol=1e-4)
 
-# %% [markdown] tags=["deep-dive"]
+# %% [markdown] tags=["deep-dive", "claim:uf-token-144"]
 # ## 7 · Stems that overlap: MViT and UniFormer
 #
 # MViT's tokens come from *overlapping* cubes: 3 × 7 × 7 pixels at stride 2 × 4 × 4 (section 3.3 and table 3b). The kernel is larger than the stride. Along one axis of pixels:

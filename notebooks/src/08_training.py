@@ -389,7 +389,7 @@ for rule in (boxes_in_turn, boxes_by_number):
     print(f"{rule.__name__}: clip 7",
           "keeps its box" if same else "gets another box")
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:swin-learning-rate"]
 # ## 4 · The learning rate
 #
 # At first the weights are random and gradients point anywhere. So the learning rate rises from nearly 0 ([**warm-up**](glossary.md#warm-up)). At the end it falls to 0, so that the noise of single batches dies away. All but one of the papers of this course do both, and let the learning rate fall as half a wave of the cosine.
@@ -472,7 +472,7 @@ show.schedules(falling, "Learning rates of six recipes")
 # AdamW and decay are the subject of section 5; momentum works like its *m*, without the factor 1 − β₁. (Sources: at the end.) Long recipes train from random weights (MViT). Short ones start from image weights (Video Swin, TimeSformer). With a larger batch the gradient is less noisy and there are fewer steps. So recipes scale the learning rate with
 # the batch. If you halve the batch to fit your GPU, halve the learning rate, too, or add up the gradients of two halves (exercise 8.6).
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:swin-initial-weights", "claim:mvit-biases-0.02"]
 # ## 5 · AdamW
 #
 # Plain gradient descent gives every weight the same learning rate. **Adam** keeps two running means for each weight: *m* of its gradients and *v* of their squares. *m* and *v* are called the **moments**. Adam divides *m* by the root of *v*. So a weight whose gradients are small but point the same way
@@ -591,7 +591,7 @@ free = [p.numel() for n, p in named.items() if not decay_of(n, p)]
 report(parameters=sum(p.numel() for p in named.values()),
        without_decay=sum(free), tensors_without_decay=len(free))
 
-# %% [markdown] tags=["core"]
+# %% [markdown] tags=["core", "claim:swin-t-drop-path", "claim:uf-b-drop-path"]
 # ## 6 · Loss and gradient
 #
 # Cross-entropy compares the softmax with the label: 1 for the true class, 0 for all others. A softmax reaches 1 only with infinite logits, so this target is never reached. [**Label smoothing**](glossary.md#label-smoothing) asks for something that can be reached: each label gives away ε, and each of the K classes, the true one among them, gets ε / K.
