@@ -173,7 +173,7 @@ def compare(peer: str, kind: Kind, task: Task, turns: int) -> dict:
         counts = {report["parameters"] for each in reports.values() for report in each}
         need(len(counts) == 1, f"the models of ours and {peer} differ: they have {counts} parameters")
         for name, each in reports.items():
-            alone = chosen[name] | {"workers": 0, "threads": 1, "clips": max(kind.tried // 2, task.batch)}
+            alone = chosen[name] | {"workers": 0, "threads": 1, "clips": max(kind.tried // 2, task.batch, 2)}
             stages = sides[name].epoch(alone, kind.warm)
             found[name] |= {
                 "settings": chosen[name],
