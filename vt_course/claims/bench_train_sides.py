@@ -47,7 +47,7 @@ class Task:
     frames: int = 16
     stride: int = 2
     size: int = 64
-    batch: int = 8
+    batch: int = 4
 
     @property
     def keep(self) -> int:
