@@ -132,7 +132,7 @@ def test_a_comparison_in_processes_of_their_own(files, monkeypatch, tmp_path, ca
     """The whole command, small: a report that is continued, a table and a figure; a file that cannot be used."""
     tiny = Kind("your files", 2, 2)
     monkeypatch.setattr(bench, "YOURS", tiny)
-    start = {"workers": [0], "threads": [1]}
+    start = {"workers": [1], "threads": [1]}
     monkeypatch.setattr(bench, "axes", lambda side, kind: start if side == "ours" else {"decoder": ["PyAV"], **start})
     out, picture = tmp_path / "new" / "train.json", tmp_path / "a.svg"
     words = [str(files[0]), "--out", str(out), "--peers", "torchvision", "--turns", "1"]
@@ -189,6 +189,7 @@ def test_a_side_that_fails_or_dies_says_so_and_another_epoch_can_follow(monkeypa
 
     monkeypatch.setitem(sides.SIDES, "ours", side)
     monkeypatch.setattr(sides.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sides.multiprocessing, "set_start_method", lambda *_, **more: None)
     threads = torch.get_num_threads()
     good, bad = {"clips": 2, "threads": threads}, {"clips": 0, "threads": threads}
     pipe = Pipe(good, "again", bad, good, "end")

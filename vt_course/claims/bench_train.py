@@ -11,7 +11,7 @@ import multiprocessing
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -36,7 +36,7 @@ LIMIT = 900.0  # seconds an epoch may take
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of clips. `tried`, `clips`: how many are trained on in an epoch of the search, and of a turn.
+    """A kind of clips. `tried`, `clips`: how many are trained on in an epoch of the search, and of a turn, on 2 cores.
 
     `warm`: the first epoch after new settings does not count. `pipeline`: of the peers; see `PeerClips`. `target`: the
     ratio that the course wants to reach, if any.
@@ -50,10 +50,16 @@ class Kind:
     target: float | None = None
 
 
-PHONE = Kind("phone clips", 16, 32, target=2.0)
-PREPARED = Kind("prepared clips", 64, 192, target=1.3)
-KEPT = Kind("prepared clips, frames kept", 256, 512, pipeline="kept", warm=True)
-YOURS = Kind("your files", 16, 32)
+PHONE = Kind("phone clips", 8, 24, target=2.0)
+PREPARED = Kind("prepared clips", 32, 96, target=1.3)
+KEPT = Kind("prepared clips, frames kept", 64, 128, pipeline="kept", warm=True)
+YOURS = Kind("your files", 8, 24)
+
+
+def for_cores(kind: Kind) -> Kind:
+    """More clips where more workers decode them, so that each gets some and an epoch takes as long."""
+    times = 1 if kind.pipeline == "kept" else max(cores() // 2, 1)
+    return replace(kind, tried=kind.tried * times, clips=kind.clips * times)
 
 
 class Side:
@@ -173,7 +179,7 @@ def compare(peer: str, kind: Kind, task: Task, turns: int) -> dict:
         counts = {report["parameters"] for each in reports.values() for report in each}
         need(len(counts) == 1, f"the models of ours and {peer} differ: they have {counts} parameters")
         for name, each in reports.items():
-            alone = chosen[name] | {"workers": 0, "threads": 1, "clips": max(kind.tried // 2, task.batch)}
+            alone = chosen[name] | {"workers": 0, "threads": 1, "clips": max(kind.tried // 2, task.batch, 2)}
             stages = sides[name].epoch(alone, kind.warm)
             found[name] |= {
                 "settings": chosen[name],
@@ -214,7 +220,7 @@ def bench_train(
     frames: int = 16,
     stride: int = 2,
     size: int = 64,
-    batch: int = 8,
+    batch: int = 4,
     tell: Callable[[str], None] = print,
 ) -> dict:
     """Train on phone clips, on prepared ones and on kept frames, ours beside each peer; returns the report.
@@ -243,7 +249,7 @@ def bench_train(
                 yield f"{peer}, {kind.name}", partial(part, peer, kind)
 
     def part(peer: str, kind: Kind) -> dict:
-        return compare(peer, kind, tasks(PEERS[peer][0], clips_of(kind, files, tell)), turns)
+        return compare(peer, for_cores(kind), tasks(PEERS[peer][0], clips_of(kind, files, tell)), turns)
 
     return in_parts(out, head, ("processor", "settings"), "of this machine with these settings", todo(), tell)
 

@@ -8,10 +8,13 @@ libraries here below, so that no process holds those of another.
 """
 
 import math
+import multiprocessing
 import random
 import signal
+import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -44,7 +47,7 @@ class Task:
     frames: int = 16
     stride: int = 2
     size: int = 64
-    batch: int = 8
+    batch: int = 4
 
     @property
     def keep(self) -> int:
@@ -349,6 +352,11 @@ def seed_random(worker: int) -> None:
     random.seed(torch.initial_seed())
 
 
+def batch_of_trainer(samples: list) -> dict:
+    clips, labels = torch.utils.data.default_collate(samples)
+    return {"pixel_values": clips, "labels": labels}
+
+
 class Ended(Exception):
     """No further epoch is asked for."""
 
@@ -386,10 +394,6 @@ def transformers(task: Task, settings: dict, turn: Callable[[], bool], watch: Wa
         def get_train_dataloader(self):
             return Watched(super().get_train_dataloader(), watch)
 
-    def collate(samples: list) -> dict:
-        clips, labels = torch.utils.data.default_collate(samples)
-        return {"pixel_values": clips, "labels": labels}
-
     with tempfile.TemporaryDirectory() as folder:
         arguments = library.TrainingArguments(
             output_dir=folder,
@@ -412,7 +416,7 @@ def transformers(task: Task, settings: dict, turn: Callable[[], bool], watch: Wa
         trainer = Trainer(
             model,
             arguments,
-            data_collator=collating(watch, settings, collate),
+            data_collator=collating(watch, settings, batch_of_trainer),
             train_dataset=PeerClips(task, settings, watch),
             callbacks=[Waits()],
         )
@@ -435,6 +439,9 @@ def serve(connection: Connection, side: str, task: Task) -> None:
     AGAIN: another epoch with the same settings. END: the process ends. What goes wrong is answered as {"error": ...}.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C, and ends this process
+    if sys.platform == "linux":  # workers are forked, as in a user's program; a process that was spawned would spawn
+        multiprocessing.set_start_method("fork", force=True)
+    warnings.filterwarnings("ignore", message="This DataLoader will create")  # more workers than cores: it is a try
     if side != "ours":
         preload()
     with suppress(EOFError, ConnectionError):  # the parent has been killed

@@ -156,7 +156,7 @@ def minis(args) -> int:
     option("--frames", type=whole(1), default=16, help="frames a clip (default 16)"),
     option("--stride", type=whole(1), default=2, help="frames from one to the next (default 2)"),
     option("--size", type=whole(1), default=64, help="height and width of the model's input (default 64)"),
-    option("--batch", type=whole(1), default=8, help="clips a step (default 8)"),
+    option("--batch", type=whole(1), default=4, help="clips a step (default 4)"),
 )
 def train(args) -> int:
     from vt_course.claims.bench_train import bench_train, summary, table
