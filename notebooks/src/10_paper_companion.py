@@ -164,7 +164,7 @@ report(claims_run_here=len(same), all_as_recorded=all(same))
 # %% [markdown] tags=["core"]
 # ## 3 · Derive, predict, run
 #
-# The best check of a number is one's own derivation. Take the parameters of a Swin: image or video, all sizes, from six numbers.
+# The best check of a number is one's own derivation. Take the parameters of a Swin: image or video, all sizes, from six arguments.
 #
 # ### Exercise 10.1 · The parameters of a Swin
 #
@@ -532,7 +532,7 @@ companion.misread()
 # %% [markdown] tags=["core"]
 # ## 11 · All families in one picture
 #
-# All numbers in this picture are **the papers'**: accuracies, parameters and the MACs of one view, times the views of one answer (4 clips of 3 crops are 12 times the cost). None of these accuracies was run here. Do not compare them with those of our small models on drawn clips, in notebook 09: there the chance level is 12.5 %, and the clips are 32 pixels wide. Where only one of the two costs is stated, a variant is in one panel only.
+# All numbers in this picture are **theirs**, stated by the papers, by their repositories or (hollow marks) by texts that cite them: accuracies, parameters and the MACs of one view, times the views of one answer (4 clips of 3 crops are 12 times the cost). None of these accuracies was run here. Do not compare them with those of our small models on drawn clips, in notebook 09: there the chance level is 12.5 %, and the clips are 32 pixels wide. Where only one of the two costs is stated, a variant is in one panel only.
 
 # %% tags=["figure"] alt="Six panels, a row for each of Kinetics-400, ImageNet and Something-Something V2, with stated accuracies against the cost of all views at the left and against parameters at the right: a mark for each variant of five families; UniFormer lies at the upper left of most panels, hollow marks are numbers from secondary sources."
 show.landscape(companion.landscape(),
@@ -556,7 +556,7 @@ for point in companion.landscape():
 #
 # 1. The paper's own baseline, a ViT with joint attention in one scale and trained from scratch. It is no MViT.
 # 2. What they start from: ImageNet-1K or ImageNet-22K. The larger set of images is worth more here than most changes of an architecture.
-# 3. No. Start, views, epochs, augmentation and frames differ between the papers. MViT trains on the videos alone. The picture shows what was reached at what cost, which is what a user asks; why it was reached, only an ablation inside one paper can say.
+# 3. No. Start, views, epochs, augmentation and frames differ between the papers. MViT's first paper trains on the videos alone, the others start from images. The picture shows what was reached at what cost, which is what a user asks; why it was reached, only an ablation inside one paper can say.
 # </details>
 
 # %% [markdown]
@@ -591,6 +591,14 @@ for name, paper in EXAMPLES.items():
                  if (e["check"], e["paper"]) == (name, paper))
     print(f"{name}: {run.CHECKS[name].__doc__.partition('.')[0]}.")
     print(f"    {entry['claim']}\n    with {entry['arguments']}")
+
+# %% [markdown]
+# And this is how a fault of the course is written. It turns the claim on the absolute positions of Swin's table 4 red:
+
+# %%
+from inspect import getsource
+
+print(getsource(MUTANTS["no_absolute_positions"].apply))
 
 # %% tags=["exercise:10.3"]
 def new_claim():
