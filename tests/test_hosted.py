@@ -84,7 +84,8 @@ def test_a_changed_tag_changes_editions_and_pages(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     project = tmp_path / "pyproject.toml"
-    project.write_text(project.read_text(encoding="utf-8").replace(f'tag = "{WHERE["tag"]}"', 'tag = "v9.9"'))
+    text = project.read_text(encoding="utf-8").replace(f'tag = "{WHERE["tag"]}"', 'tag = "v9.9"')
+    project.write_text(text, encoding="utf-8")
     sources = select_sources(tmp_path, None)
     assert len(hosted.drifted(tmp_path, sources)) == 3
     hosted.write_hosted(tmp_path, sources)

@@ -73,7 +73,7 @@ class Shared:
     def both(self, *words: str, script: str = "") -> list[str]:
         """What the same command prints for both users, who start it at the same time."""
         running = [self.start(n, *words, script=script) for n in range(2)]
-        told = [each.communicate(timeout=300) for each in running]
+        told = [each.communicate(timeout=900) for each in running]
         assert [each.returncode for each in running] == [0, 0], told
         return [out for out, _ in told]
 

@@ -410,6 +410,7 @@ PARSERS = {
 }
 
 OUTSIDE = {  # what stands outside vt_course/files.py, and why it may
+    ("publish/hosted.py", "tomllib.loads"): "pyproject.toml of a checkout, which no reader makes",
     ("data/reader.py", "av.open"): "the decoders' door: every call below it is refused as BadClip",
     ("data/prepare.py", "av.open"): "writes",
     ("data/synthetic.py", "av.open"): "writes",

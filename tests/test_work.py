@@ -175,7 +175,7 @@ def test_open_copies_and_renders_and_never_overwrites(tmp_path, monkeypatch, cap
     folder = tmp_path / "mine"
     assert main(["open", "--dir", str(folder), "--no-start"]) == 0 and not ran
     out, err = capsys.readouterr()
-    assert err.startswith(f"vt-course: wrote into {folder}: 05_toy; this is never overwritten\n") and "272 clips" in err
+    assert err.startswith(f"vt-course: wrote into {folder}: 05_toy; this is never overwritten\n") and "472 clips" in err
     assert out.splitlines()[1].split() == ["05_toy", "written", str(folder / "05_toy.ipynb")]
     (folder / "05_toy.ipynb").write_text("mine", encoding="utf-8")
     assert main(["open", "5", "--dir", str(folder)]) == 0
