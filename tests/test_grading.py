@@ -11,6 +11,7 @@ import zipfile
 from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from functools import cache
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -429,9 +430,13 @@ def test_every_solution_is_complete_with_what_the_notebook_gives(number, tmp_pat
 @pytest.mark.parametrize("number", [n for n, e in EXERCISES.items()])
 def test_the_cases_are_not_those_that_students_see(number):
     torch.manual_seed(0)
-    shown = [repr(case) for case in EXERCISES[number].cases()]
-    asked = [repr(case) for case in changed(number, 4711)[1]]
-    assert len(asked) >= 3 and set(asked) - set(shown)
+    shown = {*map(key_of, EXERCISES[number].cases())}
+    asked = [key_of(case) for case in changed(number, 4711)[1]]
+    assert len(asked) >= 3 and set(asked) - shown
+
+
+def key_of(case: tuple) -> str:
+    return repr([a.state_dict() if isinstance(a, torch.nn.Module) else a for a in case])
 
 
 # ---------------------------------------------------------------- release
@@ -456,9 +461,8 @@ def test_a_release_is_a_folder_and_a_zip(tmp_path):
     first = (folder / "README.md").read_text(encoding="utf-8")
     edition = nbformat.read(folder / "04_video_swin.ipynb", as_version=4).metadata.vt_course
     assert edition.version == __version__ and edition.notebook == "04_video_swin" and edition.sha256[:8] in first
-    assert "9 exercises" in first and "1 exercise." in (tmp_path / f"00_start_here-{__version__}/README.md").read_text(
-        "utf-8"
-    )
+    other = (tmp_path / f"00_start_here-{__version__}" / "README.md").read_text(encoding="utf-8")
+    assert "it has 9 exercises." in first and "it has 1 exercise." in other
     before = archive.read_bytes()
     assert run("release", "04", "--out", tmp_path)[0] == 0 and archive.read_bytes() == before
     (folder / "04_video_swin.ipynb").write_text("{}", encoding="utf-8")
@@ -472,12 +476,7 @@ def test_a_release_is_a_folder_and_a_zip(tmp_path):
 PROBE = """
 import os, socket
 def play_backwards(clip):
-    seen = []
-    for place in {places!r}:
-        try:
-            seen += os.listdir(place) if os.path.isdir(place) else [open(place).read(1)]
-        except OSError:
-            pass
+    seen = [place for place in {places!r} if os.path.exists(place)]
     for place in ("/", "/usr", "/tmp", "/course", "/course/vt_course", "/dev", "/dev/shm", "/etc", "/proc", {prefix!r}):
         try:
             open(place + "/x", "w")
@@ -490,7 +489,7 @@ def play_backwards(clip):
     except OSError:
         pass
     seen += [p for p in os.listdir("/proc") if p.isdigit() and int(p) > 40]
-    seen += [] if os.listdir(os.path.expanduser("~")) == [] else ["home"]
+    seen += {{*os.listdir(os.path.expanduser("~"))}} - {{"scratch"}}
     open("scratch", "w").close()
     if seen:
         raise ValueError(str(seen))
@@ -504,33 +503,21 @@ def play_backwards(clip):
 def test_inside_bubblewrap_there_is_nothing_to_see(tmp_path):
     """No file of the user, of the checkout, of other submissions; nothing to write into but the scratch folder."""
     root = repo_root()
-    places = [
-        str(tmp_path),
-        os.path.expanduser("~"),
-        "/home",
-        "/var",
-        "/tmp",
-        str(root / "notebooks"),
-        str(root / "tests"),
-        str(root),
-    ]
-    places += [
-        str(root / "vt_course"),
-        str(root / "vt_course" / "lab" / "check.py"),
-        "/etc/passwd",
-        "/course/vt_course/lab",
-    ]
+    files = [root / name for name in ("README.md", "notebooks", "tests", "vt_course/lab/check.py", "pyproject.toml")]
+    places = [*map(str, files), str(tmp_path / "in"), "/etc/passwd", "/var", "/course/vt_course/lab"]
+    places += [str(path) for path in Path.home().iterdir() if path.is_file()]
     write(tmp_path / "in", {"probe.ipynb": text(PROBE.format(places=places, prefix=sys.prefix))})
+    assert all(map(os.path.exists, places[:8]))
     (row,) = grade(tmp_path / "in", limits=QUICK)
     assert row["passed"] == 1, row["verdicts"]
 
 
 @pytest.mark.dear
-@pytest.mark.parametrize("number", ["03", "05", "06", "08"])
+@pytest.mark.parametrize("number", ["05", "08"])
 def test_solutions_of_whole_blocks_keep_their_marks(number, tmp_path):
     """Exercises whose arguments are modules, networks or a training; and one of them wrong among right ones."""
     folder, right = tmp_path / "in", solutions(number)
-    wrong = {"03": "3.7", "05": "5.2", "06": "6.4", "08": "8.6"}[number]
+    wrong = {"05": "5.2", "08": "8.6"}[number]
     first, _, rest = right[wrong].partition("\n")
     write(
         folder,
