@@ -1,11 +1,15 @@
 """Long use: what grows in a kernel is found, and what does not grow is not blamed."""
 
-import json
+import gc
+import re
 
 import nbformat
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from matplotlib.figure import Figure
 
-from vt_course import CourseError, repo_root
+from vt_course import CourseError
+from vt_course.lab.show import style
 from vt_course.publish import long_use
 
 
@@ -45,10 +49,15 @@ def test_what_is_left_is_a_fault():
     assert [sentence.split(" are left")[0] for sentence in long_use.faults(found)] == ["1 processes", "temporary files"]
 
 
-def test_the_recorded_measurement():
-    found = json.loads((repo_root() / long_use.RESULT).read_text(encoding="utf-8"))
-    assert found["faults"] == long_use.faults(found) == []
-    assert found["executions"] >= 200 and found["notebooks"] == ["04_video_swin", "08_training"]
+def test_a_notebook_keeps_only_its_last_figures():
+    shell = InteractiveShell()
+    style.forget_figures(shell)
+    for _ in range(9):
+        shell.run_cell("from matplotlib.figure import Figure; Figure()", store_history=True, silent=False)
+        shell.run_cell("6 * 7", store_history=True)
+    gc.collect()
+    assert set(shell.user_ns["_oh"].values()) == {42} and len(shell.user_ns["_oh"]) == 9
+    assert not any(isinstance(value, Figure) for name, value in shell.user_ns.items() if re.fullmatch(r"_\d+", name))
 
 
 @pytest.mark.dear

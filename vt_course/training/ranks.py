@@ -9,7 +9,6 @@ Each error is printed once on each machine: by rank 0, and on the others by the 
 """
 
 import itertools
-import json
 import os
 import signal
 import socket
@@ -87,8 +86,9 @@ def _meet(store, number: int, world: int, device: torch.device) -> torch.device:
     """
     own = _own_address(os.environ["MASTER_ADDR"])
     mine = _attempt(lambda: _local_device(device))
-    fault = str(mine) if isinstance(mine, CourseError) else None
-    store.set(f"rank {number}", json.dumps([own, fault]))
+    fault = str(mine) if isinstance(mine, CourseError) else ""
+    store.set(f"fault of rank {number}", fault)
+    store.set(f"rank {number}", own)
     end = time.monotonic() + MEETING
     while missing := [each for each in range(world) if not store.check([f"rank {each}"])]:
         need(
@@ -97,10 +97,11 @@ def _meet(store, number: int, world: int, device: torch.device) -> torch.device:
             "printed, and run the same command again on all machines",
         )
         time.sleep(0.05)
-    told = [json.loads(store.get(f"rank {each}")) for each in range(world)]
-    for each, (_, fault) in enumerate(told):
-        need(fault is None, f"rank {each}: {fault}" if each else str(fault))
-    far = [address for address, _ in told if not address.startswith("127.") and address != "::1"]
+    for each in range(world):
+        fault = store.get(f"fault of rank {each}").decode()
+        need(not fault, f"rank {each}: {fault}" if each else fault)
+    addresses = [store.get(f"rank {each}").decode() for each in range(world)]
+    far = [address for address in addresses if not address.startswith("127.") and address != "::1"]
     if int(os.environ.get("GROUP_WORLD_SIZE", 1)) > 1 and far:
         own = own if own in far else _own_address(far[0])
         for name, found in psutil.net_if_addrs().items():
