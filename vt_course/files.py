@@ -319,6 +319,13 @@ def csv_header(path, remedy: str, name=None) -> list[str]:
         return next(csv.reader(read_lines(path, remedy, name)), [])
 
 
+def csv_lines(data: bytes) -> Iterator[list[str]]:
+    """The lines of a damaged CSV file, each without regard to the others; the last one only if it has an end."""
+    for line in data.split(b"\n")[:-1]:
+        with suppress(csv.Error):
+            yield from csv.reader([line.decode(errors="surrogateescape")])
+
+
 def read_npz(path, remedy: str) -> dict:
     """name -> array of an .npz file of NumPy. Raises `Unreadable` for arrays that need pickle."""
     import numpy as np

@@ -124,7 +124,8 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         need(
-            int(os.environ.get("WORLD_SIZE", 1)) == 1
+            "LOCAL_RANK" not in os.environ  # else torchrun has started this process
+            or os.environ["WORLD_SIZE"] == "1"
             or args.verb not in [run for name, (run, *_) in VERBS.items() if name not in SHARED],
             f"torchrun starts several processes, which only {', '.join(SHARED)} share: run this command without it",
         )

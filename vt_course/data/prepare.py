@@ -14,7 +14,7 @@ import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
@@ -41,6 +41,7 @@ from vt_course.files import (
     Unreadable,
     alone_in,
     csv_header,
+    csv_lines,
     of_share,
     open_own,
     read_csv,
@@ -322,15 +323,8 @@ def _read_record(path: Path) -> tuple[dict[str, dict], str | None]:
         lines, fault = [], "damaged"
     end = "cut" if not text.endswith(b"\n") else None
     if fault or not all(map(_is_row, lines[: -1 if end else None])):
-        lines, fault = [dict(zip(RECORD, row)) for row in _each_alone(text)], "damaged"
+        lines, fault = [dict(zip(RECORD, row)) for row in csv_lines(text)], "damaged"
     return {row["path"]: row for row in lines if _is_row(row)}, fault or end
-
-
-def _each_alone(text: bytes) -> Iterator[list[str]]:
-    """The lines of a damaged CSV file, each without regard to the others; the last one only if it has an end."""
-    for line in text.split(b"\n")[:-1]:
-        with suppress(csv.Error):
-            yield from csv.reader([line.decode(errors="surrogateescape")])
 
 
 def _is_row(row: dict) -> bool:

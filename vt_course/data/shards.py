@@ -378,7 +378,7 @@ def _need_same(out: Path, plan: dict) -> None:
     A tar that is damaged has none.
     """
     for path in sorted(out.glob("*.tar")):
-        planned = {json.loads(clip["json"])["label"] for clip in plan.get(path.name, ())}
+        planned = {parse_json(clip["json"], path, "")["label"] for clip in plan.get(path.name, ())}
         try:
             labels = {row["label"] for row in index(path)}
         except CourseError:

@@ -27,11 +27,12 @@ import psutil
 import tornado.websocket
 
 from vt_course import CourseError, need, repo_root
-from vt_course.files import atomic_write
+from vt_course.files import atomic_write, parse_json, read_json
 from vt_course.machine import provenance
 from vt_course.publish.kernel import kernel_env, select
 
 RESULT = "results/long_use.json"
+AGAIN = "run the same command again"
 START_SECONDS, CELL_SECONDS = 120, 600
 # How much a process may grow from one of the last rounds to the next, in MB. A leaked figure of a notebook has 1 to 4
 # MB and a leaked model or set of clips more, and a round draws dozens of figures.
@@ -103,7 +104,7 @@ class Server:
                 last = self.log.read().strip().rpartition("\n")[2]
                 raise CourseError(f"JupyterLab did not start ({last:.300}); look at `vt-course doctor`")
             await asyncio.sleep(0.2)
-        self.port = json.loads(found[0].read_text(encoding="utf-8"))["port"]
+        self.port = read_json(found[0], AGAIN, dict)["port"]
 
     async def ask(self, method: str, path: str, body=None):
         """The answer of the server's REST interface, from JSON."""
@@ -114,7 +115,7 @@ class Server:
             method=method,
         )
         text = await asyncio.to_thread(lambda: urllib.request.urlopen(request, timeout=60).read())
-        return json.loads(text) if text else None
+        return parse_json(text, path, AGAIN) if text else None
 
     async def new_kernel(self) -> "Kernel":
         self.kernel = (await self.ask("POST", "kernels", {"name": "python3"}))["id"]
@@ -174,7 +175,7 @@ class Kernel:
         while True:
             text = await self.socket.read_message()
             need(text is not None, f"the kernel ended in {name}; run the notebook alone: vt-course course")
-            message = json.loads(text)
+            message = parse_json(text, "a message of the kernel", AGAIN, dict)
             kind, content = message["msg_type"], message["content"]
             if message["parent_header"].get("msg_id") != asked:
                 continue

@@ -5,11 +5,10 @@ is rank 0 of 1. Then the functions of this file return their own input.
 
 If one rank fails, all must end, in a bounded time and with the reason. A rank that fails leaves its sentence in the
 store of torchrun, and its connections close. The others notice that in their next exchange and look for the sentence.
-Rank 0 prints the errors that all ranks raise. A lost rank is told once on each machine.
+Each error is printed once on each machine: by rank 0, and on the others by the first rank that fails.
 """
 
 import itertools
-import json
 import os
 import signal
 import socket
@@ -54,19 +53,22 @@ def group(device: torch.device):
         yield device
     except CourseError as error:
         _leave_word(store, str(error))
+        if int(os.environ.get("GROUP_RANK", 0)):  # not the machine of rank 0
+            error.speaks = _first_here(store)
         raise
-    except RuntimeError as error:
+    except KeyboardInterrupt:
+        _leave_word(store, "it was interrupted")
+        raise
+    except Exception as error:
         if store is None:
             place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
             raise CourseError(
                 f"the {os.environ['WORLD_SIZE']} ranks have not met at {place} within {MEETING / 60:g} minutes: read "
                 "what their machines printed, and run the same command again on all of them"
             ) from error
-        if not any(words in str(error) for words in LOST):
-            raise
-        raise _lost(store, error) from error
-    except KeyboardInterrupt:
-        _leave_word(store, "it was interrupted")
+        if isinstance(error, RuntimeError) and any(words in str(error) for words in LOST):
+            raise _lost(store, error) from error
+        _leave_word(store, f"it ended in a {type(error).__name__}, which its machine printed")
         raise
     finally:
         if dist.is_initialized():
@@ -84,8 +86,9 @@ def _meet(store, number: int, world: int, device: torch.device) -> torch.device:
     """
     own = _own_address(os.environ["MASTER_ADDR"])
     mine = _attempt(lambda: _local_device(device))
-    fault = str(mine) if isinstance(mine, CourseError) else None
-    store.set(f"rank {number}", json.dumps([own, fault]))
+    fault = str(mine) if isinstance(mine, CourseError) else ""
+    store.set(f"fault of rank {number}", fault)
+    store.set(f"rank {number}", own)
     end = time.monotonic() + MEETING
     while missing := [each for each in range(world) if not store.check([f"rank {each}"])]:
         need(
@@ -94,10 +97,11 @@ def _meet(store, number: int, world: int, device: torch.device) -> torch.device:
             "printed, and run the same command again on all machines",
         )
         time.sleep(0.05)
-    told = [json.loads(store.get(f"rank {each}")) for each in range(world)]
-    for each, (_, fault) in enumerate(told):
-        need(fault is None, f"rank {each}: {fault}" if each else str(fault))
-    far = [address for address, _ in told if not address.startswith("127.") and address != "::1"]
+    for each in range(world):
+        fault = store.get(f"fault of rank {each}").decode()
+        need(not fault, f"rank {each}: {fault}" if each else fault)
+    addresses = [store.get(f"rank {each}").decode() for each in range(world)]
+    far = [address for address in addresses if not address.startswith("127.") and address != "::1"]
     if int(os.environ.get("GROUP_WORLD_SIZE", 1)) > 1 and far:
         own = own if own in far else _own_address(far[0])
         for name, found in psutil.net_if_addrs().items():
@@ -182,20 +186,22 @@ LOST = (LATE, "Connection closed", "Connection reset", "remote worker", "Broken 
 
 def _leave_word(store, sentence: str) -> None:
     """Leave a sentence for the ranks that will miss this one. Rank 0 prints it itself, for its machine."""
-    with suppress(RuntimeError):  # the machine of the store is gone
-        if store and not store.check([WHY]):
-            store.set(WHY, f"rank {_number()}: {sentence}" if _number() else sentence)
-        if store and _number() == 0:
-            _first_here(store)
+    number = int(os.environ["RANK"])
+    for _ in range(3):  # torch tells the end of a loader process by a RuntimeError at any moment, so also here
+        with suppress(RuntimeError, AttributeError):  # or the machine of the store is gone, or was never reached
+            if not store.check([WHY]):
+                store.set(WHY, f"rank {number}: {sentence}" if number else sentence)
+            break
+    if number == 0:
+        _first_here(store)
 
 
 def _lost(store, error: RuntimeError) -> CourseError:
     """The error of a rank that misses another one. The first such rank of each machine prints it."""
     again = "what was saved is kept: run the same command again, on all machines"
-    try:
-        first, why = _first_here(store), store.get(WHY).decode() if store.check([WHY]) else None
-    except (RuntimeError, AttributeError):  # the store is gone, or was never reached
-        first, why = os.environ["LOCAL_RANK"] == "0", None
+    first, why = _first_here(store), None
+    with suppress(RuntimeError):
+        why = store.get(WHY).decode() if store.check([WHY]) else None
     if why is None and LATE in str(error):
         why = f"another process of torchrun has not answered for {PATIENCE / 60:g} minutes; {again}"
     elif why is None:
@@ -209,12 +215,11 @@ def _lost(store, error: RuntimeError) -> CourseError:
 
 
 def _first_here(store) -> bool:
-    """Whether no other rank of this machine has asked before."""
-    return store.add(SAID.format(os.environ.get("GROUP_RANK", 0)), 1) == 1
-
-
-def _number() -> int:
-    return int(os.environ["RANK"])
+    """Whether no other rank of this machine has asked before. Without a store: whether it is the first by number."""
+    try:
+        return store.add(SAID.format(os.environ.get("GROUP_RANK", 0)), 1) == 1
+    except (RuntimeError, AttributeError):
+        return os.environ["LOCAL_RANK"] == "0"
 
 
 @contextmanager

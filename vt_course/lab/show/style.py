@@ -6,12 +6,32 @@ from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython import get_ipython
 from IPython.core.pylabtools import print_figure
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from vt_course import CourseError
 from vt_course.colours import BLUE, GREEN, ORANGE, PINK, SKY, VERMILION, YELLOW
+
+
+def forget_figures(shell) -> None:
+    """Let a notebook keep only its last three figures (`_`, `__`, `___`), and not all of them for good, in `Out`.
+
+    A figure holds its picture and its artists, several MB. Whoever executes cells for a day would run out of memory.
+    """
+
+    def forget(result) -> None:
+        kept = shell.user_ns.get("_oh", {})
+        for number in [number for number, value in kept.items() if isinstance(value, Figure)]:
+            del kept[number]
+            shell.user_ns.pop(f"_{number}", None)
+
+    shell.events.register("post_run_cell", forget)
+
+
+if get_ipython():
+    forget_figures(get_ipython())
 
 # Markers, line styles, borders and numbers carry the same information as colours, for print in greyscale.
 COLOURS = [BLUE, ORANGE, GREEN, VERMILION, SKY, PINK, "black", YELLOW]
