@@ -127,6 +127,8 @@ def test_the_verbs():
         "student",
         "progress",
         "slides",
+        "handout",
+        "pages",
     }
 
 
@@ -320,6 +322,8 @@ PLAIN = {
     "experiments": "test_experiments.test_the_command",
     "explain": "test_cli.test_explain",
     "export": "test_export.test_the_verb",
+    "handout": "test_teaching.test_the_handout",
+    "pages": "test_teaching.test_the_pages_are_in_step",
     "gpu-report": "test_gpu_report.test_the_command_with_default_arguments",
     "lab": "test_cli.test_lab_with_default_arguments",
     "models": "test_cli.test_models",

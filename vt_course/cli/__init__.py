@@ -33,7 +33,7 @@ SECTIONS = {  # of the list of verbs
     "Learn": ("lab", "student", "progress", "course", "doctor", "clean"),
     "Train": ("data", "recipes", "train", "evaluate", "predict", "explain", "experiments"),
     "Models": ("models", "claims", "weights", "export", "verify", "bench", "gpu-report"),
-    "Teach": ("slides",),
+    "Teach": ("slides", "handout", "pages"),
     "Authors": ("build", "test"),
 }
 
