@@ -54,10 +54,7 @@ def print_pdf(page: Path, pdf: Path, pages: int | None, query: str = "") -> int:
         printed = count_pages(part.read_bytes())
         why = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         need(printed, f"{page} could not be printed ({why or 'the browser wrote nothing'}); try another browser")
-        need(
-            pages in (None, printed),
-            f"{page} should be {pages} pages of paper and became {printed}; report this as a bug",
-        )
+        need(pages in (None, printed), f"{page} should make {pages} pages and made {printed}; report this as a bug")
     return printed
 
 

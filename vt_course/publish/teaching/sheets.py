@@ -97,7 +97,7 @@ def lab_sheet(plan: Outline) -> str:
 
 
 def swin_handout(plan: Outline, root: Path) -> tuple[str, dict[str, bytes]]:
-    """(page, its pictures) of the handout: shapes, roll and mask, formulas, sizes, terms. The numbers are the model's."""
+    """(page, its pictures) of the handout: shapes, roll and mask, formulas, sizes, terms."""
     shapes = "".join(
         row_of(i, c, f"{h} × {w}", f"{h // 7} × {w // 7}", heads, blocks)
         for i, (c, h, w, heads, blocks) in enumerate(swin_shapes(), start=1)
@@ -111,8 +111,8 @@ def swin_handout(plan: Outline, root: Path) -> tuple[str, dict[str, bytes]]:
     terms = "".join(f"<li><b>{term}</b>: {inline(meaning(glossary, term))}</li>" for term in TERMS)
     steps = (
         "**Roll** the map by minus the shift. **Cut** it into regular windows. **Attend** in each, with −100 added "
-        "where query and key belong to different shifted windows. **Put together** and **roll back**. The result is that of "
-        "attention in each shifted window by itself: same outputs, same gradients (notebook 03, section 6)."
+        "where query and key belong to different shifted windows. **Put together** and **roll back**. The result is "
+        "that of attention in each shifted window by itself: same outputs, same gradients (notebook 03, section 6)."
     )
     first = f"""<h1>Swin on two pages</h1>
 <p class="small">Liu et al., arXiv 2103.14030. The numbers are those of the course's model.</p>
