@@ -38,8 +38,9 @@ def misconceptions_page(known: list[Outline]) -> str:
     text = (
         "# What goes wrong\n\n"
         "The mistakes that the checks of the exercises know by their numbers, in the words in which they tell them.\n"
-        "This page is made by `vt-course pages` from the checks; do not edit it. Beside these, a check searches\n"
-        "systematic mistakes of many kinds (`vt_course/lab/kinds`): wrong orders of axes, wrong factors, forgotten steps.\n"
+        "This page is made by `vt-course pages` from the checks; do not edit it.\n\n"
+        "Beside these, a check searches systematic mistakes of many kinds (`vt_course/lab/kinds`):\n"
+        "wrong orders of axes, wrong factors, forgotten steps.\n"
     )
     for plan in known:
         text += f"\n## {plan.title}\n"
