@@ -131,6 +131,8 @@ def test_the_verbs():
         "grade",
         "progress",
         "slides",
+        "handout",
+        "pages",
     }
 
 
@@ -325,6 +327,8 @@ PLAIN = {
     "explain": "test_cli.test_explain",
     "export": "test_export.test_the_verb",
     "grade": "test_grading.test_grade_on_the_command_line",
+    "handout": "test_teaching.test_the_handout",
+    "pages": "test_teaching.test_the_pages_are_in_step",
     "gpu-report": "test_gpu_report.test_the_command_with_default_arguments",
     "lab": "test_cli.test_lab_with_default_arguments",
     "models": "test_cli.test_models",

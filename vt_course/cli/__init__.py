@@ -37,7 +37,7 @@ SECTIONS = {  # of the list of verbs
     "Learn": ("lab", "open", "student", "progress", "course", "doctor", "clean"),
     "Train": ("data", "recipes", "train", "evaluate", "predict", "explain", "experiments"),
     "Models": ("models", "claims", "weights", "export", "verify", "bench", "gpu-report"),
-    "Teach": ("slides", "release", "grade"),
+    "Teach": ("slides", "handout", "pages", "release", "grade"),
     "Authors": ("build", "test"),
 }
 

@@ -30,3 +30,42 @@ def slides(args) -> int:
     columns = {"notebook": "notebook", "slides": "slides", "figures": "figures", "output": "page"}
     print_json(rows) if args.json else print_table(rows, columns | ({"pdf": "PDF"} if args.pdf else {}))
     return 0
+
+
+@verb(
+    "pages",
+    "Write the pages of docs/ that are made from the notebooks: plans of lessons, misconceptions, questions.",
+    "vt-course pages",
+)
+def pages(args) -> int:
+    from vt_course.publish.teaching.pages import write_pages
+
+    rows = write_pages()
+    print_json(rows) if args.json else print_table(rows, {"page": "page", "state": "state"})
+    return 0
+
+
+@verb(
+    "handout",
+    "Make sheets of paper for a class: lab sheets to fill in, and two pages on Swin.",
+    "vt-course handout 03 --pdf",
+    option("names", nargs="*", help="notebooks, for instance 03_swin, or 3 (default: all)"),
+    option("--pdf", action="store_true", help="print them, too, through an installed Chromium"),
+    option("--out", type=Path, help="default: build/handout"),
+)
+def handout(args) -> int:
+    from vt_course.fetch.assets import assets
+    from vt_course.publish.printing import print_pdf
+    from vt_course.publish.teaching.sheets import handouts
+
+    rows = handouts(args.names or None, assets(progress=not args.json), out=args.out)
+    for row in rows:
+        if args.pdf:
+            page = Path(row["output"])
+            row["pages"] = print_pdf(page, page.with_suffix(".pdf"), row["pages"])
+            row["pdf"] = str(page.with_suffix(".pdf"))
+    columns = {"notebook": "notebook", "sheet": "sheet", "output": "page"}
+    print_json(rows) if args.json else print_table(
+        rows, columns | ({"pages": "pages", "pdf": "PDF"} if args.pdf else {})
+    )
+    return 0
