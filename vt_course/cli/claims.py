@@ -251,7 +251,7 @@ def gpu_report(args) -> int:
         "folder",
         nargs="?",
         type=Path,
-        default=repo_root() / "tests" / "golden",
+        default=repo_root() / "tests/golden",
         help="NAME.json beside NAME.npz, in the format of tests/golden/README.md (default: the course's recordings)",
     ),
 )
