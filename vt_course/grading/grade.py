@@ -25,7 +25,7 @@ from vt_course.grading import sandbox
 from vt_course.grading.pages import page
 from vt_course.grading.sandbox import Limits
 from vt_course.grading.submission import Assignment, assignment, read_submission
-from vt_course.publish.kernel import select_sources
+from vt_course.publish.source import select_sources
 
 COLUMNS = ("submission", "notebook", "release", "state", "passed", "exercises")
 OF_SYSTEMS = {".DS_Store", "__MACOSX", ".ipynb_checkpoints", "Thumbs.db", "desktop.ini", "__pycache__"}

@@ -29,7 +29,8 @@ import tornado.websocket
 from vt_course import CourseError, need, repo_root
 from vt_course.files import atomic_write, parse_json, read_json
 from vt_course.machine import provenance
-from vt_course.publish.kernel import kernel_env, select
+from vt_course.publish.kernel import kernel_env
+from vt_course.publish.source import select
 
 RESULT = "results/long_use.json"
 AGAIN = "run the same command again"

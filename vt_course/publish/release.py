@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vt_course import __version__, repo_root
 from vt_course.files import atomic_write
-from vt_course.publish.kernel import select_sources
+from vt_course.publish.source import select_sources
 from vt_course.publish.student import read, refuse_notebooks, student, told
 
 DATE = (1980, 1, 1, 0, 0, 0)  # of every file in the zip, so that the same release gives the same bytes

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from vt_course import repo_root
 from vt_course.files import atomic_write
-from vt_course.publish.kernel import select
 from vt_course.publish.slides.deck import deck
 from vt_course.publish.slides.page import index, page
+from vt_course.publish.source import select
 from vt_course.publish.student import read, refuse_notebooks
 
 

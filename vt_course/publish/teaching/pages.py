@@ -5,7 +5,7 @@ from pathlib import Path
 from vt_course import repo_root
 from vt_course.files import atomic_write
 from vt_course.lab.exercises import EXERCISES
-from vt_course.publish.kernel import select
+from vt_course.publish.source import select
 from vt_course.publish.teaching.outline import Outline, outline
 from vt_course.publish.teaching.plans import plans_page
 from vt_course.publish.teaching.questions import bank_pages, read_bank
