@@ -16,7 +16,7 @@ import nbformat
 import pytest
 
 from vt_course import cli, doctor, repo_root
-from vt_course.claims import bench_data, bench_models
+from vt_course.claims import bench_data, bench_models, bench_train
 from vt_course.cli import common, main, training
 from vt_course.cli import course as cli_course
 from vt_course.data import synthetic
@@ -311,6 +311,7 @@ PLAIN = {
     "bench loader": "test_cli.test_bench_loader_with_default_arguments",
     "bench minis": "test_cli.test_bench_growth_and_minis_with_default_arguments",
     "bench models": "test_cli.test_bench_models_with_default_arguments",
+    "bench train": "test_cli.test_bench_train_with_default_arguments",
     "build": "test_cli.test_build_check",
     "claims": "test_ledger.test_the_list_and_its_filters",
     "clean": "test_clean.test_the_command_with_default_arguments",
@@ -416,6 +417,18 @@ def test_bench_growth_and_minis_with_default_arguments(monkeypatch):
         code, out, err = run("bench", verb)
         assert (code, err) == (0, "") and out.split() == ["attention", "T", "ms", "joint", "8", "1.50"]
     assert asked == [("cpu", 3), ("cpu", 15)]
+
+
+def test_bench_train_with_default_arguments(monkeypatch):
+    settings = {"workers": 1, "threads": 1, "pipeline": "files", "decoder": "PyAV", "decoder_threads": 0}
+    side = {"clips_per_second": 2.0, "peak_mb": 300.0, "waiting_share": 0.25, "settings": settings}
+    result = {"sides": {"ours": side, "torchvision": side}, "ratio": 1.5, "ratio_error": 0.1, "target": 2}
+    asked = []
+    report = {"parts": {"torchvision, phone clips": {"result": result}}}
+    monkeypatch.setattr(bench_train, "bench_train", lambda *args, **settings: asked.append(args) or report)
+    code, out, err = run("bench", "train")
+    assert (code, err, asked) == (0, "", [([],)])
+    assert out.splitlines()[-1] == "phone clips: 1.50 ± 0.10 times torchvision"
 
 
 def test_lab_with_default_arguments(monkeypatch, tmp_path):

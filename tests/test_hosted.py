@@ -221,6 +221,6 @@ def test_a_wheel_carries_what_is_read_and_no_tests():
     for path in [*(ROOT / "vt_course").rglob("*.py"), *SOURCES]:
         text = path.read_text(encoding="utf-8")
         read |= set(re.findall(r"""(?:repo_root\(\)|home\(\)) / "([\w./-]+)\"""", text))
-    read -= {"runs", "data", "notebooks"}
+    read -= {"runs", "data", "notebooks", "README.md"}  # README's line of the ledger is only written, in a checkout
     outside = {name for name in read if not any(Path(name).is_relative_to(top) for top in hook["carried"])}
     assert outside == {".ci"}  # the settings of IPython, which are carried, too

@@ -46,7 +46,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-from vt_course import repo_root
+from vt_course import own_root, repo_root
 from vt_course.data import open_spec
 from vt_course.data.clips import Rows, VideoFolder, read_manifest
 from vt_course.data.reader import ClipReader
@@ -1633,7 +1633,7 @@ def example_folder(folder, each):
 
 videos, home = Path(MY_VIDEOS).expanduser().resolve(), work
 if MY_VIDEOS:                                     # this folder is kept
-    home = repo_root() / "runs" / f"mine_{videos.name}"
+    home = own_root() / "runs" / f"mine_{videos.name}"
     print("What is made of your videos goes to", home)
 else:
     videos = example_folder(work / "videos",

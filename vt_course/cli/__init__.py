@@ -72,7 +72,9 @@ def meant(typed: str, group: str = "") -> list[str]:
             for name in {phrase, phrase.split()[-1]}:
                 names.setdefault(name, []).append(phrase)
     close = [typed] if typed in names else difflib.get_close_matches(typed, names, 2)
-    return list(dict.fromkeys(phrase for name in close for phrase in names[name]))
+    found = dict.fromkeys(phrase for name in close for phrase in names[name])
+    whole = [phrase for phrase in found if phrase in close]  # `train` rather than `bench train` for "trian"
+    return whole or list(found)
 
 
 def list_of_verbs() -> str:

@@ -105,7 +105,7 @@ def run_again(args) -> int:
     outcomes = [run.run_claim(claim) for claim in bar]
     if args.out:
         run.write_ledger(told, outcomes, args.out)
-        if args.out.resolve() == run.recorded_file():
+        if args.out.resolve() == run.recorded_file() and (repo_root() / "README.md").is_file():  # a wheel has none
             run.write_status_line(repo_root() / "README.md", run.as_recorded(told))
         recorded = {}  # what was recorded before does not matter now
     red = [sentence for outcome in outcomes if (sentence := run.stale(outcome, recorded))]
