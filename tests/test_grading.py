@@ -427,7 +427,8 @@ def test_every_solution_is_complete_with_what_the_notebook_gives(number, tmp_pat
         assert len(names) == len(set(names)) and "vt_course" not in answer.code
 
 
-@pytest.mark.parametrize("number", [n for n, e in EXERCISES.items()])
+# The cases of 10.3 are the four situations in which a claim is tried, not numbers.
+@pytest.mark.parametrize("number", [n for n in EXERCISES if n != "10.3"])
 def test_the_cases_are_not_those_that_students_see(number):
     torch.manual_seed(0)
     shown = {*map(key_of, EXERCISES[number].cases())}
