@@ -2,7 +2,7 @@
 
 import html
 
-SIGNS = {"passed": "✓", "failed": "✗", "not attempted": "○", "missing": "✗"}
+SIGNS = {"passed": "✓", "failed": "✗", "not attempted": "○", "missing": "✗", "by hand": "○"}
 PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
