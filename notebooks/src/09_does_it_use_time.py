@@ -646,7 +646,7 @@ show.curves(learned, "validation accuracy, %",
             "Video Swin from an image model")
 
 # %% [markdown]
-# We were wrong. Both inflated starts stay at chance about as long as the random one. Then they learn more slowly, and they end lower in every seed.
+# We were wrong. Both inflated starts stay at chance about as long as the random one. Then they learn more slowly, and they end lower in every seed. (By how much is not decided: with three seeds the interval of section 11 contains 0.)
 #
 # Does that refute the papers? No. Their image model knows objects, and an object often tells the action. Ours knows patterns, which tell nothing about the motion here. So the start brings weights that the new label does not need, and 4,000 steps do not get rid of them. The row `finetune-other-label` found the same the other way round: weights that read motion hinder the learning of patterns. That the knowledge does not fit is our explanation. A start from an image model that knows the *shapes* would test it. That is not run.
 #
