@@ -18,6 +18,7 @@ ELSEWHERE = (  # where systems without a PATH of programs keep them
     r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
 )
 SECONDS = 300  # after which a print has failed
+TRIES = 3
 
 
 def chromium_command(profile: Path, *options: str) -> list[str]:
@@ -45,13 +46,21 @@ def print_pdf(page: Path, pdf: Path, pages: int | None, query: str = "") -> int:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, replacing(pdf) as part:
         options = [f"--print-to-pdf={part}", "--no-pdf-header-footer", "--virtual-time-budget=60000"]
         address = page.resolve().as_uri() + (f"?{query}" if query else "")
-        try:
-            done = subprocess.run(
-                chromium_command(Path(profile), *options, address), capture_output=True, timeout=SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired as error:
-            raise CourseError(f"{page} was not printed in {SECONDS} seconds; try again on a quiet machine.") from error
-        printed = count_pages(part.read_bytes())
+        for _ in range(TRIES):  # on a busy machine, a page may be printed before its scripts have laid it out
+            try:
+                done = subprocess.run(
+                    chromium_command(Path(profile), *options, address),
+                    capture_output=True,
+                    timeout=SECONDS,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired as error:
+                raise CourseError(
+                    f"{page} was not printed in {SECONDS} seconds; try again on a quiet machine."
+                ) from error
+            printed = count_pages(part.read_bytes())
+            if printed and pages in (None, printed):
+                break
         why = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         need(printed, f"{page} could not be printed ({why or 'the browser wrote nothing'}); try another browser")
         need(pages in (None, printed), f"{page} should make {pages} pages and made {printed}; report this as a bug")
