@@ -250,6 +250,8 @@ def open_questions(paper: str) -> Table:
             continue
         if entry["status"] == UNVERIFIED:
             settles = f"{where(entry)}: compare with the text of the paper"
+        elif "row" not in entry["arguments"]:  # no experiment: it says itself what is missing
+            settles = entry["explanation"]
         else:
             settles = f"vt-course experiments --only {entry['arguments']['row']}"
             settles += " with more seeds" if entry["status"] == UNDECIDED else ""

@@ -1,14 +1,17 @@
 """Pages -> PDF, through a headless Chromium (or Chrome, or Edge) that is installed on this machine."""
 
+import base64
+import json
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 from vt_course import CourseError, need
-from vt_course.files import replacing
+from vt_course.files import atomic_write
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 ELSEWHERE = (  # where systems without a PATH of programs keep them
@@ -17,8 +20,6 @@ ELSEWHERE = (  # where systems without a PATH of programs keep them
     r"C:\Program Files\Google\Chrome\Application\chrome.exe",
     r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
 )
-SECONDS = 300  # after which a print has failed
-TRIES = 3
 
 
 def chromium_command(profile: Path, *options: str) -> list[str]:
@@ -36,34 +37,101 @@ def chromium_command(profile: Path, *options: str) -> list[str]:
     return [found, *quiet, "--disable-dev-shm-usage", f"--user-data-dir={profile}", *root, *options]
 
 
+class Chromium:
+    """A browser with one page. `requests`: the addresses that pages have asked for since `open`."""
+
+    def __init__(self, width: int = 1280, height: int = 720):
+        import websocket
+
+        self.profile = tempfile.mkdtemp()
+        size = ["--remote-debugging-port=0", f"--window-size={width},{height}", "--hide-scrollbars"]
+        command = chromium_command(Path(self.profile), *size, "about:blank")
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        port, path = self.door()
+        self.socket = websocket.create_connection(f"ws://127.0.0.1:{port}{path}", timeout=60, suppress_origin=True)
+        self.number, self.session, self.requests, self.errors = 0, None, [], []
+        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Network", "Runtime"):
+            self.ask(f"{domain}.enable")
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+
+    def door(self) -> list[str]:
+        file, end = Path(self.profile, "DevToolsActivePort"), time.monotonic() + 60
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"Chromium ended with {self.process.returncode}")
+            if file.exists() and len(lines := file.read_text(encoding="utf-8").split("\n")) == 2:
+                return lines
+            time.sleep(0.05)
+        raise RuntimeError("Chromium did not open its door in 60 seconds")
+
+    def ask(self, method: str, **params):
+        """The result of a method. Events that arrive meanwhile are noted."""
+        self.number += 1
+        message = {"id": self.number, "method": method, "params": params}
+        self.socket.send(json.dumps(message | ({"sessionId": self.session} if self.session else {})))
+        while True:
+            answer = json.loads(self.socket.recv())
+            if answer.get("id") == self.number:
+                if "error" in answer:
+                    raise RuntimeError(f"{method}: {answer['error']}")
+                return answer["result"]
+            self.event(answer)
+
+    def event(self, answer) -> None:
+        if answer.get("method") == "Network.requestWillBeSent":
+            self.requests.append(answer["params"]["request"]["url"])
+        elif answer.get("method") == "Runtime.exceptionThrown":
+            self.errors.append(answer["params"]["exceptionDetails"].get("text", ""))
+
+    def open(self, url: str, ready: str) -> None:
+        """Open a page and wait until the JavaScript expression `ready` is true."""
+        self.requests, self.errors = [], []
+        self.ask("Page.navigate", url=url)
+        end = time.monotonic() + 60
+        while not self.value(ready):
+            if time.monotonic() > end:
+                raise RuntimeError(f"{url} is not ready after 60 seconds: {self.errors}")
+            time.sleep(0.05)
+
+    def value(self, expression: str):
+        """The value of a JavaScript expression."""
+        result = self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in result:
+            raise RuntimeError(str(result["exceptionDetails"])[:500])
+        return result["result"].get("value")
+
+    def screenshot(self, path: Path) -> None:
+        path.write_bytes(base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"]))
+
+    def close(self) -> None:
+        self.socket.close()
+        self.process.terminate()
+        self.process.wait(20)
+        shutil.rmtree(self.profile, ignore_errors=True)
+
+
 def print_pdf(page: Path, pdf: Path, pages: int | None, query: str = "") -> int:
     """Print the HTML file `page` to `pdf`, which must then have so many pages (None: any number). Returns their number.
 
-    query: "print-pdf" for reveal.js.
+    The page sets `window.ready` to true as soon as it is laid out. query: "print-pdf" for reveal.js.
 
     Raises CourseError without a browser, and if it fails or prints another number of pages; the old PDF then stays.
     """
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, replacing(pdf) as part:
-        options = [f"--print-to-pdf={part}", "--no-pdf-header-footer", "--virtual-time-budget=60000"]
-        address = page.resolve().as_uri() + (f"?{query}" if query else "")
-        for _ in range(TRIES):  # on a busy machine, a page may be printed before its scripts have laid it out
-            try:
-                done = subprocess.run(
-                    chromium_command(Path(profile), *options, address),
-                    capture_output=True,
-                    timeout=SECONDS,
-                    check=False,
-                )
-            except subprocess.TimeoutExpired as error:
-                raise CourseError(
-                    f"{page} was not printed in {SECONDS} seconds; try again on a quiet machine."
-                ) from error
-            printed = count_pages(part.read_bytes())
-            if printed and pages in (None, printed):
-                break
-        why = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        need(printed, f"{page} could not be printed ({why or 'the browser wrote nothing'}); try another browser")
-        need(pages in (None, printed), f"{page} should make {pages} pages and made {printed}; report this as a bug")
+    address = page.resolve().as_uri() + (f"?{query}" if query else "")
+    browser = Chromium()
+    try:
+        browser.open(address, "window.ready === true")
+        made = browser.ask("Page.printToPDF", printBackground=True, preferCSSPageSize=True)
+    except (RuntimeError, OSError) as error:
+        raise CourseError(f"{page} could not be printed ({error}); try again, or another browser") from error
+    finally:
+        browser.close()
+    data = base64.b64decode(made["data"])
+    printed = count_pages(data)
+    need(pages in (None, printed), f"{page} should make {pages} pages and made {printed}; report this as a bug")
+    atomic_write(pdf, data)
     return printed
 
 

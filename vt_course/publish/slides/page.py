@@ -44,6 +44,7 @@ const begin = () => Reveal.initialize({{
   hash: true, transition: "none", controls: false,
   slideNumber: "c/t", pdfSeparateFragments: false, pdfMaxPagesPerSlide: 1, plugins: [RevealNotes],
 }});
+Reveal.on("pdf-ready", () => {{ window.ready = true; }});  // laid out for printing
 window.MathJax = {{
   tex: {{ inlineMath: [["\\\\(", "\\\\)"]], displayMath: [["\\\\[", "\\\\]"]] }},
   svg: {{ fontCache: "none" }},
