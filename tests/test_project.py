@@ -433,6 +433,7 @@ OUTSIDE = {  # what stands outside vt_course/files.py, and why it may
     ("training/pretrained.py", "json.loads"): "the same",
     ("lab/show/__main__.py", "PIL.Image.open"): "a picture that matplotlib has just drawn, in memory",
     ("lab/show/explore.py", "PIL.Image.open"): "the same",
+    ("publish/printing.py", "json.loads"): "what the browser that we started says",
     ("publish/slides/cut.py", "PIL.Image.open"): "a picture of the course's own notebooks",
     ("publish/figures.py", "PIL.Image.open"): "a picture of the course's own notebooks; a broken one counts as unlike",
 }

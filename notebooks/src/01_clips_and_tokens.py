@@ -161,7 +161,7 @@ with tempfile.TemporaryDirectory() as folder_of_one:
 
 # %% [markdown]
 # Each frame is the next one, and a loss would hardly tell. So the setting refuses what decord is known to get wrong. The sentence names the file and the remedy, and a training run goes on without that clip and lists it.
-# `vt-course data verify --decoder decord` finds such files in a folder before you train. The table of known faults is in [docs/researchers.md](../docs/researchers.md).
+# `vt-course data verify --decoder decord` finds such files in a folder before you train. The table of known faults is in `docs/researchers.md`.
 
 # %% [markdown] tags=["core", "claim:vswin-short-videos-loop"]
 # ## 2 · Which frames? Dense sampling

@@ -1848,7 +1848,7 @@ report(trained=sum(w.numel() for name, w in ended.items()
 # %% [markdown]
 # ### Below the classifier
 #
-# A detector needs no class of the clip, but a map of the picture at several sizes. `features_only=True` gives the model without its classifier: a list of maps, one for each stage. `strides` says how many frames, rows and columns of the clip a place of a map covers from one to the next. An example with a feature pyramid is in [docs/researchers.md](../docs/researchers.md).
+# A detector needs no class of the clip, but a map of the picture at several sizes. `features_only=True` gives the model without its classifier: a list of maps, one for each stage. `strides` says how many frames, rows and columns of the clip a place of a map covers from one to the next. An example with a feature pyramid is in `docs/researchers.md`.
 
 # %%
 backbone = create("video_swin_mini", features_only=True).eval()

@@ -653,7 +653,7 @@ print(f"{claim['paper']}, {claim['where']}: {claim['claim']}")
 assert claim["id"] not in ledger
 
 # %% [markdown]
-# To add it for good: put the claim into the file of its paper and the fault, with the decorator `@mutant`, into `faults.py`. Then run `vt-course claims --run --out results/claims.json` and `vt-course claims --mutants --paper Swin`. The [researchers' page](../docs/researchers.md#the-ledger) describes every field.
+# To add it for good: put the claim into the file of its paper and the fault, with the decorator `@mutant`, into `faults.py`. Then run `vt-course claims --run --out results/claims.json` and `vt-course claims --mutants --paper Swin`. The researchers' page (`docs/researchers.md` of the checkout) describes every field.
 
 # %% [markdown]
 # ## What is scaled down, and what was left out
@@ -692,4 +692,4 @@ assert claim["id"] not in ledger
 # </details>
 
 # %% [markdown]
-# **The end of the course.** You own five networks, a way to train and test them, and a ledger that says what is known. The [researchers' page](../docs/researchers.md) goes on: models elsewhere, several GPUs, experiments that are open.
+# **The end of the course.** You own five networks, a way to train and test them, and a ledger that says what is known. The researchers' page (`docs/researchers.md` of the checkout) goes on: models elsewhere, several GPUs, experiments that are open.
