@@ -180,7 +180,7 @@ play_backwards = check("0.1", play_backwards, solution=True)
 # - While a stub is untouched, the cells below use the course's own function. So every notebook runs from top to bottom unsolved.
 # - Once you have tried, the cells use *your* function, right or wrong. Where it is wrong they may stop. Put `raise NotImplementedError` back to go on without it.
 # - `make lab` opens your copy in `work/`: the same notebooks without solutions. It is written once and never overwritten; `vt-course student --update` brings your work into a newer edition. `make lab-solutions` opens the notebooks with solutions.
-# - `vt-course progress` lists which checks passed. It reads a small file in your checkout; nothing is sent anywhere.
+# - `vt-course progress` lists which checks passed. It reads a small file of yours (`vt-course doctor` says where); nothing is sent anywhere.
 #
 # Cells that say **Predict** ask for a guess before you run the next one. A guess you wrote down is worth more than an hour of reading.
 #
