@@ -90,6 +90,11 @@ def tell(note) -> None:
     print(f"vt-course: {printable(as_typed(str(note)))}", file=sys.stderr)
 
 
+def on_stderr(line: str) -> None:
+    """Print a line of a long work, while it goes on. At once, as stderr may be a file."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def shell(path) -> str:
     """A path as one word of a command line."""
     return subprocess.list2cmdline([str(path)]) if os.name == "nt" else shlex.quote(str(path))
