@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from vt_course import repo_root
-from vt_course.cli.common import containing, need_data, on_stderr, option, print_json, print_table, verb, whole
+from vt_course.cli.common import containing, need_data, on_stderr, option, picture, print_json, print_table, verb, whole
 
 WORDS = option("words", nargs="*", metavar="WORD", help="only names that contain every WORD (default: all)")
 
@@ -144,7 +144,7 @@ def minis(args) -> int:
     "vt-course bench train --out results/bench_train.json --figure results/bench_train.svg",
     option("files", type=Path, nargs="*", help="train on these (default: drawn stand-ins for a phone's clips)"),
     option("--out", type=Path, help="the report (JSON), written after each part; the same command again goes on"),
-    option("--figure", type=Path, metavar="FILE.svg", help="draw where the time goes, as .svg or .png"),
+    option("--figure", type=picture, metavar="FILE.svg", help="draw where the time goes, as .svg or .png"),
     option("--peers", nargs="+", metavar="PEER", help="torchvision, transformers (default: those installed)"),
     option("--turns", type=whole(1), default=3, help="medians of this many epochs (default 3)"),
     option("--frames", type=whole(1), default=16, help="frames a clip (default 16)"),

@@ -151,6 +151,16 @@ def share(text: str) -> tuple[int, int]:
     return int(first), int(count)
 
 
+def picture(text: str) -> Path:
+    """The argparse type of a file for a figure. Its format is checked here, before the work that the figure shows."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    path = Path(text)
+    if path.suffix and path.suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
+        raise argparse.ArgumentTypeError(f"{text!r} is no file for a figure: its name must end in .svg, .png or .pdf")
+    return path
+
+
 PART = option(
     "--part",
     type=share,
