@@ -907,3 +907,9 @@ def test_progress_is_a_table_and_json(tmp_path, monkeypatch, capsys):
     (tmp_path / "progress.csv").write_text("nonsense", encoding="utf-8")
     assert main(["progress"]) == 2
     assert "is not a record of progress" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("bench", "train"), ("data", "stats", ".")], ids=" ".join)
+def test_a_figure_of_an_unknown_format_is_refused_before_the_work(words):
+    code, out, err = run(*words, "--figure", "a.svgx")
+    assert (code, out) == (2, "") and "'a.svgx' is no file for a figure: its name must end in .svg, .png or .pdf" in err

@@ -265,6 +265,7 @@ def bench_pair(
         for who in work:
             if who.startswith("ours") or compile and who == "peer compiled":
                 ratios = [b / a for a, b in zip(seconds[who], seconds["peer"])]
+                ratio, error = median_and_error(ratios)
                 rows.append(
                     {
                         "model": name,
@@ -277,8 +278,8 @@ def bench_pair(
                         "turns": len(ratios),
                         "ours_ms": 1e3 * median[who],
                         "peer_ms": 1e3 * median["peer"],
-                        "ratio": statistics.median(ratios),
-                        "ratio_error": 1.25 * statistics.stdev(ratios) / len(ratios) ** 0.5,  # of a median
+                        "ratio": ratio,
+                        "ratio_error": error,
                         "clips_per_second": pair.batch / median[who],
                         "peak_mb": peak[who],
                         "peer_peak_mb": peak["peer"],
@@ -286,6 +287,12 @@ def bench_pair(
                     }
                 )
     return rows
+
+
+def median_and_error(ratios: list[float]) -> tuple[float, float]:
+    """The median of ratios, and its standard error, which is about 1.25 times that of a mean; 0 for a single ratio."""
+    error = 1.25 * statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else 0.0
+    return statistics.median(ratios), error
 
 
 def geometric_mean(rows: list[dict]) -> float:
@@ -404,14 +411,13 @@ def bench_minis(device: str = "cpu", repeats: int = 15, batch: int = 16) -> list
     turns = [{name: clock(work, where) for name, work in works.items()} for _ in range(repeats)]
     rows = []
     for name in CLIPS:
-        ratios = [turn[name] / turn[CLIPS[0]] for turn in turns]
-        error = 1.25 * statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else 0.0  # of a median
+        of_first, error = median_and_error([turn[name] / turn[CLIPS[0]] for turn in turns])
         rows.append(
             {
                 "model": name,
                 "batch": batch,
                 "ms": 1e3 * statistics.median(turn[name] for turn in turns) / batch,
-                "of_first": statistics.median(ratios),
+                "of_first": of_first,
                 "error": error,
                 "peak_mb": peak_bytes(works[name], where) / 1e6 / batch,
             }

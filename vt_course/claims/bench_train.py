@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from vt_course import CourseError, data_root, need
+from vt_course.claims.bench_models import median_and_error
 from vt_course.claims.bench_train_sides import AGAIN, END, READERS, Task, serve
 from vt_course.claims.parts import in_parts
 from vt_course.claims.phone_clips import phone_clips
@@ -38,27 +39,31 @@ LIMIT = 900.0  # seconds an epoch may take
 class Kind:
     """A kind of clips. `tried`, `clips`: how many are trained on in an epoch of the search, and of a turn, on 2 cores.
 
-    `warm`: the first epoch after new settings does not count. `pipeline`: of the peers; see `PeerClips`. `target`: the
-    ratio that the course wants to reach, if any.
+    `kept`: frames are decoded once and kept, so the first epoch after new settings does not count. `target`: the ratio
+    that the course wants to reach, if any.
     """
 
     name: str
     tried: int
     clips: int
-    pipeline: str = "reference"
-    warm: bool = False
+    kept: bool = False
     target: float | None = None
+
+    @property
+    def pipeline(self) -> str:
+        """Of the peers; see `PeerClips`."""
+        return "kept" if self.kept else "reference"
 
 
 PHONE = Kind("phone clips", 8, 24, target=2.0)
 PREPARED = Kind("prepared clips", 32, 96, target=1.3)
-KEPT = Kind("prepared clips, frames kept", 64, 128, pipeline="kept", warm=True)
+KEPT = Kind("prepared clips, frames kept", 64, 128, kept=True)
 YOURS = Kind("your files", 8, 24)
 
 
 def for_cores(kind: Kind) -> Kind:
     """More clips where more workers decode them, so that each gets some and an epoch takes as long."""
-    times = 1 if kind.pipeline == "kept" else max(cores() // 2, 1)
+    times = 1 if kind.kept else max(cores() // 2, 1)
     return replace(kind, tried=kind.tried * times, clips=kind.clips * times)
 
 
@@ -118,10 +123,10 @@ class Side:
 def axes(side: str, kind: Kind) -> dict[str, list]:
     """What is searched for a side, in this order, each with the best of what was before. The first values begin."""
     n = cores()
-    workers = [0, 1] if kind.pipeline == "kept" else [n, max(n - 1, 1)]
+    workers = [0, 1] if kind.kept else [n, max(n - 1, 1)]
     if side == "ours":
         return {"workers": workers, "threads": [1, n]}
-    if kind.pipeline == "kept":
+    if kind.kept:
         return {"workers": [*workers, n], "threads": [1, n]}
     decoders = [name for name in READERS if importlib.util.find_spec(name) or name == "PyAV"]
     return {"decoder": decoders, "workers": [*workers, 2 * n], "decoder_threads": [1, 0], "threads": [1, n]}
@@ -141,7 +146,7 @@ def search(side: Side, kind: Kind) -> tuple[dict, list[dict]]:
             if any(settings.items() <= row.items() for row in rows):
                 continue
             try:
-                report = side.epoch(settings, kind.warm)
+                report = side.epoch(settings, kind.kept)
             except CourseError as error:
                 rows.append(settings | {"error": str(error)})
                 continue
@@ -161,7 +166,7 @@ def compare(peer: str, kind: Kind, task: Task, turns: int) -> dict:
     waiting_share, peak_mb, stages, search). Numbers are medians over the turns, peak_mb is the largest. `ratio`: the
     median of the ratios of the turns, above 1 if ours is faster, and `ratio_error` its standard error. stages: the
     milliseconds of a clip where one thread does all the work. "by hand": the peer again, with a loader that does what
-    ours does (`Kind` of the pipeline); its ratio is ratio_by_hand.
+    ours does (see `PeerClips`); its ratio is ratio_by_hand.
     """
     with ExitStack() as stack:
         sides = {name: stack.enter_context(Side(name, task)) for name in ("ours", peer)}
@@ -169,18 +174,18 @@ def compare(peer: str, kind: Kind, task: Task, turns: int) -> dict:
         for name, side in sides.items():
             best, rows = search(side, kind)
             chosen[name], found[name] = best | {"clips": kind.clips}, {"search": rows}
-        if kind.pipeline == "reference":
+        if not kind.kept:
             sides[BY_HAND] = stack.enter_context(Side(peer, task))
             chosen[BY_HAND], found[BY_HAND] = chosen[peer] | {"pipeline": BY_HAND, "decoder": "PyAV"}, {}
         reports = {name: [] for name in sides}
         for turn in range(turns):
             for name in list(sides)[:: (-1) ** turn]:  # the order alternates
-                reports[name].append(sides[name].epoch(chosen[name], kind.warm))
+                reports[name].append(sides[name].epoch(chosen[name], kind.kept))
         counts = {report["parameters"] for each in reports.values() for report in each}
         need(len(counts) == 1, f"the models of ours and {peer} differ: they have {counts} parameters")
         for name, each in reports.items():
             alone = chosen[name] | {"workers": 0, "threads": 1, "clips": max(kind.tried // 2, task.batch, 2)}
-            stages = sides[name].epoch(alone, kind.warm)
+            stages = sides[name].epoch(alone, kind.kept)
             found[name] |= {
                 "settings": chosen[name],
                 **{key: statistics.median(r[key] for r in each) for key in ("clips_per_second", "waiting_share")},
@@ -192,8 +197,7 @@ def compare(peer: str, kind: Kind, task: Task, turns: int) -> dict:
     for key, other in (("ratio", peer), ("ratio_by_hand", BY_HAND)):
         if other in reports:
             ratios = [b["seconds"] / a["seconds"] for a, b in zip(reports["ours"], reports[other])]
-            error = 1.25 * statistics.stdev(ratios) / turns**0.5 if turns > 1 else 0.0  # of a median
-            result |= {key: statistics.median(ratios), f"{key}_error": error}
+            result[key], result[f"{key}_error"] = median_and_error(ratios)
     return result | {"target": kind.target}
 
 
@@ -235,13 +239,12 @@ def bench_train(
         count = ClipReader(path).num_frames
         need(count > (frames - 1) * stride, f"{path} has {count} frames, too few for {frames}, {stride} apart")
     names = chosen_peers(peers, tell)
-    tasks = partial(Task, frames=frames, stride=stride, size=size, batch=batch)
-    settings = {"frames": frames, "stride": stride, "size": size, "batch": batch, "turns": turns, "files": files}
+    shape = {"frames": frames, "stride": stride, "size": size, "batch": batch}
     head = {"what": "parts of vt-course bench train", **provenance(torch.device("cpu")), "processor": processor()}
     head |= {
         "versions": {name: version(name) for name in ("torchvision", "transformers", "accelerate", "decord", "av")}
     }
-    head |= {"settings": settings | {"files": list(files)}}
+    head |= {"settings": shape | {"turns": turns, "files": list(files)}}
 
     def todo() -> Iterator[tuple[str, Callable]]:
         for kind in [YOURS] if files else [PHONE, PREPARED, KEPT]:
@@ -249,7 +252,7 @@ def bench_train(
                 yield f"{peer}, {kind.name}", partial(part, peer, kind)
 
     def part(peer: str, kind: Kind) -> dict:
-        return compare(peer, for_cores(kind), tasks(PEERS[peer][0], clips_of(kind, files, tell)), turns)
+        return compare(peer, for_cores(kind), Task(PEERS[peer][0], clips_of(kind, files, tell), **shape), turns)
 
     return in_parts(out, head, ("processor", "settings"), "of this machine with these settings", todo(), tell)
 

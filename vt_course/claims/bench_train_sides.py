@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vt_course import CourseError
 from vt_course.data.reader import open_file, scaled_size
+from vt_course.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from vt_course.files import parsing, write_csv
 
 LABELS = ("a", "b")
@@ -35,7 +36,6 @@ STAGES = ("decode", "resize", "collate", "forward", "backward", "step")
 LR, WEIGHT_DECAY, CLIP_NORM, FLIP, SMALLEST = 1e-4, 0.05, 1.0, 0.5, 0.8  # SMALLEST: share of the area of a random crop
 AGAIN, END = "again", "end"  # instead of settings: another epoch with the same ones; no further epoch
 MANY = 1000  # epochs, more than anybody asks for: the learning rate is planned for so many
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Watched:
 
 
 def ours(task: Task, settings: dict, turn: Callable[[], bool], watch: Watch) -> None:
-    """The loop of `vt-course train`, without validation and checkpoints. Settings: clips, workers, threads, keep."""
+    """The loop of `vt-course train`, without validation and checkpoints. Settings: clips, workers, pipeline."""
     from vt_course.machine import deterministic
     from vt_course.training.fit import Run
     from vt_course.training.recipes import Recipe
@@ -206,11 +206,15 @@ def read_pyav(path: str, task: Task, threads: int, short_side: int | None) -> np
         container.seek(begin + int(wanted[0] / rate / stream.time_base), stream=stream)
         for frame in container.decode(stream):
             if round((frame.pts - begin) * stream.time_base * rate) in wanted:
-                rgb = frame.to_ndarray(format="rgb24", height=height, width=width)
-                clip.append(np.rot90(rgb, round(frame.rotation / 90) % 4))
+                clip.append(upright(frame, height, width))
             if len(clip) == task.frames:
                 break
         return np.stack(clip)
+
+
+def upright(frame: av.VideoFrame, height: int, width: int) -> np.ndarray:
+    """RGB, scaled to (height, width) as stored, then turned as the tag of the file says."""
+    return np.rot90(frame.to_ndarray(format="rgb24", height=height, width=width), round(frame.rotation / 90) % 4)
 
 
 def read_torchcodec(path: str, task: Task, threads: int, short_side: int | None) -> np.ndarray:
@@ -241,7 +245,7 @@ def reference(size: int) -> Callable:
             transforms.ConvertImageDtype(torch.float32),
             transforms.Resize(size * 8 // 7, antialias=False),
             transforms.RandomHorizontalFlip(FLIP),
-            transforms.Normalize(MEAN, STD),
+            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
             transforms.RandomCrop(size),
         ]
     )
@@ -256,7 +260,7 @@ def by_hand(size: int) -> Callable:
             v2.RandomResizedCrop(size, scale=(SMALLEST, 1.0), antialias=True),
             v2.RandomHorizontalFlip(FLIP),
             v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(MEAN, STD),
+            v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
         ]
     )
 
@@ -303,8 +307,7 @@ def every_frame(path: str, short_side: int) -> np.ndarray:
         stream, clip = container.streams.video[0], []
         height, width = scaled_size(stream.height, stream.width, min(short_side, stream.height, stream.width))
         for frame in container.decode(stream):
-            rgb = frame.to_ndarray(format="rgb24", height=height, width=width)
-            clip.append(np.rot90(rgb, round(frame.rotation / 90) % 4))
+            clip.append(upright(frame, height, width))
         return np.stack(clip)
 
 
@@ -421,10 +424,8 @@ def transformers(task: Task, settings: dict, turn: Callable[[], bool], watch: Wa
             callbacks=[Waits()],
         )
         trainer.remove_callback(library.PrinterCallback)
-        try:
+        with suppress(Ended):
             trainer.train()
-        except Ended:
-            pass
 
 
 SIDES = {"ours": ours, "torchvision": torchvision, "transformers": transformers}
@@ -453,10 +454,8 @@ def serve(connection: Connection, side: str, task: Task) -> None:
 def preload() -> None:
     """Import the decoders before the workers are forked, so that no worker's first clip pays for it."""
     for name in ("av", "decord", "torchcodec.decoders"):
-        try:
+        with suppress(ImportError, OSError, RuntimeError):
             __import__(name)
-        except (ImportError, OSError, RuntimeError):
-            pass
 
 
 def with_settings(connection: Connection, side: str, task: Task, settings: dict):
@@ -476,12 +475,12 @@ def with_settings(connection: Connection, side: str, task: Task, settings: dict)
     random.seed(0)
     try:
         SIDES[side](task, settings, turn, watch)
+        return asked
     except (EOFError, ConnectionError):
         raise
     except CourseError as error:
-        connection.send({"error": str(error)})
-        asked = connection.recv()
+        sentence = str(error)
     except Exception as error:  # of another library: which one depends on what its code stumbles over
-        connection.send({"error": " ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[-1:]])})
-        asked = connection.recv()
-    return asked
+        sentence = " ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[-1:]])
+    connection.send({"error": sentence})
+    return connection.recv()

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from vt_course import repo_root
-from vt_course.cli.common import containing, need_data, option, print_json, print_table, verb, whole
+from vt_course.cli.common import containing, need_data, on_stderr, option, picture, print_json, print_table, verb, whole
 
 WORDS = option("words", nargs="*", metavar="WORD", help="only names that contain every WORD (default: all)")
 
@@ -82,13 +82,7 @@ def models(args) -> int:
     from vt_course.claims.bench_models import bench_models, geometric_mean
     from vt_course.machine import provenance
 
-    rows = bench_models(
-        args.names,
-        device=args.device,
-        compile=args.compile,
-        seconds=args.seconds,
-        progress=lambda text: print(text, file=sys.stderr),
-    )
+    rows = bench_models(args.names, device=args.device, compile=args.compile, seconds=args.seconds, progress=on_stderr)
     modes = dict.fromkeys(row["mode"] for row in rows)
     means = {mode: geometric_mean([r for r in rows if r["mode"] == mode]) for mode in modes}
     if args.json:
@@ -150,7 +144,7 @@ def minis(args) -> int:
     "vt-course bench train --out results/bench_train.json --figure results/bench_train.svg",
     option("files", type=Path, nargs="*", help="train on these (default: drawn stand-ins for a phone's clips)"),
     option("--out", type=Path, help="the report (JSON), written after each part; the same command again goes on"),
-    option("--figure", type=Path, metavar="FILE.svg", help="draw where the time goes, as .svg or .png"),
+    option("--figure", type=picture, metavar="FILE.svg", help="draw where the time goes, as .svg or .png"),
     option("--peers", nargs="+", metavar="PEER", help="torchvision, transformers (default: those installed)"),
     option("--turns", type=whole(1), default=3, help="medians of this many epochs (default 3)"),
     option("--frames", type=whole(1), default=16, help="frames a clip (default 16)"),
@@ -170,7 +164,7 @@ def train(args) -> int:
         stride=args.stride,
         size=args.size,
         batch=args.batch,
-        tell=lambda line: print(line, file=sys.stderr, flush=True),
+        tell=on_stderr,
     )
     if args.figure:
         from vt_course.lab.show.bench_train import where_the_time_goes
@@ -194,6 +188,11 @@ def train(args) -> int:
             },
         )
         print(summary(report))
+    return exit_code(report)
+
+
+def exit_code(report: dict) -> int:
+    """1 if a part of a report (claims/parts.py) went wrong, else 0."""
     return 1 if any("error" in part for part in report["parts"].values()) else 0
 
 
@@ -228,7 +227,7 @@ def gpu_report(args) -> int:
         device=args.device,
         tiny=args.tiny,
         clips=args.clips or os.environ.get("VT_COURSE_CLIPS"),
-        tell=lambda line: print(line, file=sys.stderr, flush=True),
+        tell=on_stderr,
     )
     if args.json:
         print_json(report)
@@ -240,7 +239,7 @@ def gpu_report(args) -> int:
             ],
             {"part": "part", "seconds": "seconds", "error": "what went wrong"},
         )
-    return 1 if any("error" in part for part in report["parts"].values()) else 0
+    return exit_code(report)
 
 
 @verb(

@@ -90,6 +90,11 @@ def tell(note) -> None:
     print(f"vt-course: {printable(as_typed(str(note)))}", file=sys.stderr)
 
 
+def on_stderr(line: str) -> None:
+    """Print a line of a long work, while it goes on. At once, as stderr may be a file."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def shell(path) -> str:
     """A path as one word of a command line."""
     return subprocess.list2cmdline([str(path)]) if os.name == "nt" else shlex.quote(str(path))
@@ -144,6 +149,16 @@ def share(text: str) -> tuple[int, int]:
     if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
         raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 1 to N, for instance 2/10")
     return int(first), int(count)
+
+
+def picture(text: str) -> Path:
+    """The argparse type of a file for a figure. Its format is checked here, before the work that the figure shows."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    path = Path(text)
+    if path.suffix and path.suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
+        raise argparse.ArgumentTypeError(f"{text!r} is no file for a figure: its name must end in .svg, .png or .pdf")
+    return path
 
 
 PART = option(

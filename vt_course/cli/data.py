@@ -9,6 +9,7 @@ from vt_course.cli.common import (
     counts,
     number_or,
     option,
+    picture,
     print_json,
     print_table,
     set_sizes,
@@ -244,7 +245,7 @@ def verify(args) -> int:
     "Classes, clips, lengths and sizes of a folder of videos.",
     "vt-course data stats data/kinetics --figure stats.png",
     option("folder", type=Path),
-    option("--figure", type=Path, metavar="FILE.png", help="draw clips a class and their lengths, too"),
+    option("--figure", type=picture, metavar="FILE.png", help="draw clips a class and their lengths, too"),
     option("--workers", type=whole(1), help="processes (default: one a core)"),
 )
 def stats(args) -> int:

@@ -1,6 +1,5 @@
 """Verbs that train models."""
 
-import sys
 from pathlib import Path
 
 from vt_course.cli.common import (
@@ -9,6 +8,7 @@ from vt_course.cli.common import (
     containing,
     leads,
     need_data,
+    on_stderr,
     option,
     print_json,
     print_table,
@@ -189,7 +189,7 @@ def experiments(args) -> int:
             print_table(shown, {"order": "frames", **{k: f"{k} %" for k in numbers}})
         return 0 if found["good"] else 1
     quiet = args.json
-    failed = run_rows(rows, jobs=args.jobs, tell=lambda line: quiet or print(line, file=sys.stderr, flush=True))
+    failed = run_rows(rows, jobs=args.jobs, tell=lambda line: quiet or on_stderr(line))
     found = [result for row in rows if (result := results.read_result(row.id))]
     if args.json:
         print_json({"results": found, "failed": failed})

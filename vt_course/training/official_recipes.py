@@ -34,8 +34,10 @@ class Published:
     own: dict[str, dict] = field(default_factory=dict)
     differs: str = ""
 
-    def recipe(self, model: str) -> Recipe:
-        """The recipe of a model of the zoo: for its input, and with its rate of drop path if the zoo states one."""
+    def recipe(self, model: str | None = None) -> Recipe:
+        """The recipe of a model of the zoo (None: of `example`), for its input, and with its rate of drop path if the
+        zoo states one."""
+        model = model or self.example
         frames, size = shape(model)
         settings = {**self.settings, "stride": self.strides.get(frames, self.settings.get("stride", 1))}
         if "drop_path" in ZOO[model].config:
@@ -238,7 +240,7 @@ def recipe_table() -> list[dict]:
         for name, recipe in TINY10_RECIPES.items()
     ]
     published = [
-        dict(name=name, source=each.source, grade=each.grade, differs=each.differs, recipe=each.recipe(each.example))
+        dict(name=name, source=each.source, grade=each.grade, differs=each.differs, recipe=each.recipe())
         for name, each in PUBLISHED.items()
     ]
     rows = [*minis, *tiny, *published]
@@ -269,8 +271,7 @@ def resolve(model: str | None, name: str | None, assignments: list[str]) -> tupl
     if name is None:
         recipe, told = plain(model).override(assignments), f"no published recipe for {model}: a plain one"
     elif name in PUBLISHED:
-        published = PUBLISHED[name].recipe(model or PUBLISHED[name].example)
-        recipe, told = fitted(published, assignments, given)
+        recipe, told = fitted(PUBLISHED[name].recipe(model), assignments, given)
         told = f"recipe {name} ({PUBLISHED[name].source}) {told}"
     else:
         recipe, told = (RECIPES | TINY10_RECIPES)[name], None

@@ -210,15 +210,16 @@ def follow_from_experiments(head: dict, asked: list[rows.Row]) -> list[Claim]:
 def sections() -> dict[str, set[int]] | None:
     """The numbers of the sections of each notebook, by its number; None in a copy without the notebooks' sources."""
     found = {}
-    for path in sorted((repo_root() / "notebooks" / "src").glob("[0-9][0-9]_*.py")):
-        numbers = re.findall(r"^# ## (\d+) · ", path.read_text(encoding="utf-8"), re.MULTILINE)
-        found[path.name[:2]] = set(map(int, numbers))
+    for notebook, section in tagged() or ():
+        if section:
+            found.setdefault(notebook, set()).add(section)
     return found or None
 
 
 @lru_cache
 def tagged() -> dict[tuple[str, int], set[str]] | None:
-    """(number of a notebook, number of a section) -> the claims that cells of it are tagged with, `claim:ID`."""
+    """(number of a notebook, number of a section) -> the claims that cells of it are tagged with, `claim:ID`. What
+    stands before the first section has the number 0. None in a copy without the notebooks' sources."""
     found = {}
     for path in sorted((repo_root() / "notebooks" / "src").glob("[0-9][0-9]_*.py")):
         section = 0

@@ -8,7 +8,6 @@ from math import log, prod
 
 import torch
 import torch.nn.functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from vt_course.claims.ledger.running import NotRun, Refuted, build, check, passed
 from vt_course.models import swin
@@ -97,19 +96,17 @@ def sliding_complexity(size: list[int], dim: int, window: int) -> int:
 
     Its layers are those of the model. The keys and values of each token are gathered, as in the naive way of table 5.
     """
-    with torch.device("meta"):
-        attn, x = swin.WindowAttention(dim, (window, window), (0, 0), 1), torch.empty(1, *size, dim)
 
-    class Sliding(torch.nn.Module):
+    class Sliding(swin.WindowAttention):
         def forward(self, x):  # (1, h, w, C)
-            q, k, v = attn.qkv(x).chunk(3, -1)
+            q, k, v = self.qkv(x).chunk(3, -1)
             k, v = (F.unfold(t.movedim(-1, 1), window, padding=window // 2).mT.unflatten(2, (dim, -1)) for t in (k, v))
             weights = q.flatten(1, 2)[:, :, None] @ k[:, : prod(size)]  # (1, hw, 1, M²)
-            return attn.proj(weights @ v[:, : prod(size)].mT)  # (1, hw, 1, C)
+            return self.proj(weights @ v[:, : prod(size)].mT)  # (1, hw, 1, C)
 
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        Sliding()(x)
-    return counter.get_total_flops() // 2 - FORMULAS["W-MSA"](*size, dim, window)
+    with torch.device("meta"):
+        attn = Sliding(dim, (window, window), (0, 0), 1)
+    return count_macs(attn, (1, *size, dim)) - FORMULAS["W-MSA"](*size, dim, window)
 
 
 @check

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from vt_course.claims.bench_models import peak_bytes, with_literal
 from vt_course.claims.ledger import faults
 from vt_course.claims.ledger.faults import Changes
-from vt_course.claims.ledger.running import build, check, noise, plain, remembered
+from vt_course.claims.ledger.running import build, check, noise, plain, remembered, two_digits
 from vt_course.data import images, synthetic
 from vt_course.data.reader import ClipReader
 from vt_course.models import fast, mvit, swin, timesformer, uniformer
@@ -94,7 +94,7 @@ def logits_of(model: str, protocol: dict | None = None, shown: dict | None = Non
 def difference(one: Tensor, other: Tensor) -> list:
     """How many of the clips get another answer, and the largest change of a score (N, K), to two digits."""
     changed = int((one.argmax(1) != other.argmax(1)).sum())
-    return [changed, float(f"{float((one - other).abs().max()):.2g}")]
+    return [changed, two_digits((one - other).abs().max())]
 
 
 # ---------------------------------------------------------------- the other way, in a running model
@@ -298,7 +298,7 @@ def effect_of_initial_biases(model: str, other: float) -> float:
     for name, p in network.named_parameters():
         if name.endswith("bias"):
             p.fill_(other)
-    return float(f"{float((network(x) - released).abs().max() / released.abs().max()):.2g}")
+    return two_digits((network(x) - released).abs().max() / released.abs().max())
 
 
 @check
@@ -321,7 +321,7 @@ def effect_of_kept_time(model: str) -> float:
 
     with Changes() as change:
         change.set(uniformer.DividedBlock, "forward", forward)
-        return float(f"{float((network(x) - released).abs().max() / released.abs().max()):.2g}")
+        return two_digits((network(x) - released).abs().max() / released.abs().max())
 
 
 @check
@@ -347,7 +347,7 @@ def effect_of_whole_clips(model: str, rate: float, draws: int) -> list[float]:
             change.set(DropPath, "forward", way)
             torch.manual_seed(0)
             found.append(float(torch.stack([network(x) for _ in range(draws)]).std(0).mean()))
-    return [float(f"{each:.2g}") for each in found]
+    return list(map(two_digits, found))
 
 
 @check
@@ -397,7 +397,7 @@ def effect_of_a_hidden_layer(model: str) -> float:
 @check
 def updates_of_an_epoch(recipe: str, clips: int, other: int) -> list[int]:
     """Steps of an epoch of so many clips with the batch of a published recipe, and with the batch `other`."""
-    batch = PUBLISHED[recipe].recipe(PUBLISHED[recipe].example).batch_size
+    batch = PUBLISHED[recipe].recipe().batch_size
     return [clips // batch, clips // other]
 
 

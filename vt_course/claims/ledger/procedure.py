@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vt_course.claims.ledger import structure
-from vt_course.claims.ledger.running import Refuted, build, check, fill, noise, passed, plain, remembered
+from vt_course.claims.ledger.running import Refuted, build, check, fill, noise, passed, plain, remembered, two_digits
 from vt_course.data import augment, clips, transforms
 from vt_course.data.loading import EpochBatches
 from vt_course.models import mvit, swin, timesformer, uniformer
@@ -54,10 +54,10 @@ def crop_places(height: int, width: int, size: int) -> list[list[int]]:
 @check
 def learning_rates(recipe: str, at: list[float]) -> list[float]:
     """The learning rates of a published recipe at some ends of epochs, with 1,000 steps an epoch."""
-    steps, found = 1000, PUBLISHED[recipe].recipe(PUBLISHED[recipe].example)
+    steps, found = 1000, PUBLISHED[recipe].recipe()
     warmup = round(found.warmup_epochs * steps)
     rates = [lr_at(round(epoch * steps) - 1, found.epochs * steps, warmup, found.lr) for epoch in at]
-    return [float(f"{rate:.2g}") for rate in rates]
+    return list(map(two_digits, rates))
 
 
 @check
@@ -72,7 +72,7 @@ def from_the_released_rates(
     the warm-up its rate is multiplied by a share that rises from `start` to 1. "steps": a tenth after each milestone.
     `epochs` and `warmup`: as in a released file, if they are not those of our recipe.
     """
-    found, points = PUBLISHED[recipe].recipe(PUBLISHED[recipe].example), 3000
+    found, points = PUBLISHED[recipe].recipe(), 3000
     last, first = epochs or found.epochs, warmup or found.warmup_epochs
     worst = [0.0, 0.0]
     for i in range(points):
@@ -90,14 +90,14 @@ def from_the_released_rates(
         step = round(i / points * last * points)
         ours = lr_at(step, steps, warm, 1.0, tuple(m * points for m in found.milestones)) if step < steps else 0.0
         worst[epoch >= first] = max(worst[epoch >= first], abs(ours - theirs))
-    return [float(f"{each:.2g}") for each in worst]
+    return list(map(two_digits, worst))
 
 
 @check
 def boxes_drawn(recipe: str, height: int, width: int) -> list[float]:
     """Of 2,000 random crops of a published recipe, in a frame of height x width: the smallest and the largest share of
     the area, the smallest and the largest width / height."""
-    found, rng = PUBLISHED[recipe].recipe(PUBLISHED[recipe].example), np.random.default_rng(0)
+    found, rng = PUBLISHED[recipe].recipe(), np.random.default_rng(0)
     sizes = [transforms.random_box(height, width, rng, found.crop_scale, found.crop_ratio)[2:] for _ in range(2000)]
     shares, ratios = [h * w / height / width for h, w in sizes], [w / h for h, w in sizes]
     return [round(each, 2) for each in (min(shares), max(shares), min(ratios), max(ratios))]
@@ -107,7 +107,7 @@ def boxes_drawn(recipe: str, height: int, width: int) -> list[float]:
 def shares_mixed(recipe: str) -> list[float]:
     """Of 3,000 mixed batches: how many have a box of another clip, not a blend; and the variance of the share of the
     first clip in the blends, which for Beta(a, a) is 1 / (8a + 4)."""
-    found = PUBLISHED[recipe].recipe(PUBLISHED[recipe].example)
+    found = PUBLISHED[recipe].recipe()
     return mixed_batches(found.mixup, found.cutmix)
 
 
@@ -128,7 +128,7 @@ def mixed_batches(mixup: float, cutmix: float) -> list[float]:
 @check
 def erased(recipe: str) -> list[float]:
     """Of 2,000 clips: how many get a box of noise, and the smallest and the largest share of the area that it has."""
-    found, rng = PUBLISHED[recipe].recipe(PUBLISHED[recipe].example), np.random.default_rng(0)
+    found, rng = PUBLISHED[recipe].recipe(), np.random.default_rng(0)
     rule, clip = augment.Augment(erasing=found.erasing), torch.zeros(1, 1, 64, 64)
     areas = [float((rule.erase(clip, rng) != 0).float().mean()) for _ in range(2000)]
     boxes = [area for area in areas if area]
@@ -138,7 +138,7 @@ def erased(recipe: str) -> list[float]:
 @check
 def views_of_a_clip(recipe: str) -> list[int]:
     """How often a clip comes in a batch of a published recipe, and how many different clips are in it."""
-    found = PUBLISHED[recipe].recipe(PUBLISHED[recipe].example)
+    found = PUBLISHED[recipe].recipe()
     keys = next(iter(EpochBatches(4096, found.batch_size, 0, repeats=found.repeats)))
     counts = Counter(index for _, index in keys)
     if len(set(keys)) < len(keys) or len(set(counts.values())) > 1:
@@ -230,7 +230,7 @@ def epsilon(model: str, at: str) -> float:
     x = torch.full((norm.weight.numel(),), small, dtype=torch.float64)
     x[::2] = -small
     y = norm(x)[1].item()
-    return float(f"{(small / y) ** 2 - small**2:.2g}")
+    return two_digits((small / y) ** 2 - small**2)
 
 
 # ---------------------------------------------------------------- where code and paper part ways

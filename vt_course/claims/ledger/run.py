@@ -71,10 +71,8 @@ def judged(claim: Claim, value) -> str:
     if claim.kind == "accuracy":
         return NOT_RUN
     found = agreement(value, claim.stated, claim.tolerance, CHECKS[claim.check].__module__ == cost.__name__)
-    if claim.source == "course" and found == WITHIN:
-        return (
-            EXACT  # a number that we measured ourselves repeats up to its tolerance: machines differ in the last digit
-        )
+    if claim.source == "course" and found == WITHIN:  # machines differ in the last digit of what we measured ourselves
+        return EXACT
     return UNVERIFIED if claim.source in ("secondary", "memory") and found != DIFFERS else found
 
 

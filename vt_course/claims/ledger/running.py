@@ -50,6 +50,11 @@ def forget() -> None:
         kept.clear()
 
 
+def two_digits(value: float | Tensor) -> float:
+    """Rounded to two significant digits."""
+    return float(f"{float(value):.2g}")
+
+
 class Refuted(Exception):
     """What a check ran does not do what the claim says, and there is no number for it. The message says what it did."""
 
