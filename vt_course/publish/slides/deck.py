@@ -18,10 +18,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from vt_course.lab.show.style import png_width
-from vt_course.publish.figures import alt
 from vt_course.publish.slides.cut import MOST, cut_code
 from vt_course.publish.slides.markup import blocks, items, plain, sentences
-from vt_course.publish.tags import SECTION, parts, tags
+from vt_course.publish.tags import SECTION, alt, parts, tags
 
 WITNESSES = ("definition", "fast", "oracle", "claim")
 LONGEST = 240  # characters of the one sentence of a slide
