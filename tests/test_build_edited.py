@@ -11,8 +11,8 @@ from vt_course.cli import main
 from vt_course.lab.show.style import WIDE
 from vt_course.publish import NotebookFailed, figures
 from vt_course.publish import build as building
-from vt_course.publish.build import build, cell_ids, drift, edited, fingerprint, from_source
-from vt_course.publish.hygiene import METADATA
+from vt_course.publish.build import build, drift, edited
+from vt_course.publish.source import METADATA, cell_ids, fingerprint, from_source
 
 SOURCE = """# %% [markdown]
 # # A toy

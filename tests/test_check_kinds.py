@@ -28,8 +28,9 @@ from vt_course.lab.kinds import errors, explain, fits
 from vt_course.lab.kinds.common import Outcome, attempt, clone
 from vt_course.lab.kinds.steps import Step, Steps
 from vt_course.publish import hygiene
-from vt_course.publish.build import from_source
-from vt_course.publish.student import parts, student_edition
+from vt_course.publish.source import from_source
+from vt_course.publish.student import student_edition
+from vt_course.publish.tags import parts
 
 from solutions import RIGHT
 

@@ -22,6 +22,7 @@ from vt_course.cli import course as cli_course
 from vt_course.data import synthetic
 from vt_course.models import cost, mini_weights, zoo
 from vt_course.publish import build, course, work
+from vt_course.publish.source import from_source
 from vt_course.training import fit
 from vt_course.training.pretrained import save_pretrained
 
@@ -704,7 +705,7 @@ def toy(tmp_path, monkeypatch):
     source = tmp_path / "notebooks" / "src" / "05_toy.py"
     source.parent.mkdir(parents=True)
     source.write_text(TOY, encoding="utf-8")
-    nbformat.write(build.from_source(source), tmp_path / "notebooks" / "05_toy.ipynb")
+    nbformat.write(from_source(source), tmp_path / "notebooks" / "05_toy.ipynb")
     monkeypatch.setattr(build, "repo_root", lambda: tmp_path)
     monkeypatch.setattr(course, "repo_root", lambda: tmp_path)
     return tmp_path / "notebooks"
@@ -726,7 +727,7 @@ def test_course_with_default_arguments(toy, monkeypatch):
     monkeypatch.setattr(cli_course, "need_data", lambda: None)
     source = toy / "src" / "05_toy.py"
     source.write_text(TOY.replace('raise KeyError("broken on purpose")', "1 + 1"), encoding="utf-8")
-    nbformat.write(build.from_source(source), toy / "05_toy.ipynb")
+    nbformat.write(from_source(source), toy / "05_toy.ipynb")
     code, out, err = run("course")
     assert code == 0 and re.search(r"^05_toy .* ok", out, re.MULTILINE) and (toy.parent / "build/notebooks").is_dir()
 

@@ -26,7 +26,7 @@ from vt_course.grading.sandbox import Limits
 from vt_course.grading.submission import UNGRADED, assignment, read_submission, statements
 from vt_course.lab.check import Verdict
 from vt_course.lab.exercises import EXERCISES
-from vt_course.publish.build import from_source
+from vt_course.publish.source import from_source
 from vt_course.publish.student import student_edition
 from vt_course.publish.tags import parts
 

@@ -19,9 +19,9 @@ from PIL import Image, ImageDraw, ImageFilter
 from vt_course import repo_root
 from vt_course.lab import show
 from vt_course.publish import figures, hygiene
-from vt_course.publish.build import from_source
 from vt_course.publish.course import unlike
-from vt_course.publish.tags import parts, tags
+from vt_course.publish.source import from_source
+from vt_course.publish.tags import alt, parts, tags
 
 pytestmark = pytest.mark.slow
 
@@ -93,7 +93,7 @@ def in_a_cell_without_figure(nb):
 def text(change):
     def edit(nb):
         cells = drawn(nb)
-        cells[3].metadata["mystnb"]["image"]["alt"] = change(*(figures.alt(cell) for cell in cells[3:5]))
+        cells[3].metadata["mystnb"]["image"]["alt"] = change(*(alt(cell) for cell in cells[3:5]))
 
     return edit
 
@@ -600,5 +600,5 @@ def test_a_new_notebook_has_no_wide_lines():
 
 def test_alt_texts_come_from_the_source():
     source = FOLDER / "src" / f"{PATHS['03'].stem}.py"
-    built = [figures.alt(cell) for cell in from_source(source).cells if figures.alt(cell)]
-    assert built == [figures.alt(cell) for cell in drawn(NOTEBOOKS["03"])] and len(built) == 14
+    built = [alt(cell) for cell in from_source(source).cells if alt(cell)]
+    assert built == [alt(cell) for cell in drawn(NOTEBOOKS["03"])] and len(built) == 14

@@ -10,7 +10,7 @@ import pytest
 from vt_course import repo_root
 from vt_course.lab.exercises import EXERCISES
 from vt_course.publish import build, figures, hygiene, links
-from vt_course.publish.tags import NUMBERED, TAGS, exercises
+from vt_course.publish.tags import NUMBERED, TAGS, alt, exercises
 
 FOLDER = repo_root() / "notebooks"
 STEMS = sorted({path.stem for path in [*FOLDER.glob("*.ipynb"), *FOLDER.glob("src/*.py")]})
@@ -85,7 +85,7 @@ def test_glossary():
 
 def test_every_term_of_the_glossary_is_used():
     cells = [cell for stem in STEMS for cell in committed(stem).cells]
-    prose = " ".join(f"{cell.source} {figures.alt(cell)}".lower() for cell in cells)
+    prose = " ".join(f"{cell.source} {alt(cell)}".lower() for cell in cells)
     terms = [term for term, _, _ in ENTRY.findall((FOLDER / "glossary.md").read_text(encoding="utf-8"))]
     assert [term for term in terms if term not in prose] == []
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from vt_course import repo_root
 from vt_course.models import ZOO, create
-from vt_course.publish.build import from_source
+from vt_course.publish.source import from_source
 from vt_course.publish.tags import parts
 
 from weights import shake

@@ -12,13 +12,19 @@ import tempfile
 import tomllib
 from pathlib import Path
 
+import platformdirs
 import pytest
 
 import vt_course
 from vt_course import CourseError, repo_root
 from vt_course.data.synthetic import SMALLEST, render
 from vt_course.publish.build import build
+from vt_course.publish.release import release
+from vt_course.publish.slides import slides
+from vt_course.publish.student import student
 from vt_course.publish.suite import run_suite
+from vt_course.publish.teaching.pages import write_pages
+from vt_course.publish.teaching.sheets import handouts
 
 ROOT = repo_root()
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -170,12 +176,31 @@ def test_two_users_run_a_notebook(shared):
 
 def test_what_changes_the_course_needs_a_checkout_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "_course").mkdir()
-    for changes in (build, run_suite):
+    for changes in (build, run_suite, write_pages):
         with pytest.raises(CourseError, match="needs a checkout of your own, and .* is what a wheel carries: clone"):
             changes(root=tmp_path / "_course")
     monkeypatch.setattr(vt_course.os, "access", lambda path, how: False)
     with pytest.raises(CourseError, match="is not yours to write to: clone the course"):
         run_suite(root=tmp_path)
+
+
+@pytest.mark.posix("links")
+@pytest.mark.parametrize(
+    "make, folder",
+    [
+        (student, "student"),
+        (release, "release"),
+        (lambda names, root: slides(names, {}, root=root), "slides"),
+        (lambda names, root: handouts(names, {}, root=root), "handout"),
+    ],
+    ids=["student", "release", "slides", "handout"],
+)
+def test_what_is_made_for_a_class_goes_to_the_users_own_folder(make, folder, tmp_path, monkeypatch):
+    (tmp_path / "_course").symlink_to(ROOT)
+    monkeypatch.setattr(platformdirs, "user_data_path", lambda *_, **__: tmp_path / "own")
+    (row,) = make(["00"], root=tmp_path / "_course")
+    made = Path(row.get("output") or row["zip"])
+    assert made.is_file() and made.is_relative_to((tmp_path / "own" / "build" / folder).resolve())
 
 
 def test_the_folder_of_data_that_a_variable_names_stands_alone(tmp_path, monkeypatch):

@@ -19,9 +19,11 @@ import psutil
 import pytest
 
 from vt_course import CourseError, machine, repo_root
+from vt_course.machine import PeakMemory, at_once
 from vt_course.publish import NotebookFailed, course, hygiene, kernel
-from vt_course.publish.build import build, cell_ids, from_source
-from vt_course.publish.course import PeakMemory, at_once, course_table, run_course
+from vt_course.publish.build import build
+from vt_course.publish.course import course_table, run_course
+from vt_course.publish.source import METADATA, cell_ids, from_source
 
 pytestmark = pytest.mark.slow
 
@@ -129,7 +131,7 @@ def short(cell: str, outputs=()) -> nbformat.NotebookNode:
         make.new_code_cell(cell, outputs=list(outputs)),
         make.new_code_cell('print("three")', outputs=[printed("three\n")]),
     ]
-    nb = make.new_notebook(cells=cells, metadata=copy.deepcopy(hygiene.METADATA))
+    nb = make.new_notebook(cells=cells, metadata=copy.deepcopy(METADATA))
     for count, (cell, name) in enumerate(zip(cells, cell_ids(nb)), start=1):
         cell.execution_count, cell.id = count, name
     return nb

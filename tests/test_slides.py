@@ -7,6 +7,9 @@ import base64
 import hashlib
 import html
 import re
+import subprocess
+import sys
+import tempfile
 
 import nbformat
 import numpy as np
@@ -14,7 +17,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from vt_course import CourseError, repo_root
-from vt_course.cli import main
+from vt_course.cli import main, teaching
 from vt_course.fetch import assets
 from vt_course.publish import printing
 from vt_course.publish.slides import slides
@@ -245,6 +248,38 @@ def test_without_a_browser_nothing_is_printed(monkeypatch, tmp_path):
     with pytest.raises(CourseError, match="none is installed; install one"):
         printing.print_pdf(tmp_path / "a.html", tmp_path / "a.pdf", 1)
     assert (tmp_path / "a.pdf").read_bytes() == b"old"
+
+
+OPENS_NO_DOOR = "import sys; sys.exit(3)"
+DOOR_WITHOUT_A_SERVER = """
+import pathlib, sys, time
+pathlib.Path(sys.argv[1], "DevToolsActivePort").write_text("1\\n/devtools")
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    "script, why",
+    [(OPENS_NO_DOOR, "Chromium ended with 3"), (DOOR_WITHOUT_A_SERVER, "the connection to Chromium broke: ")],
+)
+def test_a_browser_that_does_not_start_is_one_sentence_and_leaves_nothing(script, why, monkeypatch, tmp_path):
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr(printing, "chromium_command", lambda profile, *_: [sys.executable, "-c", script, str(profile)])
+    monkeypatch.setattr(
+        printing.subprocess, "Popen", lambda *args, **how: started.append(popen(*args, **how)) or started[0]
+    )
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(CourseError, match=f"a.html could not be printed .{why}.*; try again, or another browser"):
+        printing.print_pdf(tmp_path / "a.html", tmp_path / "a.pdf", 1)
+    assert started[0].poll() is not None and list(tmp_path.iterdir()) == []
+
+
+def test_without_the_package_that_talks_to_it_one_sentence_says_so(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(assets, "assets", lambda progress: FAKE)
+    monkeypatch.setattr(teaching.importlib.util, "find_spec", lambda name: None)
+    assert main(["slides", "0", "--out", str(tmp_path), "--pdf"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "printing needs the package websocket-client" in err and err.count("\n") == 1
 
 
 # ---------------------------------------------------------------- reveal.js and MathJax

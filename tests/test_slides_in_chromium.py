@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from vt_course import repo_root
+from vt_course import CourseError, repo_root
 from vt_course.fetch.assets import assets
-from vt_course.publish.printing import print_pdf
+from vt_course.publish.printing import Chromium, print_pdf
 from vt_course.publish.slides import slides
 
 from chromium import browser  # noqa: F401 (a fixture)
@@ -140,3 +140,11 @@ def test_slides_are_printed_one_to_a_page(folder):
     print_pdf(out / "00_start_here.html", out / "a.pdf", made["00_start_here"]["slides"], query="print-pdf")
     size = re.search(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", (out / "a.pdf").read_bytes()).groups()
     assert abs(float(size[0]) / float(size[1]) - 16 / 9) < 0.01
+
+
+def test_a_browser_that_dies_is_one_sentence(folder, monkeypatch):
+    out, _ = folder
+    monkeypatch.setattr(Chromium, "open", lambda self, *_: self.process.kill())
+    with pytest.raises(CourseError, match="could not be printed .the connection to Chromium broke: "):
+        print_pdf(out / "00_start_here.html", out / "b.pdf", None)
+    assert not (out / "b.pdf").exists()

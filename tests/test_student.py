@@ -14,7 +14,7 @@ from vt_course import CourseError, repo_root
 from vt_course.cli import main
 from vt_course.lab.exercises import EXERCISES
 from vt_course.publish import hygiene, links, stubs
-from vt_course.publish.build import from_source
+from vt_course.publish.source import from_source
 from vt_course.publish.student import NOTE, student, student_edition, untouched
 from vt_course.publish.tags import parts, tags
 

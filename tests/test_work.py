@@ -13,8 +13,9 @@ from vt_course.cli import course, main
 from vt_course.data import synthetic
 from vt_course.publish import student as student_module
 from vt_course.publish import work
-from vt_course.publish.build import from_source
-from vt_course.publish.student import parts, student, student_edition, untouched
+from vt_course.publish.source import from_source
+from vt_course.publish.student import student, student_edition, untouched
+from vt_course.publish.tags import parts
 
 OLD = '''# %% [markdown]
 # # 05 · Toy

@@ -50,9 +50,10 @@ def closest(name: str, names) -> str:
 # installed for many, or as a wheel, nobody but its owner may write to the first. `vt-course doctor` prints both.
 
 
-def carried() -> bool:
-    """Whether the course was installed from a wheel, which carries the files that a checkout has beside the package."""
-    return repo_root().name == "_course"
+def carried(course: Path | None = None) -> bool:
+    """Whether the course in a folder (`repo_root()`) was installed from a wheel, which carries the files that a
+    checkout has beside the package."""
+    return (course or repo_root()).name == "_course"
 
 
 def repo_root() -> Path:
@@ -68,7 +69,7 @@ def own_root(course: Path | None = None) -> Path:
     course: another folder in place of `repo_root()`.
     """
     course = course or repo_root()
-    if course.name != "_course" and os.access(course, os.W_OK):
+    if not carried(course) and os.access(course, os.W_OK):
         return course
     from platformdirs import user_data_path  # here: `import vt_course` alone needs no other package
 
@@ -104,7 +105,7 @@ def progress_file() -> Path | None:
 
 def need_own_checkout(course: Path, what: str) -> None:
     """Raise `CourseError` where `course` is not a checkout to which this user may write."""
-    kind = "is what a wheel carries" if course.name == "_course" else "is not yours to write to"
+    kind = "is what a wheel carries" if carried(course) else "is not yours to write to"
     need(
         own_root(course) == course, f"{what} needs a checkout of your own, and {course} {kind}: clone the course for it"
     )

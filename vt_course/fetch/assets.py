@@ -5,7 +5,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs  # comes with Jupyter
+import platformdirs
 
 from vt_course import CourseError
 from vt_course.fetch.download import fetch

@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 
 from vt_course.files import atomic_write
-from vt_course.publish.source import write
+from vt_course.publish.source import select_sources, write
 from vt_course.publish.student import digest, student_edition, text_hash
 
 FOLDER = "notebooks/hosted"
@@ -114,7 +114,7 @@ def files(root: Path, sources: list[Path]) -> Iterator[tuple[Path, object]]:
     if where := published(root):
         for source in sources:
             yield root / FOLDER / f"{source.stem}.ipynb", hosted_edition(source, where)
-        stems = [source.stem for source in sorted((root / "notebooks" / "src").glob("[0-9][0-9]_*.py"))]
+        stems = [source.stem for source in select_sources(root, None)]
         for page, made in PAGES.items():
             if (root / page).is_file():
                 before, _, after = (root / page).read_text(encoding="utf-8").split(BLOCK)

@@ -200,14 +200,14 @@ def faults(found: dict) -> list[str]:
     rows = found["rounds"]
     need(len(rows) >= 3, "fewer than three rounds cannot show whether something levels off; choose --rounds 3 or more")
     said = []
-    half = rows[len(rows) // 2 :]  # the first half of the rounds may fill caches
+    before, half = rows[len(rows) // 2 - 1], rows[len(rows) // 2 :]  # the first half of the rounds may fill caches
     for name in ("kernel_mb", "server_mb"):
-        growth = (half[-1][name] - rows[len(rows) // 2 - 1][name]) / len(half)
+        growth = (half[-1][name] - before[name]) / len(half)
         if growth > GROWTH_MB:
             said.append(f"{name} grows by {growth:.1f} a round")
     for name in ("kernel_descriptors", "kernel_children", "server_descriptors"):
-        if rows[-1][name] > rows[len(rows) // 2 - 1][name]:
-            said.append(f"{name} grew from {rows[len(rows) // 2 - 1][name]} to {rows[-1][name]}")
+        if rows[-1][name] > before[name]:
+            said.append(f"{name} grew from {before[name]} to {rows[-1][name]}")
     if rows[-1]["kernel_children"]:
         said.append(f"{rows[-1]['kernel_children']} child processes of the kernel are left after a round")
     if found["left"]["processes"]:

@@ -8,7 +8,11 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+
+import websocket
 
 from vt_course import CourseError, need
 from vt_course.files import atomic_write
@@ -20,6 +24,7 @@ ELSEWHERE = (  # where systems without a PATH of programs keep them
     r"C:\Program Files\Google\Chrome\Application\chrome.exe",
     r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
 )
+WIDTH, HEIGHT = 1280, 720  # pixels of its window
 
 
 def chromium_command(profile: Path, *options: str) -> list[str]:
@@ -38,26 +43,34 @@ def chromium_command(profile: Path, *options: str) -> list[str]:
 
 
 class Chromium:
-    """A browser with one page. `requests`: the addresses that pages have asked for since `open`."""
+    """A browser with one page. `requests`: the addresses that pages have asked for since `open`.
 
-    def __init__(self, width: int = 1280, height: int = 720):
-        import websocket
+    Raises RuntimeError if it does not start or answer, CourseError if there is none; then nothing of it is left.
+    """
 
-        self.profile = tempfile.mkdtemp()
-        size = ["--remote-debugging-port=0", f"--window-size={width},{height}", "--hide-scrollbars"]
-        command = chromium_command(Path(self.profile), *size, "about:blank")
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        port, path = self.door()
-        self.socket = websocket.create_connection(f"ws://127.0.0.1:{port}{path}", timeout=60, suppress_origin=True)
-        self.number, self.session, self.requests, self.errors = 0, None, [], []
-        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Network", "Runtime"):
-            self.ask(f"{domain}.enable")
-        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+    def __init__(self):
+        with ExitStack() as stack:
+            self.profile = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+            size = ["--remote-debugging-port=0", f"--window-size={WIDTH},{HEIGHT}", "--hide-scrollbars"]
+            command = chromium_command(self.profile, *size, "about:blank")
+            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            stack.callback(stop, self.process)
+            port, path = self.door()
+            address = f"ws://127.0.0.1:{port}{path}"
+            with connected():
+                self.socket = websocket.create_connection(address, timeout=60, suppress_origin=True)
+            stack.callback(self.socket.close)
+            self.number, self.session, self.requests, self.errors = 0, None, [], []
+            target = self.ask("Target.createTarget", url="about:blank")["targetId"]
+            self.session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+            for domain in ("Page", "Network", "Runtime"):
+                self.ask(f"{domain}.enable")
+            screen = dict(width=WIDTH, height=HEIGHT, deviceScaleFactor=1, mobile=False)
+            self.ask("Emulation.setDeviceMetricsOverride", **screen)
+            self.stack = stack.pop_all()
 
     def door(self) -> list[str]:
-        file, end = Path(self.profile, "DevToolsActivePort"), time.monotonic() + 60
+        file, end = self.profile / "DevToolsActivePort", time.monotonic() + 60
         while time.monotonic() < end:
             if self.process.poll() is not None:
                 raise RuntimeError(f"Chromium ended with {self.process.returncode}")
@@ -70,14 +83,13 @@ class Chromium:
         """The result of a method. Events that arrive meanwhile are noted."""
         self.number += 1
         message = {"id": self.number, "method": method, "params": params}
-        self.socket.send(json.dumps(message | ({"sessionId": self.session} if self.session else {})))
-        while True:
-            answer = json.loads(self.socket.recv())
-            if answer.get("id") == self.number:
-                if "error" in answer:
-                    raise RuntimeError(f"{method}: {answer['error']}")
-                return answer["result"]
-            self.event(answer)
+        with connected():
+            self.socket.send(json.dumps(message | ({"sessionId": self.session} if self.session else {})))
+            while (answer := json.loads(self.socket.recv())).get("id") != self.number:
+                self.event(answer)
+        if "error" in answer:
+            raise RuntimeError(f"{method}: {answer['error']}")
+        return answer["result"]
 
     def event(self, answer) -> None:
         if answer.get("method") == "Network.requestWillBeSent":
@@ -102,14 +114,26 @@ class Chromium:
             raise RuntimeError(str(result["exceptionDetails"])[:500])
         return result["result"].get("value")
 
-    def screenshot(self, path: Path) -> None:
-        path.write_bytes(base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"]))
-
     def close(self) -> None:
-        self.socket.close()
-        self.process.terminate()
-        self.process.wait(20)
-        shutil.rmtree(self.profile, ignore_errors=True)
+        self.stack.close()
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Turn every fault of the connection to Chromium into RuntimeError."""
+    try:
+        yield
+    except (websocket.WebSocketException, OSError, json.JSONDecodeError) as error:  # when it closes, it sends no JSON
+        raise RuntimeError(f"the connection to Chromium broke: {error}") from error
+
+
+def stop(process: subprocess.Popen) -> None:
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def print_pdf(page: Path, pdf: Path, pages: int | None, query: str = "") -> int:
@@ -120,14 +144,12 @@ def print_pdf(page: Path, pdf: Path, pages: int | None, query: str = "") -> int:
     Raises CourseError without a browser, and if it fails or prints another number of pages; the old PDF then stays.
     """
     address = page.resolve().as_uri() + (f"?{query}" if query else "")
-    browser = Chromium()
     try:
-        browser.open(address, "window.ready === true")
-        made = browser.ask("Page.printToPDF", printBackground=True, preferCSSPageSize=True)
+        with closing(Chromium()) as browser:
+            browser.open(address, "window.ready === true")
+            made = browser.ask("Page.printToPDF", printBackground=True, preferCSSPageSize=True)
     except (RuntimeError, OSError) as error:
         raise CourseError(f"{page} could not be printed ({error}); try again, or another browser") from error
-    finally:
-        browser.close()
     data = base64.b64decode(made["data"])
     printed = count_pages(data)
     need(pages in (None, printed), f"{page} should make {pages} pages and made {printed}; report this as a bug")

@@ -7,7 +7,7 @@ from pathlib import Path
 from vt_course import __version__, repo_root
 from vt_course.files import atomic_write
 from vt_course.publish.source import select_sources
-from vt_course.publish.student import read, refuse_notebooks, student, told
+from vt_course.publish.student import out_folder, read, student, told
 
 DATE = (1980, 1, 1, 0, 0, 0)  # of every file in the zip, so that the same release gives the same bytes
 README = """# {title}
@@ -44,12 +44,12 @@ checks.
 def release(names: list[str], *, out: Path | None = None, root: Path | None = None) -> list[dict]:
     """Write the student edition of notebooks as folders to hand out, and a zip of each beside its folder.
 
-    names: stems ("04_video_swin") or numbers ("04"). out: where the folders go (build/release).
+    names: stems ("04_video_swin") or numbers ("04"). out: where the folders go (build/release of `own_root`).
     Returns a row for each: notebook, release, edition, exercises, folder, zip.
     Raises CourseError as `student` does: for an unknown name, and for a folder whose notebook somebody has changed.
     """
     root = root or repo_root()
-    out = refuse_notebooks(Path(out or root / "build" / "release"), root)
+    out = out_folder(out, "release", root)
     rows = []
     for source in select_sources(root, names):
         folder = out / f"{source.stem}-{__version__}"

@@ -31,7 +31,7 @@ def student(names: list[str] | None = None, *, out: Path | None = None, root: Pa
     """
     root = root or repo_root()
     sources = select_sources(root, names)
-    out = refuse_notebooks(Path(out or own_root(root) / "build" / "student"), root)
+    out = out_folder(out, "student", root)
     outputs = [out / f"{source.stem}.ipynb" for source in sources]
     for path in outputs:
         if path.exists() and not untouched(path):
@@ -101,6 +101,11 @@ def told(nb) -> dict:
     """What the metadata of a notebook say about its edition; {} if they say nothing."""
     ours = nb.metadata.get("vt_course")
     return ours if isinstance(ours, dict) else {}
+
+
+def out_folder(out: Path | None, name: str, root: Path) -> Path:
+    """`out`, or else the folder build/NAME of this user (`own_root`); refused inside the notebooks of the course."""
+    return refuse_notebooks(Path(out or own_root(root) / "build" / name), root)
 
 
 def refuse_notebooks(out: Path, root: Path) -> Path:

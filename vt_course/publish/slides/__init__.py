@@ -7,21 +7,22 @@ from vt_course.files import atomic_write
 from vt_course.publish.slides.deck import deck
 from vt_course.publish.slides.page import index, page
 from vt_course.publish.source import select
-from vt_course.publish.student import read, refuse_notebooks
+from vt_course.publish.student import out_folder, read
 
 
 def slides(
     names: list[str] | None, assets: dict[str, bytes], *, out: Path | None = None, root: Path | None = None
 ) -> list[dict]:
-    """Write the slides of notebooks to `out` (build/slides): a page and its pictures for each, and an index.
+    """Write the slides of notebooks to `out` (build/slides of `own_root`): a page and its pictures for each, and an
+    index.
 
     names: stems or numbers; None: all. assets: the files of reveal.js and MathJax, by their path in the folder
-    (`fetch.assets`). root: the checkout, whose executed notebooks are read. Returns a row for each notebook: notebook,
+    (`fetch.assets`). root: the course, whose executed notebooks are read. Returns a row for each notebook: notebook,
     sections, slides, figures, output. Raises CourseError for an unknown name, a damaged notebook, a full disk, and an
     `out` inside notebooks/.
     """
     root = root or repo_root()
-    out = refuse_notebooks(Path(out or root / "build" / "slides"), root)
+    out = out_folder(out, "slides", root)
     notebooks = select(root / "notebooks", "[0-9][0-9]_*.ipynb", names)
     for name, data in assets.items():
         put(out / name, data)

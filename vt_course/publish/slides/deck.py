@@ -18,10 +18,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from vt_course.lab.show.style import png_width
-from vt_course.publish.figures import alt
 from vt_course.publish.slides.cut import MOST, cut_code
 from vt_course.publish.slides.markup import blocks, items, plain, sentences
-from vt_course.publish.tags import SECTION, parts, tags
+from vt_course.publish.tags import SECTION, alt, parts, tags
 
 WITNESSES = ("definition", "fast", "oracle", "claim")
 LONGEST = 240  # characters of the one sentence of a slide
@@ -255,17 +254,17 @@ class Maker:
         elif "solution" in part:
             self.note(f"**Solution.**\n\n{fence(cell.source.rsplit(chr(10) * 2, 1)[0])}")
         elif "answer" in mine or "notes" in mine:
-            self.note(fence(cell.source) + ("\n\n" + fence(shown, "text") if shown else ""))
+            self.note(whole(cell, shown))
         elif found := figures_of(cell):
             for figure in found:
                 # An alt text is one sentence; of a long one, what stands before a colon is enough.
                 seen = figure.alt if len(figure.alt) <= LONGEST else re.split("[;:]", figure.alt)[0] + "."
                 self.add(Slide("figure", self.topic, self.sentence(after) or self.sentence(seen), figure=figure))
-            self.note(fence(cell.source) + ("\n\n" + fence(shown, "text") if shown else ""))
+            self.note(whole(cell, shown))
         elif self.belongs_on_a_slide(cell, shown):
             self.pieces(cell, shown)
         else:
-            self.waiting.append(fence(cell.source) + ("\n\n" + fence(shown, "text") if shown else ""))
+            self.waiting.append(whole(cell, shown))
 
     def belongs_on_a_slide(self, cell, shown: str) -> bool:
         mine = {tag.partition(":")[0] for tag in tags(cell)}
@@ -362,6 +361,11 @@ def clipped(text: str) -> str:
 
 def fence(text: str, language: str = "python") -> str:
     return f"```{language}\n{text}\n```"
+
+
+def whole(cell, shown: str) -> str:
+    """A note: a cell of code, and what it prints."""
+    return "\n\n".join([fence(cell.source), *([fence(shown, "text")] if shown else [])])
 
 
 # ---------------------------------------------------------------- what fits

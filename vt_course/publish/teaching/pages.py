@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vt_course import repo_root
+from vt_course import need_own_checkout, repo_root
 from vt_course.files import atomic_write
 from vt_course.lab.exercises import EXERCISES
 from vt_course.publish.source import select
@@ -24,7 +24,9 @@ def pages(known: list[Outline]) -> dict[str, str]:
 
 def write_pages(root: Path | None = None) -> list[dict]:
     """Write the pages into docs/. Returns a row for each: page, and whether it has changed. Raises CourseError."""
-    folder, rows = (root or repo_root()) / "docs", []
+    root = root or repo_root()
+    need_own_checkout(root, "`vt-course pages`, which writes docs/,")
+    folder, rows = root / "docs", []
     for name, text in pages(outlines(root)).items():
         old = (folder / name).read_text(encoding="utf-8") if (folder / name).exists() else None
         if old != text:

@@ -12,7 +12,7 @@ from vt_course.models import create
 from vt_course.models.cost import count_macs, count_parameters
 from vt_course.publish.slides import put
 from vt_course.publish.slides.markup import html, inline
-from vt_course.publish.student import refuse_notebooks
+from vt_course.publish.student import out_folder
 from vt_course.publish.teaching.outline import Outline
 from vt_course.publish.teaching.pages import outlines
 
@@ -48,13 +48,14 @@ VARIANTS = ("swin_tiny", "swin_small", "swin_base", "swin_large")
 def handouts(
     names: list[str] | None, assets: dict[str, bytes], *, out: Path | None = None, root: Path | None = None
 ) -> list[dict]:
-    """Write the sheets of notebooks to `out` (build/handout), as pages to print. The handout on Swin belongs to 03.
+    """Write the sheets of notebooks to `out` (build/handout of `own_root`), as pages to print. The handout on Swin
+    belongs to 03.
 
     Returns a row for each sheet: notebook, sheet, pages of paper (None: as many as it needs), output. Raises
     CourseError for an unknown name, for an `out` inside notebooks/, and for a full disk.
     """
     root = root or repo_root()
-    out = refuse_notebooks(Path(out or root / "build" / "handout"), root)
+    out = out_folder(out, "handout", root)
     rows = []
     for name, data in assets.items():
         if name.startswith("mathjax/"):
