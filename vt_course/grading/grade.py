@@ -24,7 +24,7 @@ from vt_course.files import alone, atomic_write, csv_header, parse_json, read_li
 from vt_course.grading import sandbox
 from vt_course.grading.pages import page
 from vt_course.grading.sandbox import Limits
-from vt_course.grading.submission import BY_HAND, Assignment, assignment, read_submission
+from vt_course.grading.submission import Assignment, assignment, read_submission
 from vt_course.publish.source import select_sources
 
 COLUMNS = ("submission", "notebook", "release", "state", "passed", "exercises")
@@ -210,7 +210,7 @@ def row_of(
     return row | dict(
         state=GRADED,
         passed=sum(verdict.state == "passed" for verdict in verdicts.values()),
-        exercises=sum(verdict.state != BY_HAND for verdict in verdicts.values()),
+        exercises=sum(not EXERCISES[number].by_hand for number in verdicts),  # the same for all who hand it in
         verdicts={
             number: dict(state=v.state, title=EXERCISES[number].title, text=v.text) for number, v in verdicts.items()
         },

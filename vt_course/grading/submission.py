@@ -20,8 +20,7 @@ from vt_course.publish.tags import exercises, parts
 from vt_course.publish.work import bare, names_set_by, record
 
 DEFINES = ("def ", "class ", "async ", "@")
-FAILED, NOT_ATTEMPTED, MISSING = "failed", "not attempted", "missing"
-BY_HAND, UNGRADED = "by hand", {"10.3": "it runs the ledger of the course, which a submission must not reach"}
+FAILED, NOT_ATTEMPTED, MISSING, BY_HAND = "failed", "not attempted", "missing", "by hand"
 
 LARGEST = 20 << 20  # bytes of a submission; the executed notebooks of the course have at most 1.5 MB
 LONGEST = 100_000  # characters of a cell
@@ -159,7 +158,7 @@ def with_needs(wanted: list[Statement], *sources: list[Statement]) -> list[State
 class Answer:
     """What a submission says to an exercise.
 
-    state: "" if there is code to check, else FAILED, NOT_ATTEMPTED, MISSING or BY_HAND. text: a sentence on that.
+    state: "" if there is code to check, else FAILED, NOT_ATTEMPTED or MISSING. text: a sentence on that.
     code: the program that defines the function. parameters: its parameters and local names, for the check's sentences.
     written: the text of the cell, for a comparison with other submissions; "" if it is the stub.
     """
@@ -266,10 +265,6 @@ def answer(task: Task, cells: list, parsed: list, given: set[str]) -> tuple[Answ
         return Answer(FAILED, said, written=cell.source), note
     others = [s for i, (of, _) in enumerate(parsed) if i != place and not parts(cells[i]) for s in of]
     code = with_needs(found, list(task.before), [s for s in others if not imports_the_course(s)])
-    if why := UNGRADED.get(task.number):
-        return Answer(
-            BY_HAND, f"○ exercise {task.number} is for your teacher to read: {why}", written=cell.source
-        ), note
     function = next(s for s in reversed(found) if task.name in s.sets)
     parameters, local = variables(function.text)
     return Answer("", "", "\n".join(s.text for s in code), cell.source, parameters, local), note
