@@ -37,11 +37,10 @@ class Statement:
 
 @dataclass(frozen=True)
 class Task:
-    """An exercise of a notebook: its number, the name of its function, and the stub that students get."""
+    """An exercise of a notebook: its number and the name of its function."""
 
     number: str
     name: str
-    stub: str
     before: tuple[Statement, ...]  # of the course's notebook, in order, with the solutions of earlier exercises
 
 
@@ -57,10 +56,6 @@ class Assignment:
     given: frozenset[str]
     tasks: tuple[Task, ...]
 
-    @property
-    def number(self) -> str:
-        return self.notebook.partition("_")[0]
-
 
 @cache
 def assignment(source: Path) -> Assignment:
@@ -71,7 +66,7 @@ def assignment(source: Path) -> Assignment:
         part = parts(cell)
         if number := part.get("exercise"):
             call = ast.parse(nb.cells[cells[number]["check"][0]].source).body[-1]
-            tasks.append(Task(number, names_set_by(call)[0], cell.source, tuple(before)))
+            tasks.append(Task(number, names_set_by(call)[0], tuple(before)))
         elif cell.cell_type == "code" and "check" not in part:
             text = cell.source
             if "solution" in part:  # its last line is the check
