@@ -21,9 +21,10 @@ from vt_course import CourseError, __version__, cli, repo_root
 from vt_course.grading import grade as batch
 from vt_course.grading import sandbox
 from vt_course.grading.grade import grade
-from vt_course.grading.judge import changed
+from vt_course.grading.judge import changed, judge
+from vt_course.grading.pages import page
 from vt_course.grading.sandbox import Limits
-from vt_course.grading.submission import UNGRADED, assignment, read_submission, statements
+from vt_course.grading.submission import MISSING, Answer, assignment, read_submission, statements
 from vt_course.lab.check import Verdict
 from vt_course.lab.exercises import EXERCISES
 from vt_course.publish.source import from_source
@@ -418,10 +419,8 @@ def test_only_what_a_function_needs_is_taken(tmp_path):
 def test_every_solution_is_complete_with_what_the_notebook_gives(number, tmp_path):
     """Every name that a solution needs is there, and its own definition is not, nor that of a later exercise."""
     submission = handed_in(tmp_path, text(solutions(number), number))
-    assert submission.assignment.number == number and submission.notes == ()
+    assert submission.assignment.notebook == SOURCES[number].stem and submission.notes == ()
     for at, answer in submission.answers.items():
-        if at in UNGRADED:
-            continue
         found = statements(answer.code)
         missing = set().union(*(s.needs for s in found)) - {name for s in found for name in s.sets}
         assert answer.state == "" and missing == set(), at
@@ -429,8 +428,7 @@ def test_every_solution_is_complete_with_what_the_notebook_gives(number, tmp_pat
         assert len(names) == len(set(names)) and "vt_course" not in answer.code
 
 
-# The cases of 10.3 are the four situations in which a claim is tried, not numbers.
-@pytest.mark.parametrize("number", [n for n in EXERCISES if n != "10.3"])
+@pytest.mark.parametrize("number", [n for n, exercise in EXERCISES.items() if not exercise.by_hand])
 def test_the_cases_are_not_those_that_students_see(number):
     torch.manual_seed(0)
     shown = {*map(key_of, EXERCISES[number].cases())}
@@ -515,14 +513,30 @@ def test_inside_bubblewrap_there_is_nothing_to_see(tmp_path):
     assert row["passed"] == 1, row["verdicts"]
 
 
-def test_an_exercise_that_changes_the_course_is_left_to_the_teacher(tmp_path):
-    submission = handed_in(tmp_path, text(solutions("10"), "10"))
-    assert {at: answer.state for at, answer in submission.answers.items()} == {
-        "10.1": "",
-        "10.2": "",
-        "10.3": "by hand",
-    }
-    assert "for your teacher to read" in submission.answers["10.3"].text
+@pytest.mark.parametrize(
+    "code, state",
+    [
+        (solutions("10")["10.3"], "by hand"),
+        ("def new_claim():\n    from vt_course.models import swin\n    return {}, swin", "by hand"),  # as it may
+        ("def new_claim(:", "by hand"),
+        (None, "not attempted"),
+        ("", "failed"),
+    ],
+)
+def test_an_exercise_that_changes_the_course_is_left_to_the_teacher(code, state, tmp_path):
+    """It counts for nobody, so all who hand in this notebook have marks of the same number of exercises."""
+    write(tmp_path, {"a.ipynb": text({} if code is None else {"10.3": code}, "10")})
+    known = list(map(assignment, SOURCES.values()))
+    row = batch.row_of("a.ipynb", tmp_path / "a.ipynb", known, known, 4711, QUICK, "/no/process/is/needed")
+    assert (row["passed"], row["exercises"]) == (0, 2)
+    states = {number: verdict["state"] for number, verdict in row["verdicts"].items()}
+    assert states == {"10.1": "not attempted", "10.2": "not attempted", "10.3": state}
+    assert ("for your teacher to read" in page(row)) == (state == "by hand")
+
+
+def test_a_notebook_without_the_exercise_that_is_left_to_the_teacher(tmp_path):
+    answer = Answer(MISSING, "✗ exercise 10.3: its cell is missing")
+    assert judge({"10.3": ("new_claim", answer)}, 4711, QUICK, None) == {"10.3": Verdict(MISSING, answer.text)}
 
 
 @pytest.mark.dear

@@ -20,11 +20,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from vt_course import CourseError, __version__, need, printable, repo_root
-from vt_course.files import alone, atomic_write, csv_header, parse_json, read_lines
+from vt_course.files import alone, atomic_write, csv_header, parse_json, read_lines, sha256_of
 from vt_course.grading import sandbox
 from vt_course.grading.pages import page
 from vt_course.grading.sandbox import Limits
-from vt_course.grading.submission import BY_HAND, Assignment, assignment, read_submission
+from vt_course.grading.submission import Assignment, assignment, read_submission
 from vt_course.publish.source import select_sources
 
 COLUMNS = ("submission", "notebook", "release", "state", "passed", "exercises")
@@ -62,7 +62,8 @@ def grade(
         tell(sentence)
     root = root or repo_root()
     assignments = [assignment(source) for source in select_sources(root, None)]
-    asked = [one for one in assignments if one.notebook in chosen(root, notebook)]
+    chosen = {source.stem for source in select_sources(root, [notebook] if notebook else None)}
+    asked = [one for one in assignments if one.notebook in chosen]
     files = submissions(folder)
     need(files, f"{folder} holds no submissions; name the folder that holds them, unpacked")
     out = Path(out) if out else folder.resolve().with_name(f"{folder.resolve().name}.csv")
@@ -84,10 +85,6 @@ def grade(
         finally:  # also after an interruption: what is there is kept
             write_table(out, pages, rows)
     return rows
-
-
-def chosen(root: Path, notebook: str | None) -> set[str]:
-    return {source.stem for source in select_sources(root, [notebook] if notebook else None)}
 
 
 def submissions(folder: Path) -> list[tuple[str, Path]]:
@@ -113,8 +110,7 @@ def fingerprint(name: str, path: Path, editions: list[str], limits: Limits) -> s
     seen = hashlib.sha256(repr((name, os.fsencode(path), editions, limits, __version__)).encode())
     with suppress(OSError):
         if path.is_file() and not path.is_symlink():
-            with path.open("rb") as file:
-                seen.update(hashlib.file_digest(file, "sha256").digest())
+            seen.update(sha256_of(path).encode())
     return seen.hexdigest()
 
 
@@ -210,7 +206,7 @@ def row_of(
     return row | dict(
         state=GRADED,
         passed=sum(verdict.state == "passed" for verdict in verdicts.values()),
-        exercises=sum(verdict.state != BY_HAND for verdict in verdicts.values()),
+        exercises=sum(not EXERCISES[number].by_hand for number in verdicts),  # the same for all who hand it in
         verdicts={
             number: dict(state=v.state, title=EXERCISES[number].title, text=v.text) for number, v in verdicts.items()
         },

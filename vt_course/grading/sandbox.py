@@ -297,15 +297,6 @@ class Process:
         except psutil.Error:
             return []
 
-    def cpu(self) -> float:
-        total = 0.0
-        for process in self.family():
-            with contextlib.suppress(psutil.Error):
-                times = process.cpu_times()  # on some systems with those of children that have ended
-                total += times.user + times.system
-                total += getattr(times, "children_user", 0) + getattr(times, "children_system", 0)
-        return total
-
     def watch(self, cpu: float) -> None:
         """Raise Stopped if the process uses more than it may."""
         family = self.family()
@@ -313,8 +304,19 @@ class Process:
             raise Stopped(f"it started more than {self.limits.processes} processes, and was stopped")
         if held(family) > self.limits.memory and held(family, shared_once=True) > self.limits.memory:
             raise Stopped(f"it used more than {self.limits.memory >> 20:,} MB of memory, and was stopped")
-        if self.cpu() > cpu:
+        if used(family) > cpu:
             raise Stopped("it did not end in time, and was stopped; does a loop never end?")
+
+
+def used(family: list[psutil.Process]) -> float:
+    """Seconds of CPU of some processes."""
+    total = 0.0
+    for process in family:
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()  # on some systems with those of children that have ended
+            total += times.user + times.system
+            total += getattr(times, "children_user", 0) + getattr(times, "children_system", 0)
+    return total
 
 
 def held(family: list[psutil.Process], shared_once: bool = False) -> int:

@@ -20,8 +20,7 @@ from vt_course.publish.tags import exercises, parts
 from vt_course.publish.work import bare, names_set_by, record
 
 DEFINES = ("def ", "class ", "async ", "@")
-FAILED, NOT_ATTEMPTED, MISSING = "failed", "not attempted", "missing"
-BY_HAND, UNGRADED = "by hand", {"10.3": "it runs the ledger of the course, which a submission must not reach"}
+FAILED, NOT_ATTEMPTED, MISSING, BY_HAND = "failed", "not attempted", "missing", "by hand"
 
 LARGEST = 20 << 20  # bytes of a submission; the executed notebooks of the course have at most 1.5 MB
 LONGEST = 100_000  # characters of a cell
@@ -38,11 +37,10 @@ class Statement:
 
 @dataclass(frozen=True)
 class Task:
-    """An exercise of a notebook: its number, the name of its function, and the stub that students get."""
+    """An exercise of a notebook: its number and the name of its function."""
 
     number: str
     name: str
-    stub: str
     before: tuple[Statement, ...]  # of the course's notebook, in order, with the solutions of earlier exercises
 
 
@@ -58,10 +56,6 @@ class Assignment:
     given: frozenset[str]
     tasks: tuple[Task, ...]
 
-    @property
-    def number(self) -> str:
-        return self.notebook.partition("_")[0]
-
 
 @cache
 def assignment(source: Path) -> Assignment:
@@ -72,7 +66,7 @@ def assignment(source: Path) -> Assignment:
         part = parts(cell)
         if number := part.get("exercise"):
             call = ast.parse(nb.cells[cells[number]["check"][0]].source).body[-1]
-            tasks.append(Task(number, names_set_by(call)[0], cell.source, tuple(before)))
+            tasks.append(Task(number, names_set_by(call)[0], tuple(before)))
         elif cell.cell_type == "code" and "check" not in part:
             text = cell.source
             if "solution" in part:  # its last line is the check
@@ -159,7 +153,7 @@ def with_needs(wanted: list[Statement], *sources: list[Statement]) -> list[State
 class Answer:
     """What a submission says to an exercise.
 
-    state: "" if there is code to check, else FAILED, NOT_ATTEMPTED, MISSING or BY_HAND. text: a sentence on that.
+    state: "" if there is code to check, else FAILED, NOT_ATTEMPTED or MISSING. text: a sentence on that.
     code: the program that defines the function. parameters: its parameters and local names, for the check's sentences.
     written: the text of the cell, for a comparison with other submissions; "" if it is the stub.
     """
@@ -266,10 +260,6 @@ def answer(task: Task, cells: list, parsed: list, given: set[str]) -> tuple[Answ
         return Answer(FAILED, said, written=cell.source), note
     others = [s for i, (of, _) in enumerate(parsed) if i != place and not parts(cells[i]) for s in of]
     code = with_needs(found, list(task.before), [s for s in others if not imports_the_course(s)])
-    if why := UNGRADED.get(task.number):
-        return Answer(
-            BY_HAND, f"○ exercise {task.number} is for your teacher to read: {why}", written=cell.source
-        ), note
     function = next(s for s in reversed(found) if task.name in s.sets)
     parameters, local = variables(function.text)
     return Answer("", "", "\n".join(s.text for s in code), cell.source, parameters, local), note

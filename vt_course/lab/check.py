@@ -257,11 +257,9 @@ def result(function: Callable, args: tuple) -> Tensor | None:
 
 
 def differing(got: Tensor, want: Tensor) -> Tensor:
+    slack = SLACK if want.is_floating_point() else 1.0
     if got.is_floating_point() and not want.is_floating_point():
         want = want.double()  # a count is compared as a number, with all its digits
-        slack = 1.0
-    else:
-        slack = SLACK if want.is_floating_point() else 1.0
     return ~torch.isclose(got.to(want.dtype), want, rtol=slack * 1e-5, atol=slack * 1e-6, equal_nan=False)
 
 

@@ -23,6 +23,7 @@ class Exercise:
     kinds: what the check can search for beyond `mistakes`, objects of `vt_course.lab.kinds` (axes, formulas, ...).
     drive: for a function that changes things and returns little, such as a step of training: drive(function) uses it
         and returns what is compared, as a function of a case's arguments. `definition` has this form already.
+    by_hand: why `vt-course grade` leaves it to the teacher, or "".
     """
 
     title: str
@@ -36,6 +37,7 @@ class Exercise:
     more: Callable[[], list[tuple]] = list
     kinds: tuple = ()
     drive: Callable[[Callable], Callable[..., Tensor]] | None = None
+    by_hand: str = ""
 
     def driven(self, function: Callable) -> Callable:
         """The function of a case's arguments that is compared with the definition."""

@@ -471,4 +471,5 @@ EXERCISES["10.3"] = Exercise(
     piece=new_claim,
     kinds=(TRIALS,),
     drive=trial_of,
+    by_hand="it runs the ledger of the course, which a submission must not reach",
 )

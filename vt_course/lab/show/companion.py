@@ -73,13 +73,14 @@ def landscape(points: list[dict], data: dict[str, str], title: str | None = None
             (panels[0], "gmacs", "GMACs of all views of one answer"),
             (panels[1], "parameters", "million parameters"),
         ):
-            costs = [point[cost] for point in here if point[cost] is not None]
-            for point in (point for point in here if point[cost] is not None):
+            drawn = [point for point in here if point[cost] is not None]
+            for point in drawn:
                 n = papers.index(point["paper"])
                 style = dict(markeredgecolor=COLOURS[n], markeredgewidth=1.5, markersize=8, linestyle="none")
                 face = COLOURS[n] if point["firm"] else "white"
                 axes.plot(point[cost], point["accuracy"], MARKERS[n], markerfacecolor=face, **style)
             axes.set(xscale="log", xlabel=label)
+            costs = [point[cost] for point in drawn]
             low, high = min(costs), max(costs)
             steps = (1, 2, 5) if high < 50 * low else (1,)  # more of them would touch
             ticks = [step * 10**k for k in range(-1, 6) for step in steps if low <= 1.5 * step * 10**k <= 2.25 * high]
