@@ -130,7 +130,7 @@ class ClipReader:
 
     def _open_video(self) -> tuple[int, int]:
         self._opened = self._container, self._stream, _ = _open(self.path, self._span)
-        most = min(KEEP, INDEXED) if "mp4" in self._container.format.name else KEEP
+        most = INDEXED if "mp4" in self._container.format.name else KEEP
         self._long = self._container.size > most or (self._container.duration or 0) > LONG * av.time_base
         self._kept = None if self._long else list(_demux(self.path, self._container))
         table = _long_table(self._container, self.path, self._span) if self._long else _table(self._kept)
