@@ -68,7 +68,10 @@ def group(device: torch.device):
         if dist.is_initialized():
             # A thread of gloo may still have to drop the tensors of the last message, for which it needs Python's lock.
             # Up to torch 2.9, the end of the group waits for that thread without giving the lock away, so wait here.
-            time.sleep(0.2)
+            try:
+                time.sleep(0.2)
+            except RuntimeError:  # as in `_leave_word`: another loader process has ended, which is no news
+                time.sleep(0.2)
             dist.destroy_process_group()
 
 
