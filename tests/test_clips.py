@@ -257,7 +257,7 @@ def test_an_index_that_says_something_else_than_the_packets_is_not_believed(long
             keys[17] = True
         return [column[1:] if change == "count" else column for column in (pts, dts, durations, keys)]
 
-    monkeypatch.setattr(reader_module, "KEEP", 0)
+    monkeypatch.setattr(reader_module, "INDEXED", 0)
     monkeypatch.setattr(reader_module, "_sample_tables", wrong)
     reader = ClipReader(at / "b frames.mp4")
     assert reader.num_frames == 60

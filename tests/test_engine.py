@@ -253,9 +253,8 @@ def test_what_cannot_be_compiled_is_said_before_the_first_step(monkeypatch):
 )  # not all pairs: a compilation takes half a minute, or several on a busy machine
 def test_compiled_steps_are_the_plain_ones(model, also, monkeypatch, tmp_path):
     """To 1e-5 after two steps, also together with checkpointed blocks."""
-    monkeypatch.setenv(
-        "TORCHINDUCTOR_CACHE_DIR", str(tmp_path)
-    )  # two processes in one cache read each other's half files
+    # Two processes in one cache read each other's half files.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     run = steps(start(model, compile=True, checkpoint_activations=also), 2)
     assert difference(run.model, steps(start(model), 2).model) < 1e-5
 

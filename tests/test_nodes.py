@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import textwrap
@@ -21,7 +20,7 @@ import pytest
 if not hasattr(os, "fork"):
     pytest.skip("Windows lacks what this needs: runs of several processes are forked here", allow_module_level=True)
 
-from test_ranks import assert_nearly_same
+from test_ranks import assert_nearly_same, free_port
 
 from test_training import clips  # noqa: F401 (a fixture)
 
@@ -129,12 +128,6 @@ def separate() -> bool:
         os._exit(1 if ctypes.CDLL(None).unshare(NEW_NETWORK) else 0)
     allowed = os.waitpid(pid, 0)[1] == 0
     return allowed and subprocess.run(["ip", "link", "show"], capture_output=True).returncode == 0 and os.getuid() == 0
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

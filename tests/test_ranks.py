@@ -18,7 +18,9 @@ if not hasattr(os, "fork"):
     pytest.skip("Windows lacks what this needs: runs of several processes are forked here", allow_module_level=True)
 import torch
 
+from vt_course import CourseError, cli
 from vt_course.files import alone
+from vt_course.training import ranks
 from vt_course.training.checkpoint import read_state
 from vt_course.training.evaluate import evaluate_run
 from vt_course.training.recipes import Recipe
@@ -127,7 +129,7 @@ DRIVER = textwrap.dedent("""
 
 SCRIPT = textwrap.dedent("""
     import os, sys
-    from vt_course import cli
+    from vt_course import CourseError, cli
     from vt_course.data.clips import VideoFolder
     from vt_course.training import fit
     def log(*words):
@@ -382,3 +384,35 @@ def test_torchrun_with_three_ranks_and_two_workers_each(runs):
     trained = collections.Counter((int(line[2]), int(i)) for line in lines if line[0] == "step" for i in line[3:])
     assert trained == {(epoch, i): 1 for epoch in range(2) for i in range(12)}
     assert {line[1] for line in lines if line[0] == "step" and len(line) > 3} == {"0", "1", "2"}
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_where_nobody_meets_the_first_rank_of_another_machine_says_so(number, monkeypatch, tmp_path, capsys):
+    env = dict(RANK=2 + number, LOCAL_RANK=number, WORLD_SIZE=4, LOCAL_WORLD_SIZE=2, GROUP_RANK=1, GROUP_WORLD_SIZE=2)
+    for name, value in (env | dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port())).items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(ranks, "MEETING", 1.0)
+    command = ["train", "video_swin_mini", "--data", "synthetic:motion", "--device", "cpu", "--out", str(tmp_path)]
+    assert cli.main(command) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vt-course: ")]
+    assert len(said) == (number == 0) and all("the 4 ranks have not met at 127.0.0.1:" in line for line in said)
+
+
+def test_a_loader_process_that_ends_last_changes_no_sentence(monkeypatch):
+    """torch raises its end from a handler of signals, here while the group waits for its threads."""
+    env = dict(RANK=0, LOCAL_RANK=0, WORLD_SIZE=1, LOCAL_WORLD_SIZE=1, MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port())
+    for name, value in env.items():
+        monkeypatch.setenv(name, str(value))
+
+    def tell(*_):
+        told.append(1)
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+    told, before = [], signal.signal(signal.SIGALRM, tell)
+    try:
+        with pytest.raises(CourseError, match="^the first sentence$"), ranks.group(torch.device("cpu")):
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            raise CourseError("the first sentence")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert told and not torch.distributed.is_initialized()

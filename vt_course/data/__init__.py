@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vt_course import CourseError, own_data
-from vt_course.data import synthetic
 
 if TYPE_CHECKING:  # clips and images import torch; a process that only reads files needs none
     from vt_course.data.clips import Rows
@@ -58,6 +57,8 @@ def open_spec(spec: str) -> Spec:
     Raises `CourseError` for an unknown spec, a data set that is not rendered, a manifest that
     is missing or has no clips, and a validation label that does not occur in training.
     """
+    from vt_course.data import synthetic  # here, because the command line imports this package and needs no numpy
+
     kind, _, rest = spec.partition(":")
     classes = {"motion": synthetic.MOTIONS, "appearance": synthetic.APPEARANCES}
     if kind == "synthetic" and rest in classes:

@@ -441,7 +441,7 @@ class VideoFolder(torch.utils.data.Dataset):
         return dense_indices(num_frames, self.frames, self.stride, position, rng)
 
     def _floats(self, clip: Tensor) -> Tensor:
-        return transforms.normalise(clip.flip(-1) if self.bgr else clip, self.mean, self.std)  # (C, T, H, W)
+        return transforms.normalise(clip, self.mean, self.std, self.bgr)  # (C, T, H, W)
 
 
 def collate(samples: list[dict]) -> dict:

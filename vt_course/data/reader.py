@@ -130,7 +130,7 @@ class ClipReader:
 
     def _open_video(self) -> tuple[int, int]:
         self._opened = self._container, self._stream, _ = _open(self.path, self._span)
-        most = min(KEEP, INDEXED) if "mp4" in self._container.format.name else KEEP
+        most = INDEXED if "mp4" in self._container.format.name else KEEP
         self._long = self._container.size > most or (self._container.duration or 0) > LONG * av.time_base
         self._kept = None if self._long else list(_demux(self.path, self._container))
         table = _long_table(self._container, self.path, self._span) if self._long else _table(self._kept)
@@ -228,7 +228,7 @@ class ClipReader:
             yield from self._own_ways(wanted)
         else:
             self._open_other()
-            yield zip(wanted.tolist(), map(self._as_frame, self.others(wanted))), wanted.tolist()
+            yield zip(wanted.tolist(), map(self._as_frame, self._others(wanted))), wanted.tolist()
 
     def _own_ways(self, wanted: np.ndarray) -> Iterator[tuple[Iterable, list]]:
         """The ways of PyAV, for a video."""
@@ -331,12 +331,11 @@ class ClipReader:
             if at != stop:
                 raise Astray
 
-    def others(self, wanted: np.ndarray) -> Iterator[np.ndarray]:
-        """The pictures of the other decoder at the indices `wanted`, uint8 (H, W, 3): of the size that the file has.
+    def _others(self, wanted: np.ndarray) -> Iterator[np.ndarray]:
+        """The pictures of the other decoder, opened, at the indices `wanted`, uint8 (H, W, 3): of the file's size.
 
-        They are turned as its rotation tag says. Raises `BadClip` if the file is one that this decoder shows otherwise.
+        They are turned as its rotation tag says. Raises `BadClip` if they are of other times.
         """
-        self._open_other()
         step = max(BLOCK // (3 * math.prod(self.stored)), 1)
         for at in range(0, len(wanted), step):
             yield from self._ask(self._other, wanted[at : at + step])
@@ -413,7 +412,7 @@ class ClipReader:
         if self.pictures:
             return
         self._open_other()  # before the first frame, because it uses PyAV's decoder, too
-        for number, (frame, picture) in enumerate(zip(self.every_frame(), self.others(np.arange(self.num_frames)))):
+        for number, (frame, picture) in enumerate(zip(self.every_frame(), self._others(np.arange(self.num_frames)))):
             if not alike(frame, picture):
                 raise self._refused(f"shows another picture {number} than PyAV")
 

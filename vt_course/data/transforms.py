@@ -93,9 +93,9 @@ def horizontal_flip(clip: Tensor) -> Tensor:
     return clip.flip(2)  # (T, H, W, C)
 
 
-def normalise(clip: Tensor, mean=IMAGENET_MEAN, std=IMAGENET_STD) -> Tensor:
-    """uint8 (T, H, W, C) -> float32 (C, T, H, W), contiguous: (x / 255 - mean) / std."""
+def normalise(clip: Tensor, mean=IMAGENET_MEAN, std=IMAGENET_STD, bgr: bool = False) -> Tensor:
+    """uint8 (T, H, W, C) -> float32 (C, T, H, W), contiguous: (x / 255 - mean) / std, with `bgr` blue first."""
     mean, std = torch.tensor(mean), torch.tensor(std)
-    x = clip.permute(3, 0, 1, 2)  # (C, T, H, W)
+    x = (clip.flip(-1) if bgr else clip).permute(3, 0, 1, 2)  # (C, T, H, W)
     x = x.to(torch.float32, memory_format=torch.contiguous_format)
     return x.mul_((1 / (255 * std)).view(-1, 1, 1, 1)).sub_((mean / std).view(-1, 1, 1, 1))

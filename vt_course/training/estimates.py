@@ -32,22 +32,34 @@ ASSUMED = (
 )
 
 
-def measured_rates() -> dict[str, dict] | None:
-    """{model: dict(share, seconds, bytes)} of training steps: seconds and bytes for each MAC of a forward pass.
+def bench_rows(what: str) -> list[dict] | None:
+    """What the recorded `vt-course bench models` measured of a pass, "forward" or "forward+backward": a row a model.
 
-    share: of the speed of a large matrix product. None if the results of the bench are not there, as in a package
-    without its repository.
+    The input of a row is its shape without the batch. None if the results are not there, as in a package without its
+    repository.
     """
     path = repo_root() / "results" / "bench_models_cpu.json"
     if not path.is_file():
         return None
-    rows = [row for run in read_json(path, "restore it from the repository.", dict)["runs"] for row in run["rows"]]
+    runs = read_json(path, "make it anew with `vt-course bench models --json`", dict)["runs"]
+    rows = [row for run in runs for row in run["rows"] if row["pass"] == what]
+    return [row | {"input": tuple(map(int, row["input"].split("x")))} for row in rows]
+
+
+def measured_rates() -> dict[str, dict] | None:
+    """{model: dict(share, seconds, bytes)} of training steps: seconds and bytes for each MAC of a forward pass.
+
+    share: of the speed of a large matrix product. None without `bench_rows`.
+    """
+    rows = bench_rows("forward+backward")
+    if rows is None:
+        return None
     rates = {}
     for row in rows:
-        if row["model"] in LIKE.values() and row["pass"] == "forward+backward":
+        if row["model"] in LIKE.values():
             with torch.device("meta"):
                 model = create(row["model"])
-            macs = row["batch"] * count_macs(model, (1, *map(int, row["input"].split("x"))))
+            macs = row["batch"] * count_macs(model, (1, *row["input"]))
             seconds, memory = row["ours_ms"] / 1e3 / macs, row["peak_mb"] * 1e6 / macs
             rates[row["model"]] = dict(share=row["matmul_share"], seconds=seconds, bytes=memory)
     return rates

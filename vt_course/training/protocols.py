@@ -218,8 +218,8 @@ def read_views(reader: ClipReader, protocol: Protocol, shown: Shown, first: int 
 
 def to_floats(views: Tensor, shown: Shown) -> Tensor:
     """Views uint8 (V, T, H, W, 3) as the model takes them: float32 (V, C, T, H, W), normalised."""
-    views = views.flip(-1) if shown.bgr else views
-    return torch.stack([transforms.normalise(view, shown.mean, shown.std) for view in views])  # (V, C, T, H, W)
+    told = dict(mean=shown.mean, std=shown.std, bgr=shown.bgr)
+    return torch.stack([transforms.normalise(view, **told) for view in views])  # (V, C, T, H, W)
 
 
 # ---------------------------------------------------------------- scores

@@ -46,7 +46,7 @@ def group(device: torch.device):
         return
     store = None
     try:
-        store, number, world = next(dist.rendezvous("env://", timeout=timedelta(seconds=MEETING)))
+        store, number, world = _rendezvous()
         store = dist.PrefixStore(f"group {next(GROUPS)}", store)
         device = _meet(store, number, world, device)
         _connect(store, number, world, device)
@@ -60,12 +60,6 @@ def group(device: torch.device):
         _leave_word(store, "it was interrupted")
         raise
     except Exception as error:
-        if store is None:
-            place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-            raise CourseError(
-                f"the {os.environ['WORLD_SIZE']} ranks have not met at {place} within {MEETING / 60:g} minutes: read "
-                "what their machines printed, and run the same command again on all of them"
-            ) from error
         if isinstance(error, RuntimeError) and any(words in str(error) for words in LOST):
             raise _lost(store, error) from error
         _leave_word(store, f"it ended in a {type(error).__name__}, which its machine printed")
@@ -74,8 +68,23 @@ def group(device: torch.device):
         if dist.is_initialized():
             # A thread of gloo may still have to drop the tensors of the last message, for which it needs Python's lock.
             # Up to torch 2.9, the end of the group waits for that thread without giving the lock away, so wait here.
-            time.sleep(0.2)
+            try:
+                time.sleep(0.2)
+            except RuntimeError:  # as in `_leave_word`: another loader process has ended, which is no news
+                time.sleep(0.2)
             dist.destroy_process_group()
+
+
+def _rendezvous() -> tuple:
+    """(the store of torchrun, the number of this rank, world)."""
+    try:
+        return next(dist.rendezvous("env://", timeout=timedelta(seconds=MEETING)))
+    except Exception as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise CourseError(
+            f"the {os.environ['WORLD_SIZE']} ranks have not met at {place} within {MEETING / 60:g} minutes: read what "
+            "their machines printed, and run the same command again on all of them"
+        ) from error
 
 
 def _meet(store, number: int, world: int, device: torch.device) -> torch.device:

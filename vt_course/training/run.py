@@ -91,10 +91,8 @@ class RunState:
         self.classes = config["classes"]
         torch.manual_seed(recipe.seed)
         self.model = build_model(recipe, len(self.classes))
-        if begin:
-            ranks.by_leader(
-                functools.partial(begin, self.model)
-            )  # the files of the weights may lie on one machine only
+        if begin:  # by one rank: the files of the weights may lie on one machine only
+            ranks.by_leader(functools.partial(begin, self.model))
             ranks.share(self.model.state_dict().values())
         self.model.to(device)
         self.at_rest = freeze(self.model, recipe.freeze)

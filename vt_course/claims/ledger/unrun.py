@@ -7,10 +7,9 @@ a CPU: multiply-accumulates per second in each family, and the memory of a pass 
 from functools import lru_cache
 from math import prod
 
-from vt_course import repo_root
-from vt_course.files import read_json
 from vt_course.models.zoo import ZOO
 from vt_course.models.zoo.variant import Variant
+from vt_course.training.estimates import bench_rows
 
 # The published file whose accuracy the zoo states, where its name is not NAME/k400 or alike (`vt-course weights list`).
 RELEASED = {
@@ -102,15 +101,13 @@ def measured() -> tuple[dict[str, float], float] | None:
 
     A row has the frames that it was measured with; costs of Video Swin are in proportion to them.
     """
-    path = repo_root() / "results" / "bench_models_cpu.json"
-    if not path.is_file():
+    rows = bench_rows("forward")
+    if rows is None:
         return None
     rates, most = {}, 0.0
-    for run in read_json(path, "make it anew with `vt-course bench models --json`", dict)["runs"]:
-        for row in run["rows"]:
-            if row["pass"] != "forward" or row["model"] not in ZOO:
-                continue
-            variant, shape = ZOO[row["model"]], tuple(map(int, row["input"].split("x")))
+    for row in rows:
+        if row["model"] in ZOO:
+            variant, shape = ZOO[row["model"]], row["input"]
             share = prod(shape) / prod(variant.input)
             rates.setdefault(variant.family.__name__, []).append(row["clips_per_second"] * gmacs(variant) * share)
             most = max(most, 1e6 * row["peak_mb"] / row["batch"] / numbers(variant, shape))
