@@ -9,6 +9,10 @@ from pathlib import Path
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TQDM_DISABLE="1")
 os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)  # as if the environment were activated
 os.environ.pop("MPLBACKEND", None)  # a kernel that inherits it draws no inline figures
+for name in ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+    # `make test` and a hook of git leave these. A make inside a test would print what the outer one asks for, and a
+    # git inside a test would work in the outer repository.
+    os.environ.pop(name, None)
 
 import hypothesis
 import matplotlib

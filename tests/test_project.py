@@ -606,6 +606,17 @@ def test_rooms_import_in_one_direction():
 # ---------------------------------------------------------------- make
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [("MAKEFLAGS", "w"), ("MAKELEVEL", "2"), ("GIT_DIR", "/nowhere"), ("MPLBACKEND", "svg")],
+)
+def test_nothing_of_whoever_starts_the_tests_reaches_them(name, value):
+    """`make test` called from another make, or from a hook of git, is the same `make test`."""
+    code = f"import os, conftest; print({name!r} in os.environ)"
+    env = os.environ | {name: value, "PYTHONPATH": str(ROOT / "tests")}
+    assert subprocess.check_output([sys.executable, "-c", code], env=env, encoding="utf-8") == "False\n"
+
+
 def test_make_help_lists_every_target():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split()
