@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ import torch
 from vt_course import CourseError, repo_root
 from vt_course.claims import bench_train as bench
 from vt_course.claims import bench_train_sides as sides
-from vt_course.claims.bench_train import Kind, Task, axes, bench_train, compare, search, summary, table
-from vt_course.claims.phone_clips import phone_clips
+from vt_course.claims.bench_train import Kind, Task, axes, bench_train, compare, goals, search, summary, table
+from vt_course.claims.phone_clips import phone_clips, turned
 from vt_course.cli import main
 from vt_course.data.reader import ClipReader
+from vt_course.training.fit import lr_at
+from vt_course.training.recipes import recipe_for
 
 from videos import decode, write_video
 
@@ -49,6 +52,26 @@ def test_a_stand_in_is_what_a_phone_writes(files):
     assert pixels.shape == (30, 144, 256, 3) and np.abs(np.diff(pixels, axis=0)).mean() > 1
     again = phone_clips(files[0].parent, 1, seconds=9)  # what is there is not rendered again
     assert again == [files[0]] and ClipReader(again[0]).num_frames == 30
+
+
+@pytest.mark.parametrize("letters", [b"tkhd", b"moov", b"trak"])
+def test_a_stand_in_is_turned_whatever_its_pictures_contain(files, letters):
+    """The tag stands in the header. In 43 MB of pictures, any four letters are found once in a hundred files."""
+    video = files[1].read_bytes()
+    pictures, place = video.index(b"mdat") + 50, video.index(b"tkhd") + 44
+    assert pictures < place
+    for one in (video + letters * 5, video[:pictures] + letters + video[pictures + 4 :]):
+        matrix = turned(one)[place : place + 36]
+        assert turned(one) == one[:place] + matrix + one[place + 36 :] and matrix != one[place : place + 36]
+
+
+def test_a_clip_that_is_skipped_ends_the_comparison(files, tmp_path):
+    """A side that trained on fewer clips would look faster."""
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(files[1].read_bytes()[:2000])
+    task = Task("video_swin_mini", (str(files[1]), str(cut)), frames=4, stride=2, size=16, batch=2)
+    with pytest.raises(CourseError, match="cut.mp4"):
+        train("ours", task, ALONE | {"pipeline": "reference"})
 
 
 @pytest.mark.parametrize("pipeline", ["reference", "kept"])
@@ -99,6 +122,102 @@ def test_both_loaders_show_the_same_scene(files):
     a, b = clips.values()
     assert a.shape == b.shape == (4, 4, 3, 32, 32) and a.dtype == b.dtype == torch.float32
     assert (a.mean((0, 1, 3, 4)) - b.mean((0, 1, 3, 4))).abs().max() < 0.2
+
+
+@pytest.mark.parametrize("peer", HERE)
+def test_an_epoch_is_closed_by_the_clips_of_validation(files, peer):
+    """All sides answer with a share of them, whose seconds do not count; with another seed they train otherwise."""
+    paths = tuple(map(str, files))
+    val = tuple((path, label) for path in paths for label in "abc")
+    task = Task(
+        bench.PEERS[peer][0],
+        paths,
+        4,
+        2,
+        16,
+        batch=2,
+        labels=("c", "a", "b", "a"),
+        val=val,
+        epochs=2,
+        warmup_epochs=0.5,
+    )
+    assert task.classes == ["a", "b", "c"]
+    for side in ("ours", peer):
+        settings = ALONE | {"pipeline": "kept"}
+        reports = train(side, task, settings, 2)
+        # The same two videos stand under each class, so whatever a model answers, a third of it is right.
+        assert [report["val_top1"] for report in reports] == pytest.approx([1 / 3, 1 / 3])
+        assert all(report["steps"] == 2 for report in reports)
+
+
+def test_the_middle_of_a_clip_is_what_closes_an_epoch(files):
+    path = str(files[1])  # 20 frames
+    task = Task("video_swin_mini", (path,), frames=4, stride=3, size=16, val=((path, "a"),), short_side=16)
+    data = sides.PeerClips(task, ALONE | {"pipeline": "kept"}, sides.Watch(), train=False)
+    whole = sides.every_frame(path, 16)
+    np.testing.assert_array_equal(data.read(path), whole[[5, 8, 11, 14]])
+    assert torch.equal(data[0][0], data[0][0]) and data[0][0].shape == (4, 3, 16, 16)
+
+
+@pytest.mark.parametrize("warmup", [0, 3])
+def test_the_peers_learn_at_our_rate(warmup):
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], 8e-4)
+    schedule, rates = sides.planned(optimizer, 20, warmup), []
+    for _ in range(20):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([lr_at(step, 20, warmup, 8e-4) for step in range(20)])
+
+
+def test_motion_is_trained_by_the_recipe(monkeypatch, tmp_path):
+    for split, count in (("train", 6), ("val", 3)):
+        rows = [f"clips/{k}.mp4,{'left' if k % 2 else 'right'},," for k in range(count)]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["path,label,start,end", *rows]), encoding="utf-8")
+    spec = SimpleNamespace(train=tmp_path / "train.csv", val=tmp_path / "val.csv")
+    monkeypatch.setattr(bench, "open_spec", lambda data: spec)
+    task, recipe = bench.motion_task("timesformer_mini"), recipe_for("timesformer_mini")
+    assert (task.batch, task.lr, task.keep, task.flip) == (recipe.batch_size, recipe.lr, recipe.keep, 0.0)
+    assert (task.smallest, task.ratio, task.epochs) == (recipe.crop_scale[0], recipe.crop_ratio, recipe.epochs)
+    assert len(task.files) == len(task.labels) == 6 and len(task.val) == 3 and task.classes == ["left", "right"]
+    assert sides.chosen(task, 6)[1] == (str(tmp_path / "clips" / "1.mp4"), "left")
+
+
+class Learner:
+    """A side that gets 10 % better in each epoch, ours from 50 % on; it notes whose turn it was."""
+
+    turns: list = []
+
+    def __init__(self, name, task):
+        self.name, self.top1 = name, 0.5 if name == "ours" else 0.0
+
+    __enter__, __exit__ = lambda self: self, lambda self, *_: None
+
+    def epoch(self, settings, warm=False):
+        if "seed" not in settings:  # the search
+            return {"clips_per_second": 1.0 + settings["workers"], "waiting_share": 0.0}
+        self.turns.append(self.name)
+        self.top1 += 0.1
+        return {"parameters": 7, "seconds": 2.0, "val_top1": self.top1}
+
+
+@pytest.mark.parametrize("epochs, reached, last", [(20, True, 9), (6, False, 6)])
+def test_a_side_trains_until_it_has_the_goal(monkeypatch, epochs, reached, last):
+    monkeypatch.setattr(bench, "Side", Learner)
+    monkeypatch.setattr(Learner, "turns", [])
+    result = bench.to_goal("torchvision", bench.TO_GOAL, Task("video_swin_mini", (), epochs=epochs), 2)
+    ours, peer = result["sides"].values()
+    assert (ours["reached"], ours["epochs"], ours["seconds"]) == (True, 4, 8.0)
+    assert (peer["reached"], peer["epochs"], peer["seconds_per_epoch"]) == (reached, last, 2.0)
+    assert ours["settings"]["seed"] == 2 and ours["settings"]["workers"] == 1 and len(peer["val_top1"]) == last
+    assert Learner.turns[:4] == ["ours", "torchvision", "torchvision", "ours"]
+    name = f"torchvision, {bench.TO_GOAL.name}, seed 2"
+    report = {"parts": {name: {"result": result}}}
+    assert [row["epochs"] for row in goals(report)] == [4, last] and table(report) == []
+    assert summary(report) == (
+        "seconds to 85% of motion, seed by seed: ours 8 (beside torchvision), "
+        f"torchvision {'18' if reached else 'not reached'}"
+    )
 
 
 class Fake:
@@ -230,6 +349,9 @@ def test_the_page_quotes_what_was_recorded():
     assert {name: part["error"] for name, part in report["parts"].items() if "error" in part} == {}
     for part in report["parts"].values():  # the ratios are those of the sides beside them, but for the median
         result = part["result"]
+        if "goal" in result:
+            assert all(side["epochs"] == len(side["val_top1"]) for side in result["sides"].values())
+            continue
         ours, peer, *_ = (side["clips_per_second"] for side in result["sides"].values())
         assert result["ratio"] == pytest.approx(ours / peer, rel=0.25) and result["turns"] >= 3
 

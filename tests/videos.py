@@ -6,6 +6,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from vt_course.claims.phone_clips import turned
+
 
 def write_video(
     path,
@@ -87,12 +89,7 @@ def cut_without_encoding(source, path, start: float) -> Path:
 
 def rotate_tag(source, path) -> Path:
     """The same stream with a display matrix that turns it by 90 degrees clockwise."""
-    data = bytearray(Path(source).read_bytes())
-    at = data.rindex(b"tkhd") + 4 + 40  # the 3x3 matrix of a version 0 header
-    one = 1 << 16
-    for k, value in enumerate((0, one, 0, -one, 0, 0, 0, 0, 1 << 30)):
-        data[at + 4 * k : at + 4 * k + 4] = value.to_bytes(4, "big", signed=True)
-    Path(path).write_bytes(data)
+    Path(path).write_bytes(turned(Path(source).read_bytes()))
     return Path(path)
 
 

@@ -22,9 +22,12 @@ from vt_course.claims.bench_models import median_and_error
 from vt_course.claims.bench_train_sides import AGAIN, END, READERS, Task, serve
 from vt_course.claims.parts import in_parts
 from vt_course.claims.phone_clips import phone_clips
+from vt_course.data import open_spec
+from vt_course.data.clips import read_manifest
 from vt_course.data.prepare import prepare
 from vt_course.data.reader import ClipReader
 from vt_course.machine import PeakMemory, cores, processor, provenance, version
+from vt_course.training.recipes import recipe_for
 
 PEERS = {  # library: (our model, its twin in words, the packages that it needs)
     "torchvision": ("video_swin_mini", "torchvision's SwinTransformer3d in its reference loop", ("torchvision",)),
@@ -59,6 +62,8 @@ PHONE = Kind("phone clips", 8, 24, target=2.0)
 PREPARED = Kind("prepared clips", 32, 96, target=1.3)
 KEPT = Kind("prepared clips, frames kept", 64, 128, kept=True)
 YOURS = Kind("your files", 8, 24)
+GOAL, SEEDS = 0.85, (0, 1, 2)  # of the clips of validation of `motion`
+TO_GOAL = Kind(f"seconds to {GOAL:.0%} of motion", 160, 1600, kept=True)  # all clips that `motion` trains on
 
 
 def for_cores(kind: Kind) -> Kind:
@@ -201,6 +206,46 @@ def compare(peer: str, kind: Kind, task: Task, turns: int) -> dict:
     return result | {"target": kind.target}
 
 
+def motion_task(model: str) -> Task:
+    """What the course's recipe of a mini does on the embedded clips of `motion`."""
+    recipe = recipe_for(model)
+    spec = open_spec(recipe.data)
+    train, val = ([(str(row["path"]), row["label"]) for row in read_manifest(each)] for each in (spec.train, spec.val))
+    files, labels = zip(*train)
+    same = ("frames", "stride", "size", "epochs", "warmup_epochs", "lr", "flip")
+    same = {name: getattr(recipe, name) for name in same}
+    cut = {"smallest": recipe.crop_scale[0], "ratio": recipe.crop_ratio, "short_side": recipe.keep}
+    return Task(model, files, batch=recipe.batch_size, labels=labels, val=tuple(val), **same, **cut)
+
+
+def to_goal(peer: str, kind: Kind, task: Task, seed: int) -> dict:
+    """One part of the report: how long ours and a peer train until they have `GOAL` of the clips of validation.
+
+    The sides take turns of one epoch, each with the settings with which it is fastest. The first epoch's decoding
+    counts, validation does not. A side that has not got there after all epochs of the task has not reached the goal.
+    dict(peer, model, parameters, seed, goal, sides). sides: name -> dict(settings, search, reached, epochs, seconds,
+    seconds_per_epoch, val_top1). seconds_per_epoch: the median without the first; val_top1: after each epoch.
+    """
+    with ExitStack() as stack:
+        sides = {name: stack.enter_context(Side(name, task)) for name in ("ours", peer)}
+        found, epochs = {}, {name: [] for name in sides}
+        for name, side in sides.items():
+            best, rows = search(side, kind)
+            found[name] = {"settings": best | {"clips": kind.clips, "seed": seed}, "search": rows}
+        for turn in range(task.epochs):
+            for name in list(sides)[:: (-1) ** turn]:  # the order alternates
+                if not epochs[name] or epochs[name][-1]["val_top1"] < GOAL:
+                    epochs[name].append(sides[name].epoch(found[name]["settings"]))
+    counts = {report["parameters"] for reports in epochs.values() for report in reports}
+    need(len(counts) == 1, f"the models of ours and {peer} differ: they have {counts} parameters")
+    for name, reports in epochs.items():
+        seconds, top1 = ([report[key] for report in reports] for key in ("seconds", "val_top1"))
+        found[name] |= {"reached": top1[-1] >= GOAL, "epochs": len(reports), "seconds": sum(seconds)}
+        found[name] |= {"seconds_per_epoch": statistics.median(seconds[1:] or seconds), "val_top1": top1}
+    said = {"peer": PEERS[peer][1], "model": task.model, "parameters": counts.pop(), "seed": seed, "goal": GOAL}
+    return said | {"sides": found}
+
+
 def clips_of(kind: Kind, files: tuple[str, ...], tell: Callable[[str], None]) -> tuple[str, ...]:
     """The files of a kind, rendered and prepared if they are not there yet."""
     if kind is YOURS:
@@ -227,11 +272,11 @@ def bench_train(
     batch: int = 4,
     tell: Callable[[str], None] = print,
 ) -> dict:
-    """Train on phone clips, on prepared ones and on kept frames, ours beside each peer; returns the report.
+    """Train on phone clips, on prepared ones, on kept frames, and to a goal, ours beside each peer; returns the report.
 
     `files`: train on these videos instead. `peers`: keys of PEERS (default: all that are installed). `out`: the file
     to which each part is written when it is made; a part that it has already is not made again. `tell` gets a line for
-    each part. See `compare` for the contents of a part.
+    each part. See `compare` and `to_goal` for the contents of a part.
     Raises `CourseError` for an unknown or missing peer, and for files that cannot be read or are too short.
     """
     files = tuple(map(str, files))
@@ -250,9 +295,16 @@ def bench_train(
         for kind in [YOURS] if files else [PHONE, PREPARED, KEPT]:
             for peer in names:
                 yield f"{peer}, {kind.name}", partial(part, peer, kind)
+        if not files:
+            for seed in SEEDS:
+                for peer in names:
+                    yield f"{peer}, {TO_GOAL.name}, seed {seed}", partial(until_goal, peer, seed)
 
     def part(peer: str, kind: Kind) -> dict:
         return compare(peer, for_cores(kind), Task(PEERS[peer][0], clips_of(kind, files, tell), **shape), turns)
+
+    def until_goal(peer: str, seed: int) -> dict:
+        return to_goal(peer, TO_GOAL, motion_task(PEERS[peer][0]), seed)
 
     return in_parts(out, head, ("processor", "settings"), "of this machine with these settings", todo(), tell)
 
@@ -273,13 +325,15 @@ def chosen_peers(names: list[str] | None, tell: Callable[[str], None]) -> list[s
 
 
 def table(report: dict) -> list[dict]:
-    """A row for each side of each part of a report."""
+    """A row for each side of each part of a report that compares speeds."""
     rows = []
     for name, made in report["parts"].items():
         if "error" in made:
             rows.append({"part": name, "side": made["error"]})
             continue
         result = made["result"]
+        if "goal" in result:
+            continue
         for side, found in result["sides"].items():
             settings = found["settings"]
             loader = f"{settings['workers']} workers, {settings['threads']} threads"
@@ -301,14 +355,39 @@ def table(report: dict) -> list[dict]:
     return rows
 
 
+def goals(report: dict) -> list[dict]:
+    """A row for each side of each part of a report that trains to a goal."""
+    rows = []
+    for name, made in report["parts"].items():
+        if (result := made.get("result", {})).get("goal"):
+            for side, found in result["sides"].items():
+                row = {key: found[key] for key in ("reached", "epochs", "seconds", "seconds_per_epoch")}
+                row |= {"part": name if side == "ours" else "", "side": side, "best": max(found["val_top1"])}
+                rows.append(row)
+    return rows
+
+
 def summary(report: dict) -> str:
     """The ratios of a report in one line, as docs/researchers.md quotes them; failed parts are left out."""
-    kinds = {}
+    kinds, reached = {}, {}
     for name, made in report["parts"].items():
-        if result := made.get("result"):
-            peer, _, kind = name.partition(", ")
-            text = f"{result['ratio']:.2f} ± {result['ratio_error']:.2f} times {peer}"
-            if "ratio_by_hand" in result:
-                text += f" ({result['ratio_by_hand']:.2f} times its loader made by hand)"
-            kinds.setdefault(kind, []).append(text)
-    return "; ".join(f"{kind}: {', '.join(texts)}" for kind, texts in kinds.items())
+        peer, _, kind = name.partition(", ")
+        result = made.get("result")
+        if not result:
+            continue
+        if "goal" in result:
+            reached.setdefault(peer, []).append(result["sides"])
+            continue
+        text = f"{result['ratio']:.2f} ± {result['ratio_error']:.2f} times {peer}"
+        if "ratio_by_hand" in result:
+            text += f" ({result['ratio_by_hand']:.2f} times its loader made by hand)"
+        kinds.setdefault(kind, []).append(text)
+    parts = [f"{kind}: {', '.join(texts)}" for kind, texts in kinds.items()]
+    if reached:
+        said = []
+        for peer, runs in reached.items():
+            for side in ("ours", peer):
+                times = [f"{run[side]['seconds']:.0f}" if run[side]["reached"] else "not reached" for run in runs]
+                said.append(f"{side} {' / '.join(times)}{f' (beside {peer})' if side == 'ours' else ''}")
+        parts.append(f"{TO_GOAL.name}, seed by seed: {', '.join(said)}")
+    return "; ".join(parts)

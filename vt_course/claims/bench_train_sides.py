@@ -33,14 +33,18 @@ from vt_course.files import parsing, write_csv
 
 LABELS = ("a", "b")
 STAGES = ("decode", "resize", "collate", "forward", "backward", "step")
-LR, WEIGHT_DECAY, CLIP_NORM, FLIP, SMALLEST = 1e-4, 0.05, 1.0, 0.5, 0.8  # SMALLEST: share of the area of a random crop
+WEIGHT_DECAY, CLIP_NORM = 0.05, 1.0
 AGAIN, END = "again", "end"  # instead of settings: another epoch with the same ones; no further epoch
-MANY = 1000  # epochs, more than anybody asks for: the learning rate is planned for so many
 
 
 @dataclass(frozen=True)
 class Task:
-    """What all sides do: train `model`, or its twin, on clips of `files`, in batches of `batch`."""
+    """What all sides do: train `model`, or its twin, on clips of `files`, in batches of `batch`.
+
+    Both files and their `labels` are gone through again and again. `val`: pairs (file, label) on which each epoch is
+    closed. `epochs`: for so many the learning rate is planned; by default, for more than anybody asks for. `smallest`,
+    `ratio`: the least share of the area, and the range of width / height, of a random crop.
+    """
 
     model: str
     files: tuple[str, ...]
@@ -48,11 +52,24 @@ class Task:
     stride: int = 2
     size: int = 64
     batch: int = 4
+    labels: tuple[str, ...] = LABELS
+    val: tuple[tuple[str, str], ...] = ()
+    epochs: int = 1000
+    warmup_epochs: float = 0.0
+    lr: float = 1e-4
+    flip: float = 0.5
+    smallest: float = 0.8
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    short_side: int | None = None
 
     @property
     def keep(self) -> int:
         """The short side of frames that are decoded once and kept in memory, and of those scaled by hand."""
-        return math.ceil(2 * self.size / math.sqrt(SMALLEST))
+        return self.short_side or math.ceil(2 * self.size / math.sqrt(self.smallest))
+
+    @property
+    def classes(self) -> list[str]:
+        return sorted(set(self.labels))
 
 
 class Watch:
@@ -62,7 +79,7 @@ class Watch:
     """
 
     def __init__(self):
-        self.parameters, self.began, self.running = None, None, None
+        self.parameters, self.began, self.running, self.top1 = None, None, None, None
 
     def start(self) -> None:
         self.waits, self.seconds, self.running = [], dict.fromkeys(STAGES, 0.0), None
@@ -77,6 +94,7 @@ class Watch:
             "waiting_share": waiting,
             "stages": self.seconds,
             "parameters": self.parameters,
+            **({"val_top1": self.top1()} if self.top1 else {}),  # none of its seconds count
         }
 
     def mark(self, stage: str | None) -> None:
@@ -85,8 +103,9 @@ class Watch:
             self.seconds[self.running] += now - self.marked
         self.running, self.marked = stage, now
 
-    def look_at(self, model, optimizer) -> None:
-        """From now on, note when a step goes forward, backward, and changes the weights."""
+    def look_at(self, model, optimizer, top1: Callable[[], float] | None) -> None:
+        """From now on, note when a step goes forward, backward, and changes the weights; `top1` closes an epoch."""
+        self.top1 = top1
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         model.register_forward_pre_hook(lambda *_: self.mark("forward"))
         model.register_forward_hook(lambda *_: self.mark("backward"))
@@ -130,33 +149,37 @@ class Watched:
 
 
 def ours(task: Task, settings: dict, turn: Callable[[], bool], watch: Watch) -> None:
-    """The loop of `vt-course train`, without validation and checkpoints. Settings: clips, workers, pipeline."""
+    """The loop of `vt-course train`, without checkpoints. Settings: clips, workers, pipeline, seed."""
     from vt_course.machine import deterministic
     from vt_course.training.fit import Run
     from vt_course.training.recipes import Recipe
     from vt_course.training.run import open_everywhere
 
     with tempfile.TemporaryDirectory() as folder, deterministic(torch.device("cpu")):
-        listed = Path(folder) / "clips.csv"
-        rows = ((path, label, "", "") for path, label in chosen(task, settings["clips"]))
-        write_csv(listed, ("path", "label", "start", "end"), rows)
+        rows = chosen(task, settings["clips"])
+        for split, each in {"train": rows, "val": task.val or rows}.items():
+            each = ((*row, "", "") for row in each)
+            write_csv(Path(folder) / f"{split}.csv", ("path", "label", "start", "end"), each)
         recipe = Recipe(
             task.model,
-            data=f"csv:{listed},{listed}",
+            data=f"csv:{folder}/train.csv,{folder}/val.csv",
             frames=task.frames,
             stride=task.stride,
             size=task.size,
             keep=task.keep if settings["pipeline"] == "kept" else 0,
-            crop_scale=(SMALLEST, 1.0),
-            flip=FLIP,
+            crop_scale=(task.smallest, 1.0),
+            crop_ratio=task.ratio,
+            flip=task.flip,
             batch_size=task.batch,
-            epochs=MANY,
-            lr=LR,
+            epochs=task.epochs,
+            warmup_epochs=task.warmup_epochs,
+            lr=task.lr,
             weight_decay=WEIGHT_DECAY,
             grad_clip=CLIP_NORM,
             drop_path=0.0,
             label_smoothing=0.0,
             amp=False,
+            seed=settings.get("seed", 0),
         )
         config, sets = open_everywhere(recipe, None)
         if settings["workers"] == 0:
@@ -166,16 +189,18 @@ def ours(task: Task, settings: dict, turn: Callable[[], bool], watch: Watch) -> 
         run.out.mkdir()
         run.train_loader.collate_fn = collating(watch, settings, run.train_loader.collate_fn)
         run.train_loader = Watched(run.train_loader, watch)
-        watch.look_at(run.model, run.optimizer)
+        watch.look_at(run.model, run.optimizer, task.val and (lambda: run.validate([])[0]["top1"]))
         with run.event_log():
             while turn():
                 run.train_epoch([], None, math.inf)
+                for fault in run.progress.bad["train"].values():  # it is skipped, so fewer clips would be trained on
+                    raise CourseError(fault)
                 run.progress.epoch, run.progress.batch = run.progress.epoch + 1, 0
 
 
 def chosen(task: Task, clips: int) -> list[tuple[str, str]]:
     """(path, label) of the `clips` samples of an epoch: each file comes equally often, with random frames each time."""
-    return [(task.files[k % len(task.files)], LABELS[k % len(LABELS)]) for k in range(clips)]
+    return [(task.files[k % len(task.files)], task.labels[k % len(task.labels)]) for k in range(clips)]
 
 
 def collating(watch: Watch, settings: dict, collate: Callable) -> Callable:
@@ -229,40 +254,39 @@ READERS = {"decord": read_decord, "PyAV": read_pyav, "torchcodec": read_torchcod
 
 def positions(count: int, task: Task) -> np.ndarray:
     """The frames of a clip that begins anywhere in a video of `count` frames."""
-    room = count - (task.frames - 1) * task.stride - 1
-    return random.randint(0, max(room, 0)) + np.arange(task.frames) * task.stride
+    room = max(count - (task.frames - 1) * task.stride - 1, 0)
+    return random.randint(0, room) + np.arange(task.frames) * task.stride
 
 
-def reference(size: int) -> Callable:
+def reference(task: Task) -> Callable:
     """The training preset of torchvision's references/video_classification: floats first, then everything else.
 
-    There a clip of 128 x 171 pixels is cropped to 112; here the scale is the same, for `size`.
+    There a clip of 128 x 171 pixels is cropped to 112; here the scale is the same, for the size of the task.
     """
     from torchvision import transforms
 
     return transforms.Compose(
         [
             transforms.ConvertImageDtype(torch.float32),
-            transforms.Resize(size * 8 // 7, antialias=False),
-            transforms.RandomHorizontalFlip(FLIP),
+            transforms.Resize(task.size * 8 // 7, antialias=False),
+            transforms.RandomHorizontalFlip(task.flip),
             transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-            transforms.RandomCrop(size),
+            transforms.RandomCrop(task.size),
         ]
     )
 
 
-def by_hand(size: int) -> Callable:
-    """The same with bytes as long as possible, as torchvision's documentation advises."""
+def by_hand(task: Task, train: bool) -> Callable:
+    """The same with bytes as long as possible, as torchvision's documentation advises. `train`: else for validation."""
     from torchvision.transforms import v2
 
-    return v2.Compose(
-        [
-            v2.RandomResizedCrop(size, scale=(SMALLEST, 1.0), antialias=True),
-            v2.RandomHorizontalFlip(FLIP),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-        ]
-    )
+    cropped = [
+        v2.RandomResizedCrop(task.size, scale=(task.smallest, 1.0), ratio=task.ratio, antialias=True),
+        v2.RandomHorizontalFlip(task.flip),
+    ]
+    if not train:
+        cropped = [v2.Resize(task.size, antialias=True), v2.CenterCrop(task.size)]
+    return v2.Compose([*cropped, v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
 
 
 class PeerClips(Dataset):
@@ -271,14 +295,16 @@ class PeerClips(Dataset):
     Settings: clips, workers, decoder (of `READERS`), decoder_threads (0: the decoder chooses), and pipeline:
     "reference": frames of full size through the preset of the reference scripts; "by hand": frames scaled while they
     are decoded, and `by_hand`; "kept": the same, but each file is decoded once, and all its frames stay in memory.
+    `train`: False for the clips of validation, which are kept, too: the middle of each, in time and in space.
     """
 
-    def __init__(self, task: Task, settings: dict, watch: Watch):
-        self.task, self.settings = task, settings
-        self.rows = [(path, LABELS.index(label)) for path, label in chosen(task, settings["clips"])]
+    def __init__(self, task: Task, settings: dict, watch: Watch, train: bool = True):
+        self.task, self.settings, self.train = task, settings, train
+        rows = chosen(task, settings["clips"]) if train else task.val
+        self.rows = [(path, task.classes.index(label)) for path, label in rows]
         self.kept = {}  # path: uint8 (F, h, w, C)
-        self.transform = reference(task.size) if settings["pipeline"] == "reference" else by_hand(task.size)
-        if settings["workers"] == 0:
+        self.transform = reference(task) if settings["pipeline"] == "reference" else by_hand(task, train)
+        if settings["workers"] == 0 and train:
             self.transform = watch.timed("resize", self.transform)
             self.read = watch.timed("decode", self.read)
 
@@ -299,7 +325,10 @@ class PeerClips(Dataset):
             if path not in self.kept:
                 self.kept[path] = every_frame(path, short_side)
         frames = self.kept[path]
-        return frames[positions(len(frames), task)]
+        if self.train:
+            return frames[positions(len(frames), task)]
+        span = (task.frames - 1) * task.stride + 1
+        return frames[(len(frames) - span) // 2 :: task.stride][: task.frames]
 
 
 def every_frame(path: str, short_side: int) -> np.ndarray:
@@ -314,6 +343,22 @@ def every_frame(path: str, short_side: int) -> np.ndarray:
 # ------------------------------------------------------------------------- the peers
 
 
+def measure(model, task: Task, settings: dict, watch: Watch, logits: Callable) -> Callable[[], float] | None:
+    """What a user writes after the epoch: the share of the clips of validation whose class `logits(clip)` finds."""
+    if not task.val:
+        return None
+    loader = DataLoader(PeerClips(task, settings, watch, train=False), 32)
+
+    @torch.no_grad()
+    def top1() -> float:
+        model.eval()
+        right = sum((logits(clip).argmax(1) == label).sum().item() for clip, label in loader)
+        model.train()
+        return right / len(task.val)
+
+    return top1
+
+
 def torchvision(task: Task, settings: dict, turn: Callable[[], bool], watch: Watch) -> None:
     """SwinTransformer3d of our mini's size, in a loop like `train_one_epoch` of the reference scripts."""
     from torchvision.models.video import SwinTransformer3d
@@ -323,11 +368,12 @@ def torchvision(task: Task, settings: dict, turn: Callable[[], bool], watch: Wat
     config = ZOO[task.model].config
     same = {name: list(config[name]) for name in ("depths", "num_heads")}
     window, width = list(config["window"]), config["embed_dim"]
-    model = SwinTransformer3d([2, 4, 4], width, **same, window_size=window, stochastic_depth_prob=0.0, num_classes=2)
-    optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=WEIGHT_DECAY)
+    more = dict(window_size=window, stochastic_depth_prob=0.0, num_classes=len(task.classes))
+    model = SwinTransformer3d([2, 4, 4], width, **same, **more)
+    optimizer = torch.optim.AdamW(model.parameters(), task.lr, weight_decay=WEIGHT_DECAY)
     data, workers = PeerClips(task, settings, watch), settings["workers"]
-    steps = MANY * -(-len(data) // task.batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    batches = -(-len(data) // task.batch)
+    schedule = planned(optimizer, task.epochs * batches, round(task.warmup_epochs * batches))
     loader = DataLoader(
         data,
         task.batch,
@@ -337,11 +383,15 @@ def torchvision(task: Task, settings: dict, turn: Callable[[], bool], watch: Wat
         collate_fn=collating(watch, settings, torch.utils.data.default_collate),
         worker_init_fn=seed_random,
     )
-    watch.look_at(model, optimizer)
+
+    def scores(clip):
+        return model(clip.transpose(1, 2))  # (B, T, C, H, W) -> (B, C, T, H, W)
+
+    watch.look_at(model, optimizer, measure(model, task, settings, watch, scores))
     model.train()
     while turn():
         for clip, label in Watched(loader, watch):
-            logits = model(clip.transpose(1, 2))  # (B, T, C, H, W) -> (B, C, T, H, W)
+            logits = scores(clip)
             loss = torch.nn.functional.cross_entropy(logits, label)
             optimizer.zero_grad()
             loss.backward()
@@ -349,6 +399,19 @@ def torchvision(task: Task, settings: dict, turn: Callable[[], bool], watch: Wat
             optimizer.step()
             schedule.step()
             (logits.argmax(1) == label).float().mean().item(), loss.item()  # what its metric logger shows
+
+
+def planned(optimizer, steps: int, warmup: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """Linear to the peak, then cosine to zero."""
+    from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
+
+    if not warmup:
+        return CosineAnnealingLR(optimizer, steps)
+    parts = [
+        LinearLR(optimizer, 1 / warmup, total_iters=max(warmup - 1, 1)),
+        CosineAnnealingLR(optimizer, steps - warmup),
+    ]
+    return SequentialLR(optimizer, parts, [warmup])
 
 
 def seed_random(worker: int) -> None:
@@ -381,13 +444,15 @@ def transformers(task: Task, settings: dict, turn: Callable[[], bool], watch: Wa
             num_hidden_layers=config["depth"],
             num_attention_heads=config["num_heads"],
             intermediate_size=4 * config["embed_dim"],
-            num_labels=len(LABELS),
+            num_labels=len(task.classes),
         )
     )
 
+    top1 = measure(model, task, settings, watch, lambda clip: model(pixel_values=clip).logits)
+
     class Waits(library.TrainerCallback):
         def on_train_begin(self, args, state, control, optimizer=None, **more):
-            watch.look_at(model, getattr(optimizer, "optimizer", optimizer))  # accelerate has wrapped it
+            watch.look_at(model, getattr(optimizer, "optimizer", optimizer), top1)  # accelerate has wrapped it
 
         def on_epoch_begin(self, args, state, control, **more):
             if not turn():
@@ -402,8 +467,10 @@ def transformers(task: Task, settings: dict, turn: Callable[[], bool], watch: Wa
             output_dir=folder,
             use_cpu=True,
             per_device_train_batch_size=task.batch,
-            num_train_epochs=MANY,
-            learning_rate=LR,
+            num_train_epochs=task.epochs,
+            learning_rate=task.lr,
+            warmup_steps=round(task.warmup_epochs * -(-settings["clips"] // task.batch)),
+            seed=settings.get("seed", 0),
             weight_decay=WEIGHT_DECAY,
             max_grad_norm=CLIP_NORM,
             lr_scheduler_type="cosine",
@@ -426,6 +493,7 @@ def transformers(task: Task, settings: dict, turn: Callable[[], bool], watch: Wa
         trainer.remove_callback(library.PrinterCallback)
         with suppress(Ended):
             trainer.train()
+            turn()  # after the last of all epochs; nobody asks for another one
 
 
 SIDES = {"ours": ours, "torchvision": torchvision, "transformers": transformers}
@@ -471,8 +539,8 @@ def with_settings(connection: Connection, side: str, task: Task, settings: dict)
         return asked == AGAIN
 
     torch.set_num_threads(settings["threads"])
-    torch.manual_seed(0)
-    random.seed(0)
+    torch.manual_seed(settings.get("seed", 0))
+    random.seed(settings.get("seed", 0))
     try:
         SIDES[side](task, settings, turn, watch)
         return asked

@@ -4,12 +4,14 @@ What costs time is as phones make it: 1920 x 1080 pixels with a tag that turns t
 Mbit/s, a key frame each second, no B frames, the noise of a sensor and a hand that shakes.
 """
 
+import io
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 
+from vt_course.data.reader import box
 from vt_course.files import replacing
 
 SECONDS, FPS, RATE = 20, 30, 17_000_000
@@ -32,7 +34,8 @@ def phone_clips(folder: Path, count: int, *, seconds: int = SECONDS, size: tuple
 def turned(video: bytes) -> bytes:
     """An MP4 with the tag of a phone that was held upright: a player turns its pictures by 90 degrees clockwise."""
     matrix = b"".join(n.to_bytes(4, "big", signed=True) for n in (0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30))
-    place = video.rindex(b"tkhd") + 44  # ISO/IEC 14496-12, 8.3.2: the matrix of a track header of version 0
+    header, _ = box(io.BytesIO(video), 0, len(video), b"moov", b"trak", b"tkhd")  # pictures may contain these letters
+    place = header + 40  # ISO/IEC 14496-12, 8.3.2: the matrix of a track header of version 0
     return video[:place] + matrix + video[place + len(matrix) :]
 
 

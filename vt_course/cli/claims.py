@@ -153,7 +153,7 @@ def minis(args) -> int:
     option("--batch", type=whole(1), default=4, help="clips a step (default 4)"),
 )
 def train(args) -> int:
-    from vt_course.claims.bench_train import bench_train, summary, table
+    from vt_course.claims.bench_train import bench_train, goals, summary, table
 
     report = bench_train(
         args.files,
@@ -187,6 +187,9 @@ def train(args) -> int:
                 "loader": "fastest with",
             },
         )
+        if rows := goals(report):
+            shown = {"part": "training", "side": "side", "reached": "reached", "epochs": "epochs", "seconds": "seconds"}
+            print_table(rows, shown | {"seconds_per_epoch": "seconds an epoch", "best": "best share"})
         print(summary(report))
     return exit_code(report)
 

@@ -627,28 +627,28 @@ TABLES = (b"stts", b"ctts", b"stss", b"stsz", b"stsd")  # time steps, pts - dts,
 def _sample_tables(file) -> tuple[np.ndarray, ...] | None:
     """(pts, dts, durations, is key frame) of the only video track, in its time scale, not shifted by its edit list."""
     size = file.seek(0, os.SEEK_END)
-    movie = _box(file, 0, size, b"moov")
-    if not movie or _box(file, *movie, b"mvex"):  # fragments follow, so the index is not complete
+    movie = box(file, 0, size, b"moov")
+    if not movie or box(file, *movie, b"mvex"):  # fragments follow, so the index is not complete
         return None
     tracks = [
         track
         for kind, *track in _boxes(file, *movie)
         if kind == b"trak"
-        and (handler := _box(file, *track, b"mdia", b"hdlr"))
+        and (handler := box(file, *track, b"mdia", b"hdlr"))
         and _payload(file, handler)[8:12] == b"vide"
     ]
     if len(tracks) != 1:
         return None
-    media = _box(file, *tracks[0], b"mdia")
+    media = box(file, *tracks[0], b"mdia")
     tables = {
         kind: np.frombuffer(_payload(file, place), np.uint8)
-        for kind, *place in _boxes(file, *(media and _box(file, *media, b"minf", b"stbl") or (0, 0)))
+        for kind, *place in _boxes(file, *(media and box(file, *media, b"minf", b"stbl") or (0, 0)))
         if kind in TABLES
     }
-    header = _payload(file, _box(file, *media, b"mdhd") or (0, 0))
+    header = _payload(file, box(file, *media, b"mdhd") or (0, 0))
     scales = [
         int.from_bytes(head[at : at + 4], "big")
-        for head in (header, _payload(file, _box(file, *movie, b"mvhd") or (0, 0)))
+        for head in (header, _payload(file, box(file, *movie, b"mvhd") or (0, 0)))
         for at in [20 if head[:1] == b"\1" else 12]
     ]
     entries = {kind: _big_endian(table[8:]) for kind, table in tables.items()}
@@ -674,7 +674,7 @@ def _sample_tables(file) -> tuple[np.ndarray, ...] | None:
     dts = np.cumsum(deltas) - deltas
     pts, keys = dts + shifts, np.zeros(count, bool)
     keys[numbers - 1] = True
-    edits = _box(file, *tracks[0], b"edts", b"elst")
+    edits = box(file, *tracks[0], b"edts", b"elst")
     return (pts, dts, deltas, keys) if not edits or _hides_nothing(_payload(file, edits), pts, scales) else None
 
 
@@ -721,7 +721,7 @@ def _boxes(file, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
         at += max(length, 8)
 
 
-def _box(file, at: int, end: int, *kinds: bytes) -> tuple[int, int] | None:
+def box(file, at: int, end: int, *kinds: bytes) -> tuple[int, int] | None:
     """(begin, end) of a nested box: the first of kinds[0], in it the first of kinds[1], and so on; None if absent."""
     for kind in kinds:
         found = next(((begin, stop) for k, begin, stop in _boxes(file, at, end) if k == kind and stop <= end), None)
