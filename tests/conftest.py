@@ -9,10 +9,6 @@ from pathlib import Path
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TQDM_DISABLE="1")
 os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)  # as if the environment were activated
 os.environ.pop("MPLBACKEND", None)  # a kernel that inherits it draws no inline figures
-for name in ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
-    # `make test` and a hook of git leave these. A make inside a test would print what the outer one asks for, and a
-    # git inside a test would work in the outer repository.
-    os.environ.pop(name, None)
 
 import hypothesis
 import matplotlib
@@ -20,6 +16,10 @@ import numpy as np
 import pytest
 
 matplotlib.use("Agg")  # in this process only
+for name in ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+    # `make test` and a hook of git leave these. A make inside a test would print what the outer one asks for, and a
+    # git inside a test would work in the outer repository.
+    os.environ.pop(name, None)
 hypothesis.settings.register_profile("course", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("course")
 

@@ -607,8 +607,7 @@ def test_rooms_import_in_one_direction():
 
 
 @pytest.mark.parametrize(
-    "name, value",
-    [("MAKEFLAGS", "w"), ("MAKELEVEL", "2"), ("GIT_DIR", "/nowhere"), ("MPLBACKEND", "svg")],
+    "name, value", [("MAKEFLAGS", "w"), ("MAKELEVEL", "2"), ("GIT_DIR", "/nowhere"), ("MPLBACKEND", "svg")]
 )
 def test_nothing_of_whoever_starts_the_tests_reaches_them(name, value):
     """`make test` called from another make, or from a hook of git, is the same `make test`."""
