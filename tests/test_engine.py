@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vt_course import CourseError, machine
+from vt_course.data import loading
 from vt_course.data.loading import EpochBatches
 from vt_course.models import create
 from vt_course.training import checkpoint, engine, evaluate, fit
@@ -421,3 +422,10 @@ def test_settings_that_cannot_work(words, message):
         Recipe(model="m").override(words)
     assert message in str(error.value)
     assert math.isfinite(Recipe(model="m").lr)
+
+
+@pytest.mark.parametrize("cores, ranks, workers", [(1, 1, 1), (2, 1, 2), (4, 2, 2), (2, 4, 1), (64, 1, 8)])
+def test_by_default_as_many_processes_decode_as_there_are_cores(monkeypatch, cores, ranks, workers):
+    monkeypatch.setattr(loading, "cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    assert loading.default_workers() == workers

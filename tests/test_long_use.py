@@ -2,6 +2,7 @@
 
 import gc
 import re
+import weakref
 
 import nbformat
 import pytest
@@ -50,12 +51,15 @@ def test_what_is_left_is_a_fault():
 
 
 def test_a_notebook_keeps_only_its_last_figures():
-    shell = InteractiveShell()
+    shell, alive = InteractiveShell(), weakref.WeakSet()
     style.forget_figures(shell)
+    shell.user_ns["alive"] = alive
     for _ in range(9):
-        shell.run_cell("from matplotlib.figure import Figure; Figure()", store_history=True, silent=False)
+        text = "from matplotlib.figure import Figure; figure = Figure(); alive.add(figure); figure"
+        shell.run_cell(text, store_history=True, silent=False)
         shell.run_cell("6 * 7", store_history=True)
     gc.collect()
+    assert len(alive) <= 3
     assert set(shell.user_ns["_oh"].values()) == {42} and len(shell.user_ns["_oh"]) == 9
     assert not any(isinstance(value, Figure) for name, value in shell.user_ns.items() if re.fullmatch(r"_\d+", name))
 

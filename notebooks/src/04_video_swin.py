@@ -1466,7 +1466,7 @@ from vt_course import repo_root
 from vt_course.training.fit import fit
 
 steps = {"smoke": 4, "lecture": 1000, "full": None}[PROFILE]
-temporary = tempfile.TemporaryDirectory()  # until the end
+temporary = tempfile.TemporaryDirectory()
 run = Path(temporary.name)
 summary = fit(recipe, run, max_steps=steps, progress=False)
 report(model=summary["model"], parameters=summary["parameters"])
@@ -1501,6 +1501,7 @@ from vt_course.training.evaluate import evaluate, open_data
 
 source = run if PROFILE == "full" else mini_weights("video_swin_mini")
 trained, _ = load_run(source, "last")
+temporary.cleanup()
 _, held_out = open_data(recipe)
 kept = dict(workers=0, progress=False)  # clips stay decoded
 results = {order: evaluate(trained, held_out, order=order, **kept)

@@ -1652,7 +1652,7 @@ import tempfile
 from vt_course.training.fit import fit
 
 max_steps = {"smoke": 4, "lecture": 60, "full": None}[PROFILE]
-temporary = tempfile.TemporaryDirectory()  # until the end
+temporary = tempfile.TemporaryDirectory()
 run = temporary.name
 summary = fit(recipe, run, max_steps=max_steps, progress=False)
 report(model=summary["model"], parameters=summary["parameters"])
@@ -1685,6 +1685,7 @@ def without(part):
 
 
 blind, unmixed = without("time_embed"), without("temporal_fc")
+temporary.cleanup()
 results["no time embedding"] = evaluate(blind, held_out, **quietly)
 results["no temporal_fc"] = evaluate(unmixed, held_out, **quietly)
 

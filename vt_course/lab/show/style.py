@@ -24,8 +24,7 @@ def forget_figures(shell) -> None:
     def forget(result) -> None:
         kept = shell.user_ns.get("_oh", {})
         for number in [number for number, value in kept.items() if isinstance(value, Figure)]:
-            del kept[number]
-            shell.user_ns.pop(f"_{number}", None)
+            shell.drop_by_id({f"_{number}": kept.pop(number)})  # also from what IPython hides from `%who`
 
     shell.events.register("post_run_cell", forget)
 
