@@ -2,6 +2,7 @@
 
 import io
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -45,6 +46,14 @@ def test_a_moving_picture_has_the_frames_in_order_at_their_rate():
 def test_normalised_clips_play_as_well():
     frames = torch.from_numpy(noise(4, 16) // 8 * 8 + 4)
     assert show.play(normalise(frames)).data == show.play(frames).data
+
+
+def test_a_small_bright_thing_on_a_large_background_keeps_its_colours():
+    frames = noise(4, 112) // 3  # dark
+    rainbow = (plt.get_cmap("hsv")(np.linspace(0, 1, 24))[:, :3] * 255).astype(np.uint8)  # (24, 3)
+    frames[:, :8, :24] = rainbow
+    shown = np.asarray(Image.open(io.BytesIO(show.play(frames).data)).convert("RGB"), int)
+    assert np.abs(shown[:8, :24] - rainbow).mean() <= 12
 
 
 def test_a_moving_picture_stays_small():

@@ -5,7 +5,7 @@
 # MViT ([2104.11227](https://arxiv.org/abs/2104.11227)), TimeSformer ([2102.05095](https://arxiv.org/abs/2102.05095)) and
 # UniFormer ([2201.04676](https://arxiv.org/abs/2201.04676)).*
 #
-# A ten-second video holds 300 frames. A model sees 8 to 96 of them, cut into a few thousand tokens. By the end of this notebook you have written every step
+# A ten-second video holds 300 frames. A model sees 8 to 96 of them, cut into 1,500 to 50,000 tokens. By the end of this notebook you have written every step
 # from the file to the tokens: which frames, which rectangle of them, which numbers, which token. On the same weights, your cut gives the same tokens as the
 # course's own models. The last section takes a trained model and finds out where it
 # reads the direction of time.
@@ -19,12 +19,16 @@
 #
 # **You will be able to**
 #
-# 1. read frames of a video, and say what can be wrong with a file (section 1, question 8);
+# 1. read frames of a video, and say what can be wrong with a file or with a decoder (section 1, questions 8 and 9);
 # 2. compute the frames that each paper picks, dense or uniform, and the seconds they cover (exercises 1.1 and 1.2, questions 1 and 2);
 # 3. list the views of a test, and say how their scores are averaged and what that costs (exercise 1.3, question 3);
 # 4. normalise as the weights expect it, and recognise a BGR or 0..255 mistake (question 4, the bug to hunt);
 # 5. cut images and clips into tokens, and check that cut + linear layer = strided convolution (exercises 1.4 to 1.6, questions 5 and 6);
 # 6. say how much time resolution each model keeps, and what a tube of two frames can still tell (question 7, the small experiment).
+#
+# Sections 1 to 6 and 9 are the core. Sections 7 and 8 are deep dives: they can wait for a second reading, and question 6 with them.
+#
+# "**Predict**" asks you to write an answer down before you run the cell. The solved notebook, `notebooks/01_clips_and_tokens.ipynb`, has the answers of predictions and tasks, at the same places.
 
 # %% tags=["parameters"]
 # smoke: section 9 on 160 clips; lecture, full: on 400, so that the
@@ -55,7 +59,7 @@ _ = torch.manual_seed(0)
 
 # %% [markdown]
 # Four helpers print what is the same on every machine. `report` prints shapes and counts. `agree` stops the notebook unless two tensors match
-# everywhere, and prints the bound that it checked (times |x| for numbers x above 1). `differ` is its control. `within` checks that a number lies in an interval.
+# everywhere, and prints the bound that it checked (times |x| for numbers x above 1). `differ` is the opposite test: it stops unless the two tensors are clearly different. `within` checks that a number lies in an interval.
 
 # %% [markdown] tags=["core"]
 # ## 1 · From a file to numbers
@@ -84,7 +88,7 @@ show.film_strip(frames, n=5, width=7,
 # ### What a decoder gives
 #
 # `ClipReader` reads with [PyAV](https://github.com/PyAV-Org/PyAV), which is FFmpeg in Python. Most repositories of video models use
-# [decord](https://github.com/dmlc/decord). Four of its calls are enough, and the pixels are the same:
+# [decord](https://github.com/dmlc/decord). Such a library, which turns a file into pixels, is a [**decoder**](glossary.md#decoder). A few calls of decord are enough, and the pixels are the same:
 
 # %%
 missing = decoder_fault("decord")
@@ -97,7 +101,7 @@ else:
     # any order, repeats allowed
     batch = raw.get_batch([0, 8, 8, 4]).asnumpy()
     report(frames=len(raw), rate=f"{raw.get_avg_fps():g} a second",
-           four=batch.shape, type=str(batch.dtype),
+           batch=batch.shape, type=str(batch.dtype),
            key_frames=len(raw.get_key_indices()))
     agree("both read the same", torch.from_numpy(batch).int(),
           frames[[0, 8, 8, 4]].int())
@@ -106,13 +110,14 @@ else:
 # Three things to remember.
 #
 # - The layout is **(T, H, W, 3)**, bytes from 0 to 255, colours in the order **red, green, blue**. (OpenCV gives blue, green, red; section 5 shows what that does.)
-# - Frames are addressed by number. To show frame 57, the decoder goes back to the last **key frame** and decodes from there. Here every frame is a key frame.
-#   In a downloaded video there may be one in 250. Then a clip costs nearly as much as the whole file. (`ClipReader` leaves out frames in between that no
-#   other frame refers to, decord does not.)
-# - A decord reader must be opened in the process that uses it. If it was opened before a `DataLoader` forks its workers, it hangs in them.
+# - Frames are addressed by number. To show frame 57, the decoder goes back to the last [**key frame**](glossary.md#key-frame), which is stored as a whole, and decodes from there. Here every frame is a key frame.
+#   In a downloaded video there may be one in 250. Then the decoder may have to decode up to 249 frames that nobody asked for, before the first one of the clip.
+#   (`ClipReader` skips those among them that no other frame needs.)
+# - A decord reader must be opened in the process that uses it. If it was opened before a `DataLoader` forks its workers, it hangs in them. So open it in `__getitem__` of your data set.
+#   (The course's data sets open a `ClipReader` there, too.)
 #
 # A common error is decord's `cannot find video stream with wanted index: -1`. The file is then empty or damaged, or
-# holds no video; often a download was cut short. Look for such files before you train (`vt-course data verify`), not in epoch 7. `ClipReader` says in words what is wrong:
+# holds no video; often a download was cut short. Look for such files before you train (`vt-course data verify FOLDER`), not in epoch 7. `ClipReader` says in words what is wrong:
 
 # %%
 with tempfile.TemporaryDirectory() as empty_folder:
@@ -126,17 +131,29 @@ with tempfile.TemporaryDirectory() as empty_folder:
 # %% [markdown]
 # ### Another decoder is a setting
 #
-# `ClipReader(path, decoder="decord")` takes the pixels from decord, and so does a training run with `--set decoder=decord`. That helps to compare with somebody
-# else's pipeline. PyAV still numbers the frames. So a clip keeps its frames, and nearly always its pixels, as in the cell above. What changes is which files can be read.
+# You may want to compare with somebody's pipeline that is built on another decoder. `ClipReader(path, decoder="decord")` takes the pixels from decord, and so does
+# `vt-course train ... --set decoder=decord`. The third choice is `torchcodec`, where it is installed.
 #
-# The cell below encodes our clip once more, in a way that some cameras and programs use: a frame that is shown *before* a key frame is stored *behind* it, because it needs
-# the group of frames before (**open groups of pictures**). After a jump to such a key frame, decord 0.6.0 miscounts, and says nothing.
+# PyAV still decides which frames the video has and when each is shown. So the same index means the same frame with every decoder.
+# Pixels differ by at most 3 of 255 (`docs/researchers.md`); in the comparison with decord above they were equal. But some files that PyAV reads are refused.
+# To see why, look at what a file stores:
+#
+# ```
+# shown    0 1 2 3 4 5 6 7 | 8  9 10 11 ...      I  key frame, decoded alone
+#          I B B P B B P B | I  B  B  P ...      P  needs a frame that is shown before it
+# stored   0 3 1 2 6 4 5 | 8 7 11  9 10 ...      B  needs one that is shown before it and one after
+#          I P B B P B B | I B  P  B  B ...
+# ```
+#
+# A key frame and the frames stored up to the next key frame are a [**group of pictures**](glossary.md#group-of-pictures). Some programs let a frame refer to two groups: to the last frames of one group and to
+# the key frame of the next. Such a frame, here number 7, is shown before that key frame. It is stored behind it, because the key frame must be decoded first. The group is then
+# called **open**. The cell below encodes our clip in this way, and asks decord 0.6.0 for frames:
 
 # %%
 with tempfile.TemporaryDirectory() as folder_of_one:
     file = Path(folder_of_one) / "open.mp4"
     with av.open(str(file), "w") as out:
-        stream = out.add_stream("libx264", rate=25)
+        stream = out.add_stream("libx264", rate=16)
         stream.height, stream.width = frames.shape[1:3]
         stream.options = {"x264-params": "open-gop=1:keyint=8"
                           ":scenecut=0:bframes=2:b-adapt=0"}
@@ -149,19 +166,21 @@ with tempfile.TemporaryDirectory() as folder_of_one:
     coded = reader.read(range(reader.num_frames)).astype(int)
     print("asked for:   ", asked)
     if not missing:
-        given = decord.VideoReader(str(file), num_threads=1)
-        given = given.get_batch(asked).asnumpy()
-        shown = [abs(coded - one).mean((1, 2, 3)).argmin()
-                 for one in given]
-        print("decord shows:", [int(number) for number in shown])
+        raw = decord.VideoReader(str(file), num_threads=1)
+        # which of our frames is nearest to each picture it gives?
+        nearest = [abs(coded - picture).mean((1, 2, 3)).argmin()
+                   for picture in raw.get_batch(asked).asnumpy()]
+        print("decord shows:", [int(number) for number in nearest])
         try:
             ClipReader(file, decoder="decord").read(asked)
         except BadClip as error:
             print(str(error).replace(str(file), file.name))
 
 # %% [markdown]
-# Each frame is the next one, and a loss would hardly tell. So the setting refuses what decord is known to get wrong. The sentence names the file and the remedy, and a training run goes on without that clip and lists it.
-# `vt-course data verify --decoder decord` finds such files in a folder before you train. The table of known faults is in `docs/researchers.md`.
+# decord 0.6.0 was asked for frames 8, 12, 16, 20 and gave 9, 13, 17, 21. Each picture is one frame late. There is no error, and the loss hardly changes. (Without decord, or with decord2, your output may differ.)
+#
+# So the setting refuses what a decoder is known to get wrong. The sentence names the file and the remedy, and a training run goes on without that clip and lists it.
+# `vt-course data verify FOLDER --decoder decord` finds such files before you train. `docs/researchers.md` has the table of the known faults of decord and torchcodec.
 
 # %% [markdown] tags=["core", "claim:vswin-short-videos-loop"]
 # ## 2 · Which frames? Dense sampling
@@ -251,7 +270,7 @@ for name, (count, gap) in published.items():
 
 # %% [markdown]
 # - Video Swin and MViT 16×4 look at about two seconds. TimeSformer looks at seven and a half, with gaps of one second. Both work on Kinetics, whose actions mostly go on for the whole clip.
-# - TimeSformer-L needs more frames than the video has. Yours loops. The released code of TimeSformer repeats the last frame instead.
+# - TimeSformer-L needs more frames than the video has. Your function loops. The released code of TimeSformer repeats the last frame instead.
 #
 # ### Two families of rules
 #
@@ -260,12 +279,12 @@ for name, (count, gap) in published.items():
 # | | mmaction (Video Swin) | SlowFast (MViT, TimeSformer, UniFormer) |
 # |---|---|---|
 # | a clip takes | a window of T · stride frames | a window of T · stride frames |
-# | step | exactly `stride` | T points spread over T · stride frames: (T · stride − 1) / (T − 1), a little more |
+# | step | exactly `stride` | T points spread over T · stride frames: (T · stride − 1) / (T − 1), more than `stride` |
 # | too short | loop | repeat the last frame |
-# | another frame rate | ignored: a stride counts frames | the window is scaled to 30 frames a second (`DATA.TARGET_FPS`) |
+# | another frame rate | not looked at: at 60 frames a second the same clip covers half the time | the window is scaled to 30 frames a second (`DATA.TARGET_FPS`) |
 #
-# Both place a *window* of T · stride frames, a little longer than your span: 64 for 32×2, where the span is 63. So the starts in section 4 come from 64, and the middle 16×4 begins at 118 (exercise 1.1: 119). SlowFast spreads its points
-# over the whole window. So TimeSformer's clip covers 8.5 seconds there, not 7.5. SlowFast's rule as code, for MViT 16×4 (rounded down):
+# Both place a *window* of T · stride frames. It is stride − 1 frames longer than your span: 64 instead of 63 for 32×2, 256 instead of 225 for 8×32. So the starts in section 4 come from 64, and the middle 16×4 begins at 118 (exercise 1.1: 119). SlowFast spreads its points
+# over the whole window. So there, and in the figure of section 4, TimeSformer's clip covers 8.5 seconds instead of 7.5, and 16×4 covers 2.1 instead of 2.0. SlowFast's rule as code, for MViT 16×4 (rounded down):
 
 # %% tags=["definition"]
 def slowfast_clip(start, num_frames, frames, stride):
@@ -348,6 +367,8 @@ show.sampling(60, middles, fps=12, segments=edges, width=8,
               title="Equal segments of a video of 60 frames")
 
 # %% [markdown]
+# The axis draws frame k from k − ½ to k + ½, so that the line of a frame stands at its number. So the dotted edge of segment i stands at i · num_frames / T − ½.
+#
 # Videos of Something-Something last a few seconds. In one of 60 frames, 32 segments take about every second frame.
 #
 # Again there are several rules. Yours is the plain one, that of `SampleFrames(clip_len=1, num_clips=T)` in the mmaction that Video Swin builds on. In the SlowFast family the segments end at the last frame, and their edges are rounded. Video Swin's code for
@@ -369,7 +390,7 @@ print("torchvision's uniform", other.tolist())
 # ## 4 · Views: what is averaged at test time
 #
 # A clip shows part of the time, and a square crop part of the frame. At test time the model looks several times, at n clips and m crops, and the n · m results are averaged. One such look
-# is a **view**. "4 × 3 views" means 4 clips, 3 crops each. Most tables list the cost of one view (those of UniFormer the total). The whole test costs n · m times as much.
+# is a **view**. "4 × 3 views" means 4 clips, 3 crops each. Most tables list the cost of one view. (Tables 2 and 3 of UniFormer and tables 2 and 5 of TimeSformer list that of all views.) The whole test costs n · m times as much.
 #
 # ### Clips
 #
@@ -420,7 +441,7 @@ show.sampling(300, views, title="The clips of a test on Kinetics",
 # ### Crops
 #
 # Frames are scaled so that the *shorter* side has a fixed length, and a square is cut out. The centre square of a landscape video misses both ends. **Three crops** along the longer
-# side see all of the frame, if it is not too wide. (TimeSformer's paper, section 4, says top-left, centre, bottom-right. The short side equals the crop, so these are left, centre, right.)
+# side see all of the frame, if the longer side is at most three times the shorter one. (TimeSformer's paper, section 4, says top-left, centre, bottom-right. The short side equals the crop, so these are left, centre, right.)
 #
 # ### Exercise 1.3 · Three crops
 #
@@ -516,7 +537,7 @@ report(by_logits=f"class {mean_logit.argmax()}",
        sum_instead_of_mean=f"class {logits.sum(0).argmax()}")
 
 # %% [markdown] tags=["answer"]
-# By logits class 0 wins: one view that is very sure outvotes two others. By probabilities class 1 wins: no view counts more than one. Adding the scores instead of averaging them changes nothing.
+# By logits class 0 wins, by probabilities class 1. Adding the scores instead of averaging them changes nothing.
 
 # %% [markdown]
 # What the papers and the released code do:
@@ -528,7 +549,9 @@ report(by_logits=f"class {mean_logit.argmax()}",
 # | TimeSformer | 224, 224 | 1 × 3 | 1 × 3 | the paper averages the scores; the released code adds logits |
 # | UniFormer | 224, 224 (its README; its training configurations say 256) | 4 × 1 | 1 × 3 | logits |
 #
-# This course averages probabilities everywhere. What a whole test costs, in GMACs, billions of multiply-adds,
+# In the mean of logits one very sure view can outvote two others. In the mean of probabilities no view counts more than one. So this course averages probabilities everywhere.
+#
+# What a whole test costs, in GMACs, billions of [multiply-adds](glossary.md#multiply-accumulate),
 # as stated for one view, times the views:
 
 # %%
@@ -587,11 +610,9 @@ print("1: never divided  ", interval(0, 255, 0.485, 0.229))
 print("2: divided twice  ", interval(0, 1, 123.675, 58.395))
 print("3: 0.45 and 0.225 ", interval(0, 1, 0.45, 0.225))
 
-# %% [markdown] tags=["answer"]
-# The first is a catastrophe that you notice, the third a small shift that you do not. In the second, all of the picture becomes almost the same number, −2.1. Its contrast is 255 times too weak, and no
-# number looks suspicious.
-
 # %% [markdown]
+# Number 1 is a catastrophe that you notice, number 3 a small shift that you do not. Number 2 is the dangerous one: all numbers are near −2.1, the contrast is 255 times too weak, and nothing looks suspicious.
+#
 # ### Mean, deviation and colour order are part of the weights
 #
 # Normalising is linear, and the first layer is linear too. So normalising can be moved into the layer's weights, exactly: bytes go in, the same tokens come out.
@@ -775,7 +796,7 @@ cut_tubes = check("1.5", cut_tubes)
 # </details>
 # <details><summary>Symptom: only the order inside the token is wrong</summary>
 #
-# Of the decoder's layout (T, H, W, C), colours come last. Here they come first, also inside the token.
+# In the decoder's layout (T, H, W, C), colours come last. Here they come first, also inside the token.
 # </details>
 
 # %% tags=["solution:1.5"]
@@ -866,7 +887,7 @@ agree("colours last",
 # %% [markdown]
 # (A size that is no multiple of the tube: Swin and Video Swin add zeros at the end, TimeSformer and UniFormer leave the last pixels out.)
 #
-# The oracle, an independent implementation to compare with, is torchvision's patch embedding, with the same weights:
+# The [oracle](glossary.md#oracle), an independent implementation to compare with, is torchvision's patch embedding, with the same weights:
 
 # %% tags=["oracle"]
 from torchvision.models.video.swin_transformer import PatchEmbed3d
@@ -893,6 +914,29 @@ frame_tokens = F.linear(
     frame_stem.proj.bias).flatten(1, 2)               # (32, 49, 768)
 agree("TimeSformer's tokens", frame_tokens, frame_stem(clip[None]),
       tol=1e-4)
+
+# %% [markdown]
+# ### Which cut does a model make?
+#
+# The first convolution of a model says it. It can be read without the weights: on PyTorch's `meta` device a model has shapes, but takes no memory.
+
+# %%
+def stem_of(name):
+    """The first convolution: (kernel, stride, padding, channels)."""
+    with torch.device("meta"):
+        network = create(name)
+    first = next(m for m in network.modules()
+                 if isinstance(m, (nn.Conv2d, nn.Conv3d)))
+    missing = 3 - len(first.kernel_size)  # a 2-D one sees single frames
+    return ((1,) * missing + first.kernel_size,
+            (1,) * missing + first.stride,
+            (0,) * missing + first.padding, first.out_channels)
+
+
+for name in ("swin_tiny", "video_swin_tiny",
+             "timesformer_divided_8x224"):
+    kernel, steps, _, C = stem_of(name)
+    report(model=name, kernel=kernel, stride=steps, channels=C)
 
 # %% [markdown] tags=["deep-dive", "claim:uf-token-144"]
 # ## 7 · Stems that overlap: MViT and UniFormer
@@ -921,7 +965,7 @@ agree("kernel = stride: your cut", tubes,
       gather_cubes(clip[None], (2, 4, 4), (2, 4, 4), (0, 0, 0)))
 
 # %% [markdown]
-# Gather and multiply is *every* convolution. The stems of the course's own models (small ones; their stems have the published kernels), on their own weights:
+# *Every* convolution is such a gathering, followed by a multiplication. The stems of the course's own models (small ones; their stems have the published kernels), on their own weights:
 
 # %%
 for name, conv_stem in (
@@ -935,7 +979,7 @@ for name, conv_stem in (
           conv_stem(clip[None]).movedim(1, -1), tol=1e-4)
 
 # %% [markdown]
-# **Predict.** In how many of MViT's cubes does one pixel lie, at least and at most? Give every pixel a number, gather, and count:
+# **Predict.** In how many of MViT's cubes does one pixel lie, at least, at most and on average? Give every pixel a number, gather, and count:
 
 # %%
 def times_read(kernel, stride, padding, size=(8, 32, 32)):
@@ -964,23 +1008,11 @@ within("MViT, mean over all pixels", times.float().mean().item(),
 # %% [markdown] tags=["deep-dive"]
 # ## 8 · How much time is left?
 #
-# Each stem, from the first convolution of the model itself (built without memory, on the `meta` device). Every size follows from the formula ⌊(n + 2 · padding − kernel) / stride⌋ + 1.
+# The table below lists each stem. Its numbers are read from the first convolution of the model (`stem_of`, section 6). Every size follows from the formula ⌊(n + 2 · padding − kernel) / stride⌋ + 1.
 #
 # **Predict** before you run: which model has the most tokens? Which keeps the most steps in time? Sizes: 224, TimeSformer-HR 448; frames as in section 2.
 
 # %%
-def stem_of(name):
-    """The first convolution: (kernel, stride, padding, channels)."""
-    with torch.device("meta"):
-        network = create(name)
-    first = next(m for m in network.modules()
-                 if isinstance(m, (nn.Conv2d, nn.Conv3d)))
-    missing = 3 - len(first.kernel_size)  # a 2-D one sees single frames
-    return ((1,) * missing + first.kernel_size,
-            (1,) * missing + first.stride,
-            (0,) * missing + first.padding, first.out_channels)
-
-
 def stem_map(size, kernel, stride, padding):
     return tuple((n + 2 * p - k) // s + 1
                  for n, k, s, p in zip(size, kernel, stride, padding))
@@ -1074,7 +1106,7 @@ agree("swap = change of sign",
       tokens_by(mirrored, double), tokens_by(generic, swapped))
 
 # %% [markdown]
-# How much is lost can be counted. 96 numbers go in, 96 channels come out; how many of them are independent?
+# How much is lost can be counted. 96 numbers go in, 96 channels come out; how many of them are independent? This number is the [matrix rank](glossary.md#matrix-rank) of the weights.
 
 # %%
 def rank(weight):
@@ -1087,7 +1119,7 @@ report(random=rank(generic), inflated=rank(inflated),
 
 # %% [markdown]
 # With random weights nothing is lost: 96 equations, 96 unknowns. The pixels can be computed back from the tokens. With inflated weights 48 numbers survive: the mean of both frames.
-# The next cell does this. Of all videos with these tokens, the pseudo-inverse gives the one with the smallest numbers.
+# The next cell does this. Of all videos with these tokens, the [pseudo-inverse](glossary.md#pseudo-inverse) gives the one with the smallest numbers.
 
 # %%
 def repaint(tokens, weight):
@@ -1119,7 +1151,7 @@ show.film_strip(strips, n=4, first=12, width=6.5,
 #
 # ### What a trained model does
 #
-# The small model of section 5 was trained from random weights on the eight motions: left and right, up and down, and so on. In each pair, one motion is the other one's film run backwards. It sees 8 frames, in 4 tubes. Where does it read the direction? Five
+# The small model of section 5 was trained from random weights on the eight motions: left and right, up and down, and so on. In each pair, a clip of one motion played backwards is a clip of the other. The model sees 8 frames, three apart (`recipe.stride`), in 4 tubes. Where does it read the direction? Five
 # versions of the held-out clips:
 #
 # | | tubes | inside each tube |
@@ -1130,9 +1162,10 @@ show.film_strip(strips, n=4, first=12, width=6.5,
 # | tubes shuffled | 3 1 4 2 | in order |
 # | frames swapped | 1 2 3 4 | swapped |
 #
-# **Predict.** If it reads the direction from the order of the tubes, "tubes reversed" looks like "backwards". If it reads the direction inside the tubes, "frames swapped" looks like "backwards".
+# **Predict.** What share of the answers is right, in each of the five versions? Write five numbers down. (If the model reads the direction from the order of the tubes, "tubes reversed" looks like "backwards". If it reads the direction inside the tubes, "frames swapped" does.)
 #
-# In the figure, lines show what the best model could reach from a single frame (1 in 8) and from frames without order (1 in 2). Bars come with one standard error.
+# In the figure, lines show what the best model could reach. From a single frame it is 1 in 8, a guess among the motions. From frames without order it is 1 in 2: the pair is known, but not which of the two. A bar far *below* 1 in 8 is no guess:
+# the model gives the opposite motion. Bars come with one standard error (in notebook 00 with 95 % intervals, about twice as long).
 
 # %%
 how_many = 160 if PROFILE == "smoke" else 400
@@ -1249,7 +1282,8 @@ report(shapes=first_frame_twice.shape)
 # - Formula: C / (3 · st · sh · sw). Only UniFormer-S has less than 1, 0.67. (At 1 or above nothing *has* to be lost; inflated weights lose half all the same.)
 # - Bug: `reshape` moves no number; it must be `permute(3, 0, 1, 2)`. A film strip of the prepared clip shows stripes instead of a flower.
 # - Explanation: the tokens hold sum and difference of two frames, and the swap changes only the sign of the difference. That is what the film backwards does inside each tube, and the model reads the direction there.
-# - Experiment: 14 % for the first frame twice (12.5 % is a guess): there is motion from tube to tube, and the model does not use it. 88 % for the first tube four times: two frames are enough. (160 clips; with 400 the numbers differ by a few points.)
+# - Experiment: 14 % for the first frame twice (12.5 % is a guess): there is motion from tube to tube, and the model does not use it. With equal frames in each tube even the pair is lost. (Note that the model never saw such tubes in training.)
+#   88 % for the first tube four times: two frames tell most of it. Four tubes add 11 points because the model sees more of the same motion. Their order adds nearly none: see "tubes shuffled". (160 clips; with 400 the numbers differ by a few points.)
 # </details>
 
 # %% [markdown]
@@ -1278,7 +1312,8 @@ report(shapes=first_frame_twice.shape)
 # 5. Which numbers of the video does token (0, 0, 1) of Video Swin hold? Which of them does `x.reshape(B, T/2, H/4, W/4, 96)` put there?
 # 6. Why can `reshape` and `permute` not build MViT's cubes?
 # 7. An inflated Video Swin sees a clip and the same clip with the frames swapped in each tube. Compare the tokens. And for the whole clip backwards?
-# 8. The reader says that a file has no video stream. What are the likely causes, and when should you find out?
+# 8. The reader says that a file is empty. What are the likely causes, and when should you find out?
+# 9. You change `decoder=pyav` to `decoder=decord`, and 40 clips are refused. What may be wrong with them, and why is that better than reading them?
 
 # %% [markdown] tags=["answer"]
 # <details><summary>Answers</summary>
@@ -1290,7 +1325,8 @@ report(shapes=first_frame_twice.shape)
 # 5. Frames 0 and 1, rows 0 to 3, columns 4 to 7, all colours. A plain reshape takes numbers 96 to 191 in memory: red, frame 0, from its first rows (section 6).
 # 6. They only move numbers; overlapping cubes hold a pixel up to 8 times (section 7).
 # 7. Equal. Backwards: the same tokens in reverse order of time (section 9).
-# 8. The file is empty or damaged, or the download was cut short. Before the training: `vt-course data verify` (section 1).
+# 8. The download was cut short, or the disk was full. Before the training: `vt-course data verify FOLDER` (section 1).
+# 9. Their groups of pictures may be open, so that decord would show other frames. (`docs/researchers.md` lists its other faults.) Read in this way, they would be wrong clips, and nobody would notice (section 1).
 # </details>
 
 # %% [markdown]

@@ -80,7 +80,7 @@ def play(clip, fps: float = 16, width: int = 336) -> Picture:
     and for a clip that is too long.
     """
     frames = frames_of(clip)
-    for pixels, colours in ((30_000, 64), (30_000, 32), (12_000, 32), (12_000, 16), (4_000, 16)):
+    for pixels, colours in ((30_000, 256), (30_000, 64), (30_000, 32), (12_000, 32), (12_000, 16), (4_000, 16)):
         data = animated(thumbnails(frames, pixels), fps, colours)
         if len(data) <= PLAY_BYTES:
             return Picture(data=data, format="png", **page_size(width))
@@ -92,7 +92,9 @@ def play(clip, fps: float = 16, width: int = 336) -> Picture:
 def animated(frames: np.ndarray, fps: float, colours: int) -> bytes:
     """Frames uint8 (T, H, W, 3) -> an animated PNG with one palette for all frames."""
     T, H, W, _ = frames.shape
-    sheet = Image.fromarray(frames.reshape(T * H, W, 3)).quantize(colours, dither=Image.Dither.NONE)
+    # Pillow's default, the median cut, gives most colours to a large background and few to a small bright thing.
+    method = Image.Quantize.FASTOCTREE
+    sheet = Image.fromarray(frames.reshape(T * H, W, 3)).quantize(colours, method, dither=Image.Dither.NONE)
     first, *others = [sheet.crop((0, t * H, W, (t + 1) * H)) for t in range(T)]
     buffer = BytesIO()
     first.save(buffer, format="png", save_all=True, append_images=others, duration=1000 / fps, loop=0, optimize=True)
