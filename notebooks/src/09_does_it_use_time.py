@@ -11,7 +11,7 @@
 # |---|---|
 # | **Needs** | notebook 01 (frames, tubes) and the idea of one of the models, best 04 and 06; mean and standard deviation |
 # | **Data** | the embedded clips: `vt-course data synthetic`, once (`make course` and `make lab` do it) |
-# | **Time** | 2½ hours with the exercises; to run it: 1 minute (`smoke`), 5 (`lecture`), 35 (`full`) |
+# | **Time** | 2.5 hours with the exercises; to run it: 1 minute (`smoke`), 5 (`lecture`), 35 (`full`) |
 # | **Hardware** | a laptop CPU and 2 GB of memory |
 #
 # **You will be able to**
@@ -70,6 +70,11 @@ def accuracies(id, variant, order="normal"):
     runs = found[id]["variants"][variant]["runs"] if id in found else []
     return [100 * run["top1"][order] for run in runs
             if order in run["top1"]]
+
+
+def told(values):
+    """Numbers as text, one for each seed."""
+    return " ".join(f"{value:.1f}" for value in values)
 
 
 tubes = rows["families-motion-tubes"]
@@ -193,7 +198,7 @@ show.orders({name: {called[order]: values}
 # %% [markdown]
 # A ceiling does not say how low a model may be. It may stay far below because it learns slowly, or because it cannot learn at all. That is why the row `ceilings-appearance` exists: the models of `ceilings-motion` (not Video Swin) on the same clips, but the label is the pattern of the background, which every frame shows.
 #
-# Both rows have a control that cannot read the order, whatever it learns: the **frame-average ViT**. It looks at each frame alone and averages what it found; then one linear layer answers. It has all frames without their order, so its ceiling is 50 %. On motion it has about 15 % (section 8). That it cannot compare frames *before* they are averaged is our guess at the reason.
+# Both rows have a control that cannot read the order, whatever it learns: the **frame-average ViT**. It looks at each frame alone and averages what it found; then a norm and one linear layer answer. It has all frames without their order, so its ceiling is 50 %. On motion it has about 15 % (section 8). That it cannot compare frames *before* they are averaged is our guess at the reason.
 
 # %%
 for name in rows["ceilings-appearance"].recipes:
@@ -400,11 +405,9 @@ for family, order in (("Video Swin", "tubes reversed"),
                       ("MViT", "frames swapped")):
     within(f"{family}, {order}, right",
            here[family][order]["right"], 85, 100, " %")
-for family, order in (("Video Swin", "frames swapped"),
-                      ("MViT", "frames swapped")):
-    told = [f"{x:.1f}" for x in accuracies(names[order][0], family,
-                                           names[order][1])]
-    print(f"{family}, {order}, each seed:", *told)
+for family in ("Video Swin", "MViT"):
+    values = accuracies("families-motion-tubes", family, "frames-swapped")
+    print(f"{family}, frames swapped, each seed: {told(values)}")
 
 # %% [markdown]
 # So these two networks, which are equally good with frames in order, read opposite things. Video Swin does not notice that the tubes come in the wrong order. It notices when the two frames of each tube are swapped, and then sees the opposite motion. MViT reads the order of its tokens and hardly looks at the order inside the pairs. (The weights that ship are those of the first seed. The last lines above have the test clips of all seeds: for MViT, the first is the clearest.)
@@ -627,7 +630,7 @@ show.intervals([line for line in claims
 # %% [markdown] tags=["core"]
 # ## 8 · Which model would you choose?
 #
-# A user does not ask which paper is right, but what an accuracy costs. The row `families-motion` has all families in one regime: the same clips, the same 4,000 steps, from scratch. The time and the memory of a clip, forward and backward, were measured on one core of a quiet CPU, where the models took turns (`vt-course bench minis`). Dashed: the two ceilings.
+# A user does not ask which paper is right, but what an accuracy costs. The row `families-motion` has all families in one regime: the same clips, the same 4,000 steps, from scratch. The time and the memory of a clip, forward and backward, were measured on one core of a CPU, where the models took turns (`vt-course bench minis`). Dashed: the two ceilings.
 
 # %% tags=["figure"] alt="One row for each family: marks for the accuracy with frames in order, shuffled, in reverse and one frame repeated, dashed lines at 12.5 % and 50 %, and bars for parameters, multiply-accumulates and memory."
 show.families()
@@ -655,7 +658,7 @@ show.tradeoff(points, "Accuracy and cost on motion")
 # %% [markdown]
 # Read the right panel with care. A training used one core. Another one, or other work, often ran on the second, so these seconds are too long, and not equally so. For each family the quickest seed is drawn. A fair comparison needs a quiet machine; `vt-course bench models` makes one. Multiply-accumulates are exact, but they are not time: many small operations cost more than one large one with as many products.
 #
-# Four families are right about 99 % of the clips or more. Between them the cost decides: Video Swin needs the fewest multiply-accumulates. But section 5 shows that it reads the order only inside its tubes. The control, a ViT that averages over frames, cannot read the order at any cost.
+# Four families are right about 99 % of the clips or more, on average over the seeds. Between them the cost decides: Video Swin needs the fewest multiply-accumulates. But section 5 shows that it reads the order only inside its tubes. The control, a ViT that averages over frames, cannot read the order at any cost.
 #
 # **Question.** Your motions are slow: two neighbouring frames look alike. Which family do you try first, and which experiment would you run before?
 
@@ -687,14 +690,13 @@ for name, epoch in soonest.items():
           f" at epoch {epoch}")
 id = "video-swin-inflation"
 for name in starts:
-    print(f"{name}, test clips, each seed:",
-          *[f"{value:.1f}" for value in accuracies(id, name)])
+    print(f"{name}, test clips: {told(accuracies(id, name))}")
 (entry,) = [entry for entry in table if entry["id"] == id]
+print("differences from the first, in points:")
 for line in entry["comparisons"]:
-    inside_it = line["low"] <= 0 <= line["high"]
-    print("against", line["against"] + ":",
-          verdicts.told_difference(rows[id], line),
-          "undecided" if inside_it else "decided", sep="  ")
+    undecided = line["low"] <= 0 <= line["high"]
+    print("   ", verdicts.told_difference(rows[id], line),
+          "undecided" if undecided else "decided", sep="  ")
 
 # %% tags=["figure"] alt="Validation accuracy over 40 epochs, the mean of the seeds and a thin line for each: the mean of the random start leaves chance first, rises fastest and ends near 100 %; those of the two inflated starts rise later and more slowly and end lower."
 show.curves(learned, "validation accuracy, %",
@@ -785,7 +787,7 @@ print(f"interval: {low:+.1f} to {high:+.1f}, {words[int(said)]}",
 from textwrap import wrap
 
 
-def told(entry):
+def lines_of(entry):
     """The lines below the title of an entry, by what they tell."""
     yield "claim", entry["claim"].split("; ")
     if entry["here"]:
@@ -799,7 +801,7 @@ for entry in table:
               else f"{entry['paper']}, {entry['table']}")
     print(f"{entry['id']} · {source} · {entry['verdict'].upper()}"
           f" ({entry['state']})")
-    for key, lines in told(entry):
+    for key, lines in lines_of(entry):
         for n, line in enumerate(lines):
             print(f"    {'' if n else key:10}{line}")
 
@@ -820,8 +822,8 @@ for id in ("timesformer-attention", "timesformer-positions-motion",
     print(id)
     for name, order in product(rows[id].recipes, rows[id].test):
         if order != "tubes-reversed":
-            values = [f"{x:.1f}" for x in accuracies(id, name, order)]
-            print(f"    {name}, {order}:", *values)
+            print(f"    {name}, {order}:",
+                  told(accuracies(id, name, order)))
 
 # %% [markdown]
 # - **timesformer-attention.** In the paper joint attention is about as good as divided. Here it stays below 50 % in every seed, and shuffled frames cost it at most 2 points: it knows the pairs of motions and not yet their direction. We had expected the two within 10 points. The sign agrees. The size may tell only how fast a scheme learns. A training of joint attention for five times as many steps would test that. It is not run. Space attention ends near chance, as expected.

@@ -79,18 +79,18 @@ def intervals(lines: list[dict], title: str | None = None, near: float | None = 
         if line["claimed"]:
             up = line["claimed"] > 0
             axes[0, 0].plot(
-                right - room / 2 if up else left + room / 2, i, ">" if up else "<", color="0.3", markersize=7
+                right - 0.7 * room if up else left + 0.7 * room, i, ">" if up else "<", color="0.3", markersize=7
             )
     for panel in axes[0]:
         panel.axvline(0, color="0.3", linewidth=1, zorder=0)
         panel.grid(axis="x")
+        panel.set_xlabel("difference of accuracies, points")
     axes[0, 0].set(xlim=(left, right), ylim=(len(lines) - 0.5, -0.5), yticks=range(len(lines)))
     axes[0, 0].set_yticklabels([line["label"] for line in lines])
     if near:
         axes[0, 0].set_title("all")
         axes[0, 1].set(xlim=(-near, near), title=f"from −{near:g} to {near:g}")
         axes[0, 1].tick_params(axis="y", length=0)
-    fig.supxlabel("difference of accuracies, points", size=12)
     here = [n for n, name in enumerate(VERDICTS) if any(line["verdict"] == name for line in lines)]
     marks = [
         Line2D([], [], color=COLOURS[n], marker=MARKERS[n], markeredgecolor="0.2", linewidth=3, label=VERDICTS[n])
