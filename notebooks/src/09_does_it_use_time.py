@@ -406,7 +406,8 @@ for family, order in (("Video Swin", "tubes reversed"),
     within(f"{family}, {order}, right",
            here[family][order]["right"], 85, 100, " %")
 for family in ("Video Swin", "MViT"):
-    values = accuracies("families-motion-tubes", family, "frames-swapped")
+    id, order = names["frames swapped"]
+    values = accuracies(id, family, order)
     print(f"{family}, frames swapped, each seed: {told(values)}")
 
 # %% [markdown]
@@ -625,7 +626,8 @@ report(comparisons=len(claims), the_same_verdict=all(same))
 # %% tags=["figure"] alt="Two panels with the same lines, one for each difference for which a paper states a sign, with its interval of 95 %: on the left all of each line, on the right the part from −5 to 5 points; colour and marker say whether it agrees with the paper, disagrees or is undecided, and a triangle beside the border shows the paper's direction."
 show.intervals([line for line in claims
                 if not line["label"].startswith(yet_to_predict)],
-               "Differences, and the direction the paper claims", near=5)
+               "Differences, and the direction the paper claims",
+               near=5)
 
 # %% [markdown] tags=["core"]
 # ## 8 · Which model would you choose?
