@@ -287,7 +287,7 @@ report(half_the_width_paired=f"{(high - low) / 2:.1f} points",
 # %% [markdown]
 # The second line uses the same *t*, to show what the pairs take off the spread. But a test of unpaired samples has more degrees of freedom, 2*n* − 2, and so a smaller *t*: the third line. With three seeds, pairs win almost nothing here. They help more with more seeds, and where both variants have the same parts and so share their first weights.
 #
-# How often would **one seed** have turned a result round? Here are the comparisons of the course that have at least two seeds. (Two rows are left out, because you will predict them in sections 4 and 9.) `one seed`: the share of seeds in which the difference has the other sign than the mean of all. `other seeds`: the same, if each variant had been run with one seed of its own, as happens when a new variant is compared with an old run.
+# How often would **one seed** have turned a result round? Here are the comparisons of the course that have at least two seeds. (Two rows are left out: sections 4 and 9 ask you about them first.) `one seed`: the share of seeds in which the difference has the other sign than the mean of all. `other seeds`: the same, if each variant had been run with one seed of its own, as happens when a new variant is compared with an old run.
 
 # %%
 yet_to_predict = ("families-motion-tubes", "video-swin-inflation")
