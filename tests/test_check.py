@@ -139,6 +139,39 @@ def test_a_stub_is_not_attempted_yet(number, shown, capsys):
     assert shown == []
 
 
+def subtract_bools(low, high, predicted):
+    return (low > 0) - (high < 0)
+
+
+def not_in_torch(low, high, predicted):
+    return low.to_mkldnn().cumsum(0)
+
+
+def without_forward(low, high, predicted):
+    return torch.nn.Module()(low)
+
+
+def bare_in_torch(low, high, predicted):
+    return torch.distributions.Distribution(validate_args=False).log_prob(low)
+
+
+def stub_of_another(low, high, predicted):
+    raise NotImplementedError("exercise 9.2")
+
+
+@pytest.mark.parametrize("function", [subtract_bools, not_in_torch, without_forward, bare_in_torch, stub_of_another])
+def test_only_the_stub_itself_counts_as_not_attempted(function, shown, capsys):
+    out = verdict("9.4", function, capsys)
+    assert out.startswith("✗ exercise 9.4, your function raised NotImplementedError on low of shape")
+
+
+def test_a_bare_stub_is_not_attempted_yet(shown, capsys):
+    def stub(low, high, predicted):
+        raise NotImplementedError
+
+    assert verdict("9.4", stub, capsys).startswith("○ exercise 9.4 is not attempted yet")
+
+
 def test_the_courses_function_is_no_attempt_of_the_reader(notes, capsys):
     def window_partition(x, M):
         raise NotImplementedError("exercise 3.1")

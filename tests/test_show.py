@@ -521,6 +521,15 @@ def test_accuracies_against_ceilings_are_in_percent():
         show.ceilings({"in order": (94.5, 1.1)}, {})
 
 
+def test_the_runs_behind_a_curve_are_thin_lines():
+    axes = show.curves({"mean": [2.0, 1.0]}, "loss", single={"mean": torch.tensor([[3.0, 1.0], [1.0, 1.0]])}).axes[0]
+    thick, *thin = axes.lines
+    assert [list(each.get_ydata()) for each in thin] == [[3, 1], [1, 1]]
+    assert {each.get_color() for each in thin} == {thick.get_color()} and thin[0].get_linewidth() < 1
+    with pytest.raises(CourseError, match="'other', which is no history"):
+        show.curves({"mean": [2.0]}, "loss", single={"other": [[1.0]]})
+
+
 def test_curves_have_levels_to_compare_with():
     axes = show.curves({"loss": [2.0, 1.0]}, "loss", levels={"a guess": 2.08}).axes[0]
     (level,) = [line for line in axes.lines if line.get_linestyle() == ":"]

@@ -270,6 +270,10 @@ WRONG = {
             lambda low, high, p: torch.where((p == 0) & ((low > 0) | (high < 0)), 1, judge(low, high, p)),
             likely("9.4", "it cannot agree"),
         ),
+        "product": (
+            lambda low, high, p: ((low > 0).int() - (high < 0).int()) * p,
+            likely("9.4", "the product of sign and prediction"),
+        ),
         "never": (lambda low, high, p: torch.zeros(len(p)).long(), likely("9.4", "nothing is ever decided")),
         "floats": (lambda *a: judge(*a).float(), "dtype torch.float32, wanted torch.int64"),
         "words": (lambda *a: ["agrees"] * len(a[0]), "returned a list, not a tensor"),

@@ -449,6 +449,11 @@ EXERCISES["9.4"] = Exercise(
             none_confirmed,
         ),
         (
+            'the product of sign and prediction is 0 where the prediction is 0: an interval beside 0 contradicts "no '
+            'difference", -1',
+            lambda low, high, predicted: ((low > 0).long() - (high < 0).long()) * predicted,
+        ),
+        (
             "the sign of the middle is judged where the interval contains 0, too",
             lambda low, high, predicted: torch.where(((low + high) / 2).sign() == predicted, 1, -1),
         ),

@@ -186,12 +186,20 @@ def ceilings(results: dict, ceilings: dict, title: str | None = None, width: flo
 
 @figure
 def curves(
-    histories: dict, ylabel: str, title: str | None = None, xlabel: str = "epoch", levels: dict | None = None
+    histories: dict,
+    ylabel: str,
+    title: str | None = None,
+    xlabel: str = "epoch",
+    levels: dict | None = None,
+    single: dict | None = None,
 ) -> Figure:
     """Curves over training: name -> values per epoch, or name -> dict(x=[...], y=[...]).
 
     `levels`: name -> a value of y to compare with, such as the loss of a guess; dotted lines.
+    `single`: name -> curves (n, epochs) of the runs behind a history, for instance one for each seed; thin lines.
     """
+    if unknown := [name for name in single or {} if name not in histories]:
+        raise CourseError(f"single names {', '.join(map(repr, unknown))}, which is no history")
     fig, axes = plt.subplots(figsize=(9, 4.2))
     for i, (name, history) in enumerate(histories.items()):
         given = isinstance(history, dict)
@@ -207,6 +215,8 @@ def curves(
             markevery=max(1, len(y) // 20),
             label=name,
         )
+        for run in array((single or {}).get(name, [])):
+            axes.plot(np.arange(1, len(run) + 1), run, color=COLOURS[i % len(COLOURS)], linewidth=0.7, zorder=1)
     for name, level in (levels or {}).items():
         axes.axhline(level, color="0.35", linestyle=":", linewidth=2, zorder=0, label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel)
