@@ -67,6 +67,8 @@ def claims(args) -> int:
 
 
 def short(value) -> str | float | None:
+    if isinstance(value, bool):
+        return "yes" if value else "no"  # as notebook 10 writes it
     return value if type(value) in (float, int) or value is None else str(value)[:40]
 
 

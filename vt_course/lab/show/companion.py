@@ -1,6 +1,7 @@
 """Figures of the ledger: how the claims came out, and what the papers state of accuracy and cost."""
 
 import matplotlib.pyplot as plt
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -55,15 +56,18 @@ def statuses(groups: dict[str, dict[str, dict[str, int]]], title: str | None = N
 
 
 @figure
-def landscape(points: list[dict], data: dict[str, str], title: str | None = None) -> Figure:
+def landscape(
+    points: list[dict], data: dict[str, str], title: str | None = None, names: dict[str, dict[str, str]] | None = None
+) -> Figure:
     """Stated accuracies against what an answer costs, a row of two panels for each data set, a mark for each variant.
 
-    `points`: dict(paper, data, accuracy, gmacs (of all views), parameters (millions), firm) as in
+    `points`: dict(family, model, data, accuracy, gmacs (of all views), parameters (millions), firm) as in
     `vt_course.lab.companion.landscape`; a cost that is None is not drawn. `data`: the data sets to draw, and their
-    names in full. A mark is hollow where one of its numbers was read in a table of other authors. Raises `CourseError`
-    for a data set without a point.
+    names in full. A mark is hollow where one of its numbers was read in a table of other authors. `names`: what
+    to write beside marks of the left panels, data set -> {model: text}. Raises `CourseError` for a data set without a
+    point.
     """
-    papers = list(dict.fromkeys(point["paper"] for point in points))
+    families = list(dict.fromkeys(point["family"] for point in points))
     fig, grid = plt.subplots(len(data), 2, squeeze=False, figsize=(11, 3.3 * len(data) + 0.9), sharey="row")
     for (short, name), panels in zip(data.items(), grid):
         here = [point for point in points if point["data"] == short]
@@ -74,14 +78,20 @@ def landscape(points: list[dict], data: dict[str, str], title: str | None = None
             (panels[1], "parameters", "million parameters"),
         ):
             drawn = [point for point in here if point[cost] is not None]
-            for point in drawn:
-                n = papers.index(point["paper"])
-                style = dict(markeredgecolor=COLOURS[n], markeredgewidth=1.5, markersize=8, linestyle="none")
-                face = COLOURS[n] if point["firm"] else "white"
-                axes.plot(point[cost], point["accuracy"], MARKERS[n], markerfacecolor=face, **style)
-            axes.set(xscale="log", xlabel=label)
             costs = [point[cost] for point in drawn]
             low, high = min(costs), max(costs)
+            for point in drawn:
+                n = families.index(point["family"])
+                style = dict(markeredgecolor=COLOURS[n], markeredgewidth=1.5, markersize=8, linestyle="none")
+                face = to_rgba(COLOURS[n], 0.35) if point["firm"] else "none"  # one mark does not hide another
+                axes.plot(point[cost], point["accuracy"], MARKERS[n], markerfacecolor=face, **style)
+                if axes is panels[0] and (text := (names or {}).get(short, {}).get(point["model"])):
+                    left = point[cost] ** 2 < low * high  # to the side where the panel has more room
+                    place = dict(
+                        xytext=(8 if left else -8, 0), textcoords="offset points", ha="left" if left else "right"
+                    )
+                    axes.annotate(text, (point[cost], point["accuracy"]), va="center", size=11, **place)
+            axes.set(xscale="log", xlabel=label)
             steps = (1, 2, 5) if high < 50 * low else (1,)  # more of them would touch
             ticks = [step * 10**k for k in range(-1, 6) for step in steps if low <= 1.5 * step * 10**k <= 2.25 * high]
             axes.set_xlim(low / 1.5, 1.5 * high)
@@ -90,13 +100,14 @@ def landscape(points: list[dict], data: dict[str, str], title: str | None = None
             axes.grid()
         panels[0].set_ylabel("stated top-1, %")
         panels[0].set_title(name, loc="left")
+    style = dict(linestyle="none", markersize=8, markeredgewidth=1.5)
     marks = [
-        Line2D([], [], color=COLOURS[n], marker=MARKERS[n], linestyle="none", markersize=8, label=paper)
-        for n, paper in enumerate(papers)
+        Line2D([], [], marker=m, color=c, markerfacecolor=to_rgba(c, 0.35), label=family, **style)
+        for m, c, family in zip(MARKERS, COLOURS, families)
     ]
     if not all(point["firm"] for point in points if point["data"] in data):
-        style = dict(marker="o", markerfacecolor="white", markeredgecolor="0.3", linestyle="none", markersize=8)
-        marks.append(Line2D([], [], **style, label="hollow: a secondary source"))
-    fig.legend(handles=marks, loc="outside lower center", ncols=3)
+        hollow = dict(marker="o", markerfacecolor="none", markeredgecolor="0.3")
+        marks.append(Line2D([], [], **style, **hollow, label="hollow: a secondary source"))
+    fig.legend(handles=marks, loc="outside lower center", ncols=4)
     headline(fig, title)
     return fig
