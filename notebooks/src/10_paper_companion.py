@@ -554,7 +554,7 @@ companion.misread()
 # %% [markdown] tags=["core"]
 # ## 11 · All families in one picture
 #
-# All numbers in this picture are **theirs**, stated by the papers, by their repositories or (hollow marks) by texts that cite them: accuracies, parameters and the MACs of one view, times the views of one answer (4 clips of 3 crops are 12 times the cost). None of these accuracies was run here. Do not compare them with those of our small models on drawn clips, in notebook 09: there the chance level is 12.5 %, and the clips are 32 pixels wide. Where only the MACs or only the parameters are stated, a variant is in one panel only. Kinetics-600 is left out.
+# All numbers in this picture are **theirs**, stated by the papers, by their repositories or (hollow marks) by texts that cite them: accuracies, parameters and the MACs of one view, times the views of one answer (4 clips of 3 crops are 12 times the cost). None of these accuracies was run here. Do not compare them with those of our small models on drawn clips, in notebook 09: there the chance level is 12.5 %, and the clips are 32 pixels wide. Where only the MACs or only the parameters are stated, a variant is in one panel only. Kinetics-600 is left out. A few marks have their names in the panels at the right.
 
 # %% tags=["figure"] alt="Six panels, a row for each of Kinetics-400, ImageNet and Something-Something V2, with stated accuracies against the cost of all views at the left and against parameters at the right: a mark for each variant of five families and for ViT, some with their names; UniFormer lies at the upper left of most panels, hollow marks are numbers from secondary sources."
 show.landscape(companion.landscape(),
@@ -562,11 +562,11 @@ show.landscape(companion.landscape(),
                 "SSv2": "Something-Something V2"},
                "What the papers state; no accuracy was run here",
                {"K400": {"vit_base_8x8": "ViT-B",
-                         "uniformer_small_8": "UniFormer-S, 8 frames",
-                         "video_swin_base": "Video Swin-B",
-                         "video_swin_base_22k": "Video Swin-B, 22K",
+                         "uniformer_small_8": "S, 8 frames",
+                         "video_swin_base": "Swin-B",
+                         "video_swin_base_22k": "Swin-B, 22K",
                          "mvit_v2_large_40x3": "MViTv2-L",
-                         "video_swin_large_384": "Video Swin-L, 384"},
+                         "video_swin_large_384": "Swin-L, 384"},
                 "IN-1K": {"swin_tiny": "Swin-T",
                           "mvit_v2_image_huge": "MViTv2-H"},
                 "SSv2": {"timesformer_space_8x224": "space alone",
@@ -625,12 +625,13 @@ EXAMPLES = {"groups_that_see_each_other": "Swin", "output": "MViT",
 for name, paper in EXAMPLES.items():
     entry = next(e for e in ledger.values()
                  if (e["check"], e["paper"]) == (name, paper))
-    print(f"{name}: {run.CHECKS[name].__doc__.partition('.')[0]}.")
+    told = " ".join(run.CHECKS[name].__doc__.partition(".")[0].split())
+    print(f"{name}: {told}.")
     print(f"    {entry['claim']}\n    with {entry['arguments']},",
           f"stated {entry['stated']}")
 
 # %% [markdown]
-# A check is called with the arguments that `with` holds, so you can try a claim before you hand it in. Here is a worked example: the first claim above, as it is and with the fault of section 2, written as the exercise wants it.
+# A check is called with the arguments that `with` holds, so you can try a claim before you hand it in. Here is a worked example: the claim `swin-9-windows`, as it is and with the fault of section 2, written as the exercise wants it.
 
 # %%
 from vt_course.lab.exercises.paper_companion import MODELS

@@ -1,6 +1,7 @@
 """Figures of the ledger: how the claims came out, and what the papers state of accuracy and cost."""
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -64,7 +65,7 @@ def landscape(
     `points`: dict(family, model, data, accuracy, gmacs (of all views), parameters (millions), firm) as in
     `vt_course.lab.companion.landscape`; a cost that is None is not drawn. `data`: the data sets to draw, and their
     names in full. A mark is hollow where one of its numbers was read in a table of other authors. `names`: what
-    to write beside marks of the left panels, data set -> {model: text}. Raises `CourseError` for a data set without a
+    to write beside marks of the right panels, data set -> {model: text}. Raises `CourseError` for a data set without a
     point.
     """
     families = list(dict.fromkeys(point["family"] for point in points))
@@ -78,20 +79,14 @@ def landscape(
             (panels[1], "parameters", "million parameters"),
         ):
             drawn = [point for point in here if point[cost] is not None]
-            costs = [point[cost] for point in drawn]
-            low, high = min(costs), max(costs)
             for point in drawn:
                 n = families.index(point["family"])
                 style = dict(markeredgecolor=COLOURS[n], markeredgewidth=1.5, markersize=8, linestyle="none")
                 face = to_rgba(COLOURS[n], 0.35) if point["firm"] else "none"  # one mark does not hide another
                 axes.plot(point[cost], point["accuracy"], MARKERS[n], markerfacecolor=face, **style)
-                if axes is panels[0] and (text := (names or {}).get(short, {}).get(point["model"])):
-                    left = point[cost] ** 2 < low * high  # to the side where the panel has more room
-                    place = dict(
-                        xytext=(8 if left else -8, 0), textcoords="offset points", ha="left" if left else "right"
-                    )
-                    axes.annotate(text, (point[cost], point["accuracy"]), va="center", size=11, **place)
             axes.set(xscale="log", xlabel=label)
+            costs = [point[cost] for point in drawn]
+            low, high = min(costs), max(costs)
             steps = (1, 2, 5) if high < 50 * low else (1,)  # more of them would touch
             ticks = [step * 10**k for k in range(-1, 6) for step in steps if low <= 1.5 * step * 10**k <= 2.25 * high]
             axes.set_xlim(low / 1.5, 1.5 * high)
@@ -110,4 +105,25 @@ def landscape(
         marks.append(Line2D([], [], **style, **hollow, label="hollow: a secondary source"))
     fig.legend(handles=marks, loc="outside lower center", ncols=4)
     headline(fig, title)
+    fig.draw_without_rendering()  # only now it is known where the marks are
+    for short, axes in zip(data, grid[:, 1]):
+        for point in points:
+            text = (names or {}).get(short, {}).get(point["model"])
+            if text and point["data"] == short:
+                write_beside(axes, (point["parameters"], point["accuracy"]), text)
     return fig
+
+
+def write_beside(axes: Axes, place: tuple[float, float], text: str) -> None:
+    """Write a text at the right or left of a mark, below or above it: at the first side without other marks and texts."""
+    marks = axes.transData.transform([(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines])
+    boxes = [other.get_window_extent() for other in axes.texts]
+    for x, y, across, up in ((9, 0, "left", "center"), (-9, 0, "right", "center"), (0, -8, "center", "top")):
+        style = dict(xytext=(x, y), textcoords="offset points", ha=across, va=up, size=11)
+        note = axes.annotate(text, place, **style)
+        box = note.get_window_extent()
+        inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 and axes.bbox.y0 <= box.y0
+        if inside and not box.expanded(1, 1.3).count_contains(marks) and not box.count_overlaps(boxes):
+            return
+        note.remove()
+    axes.annotate(text, place, **style | dict(xytext=(0, 8), va="bottom"))
