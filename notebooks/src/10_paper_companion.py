@@ -274,6 +274,9 @@ for window in ((8, 7, 7), (16, 7, 7), (8, 12, 12)):
     number = swin_size(*shapes["large"], window, (2, 4, 4), 400)
     print(f"window {window}: {int(number) / 1e6:.2f} M")
 
+# %% [markdown]
+# One of the three windows gives the printed digits. Which released model has it?
+
 # %% [markdown] tags=["answer"]
 # The window of the model for 384 pixels, 8 × 12 × 12. Its tables have 15 · 23 · 23 rows in place of 15 · 13 · 13. So 200.0 M belong to the 384-pixel model, and to nothing else that was released. (The ledger has this as `vswin-l-200-m`.)
 

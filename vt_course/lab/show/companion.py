@@ -115,7 +115,7 @@ def landscape(
 
 
 def write_beside(axes: Axes, place: tuple[float, float], text: str) -> None:
-    """Write a text at the right or left of a mark, below or above it: at the first side without other marks and texts."""
+    """Write a text right, left, below or above a mark: at the first of these sides that other marks and texts leave."""
     marks = axes.transData.transform([(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines])
     boxes = [other.get_window_extent() for other in axes.texts]
     for x, y, across, up in ((9, 0, "left", "center"), (-9, 0, "right", "center"), (0, -8, "center", "top")):
