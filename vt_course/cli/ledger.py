@@ -87,7 +87,7 @@ def explain(args, entries: dict[str, dict]) -> int:
     else:
         for key, value in entry.items():
             if value not in ("", {}, None):
-                print(f"{key + ':':<13}{value}")
+                print(f"{key + ':':<13}{short(value) if isinstance(value, bool) else value}")
     return 0
 
 
