@@ -60,6 +60,20 @@ def test_what_is_secondary_or_remembered_never_counts_as_verified():
     assert len(weak) > 20 and not {each["status"] for each in weak} & {EXACT, WITHIN}
 
 
+LEANS = re.compile(
+    r"(And|So|Also|Nor|Or|As|It|Its|They|Their|Them|Those|These|This|That|The same|The other|In general)\b"
+    r"|There (?!is|are)"
+)
+
+
+def test_a_claim_is_understood_without_the_one_before_it():
+    told = [claim for claim in TOLD if not claim.generated]
+    leaning = [claim.id for claim in told if LEANS.match(claim.claim) or len(claim.claim.split()) < 4]
+    assert not leaning, "these begin as if another claim stood before them, or are no sentence"
+    twice = [text for text, n in Counter((claim.paper, claim.claim) for claim in told).items() if n > 1]
+    assert not twice
+
+
 def test_what_differs_is_explained():
     assert [each["id"] for each in RECORDED if each["status"] == DIFFERS and len(each["explanation"]) < 15] == []
 

@@ -281,16 +281,14 @@ differ("control: without the division by √d",
 # | [06 timesformer](06_timesformer.ipynb) | five attention schemes as masks and as groups, the divided network | 3 |
 # | [07 uniformer](07_uniformer.ipynb) | local and global relations, equal to convolutions and attention | 3 |
 # | [08 training](08_training.ipynb) | the step and all its pieces, a whole training, your own videos | 3.5 |
-# | [09 does it use time](09_does_it_use_time.ipynb) | controls that cannot leak, intervals over seeds, what the papers claim about time | 2 |
-# | 10 paper companion | every claim, and what came out | 1 |
-#
-# Notebook 10 is not written yet.
+# | [09 does it use time](09_does_it_use_time.ipynb) | controls that cannot leak, intervals over seeds, what the papers claim about time | 2.5 |
+# | [10 paper companion](10_paper_companion.ipynb) | every claim of the five papers and what came out; a claim of your own | 2 |
 #
 # Ways through:
 #
 # - *"I want to understand one model"*: 01, 02, then its notebook.
 # - *"I want to train on my videos"*: 01, then the first two sections of [08](08_training.ipynb). Then go to notebook 08, section 12: it takes a folder of yours from files to a trained model.
-# - *"I have a paper's number in doubt"*: `vt-course models`
+# - *"I have a paper's number in doubt"*: [10](10_paper_companion.ipynb) has a page for each paper, and `vt-course claims` lists every number. `vt-course models`
 # prints parameters and [multiply-accumulates](glossary.md#multiply-accumulate) of every published variant beside what was stated.
 #
 # ### Letters

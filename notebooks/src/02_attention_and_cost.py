@@ -1364,7 +1364,7 @@ differ("three heads", hunted(x, *params, h), yours)
 # - 1/√d keeps the variance of the logits at 1, so that the softmax passes gradients at every width.
 # - Without positions attention is permutation equivariant: order must be put in, as vectors on tokens or as a bias on offsets.
 # - Ω(MSA) = 4hwC² + 2(hw)²C and Ω(W-MSA) = 4hwC² + 2M²hwC, exact to the last digit. The square takes over at N = 2C.
-# - "FLOPs" are MACs of one view in these papers, except TimeSformer's TFLOPs, which are of three views. PyTorch's counter says twice as much.
+# - "FLOPs" are MACs of one view in most tables. TimeSformer's TFLOPs are of three views, and tables 2 and 3 of UniFormer count all views. PyTorch's counter says twice as much.
 # - 448 pixels and 32 frames are the same 6,272 patches: there the literal joint attention stopped fitting.
 #
 # ## Questionnaire

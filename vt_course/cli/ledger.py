@@ -67,6 +67,8 @@ def claims(args) -> int:
 
 
 def short(value) -> str | float | None:
+    if isinstance(value, bool):
+        return "yes" if value else "no"  # as notebook 10 writes it
     return value if type(value) in (float, int) or value is None else str(value)[:40]
 
 
@@ -85,7 +87,7 @@ def explain(args, entries: dict[str, dict]) -> int:
     else:
         for key, value in entry.items():
             if value not in ("", {}, None):
-                print(f"{key + ':':<13}{value}")
+                print(f"{key + ':':<13}{short(value) if isinstance(value, bool) else value}")
     return 0
 
 

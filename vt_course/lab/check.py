@@ -20,6 +20,7 @@ from io import StringIO
 import torch
 from torch import Tensor
 
+from vt_course import CourseError
 from vt_course.lab import progress
 from vt_course.lab.exercise import Exercise
 from vt_course.lab.exercises import EXERCISES
@@ -93,7 +94,7 @@ def verdict(number: str, exercise: Exercise, function: Callable, cases: list[tup
         if problem:
             return failed(
                 number,
-                f"on {describe(exercise, args)}: {problem}",
+                (exercise.words and exercise.words(tried, *args)) or f"on {describe(exercise, args)}: {problem}",
                 diagnose(exercise, tried, cases, outputs),
                 picture=(want, got),
             )
@@ -109,6 +110,8 @@ def verdict(number: str, exercise: Exercise, function: Callable, cases: list[tup
             return failed(number, f"on {describe(exercise, args)}: the result is right, but {problem}", None)
     if raised:
         error, args = raised
+        if exercise.words and isinstance(error, CourseError):
+            return failed(number, str(error), None)
         likely = diagnose(exercise, tried, cases, outputs, error=True) or explain_error(
             error, function, names_given(exercise), args, lengths(exercise, args)
         )

@@ -32,11 +32,12 @@ SHOWN = 12  # claims that `claims` shows unless asked for more
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under headings, and a note below: HTML where a page can show it, aligned text elsewhere."""
+    """Rows under headings, a title above and a note below: HTML where a page can show it, aligned text elsewhere."""
 
     headings: tuple[str, ...]
     rows: list[tuple]
     note: str = ""
+    title: str = ""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -51,13 +52,14 @@ class Table:
             f"<tr>{''.join(f'<td{style}>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in self.cells()
         )
         note = f"<p>{escape(self.note)}</p>" if self.note else ""
-        return f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>{note}"
+        title = f"<p><strong>{escape(self.title)}</strong></p>" if self.title else ""
+        return f"{title}<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>{note}"
 
     def __repr__(self) -> str:
         lines = [list(self.headings), *self.cells()]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.headings))]
         text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
-        return "\n".join([*text, *([self.note] if self.note else [])])
+        return "\n".join(filter(None, [self.title, *text, self.note]))
 
 
 # ---------------------------------------------------------------- the ledger
@@ -130,16 +132,21 @@ def mark(entry: dict) -> str:
 
 
 def where(entry: dict) -> str:
-    """The place of a claim: of a file only its name, and the grade of a source that is no paper and no repository.
+    """The place of a claim: of a file only its name, and the grade of a source that is not the paper itself.
 
-    For instance "section 3.2", "swin_transformer.py; section 3.2 (code)", "table 5 (a secondary source)". The path of a
-    file stands in the entry.
+    For instance "section 3.2", "swin_transformer.py; section 3.2 (code)", "table 5 (a secondary source)", and "section
+    3.2 (course)" where the stated value is what we measured before. The path of a file stands in the entry.
     """
     place = entry["where"].removeprefix("secondary, ")
-    if entry["source"] == "repository":
+    if entry["source"] == "repository" or "/" in place.split("; ")[0].split()[0]:
         first, *more = place.split("; ")
         place = "; ".join([first.split("/")[-1], *more])
-    grades = {"repository": " (code)", "secondary": " (a secondary source)", "memory": " (from memory)"}
+    grades = {
+        "repository": " (code)",
+        "secondary": " (a secondary source)",
+        "memory": " (from memory)",
+        "course": " (course)",
+    }
     return place + grades.get(entry["source"], "")
 
 
@@ -150,6 +157,11 @@ def value(stated) -> str:
     if isinstance(stated, list):
         return str(stated).strip("[]") if not any(isinstance(each, list) for each in stated) else str(stated)
     return "" if stated is None else f"{stated:,}" if type(stated) is int else str(stated)
+
+
+def firm(entry: dict) -> bool:
+    """Whether a number was read in a paper or a repository, and not in a text of other authors."""
+    return entry["source"] in ("paper", "repository")
 
 
 def difference(entry: dict) -> str:
@@ -190,11 +202,16 @@ def main_table(paper: str) -> Table:
             line += (
                 [value(entry["stated"]), value(entry["found"]), difference(entry), mark(entry)] if entry else [""] * 4
             )
-        stated = [f"{value(entry['stated'])} {data}, views {entry['found']}" for data, entry in accuracies_of(model)]
+        stated = [
+            f"{value(entry['stated'])}{'' if firm(entry) else f' {MARKS[UNVERIFIED]}'} {data}, views {entry['found']}"
+            for data, entry in accuracies_of(model)
+        ]
         lines.append((*line, "; ".join(stated)))
     one = ("ours", "difference", "status")
     return Table(
-        ("model", "paper: M parameters", *one, "paper: GMACs of a view", *one, "paper: top-1, not run here"), lines
+        ("model", "paper: M parameters", *one, "paper: GMACs of a view", *one, "paper: top-1, not run here"),
+        lines,
+        title=f"Main table of {paper}",
     )
 
 
@@ -202,11 +219,12 @@ def ablations(paper: str) -> Table:
     """What the paper states of the parameters and the cost of changed models, and ours."""
     entries = [e for kind in ("cost", "parameters") for e in select(paper=paper, kind=kind) if not e["generated"]]
     lines = [(where(e), e["claim"], value(e["stated"]), value(e["found"]), difference(e), mark(e)) for e in entries]
-    return Table(("where", "claim", "paper", "ours", "difference", "status"), lines)
+    title = f"Changed models of {paper}"
+    return Table(("where", "claim", "paper", "ours", "difference", "status"), lines, title=title)
 
 
 def trends(paper: str) -> Table:
-    """Differences of accuracies that a paper states, and those of our small models, with the scale of both."""
+    """Differences of accuracies that a paper states, and those of our small models: which model, on which data."""
     lines = []
     for entry in select(paper=paper, kind="trend"):
         told = entry["arguments"]
@@ -218,21 +236,38 @@ def trends(paper: str) -> Table:
         ]
         theirs = "; ".join(f"{verdicts.signed(number)} {quantity}" for quantity, number in line["claimed"].items())
         ours = verdicts.told_difference(row, line).removeprefix(f"{verdicts.told_pair(row, line)}: ")
-        model = row.recipes[told["variant"]].model
-        size = " × ".join(map(str, ZOO[model].input))
+        recipe = row.recipes[told["variant"]]
+        size = " × ".join(map(str, ZOO[recipe.model].input))
         change = f"{told['variant']} against {told['against']}"
-        lines.append((where(entry), change, theirs, ours, f"{model}, {size}", mark(entry)))
-    headings = ("where", "change", "paper, points", "ours, points [95 %]", "scale of ours", "status")
-    return Table(headings, lines)
+        scale = f"{recipe.model}, {recipe.data.removeprefix('synthetic:')}, {size}"
+        lines.append((where(entry), change, theirs, ours, scale, mark(entry)))
+    headings = (
+        "where",
+        "A against B",
+        "paper: A − B, points",
+        "ours: A − B, points [95 %]",
+        "ours: model, data, input",
+    )
+    return Table((*headings, "status"), lines, title=f"Trends of {paper}")
 
 
 def deviations(paper: str) -> Table:
     """Where a paper and its released code disagree, or one of them with itself, and what the running code does."""
     lines = [
-        (where(e), e["claim"], value(e["stated"]), value(e["found"]), mark(e), e["explanation"], e["teaches"])
+        (
+            where(e),
+            e["claim"],
+            value(e["stated"]),
+            value(e["found"]),
+            e["unit"],
+            mark(e),
+            e["explanation"],
+            e["teaches"],
+        )
         for e in select(paper=paper, kind="deviation")
     ]
-    return Table(("where", "what is said", "stated", "ours", "status", "why it differs", "notebook"), lines)
+    headings = ("where", "what is said", "stated", "ours", "the numbers are", "status", "why it differs", "notebook")
+    return Table(headings, lines, title=f"Deviations of {paper}")
 
 
 def misread() -> Table:
@@ -243,34 +278,39 @@ def misread() -> Table:
 
 
 def open_questions(paper: str) -> Table:
-    """What is not decided, not run or not verified, and what would settle it. Accuracies are counted in the note."""
-    lines = []
+    """What is not decided, not run or not verified, and what would settle it. Accuracies are counted in the note, and
+    the claims whose source was not read are one row."""
+    lines, unread = [], []
     for entry in select(paper=paper):
         if entry["kind"] == "accuracy" or entry["status"] not in (UNDECIDED, NOT_RUN, UNVERIFIED):
             continue
         if entry["status"] == UNVERIFIED:
-            settles = f"{where(entry)}: compare with the text of the paper"
-        elif "row" not in entry["arguments"]:  # no experiment: it says itself what is missing
+            unread.append(entry)
+            continue
+        if "row" not in entry["arguments"]:  # no experiment: it says itself what is missing
             settles = entry["explanation"]
         else:
             settles = f"vt-course experiments --only {entry['arguments']['row']}"
             settles += " with more seeds" if entry["status"] == UNDECIDED else ""
         lines.append((entry["claim"], mark(entry), settles))
+    if unread:
+        places = ", ".join(dict.fromkeys(entry["where"].removeprefix("secondary, ") for entry in unread))
+        lines.append((f"{len(unread)} numbers ({places})", mark(unread[0]), "compare with the text of the paper"))
     accuracies = len([entry for entry in select(paper=paper) if entry["kind"] == "accuracy"])
     note = f"And {accuracies} accuracies, which need the released weights and the data set of the paper."
-    return Table(("claim", "status", "what would settle it"), lines, note)
+    return Table(("claim", "status", "what would settle it"), lines, note, f"Open questions of {paper}")
 
 
 # ---------------------------------------------------------------- all papers in one picture
 
 
 def landscape() -> list[dict]:
-    """What the papers state of each variant with an accuracy: dict(paper, model, data, accuracy, parameters, gmacs,
-    views, firm).
+    """What the papers state of each variant with an accuracy: dict(paper, family, model, data, accuracy, parameters,
+    gmacs, views, firm).
 
     All numbers are theirs; what is not stated is None. parameters: in millions. gmacs: of all the views with which the
     accuracy was measured; the stated number is of one view. firm: whether all were read in a paper or a repository,
-    and not in a table of other authors.
+    and not in a table of other authors. family: that of the paper, or "ViT" for the baseline that it compares with.
     """
     points = []
     for model in ZOO:
@@ -280,13 +320,14 @@ def landscape() -> list[dict]:
             points.append(
                 dict(
                     paper=accuracy["paper"],
+                    family="ViT" if model.startswith("vit_") else accuracy["paper"],
                     model=model,
                     data=data,
                     accuracy=accuracy["stated"],
                     parameters=size and size["stated"],
                     gmacs=cost and cost["stated"] * clips * crops,
                     views=accuracy["found"],
-                    firm=all(each["source"] in ("paper", "repository") for each in (size, cost, accuracy) if each),
+                    firm=all(firm(each) for each in (size, cost, accuracy) if each),
                 )
             )
     return points

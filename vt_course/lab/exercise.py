@@ -24,6 +24,8 @@ class Exercise:
     drive: for a function that changes things and returns little, such as a step of training: drive(function) uses it
         and returns what is compared, as a function of a case's arguments. `definition` has this form already.
     by_hand: why `vt-course grade` leaves it to the teacher, or "".
+    words: for a driven function whose results are only signs: words(driven, *arguments) says in a sentence what it saw
+        in a case that went wrong, "" if nothing. A `CourseError` of such a function is a sentence to the reader too.
     """
 
     title: str
@@ -38,6 +40,7 @@ class Exercise:
     kinds: tuple = ()
     drive: Callable[[Callable], Callable[..., Tensor]] | None = None
     by_hand: str = ""
+    words: Callable[..., str] | None = None
 
     def driven(self, function: Callable) -> Callable:
         """The function of a case's arguments that is compared with the definition."""

@@ -40,7 +40,8 @@ def stage_maps(model: str, settings=None, size=None) -> list[list[int]]:
 
 @check
 def attention(model: str, what: str, settings=None, size=None, within: str = "") -> list[int]:
-    """One of groups, heads, queries, keys, d of each attention in the order of the pass; equal neighbours once.
+    """For each attention of one pass, its number of groups, heads, queries, keys or channels of a head (`what`: groups,
+    heads, queries, keys, d); values that repeat are listed once.
 
     `groups` are the windows or groups that are computed, `kinds` those among them that have masks of their own.
     `within`: only modules whose name contains this pattern.
@@ -135,7 +136,7 @@ def window_attention(window: list[int], shift: list[int]) -> nn.Module:
 
 @check
 def groups_that_see_each_other(window: list[int], shift: list[int], size: list[int]) -> int:
-    """Into how many sets the tokens of a map fall of which each sees all of its own set and nothing else."""
+    """The number of groups of tokens: inside a group all tokens see each other, and nothing outside."""
     attn = window_attention(window, shift)
 
     def tokens(x):
@@ -189,7 +190,8 @@ def reach(model: str, at: list[str], size: list[int], place: list[int], settings
 
 @check
 def relation_reach(tube: int, size: list[int]) -> int:
-    """Of UniFormer's local relation (V, A and U, no position embedding): the places that notice one in the middle."""
+    """How many places notice a change of the place in the middle, in UniFormer's local relation: a linear layer V, the
+    affinity A of a tube, which is a convolution, and a linear layer U. There is no position embedding."""
     block = fill(uniformer.LocalBlock(3, 6, 4.0, (tube,) * 3, True, True, False, 0.0).double().eval())
     place = tuple(n // 2 for n in size)
     return int(seen_by(block.relate, noise(1, 6, *size), place, (2, 3, 4)).sum())

@@ -12,7 +12,7 @@ import torch
 from vt_course import CourseError, need
 from vt_course.lab.exercise import Exercise, randoms
 from vt_course.lab.kinds.operations import Choices
-from vt_course.models import layers, mvit, swin, timesformer, uniformer, video_swin
+from vt_course.models import fast, layers, mvit, swin, timesformer, uniformer, video_swin
 from vt_course.models.cost import count_parameters
 
 EXERCISES: dict[str, Exercise] = {}
@@ -121,6 +121,7 @@ SIZES = Choices(
             ("the linear layer of a merging has no bias", lambda C: 8 * C + 8 * C * C + 2 * C),
             ("the norm of a merging is missing: it sees 4C channels, so it has 8C numbers", lambda C: 8 * C * C),
             ("the norm of a merging stands before the linear layer, and sees 4C channels", lambda C: 4 * C + 8 * C * C),
+            ("the norm of a merging sees four neighbours, 4C channels and not C", lambda C: 2 * C + 8 * C * C),
             ("a merging makes 2C of 4C channels: 8C², not 4C · 4C", lambda C: 8 * C + 16 * C * C),
             ("a merging makes 2C of 4C channels: 8C², not 4C · C", lambda C: 8 * C + 4 * C * C),
         ),
@@ -272,10 +273,16 @@ EXERCISES["10.2"] = Exercise(
 # ---------------------------------------------------------------- 10.3: a claim and its mutant
 
 MODELS = SimpleNamespace(
-    swin=swin, video_swin=video_swin, mvit=mvit, timesformer=timesformer, uniformer=uniformer, layers=layers
+    swin=swin,
+    video_swin=video_swin,
+    mvit=mvit,
+    timesformer=timesformer,
+    uniformer=uniformer,
+    layers=layers,
+    fast=fast,  # the masks of shifted windows that run; `shift_mask` of `swin` is the readable version
 )
 HOLDS, REFUTED, BROKEN = 1, 0, -1
-ALONE, FAULTY, OTHERS, AFTER = ("as it is", "with your fault", "other papers, with your fault", "after your fault")
+ALONE, FAULTY, OTHERS, AFTER = ("as it is", "with your fault", "on other papers, with your fault", "after your fault")
 # Claims of five papers that run in little time: what no fault of one model may turn red altogether.
 CONTROLS = (
     "swin-odd-window-shift",
@@ -300,10 +307,13 @@ def trial_like(code, **changed):
 
 
 def trial_of(new_claim: Callable) -> Callable:
-    """trial(code): the claim that `new_claim()` gives, tried on the code as it is, with the fault, and after it."""
+    """trial(code): the claim that `new_claim()` gives, tried on the code as it is, with the fault, and after it.
+
+    trial.saw: what the check gave in each trial, in words.
+    """
+    saw = {}
 
     def trial(code):
-        from vt_course.claims.ledger.faults import Changes
         from vt_course.claims.ledger.running import forget
         from vt_course.lab import companion
 
@@ -315,7 +325,7 @@ def trial_of(new_claim: Callable) -> Callable:
             "return two things, `claim, fault`: a dict and a function",
         )
         claim, fault = read(told[0]), told[1]
-        with as_before(), Changes() as changes:
+        with as_before(), named_changes() as changes:
             forget()
             if code != ALONE:
                 fault(changes, MODELS)
@@ -323,15 +333,44 @@ def trial_of(new_claim: Callable) -> Callable:
                 changes.close()  # whatever was set by `changes` is set back
             try:
                 if code == OTHERS:
-                    green = [
-                        outcome(companion.told()[id]) for id in CONTROLS if companion.told()[id].paper != claim.paper
-                    ]
-                    return torch.tensor(HOLDS if 3 * green.count(HOLDS) > 2 * len(green) else REFUTED)
-                return torch.tensor(outcome(claim))
+                    controls = [companion.told()[id] for id in CONTROLS]
+                    green = [outcome(control)[0] for control in controls if control.paper != claim.paper]
+                    holds = green.count(HOLDS)
+                    saw[code] = f"{holds} of {len(green)} claims of the other papers hold, most of them must"
+                    return torch.tensor(HOLDS if 3 * holds > 2 * len(green) else REFUTED)
+                found, gave = outcome(claim)
+                held = {HOLDS: "holds", REFUTED: "is refuted", BROKEN: "cannot be tried"}[found]
+                must = "it must be refuted" if code == FAULTY else "it must hold"
+                saw[code] = f"your claim {held} ({gave}, you state {claim.stated}), {must}"
+                return torch.tensor(found)
             finally:
                 forget()
 
+    trial.saw = saw
     return trial
+
+
+def named_changes():
+    """`Changes` that say in a sentence which name a fault asks for in vain."""
+    from vt_course.claims.ledger.faults import Changes
+
+    def called(owner) -> str:
+        names = [f"models.{name}" for name, module in vars(MODELS).items() if module is owner]
+        return names[0] if names else getattr(owner, "__name__", type(owner).__name__)
+
+    class Named(Changes):
+        def set(self, owner, name: str, value) -> None:
+            if name not in vars(owner):
+                others = [called(module) for module in vars(MODELS).values() if name in vars(module)]
+                remedy = f"{others[0]} has it" if others else "set a name that the module or the class itself defines"
+                raise CourseError(f"your fault: `{called(owner)}` has no `{name}`; {remedy}")
+            super().set(owner, name, value)
+
+        def entry(self, table: dict, key: str, value) -> None:
+            need(key in table, f"your fault: the dict has no key {key!r}; it has {', '.join(map(repr, table))}"[:300])
+            super().entry(table, key, value)
+
+    return Named()
 
 
 def read(told: dict):
@@ -353,20 +392,26 @@ def read(told: dict):
     return claim
 
 
-def outcome(claim) -> int:
-    """1: the claim came out as it should. 0: it is refuted. -1: its check raised an error, so it says nothing."""
+def outcome(claim) -> tuple[int, str]:
+    """1: the claim came out as it should. 0: it is refuted. -1: its check raised an error, so it says nothing.
+
+    And what the check gave, in words.
+    """
     from vt_course.claims.ledger import run
     from vt_course.claims.ledger.running import CHECKS, Refuted
 
     try:
-        found = run.judged(claim, CHECKS[claim.check](**claim.arguments))
+        value = CHECKS[claim.check](**claim.arguments)
+        found = run.judged(claim, value)
     except CourseError:
         raise
-    except Refuted:
-        return REFUTED
-    except Exception:  # changed code may raise anything
-        return BROKEN
-    return HOLDS if found == (claim.status or found) and (claim.status or found != run.DIFFERS) else REFUTED
+    except Refuted as error:
+        return REFUTED, f"the check says: {error}"
+    except Exception as error:  # changed code may raise anything
+        said = str(error).partition("\n")[0][:120]
+        return BROKEN, f"the check ended in {type(error).__name__}: {said}"
+    held = found == (claim.status or found) and (claim.status or found != run.DIFFERS)
+    return HOLDS if held else REFUTED, f"the check gave {value}"
 
 
 @contextmanager
@@ -397,7 +442,8 @@ TRIALS = Choices(
         "faulty": (
             (
                 "your claim stays green with the fault in place: the fault changes nothing that this check runs, so "
-                "nothing shows that the check looks",
+                "nothing shows that the check looks (the masks of shifted windows that run come from "
+                "`models.fast.known_kinds`; `shift_mask` is the readable version)",
                 HOLDS,
             ),
             (
@@ -472,4 +518,5 @@ EXERCISES["10.3"] = Exercise(
     kinds=(TRIALS,),
     drive=trial_of,
     by_hand="it runs the ledger of the course, which a submission must not reach",
+    words=lambda trial, code: f"tried {code}: {trial.saw[code]}" if code in trial.saw else "",
 )

@@ -131,13 +131,18 @@ def anatomy(model: str, title: str | None = None) -> Figure:
     keys and of weights with values, the linear layers of attention, the MLP, and all else. Nothing is typed in.
     """
     rows = parts(model)
+    stages = sum(row["blocks"] > 0 for row in rows)
     fig, (table, *bars) = plt.subplots(1, 3, figsize=(11, 0.42 * len(rows) + 1.9), width_ratios=[6.6, 2, 2])
     for x, text in ((0, "part"), (0.27, "tokens × channels"), (0.56, "heads"), (0.66, "queries → keys")):
         table.text(x, -0.95, text, weight="bold", va="center")
     for i, row in enumerate(rows):
-        blocks = f", {row['blocks']} block{'s' * (row['blocks'] > 1)}" if row["blocks"] else ""
+        blocks = f"{row['blocks']} block{'s' * (row['blocks'] > 1)}"
+        if row["blocks"]:  # one stage is no stage
+            part = f"{row['name']}, {blocks}" if stages > 1 else blocks
+        else:
+            part = row["name"]
         shape = " × ".join(f"{n:,}" for n in row["shape"])
-        shown = (row["name"] + blocks, shape if len(row["shape"]) > 1 else shape + " classes", row["heads"] or "")
+        shown = (part, shape if len(row["shape"]) > 1 else shape + " classes", row["heads"] or "")
         for x, text in zip((0, 0.27, 0.56, 0.66), (*shown, attends_to(row))):
             table.text(x, i, text, va="center", size=11)
     table.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -1.5), xticks=[], yticks=[])

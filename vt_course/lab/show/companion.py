@@ -1,6 +1,8 @@
 """Figures of the ledger: how the claims came out, and what the papers state of accuracy and cost."""
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -55,15 +57,18 @@ def statuses(groups: dict[str, dict[str, dict[str, int]]], title: str | None = N
 
 
 @figure
-def landscape(points: list[dict], data: dict[str, str], title: str | None = None) -> Figure:
+def landscape(
+    points: list[dict], data: dict[str, str], title: str | None = None, names: dict[str, dict[str, str]] | None = None
+) -> Figure:
     """Stated accuracies against what an answer costs, a row of two panels for each data set, a mark for each variant.
 
-    `points`: dict(paper, data, accuracy, gmacs (of all views), parameters (millions), firm) as in
+    `points`: dict(family, model, data, accuracy, gmacs (of all views), parameters (millions), firm) as in
     `vt_course.lab.companion.landscape`; a cost that is None is not drawn. `data`: the data sets to draw, and their
-    names in full. A mark is hollow where one of its numbers was read in a table of other authors. Raises `CourseError`
-    for a data set without a point.
+    names in full. A mark is hollow where one of its numbers was read in a table of other authors. `names`: what
+    to write beside marks of the right panels, data set -> {model: text}. Raises `CourseError` for a data set without a
+    point.
     """
-    papers = list(dict.fromkeys(point["paper"] for point in points))
+    families = list(dict.fromkeys(point["family"] for point in points))
     fig, grid = plt.subplots(len(data), 2, squeeze=False, figsize=(11, 3.3 * len(data) + 0.9), sharey="row")
     for (short, name), panels in zip(data.items(), grid):
         here = [point for point in points if point["data"] == short]
@@ -75,9 +80,9 @@ def landscape(points: list[dict], data: dict[str, str], title: str | None = None
         ):
             drawn = [point for point in here if point[cost] is not None]
             for point in drawn:
-                n = papers.index(point["paper"])
+                n = families.index(point["family"])
                 style = dict(markeredgecolor=COLOURS[n], markeredgewidth=1.5, markersize=8, linestyle="none")
-                face = COLOURS[n] if point["firm"] else "white"
+                face = to_rgba(COLOURS[n], 0.35) if point["firm"] else "none"  # one mark does not hide another
                 axes.plot(point[cost], point["accuracy"], MARKERS[n], markerfacecolor=face, **style)
             axes.set(xscale="log", xlabel=label)
             costs = [point[cost] for point in drawn]
@@ -90,13 +95,35 @@ def landscape(points: list[dict], data: dict[str, str], title: str | None = None
             axes.grid()
         panels[0].set_ylabel("stated top-1, %")
         panels[0].set_title(name, loc="left")
+    style = dict(linestyle="none", markersize=8, markeredgewidth=1.5)
     marks = [
-        Line2D([], [], color=COLOURS[n], marker=MARKERS[n], linestyle="none", markersize=8, label=paper)
-        for n, paper in enumerate(papers)
+        Line2D([], [], marker=m, color=c, markerfacecolor=to_rgba(c, 0.35), label=family, **style)
+        for m, c, family in zip(MARKERS, COLOURS, families)
     ]
     if not all(point["firm"] for point in points if point["data"] in data):
-        style = dict(marker="o", markerfacecolor="white", markeredgecolor="0.3", linestyle="none", markersize=8)
-        marks.append(Line2D([], [], **style, label="hollow: a secondary source"))
-    fig.legend(handles=marks, loc="outside lower center", ncols=3)
+        hollow = dict(marker="o", markerfacecolor="none", markeredgecolor="0.3")
+        marks.append(Line2D([], [], **style, **hollow, label="hollow: a secondary source"))
+    fig.legend(handles=marks, loc="outside lower center", ncols=4)
     headline(fig, title)
+    fig.draw_without_rendering()  # only now it is known where the marks are
+    for short, axes in zip(data, grid[:, 1]):
+        for point in points:
+            text = (names or {}).get(short, {}).get(point["model"])
+            if text and point["data"] == short:
+                write_beside(axes, (point["parameters"], point["accuracy"]), text)
     return fig
+
+
+def write_beside(axes: Axes, place: tuple[float, float], text: str) -> None:
+    """Write a text right, left, below or above a mark: at the first of these sides that other marks and texts leave."""
+    marks = axes.transData.transform([(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines])
+    boxes = [other.get_window_extent() for other in axes.texts]
+    for x, y, across, up in ((9, 0, "left", "center"), (-9, 0, "right", "center"), (0, -8, "center", "top")):
+        style = dict(xytext=(x, y), textcoords="offset points", ha=across, va=up, size=11)
+        note = axes.annotate(text, place, **style)
+        box = note.get_window_extent()
+        inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 and axes.bbox.y0 <= box.y0
+        if inside and not box.expanded(1, 1.3).count_contains(marks) and not box.count_overlaps(boxes):
+            return
+        note.remove()
+    axes.annotate(text, place, **style | dict(xytext=(0, 8), va="bottom"))
