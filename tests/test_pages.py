@@ -32,6 +32,14 @@ def test_the_first_screen_says_what_it_is_how_it_looks_how_to_begin_and_where_to
     assert re.findall(r"\(docs/(\w+)\.md\)", screen) == list(READERS)
 
 
+def test_the_map_of_notebook_00_has_the_hours_of_the_readme():
+    """And names each notebook that there is, as ready."""
+    rows = re.compile(r"\| \**\[?(\d\d) [^|]+\|[^|]+\| ([\d.]+) \|")
+    source = (repo_root() / "notebooks" / "src" / "00_start_here.py").read_text(encoding="utf-8")
+    assert rows.findall(source) == rows.findall(PAGES["README.md"]) and len(rows.findall(source)) == 11
+    assert "not written yet" not in source
+
+
 def test_the_hours_of_the_course_are_those_of_its_ready_notebooks():
     hours = re.findall(r"\| ([\d.]+) \| \*\*ready\*\* \|", PAGES["README.md"])
     (said,) = re.findall(r"whole course takes about (\d+) hours", PAGES["README.md"])

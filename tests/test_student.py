@@ -80,11 +80,11 @@ def test_every_solution_of_the_committed_notebook_passed(source):
 @each_notebook
 def test_no_solution_is_left(source):
     nb, solved = student_edition(source), from_source(source)
-    text = "\n".join(cell.source for cell in nb.cells)
-    assert NOTE in text and not any("solution" in parts(cell) for cell in nb.cells)
+    text, note = "\n".join(cell.source for cell in nb.cells), NOTE.format(stem=source.stem)
+    assert note in text and not any("solution" in parts(cell) for cell in nb.cells)
     for number, body in solutions(source).items():
         assert body not in text
-    assert [cell.id for cell in nb.cells if cell.source != NOTE] == [
+    assert [cell.id for cell in nb.cells if cell.source != note] == [
         cell.id for cell in solved.cells if "solution" not in parts(cell) and "answer" not in tags(cell)
     ]
     answers = [cell.source for cell in solved.cells if "answer" in tags(cell)]

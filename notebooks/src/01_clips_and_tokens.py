@@ -28,7 +28,7 @@
 #
 # Sections 1 to 6 and 9 are the core. Sections 7 and 8 are deep dives: they can wait for a second reading, and question 6 with them.
 #
-# "**Predict**" asks you to write an answer down before you run the cell. The solved notebook, `notebooks/01_clips_and_tokens.ipynb`, has the answers of predictions and tasks, at the same places.
+# "**Predict**" asks you to write an answer down before you run the cell.
 
 # %% tags=["parameters"]
 # smoke: section 9 on 160 clips; lecture, full: on 400, so that the

@@ -23,7 +23,7 @@
 #
 # Read sections 1 and 2 first. Sections 4 to 8 are one page for each paper: take those that you need.
 #
-# **Predict** and **Question** ask you to write an answer down before you read on. The solved notebook, `notebooks/10_paper_companion.ipynb`, has the answers to them and to the questionnaire, behind the same cells.
+# **Predict** and **Question** ask you to write an answer down before you read on.
 
 # %% tags=["parameters"]
 PROFILE = "smoke"   # five claims; lecture: all of structure; full: all

@@ -13,11 +13,10 @@ from vt_course.publish.tags import exercises, parts, tags
 
 NOTE = (
     "*Student edition: solutions and answers are left out. Each exercise is a stub, a check and hints. While a stub is "
-    "untouched, the"
-    " cells below it use the course's own function, and the check says so: everything runs from top to bottom "
-    "unsolved. After a"
-    " check that failed they use yours, and may stop; put `raise NotImplementedError` back to go on without it. "
-    "`vt-course progress` lists the checks that passed.*"
+    "untouched, the cells below it use the course's own function, and the check says so: everything runs from top to "
+    "bottom unsolved. After a check that failed they use yours, and may stop; put `raise NotImplementedError` back to "
+    "go on without it. Answers to predictions and questions are in the solved notebook, `notebooks/{stem}.ipynb`, at the "
+    "same places. `vt-course progress` lists the checks that passed.*"
 )
 
 
@@ -68,7 +67,7 @@ def student_edition(source: Path):
                 f"\n\n*The solution of exercise {parts(cell)['hints']} is in the solved notebook, "
                 f"`notebooks/{source.stem}.ipynb`, right after these hints.*"
             )
-    nb.cells.insert(1, nbformat.v4.new_markdown_cell(NOTE, id="student-edition"))
+    nb.cells.insert(1, nbformat.v4.new_markdown_cell(NOTE.format(stem=source.stem), id="student-edition"))
     cells = {cell.id: text_hash(cell) for cell in nb.cells}  # so that an update knows what its reader changed
     ours = {"edition": "student", "notebook": source.stem, "version": __version__, "sha256": digest(nb), "cells": cells}
     nb.metadata = nbformat.from_dict(METADATA | {"vt_course": ours})
