@@ -12,11 +12,11 @@ from vt_course.publish.source import METADATA, from_source, select_sources, writ
 from vt_course.publish.tags import exercises, parts, tags
 
 NOTE = (
-    "*Student edition: solutions and answers are left out. Each exercise is a stub, a check and hints. While a stub is "
-    "untouched, the cells below it use the course's own function, and the check says so: everything runs from top to "
-    "bottom unsolved. After a check that failed they use yours, and may stop; put `raise NotImplementedError` back to "
-    "go on without it. Answers to predictions and questions are in the solved notebook, `notebooks/{stem}.ipynb`, at the "
-    "same places. `vt-course progress` lists the checks that passed.*"
+    "*Student edition: solutions and answers are left out. Each exercise is a stub, a check and hints. While a stub "
+    "is untouched, the cells below it use the course's own function, and the check says so: everything runs from top "
+    "to bottom unsolved. After a check that failed they use yours, and may stop; put `raise NotImplementedError` back "
+    "to go on without it. Answers to predictions and questions are in the solved notebook, `notebooks/{stem}.ipynb`, "
+    "at the same places. `vt-course progress` lists the checks that passed.*"
 )
 
 
