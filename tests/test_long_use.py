@@ -1,6 +1,7 @@
 """Long use: what grows in a kernel is found, and what does not grow is not blamed."""
 
 import gc
+import json
 import re
 import weakref
 
@@ -9,7 +10,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.figure import Figure
 
-from vt_course import CourseError
+from vt_course import CourseError, repo_root
 from vt_course.lab.show import style
 from vt_course.publish import long_use
 
@@ -62,6 +63,16 @@ def test_a_notebook_keeps_only_its_last_figures():
     assert len(alive) <= 3
     assert set(shell.user_ns["_oh"].values()) == {42} and len(shell.user_ns["_oh"]) == 9
     assert not any(isinstance(value, Figure) for name, value in shell.user_ns.items() if re.fullmatch(r"_\d+", name))
+
+
+def test_the_record_levels_off_and_the_page_quotes_it():
+    record = json.loads((repo_root() / long_use.RESULT).read_text(encoding="utf-8"))
+    page = (repo_root() / "docs" / "contributors.md").read_text(encoding="utf-8")
+    fourth, last = record["rounds"][3], record["rounds"][-1]
+    assert long_use.faults(record) == record["faults"] == [] and record["notebooks"] == ["04_video_swin", "08_training"]
+    said = re.search(r"After\s+([\d,]+) executions the kernel had ([\d,]+) MB \(([\d,]+) after ([\d,]+)\)", page)
+    numbers = [int(text.replace(",", "")) for text in said.groups()]
+    assert numbers == [last["executions"], round(last["kernel_mb"]), round(fourth["kernel_mb"]), fourth["executions"]]
 
 
 @pytest.mark.dear
