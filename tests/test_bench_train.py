@@ -72,6 +72,9 @@ def test_a_clip_that_is_skipped_ends_the_comparison(files, tmp_path):
     task = Task("video_swin_mini", (str(files[1]), str(cut)), frames=4, stride=2, size=16, batch=2)
     with pytest.raises(CourseError, match="cut.mp4"):
         train("ours", task, ALONE | {"pipeline": "reference"})
+    task = Task("video_swin_mini", (str(files[1]),), 4, 2, 16, 2, val=((str(files[1]), "a"), (str(cut), "b")))
+    with pytest.raises(CourseError, match="cut.mp4"):
+        train("ours", task, ALONE | {"pipeline": "kept"})
 
 
 @pytest.mark.parametrize("pipeline", ["reference", "kept"])

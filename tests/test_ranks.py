@@ -129,7 +129,7 @@ DRIVER = textwrap.dedent("""
 
 SCRIPT = textwrap.dedent("""
     import os, sys
-    from vt_course import CourseError, cli
+    from vt_course import cli
     from vt_course.data.clips import VideoFolder
     from vt_course.training import fit
     def log(*words):

@@ -186,8 +186,7 @@ def compare(peer: str, kind: Kind, task: Task, turns: int) -> dict:
         for turn in range(turns):
             for name in list(sides)[:: (-1) ** turn]:  # the order alternates
                 reports[name].append(sides[name].epoch(chosen[name], kind.kept))
-        counts = {report["parameters"] for each in reports.values() for report in each}
-        need(len(counts) == 1, f"the models of ours and {peer} differ: they have {counts} parameters")
+        parameters = parameters_of(reports, peer)
         for name, each in reports.items():
             alone = chosen[name] | {"workers": 0, "threads": 1, "clips": max(kind.tried // 2, task.batch, 2)}
             stages = sides[name].epoch(alone, kind.kept)
@@ -198,12 +197,19 @@ def compare(peer: str, kind: Kind, task: Task, turns: int) -> dict:
                 "stages": {stage: 1e3 * s / alone["clips"] for stage, s in stages["stages"].items()},
                 "one_thread_ms": 1e3 * stages["seconds"] / alone["clips"],
             }
-    result = {"peer": PEERS[peer][1], "model": task.model, "parameters": counts.pop(), "turns": turns, "sides": found}
+    result = {"peer": PEERS[peer][1], "model": task.model, "parameters": parameters, "turns": turns, "sides": found}
     for key, other in (("ratio", peer), ("ratio_by_hand", BY_HAND)):
         if other in reports:
             ratios = [b["seconds"] / a["seconds"] for a, b in zip(reports["ours"], reports[other])]
             result[key], result[f"{key}_error"] = median_and_error(ratios)
     return result | {"target": kind.target}
+
+
+def parameters_of(reports: dict[str, list[dict]], peer: str) -> int:
+    """The number of parameters that all sides report of their model. Raises `CourseError` if they differ."""
+    counts = {report["parameters"] for each in reports.values() for report in each}
+    need(len(counts) == 1, f"the models of ours and {peer} differ: they have {counts} parameters")
+    return counts.pop()
 
 
 def motion_task(model: str) -> Task:
@@ -236,13 +242,12 @@ def to_goal(peer: str, kind: Kind, task: Task, seed: int) -> dict:
             for name in list(sides)[:: (-1) ** turn]:  # the order alternates
                 if not epochs[name] or epochs[name][-1]["val_top1"] < GOAL:
                     epochs[name].append(sides[name].epoch(found[name]["settings"]))
-    counts = {report["parameters"] for reports in epochs.values() for report in reports}
-    need(len(counts) == 1, f"the models of ours and {peer} differ: they have {counts} parameters")
+    parameters = parameters_of(epochs, peer)
     for name, reports in epochs.items():
         seconds, top1 = ([report[key] for report in reports] for key in ("seconds", "val_top1"))
         found[name] |= {"reached": top1[-1] >= GOAL, "epochs": len(reports), "seconds": sum(seconds)}
         found[name] |= {"seconds_per_epoch": statistics.median(seconds[1:] or seconds), "val_top1": top1}
-    said = {"peer": PEERS[peer][1], "model": task.model, "parameters": counts.pop(), "seed": seed, "goal": GOAL}
+    said = {"peer": PEERS[peer][1], "model": task.model, "parameters": parameters, "seed": seed, "goal": GOAL}
     return said | {"sides": found}
 
 
@@ -355,39 +360,41 @@ def table(report: dict) -> list[dict]:
     return rows
 
 
+def trained_to_goal(report: dict) -> dict[str, dict]:
+    """name -> result of the finished parts of a report that train to a goal; the others compare speeds."""
+    results = {name: part["result"] for name, part in report["parts"].items() if "result" in part}
+    return {name: result for name, result in results.items() if "goal" in result}
+
+
 def goals(report: dict) -> list[dict]:
     """A row for each side of each part of a report that trains to a goal."""
     rows = []
-    for name, made in report["parts"].items():
-        if (result := made.get("result", {})).get("goal"):
-            for side, found in result["sides"].items():
-                row = {key: found[key] for key in ("reached", "epochs", "seconds", "seconds_per_epoch")}
-                row |= {"part": name if side == "ours" else "", "side": side, "best": max(found["val_top1"])}
-                rows.append(row)
+    for name, result in trained_to_goal(report).items():
+        for side, found in result["sides"].items():
+            row = {key: found[key] for key in ("reached", "epochs", "seconds", "seconds_per_epoch")}
+            row |= {"part": name if side == "ours" else "", "side": side, "best": max(found["val_top1"])}
+            rows.append(row)
     return rows
 
 
 def summary(report: dict) -> str:
     """The ratios of a report in one line, as docs/researchers.md quotes them; failed parts are left out."""
-    kinds, reached = {}, {}
+    said = {}  # what was compared: a text for each peer
+    trained = trained_to_goal(report)
     for name, made in report["parts"].items():
-        peer, _, kind = name.partition(", ")
-        result = made.get("result")
-        if not result:
-            continue
-        if "goal" in result:
-            reached.setdefault(peer, []).append(result["sides"])
-            continue
-        text = f"{result['ratio']:.2f} ± {result['ratio_error']:.2f} times {peer}"
-        if "ratio_by_hand" in result:
-            text += f" ({result['ratio_by_hand']:.2f} times its loader made by hand)"
-        kinds.setdefault(kind, []).append(text)
-    parts = [f"{kind}: {', '.join(texts)}" for kind, texts in kinds.items()]
-    if reached:
-        said = []
-        for peer, runs in reached.items():
-            for side in ("ours", peer):
-                times = [f"{run[side]['seconds']:.0f}" if run[side]["reached"] else "not reached" for run in runs]
-                said.append(f"{side} {' / '.join(times)}{f' (beside {peer})' if side == 'ours' else ''}")
-        parts.append(f"{TO_GOAL.name}, seed by seed: {', '.join(said)}")
-    return "; ".join(parts)
+        if name not in trained and (result := made.get("result")):
+            peer, _, kind = name.partition(", ")
+            text = f"{result['ratio']:.2f} ± {result['ratio_error']:.2f} times {peer}"
+            if "ratio_by_hand" in result:
+                text += f" ({result['ratio_by_hand']:.2f} times its loader made by hand)"
+            said.setdefault(kind, []).append(text)
+    seconds = {}  # of each side beside a peer: a text for each seed
+    for name, result in trained.items():
+        peer = name.partition(", ")[0]
+        for side, found in result["sides"].items():
+            text = f"{found['seconds']:.0f}" if found["reached"] else "not reached"
+            seconds.setdefault((side, peer), []).append(text)
+    for (side, peer), texts in seconds.items():
+        beside = f" (beside {peer})" if side == "ours" else ""
+        said.setdefault(f"{TO_GOAL.name}, seed by seed", []).append(f"{side} {' / '.join(texts)}{beside}")
+    return "; ".join(f"{kind}: {', '.join(texts)}" for kind, texts in said.items())

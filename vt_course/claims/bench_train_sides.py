@@ -189,12 +189,22 @@ def ours(task: Task, settings: dict, turn: Callable[[], bool], watch: Watch) -> 
         run.out.mkdir()
         run.train_loader.collate_fn = collating(watch, settings, run.train_loader.collate_fn)
         run.train_loader = Watched(run.train_loader, watch)
-        watch.look_at(run.model, run.optimizer, task.val and (lambda: run.validate([])[0]["top1"]))
+
+        def none_skipped(split: str) -> None:
+            """A clip that cannot be read is skipped: on fewer of them a side would look faster, or better."""
+            for fault in run.progress.bad[split].values():
+                raise CourseError(fault)
+
+        def top1() -> float:
+            scores, _ = run.validate([])
+            none_skipped("val")
+            return scores["top1"]
+
+        watch.look_at(run.model, run.optimizer, top1 if task.val else None)
         with run.event_log():
             while turn():
                 run.train_epoch([], None, math.inf)
-                for fault in run.progress.bad["train"].values():  # it is skipped, so fewer clips would be trained on
-                    raise CourseError(fault)
+                none_skipped("train")
                 run.progress.epoch, run.progress.batch = run.progress.epoch + 1, 0
 
 
@@ -252,10 +262,10 @@ def read_torchcodec(path: str, task: Task, threads: int, short_side: int | None)
 READERS = {"decord": read_decord, "PyAV": read_pyav, "torchcodec": read_torchcodec}
 
 
-def positions(count: int, task: Task) -> np.ndarray:
-    """The frames of a clip that begins anywhere in a video of `count` frames."""
+def positions(count: int, task: Task, train: bool = True) -> np.ndarray:
+    """The frames of a clip that begins anywhere in a video of `count` frames; not `train`: of the one in its middle."""
     room = max(count - (task.frames - 1) * task.stride - 1, 0)
-    return random.randint(0, room) + np.arange(task.frames) * task.stride
+    return (random.randint(0, room) if train else room // 2) + np.arange(task.frames) * task.stride
 
 
 def reference(task: Task) -> Callable:
@@ -325,10 +335,7 @@ class PeerClips(Dataset):
             if path not in self.kept:
                 self.kept[path] = every_frame(path, short_side)
         frames = self.kept[path]
-        if self.train:
-            return frames[positions(len(frames), task)]
-        span = (task.frames - 1) * task.stride + 1
-        return frames[(len(frames) - span) // 2 :: task.stride][: task.frames]
+        return frames[positions(len(frames), task, self.train)]
 
 
 def every_frame(path: str, short_side: int) -> np.ndarray:

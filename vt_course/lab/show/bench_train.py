@@ -18,8 +18,8 @@ def where_the_time_goes(report: dict) -> Figure:
     loop.
     Raises `CourseError` for a report in which no part succeeded.
     """
-    made = {name: part["result"] for name, part in report["parts"].items() if "result" in part}
-    made = {name: result for name, result in made.items() if "goal" not in result}  # there only the whole is measured
+    results = {name: part["result"] for name, part in report["parts"].items() if "result" in part}
+    made = {name: result for name, result in results.items() if "stages" in result["sides"]["ours"]}
     need(made, "the report has no finished part to draw; run the same command again")
     fig, axes = plt.subplots(len(made), squeeze=False, figsize=(9, 0.5 + 1.5 * len(made)))
     for ax, (name, result) in zip(axes[:, 0], made.items()):
