@@ -5,6 +5,7 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -314,9 +315,27 @@ def test_a_side_that_fails_or_dies_says_so_and_another_epoch_can_follow(monkeypa
     monkeypatch.setattr(sides.multiprocessing, "set_start_method", lambda *_, **more: None)
     threads = torch.get_num_threads()
     good, bad = {"clips": 2, "threads": threads}, {"clips": 0, "threads": threads}
-    pipe = Pipe(good, "again", bad, good, "end")
+    pipe = Pipe("rest", good, "again", bad, "rest", good, "end")
     sides.serve(pipe, "ours", Task("video_swin_mini", ()))
-    assert [report.get("steps", report.get("error")) for report in pipe.sent] == [2, 2, "ZeroDivisionError: at all", 2]
+    said = [report.get("steps", report.get("error", "rested")) for report in pipe.sent]
+    assert said == ["rested", 2, 2, "ZeroDivisionError: at all", "rested", 2]
+
+
+@pytest.mark.dear
+@pytest.mark.parametrize("name", ["ours", *HERE])
+def test_workers_of_other_settings_are_gone(files, name, capfd):
+    """They would count as memory of the next settings, and complain when the process ends."""
+    model = bench.PEERS[name][0] if name in bench.PEERS else "video_swin_mini"
+    clips = tuple(map(str, files))
+    task = Task(model, clips, frames=4, size=32, batch=2, val=tuple(zip(clips, "ab")))
+    with bench.Side(name, task) as side:
+        alive = []
+        for workers in (2, 1, 0):
+            side.epoch(ALONE | {"workers": workers, "pipeline": "reference"})
+            alive.append(len(psutil.Process(side.process.pid).children(recursive=True)))
+    loaders = 2 if name == "ours" else 1  # ours validates with workers, too
+    assert alive == [2 * loaders, loaders, 0]
+    assert side.process.exitcode == 0 and capfd.readouterr().err == ""
 
 
 def test_other_models_are_not_compared(monkeypatch):

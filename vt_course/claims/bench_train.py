@@ -19,7 +19,7 @@ import torch
 
 from vt_course import CourseError, data_root, need
 from vt_course.claims.bench_models import median_and_error
-from vt_course.claims.bench_train_sides import AGAIN, END, READERS, Task, serve
+from vt_course.claims.bench_train_sides import AGAIN, END, READERS, REST, Task, serve
 from vt_course.claims.parts import in_parts
 from vt_course.claims.phone_clips import phone_clips
 from vt_course.data import open_spec
@@ -101,6 +101,8 @@ class Side:
         Raises `CourseError` if the epoch fails.
         """
         new, self.current = settings != self.current, settings
+        if new:
+            self._ask(REST)
         with PeakMemory() as memory:
             memory.watch(self.process.pid)
             report = self._ask(settings if new else AGAIN)

@@ -7,6 +7,7 @@ are what a user would write instead: torchvision's model in a loop like that of 
 libraries here below, so that no process holds those of another.
 """
 
+import gc
 import math
 import multiprocessing
 import random
@@ -34,7 +35,8 @@ from vt_course.files import parsing, write_csv
 LABELS = ("a", "b")
 STAGES = ("decode", "resize", "collate", "forward", "backward", "step")
 WEIGHT_DECAY, CLIP_NORM = 0.05, 1.0
-AGAIN, END = "again", "end"  # instead of settings: another epoch with the same ones; no further epoch
+# Instead of settings: another epoch with the same ones; let go of all that was trained; no further epoch.
+AGAIN, REST, END = "again", "rest", "end"
 
 
 @dataclass(frozen=True)
@@ -512,7 +514,8 @@ SIDES = {"ours": ours, "torchvision": torchvision, "transformers": transformers}
 def serve(connection: Connection, side: str, task: Task) -> None:
     """Train whenever settings come through `connection`, and answer each epoch with the report of its `Watch`.
 
-    AGAIN: another epoch with the same settings. END: the process ends. What goes wrong is answered as {"error": ...}.
+    AGAIN: another epoch with the same settings. REST: the training and its workers are dropped, so that they count for
+    no other settings. END: the process ends. What goes wrong is answered as {"error": ...}.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C, and ends this process
     if sys.platform == "linux":  # workers are forked, as in a user's program; a process that was spawned would spawn
@@ -523,7 +526,13 @@ def serve(connection: Connection, side: str, task: Task) -> None:
     with suppress(EOFError, ConnectionError):  # the parent has been killed
         asked = connection.recv()
         while asked != END:
-            asked = with_settings(connection, side, task, asked)
+            if asked != REST:
+                asked = with_settings(connection, side, task, asked)
+                continue
+            gc.collect()  # a loader stands in a cycle of references: until that is found, its workers live on
+            connection.send({})
+            asked = connection.recv()
+        gc.collect()  # at the exit of Python a loader complains of workers that are ended for it
 
 
 def preload() -> None:

@@ -42,7 +42,9 @@ def in_parts(
         except CourseError as error:
             found = {"error": str(error)}
         seconds = round(time.monotonic() - started, 1)
-        report["parts"][name] = found | {"seconds": seconds, "commit": head["commit"]}
+        made = report["parts"] | {name: found | {"seconds": seconds, "commit": head["commit"]}}
+        # In the order of `todo`, whenever a part was made; the file may have others, of a run with other choices.
+        report["parts"] = {each: made[each] for each, _ in todo if each in made} | made
         if out is not None:
             atomic_write(out, (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
         said = "done" if "result" in found else f"FAILED: {found['error']}"
