@@ -85,9 +85,9 @@ def test_differ_prints_the_bound_and_not_the_difference(capsys):
     zero = torch.zeros(4, 4)
     for gap in (0.02, 7.5):
         assert printed(capsys, differ, "without the mask", zero + gap, zero) == (
-            "✓ without the mask: max |Δ| ≥ 1e-02\n"
+            "≠ without the mask: max |Δ| ≥ 1e-02\n"
         )
-    assert printed(capsys, differ, "much", zero - 3, zero, at_least=0.5) == "✓ much: max |Δ| ≥ 5e-01\n"
+    assert printed(capsys, differ, "much", zero - 3, zero, at_least=0.5) == "≠ much: max |Δ| ≥ 5e-01\n"
     one = zero.clone()
     one[2, 3] = 1
     differ("one number is enough", one, zero)

@@ -59,7 +59,7 @@ _ = torch.manual_seed(0)
 
 # %% [markdown]
 # Four helpers print what is the same on every machine. `report` prints shapes and counts. `agree` stops the notebook unless two tensors match
-# everywhere, and prints the bound that it checked (times |x| for numbers x above 1). `differ` is the opposite test: it stops unless the two tensors are clearly different. `within` checks that a number lies in an interval.
+# everywhere, and prints the bound that it checked (times |x| for numbers x above 1). `differ` is the opposite test: it stops unless the two tensors are clearly different, and its line begins with ≠. `within` checks that a number lies in an interval.
 
 # %% [markdown] tags=["core"]
 # ## 1 · From a file to numbers

@@ -13,12 +13,12 @@
 # |---|---|
 # | **Needs** | PyTorch: tensors, `Linear`, autograd. Notebook 01 helps, but is not required |
 # | **Data** | the embedded clips: `vt-course data synthetic`, once (`make course` and `make lab` do it) |
-# | **Time** | core 2 to 3 hours with the exercises, deep dives half an hour more; to run it on two quiet cores: 15 to 30 seconds (`smoke`), 20 to 40 (`lecture`), 45 to 90 (`full`) |
+# | **Time** | 2 to 3 hours with the exercises, and half an hour more for sections 6 and 8; to run it on two quiet cores: 15 to 30 seconds (`smoke`), 20 to 40 (`lecture`), 45 to 90 (`full`) |
 # | **Hardware** | a laptop CPU; it takes 0.8 to 1.4 GB of memory, `full` up to 1.8 |
 #
 # **You will be able to**
 #
-# 1. write attention as loops, as matrices, with heads, and as one fused call, and prove that they are the same (exercises 2.1 and 2.2, questions 1 and 7);
+# 1. write attention as loops, as matrices, with heads, and as one fused call, and check that they are the same (exercises 2.1 and 2.2, questions 1 and 7);
 # 2. derive the factor 1/√d, and say what happens to gradients without it (questions 2 and 8);
 # 3. say what attention knows about order without positions, with absolute and with relative ones (exercise 2.3, question 3);
 # 4. derive the cost of attention among all tokens and in windows, and say where each term takes over (exercises 2.4 and 2.5, question 4);
@@ -27,7 +27,7 @@
 
 # %% tags=["parameters"]
 # smoke: maps up to 42 × 42 tokens are timed; lecture: 56 × 56 too,
-# where the gap between the curves is widest; full: 70 × 70
+# where the gap between the curves is wider; full: 70 × 70
 PROFILE = "smoke"
 
 # %%
@@ -46,7 +46,7 @@ _ = torch.manual_seed(0)
 
 # %% [markdown]
 # Four helpers print what is the same on every machine. `report` prints shapes and counts. `agree` stops the notebook unless two tensors match everywhere,
-# and prints the bound that it checked (times |x| for numbers x above 1). `differ` is its control. `within` checks that a number lies in an interval.
+# and prints the bound that it checked (times |x| for numbers x above 1). `differ` is its control; its line begins with ≠. `within` checks that a number lies in an interval.
 
 # %% [markdown] tags=["core"]
 # ## 1 · One layer in one picture
@@ -117,7 +117,7 @@ by_loops = attention_in_loops(toy_q[0, 0], toy_k[0, 0], toy_v[0, 0])
 report(toy=toy_q.shape, result=by_loops.shape)
 
 # %% [markdown]
-# All logits together are a matrix product: row i, column j of q kᵀ is qᵢ·kⱼ. The average is another one: weights times v. What
+# All products together are one matrix product: row i, column j of q kᵀ is qᵢ·kⱼ. Divided by √d, they are the logits. The average is another one: weights times v. What
 # stands between the two is yours.
 #
 # ### Exercise 2.1 · The weights
@@ -144,9 +144,9 @@ attention_weights = check("2.1", attention_weights)
 #
 # `logits = q @ (k with its last two axes exchanged) / √d`, then softmax over the last axis
 # </details>
-# <details><summary>Symptom: it works for N = M, and fails or is wrong otherwise</summary>
+# <details><summary>Symptom: the shape is right only for N = M, or the columns sum to 1</summary>
 #
-# The product is k qᵀ, which has the right shape only for N = M. If the shape is right and the columns sum to 1 instead of the rows, the softmax runs over the queries.
+# If the shape is wrong for N ≠ M, the product is k qᵀ. If the columns sum to 1 instead of the rows, the softmax runs over the queries.
 # </details>
 
 # %% tags=["solution:2.1"]
@@ -183,14 +183,14 @@ differ("their weights are not", pictures[1], pictures[1].T)
 
 # %% [markdown]
 # Nothing in the layer knows where one frame ends and the next begins; we drew the lines. This is attention over space and time jointly. Attention over
-# space only (among the places of one frame), over time only (among the frames at one place) or in windows keeps some of these squares and leaves out the others (notebooks 03, 04 and 06). MViT (05) makes the matrix narrower.
+# space only (among the places of one frame), over time only (among the frames at one place) or in windows keeps a part of this matrix: the two squares on the diagonal for space only, the diagonal of each square for time only, groups of cells for windows (notebooks 03, 04 and 06). MViT (05) makes the matrix narrower.
 
 # %% [markdown] tags=["core"]
 # ## 3 · Why 1/√d
 #
 # Suppose that the components of q and k are independent, with mean 0 and variance 1 (Vaswani et al., section 3.2.1, argue so). Then q·k is a sum of d
-# products. Each product has mean 0 and variance 1 · 1. Variances of independent terms add, so the logit has variance **d**. Dividing by √d
-# divides the variance by d and brings it back to 1. Measured, for five values of d:
+# products. Each product has mean 0 and variance 1 · 1. Variances of independent terms add, so q·k has variance **d**. Dividing by √d
+# divides the variance by d and brings it back to 1: the variance of a logit. Measured, for five values of d:
 
 # %%
 def some_logits(d, n=8192):
@@ -205,7 +205,7 @@ variances = [some_logits(d).var().item() for d in widths]
 for d, variance in zip(widths, variances):
     within(f"variance over d, d = {d}", variance / d, 0.9, 1.1)
 
-# %% tags=["figure"] alt="Variance of the logits against the channels of a head d, on logarithmic axes: q·k rises in proportion to d, q·k / d falls, and q·k / √d stays at 1."
+# %% tags=["figure"] alt="Variance of q·k, q·k / √d and q·k / d against the channels of a head d, on logarithmic axes: q·k rises in proportion to d, q·k / d falls, and q·k / √d stays at 1."
 by_root = [s / d for s, d in zip(variances, widths)]
 by_d = [s / d**2 for s, d in zip(variances, widths)]
 show.cost_curves(
@@ -213,7 +213,7 @@ show.cost_curves(
      "q·k / √d": dict(x=widths, y=by_root, formula_y=[1] * 5),
      "q·k / d": dict(x=widths, y=by_d,
                      formula_y=[1 / d for d in widths])},
-    "channels of a head, d", "variance of the logits",
+    "channels of a head, d", "variance",
     "Only 1/√d keeps the variance at 1", slopes=False, width=6.6)
 
 # %% [markdown]
@@ -270,14 +270,16 @@ for name, scale, low, high in (("no scaling", 1, 0.90, 0.98),
     largest = softmax_of(1024, scale).amax(-1).mean().item()
     within(f"largest weight, {name}", largest, low, high)
 
-# %% tags=["figure"] alt="Trace of the derivative of the softmax against the channels of a head, on logarithmic axes: with 1/√d it stays near 1, without scaling it falls from 0.9 at 4 channels to below 0.1 at 1,024."
+# %% tags=["figure"] alt="Trace of the derivative of the softmax against the channels of a head, on logarithmic axes: with 1/√d and with 1/d it stays near 1, without scaling it falls from 0.9 at 4 channels to below 0.1 at 1,024."
 plain = [mean_trace(softmax_of(d, 1)) for d in widths]
 scaled = [mean_trace(softmax_of(d, d**-0.5)) for d in widths]
+flat = [mean_trace(softmax_of(d, 1 / d)) for d in widths]
 show.cost_curves(
     {"no scaling": dict(x=widths, y=plain),
-     "1/√d": dict(x=widths, y=scaled)},
+     "1/√d": dict(x=widths, y=scaled),
+     "1/d": dict(x=widths, y=flat)},
     "channels of a head, d", "trace of ∂p/∂s, mean of 64 rows",
-    "Without 1/√d, wide heads pass little gradient",
+    "Without scaling, wide heads pass little gradient",
     slopes=False, width=6.6)
 
 # %% [markdown] tags=["answer"]
@@ -285,8 +287,8 @@ show.cost_curves(
 # averages everything.
 
 # %% [markdown]
-# Only 1/√d behaves alike for every width. The trace is about the softmax alone. The gradient of a query has one more factor, the scale
-# times k. So without scaling the gradient of a query is not simply small: at d = 1024 most rows pass almost nothing, and the few undecided ones pass far too much. All this holds at the beginning of training. Afterwards q and k are no longer independent, and
+# With 1/d gradients pass as well, but at large d every row is nearly a plain average. Only 1/√d does both at every width: it passes gradients, and it lets rows prefer some keys. The trace is about the softmax alone. The gradient of a query has one more factor, the scale
+# times k. So without scaling the gradient of a query is not simply small. All this holds at the beginning of training. Afterwards q and k are no longer independent, and
 # the logits may become as large as they need to.
 #
 # Some codes scale q before the product, some the logits after it. That is the same. Doing both is the error 1/d.
@@ -348,7 +350,7 @@ def multi_head_attention(x, w_qkv, b_qkv, w_out, b_out, num_heads):
 multi_head_attention = check("2.2", multi_head_attention, solution=True)
 
 # %% [markdown]
-# Four more ways to write it, each equal to yours on the same weights. First the literal one, a loop over heads with their own rows:
+# Four more ways to write it, each equal to yours on the same weights. First a loop over heads, each with its own rows:
 
 # %% tags=["definition"]
 def heads_in_a_loop(x, w_qkv, b_qkv, w_out, b_out, num_heads):
@@ -396,7 +398,7 @@ def fused_attention(x, w_qkv, b_qkv, w_out, b_out, num_heads):
 agree("fused = yours", fused_attention(x, *params, h), yours)
 
 # %% [markdown]
-# And somebody else's code with the same weights: PyTorch's `nn.MultiheadAttention`, whose module also returns its weights, and the attention of the
+# And somebody else's code with the same parameters: PyTorch's `nn.MultiheadAttention`, whose module also returns its attention weights, and the attention of the
 # package's TimeSformer.
 
 # %% tags=["oracle"]
@@ -420,7 +422,7 @@ agree("the package's attention = yours", package(x).detach(), yours)
 # and it is the same network again. Converting weights between code bases is mostly this.
 
 # %% [markdown] tags=["notes"]
-# MViT's official code, for instance, moved between one `qkv` matrix and three separate ones over time (SlowFast issue 456).
+# Another such change: MViT's official code moved between one `qkv` matrix and three separate ones over time (SlowFast issue 456).
 
 # %%
 def reorder(rows, h):
@@ -500,7 +502,7 @@ agree("the mean over tokens", msa(x[:, order]).mean(1), msa(x).mean(1))
 
 # %% [markdown]
 # Take such layers, cut tokens from single frames, add MLPs that see one token at a time, and average at the end. This network cannot tell a clip from the same clip with its frames shuffled. On this course's motion
-# data its expected accuracy is at most 50 % (notebook 09).
+# data its expected accuracy is at most 50 %, because each motion has a partner that is the same film backwards (notebook 09).
 #
 # **Absolute positions** add a learned vector to each token before the first layer (TimeSformer, equation 1).
 # **Relative positions** add a learned number to each logit, which depends only on the offset, query minus key (Swin, equation 4): softmax(q kᵀ/√d + B) v. The bias B is added *after* the scaling.
@@ -582,7 +584,7 @@ differ("absolute: it does", msa(five + positions[late]),
 # ## 6 · What a trained model looks at
 #
 # The package ships a small Video Swin, trained on clips of drawn, moving shapes. It attends in windows of 2 × 4 × 4 tokens. It works in **stages**: groups of layers on one map, and from stage to stage the map shrinks. In its second stage the
-# map is 4 × 4 × 4, so a window holds all places of two time steps: joint attention among 32 tokens. We take the tokens that enter this layer, its weights and its bias. Then we compute the
+# map is 4 × 4 × 4, so a window holds all places of two time steps: joint attention among 32 tokens. We take the tokens that enter the first layer of this stage, the layer's parameters and its bias. Then we compute the
 # attention in the first window with the functions of this notebook.
 #
 # The model adds a bias to the logits, your function does not. But a bias in the exponent is a factor outside: softmax(s + b) is softmax(s) · eᵇ, divided by its sum.
@@ -642,8 +644,7 @@ agree("your weights make the layer's own output",
 
 # %% [markdown]
 # So these *are* the weights that the trained model uses. A heart moves to the left. The query is the token at its lower right corner, in the first of the two
-# time steps. **Predict:** will it look at its own place in both steps, at another part of the heart, or at the background?
-
+# time steps. **Predict:** will it look at its own place in both steps, at another part of the heart, or at the background? In the figure a token is 2 frames × 8 × 8 pixels. The query has a black frame. The stronger the orange, the larger the weight; a percentage is the weight that lies in this time step. (Clip 9 and two of the four heads were chosen because the pattern is easy to see.)
 # %% tags=["figure"] alt="Two frames in two rows, for head 0 and head 3: a square in the frame at t = 0 marks the token that asks, at the lower right of a heart; nearly all orange lies on one token at the bottom of the heart in each frame, at its left for head 0 and in its middle for head 3."
 query = (0, 3, 3)                                     # (t, h, w)
 number = (query[0] * 4 + query[1]) * 4 + query[2]
@@ -658,12 +659,12 @@ show.attention_over_frames(left["clip"][:, :4], query_maps[[0, 3]],
 # At another part of the heart: at one token of its lower edge, in both time steps, and more in the second one. Head 0 takes its left end, head 3 its middle.
 
 # %% [markdown]
-# One token of one clip proves little. The next cell asks 100 clips: of the weights of a query, which part falls on tokens that show mostly the shape? (A pixel belongs to
+# One token of one clip proves little. The next cell asks 100 clips: of the weights of a query, which part falls on tokens of which at least two fifths show the shape? (A pixel belongs to
 # the shape if its colour is far from the usual one of the clip.)
 
 # %%
 def on_the_shape(clip):
-    """Which of the 32 tokens show mostly the shape: (32,)."""
+    """Which of the 32 tokens show the shape, on 2/5 or more: (32,)."""
     pixels = clip[:, :4] * torch.tensor(IMAGENET_STD).view(3, 1, 1, 1)
     usual = pixels.flatten(1).median(1).values        # (3,): background
     gap = (pixels - usual[:, None, None, None]).abs().amax(0)
@@ -698,7 +699,7 @@ within("from the background it is more, by",
 # ## 7 · Counting multiply-accumulates
 #
 # A matrix product (a × b) by (b × c) costs a·b·c [**multiply-accumulates**](glossary.md#multiply-accumulate) (MACs): one multiplication and one addition each. From here on h × w, two letters together, is
-# the size of the map, as in the Swin paper; h alone stays the number of heads. Attention among N = hw tokens is six such products:
+# the size of the map, as in the Swin paper. (The number of heads does not occur in this section's formulas.) Attention among N = hw tokens is six such products:
 #
 # | product | sizes |
 # |---|---|
@@ -742,7 +743,7 @@ msa_macs = check("2.4", msa_macs, solution=True)
 # In windows of M × M tokens (**W-MSA**), a token meets the M² tokens of its window. The projections stay the same. Each of the other two products is computed
 # once for each window: hw/M² times, and each time it costs (M²)²C. Together this is equation 2 of the paper.
 #
-# The equation assumes that h and w are multiples of M. If they are not, the official code pads the map with zeros at its right and bottom edge, *before* the projections. Padded tokens are
+# The equation assumes that h and w are multiples of M. If they are not, the authors' code for detection and for video pads the map with zeros at its right and bottom edge, *before* the projections. (Their code for classification does not: it takes sizes that need no padding.) Padded tokens are
 # computed like all others and thrown away at the end. (A map smaller than the window is not padded: the window shrinks to the map, notebook 04.)
 #
 # ### Exercise 2.5 · Ω(W-MSA), with padding
@@ -780,7 +781,7 @@ window_msa_macs = check("2.5", window_msa_macs, solution=True)
 
 # %% [markdown]
 # Now against a counter that watches what PyTorch really computes. On the device `meta` there are shapes but no numbers, so even a layer that would fill a machine can be counted. The
-# first layer is the literal one of this notebook as a module. The second is the package's `WindowAttention(96, (7, 7), (0, 0), 3)`: 96 channels, windows of 7 × 7, shifted by 0 × 0, 3 heads. Notebook 03 builds it.
+# first layer is the attention of exercise 2.2 as a module. The second is the package's `WindowAttention(96, (7, 7), (0, 0), 3)`: 96 channels, windows of 7 × 7, shifted by 0 × 0, 3 heads. Notebook 03 builds it.
 #
 # **Predict:** by which factor are windows cheaper at 7 × 7 tokens, and at 56 × 56? And what does one row and one column more, 57 × 57, do to the price?
 
@@ -838,7 +839,7 @@ def slope(N, C):
 
 
 for n, channels, where in (
-        (196, 768, "ViT-B/16, one image of 224 × 224"),
+        (196, 768, "ViT-B/16, one image (no class token)"),
         (3136, 96, "Swin-T, stage 1, if it were global"),
         (1568, 768, "TimeSformer joint, 8 frames"),
         (6272, 768, "TimeSformer joint, 32 frames"),
@@ -865,10 +866,7 @@ for n, channels, where in (
 # | hooks on modules (such as thop) | 1 | see `nn.Linear`, `nn.Conv2d`; not `@`, not `F.linear` |
 # | `count_macs` of this course | 1 | is `FlopCounterMode` divided by 2 |
 #
-# What functions compute, and no module, is easily missed. The simplest counter of hooks, which knows linear layers and convolutions only, shows how. **Predict:** the paper states 4.5 G for Swin-T. Which of the four numbers below will be near it, and which near the double?
-
-# %% [markdown] tags=["notes"]
-# Users have asked: should Swin-T not have 9 GFLOPs (Swin issues 99, 165, 340)? Somebody measured 3.13 G for torchvision's `swin_t` instead of 4.5 (ptflops issue 142). Count on the device `meta`: until PyTorch 2.13 `FlopCounterMode` saw nothing of fused attention on a *CPU* (pytorch issue 195460).
+# What functions compute, and no module, is easily missed. The simplest counter of hooks, which knows linear layers and convolutions only, shows how. The cell below has four numbers: `FlopCounterMode` and `count_macs` on this course's Swin-T, and such hooks on this course's Swin-T and on torchvision's. **Predict:** the paper states 4.5 G for Swin-T. Which of the four will be near it, and which near the double?
 
 # %%
 from torch.utils.flop_counter import FlopCounterMode
@@ -903,6 +901,9 @@ report(FlopCounterMode=counter.get_total_flops(),
 
 # %% [markdown] tags=["answer"]
 # `count_macs` says 4.49 G, the paper's 4.5; `FlopCounterMode` says 8.98 G in its own unit. Hooks miss the products q kᵀ and weights · v in ours. In torchvision's code they also miss the projections, which that code calls as functions.
+
+# %% [markdown] tags=["notes"]
+# Users have asked: should Swin-T not have 9 GFLOPs (Swin issues 99, 165, 340)? Somebody measured 3.13 G for torchvision's `swin_t` instead of 4.5 (ptflops issue 142). Count on the device `meta`: until PyTorch 2.13 `FlopCounterMode` saw nothing of fused attention on a *CPU* (pytorch issue 195460).
 
 # %% [markdown]
 # **One view or all?** TimeSformer shows 3 views: three crops of the same frames. Its tables 2 and 5 give *inference* TFLOPs, all 3 views together. For one view it is a third. (`divided` in the names is TimeSformer's own kind of attention; section 9 explains it.)
@@ -985,10 +986,10 @@ show.cost_curves({name: dict(x=areas, y=[b / 1e6 for b in values])
 
 # %% [markdown]
 # Time does not follow the MACs exactly. To start work at all costs something that does not grow with the map. And the softmax and the traffic of N × N matrices, which
-# MACs leave out, grow with the square.
+# MACs leave out, grow with the square. Large matrices also have to be allocated, and no longer fit into the caches of a processor.
 #
 # Fused attention computes the same N² products, but its **memory is linear** in N. It works through the logits in blocks and keeps a few numbers for each row. On the way
-# back it computes the blocks again (Dao et al., "FlashAttention", [2205.14135](https://arxiv.org/abs/2205.14135)). Windows are linear in both; here they store the logits of each window.
+# back it computes q kᵀ a second time, block by block (Dao et al., "FlashAttention", [2205.14135](https://arxiv.org/abs/2205.14135)). Windows are linear in both. In training on a CPU they store the weights of each window (section 10 says why).
 #
 # One set of logits is (h, N, N) numbers. How many sets does the literal layer hold at once? **Predict** for a forward pass, and for forward and backward. When the map is large and the layer narrow, nothing else counts:
 
@@ -1076,7 +1077,7 @@ logit_bytes = check("2.6", logit_bytes)
 # </details>
 # <details><summary>Hint 2: pseudocode</summary>
 #
-# `N = T · (H/patch) · (W/patch) + 1`, then `batch · heads · N² · each`
+# `N = T · (H // patch) · (W // patch) + 1`, then `batch · heads · N² · each`
 # </details>
 
 # %% tags=["solution:2.6"]
@@ -1140,9 +1141,9 @@ show.cost_curves(
     {"16 GB": 16, "80 GB": 80}, slopes=False, width=6.6)
 
 # %% [markdown]
-# Twice the memory buys 41 % more frames, because the bytes grow with the square of the frames. Numbers of half the bytes buy the same. This is why the papers change the *pattern* of attention instead.
+# Twice the memory buys 41 % more frames (up to rounding to whole frames), because the bytes grow with the square of the frames. Numbers of half the bytes buy the same. This is why the papers change the *pattern* of attention instead.
 #
-# Two remarks, so that the picture stays honest. First, with a fused kernel these matrices are never stored, and joint attention at 32 frames fits. In
+# Two remarks, so that the picture stays honest. First, with a fused kernel these matrices are never stored, and the 26.4 GB of 32 frames vanish. (Other activations remain.) In
 # 2021 there was no such kernel in PyTorch (`scaled_dot_product_attention` came with 2.0, in 2023). What remains is the arithmetic. Second, at 8 frames joint attention is even
 # *cheaper* than TimeSformer's **divided** attention. There a token attends first to the same place in all frames, then to all places of its own frame. For this the layer has a second set of projections. *Space only* leaves out the attention over time:
 
@@ -1163,7 +1164,7 @@ for name in ("timesformer_space_8x224", "timesformer_joint_8x224",
 # |---|---|---|
 # | joint (TimeSformer, and UniFormer's global blocks) | all N | 4NC² + 2N²C |
 # | divided (TimeSformer) | T, then HW + 1 | see the code: two attentions and a linear layer |
-# | pooling (MViT), keys pooled 1 × 4 × 4 | N′, about N/16 | 4NC² + 2NN′C, and two depthwise convolutions 3 × 3 × 3 |
+# | pooling (MViT), keys pooled 1 × 4 × 4 | N′, about N/16 (N/12.25 on maps of 14 × 14) | 4NC² + 2NN′C, and two depthwise convolutions 3 × 3 × 3 |
 # | window (Video Swin), 8 × 7 × 7 | at most 392 | 4NC² + 2·392·NC |
 # | local (UniFormer), 5 × 5 × 5 | 125, with learned weights for each channel, the same for all tokens | 2NC² + 125NC |
 #
@@ -1197,7 +1198,7 @@ def family_macs(T, H, W, C=192):
 # %% [markdown]
 # The points of the figures are counted on the package's layers, the lines are the formulas; an assertion compares every number.
 #
-# **Predict:** pooling divides the keys by 16, windows leave 392. Which of the two costs less for a short clip, and which for a long one?
+# **Predict:** pooling divides the keys by about 16, windows leave 392. Which of the two costs less for a short clip, and which for a long one?
 
 # %%
 from vt_course.claims.bench_models import attentions
@@ -1231,12 +1232,12 @@ def family_figure(sizes, x, xlabel, title, ticks=None):
 # %% tags=["figure"] alt="GMACs of one layer against the number of frames, on logarithmic axes: joint attention is steepest and highest from 4 frames on; local attention is lowest; pooling starts below windows, passes them between 16 and 32 frames and divided attention between 32 and 96."
 family_figure(in_time, [s[0] for s in in_time],
               "frames of 14 × 14 tokens",
-              "Longer clips: pooling overtakes windows at 32 frames")
+              "At 32 frames pooling costs more than windows")
 
 # %% tags=["figure"] alt="GMACs of one layer against the pixels of a frame, on logarithmic axes: joint attention is steepest, divided attention and pooling bend upwards, windows and local attention rise in proportion; pooling meets windows at 448 × 448 and lies above them at 896 × 896."
 family_figure(in_space, [s[1] * s[2] for s in in_space],
               "pixels of a frame, in patches of 16 × 16; 8 frames",
-              "Larger frames: pooling overtakes windows at 448 × 448",
+              "At 448 × 448 pooling costs as much as windows",
               {n * n: f"{16 * n}²" for n in (7, 14, 28, 56)})
 
 # %%
@@ -1244,20 +1245,22 @@ cross = next(T for T in range(1, 97)
              if family_macs(T, 14, 14)["pooling, keys 1 x 4 x 4"]
              > family_macs(T, 14, 14)["window 8 x 7 x 7"]
              and T % 8 == 0)
-report(pooling_costs_more_than_windows_from=f"{cross} frames",
-       tokens=cross * 14 * 14)
+report(**{"of lengths 8, 16, 24, ... pooling costs more from":
+          f"{cross} frames"})
 
 # %% [markdown] tags=["answer"]
-# For a short clip pooling costs less, for a long one windows do. (The cell looks at lengths that whole windows fill, multiples of 8 frames. At 24 frames the two differ by 1 %.)
+# For a short clip pooling costs less, for a long one windows do. (At 24 frames the two differ by 1 %.)
 
 # %% [markdown]
+# (The cell looks at lengths that whole windows fill, multiples of 8 frames. Between them windows are padded, and pay for 8.)
+#
 # Each curve has a linear part, the projections, and a part that grows with the number of partners.
 #
 # - **Joint** attention bends first. **Pooling** bends in the same way, at about sixteen times as many tokens: fewer keys are a constant factor, not another exponent. (MViT gains more by pooling queries too, which shortens all later blocks.)
 # - **Divided** attention grows linearly in the length of the clip as long as T is small against HW and C. It still bends as the *frame* grows.
-# - **Windows** and **local** aggregation are linear in everything. (Below 8 frames the window shrinks to the clip, so its curve is steeper there.) A token pays for it: it does not see far.
+# - **Windows** and **local** aggregation are linear in the number of tokens. (Below 8 frames the window shrinks to the clip, so its curve is steeper there.) A token pays for it: it does not see far.
 #
-# And the clock? The same layers, forward and backward, at a few small sizes. They are too small to show how the curves go on; they show where the curves begin. **Predict** which layer needs most memory at 8 frames.
+# And the clock? The same layers, forward and backward, at a few small sizes. They are too small to show how the curves go on; they show where the curves begin. **Predict** which layer needs most memory at 8 frames. (Joint, divided and pooled attention run through a fused kernel. Windows store their weights.)
 
 # %%
 # `full` measures 16 and 32 frames too
@@ -1282,8 +1285,8 @@ show.cost_curves({name: dict(x=measured, y=y)
 show.cost_curves({name: dict(x=measured, y=y)
                   for name, y in family_mb.items()},
                  "frames of 14 × 14 tokens",
-                 "MB, forward and backward",
-                 "At 8 frames windows need most memory, by far",
+                 "peak MB, forward and backward",
+                 "At 8 frames windows need most memory",
                  slopes=False, width=7)
 
 # %%
@@ -1298,7 +1301,7 @@ within("windows over joint", at_8["window 8 x 7 x 7"] / at_8["joint"],
 # fused kernel for the gradient of this bias on a CPU, so the package stores the weights: 392 for each token and head, once the clip is as long as the window.
 
 # %% [markdown]
-# Where logits are stored, partners are memory. Where they are not, partners are only time. The order by time is another one than by MACs, too. A depthwise convolution multiplies little and moves much memory, so local aggregation gains less than its MACs promise. Divided
+# Where logits are stored, partners are memory. Where they are not, partners are only time. The gaps in time are other ones than those in MACs, too. A depthwise convolution multiplies little and moves much memory, so local aggregation gains less than its MACs promise. Divided
 # attention sorts tokens twice and makes more and smaller products.
 #
 # Compare MACs to compare algorithms. Compare clocks and peaks to compare programs on one machine.
@@ -1317,7 +1320,7 @@ for tokens_in in (197, 1569, 6273):
               f"{share_of_products(tokens_in, 768):.0%}"})
 
 # %% [markdown]
-# **A bug to hunt.** This layer has the right shape, its rows of weights sum to 1, it is permutation equivariant, and with one head it equals yours. With three heads it does not. Which line is wrong, and why do the four tests not see it?
+# **A bug to hunt.** This layer has the right shape, its rows of weights sum to 1, it is permutation equivariant, and with one head it equals yours. With three heads it does not. Which line is wrong, and why do these four properties not show it?
 
 # %%
 def hunted(x, w_qkv, b_qkv, w_out, b_out, num_heads):
@@ -1338,7 +1341,7 @@ differ("three heads", hunted(x, *params, h), yours)
 # %% [markdown]
 # **A thing to explain.** In two sentences: in section 10, joint attention costs the most MACs and needs nearly the least memory. Why is that no contradiction?
 #
-# **A small experiment.** With 1/√d the largest of 196 weights is about 0.05. By which factor must the logits be multiplied so that it is about one half? Guess, then try factors in `softmax_of(64, factor / 8)` until `.amax(-1).mean()` is near 0.5. Does the same factor serve for d = 1024?
+# **A small experiment.** With 1/√d the largest of 196 weights is about 0.05. By which factor must the logits be multiplied so that it is about one half? Guess, then try factors in `softmax_of(64, factor / 8)` until `.amax(-1).mean()` is near 0.5. Does the same factor serve for d = 1024, in `softmax_of(1024, factor / 32)`?
 
 # %% [markdown] tags=["answer"]
 # <details><summary>Answers</summary>
@@ -1356,7 +1359,7 @@ differ("three heads", hunted(x, *params, h), yours)
 #   say nothing about a GPU beyond their shape. `vt-course bench growth` measures the families at larger sizes, on a GPU if there is one.
 # - The memory table counts logits in the literal implementation. Weights, optimiser and other activations come on top; fused kernels remove the logits.
 # - The attention maps are of one clip and a model with a third of a million parameters.
-# - Dropout on the weights and masks are left out here; masks come in notebook 03.
+# - Masks, and dropout on the weights, are left out here; masks come in notebook 03.
 #
 # ## Summary
 #
@@ -1364,18 +1367,18 @@ differ("three heads", hunted(x, *params, h), yours)
 # - 1/√d keeps the variance of the logits at 1, so that the softmax passes gradients at every width.
 # - Without positions attention is permutation equivariant: order must be put in, as vectors on tokens or as a bias on offsets.
 # - Ω(MSA) = 4hwC² + 2(hw)²C and Ω(W-MSA) = 4hwC² + 2M²hwC, exact to the last digit. The square takes over at N = 2C.
-# - "FLOPs" are MACs of one view in most tables. TimeSformer's TFLOPs are of three views, and tables 2 and 3 of UniFormer count all views. PyTorch's counter says twice as much.
+# - "FLOPs" are MACs of one view in most tables. TimeSformer's TFLOPs are of three views. PyTorch's counter says twice as much.
 # - 448 pixels and 32 frames are the same 6,272 patches: there the literal joint attention stopped fitting.
 #
 # ## Questionnaire
 #
-# 1. Which of the tensors of section 1 changes if you double h at constant C, and how?
+# 1. Which of the tensors of section 1 change their size if you double h at constant C, and how?
 # 2. Your attention scales q by d^(−1/2) and hands it to `scaled_dot_product_attention`. What happens?
 # 3. A model has no positions, but a class token. Is its class output invariant or equivariant under permuted frames?
 # 4. For which N do q kᵀ and the average of values together cost as much as the four projections? As the whole rest of a block with MLP?
 # 5. A tool says 8.98 GFLOPs for Swin-T, another 4.5, a third 2.96. Who is right?
 # 6. A clip of 16 frames of 320 × 320 in patches of 16: how many tokens, and how does this number compare with the paper's two limits?
-# 7. You switch from the literal to fused attention. Which of these change: parameters, MACs, peak memory, results?
+# 7. You switch from the literal to fused attention. Which of these change: parameters, MACs of the forward pass, peak memory, results?
 # 8. A row of weights is (0.98, 0.01, 0.01). What is the trace of ∂p/∂s, and what does it say about the gradient?
 
 # %% [markdown] tags=["answer"]
@@ -1387,8 +1390,7 @@ differ("three heads", hunted(x, *params, h), yours)
 # 4. N = 2C; N = 6C (section 7).
 # 5. The first counts additions and multiplications, the second MACs; both are right in their unit. The third misses products and functions (section 7).
 # 6. 16 · 20 · 20 + 1 = 6,401: slightly more than 6,273, so beyond both (section 9).
-# 7. Peak memory. The MACs of the backward pass rise a little, since logits are computed again. Those of the forward pass, the parameters and, up to rounding, the
-#    results stay (sections 4 and 8).
+# 7. Peak memory only; results stay up to rounding. (The MACs of the *backward* pass rise a little, since logits are computed again. Sections 4 and 8.)
 # 8. 1 − 0.98² − 2 · 0.01² = 0.039. No gradient that passes this row becomes longer than 4 % of its length (section 3).
 # </details>
 

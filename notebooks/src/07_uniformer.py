@@ -45,7 +45,7 @@ _ = torch.manual_seed(0)
 
 # %% [markdown]
 # Four helpers print what is the same on every machine. `report` prints shapes and counts. `agree` stops the notebook unless two tensors match
-# everywhere, and prints the bound it checked. `differ` is the opposite, its control. `within` checks that a number lies in an interval.
+# everywhere, and prints the bound it checked. `differ` is the opposite, its control; its line begins with ≠. `within` checks that a number lies in an interval.
 
 # %% [markdown] tags=["core", "claim:uf-stage-1", "claim:uf-time-is-halved-once"]
 # ## 1 · The network in one picture
@@ -143,19 +143,19 @@ agree("aggregator with global affinity = attention", fused,
       aggregate(tokens, by_content, V, U))
 
 # %% [markdown]
-# **Local** (equation 6): each head has a small [kernel](glossary.md#kernel) a_n of t × h × w learned numbers, the **tube** (5 × 5 × 5 in the paper). A_n(i, j) is the entry of the kernel for the [offset](glossary.md#offset) between i and j. It is 0 where j lies outside the tube around i.
+# **Local** (equation 6): each head has a small [kernel](glossary.md#kernel) a_n of kt × kh × kw learned numbers, the **tube** (5 × 5 × 5 in the paper). A_n(i, j) is the entry of the kernel for the [offset](glossary.md#offset) between i and j. It is 0 where j lies outside the tube around i.
 # There is no softmax. The numbers depend on the offset only, never on the content.
 #
 # ### Exercise 7.1 · The affinity of a tube
 #
 # Difficulty 3/5 · importance 5/5 · 20 minutes
 #
-# `kernel` is `(h, t, kh, kw)` with odd sides, `size` is (T, H, W). Return `(h, N, N)` with N = T·H·W. Row i is the query, column j is the key, both numbered (T H W), width fastest.
-# The centre of the kernel belongs to the query itself. One entry further along an axis belongs to the key one place further along this axis. Keys outside the tube get 0.
+# `kernel` is `(h, kt, kh, kw)` with odd sides, `size` is (T, H, W). Return `(h, N, N)` with N = T·H·W. Row i is the query, column j is the key, both numbered (T H W), width fastest.
+# The centre of the kernel belongs to the query itself. One entry further along an axis belongs to the key one place further along this axis. Keys outside the tube get 0. Read the entries by their index, without a convolution: section 3 compares your matrix with one.
 
 # %% tags=["exercise:7.1"]
 def tube_affinity(kernel, size):
-    """(h, t, kh, kw) -> (h, N, N): the kernel's entry for each pair."""
+    """(h, kt, kh, kw) -> (h, N, N): the kernel entry of each pair."""
     raise NotImplementedError("exercise 7.1")
 
 # %% tags=["check:7.1"]
@@ -178,7 +178,7 @@ tube_affinity = check("7.1", tube_affinity)
 
 # %% tags=["solution:7.1"]
 def tube_affinity(kernel, size):
-    """(h, t, kh, kw) -> (h, N, N): the kernel's entry for each pair."""
+    """(h, kt, kh, kw) -> (h, N, N): the kernel entry of each pair."""
     sides = kernel.shape[1:]
     places = list(product(*map(range, size)))
     rows = []
@@ -208,20 +208,19 @@ show.attention_matrices(
     title=["global: from the content", "local: the offset only"])
 
 # %% [markdown]
-# Left, each row is a set of shares that sum to 1. Right, the same numbers repeat along diagonals, and some are negative: a head can subtract a neighbour, which attention cannot do with its weights.
+# (Head 0 of two. The orange lines separate the two time steps; the diagonals break where a row of the map ends.) Left, each row is a set of shares that sum to 1. Right, the same numbers repeat along diagonals, and some are negative: a head can subtract a neighbour, which attention cannot do with its weights.
 #
 # **Predict.** Put other contents into tokens 3 and 17. Which rows of the left matrix change, and which of the right one?
 
 # %%
 other = tokens.clone()
 other[:, [3, 17]] = torch.randn(1, 2, C)
-differ("another clip, global affinity",
-       global_affinity(other, Q, K, heads), by_content)
-agree("another clip, local affinity",
-      tube_affinity(kernel, size), by_offset)
+changed = global_affinity(other, Q, K, heads) - by_content
+changed = changed[0, 0].abs().amax(-1) > 1e-4         # (N,)
+report(rows_that_change=f"{int(changed.sum())} of {N}, head 0")
 
 # %% [markdown] tags=["answer"]
-# In the left matrix the rows and the columns of these two tokens change, and with their columns each row's sum, so all shares change a little. In the right one nothing changes: it does not see the clip at all.
+# In the left matrix the rows and the columns of these two tokens change, and with their columns each row's sum, so all shares change a little. In the right one nothing changes: `tube_affinity` is not even given the clip.
 
 # %% [markdown] tags=["core", "claim:uf-local-block-3"]
 # ## 3 · The local aggregator is three convolutions
@@ -235,7 +234,7 @@ agree("another clip, local affinity",
 #
 # Difficulty 2/5 · importance 5/5 · 15 minutes
 #
-# `x` is a map `(B, C, T, H, W)`. `V` is `(D, C)`, `a` is `(D, t, kh, kw)`, `U` is `(C, D)`. No biases. The sides of the kernel are odd, and they may differ. The map keeps its size.
+# `x` is a map `(B, C, T, H, W)`. `V` is `(D, C)`, `a` is `(D, kt, kh, kw)`, `U` is `(C, D)`, where D is the number of channels in between. No biases. The sides of the kernel are odd, and they may differ. The map keeps its size. Any code that gives the same numbers passes.
 
 # %% tags=["exercise:7.2"]
 def local_relation(x, V, a, U):
@@ -248,12 +247,12 @@ local_relation = check("7.2", local_relation)
 # %% [markdown] tags=["hints:7.2"]
 # <details><summary>Hint 1: intuition</summary>
 #
-# `F.conv3d(x, weight, padding=..., groups=...)` wants a weight of shape (channels out, channels in of one group, t, kh, kw).
+# `F.conv3d(x, weight, padding=..., groups=...)` wants a weight of shape (channels out, channels in of one group, kt, kh, kw).
 # With as many groups as channels, each channel is filtered alone.
 # </details>
 # <details><summary>Hint 2: the shapes</summary>
 #
-# `V` becomes (D, C, 1, 1, 1) and `a` becomes (D, 1, t, kh, kw). The padding is half of each side, rounded down.
+# `V` becomes (D, C, 1, 1, 1) and `a` becomes (D, 1, kt, kh, kw). The padding is half of each side, rounded down.
 # </details>
 # <details><summary>Symptom: "expected input to have 1 channels"</summary>
 #
@@ -286,9 +285,9 @@ differ("control: a flipped kernel",
        local_relation(some_map, V, a.flip(1, 2, 3), U), by_matrix)
 
 # %% [markdown]
-# Two remarks on the control. The paper writes the entry as a^{i−j}, query minus key. PyTorch's convolution uses key minus query. That is a difference of names only, because the entries are learned. In code it matters.
+# A remark on the control. The paper writes the entry as a^{i−j}, query minus key. PyTorch's convolution uses key minus query. While the entries are still to be learned, that is a difference of names only. A kernel that has been learned must be read in its own direction.
 #
-# **What the layer costs.** A token takes 125 numbers from its tube, in each channel: 125 · N · C MACs for A. Global attention takes 2 · N · N · C. In stage 1 of UniFormer-S, N is 25,088.
+# **What the affinity costs.** A token takes 125 numbers from its tube, in each channel: 125 · N · C MACs for A. Global attention takes 2 · N · N · C. In stage 1 of UniFormer-S, N is 25,088.
 
 # %%
 for r in rows:
@@ -297,15 +296,15 @@ for r in rows:
     report(**{f"{r['name']}, global products": ratio})
 
 # %% [markdown]
-# **Is it a MobileNet block?** Pointwise, depthwise, pointwise: that is how MobileNet builds its blocks, too. Two things differ. UniFormer's three layers are linear, with no activation between them. And a second half follows: an MLP on each token, which the paper calls [FFN](glossary.md#ffn), as in every transformer block.
+# **Is it a MobileNet block?** Pointwise, depthwise, pointwise: that is how MobileNetV2 builds its blocks, too. Two things differ. UniFormer's three layers are linear, with no activation between them. And a second half follows: an MLP on each token, which the paper calls [FFN](glossary.md#ffn), as in every transformer block.
 # Without that half (and with the convolutions three times as wide instead), the paper's [accuracy](glossary.md#accuracy) on Kinetics-400, top-1 in percent, falls from 79.3 to 78.6 (Table 4).
 #
-# **Why 5 × 5 × 5?** The paper tried 3, 5, 7 and 9: 79.0, 79.3, 79.1, 78.9 (Table 4). The differences are small, and it gives no spread over seeds. So "5 is best" is not proven. That a larger tube brings nothing is a fair reading.
+# **Why 5 × 5 × 5?** The paper tried 3, 5, 7 and 9: 79.0, 79.3, 79.1, 78.9 (Table 4). The differences are small, and it gives no spread over seeds. So "5 is best" is not proven. No gain of a larger tube is visible.
 
 # %% [markdown] tags=["core", "claim:uf-32-frames", "claim:uf-dpe-is-no-table"]
 # ## 4 · Where am I? Position from zeros
 #
-# Attention does not know where a token is. Shuffle its tokens, and the outputs are shuffled in the same way. Swin adds a [bias table](glossary.md#bias-table). TimeSformer adds a learned vector for each place. Both are made for one size of clip.
+# Attention does not know where a token is. Shuffle its tokens, and the outputs are shuffled in the same way. Swin adds a [bias table](glossary.md#bias-table), which is made for one size of window. TimeSformer adds a learned vector for each place, which is made for one size of clip.
 # UniFormer has the [**dynamic position embedding**](glossary.md#dynamic-position-embedding) (DPE, equation 8), at the beginning of *every* block:
 #
 # $$\mathrm{DPE}(X) = \mathrm{DWConv}(X) \qquad X \leftarrow X + \mathrm{DPE}(X)$$
@@ -315,7 +314,7 @@ for r in rows:
 # **Predict.** Take a map of 8 × 8 × 8 tokens that are all *equal*. How many different tokens are there after one DPE? And after two?
 
 # %%
-def dpe(x, weight, padding="zeros"):
+def add_dpe(x, weight, padding="zeros"):
     """X + DWConv(X); around the map: zeros, or its opposite side."""
     mode = "constant" if padding == "zeros" else padding
     padded = F.pad(x, (1,) * 6, mode=mode)
@@ -335,9 +334,9 @@ def different_tokens(x):
 # %%
 w = torch.randn(3, 4, 1, 3, 3, 3, dtype=torch.float64) / 27**0.5
 equal = torch.ones(1, 4, 8, 8, 8, dtype=torch.float64)
-once = dpe(equal, w[0])
-twice = dpe(once, w[1])
-thrice = dpe(twice, w[2])
+once = add_dpe(equal, w[0])
+twice = add_dpe(once, w[1])
+thrice = add_dpe(twice, w[2])
 for name, x_now in {"at first": equal, "after one": once,
                     "after two": twice, "after three": thrice}.items():
     report(**{name: different_tokens(x_now)})
@@ -359,20 +358,20 @@ show.regions_2d([numbered(once), numbered(twice)],
 
 # %% [markdown]
 # The zeros at the border tell where the border is, and each block carries the news one token further.
-# After a few blocks every token knows its distance to the borders: an *absolute* position.
+# So a token that is near enough to a border knows its distance to it: an *absolute* position. (Three blocks are not enough for all of the 512 tokens here: there are 343 kinds.) In a large map the others learn it in later stages, where the map is smaller.
 #
 # If the zeros are the cause, then without a border nothing may be left. The control: pad with the opposite side of the map, so that no token lies at a border.
 
 # %%
 around = equal
 for weight in w:
-    around = dpe(around, weight, "circular")
+    around = add_dpe(around, weight, "circular")
 report(circular_after_three=different_tokens(around))
 
 # %% [markdown]
 # One kind of token: with circular padding the place is gone. What stays, also without any border, is *relative* position: the kernel has another number for "before" than for "after". The tokens of a real clip differ, so a DPE makes attention sensitive to their order, as section 7 shows.
 #
-# Without DPE, the paper's top-1 on Kinetics-400 falls from 79.3 to 77.6 (Table 4). That is the largest fall in its table of parts. (The zeros around the tubes of stages 1 and 2 tell the place, too. So "no DPE" is not "no position".) Why in every block, and not once? The paper does not compare this for video; what you have just seen is that each block carries the place one token further.
+# Without DPE, the paper's top-1 on Kinetics-400 falls from 79.3 to 77.6 (Table 4). That is the largest fall among the three parts that it takes away one by one: the FFN of local blocks, joint attention, and the DPE. (The zeros around the tubes of stages 1 and 2 tell the place, too. So "no DPE" is not "no position".) Why in every block, and not once? The paper does not compare this for video; what you have just seen is that each block carries the place one token further.
 
 # %% [markdown] tags=["core", "claim:uf-ffn-4-local"]
 # ## 5 · The local block
@@ -381,7 +380,7 @@ report(circular_after_three=different_tokens(around))
 #
 # $$X = \mathrm{DPE}(X_{in}) + X_{in} \qquad Y = \mathrm{MHRA}(\mathrm{Norm}(X)) + X \qquad Z = \mathrm{FFN}(\mathrm{Norm}(Y)) + Y$$
 #
-# In the local block, Norm is [**BatchNorm**](glossary.md#batchnorm). It subtracts from each channel a mean and divides by a deviation. In training these are taken over all places of all clips of the batch. In evaluation they are stored numbers. The FFN is two pointwise convolutions, C → 4C → C, with a GELU between, a smooth nonlinear function.
+# In the local block, Norm is [**BatchNorm**](glossary.md#batchnorm). It subtracts from each channel a mean and divides by a deviation. In training these are taken over all places of all clips of the batch. In evaluation they are stored numbers, a running mean of those of training. Then each channel gets a learned scale and a learned shift. The FFN is two pointwise convolutions, C → 4C → C, with a GELU between, a smooth nonlinear function.
 #
 # The modules, with the names of the official checkpoints:
 
@@ -413,7 +412,7 @@ class LocalBlock(nn.Module):
 #
 # Difficulty 2/5 · importance 5/5 · 15 minutes
 #
-# Write the whole forward pass: equations 1, 2 and 3. `block` has the modules `pos_embed`, `norm1`, `conv1`, `attn`, `conv2`, `norm2` and `mlp`, as above. Each of them can be called on a map.
+# Write the whole forward pass: equations 1, 2 and 3. `block` has the modules `pos_embed` (DWConv alone, without the sum), `norm1`, `conv1`, `attn`, `conv2`, `norm2` and `mlp`, as above. Each of them can be called on a map.
 
 # %% tags=["exercise:7.3"]
 def local_block(block, x):
@@ -457,7 +456,7 @@ from vt_course.models import uniformer as package
 
 @torch.no_grad()
 def stir(module):
-    """Random weights and statistics; the module in eval mode."""
+    """Random biases, norms and statistics; sets eval mode."""
     for name, t in module.state_dict().items():
         if t.is_floating_point() and t.ndim < 2:
             scale = name.endswith(("weight", "running_var"))
@@ -467,8 +466,9 @@ def stir(module):
 
 
 my_local = stir(LocalBlock(8))
-their_local = package.LocalBlock(3, 8, 4, (5, 5, 5), True, True,
-                                 False, 0.0).eval()
+off = dict(layer_scale=False, drop_path=0.0)
+their_local = package.LocalBlock(3, 8, mlp_ratio=4, tube=(5, 5, 5),
+                                 ffn=True, dpe=True, **off).eval()
 report(loading=str(their_local.load_state_dict(my_local.state_dict())))
 
 # %%
@@ -508,9 +508,9 @@ def alone_and_together(block):
         return block(x[:1]), block(x)[:1]
 
 
-trained_alike = stir(LocalBlock(8)).train()
+in_training = stir(LocalBlock(8)).train()
 differ("train: alone and beside another clip",
-       *alone_and_together(trained_alike))
+       *alone_and_together(in_training))
 agree("eval: alone and beside another clip",
       *alone_and_together(stir(LocalBlock(8))))
 
@@ -526,7 +526,7 @@ def distance_from_large_batch(batch, draws=20):
     for _ in range(draws):
         others = torch.randn(batch - 1, *x.shape[1:])
         with torch.no_grad():
-            answer = trained_alike(torch.cat([x[:1], others]))[:1]
+            answer = in_training(torch.cat([x[:1], others]))[:1]
         total += (answer - in_large_batch).square().mean().sqrt()
     return total.item() / draws
 
@@ -534,7 +534,7 @@ def distance_from_large_batch(batch, draws=20):
 _ = torch.manual_seed(0)
 with torch.no_grad():
     many = torch.cat([x[:1], torch.randn(511, *x.shape[1:])])
-    in_large_batch = trained_alike(many)[:1]
+    in_large_batch = in_training(many)[:1]
 ratio = distance_from_large_batch(2) / distance_from_large_batch(8)
 within("2 clips over 8 clips", ratio, 1.6, 2.4, " times")
 
@@ -598,7 +598,7 @@ class GlobalBlock(nn.Module):
 #
 # Difficulty 3/5 · importance 5/5 · 20 minutes
 #
-# Write the whole forward pass. `block` has `pos_embed` (map to map), and `norm1`, `attn`, `norm2`, `mlp` (tokens `(B, N, C)` to tokens). The input and the output are maps.
+# Write the whole forward pass. `block` has `pos_embed` (map to map, without the sum), and `norm1`, `attn`, `norm2`, `mlp` (tokens `(B, N, C)` to tokens). The input and the output are maps.
 
 # %% tags=["exercise:7.4"]
 def global_block(block, x):
@@ -637,7 +637,8 @@ global_block = check("7.4", global_block, solution=True)
 
 # %% tags=["fast"]
 my_global = stir(GlobalBlock(8, 4))
-their_global = package.GlobalBlock(3, 8, 4, 4, None, True, False, 0.0)
+their_global = package.GlobalBlock(
+    3, 8, mlp_ratio=4, head_dim=4, window=None, dpe=True, **off)
 _ = their_global.load_state_dict(my_global.state_dict())
 with torch.no_grad():
     agree("your global block = the package's", my_global(x),
@@ -801,7 +802,7 @@ report(whole=f"{whole:,} parameters",
 # %% [markdown]
 # ### A third witness
 #
-# Both could share a mistake. No library that the course installs has UniFormer. So the authors' code was run once, elsewhere, and its answers were written down. The repository keeps them (`tests/golden`): configuration, official names, the input and the logits. The weights are not kept, because each follows from its name.
+# Both could share a mistake. No library that the course installs has UniFormer. So the authors' code was run once, elsewhere, and its answers were written down. The repository keeps them (`tests/golden`): configuration, official names, the input and the logits. The weights are not kept. A random generator that starts from a parameter's name makes its numbers, then and now; the sum of all |w| checks that they are the same.
 # Here *your* class gives those answers.
 
 # %% tags=["oracle"]
@@ -834,7 +835,7 @@ assert all(key.endswith("num_batches_tracked")
 #
 # How much of the clip can reach one token? Ask the gradient. Take the token in the middle of a map, and compute how its numbers change with the tokens that entered stage 1. Where the gradient is not 0, the token *sees*.
 #
-# The map is 8 × 32 × 32 tokens: 16 frames of 128 × 128 pixels. **Predict:** a local block has a DPE of 3 × 3 × 3 and then a tube of 5 × 5 × 5. How many places along one axis does a token see after the first block, how many after the second? How many tokens is that after one block, in 8 time steps and more than enough rows and columns?
+# The map is 8 × 32 × 32 tokens: 16 frames of 128 × 128 pixels. **Predict:** a local block has a DPE of 3 × 3 × 3 and then a tube of 5 × 5 × 5. How many places along one axis does a token see after the first block, how many after the second? How many tokens is that after one block, and after two? The token stands at step 4 of 0 to 7; rows and columns are more than enough. (In the figure, a percentage says which part of the seen tokens lies in this time step.)
 
 # %%
 def seen(network, clip, stage, block):
@@ -932,7 +933,7 @@ def global_macs(T, H, W, C):
 global_macs = check("7.6", global_macs, solution=True)
 
 # %% [markdown]
-# With the patch embeddings and the head, that makes the whole network. The counter of the package must agree to the last digit, for every published video variant.
+# With the patch embeddings and the head, that makes the whole network. The counter of the package must agree to the last digit, for every published video variant but the light ones (XXS, XS).
 
 # %% tags=["claim:uniformer_small_16-gmacs"]
 from vt_course.models.cost import count_macs, count_parameters
@@ -1022,12 +1023,15 @@ for name, change, g, p, top1 in table:
 # Six rows come out, to within 0.2 GMACs and 0.2 million parameters. (The depths of LLLG are not stated in the paper: ours are the only choice near the others that gives its numbers.) Two rows do **not** come out: LGGG and GGGG. Their parameters agree. Their GMACs cannot be those of the paper's formula:
 # the products of attention at 8 × 28 × 28 tokens cost 40 billion alone in LGGG, more than the 39.0 that are stated for everything. What the authors counted, or changed, is not known.
 #
-# Read as accuracies, the table says: some global stages are better than none (77.2 for LLLL), and global attention from the first stage on is worst (75.3), with many more MACs. The paper gives no spread, and LGGG (79.0) and LLGG (79.3) are close. What decides between those two is the cost.
+# Read as accuracies, the table says: some global stages are better than none (77.2 for LLLL), and global attention from the first stage on is worst (75.3), with many more MACs. The paper gives no spread, and LGGG (79.0) and LLGG (79.3) are close. By our count the cost decides between those two, 82.4 against 41.7 GMACs; by the stated numbers it would not.
 
 # %%
 counts = [392, 1568, 6272, 25088]
 local_cost = [(152 * n * 64 + 10 * n * 64**2) / 1e9 for n in counts]
 global_cost = [int(global_macs(n, 1, 1, 64)) / 1e9 for n in counts]
+
+# %% [markdown]
+# Both axes of the figure are logarithmic. The **slope** in the legend is an exponent: the cost grows as the number of tokens to this power, on average over the drawn range. 1 is linear, 2 quadratic.
 
 # %% tags=["figure"] alt="GMACs of one block of 64 channels against the number of tokens, on logarithmic axes: the local block rises with slope 1, the global one steeper and lies about seventy times higher at 25,088 tokens."
 show.cost_curves({"local block": dict(x=counts, y=local_cost),
@@ -1066,8 +1070,8 @@ class DividedBlock(GlobalBlock):
 
 
 my_divided = stir(DividedBlock(8, 4))
-their_divided = package.DividedBlock(3, 8, 4, 4, None, True, False,
-                                     0.0).eval()
+their_divided = package.DividedBlock(
+    3, 8, mlp_ratio=4, head_dim=4, window=None, dpe=True, **off).eval()
 _ = their_divided.load_state_dict(my_divided.state_dict())
 with torch.no_grad():
     wanted = their_divided(x)
@@ -1087,14 +1091,14 @@ added = fresh.t_attn(fresh.t_norm(torch.randn(2, 4, 24)))
 report(added_by_time_at_first=f"{added.abs().max().item():g}")
 
 # %% [markdown]
-# In the paper's transfer from Kinetics to Something-Something V1, joint attention gains 1.8 points of top-1 (52.0 → 53.8) and divided attention loses 0.1 (51.9 → 51.8; Table 4). No spread is given.
+# The paper trains both on Something-Something V1, once from ImageNet weights and once from those of Kinetics. The better start is worth 1.8 points of top-1 to joint attention (52.0 → 53.8), and −0.1 to divided attention (51.9 → 51.8; Table 4). No spread is given.
 
 # %% [markdown] tags=["deep-dive"]
 # ## 12 · What shallow attention looks at
 #
 # The paper's argument (Fig. 1) is about the first layers of a TimeSformer that was trained on Kinetics. We look at the first block of *our* small TimeSformer, trained on the same clips as our UniFormer. Where does the weight of a patch go?
 #
-# Over time: to the same step, to a neighbour step, or farther away. Over space: to the same patch, to one of the patches around it, or farther away. Each dot is one head, averaged over clips. The orange square is what *equal* weights would give.
+# Over time: to the same step, to a neighbour step, or farther away. Over space: to the same patch, to one of the patches around it, or farther away. Each dot is one head, averaged over clips; ± is the standard deviation over the heads. The orange square is what *equal* weights would give.
 #
 # **Predict:** the paper says that shallow attention prefers neighbours. If that holds here, on which side of its square does each row have its dots? And what is the square of "same step", with 8 steps?
 
@@ -1184,7 +1188,9 @@ show.spread(in_kernel, "share of |a|",
             marks={"equal numbers": even})
 
 # %% [markdown]
-# And as a picture, like the paper's: one patch of one clip, in the first block. Rows one and two are what TimeSformer's patch takes over time and over space, the mean over heads. Row three is where a token of UniFormer looks, whatever the clip: the mean of |a| over the channels. All are drawn on a grid of 8 × 8 × 8: a patch of TimeSformer covers 2 × 2 cells, a token of UniFormer two frames.
+# The mean over the channels lies near equal numbers: 0.19, 0.39 and 0.41 at Δt = 0, 1 and 2 (equal: 0.20, 0.40, 0.40), and in space a little more than equal at the centre and around it (0.05 and 0.35 for 0.04 and 0.32).
+#
+# And as a picture, like the paper's: one patch of one clip, in the first block. Rows one and two are what TimeSformer's patch takes over time and over space, the mean over heads. Row three is where a token of UniFormer looks, whatever the clip: the mean of |a| over the channels. (Its tube is cut off at the last time step.) The colours of each row are scaled to its largest number. All are drawn on a grid of 8 × 8 × 8: a patch of TimeSformer covers 2 × 2 cells, a token of UniFormer two frames.
 
 # %%
 frame, row, column = 4, 1, 2                          # of the patch
@@ -1218,6 +1224,8 @@ for name in ("time: same step", "next"):
 # If attention prefers neighbours, the dots lie right of the square at "same" and "next" and left of it at "farther" and "beyond". The square of "same step" lies at 1/8. Where dots lie on the square, distance plays no role for this head. Where they lie on the other side, the head looks away from its neighbourhood. In both cases a local layer would be no replacement.
 
 # %% [markdown]
+# So over time our model does not show the paper's preference. It does the reverse: steps farther away get 0.75 of the weight (equal weights: 0.66), the same step and the next get less. Over space its weights are nearly equal.
+#
 # Be careful with what this says. It is one small model of each kind, one seed, 16 clips of drawn shapes. Its patches are 8 × 8 pixels of 32, so "around it" is already a large part of the frame. The paper's figure is of a large model on Kinetics. Ours can show that the question has an answer in numbers; it cannot confirm or refute theirs.
 
 # %% [markdown] tags=["core", "claim:uf-still-clip"]
@@ -1228,7 +1236,7 @@ for name in ("time: same step", "next"):
 # - **average**, the rule of the official code: repeat the kernel t times and divide by t;
 # - **centre**: the kernel in the middle, zeros elsewhere.
 #
-# It pays: a user who trained UniFormer-S (8 frames, stride 8) on Kinetics-400 without image weights got 75.1, where 78.4 is stated; the author calls this normal (issue 92 of the official repository).
+# Image weights pay: a user who trained UniFormer-S (8 frames, every 8th of the video) on Kinetics-400 without image weights got 75.1, where 78.4 is stated; the author calls this normal (issue 92 of the official repository).
 #
 # How 2-D weights become 3-D is asked in issues 41, 122 and 123. The answer there is "average".
 
@@ -1359,7 +1367,7 @@ report(formula_equals_count_in_all=True)
 # %% [markdown]
 # At 1008 pixels more than half of all MACs are the products of stage 3. They grow with the *square* of the number of pixels. Stage 4 has a quarter of the tokens, so a sixteenth of the pairs; it has 3 blocks instead of 8, but 512 channels instead of 320. Together its products cost about a 28th of those of stage 3 at this size.
 #
-# So the paper changes stage 3 only. **W**: attention in windows of 14 × 14 tokens that do not overlap, as in Swin without the shift. **H**, hybrid: three window blocks, then one global block, in turn. In W, the attention never leaves a window, and yet the windows are not cut off: the DPE, over the whole map, carries one token across the border in each block.
+# So the paper changes stage 3 only. **W**: attention in windows of 14 × 14 tokens that do not overlap, as in Swin without the shift. (A map that 14 does not divide is padded with zeros at its end; they are not masked.) **H**, hybrid: three window blocks, then one global block, in turn. In W, the attention never leaves a window, and yet the windows are not cut off: the DPE, over the whole map, carries news by one token across the border in each block.
 
 # %%
 pixels = [224, 448, 672, 1008, 1344]
@@ -1369,6 +1377,9 @@ series = {}
 for name, how in curves.items():
     gmacs = [sum(image_macs(s, s, **how)) / 1e9 for s in pixels]
     series[name] = dict(x=pixels, y=gmacs)
+
+# %% [markdown]
+# Here the axis is the *side* of the image. There are side² places, so slope 2 is linear in their number, and slope 4 quadratic.
 
 # %% tags=["figure"] alt="GMACs of UniFormer-S against the side of an image, on logarithmic axes: global attention in stage 3 rises steepest, windows rise with slope near 2, and the hybrid of both lies between."
 show.cost_curves(series, "side of the image in pixels", "GMACs",
@@ -1393,8 +1404,10 @@ with torch.no_grad():
               dense["G"](one))
         differ(f"{kind} and G on a larger map", dense[kind](many),
                dense["G"](many), at_least=1e-4)
-    report(pyramid=", ".join(str(tuple(m.shape[1:]))
-                             for m in dense["H"].features(many)))
+    shapes = {kind: [tuple(m.shape[1:]) for m in net.features(many)]
+              for kind, net in dense.items()}
+assert shapes["G"] == shapes["W"] == shapes["H"]
+report(pyramid=", ".join(map(str, shapes["G"])))
 
 # %% [markdown] tags=["deep-dive", "claim:uf-effect-softmax"]
 # ## 15 · Questions of users
@@ -1413,7 +1426,7 @@ report(divided_afterwards=str(after.item()),
 # %% [markdown]
 # Dividing q before the product helps at no cost. bfloat16 has the range of float32 and does not overflow here. The authors' advice in these issues is a lower learning rate, weaker augmentation, a longer warm-up, or attention in float32. The package's fused attention scales inside.
 #
-# **"What does `head_dim` change?"** (Issue 92.) Neither parameters nor MACs. Only the memory of the weights N × N grows with the number of heads. (The author adds there that more heads are slightly better; no numbers are given.)
+# **"What does `head_dim` change?"** (Issue 92.) Neither parameters nor MACs. The memory of the weights N × N grows with the number of heads. (The outputs change, of course.) (The author adds there that more heads are slightly better; no numbers are given.)
 
 # %%
 for head_dim in (32, 64):
@@ -1465,11 +1478,11 @@ with torch.no_grad():
 # %% [markdown] tags=["core", "claim:uf-order-matters"]
 # ## 16 · Does it use time, and what does it buy?
 #
-# The embedded data set has eight motions in four pairs, each pair the other's film run backwards. One frame shows nothing about the motion. So a model that sees **one frame** cannot beat 12.5 % on average. One that sees the frames **without their order** cannot beat 50 %.
+# The embedded data set has eight motions in four pairs: left and right, up and down, grow and shrink, clockwise and counter-clockwise. In each pair, one motion is the other's film run backwards. One frame shows nothing about the motion. So a model that sees **one frame** cannot beat 12.5 % on average. One that sees the frames **without their order** cannot beat 50 %.
 #
 # The shipped UniFormer was trained on these clips, from scratch (recipe `uniformer_mini`; `results/ship/uniformer_mini.json` records the run). We test it on held-out clips: with the frames in order, shuffled, with one frame repeated, and backwards.
 #
-# **Predict** two numbers for a model that is right nearly always when the frames are in order: its accuracy backwards, and its accuracy shuffled. For the second one: does it come near its ceiling? In training, this model never saw shuffled frames.
+# **Predict** two numbers for a model that is right nearly always when the frames are in order: its accuracy backwards, and its accuracy shuffled. For the second one: does it come near its ceiling? In training, this model never saw shuffled frames. (± is one standard error over the clips, so a bar may stand a little above its ceiling by chance.)
 
 # %%
 from vt_course.training.evaluate import evaluate, open_data, open_test
@@ -1502,7 +1515,7 @@ within("shuffled", 100 * results["shuffled"]["top1"], 15, 40, " %")
 # Shuffled: well below its ceiling of 50 %. The ceiling says what is possible, not what a model does with frames of a kind that it never saw in training. (Trained on shuffled frames, the same model reaches 48.9 % of the test clips: `results/experiments/ceilings-motion.json`.) All this is one seed.
 
 # %% [markdown]
-# All families, trained in one regime on the same clips and the same machine, and a ViT that sees each frame by itself and averages. There is one mark for each seed that has been run (`vt-course experiments --only families-motion`). A difference that is smaller than the spread over seeds is none.
+# All families, trained in one regime on the same clips and the same machine, and a ViT that sees each frame by itself and averages. There is one mark for each of five seeds (`vt-course experiments --only families-motion`); dashed lines stand at 12.5 and 50 %. Time and memory are of one clip, forward and backward, on one core (`vt-course bench minis`). Look at the parameters first: this UniFormer has about three times as many as the others. A difference that is smaller than the spread over seeds is not shown by these runs.
 
 # %% tags=["figure"] alt="One row for each family: marks for the accuracy with frames in order, shuffled, in reverse and one frame repeated, dashed lines at 12.5 % and 50 %, and bars for parameters, multiply-accumulates, time and memory of a clip; all five families and the ViT that averages."
 show.families("Video Swin", "MViT", "MViTv2", "TimeSformer",
@@ -1513,7 +1526,7 @@ show.families("Video Swin", "MViT", "MViTv2", "TimeSformer",
 #
 # - **Bought: cheap early layers.** The first two stages cost as much per token as convolutions do, whatever the length of the clip. In UniFormer-S they hold seven blocks on the largest maps.
 # - **Bought: any size.** No table depends on the number of frames or pixels. The same weights run on every clip; section 8 used three sizes. What the weights *learned* on one size they need not know on another.
-# - **Bought: one global step is enough** for every token to see the whole clip (section 9). Video Swin needs several windows for that.
+# - **Bought: one global step is enough** for every token to see the whole clip (section 9). Video Swin needs several blocks with shifted windows for that.
 # - **Paid: the square.** Stages 3 and 4 compare all pairs. Twice the frames means four times the products. At 32 frames, UniFormer-S costs 109 GMACs, 2.6 times as much as at 16.
 # - **Paid: BatchNorm.** It ties the clips of a batch together in training, and wants batches that are not small (section 6).
 # - **Paid: content-blind early layers.** A local kernel treats every clip alike. What is far apart meets only from stage 3 on, on a map of a sixteenth of the sides.
@@ -1521,14 +1534,14 @@ show.families("Video Swin", "MViT", "MViTv2", "TimeSformer",
 # ## What is scaled down, and what was left out
 #
 # - Our trained models are small, on small clips of drawn shapes. No accuracy of the paper is reproduced here. Its numbers are quoted with their table.
-# - Parameters, multiply-accumulates and the equality of outputs are at full scale and exact. Two rows of Table 4 do not come out; section 10 says which.
-# - Token labelling and the light models (XXS, XS) are not built here, and LayerScale only as its factors (section 15). The package has the first two of these three.
+# - Parameters and multiply-accumulates are at full scale and exact. Outputs are compared on small networks, up to rounding. Two rows of Table 4 do not come out; section 10 says which.
+# - The light models (XXS, XS) are not built, neither here nor in the package. Token labelling, a training in which each patch has a label of its own, is not used; the package loads weights that were trained so. LayerScale stands here only as its factors (section 15); the package has it.
 # - Your network is literal: it writes all attention weights to memory. The package's uses the fused attention of PyTorch and a faster depthwise convolution.
 # - Drop path acts in training only; your network leaves it out.
 #
 # ## Summary
 #
-# - MHRA is A·V(X)·U for each head. A is a softmax of products (global), or a learned number for each offset in a tube (local).
+# - MHRA is A·V(X) for each head; then U mixes all heads. A is a softmax of products (global), or a learned number for each offset in a tube (local).
 # - Local MHRA with one head a channel = pointwise, depthwise, pointwise convolution, on the same weights.
 # - DPE is a depthwise convolution; its zero padding tells the place. One layer tells 27 kinds of places, two tell 125.
 # - Blocks: x + DPE(x); + MHRA(Norm); + FFN(Norm). BatchNorm in local blocks and at the end, LayerNorm in global blocks.
@@ -1538,10 +1551,10 @@ show.families("Video Swin", "MViT", "MViTv2", "TimeSformer",
 #
 # ## Questionnaire
 #
-# 1. Which of A, V and U depend on the content of the clip, in the local and in the global aggregator?
-# 2. A tube of 5 × 5 × 5 holds 125 numbers a channel. How many *different* numbers does a row of the affinity hold for a token in the corner of a large map?
+# 1. Which numbers depend on the content of the clip: those of A, the weights of V, the weights of U? Answer for the local and for the global aggregator.
+# 2. A tube of 5 × 5 × 5 holds 125 numbers a channel. How many of them stand in the row of the affinity for a token in the corner of a large map, and what is the rest of the row?
 # 3. How many different tokens has a map of 3 × 9 × 9 equal tokens after one DPE? After two?
-# 4. You evaluate clip by clip and forget `model.eval()`. Which blocks give other answers, and why not the others?
+# 4. You evaluate clip by clip and forget `model.eval()`. Which layers cause other answers, and why not the other layers?
 # 5. Twice the frames: what happens to parameters, to the MACs of stage 1, and to those of the products in stage 3?
 # 6. You fine-tune the W network for detection with weights that were trained with G. Which weights have to be changed?
 

@@ -7,7 +7,7 @@
 #
 # | | |
 # |---|---|
-# | **Needs** | PyTorch, backpropagation, one training loop that you have seen before. Notebooks 01 (frames and views) and 04 (the model) help; nothing of 05 to 07 is used |
+# | **Needs** | PyTorch, backpropagation, one training loop that you have seen before. Notebooks 01 (frames and views) and 04 (the model) help; the families of 05 to 07 are only named, at the end of section 11 and in section 13 |
 # | **Data** | the embedded clips: `vt-course data synthetic`, once (`make course` and `make lab` do it); and, if you like, videos of your own |
 # | **Time** | 3 to 4 hours with the exercises; to run it, on two cores: 25 to 60 seconds (`smoke`), 3 to 8 minutes (`lecture`); in `full` the two trainings of sections 11 and 12 take 9 to 15 minutes each |
 # | **Hardware** | a laptop CPU and 2 GB of memory; with loader processes beside it (`lecture` and `full` on more than two cores) up to 4 GB |
@@ -15,14 +15,14 @@
 # **You will be able to**
 #
 # 1. follow a clip from the file to a step of the optimiser, and say which parts are random and what they depend on (exercise 8.1);
-# 2. write warm-up and cosine, AdamW, label smoothing and gradient clipping, and get torch's bits (exercises 8.2 to 8.5);
+# 2. write warm-up and cosine, AdamW, label smoothing and gradient clipping, and get torch's numbers, those of AdamW in every bit (exercises 8.2 to 8.5);
 # 3. put them into one step in the right order, and recognise a broken step by its loss (exercise 8.6, the hunt in section 7);
 # 4. say what must be in a checkpoint, and what need not be (questions 1 and 4);
 # 5. say where 16 bits are enough for training, where they are not, and what is done about it (question 5);
 # 6. split a batch over several GPUs so that the gradient stays the same (exercise 8.7);
 # 7. say how sure an accuracy is (exercise 8.8), and prepare, check, train and evaluate on videos of your own.
 #
-# **On a first reading** leave out sections 9 and 10 (16 bits, many GPUs). If you are here for your own videos, read sections 1 and 2, then 12.
+# **On a first reading** leave out sections 9 and 10 (16 bits, many GPUs). If you are here for your own videos, run all cells, and read sections 1, 2 and 12.
 
 # %% tags=["parameters"]
 PROFILE = "smoke"   # lecture: trains eight epochs; full: to the end
@@ -61,16 +61,18 @@ _ = torch.manual_seed(0)
 
 # %% [markdown]
 # Four helpers print what is the same on every machine. `report` prints shapes and counts. `agree` stops the notebook unless two tensors match everywhere, and prints the bound it checked (times |x| for numbers x above 1).
-# `differ` is the opposite, its control. `within` checks that a number lies in an interval. For this notebook "nearly equal" is not enough, so it needs a fifth helper:
+# `differ` is the opposite, its control; its line begins with ≠. `within` checks that a number lies in an interval. For this notebook "nearly equal" is not enough, so it needs a fifth helper:
 
 # %%
 def same_bits(name, got, want):
-    """All numbers equal; or within 5e-5, and then it says so."""
+    """All numbers equal; or within 1e-4, and then it says so.
+
+    Right code that adds in another order is off by roundings."""
     bits = torch.equal(got, want)
     gap = (got.double() - want.double()).abs().max().item()
-    assert gap <= 5e-5, f"{name}: {gap:.0e} apart; did all checks pass?"
+    assert gap <= 1e-4, f"{name}: {gap:.0e} apart; did all checks pass?"
     print(f"✓ {name}: {want.numel():,} numbers,",
-          "every bit the same" if bits else "within 5e-5")
+          "every bit the same" if bits else "within 1e-4")
 
 
 def flat(weights):
@@ -97,7 +99,7 @@ show.training_path(
     "From a file to a step of training")
 
 # %% [markdown]
-# Four things on this path are random: the start in time, the box, the order of the clips, and drop path, which leaves out parts of the model. Watch what each of them depends on. It decides whether a
+# Besides the first weights, four things on this path are random: the start in time, the box, the order of the clips, and drop path, which leaves out parts of the model. Watch what each of them depends on. It decides whether a
 # training can be stopped and go on (section 8), and whether you can repeat it at all.
 #
 # All numbers of a training stand in a [**recipe**](glossary.md#recipe). Ours is that of `video_swin_mini`, on 16 of the embedded clips for 3 epochs. Label smoothing and drop path (section 6) are turned on, because we want to see them work.
@@ -243,6 +245,8 @@ within("own boxes, called turning", 100 * turning, 55, 90, " %")
 # With one box the triangle glides to the left. With a box for each frame it also jumps up and down and changes its size: motion that is not there, as large as the real one. The model gives most of these clips the name of a turn. So it is still right on nearly all clips that do turn, and on about a quarter of the others.
 
 # %% [markdown]
+# About a quarter of these clips turn. With own boxes most are *called* turning.
+#
 # **Do the jumps alone make the turns?** Then a picture that stands still must be called turning as well, if each of its eight copies gets a box of its own. The control is the same picture in one box:
 
 # %%
@@ -451,7 +455,7 @@ agree("your learning rate = the package's, all steps, peak 1",
       torch.tensor(all_rates(lr_at, 4000, 100)))
 
 # %% tags=["figure"] alt="Learning rates of six recipes over a training, as shares of their peak: five rise in a straight line and fall like a cosine to 0; TimeSformer starts at the peak and falls in two steps, near 0.73 and 0.93."
-recipes = {"ours": (4000, 100), "Swin": (3000, 200),
+recipes = {"video_swin_mini": (4000, 100), "Swin": (3000, 200),
            "Video Swin": (3000, 250), "UniFormer": (1100, 100),
            "MViT": (2000, 300)}
 falling = {name: all_rates(learning_rate, *lengths)
@@ -465,12 +469,12 @@ show.schedules(falling, "Learning rates of six recipes")
 # | Swin, ImageNet-1K | AdamW | 1e-3 for a batch of 1024 | 300, 20 | 0.05 |
 # | Video Swin-T, Kinetics-400 | AdamW | 1e-3 for the head, a tenth of it for the pretrained rest | 30, 2.5 | 0.02 |
 # | MViT-B, Kinetics-400 | AdamW | 1.6e-3 for a batch of 512 | 200, 30 | 0.05 |
-# | TimeSformer, Kinetics-400 | SGD, momentum 0.9 | 5e-3, a tenth from epoch 11, a hundredth from 14 | 15, none | 1e-4 |
+# | TimeSformer, Kinetics-400 | SGD, momentum 0.9 | 5e-3, a tenth after 11 epochs, a hundredth after 14 | 15, none | 1e-4 |
 # | UniFormer-S 16 × 8, Kinetics-400 | AdamW | 1e-4 for a batch of 32 | 110, 10 | 0.05 |
 # | `video_swin_mini`, embedded clips | AdamW | 8e-4 for a batch of 16 | 40, 1 | 0.05 |
 #
-# AdamW and decay are the subject of section 5; momentum works like its *m*, without the factor 1 − β₁. (Sources: at the end.) Long recipes train from random weights (MViT). Short ones start from image weights (Video Swin, TimeSformer). With a larger batch the gradient is less noisy and there are fewer steps. So recipes scale the learning rate with
-# the batch. If you halve the batch to fit your GPU, halve the learning rate, too, or add up the gradients of two halves (exercise 8.6).
+# AdamW and decay are the subject of section 5; momentum works like its *m*, without the factor 1 − β₁. (Sources: at the end.) Long recipes train from random weights (MViT). Video Swin, TimeSformer and UniFormer start from image weights, and the first two train short. With a larger batch the gradient is less noisy and there are fewer steps. So recipes scale the learning rate with
+# the batch. A common rule: who halves the batch to fit a GPU halves the learning rate, too. The other way is to add up the gradients of two halves (exercise 8.6).
 
 # %% [markdown] tags=["core", "claim:swin-initial-weights", "claim:mvit-biases-0.02"]
 # ## 5 · AdamW
@@ -529,7 +533,7 @@ def adamw_step(w, g, m, v, t, lr, decay):
 adamw_step = check("8.3", adamw_step, solution=True)
 
 # %% [markdown]
-# Against `torch.optim.AdamW`, 20 steps on the same gradients. If you wrote the formulas another way, the line says "within 5e-5"; that is fine.
+# Against `torch.optim.AdamW`, 20 steps on the same gradients. If you wrote the formulas another way, the line says "within 1e-4"; that is fine, here and in sections 7 and 8.
 
 # %%
 weight = nn.Parameter(torch.randn(4, 5))
@@ -657,7 +661,7 @@ report(loss_of_a_guess=f"{math.log(8):.3f}",
 #
 # Difficulty 1/5 · importance 4/5 · 10 minutes
 #
-# `norms` (P,) holds the norm of the gradient of each of P parameters. Return the factor for all of them: limit / norm of all together, but at most 1.
+# `norms` (P,) holds the norm of the gradient of each of P parameter tensors. Return the factor for all of them: limit / norm of all together, but at most 1.
 #
 # (torch adds 1e-6 to the norm, so that nothing is divided by zero.)
 
@@ -819,6 +823,7 @@ def run_of(model, rates, eps=0.0, at=0, moments=None, t=0):
 # What has to be true of a step:
 #
 # - Before it a validation may have left the model in evaluation mode. It trains in training mode.
+# - Gradients are set to zero by `run.optimizer.zero_grad()`. (The hunt after this exercise changes this method.)
 # - The gradient is that of the **mean** loss of all clips of the batch. `run.loss(logits, labels)` is the mean of one part. Parts may differ in size. Remember that `backward` *adds* to the gradients that are there.
 # - The model and its loss run inside `with run.autocast():`. It lets the model multiply in 16 bits where the run wants that (section 9). On our CPU it does nothing. The backward pass stands outside, as torch advises. (The check notices only a *model* that runs outside.)
 # - All gradients together are shortened to `run.limit`, once: `clip_gradients(run.model, run.limit)`, or torch's own function.
@@ -978,7 +983,7 @@ show.curves({"loss of the same eight clips": memory}, "loss",
 # - the learning rate is 100 times as high;
 # - the limit of clipping is 1,000 times as low.
 #
-# **Predict, then match.** Draw the four curves that you expect. Then run the cells: which letter has which cause? Two of the four look almost healthy. Look at the lines below the figure, too: one of the two stays with the healthy run in all steps. Which change does AdamW not notice at all, and which only partly?
+# **Predict, then match.** Draw the four curves that you expect. Then run the cells: which letter has which cause? Two of the four look almost healthy. Look at the lines below the figure, too: one of the two stays with the healthy run in all steps. Which change does AdamW hardly notice, and which only partly?
 
 # %%
 def other_labels(run):
@@ -1072,15 +1077,15 @@ same_bits("stopped after 7 of 9 steps = not stopped",
           weights_at_the_end(go_on(state)), mine)
 
 # %% [markdown]
-# **Predict.** What happens if the file lacks the moments? Is there an error? Are the steps shorter or longer than they should be? And what happens if the file says only "in the third epoch" (number 2, counted from 0), and the training goes on at the beginning of it?
+# **Predict.** What happens if the file lacks *m* and *v* (it still has *t* = 7)? Is there an error? Are the steps shorter or longer than they should be? And what happens if the file says only "in the third epoch" (number 2, counted from 0), and the training goes on at the beginning of it?
 
 # %%
 bare = state | dict(moments=None)             # moments begin at 0
 early = state | dict(step=6)                  # the third epoch begins
 differ("without the moments",
-       weights_at_the_end(go_on(bare)), mine, 1e-4)
+       weights_at_the_end(go_on(bare)), mine, 2e-4)
 differ("from the beginning of the epoch",
-       weights_at_the_end(go_on(early)), mine, 1e-5)
+       weights_at_the_end(go_on(early)), mine, 2e-4)
 
 
 def step_sizes(state):
@@ -1324,7 +1329,7 @@ differ("control: plain mean of the ranks", of_ranks.mean(0),
 #
 # - **Clipping.** Average first, then clip. If each rank clips its own gradient, the average is another one.
 # - **BatchNorm** takes mean and variance from the clips that it sees: those of its own rank. (UniFormer has BatchNorm, Swin does not; `torch.nn.SyncBatchNorm` exists for that.)
-# - **Drop path** is drawn by each rank for its own clips.
+# - **Drop path** is drawn by each rank for its own clips, from a seed of (seed, step, rank). So a run may go on with another number of ranks, but then drop path falls differently.
 
 # %%
 def clipped(gradient):
@@ -1343,7 +1348,7 @@ differ("BatchNorm of each rank's own clips", by_rank, norm(features))
 # %% [markdown]
 # In the package, `batch_size` is that of all ranks together, whatever their number. So a recipe means the same on one GPU and on eight. torch's `DistributedDataParallel` averages plainly: it adds all gradients and divides by R. So `fit` multiplies the loss of each rank first.
 #
-# **Complete the formula.** Rank r has n_r of the n clips. Its loss must be multiplied by … , so that "add all and divide by R" gives the mean over all clips. Put your two factors for 7 and 6 clips into the cell:
+# **Complete the formula.** Rank r has n_r of the n clips. Its loss must be multiplied by … , so that "add all and divide by R" gives the mean over all clips. Put your two factors for 7 and 6 clips into the cell, as fractions:
 
 # %%
 factors = torch.tensor([1.0, 1.0])            # for 7 and for 6 clips
@@ -1352,7 +1357,7 @@ print("the gradient of all clips:",
       torch.allclose(averaged, whole_batch, rtol=1e-4, atol=1e-4))
 
 # %% [markdown] tags=["answer"]
-# By n_r · R / n, here 7 · 2 / 13 and 6 · 2 / 13: with them the cell prints True. The R cancels the division, and n_r / n is the weight of exercise 8.7.
+# By n_r · R / n, here 7 · 2 / 13 and 6 · 2 / 13, not rounded: with them the cell prints True. The R cancels the division, and n_r / n is the weight of exercise 8.7.
 
 # %% [markdown]
 # The command for two processes:
@@ -1361,7 +1366,7 @@ print("the gradient of all clips:",
 # .venv/bin/torchrun --nproc-per-node 2 -m vt_course.cli train video_swin_mini --data synthetic:motion --out runs/two
 # ```
 #
-# It works without a GPU, too (`--device cpu`), one process a core. For the 16 clips and 9 steps of section 7, without drop path, the weights of one process and of two differ by a few 1e-5. These are roundings. AdamW enlarges them where a gradient is next to nothing, because its sign decides about a whole step.
+# It works without a GPU, too (`--device cpu`), one process a core. For the 16 clips and 9 steps of section 7, without drop path, the weights of one process and of two differ by a few 1e-5 (`tests/test_ranks.py` of the repository runs this). These are roundings. AdamW enlarges them where a gradient is next to nothing, because its sign decides about a whole step.
 #
 # ### One GPU that is too small
 #
@@ -1438,7 +1443,7 @@ show.curves(histories, "loss", "Two whole trainings of video_swin_mini",
 #
 # Of n videos a share p is right. How far may p be from the share that one would find with infinitely many videos of this kind? The [standard error](glossary.md#standard-error) is the usual answer: p ± √(p(1 − p)/n). It fails where it is needed most: if all n are right, it says ± 0.
 #
-# Wilson's interval (1927) asks the other way round: which true shares q would make our p no surprise, that is, lie within z = 1.96 of *their* standard errors √(q(1 − q)/n)? The two ends of all such q are
+# Wilson's interval (1927) asks the other way round: for which true shares q is our p no surprise? A share q makes p no surprise if p is at most z = 1.96 standard errors of *q* away, that is 1.96 · √(q(1 − q)/n). The two ends of all such q are
 #
 # $$\frac{p + \frac{z^2}{2n} \pm z\sqrt{\frac{p(1-p)}{n} + \frac{z^2}{4n^2}}}{1 + \frac{z^2}{n}}$$
 #
@@ -1540,11 +1545,12 @@ for seed, name in enumerate(("", "_seed1")):
 
 # %%
 share = 0.95                                  # change it
-numbers = [25, 50, 100, 200, 400, 800, 1600, 3200, 6400, 12800, 19881]
+# the last one is the number of videos that validate Kinetics-400
+numbers = [20, 40, 100, 200, 400, 800, 1600, 3200, 6400, 12800, 19881]
 scored = [interval_of(round(share * n), n) for n in numbers]
 widths = [100 * (high - low).item() for _, low, high in scored]
 
-# %% tags=["figure"] alt="Width of the interval against the number of clips, both on logarithmic axes: a straight line that falls, from about 19 points at 25 clips to below 1 point at 12,800; a dotted line marks 1 point."
+# %% tags=["figure"] alt="Width of the interval against the number of clips, both on logarithmic axes: a straight line that falls, from about 20 points at 20 clips to below 1 point at 12,800; a dotted line marks 1 point."
 figure = show.curves(
     {f"{100 * share:.0f} % right": dict(x=numbers, y=widths)},
     "width of the 95 % interval (points)",
@@ -1563,7 +1569,7 @@ figure
 # %% [markdown]
 # ### What does each line of a recipe buy?
 #
-# Each line of a recipe has a reason. What it is worth, only a training without it can tell. The row `recipe-lines` of `experiments.yaml` asks this of a small MViT on the pattern of the background: the full recipe, and the same with one line switched off, each for 300 steps and with three seeds, on 2,000 test clips. Besides the lines of this notebook it has a **moving average** of the weights, which is what is tested. Three things were expected, before the first run: without augmentation 5 to 20 points more, each other line within 5 points, and an interval that contains 0 for all but augmentation.
+# Each line of a recipe has a reason. What it is worth, only a training without it can tell. The row `recipe-lines` of `experiments.yaml` asks this of a small MViT on another label of the same clips, the pattern of the background (eight patterns; a guess is 12.5 %). It trains the full recipe, and the same with one line switched off, each for 300 steps and with three seeds, and tests on 2,000 clips. Two lines are not in the recipe of this notebook. Its augmentation also mirrors clips and erases a box of them. And it keeps a **moving average** of the weights (EMA) beside them, a mean in which late steps count most; the accuracy is that of this average. Three things were expected, before the first run: without augmentation 5 to 20 points *higher* accuracy, because the clips are easier; each other line within 5 points; and an interval that contains 0 for all but augmentation. (The intervals are those of the mean of three paired differences: with three, they reach 4.3 standard errors to either side.)
 #
 # **Predict.** What became of the three?
 
@@ -1593,7 +1599,7 @@ for line in verdicts.comparisons(row, found):
 # %% [markdown]
 # ### The control
 #
-# And does the accuracy mean what you think? Notebook 04 has the argument: of clips whose frames were shuffled no model can expect more than 50 % right on this data set. It takes one argument to ask:
+# And does the accuracy mean what you think? Notebook 04 has the argument: of clips whose frames were shuffled no model can expect more than 50 % right on this data set, because each motion has a partner that is its film run backwards. `order` shuffles the frames:
 
 # %%
 in_order = VideoFolder(Rows(held_out[:count], "held-out clips"),
@@ -1609,6 +1615,9 @@ show.accuracies({"four views": (package_4["top1"], some),
                  "one view": (one, count),
                  "one view, frames shuffled": (shuffled, count)}, 1 / 8,
                 "The shipped model on held-out clips")
+
+# %% [markdown]
+# The first two bars do not compare views: they were measured on different numbers of clips. The third is the control. It has to stay below 50 %, and it does.
 
 # %% [markdown] tags=["core"]
 # ## 12 · Your own videos
@@ -1641,7 +1650,7 @@ else:
 report(subfolders=len([f for f in videos.iterdir() if f.is_dir()]))
 
 # %% [markdown]
-# **Prepare**: encode every video once more, small and with a key frame every 16 frames. Such a file is decoded many times as fast. What fails goes into `quarantine.csv`, with the reason. If you run it again, `prepare` goes on with what is missing. (If your videos have fewer than 16 frames a second, give fewer: a higher rate only doubles frames.)
+# **Prepare**: encode every video once more, small and with a key frame every 16 frames. Such a file is decoded many times as fast. The short side is 64 pixels here, because the model reads 32; for larger models take 128 or more. The first 10 seconds of each video are kept, unless told otherwise (`seconds`). What fails goes into `quarantine.csv`, with the reason. If you run it again, `prepare` goes on with what is missing. (If your videos have fewer than 16 frames a second, give fewer: a higher rate only doubles frames.)
 
 # %%
 from vt_course.data.prepare import prepare, stats
@@ -1771,7 +1780,7 @@ show.probabilities(
 # | `batch_size`, `lr`, `epochs` | What counts is steps: ours has 4,000. With 200 clips an epoch has 13, and 4,000 are 308 epochs. Drop path, label smoothing and smaller crops are there against learning by heart. |
 # | the split | Clips cut from one recording, or of one person, must be on the same side. The names do not tell: make folders `train/CLASS` and `val/CLASS`, or a `manifest.csv` (`data/README.md`). |
 #
-# Two hundred clips are few for a model that starts from random weights. What is done then is **fine-tuning**: start from weights that were trained on more. First with your own step, where nothing is hidden:
+# Two hundred clips are few for a model that starts from random weights. What is done then is **fine-tuning**: start from weights that were trained on more. (Here the shipped weights have learned even the three classes of our example, among their eight. So the case is an easy one; with your own classes it is not.) First with your own step, where nothing is hidden:
 
 # %%
 def fine_tune(pretrained, clips, labels, steps=6):
@@ -1821,7 +1830,7 @@ show.accuracies(
 # %% [markdown]
 # The package needs one setting for it. `init` names the weights: of a run, of a mini, of an official file. The head is new when the classes are others, and the command line says so. `freeze` keeps parts as they are: `backbone` is everything but the head, `stages:2` the first two stages.
 #
-# **Predict**: how many of the 325,748 numbers train with `freeze="backbone"` on three classes?
+# **Predict**: how many numbers train with `freeze="backbone"` on three classes? (The model with eight classes has 325,748 in all.)
 
 # %%
 tuned_recipe = replace(mine_recipe, init="video_swin_mini",
@@ -1848,7 +1857,7 @@ report(trained=sum(w.numel() for name, w in ended.items()
 # %% [markdown]
 # ### Below the classifier
 #
-# A detector needs no class of the clip, but a map of the picture at several sizes. `features_only=True` gives the model without its classifier: a list of maps, one for each stage. `strides` says how many frames, rows and columns of the clip a place of a map covers from one to the next. An example with a feature pyramid is in `docs/researchers.md`.
+# A detector needs no class of the clip, but a map of the picture at several sizes. `features_only=True` gives the model without its classifier: a list of maps, one for each stage. `strides` is the distance between neighbouring places of a map, in frames, rows and columns of the clip. An example with a feature pyramid is in `docs/researchers.md`.
 
 # %%
 backbone = create("video_swin_mini", features_only=True).eval()
@@ -1861,7 +1870,7 @@ for stage, stride in zip(maps, backbone.strides):
 # %% [markdown] tags=["deep-dive"]
 # ## 13 · What does the answer rest on?
 #
-# The trained model says "up" and is right. Did it look at the shape? **Occlusion** asks the model itself: hide one box of the clip, in grey, and see how much the probability of the class falls. The boxes whose loss hurts are what the answer rests on. (M. Zeiler and R. Fergus, 2014.)
+# The shipped `timesformer_mini` says "up" to a clip, and is right. (We take another model than before because its picture is the clearest; the table below has five.) Did it look at the shape? **Occlusion** asks the model itself: hide one box of the clip, in grey, and see how much the probability of the class falls. The answer rests on the boxes whose hiding lowers the probability most. In the figure a box covers two frames, which are called a step; a percentage says which part of all that was lost belongs to this step. (M. Zeiler and R. Fergus, 2014.)
 #
 # **Predict** where they lie for the clip below.
 
@@ -1878,10 +1887,10 @@ show.explanation(clip, why.map, f"{names[why.target]}: occlusion")
 # %% [markdown]
 # A picture that looks right proves nothing. Two tests can fail:
 #
-# - **Does it point at the cause?** Only the moving shape tells the motion, and the renderer knows where it is. Does the shape get more than its share of the area?
-# - **Does it depend on the model at all?** Give the layers random weights, one after the other from the last to the first. A picture that stays the same was a picture of the clip, not of the model. (J. Adebayo et al., 2018.)
+# - **Does it point at the cause?** Only the moving shape tells the motion, and the renderer knows where it is. Does the shape get clearly more than its share of the area? We ask for twice as much.
+# - **Does it depend on the model at all?** Give the layers random weights, one after the other from the last to the first. A picture that stays the same was a picture of the clip, not of the model. We ask for a correlation below 0.5 with the picture of the trained model. (J. Adebayo et al., 2018.)
 #
-# Stored are both tests for four methods: occlusion, Grad-CAM (slopes of the score), rollout (attention through all layers), and single layers of attention (`python -m vt_course.training.proofs`, two minutes).
+# Stored are both tests for occlusion, Grad-CAM (slopes of the score) and rollout (attention through all layers). The file has single layers of attention as well (`python -m vt_course.training.proofs`, two minutes).
 
 # %%
 tested = proofs()
@@ -1898,7 +1907,7 @@ for key, title in wanted.items():
               + "".join(f"{x:13.2f}" for x in found_here))
 
 # %% [markdown]
-# In the first table a method should have more than 2, in the second less than 0.5 (the whole interval of 95 %, which the file has). Only occlusion passes both in all five families. Grad-CAM and rollout point at the shape much less. In a terminal: `vt-course explain timesformer_mini clip.mp4 --out why.png`. These are small models on drawn clips; for another model, test again.
+# A method passes if its whole 95 % interval does; the intervals are in the file. Only occlusion passes both tests in all five families. Grad-CAM and rollout point at the shape less in each of them. In a terminal: `vt-course explain timesformer_mini clip.mp4 --out why.png`. These are small models on drawn clips; for another model, test again.
 
 # %%
 # 120 MB of runs; to repeat a section after this, begin at the top
@@ -1908,8 +1917,8 @@ kept.cleanup()
 # ## What is scaled down, and what was left out
 #
 # - A third of a million parameters, 8 frames of 32 × 32, 1,600 drawn clips. The pieces are those of the full recipes; no accuracy of a paper is reproduced.
-# - RandAugment, random erasing, mixup, cutmix and repeated augmentation are settings of the package (`vt-course recipes` has the published recipes), and none is used here. MViT's recipe uses all of them, Video Swin's on Something-Something the first two. Colour jitter is missing.
-# - The same holds for learning rates that differ between layers (Video Swin's 0.1 for the backbone) and for averaged weights (EMA). What each line of a recipe buys was not measured.
+# - RandAugment, random erasing, mixup, cutmix and repeated augmentation are settings of the package (`vt-course recipes` has the published recipes), and none is used here. MViT's recipe uses all of them, Video Swin's on Something-Something the first two.
+# - The same holds for learning rates that differ between layers (Video Swin's 0.1 for the backbone) and for averaged weights (EMA). What each line of a recipe buys was measured once, for a small MViT with three seeds (section 11): too few to separate the lines.
 # - Views as each paper takes them are in `vt-course evaluate --protocol`; the notebook uses four clips in time only.
 # - Mixed precision on CUDA and several GPUs have not been run; several processes on a CPU have (`tests/test_ranks.py`).
 # - "Every bit" holds on one machine with one version of torch. Another processor adds in another order; on a GPU even two runs may differ.
@@ -1931,7 +1940,7 @@ kept.cleanup()
 # 1. You add a worker to the loader. What changes in the weights after 9 steps? And with a generator that serves all clips in turn?
 # 2. A run has 1,000 clips, a batch of 32, and 10 epochs. How many steps are there, and how many clips has the last batch of an epoch?
 # 3. Your first loss is 2.9 with 8 classes. What do you look at?
-# 4. A checkpoint holds weights, epoch and step, and no moments. How long is the next step, and why?
+# 4. A checkpoint after 10,000 steps holds weights, epoch and step, and no moments; *t* is taken from the step. How long is the next step, and why?
 # 5. Why is 1 + 0.003 equal to 1 in bfloat16 and not in float16? What is (1 + 0.003) in float16?
 # 6. Two ranks have 10 and 6 clips. By what does each multiply its loss, if the gradients are averaged plainly afterwards?
 # 7. Model A is right on 355 of 400 clips, B on 364 of other 400. Is B better?
@@ -1955,4 +1964,4 @@ kept.cleanup()
 # </details>
 
 # %% [markdown]
-# **Next:** 09 · Does it use time, where trainings like this one become experiments.
+# **Next:** [09 · Does it use time?](09_does_it_use_time.ipynb), where trainings like this one become experiments.

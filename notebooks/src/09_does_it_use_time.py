@@ -46,7 +46,7 @@ from vt_course.training.recipes import recipe_for
 _ = torch.manual_seed(0)
 
 # %% [markdown]
-# `report` prints names and numbers. `agree` stops the notebook unless two tensors match everywhere; `differ` stops it unless they differ. `within` checks that a number lies in an interval. A number that is printed below is computed or comes from a file.
+# `report` prints names and numbers. `agree` stops the notebook unless two tensors match everywhere; `differ` stops it unless they differ, and its line begins with ≠. `within` checks that a number lies in an interval. A number that is printed below is computed or comes from a file.
 
 # %% [markdown] tags=["core"]
 # ## 1 · Questions and answers in files

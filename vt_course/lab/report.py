@@ -41,13 +41,16 @@ def agree(name: str, got: Tensor, want: Tensor, tol: float = 1e-5) -> None:
 
 
 def differ(name: str, got: Tensor, want: Tensor, at_least: float = 1e-2) -> None:
-    """Assert that two tensors of one shape differ by at least `at_least` somewhere: the control for `agree`."""
+    """Assert that two tensors of one shape differ by at least `at_least` somewhere: the control for `agree`.
+
+    Its line begins with ≠, because a check mark beside a sentence reads as "this sentence is true".
+    """
     if got.shape != want.shape:
         raise AssertionError(f"{name}: shape {text(tuple(got.shape))}, wanted {text(tuple(want.shape))}")
     gap = (got.double() - want.double()).abs().max().item()
     if not gap >= at_least:
         raise AssertionError(f"{name}: the largest difference is {gap:.2e}, expected at least {at_least:.0e}")
-    print(f"✓ {name}: max |Δ| ≥ {at_least:.0e}")
+    print(f"≠ {name}: max |Δ| ≥ {at_least:.0e}")
 
 
 def within(name: str, value: float, low: float, high: float, unit: str = "") -> None:

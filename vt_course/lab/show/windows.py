@@ -605,7 +605,7 @@ def bias_tables(table, window, head: int = 0, title: str | None = None, noise: f
         axes.set_ylabel("Δh")
     fig.colorbar(image, ax=grid, label=f"bias, head {head}", pad=0.01, aspect=15 * rows)
     if noise:
-        frame = Patch(fill=False, edgecolor="black", linewidth=2.5, label=f"larger than ±{noise:.2g}")
+        frame = Patch(fill=False, edgecolor="black", linewidth=2.5, label=f"|bias| > {noise:.2g}")
         fig.legend(handles=[frame], loc="outside lower center")
     headline(fig, title)
     return fig
