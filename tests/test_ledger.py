@@ -460,6 +460,18 @@ def test_a_run_of_mutants_is_recorded_and_goes_on(tmp_path, monkeypatch):
     assert mutants.read_rows(tmp_path / "none.json", TOLD) == {}
 
 
+def test_the_recorded_run_of_all_mutants_is_that_of_these_claims():
+    """If not: `vt-course claims --mutants --out results/mutants.json` makes what is missing."""
+    path = repo_root() / "results" / "mutants.json"
+    rows, file = mutants.read_rows(path, TOLD), json.loads(path.read_text(encoding="utf-8"))
+    assert set(rows) == set(mutants.MUTANTS) and [row["mutant"] for row in rows.values() if row["survived"]] == []
+    assert file["never_killed"] == mutants.never_killed(TOLD, list(rows.values()))
+    assert (
+        file["share"] == pytest.approx(mutants.share_killed(TOLD, list(rows.values())), abs=1e-4)
+        and file["share"] > 0.95
+    )
+
+
 def test_a_mutant_that_turns_too_many_red_counts_for_none():
     rows = [{"killed": [TOLD[0].id], "counts": False}]
     assert TOLD[0].id in mutants.never_killed(TOLD, rows)

@@ -29,10 +29,12 @@
 PROFILE = "smoke"   # five claims; lecture: all of structure; full: all
 
 # %%
+import json
 from inspect import getsource
 
 import torch
 
+from vt_course import repo_root
 from vt_course.claims.ledger import run
 from vt_course.claims.ledger.claims import read_claims
 from vt_course.claims.ledger.faults import MUTANTS, Changes
@@ -175,8 +177,19 @@ told(try_now(LIVE))
 # The two that count windows that see each other: without the mask, the pieces of a window melt into one group, so there are as many groups as windows are computed. Pooling attention, divided attention and tubes have no such mask.
 
 # %% [markdown]
-# `vt-course claims --mutants` does this for all mutants and all claims that they may touch. At least 95 % of the claims of structure, parameters, cost and parity must be turned red by some mutant. A mutant that turns more than a third of *all* claims red counts for none of them: a model that stops working says nothing about a single claim.
-#
+# `vt-course claims --mutants` does this for all mutants and all claims that they may touch. At least 95 % of the claims of structure, parameters, cost and parity must be turned red by some mutant. A mutant that turns more than a third of *all* claims red counts for none of them: a model that stops working says nothing about a single claim. One run of all mutants is stored:
+
+# %%
+file = repo_root() / "results/mutants.json"
+all_mutants = json.loads(file.read_text(encoding="utf-8"))
+red = {id for row in all_mutants["mutants"] if row["counts"]
+       for id in row["killed"]}
+report(mutants=len(all_mutants["mutants"]),
+       claims_turned_red=len(red),
+       of_the_four_kinds=f"{100 * all_mutants['share']:.1f} %",
+       never_turned_red=", ".join(all_mutants["never_killed"]) or "none")
+
+# %% [markdown]
 # The other profiles run more here: `lecture` all claims of structure, `full` all claims.
 
 # %%
