@@ -187,7 +187,7 @@ red = {id for row in all_mutants["mutants"] if row["counts"]
 report(mutants=len(all_mutants["mutants"]),
        claims_turned_red=len(red),
        of_the_four_kinds=f"{100 * all_mutants['share']:.1f} %",
-       never_turned_red=", ".join(all_mutants["never_killed"]) or "none")
+       never_turned_red=len(all_mutants["never_killed"]))
 
 # %% [markdown]
 # The other profiles run more here: `lecture` all claims of structure, `full` all claims.
