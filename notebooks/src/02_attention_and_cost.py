@@ -176,7 +176,7 @@ show.attention_matrices(pictures, ["q and k random", "k = q"], every=6,
 # %%
 agree("logits of k = q are symmetric",
       toy_q @ toy_q.mT, (toy_q @ toy_q.mT).mT)
-differ("their weights are not", pictures[1], pictures[1].T)
+differ("the weights and their transpose", pictures[1], pictures[1].T)
 
 # %% [markdown] tags=["answer"]
 # The diagonal is dark, because a token is usually most like itself. The logits are symmetric. The weights are not: each row is divided by its own sum.
@@ -511,7 +511,7 @@ agree("the mean over tokens", msa(x[:, order]).mean(1), msa(x).mean(1))
 positions = torch.randn(
     N, C, generator=torch.Generator().manual_seed(5))
 placed = msa(x + positions)
-differ("absolute: order matters",
+differ("absolute: tokens permuted, or not",
        msa(x[:, order] + positions), placed[:, order])
 agree("unless positions move along",
       msa((x + positions)[:, order]), placed[:, order])
@@ -572,12 +572,14 @@ show.attention_matrices(list(bias[:2]), ["head 0", "head 1"], width=7.5)
 # To see it, place the same five tokens at the beginning and at the end of the row:
 
 # %%
-differ("relative: order matters",
+differ("relative: tokens permuted, or not",
        msa(x[:, order], bias), msa(x, bias)[:, order])
 five, early, late = x[:, :5], slice(0, 5), slice(7, 12)
-agree("relative: the place does not", msa(five, bias[:, late, late]),
+agree("relative: at the end = at the beginning",
+      msa(five, bias[:, late, late]),
       msa(five, bias[:, early, early]))
-differ("absolute: it does", msa(five + positions[late]),
+differ("absolute: at the end, at the beginning",
+       msa(five + positions[late]),
        msa(five + positions[early]))
 
 # %% [markdown] tags=["deep-dive"]
@@ -744,7 +746,7 @@ msa_macs = check("2.4", msa_macs, solution=True)
 # once for each window: hw/M² times, and each time it costs (M²)²C. Together this is equation 2 of the paper.
 #
 # The equation assumes that h and w are multiples of M. If they are not, the authors' code for detection and for video pads the map with zeros at its right and bottom edge, *before* the projections. (Their code for classification does not: it takes sizes that need no padding.) Padded tokens are
-# computed like all others and thrown away at the end. (A map smaller than the window is not padded: the window shrinks to the map, notebook 04.)
+# computed like all others and thrown away at the end. (In the code for video, a map smaller than the window is not padded: the window shrinks to the map, notebook 04.)
 #
 # ### Exercise 2.5 · Ω(W-MSA), with padding
 #
@@ -1252,7 +1254,7 @@ report(**{"of lengths 8, 16, 24, ... pooling costs more from":
 # For a short clip pooling costs less, for a long one windows do. (At 24 frames the two differ by 1 %.)
 
 # %% [markdown]
-# (The cell looks at lengths that whole windows fill, multiples of 8 frames. Between them windows are padded, and pay for 8.)
+# (The cell looks at lengths that whole windows fill, multiples of 8 frames. At other lengths above 8, windows are padded to the next multiple of 8, and padding costs as much as real frames.)
 #
 # Each curve has a linear part, the projections, and a part that grows with the number of partners.
 #
@@ -1260,7 +1262,7 @@ report(**{"of lengths 8, 16, 24, ... pooling costs more from":
 # - **Divided** attention grows linearly in the length of the clip as long as T is small against HW and C. It still bends as the *frame* grows.
 # - **Windows** and **local** aggregation are linear in the number of tokens. (Below 8 frames the window shrinks to the clip, so its curve is steeper there.) A token pays for it: it does not see far.
 #
-# And the clock? The same layers, forward and backward, at a few small sizes. They are too small to show how the curves go on; they show where the curves begin. **Predict** which layer needs most memory at 8 frames. (Joint, divided and pooled attention run through a fused kernel. Windows store their weights.)
+# And the clock? The same layers, forward and backward, at a few small sizes. They are too small to show how the curves go on; they show where the curves begin. **Predict** which layer needs most memory at 8 frames. (Joint, divided and pooled attention run through a fused kernel.)
 
 # %%
 # `full` measures 16 and 32 frames too
@@ -1301,7 +1303,7 @@ within("windows over joint", at_8["window 8 x 7 x 7"] / at_8["joint"],
 # fused kernel for the gradient of this bias on a CPU, so the package stores the weights: 392 for each token and head, once the clip is as long as the window.
 
 # %% [markdown]
-# Where logits are stored, partners are memory. Where they are not, partners are only time. The gaps in time are other ones than those in MACs, too. A depthwise convolution multiplies little and moves much memory, so local aggregation gains less than its MACs promise. Divided
+# Where logits are stored, partners are memory. Where they are not, partners are only time. The gaps in time also differ from the gaps in MACs. A depthwise convolution multiplies little and moves much memory, so local aggregation gains less than its MACs promise. Divided
 # attention sorts tokens twice and makes more and smaller products.
 #
 # Compare MACs to compare algorithms. Compare clocks and peaks to compare programs on one machine.

@@ -324,7 +324,7 @@ agree("W-MSA: all windows at once = one by one",
       window_reverse(at_once, M, H, W), one_by_one)
 
 # %% [markdown]
-# Compare equations 1 and 2 of the paper, in multiply-accumulates for a map of h × w tokens: 4hwC² + 2(hw)²C among all tokens, 4hwC² + 2M²hwC in windows. Only the second term changes, the comparisons. In windows it is linear in the size of the map. Notebook 02 derives and measures both.
+# Compare equations 1 and 2 of the paper, in multiply-accumulates for a map of h × w tokens: 4hwC² + 2(hw)²C among all tokens, 4hwC² + 2M²hwC in windows. Only the second term changes: the comparisons, and the averages of the values. In windows it is linear in the size of the map. Notebook 02 derives and measures both.
 
 # %% [markdown] tags=["core", "claim:swin-9-windows"]
 # ## 5 · Shifted windows, by definition
@@ -423,7 +423,7 @@ show.regions_2d(list(blocks_needed.values()),
                 width=10)
 
 # %% [markdown] tags=["answer"]
-# Token 27 hears of all 64 after two blocks. Token 0 needs three: in the shifted block it sits in a window of 2 × 2 and hears nothing new. Mind the direction. The news goes from the first block to the last, so it is the *last* block that joins the hearer to somebody. After two blocks the last one is the shifted one. From 63 to 0 the news travels 63 –(regular)– 36 –(shifted)– 27 –(regular)– 0: three blocks. The other way, from 0 to 63, it takes three as well: 0 –(regular)– 27 –(shifted)– 36 –(regular)– 63. But token 36 hears of token 0 after two blocks, and token 0 of token 36 only after three. Without a shift, token 0 never hears of more than the 16 tokens of its window (– means never).
+# Token 27 hears of all 64 after two blocks. Token 0 needs three: in the shifted block it sits in a window of 2 × 2 and hears nothing new. Mind the direction. The news goes from the first block to the last, so it is the *last* block that joins the hearer to somebody. After two blocks the last one is the shifted one. From 63 to 0 the news travels 63 –(regular)– 36 –(shifted)– 27 –(regular)– 0: three blocks. The other way, from 0 to 63, it takes three as well: 0 –(regular)– 27 –(shifted)– 36 –(regular)– 63. But token 36 hears of token 0 after two blocks, and token 0 of token 36 only after three. Without a shift, token 0 never hears of more than the 16 tokens of its window.
 
 # %% [markdown]
 # ### A small experiment: why half a window?
@@ -791,7 +791,7 @@ differ("windows cut off at the true border, so no padding",
        usual, ideal)
 
 # %% [markdown]
-# There are two choices: to let real tokens attend to padding, or to cut it off. Both can be defended. The weights of the authors' detectors and of the official video models were trained with the first. Weights for classification have seen no padding. What does it cost? Section 12 measures it, on the trained `swin_mini`.
+# There are two choices: to let real tokens attend to padding, or to cut it off. Both can be defended. The weights of the authors' detectors were trained with the first. The weights for classification, of images and of video, have seen no padding. What does it cost? Section 12 measures it, on the trained `swin_mini`.
 #
 # ### Small maps
 #
@@ -1577,7 +1577,7 @@ show.spread(top1,
 # Undecided. With the shift, the best and the worst seed lie 6.5 points apart. That is more than the difference of the two variants, and far more than 1.1 points. These runs say neither that the shift helps nor that it does not.
 
 # %% [markdown]
-# **How to read it.** "±" is the standard deviation of the three seeds: how far single runs lie from their mean. It says nothing yet about the difference. For that, take the difference of the two variants for each seed, and then the 95 % interval of its mean: these are the two numbers behind the points above. "Undecided" means that the interval contains 0.
+# **How to read it.** "±" is the standard deviation of the three seeds: how far single runs lie from their mean. It says nothing yet about the difference. For that, take the difference of the two variants for each seed, and then the 95 % interval of its mean: these are the two numbers behind the points above. "Undecided" means that the interval contains 0, "lower" and "higher" that it does not.
 #
 # **How many seeds would do?** For many seeds, n, the half of such an interval is about 2σ/√n, if the differences scatter by σ. (For three seeds it is 4.3σ/√n, because σ itself is then known only roughly.) With a half of 1.1 points, a true difference of 1.1 would be found in about half of all such experiments. To find it nearly always takes about three times as many seeds.
 
@@ -1591,7 +1591,7 @@ report(**{"scatter of the differences": f"{scatter:.1f} points",
 # %% [markdown]
 # ### Four variants, three times as long
 #
-# The row `swin-shift-and-bias` trains four variants with three seeds each, 750 steps a run. "No position information" is not quite true: patches and merging know where each pixel lies in a block of 16 × 16. In the paper, the second and the third variant are about a point below the first, and the fourth 0.8 points. **Predict** the sign of each difference here, and whether its interval contains 0. (An earlier script had made nine of these trainings. So what we expected, in `experiments.yaml`, was not a blind guess.)
+# The row `swin-shift-and-bias` trains the first four lines of the table above, with three seeds each, 750 steps a run. "No position information" is not quite true: patches and merging know where each pixel lies in a block of 16 × 16. In the paper, the second and the third are about a point below the first, and the fourth is 0.8 points below it. **Predict** the sign of each difference here, and whether its interval contains 0. (An earlier script had made nine of these trainings. So what we expected, in `experiments.yaml`, was not a blind guess.)
 
 # %%
 tell(*read("swin-shift-and-bias"))
@@ -1600,7 +1600,7 @@ tell(*read("swin-shift-and-bias"))
 # Without the shift each seed is lower, as in the paper, and the interval excludes 0. We had expected that three seeds could not decide it. Without the bias, and with absolute positions in its place, most seeds are *higher*, unlike in the paper, but both intervals contain 0. All this is of one model early in its training. With its whole recipe, 40,000 images, the first variant reaches 97.2 % of the validation images (one run, `results/swin_mini_images.json`). The others were not trained that long.
 
 # %% [markdown]
-# So after 750 steps the shift is decided, and positions are not. (The accuracies of this section belong to trainings of 250 and 750 steps. The `swin_mini` of section 12, with at least 95 %, was trained for 2,500.) `vt-course experiments --only swin-shift-and-bias` makes the 12 runs, of a minute of one core each.
+# So after 750 steps the shift is decided, and positions are not. (The accuracies that this section compares belong to trainings of 250 and 750 steps. The `swin_mini` of section 12, with at least 95 %, was trained for 2,500, as the run with 97.2 % was.) `vt-course experiments --only swin-shift-and-bias` makes the 12 runs, of a minute of one core each.
 #
 # ## What is scaled down, and what was left out
 #
@@ -1617,7 +1617,7 @@ tell(*read("swin-shift-and-bias"))
 # - 9 shifted windows = roll + mask + 4 regular windows + roll back, on the same weights: same outputs, with a bias and with padding, and same gradients, with a bias.
 # - The relative position bias is a table with (2M−1)² rows, one for each offset of query minus key.
 # - A block of a map that does not fit: norm, pad, clamp the shift, mask of the padded size, roll, attend, roll back, crop, add; then the MLP.
-# - A checkpoint fixes choices that the paper leaves open: the order of merging, the sign of the offset, in detectors and video models padding that is not masked. Shapes do not reveal a mistake in them.
+# - A checkpoint fixes choices that the paper leaves open: the order of merging, the sign of the offset, in detectors padding that is not masked. Shapes do not reveal a mistake in them.
 #
 # ## Questionnaire
 #

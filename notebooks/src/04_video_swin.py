@@ -110,7 +110,7 @@ report(numbers_of_a_tube=embed.proj.weight[0].numel(),
 # [**window**](glossary.md#window) of P × M × M tokens (P in time; the paper uses 8 × 7 × 7). The windows do not overlap. So the cost grows
 # with the number of windows, which is linear in the number of tokens.
 #
-# From here on, T, H and W count the tokens of a map, no longer pixels.
+# From here on, T, H and W count the tokens of a map. (Only in the shape of a clip, (B, 3, T, H, W), do they still count frames and pixels.)
 #
 # Our running example is small enough to draw: a map of 8 × 8 × 8 tokens and windows of 4 × 4 × 4. **Predict:** how many
 # tokens does each of its windows hold?
@@ -735,7 +735,7 @@ for shrunken in [(4, 7, 7), (1, 7, 7), (8, 4, 4), (8, 7, 4),
 # - **Width** may shrink only if one time step and one row are left.
 
 # %% [markdown]
-# So released weights are reliable where every stage keeps at least 7 × 7 tokens. The last stage has one token for 32 pixels, rounded up. So that is 193 pixels and up, and with M = 12 353 and up. We keep the behaviour, because
+# So a model reads the right entries of its tables where every stage keeps at least 7 × 7 tokens. The last stage has one token for 32 pixels, rounded up. So this holds from 193 pixels on; with M = 12 it holds from 353 on. (Such a size may still need padding: section 11.) We keep the behaviour, because
 # equality with the official model is the point. Our own mini model below has windows of 2 × 4 × 4 and ends with maps of 2 × 2, so it lives with the mix-up, in training and in use.
 
 # %% [markdown] tags=["deep-dive", "claim:vswin-still-clip"]
@@ -1074,7 +1074,7 @@ with torch.no_grad():
 # %% [markdown]
 # ### Who sees whom
 #
-# The bookkeeping of section 4 says how far a token *can* see. Now ask the network. Take one token of a later map, and compute how its numbers change with the tokens that entered stage 1. Where the gradient is larger than 10⁻³⁰, the token sees. (What a masked pair lets through is about 10⁻⁴⁴ of it.)
+# The bookkeeping of section 4 says how far a token *can* see. Now ask the network. Take one token of a later map, and compute how its numbers change with the tokens that entered stage 1. Where the gradient is larger than 10⁻³⁰, the token sees. (A masked pair lets through about 10⁻⁴⁴ of a gradient.)
 #
 # The map is 8 × 16 × 16 tokens: 16 frames of 64 × 64 pixels. The mini has windows of 2 × 4 × 4 and two blocks in each stage. **Predict** for the token (4, 8, 8): how many tokens does it see after each block of stage 1? In the figure, the percentage above a picture says how many of all seen tokens lie in this time step.
 
@@ -1369,7 +1369,7 @@ for r in stage_shapes(32, 256, 256):
                          "the tokens in attention"})
 
 # %% [markdown]
-# The second price is attention that real tokens spend on nothing. How much does it change? Here is a version of attention that forbids padded keys. It knows them by their zeros. We test both on clips of 40 × 40 pixels. Their maps have 10 × 10, 5 × 5 and 3 × 3 tokens, and attention pads the first two. (Two faults of this size stay in both versions: merging pads the map of 5 × 5, and on the map of 3 × 3 the window shrinks, so that it reads wrong entries of its table.) The weights were trained on 32 × 32 pixels, where nothing is padded. **Predict** both accuracies; at 32 × 32 it is 99 %.
+# The second price is attention that real tokens spend on nothing. How much does it change? Here is a version of attention that forbids padded keys. It knows them by their zeros. We test both on clips of 40 × 40 pixels. Their maps have 10 × 10, 5 × 5 and 3 × 3 tokens, and attention pads the first two. (At this size two other faults stay in both versions: merging pads the map of 5 × 5, and on the map of 3 × 3 the window shrinks, so that it reads wrong entries of its table.) The weights were trained on 32 × 32 pixels, where nothing is padded. **Predict** both accuracies; at 32 × 32 it is 99 %.
 
 # %%
 class WithoutPadding(nn.Module):
@@ -1652,12 +1652,12 @@ within("change of top-1 without any bias table", change, 0, 4,
 #
 # - A token is a tube of 2 × 4 × 4 pixels, 96 numbers. Time is halved once, by the tubes. Between stages H and W halve and C doubles,
 #   three times.
-# - Windows of P × M × M make the cost linear in the number of tokens. Shifting them lets them talk. A shift of half a window lets more pairs of neighbouring windows meet than any other.
+# - Windows of P × M × M make the cost linear in the number of tokens. Shifting them lets them talk. A shift of half a window lets the most pairs of tokens from two neighbouring windows meet.
 # - 27 shifted windows = roll + mask + 8 windows + roll back, on the same weights, with any bias table and with padding.
 # - Along an axis that one window covers, the window shrinks to the map and nothing shifts.
 # - The bias table has a row for each offset, (2P−1)(2M−1)(2M−1). The official corner of the index is right if only time shrank, or if one time step is left and the width is whole.
 # - Inflation: divide the patch weights by the number of frames, repeat the bias tables without dividing. On a still clip the video model
-#   *is* the image model, where no window is padded or shrinks in height and width.
+#   *is* the image model, if nothing is padded in time and no map is smaller than the image window.
 #
 # ## Questionnaire
 #

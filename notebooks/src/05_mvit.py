@@ -3,7 +3,7 @@
 #
 # *Fan et al., "Multiscale Vision Transformers", [arXiv 2104.11227](https://arxiv.org/abs/2104.11227), and Li et al., "MViTv2", [arXiv 2112.01526](https://arxiv.org/abs/2112.01526).*
 #
-# Video Swin (notebook 04) makes attention cheap by windows: a token sees few others. In MViT every query looks at keys from all over the clip. It makes attention
+# Video Swin (notebook 04) makes attention cheap by windows: a token sees few others. In MViT every query looks at keys from all over the clip. MViT makes attention
 # cheap by **pooling**: before queries and keys meet, the map of keys and values is made smaller. The same operation, applied to the queries, makes the output smaller,
 # and so a network with several resolutions comes out. Here you build both, then the whole network.
 #
@@ -57,7 +57,7 @@ _ = torch.manual_seed(0)
 
 # %%
 def stage_shapes(T, H, W, dim=96, stages=4):
-    """The map that enters each stage, and its channels."""
+    """The map behind the first attention of each stage."""
     shape = [T // 2, H // 4, W // 4]
     for i in range(stages):
         yield dict(name=f"stage {i + 1}", shape=tuple(shape),
@@ -224,7 +224,7 @@ other = row.clone()
 other[:, 0] = 7.0
 again = pool_tokens(other, (4, 6, 6), conv)
 agree("the map does not see the class token", again[:, 1:], once[:, 1:])
-differ("the class token is another one", again[:, 0], once[:, 0])
+differ("the class token, before and after", again[:, 0], once[:, 0])
 
 # %% [markdown] tags=["core", "claim:mvit-pooling-attention"]
 # ## 4 · Pooling attention
@@ -237,7 +237,7 @@ differ("the class token is another one", again[:, 0], once[:, 0])
 #
 # - **The output has as many tokens as P(q).** A row of P(q) · P(k)ᵀ belongs to one pooled query. So pooling the *queries* shrinks the map. It is done in the first block of stages 2, 3 and 4.
 # - **P(k) and P(v) must be equally long**, because each weight belongs to one key and its value. So both use one stride.
-# - **Pooling keys and values does not change the shape of the output.** Each output is a sum over keys, so their number does not show in it. It only makes the matrix of scores narrower, and thereby cheaper. So it is done in *every* block. (In stage 4 the stride is 1. Nothing gets narrower there, but the convolution and the norm stay.)
+# - **Pooling keys and values does not change the shape of the output.** Each output is a sum over keys, so their number does not show in it. Pooling them only makes the matrix of scores narrower, and thereby cheaper. So it is done in *every* block. (In stage 4 the stride is 1. Nothing gets narrower there, but the convolution and the norm stay.)
 #
 # **Predict.** In stage 1 of MViT-B there are 25,088 map tokens and one head. Keys and values are pooled with stride 1 × 8 × 8. How many columns has the matrix of scores, and by which factor is it smaller than without pooling?
 
@@ -424,14 +424,15 @@ for q_stride, kv_stride in product((None, two), (None, two, four)):
 # **The map shrinks.** Where attention pools its queries, its output is shorter than its input, and a sum is impossible. So the skip is pooled, too: by a maximum over boxes of 3 × 3 in space with stride 2, `pool_skip`, again without the class token. (A maximum has no weights. Why not the average, or the learned pooling? The paper says nothing about it.)
 #
 # **The channels grow.** In the last block of a stage the MLP's second linear layer has twice as many outputs as the block has channels. Then the skip around the MLP needs twice as many channels as well: a linear layer, `proj`, makes them. It is given the *normalised* tokens, the output of `norm2`. Table A.1 of the paper compares: normalised 77.2 %, not normalised 74.6 %, without any skip at these places 74.7 %.
+# (These and all other percentages that follow are [accuracies](glossary.md#accuracy), "top-1", on Kinetics-400, videos of 400 kinds of human actions, and are quoted from the papers. The table says that it matters; why, it does not say.)
+#
+# The block as a picture. Where two lines meet in a +, they are added:
 #
 # ```
 # x ─┬─ norm1 ── attention ── + ─┬─ norm2 ─┬─ MLP ─────────── + ── out
-#    └─────── pool_skip ──────┘  │         └─ proj, or ──────┤
-#                                └─ nothing, if channels stay ┘
+#    └─────── pool_skip ──────┘  │         └─ proj, or ───────┤
+#                                └─ the sum, if channels stay ┘
 # ```
-#
-# (These and all other percentages that follow are [accuracies](glossary.md#accuracy), "top-1", on Kinetics-400, videos of 400 kinds of human actions, and are quoted from the papers. The table says that it matters; why, it does not say.)
 #
 # ### Exercise 5.3 · The block
 #
@@ -999,7 +1000,7 @@ report(attention_of_the_whole_network=f"{100 * share:.0f} %")
 # %% [markdown]
 # ### Longer clips
 #
-# Time is halved once, by the cubes, and never pooled. So a clip of twice the length has twice the queries *and* twice the keys, in every block. **Predict** the GMACs for 128 frames, from those of 16, 32 and 64 frames that were printed above. (In the row without pooling the strides are 1. Convolutions and norms stay.)
+# Time is halved once, by the cubes, and never pooled. So a clip of twice the length has twice the queries *and* twice the keys, in every block. **Predict** the GMACs for 128 frames, from those of 16, 32 and 64 frames that were printed above. (The second number of each row is for key stride 1. Convolutions and norms stay.)
 
 # %%
 def growth(lengths, kvs=None):
@@ -1064,7 +1065,7 @@ for what, size, stride in (
     report(**{f"keys of {what}": 1 + math.prod(places(size, stride))})
 
 # %% [markdown]
-# The row without pooling does **not** come out: we count 279.9 GMACs, of which block 0 alone has 125, the paper states 130.8. We know of no reading that gives its number. What do the accuracies say? A stride that follows the map is better at equal cost: 1 × 8 × 8 adaptive reaches 77.2 % with 70.5 GMACs, 1 × 4 × 4 fixed 75.9 % with 71.4. Without any pooling of keys it is 77.6 %, so fewer keys lose little. They also say why keys are not pooled over time: with 2 × 8 × 8 in place of 1 × 8 × 8, 7 GMACs are saved and 1.4 points lost. (Issue 8 of the authors' `mvit` repository is about weights for images, which have stride 4 where video has 8. The maps are both 56 × 56; with these strides an image has half as many keys as a clip, as the last cell counts.)
+# The row without pooling does **not** come out: we count 279.9 GMACs, of which block 0 alone has 125, the paper states 130.8. We know of no reading that gives its number. What do the accuracies say? A stride that follows the map is better at equal cost: 1 × 8 × 8 adaptive reaches 77.2 % with 70.5 GMACs, 1 × 4 × 4 fixed 75.9 % with 71.4. Without any pooling of keys it is 77.6 %, so 1 × 8 × 8 adaptive loses only 0.4 points. The accuracies also say why keys are not pooled over time: with 2 × 8 × 8 in place of 1 × 8 × 8, 7 GMACs are saved and 1.4 points lost. (Issue 8 of the authors' `mvit` repository is about weights for images, which have stride 4 where video has 8. The maps are both 56 × 56; with these strides an image has half as many keys as a clip, as the last cell counts.)
 #
 # ### Table 10: pooling in a plain ViT
 #
@@ -1252,7 +1253,7 @@ with torch.no_grad():
     pooled = pool_tokens(k, block.size, block.attn.pool_k)
     agree("pooling leaves it alone", pooled[:, 0], k[:, 0])
     normed = block.attn.norm_k(pooled)
-    differ("the norm does not", normed[:, 0], k[:, 0])
+    differ("the class token, normalised", normed[:, 0], k[:, 0])
     report(keys=pooled.shape[1], map_tokens=row.shape[1] - 1)
 
 # %% [markdown] tags=["deep-dive", "claim:mvitv2-attention", "claim:mvitv2-class-token-residual"]
@@ -1396,7 +1397,7 @@ class AttentionV2(PoolingAttention):
 #
 # ```
 # x ─┬─ norm1 ─┬─ attention ───────────── + ─┬─ norm2 ─ MLP ─ + ── out
-#    │         └─ proj, or ─┬─ pool_skip ┘  └────────────────┘
+#    │         └─ proj, or ─┬─ pool_skip ─┘  └────────────────┘
 #    └─ x, if channels stay ┘
 # ```
 
@@ -1672,7 +1673,7 @@ show.families("Video Swin", "MViT", "MViTv2", "frame-average ViT")
 # %% [markdown]
 # Read it with three remarks. Networks of a few hundred thousand parameters on drawn shapes say nothing about Kinetics. Multiply-accumulates and milliseconds need not have the same order: a depthwise convolution has few MACs and takes long on a CPU; one reason is that each number is used at most 27 times after it was fetched. (Time and memory are of one clip, forward and backward, on one core; the models took turns in one process: `vt-course bench minis`.) And a difference that is smaller than the spread over seeds is not shown by these runs.
 #
-# **What pooling buys.** Every query sees keys from the whole clip, at the price of 393 keys (1,569 where a stage begins). The maps of four stages come out as a by-product, fine ones first, which detectors want. Adaptive strides keep the number of keys about constant, so that attention is a fifth of the multiply-accumulates of MViT-B (section 9).
+# **What pooling buys.** Every query sees keys from the whole clip, at the price of 393 keys (1,569 where a later stage begins). The maps of four stages come out as a by-product, fine ones first, which detectors want. Adaptive strides keep the number of keys about constant, so that attention is a fifth of the multiply-accumulates of MViT-B (section 9).
 #
 # **What it costs.** The network is built for one size of clip: positions, and the tables of MViTv2, belong to places. Keys are coarse where queries are fine, and with boxes smaller than their stride some tokens are not heard by others within that block (section 8). Weights of a plain image ViT do not fit, because each stage has other shapes: the paper trains on Kinetics from scratch, for 200 epochs (appendix D).
 

@@ -61,8 +61,7 @@ _ = torch.manual_seed(0)
 # | T | frames of the clip (the paper writes F) | 8 |
 # | C | channels of a token (the paper writes D) | 768 |
 # | B, K | clips of a batch, classes | |
-# | n | tokens of one group (section 3) | |
-# | h, d (inside attention) | heads, channels of a head | 12, 64 |
+# | n, h, d (in the shapes of attention) | tokens that attend, heads, channels of a head | –, 12, 64 |
 #
 # **Predict, then run.** How many tokens does the base model have for its 8 frames? And for 96 frames?
 
@@ -789,7 +788,7 @@ differ("its answers for two clips", answers[0], answers[1])
 # ## 6 · All five schemes, and their price list
 #
 # The other schemes differ only in the steps of a block. Here is one class for all schemes of several steps, which the next cells use: every step but the last has a norm, an attention and a linear layer of its own, and only patches in it.
-# In the last step the class token joins each group, as in the divided block. (For local-global and axial attention this is our assumption. That the parameters come out, as you will see, speaks for the layers. It says nothing about the place of the class token, which has no parameters.)
+# In the last step the class token joins each group, as in the divided block. (For local-global and axial attention this is our assumption. That the parameters come out, as you will see, speaks for the layers. It says nothing about where the class token takes part, because that changes no parameter.)
 
 # %%
 class SteppedBlock(DividedBlock):
@@ -1360,7 +1359,7 @@ show.curves(tested, "top-1 on 400 held-out clips, %",
             levels={"most without the order: 50 %": 50})
 
 # %% [markdown]
-# Within this time the zero start does not pass 50 %. The other start does, with one seed clearly, with the other by less than two standard errors (± 2.5 points for 400 clips). Two seeds and one small model: a sketch, but one that fits the derivative above.
+# Within this time the zero start does not pass 50 %. The other start does: with one seed at step 900, with the other at step 1,100. At the end the first stands at 66 %, the second at 54 %. The second is less than two standard errors above 50 % (one is 2.5 points for 400 clips). Two seeds and one small model: a sketch, but one that fits the derivative above.
 
 # %% [markdown] tags=["deep-dive", "claim:ts-place-embedding"]
 # ## 10 · Positions: none, space, space and time
@@ -1698,7 +1697,7 @@ summary = fit(recipe, run, max_steps=max_steps, progress=False)
 report(model=summary["model"], parameters=summary["parameters"])
 
 # %% [markdown]
-# The shipped weights come from the same call, run to the end once, with 80 epochs instead of 40 (`results/ship/timesformer_mini.json`). We evaluate them (in the `full` profile: yours) on held-out clips: 400 clips in `smoke`, otherwise 2,000. There are four orders of frames: in order, shuffled, one frame repeated over the whole clip, and backwards. Two more bars show the same model, frames in order, with a part at zero: its **time embedding**, and its **`temporal_fc`**. The first of them is certainly blind to order (section 9); how far below 50 % it falls depends on the trained weights. The second is not blind. **Predict** each bar.
+# The shipped weights come from the same call, run to the end once, with 80 epochs instead of 40 (`results/ship/timesformer_mini.json`). We evaluate them (in the `full` profile: yours) on held-out clips: 400 clips in `smoke`, otherwise 2,000. There are four orders of frames: in order, shuffled, one frame repeated over the whole clip, and backwards. Two more bars show the same model, frames in order, with a part at zero: its **time embedding**, and its **`temporal_fc`**. **Predict** each bar. Which of the last two models is certainly blind to order (section 9)?
 
 # %%
 from vt_course.training.checkpoint import load_run
@@ -1750,7 +1749,7 @@ with torch.no_grad():
     agree("blind to order", blind(clip), blind(clip.flip(2)))
 
 # %% [markdown] tags=["answer"]
-# Without the time embedding the network is blind to the order of frames, exactly, by section 9. So its bar cannot stand above 50 % but by chance. (A ceiling bounds the *expected* accuracy; the checks allow four standard errors.) Everything that this model knows about direction it owes to one table of T · C numbers. Backwards, it mostly names the partner: it answers correctly for what it sees.
+# Without the time embedding the network is blind to the order of frames, exactly, by section 9. So its bar cannot stand above 50 % but by chance. How far below it falls depends on the trained weights. (A ceiling bounds the *expected* accuracy; the checks allow four standard errors.) Everything that this model knows about direction it owes to one table of T · C numbers. Backwards, it mostly names the partner: it answers correctly for what it sees.
 #
 # With `temporal_fc` at zero it falls nearly to chance. What it has learned about motion, the pair included, goes through its attention over time. (This is weaker evidence than the first, because the later layers were trained with this layer at work.)
 #

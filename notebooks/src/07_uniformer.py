@@ -21,7 +21,7 @@
 # 1. write both kinds of affinity as one matrix, and say which numbers in it are learned and which follow from the clip;
 # 2. turn the local kind into convolutions, and prove it on the same weights;
 # 3. say how zeros at a border become a sense of place;
-# 4. predict parameters and multiply-accumulates of every published video variant to the last digit;
+# 4. predict parameters and multiply-accumulates of every published video variant but the light ones (XXS, XS) to the last digit;
 # 5. turn image weights into video weights, and say which rule keeps the image model and which does not;
 # 6. say why the third stage is cut into windows on large images, and what that changes.
 
@@ -448,7 +448,7 @@ def local_block(block, x):
 local_block = check("7.3", local_block, solution=True)
 
 # %% [markdown]
-# Against the package's block, on the same weights. The package's depthwise convolution has a faster backward pass; the numbers are the same. (`stir` gives every part weights that matter: a new BatchNorm would do nearly nothing.)
+# Against the package's block, on the same weights. The package's depthwise convolution has a faster backward pass; the numbers are the same. (`stir` draws biases, norms and statistics at random: a new BatchNorm would do nearly nothing.)
 
 # %% tags=["fast"]
 from vt_course.models import uniformer as package
@@ -1033,7 +1033,7 @@ global_cost = [int(global_macs(n, 1, 1, 64)) / 1e9 for n in counts]
 # %% [markdown]
 # Both axes of the figure are logarithmic. The **slope** in the legend is an exponent: the cost grows as the number of tokens to this power, on average over the drawn range. 1 is linear, 2 quadratic.
 
-# %% tags=["figure"] alt="GMACs of one block of 64 channels against the number of tokens, on logarithmic axes: the local block rises with slope 1, the global one steeper and lies about seventy times higher at 25,088 tokens."
+# %% tags=["figure"] alt="GMACs of one block of 64 channels against the number of tokens, on logarithmic axes: the local block rises with slope 1, the global one steeper and lies about sixty times higher at 25,088 tokens."
 show.cost_curves({"local block": dict(x=counts, y=local_cost),
                   "global block": dict(x=counts, y=global_cost)},
                  "tokens of the map", "GMACs of one block",
@@ -1091,7 +1091,7 @@ added = fresh.t_attn(fresh.t_norm(torch.randn(2, 4, 24)))
 report(added_by_time_at_first=f"{added.abs().max().item():g}")
 
 # %% [markdown]
-# The paper trains both on Something-Something V1, once from ImageNet weights and once from those of Kinetics. The better start is worth 1.8 points of top-1 to joint attention (52.0 → 53.8), and −0.1 to divided attention (51.9 → 51.8; Table 4). No spread is given.
+# The paper trains both on Something-Something V1, once from ImageNet weights and once from those of Kinetics. To start from Kinetics instead of ImageNet is worth 1.8 points of top-1 to joint attention (52.0 → 53.8), and −0.1 to divided attention (51.9 → 51.8; Table 4). No spread is given.
 
 # %% [markdown] tags=["deep-dive"]
 # ## 12 · What shallow attention looks at
@@ -1426,7 +1426,7 @@ report(divided_afterwards=str(after.item()),
 # %% [markdown]
 # Dividing q before the product helps at no cost. bfloat16 has the range of float32 and does not overflow here. The authors' advice in these issues is a lower learning rate, weaker augmentation, a longer warm-up, or attention in float32. The package's fused attention scales inside.
 #
-# **"What does `head_dim` change?"** (Issue 92.) Neither parameters nor MACs. The memory of the weights N × N grows with the number of heads. (The outputs change, of course.) (The author adds there that more heads are slightly better; no numbers are given.)
+# **"What does `head_dim` change?"** (Issue 92.) Neither parameters nor MACs. The memory of the weights N × N grows with the number of heads. The outputs change, of course. (In the issue the author adds that more heads are slightly better; no numbers are given.)
 
 # %%
 for head_dim in (32, 64):
@@ -1515,7 +1515,7 @@ within("shuffled", 100 * results["shuffled"]["top1"], 15, 40, " %")
 # Shuffled: well below its ceiling of 50 %. The ceiling says what is possible, not what a model does with frames of a kind that it never saw in training. (Trained on shuffled frames, the same model reaches 48.9 % of the test clips: `results/experiments/ceilings-motion.json`.) All this is one seed.
 
 # %% [markdown]
-# All families, trained in one regime on the same clips and the same machine, and a ViT that sees each frame by itself and averages. There is one mark for each of five seeds (`vt-course experiments --only families-motion`); dashed lines stand at 12.5 and 50 %. Time and memory are of one clip, forward and backward, on one core (`vt-course bench minis`). Look at the parameters first: this UniFormer has about three times as many as the others. A difference that is smaller than the spread over seeds is not shown by these runs.
+# All families, trained in one regime on the same clips and the same machine, and a ViT that sees each frame by itself and averages. There is one mark for each of five seeds (`vt-course experiments --only families-motion`); dashed lines stand at 12.5 and 50 %. Time and memory are of one clip, forward and backward, on one core (`vt-course bench minis`). Look at the parameters first: this UniFormer has 2.6 to 4.1 times as many as the others. A difference that is smaller than the spread over seeds is not shown by these runs.
 
 # %% tags=["figure"] alt="One row for each family: marks for the accuracy with frames in order, shuffled, in reverse and one frame repeated, dashed lines at 12.5 % and 50 %, and bars for parameters, multiply-accumulates, time and memory of a clip; all five families and the ViT that averages."
 show.families("Video Swin", "MViT", "MViTv2", "TimeSformer",
@@ -1564,7 +1564,7 @@ show.families("Video Swin", "MViT", "MViTv2", "TimeSformer",
 # 1. None of the three in the local one. In the global one A does; V and U never (section 2).
 # 2. 27 that belong to tokens of the map (3 along each axis), and 0 for all others (section 2).
 # 3. 3 · 3 · 3 = 27. After two: time has only 3 steps, so 3 · 5 · 5 = 75 (section 4).
-# 4. The local blocks and the last norm: BatchNorm takes its numbers from the batch. LayerNorm looks at one token alone (section 6).
+# 4. The BatchNorms, those in the local blocks and the last norm: they take their numbers from the batch. LayerNorm looks at one token alone (section 6).
 # 5. Parameters stay. Stage 1 doubles. The products of stage 3 become four times as many (sections 1 and 10).
 # 6. None: windows have no parameters, the state dict is the same (section 14). Training must get used to the missing pairs.
 # </details>

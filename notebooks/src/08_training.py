@@ -7,7 +7,7 @@
 #
 # | | |
 # |---|---|
-# | **Needs** | PyTorch, backpropagation, one training loop that you have seen before. Notebooks 01 (frames and views) and 04 (the model) help; the families of 05 to 07 are only named, at the end of section 11 and in section 13 |
+# | **Needs** | PyTorch, backpropagation, one training loop that you have seen before. Notebooks 01 (frames and views) and 04 (the model) help; the families of 05 to 07 are named in sections 4, 10, 11 and 13, and section 13 uses a finished TimeSformer, but you need not know how they work |
 # | **Data** | the embedded clips: `vt-course data synthetic`, once (`make course` and `make lab` do it); and, if you like, videos of your own |
 # | **Time** | 3 to 4 hours with the exercises; to run it, on two cores: 25 to 60 seconds (`smoke`), 3 to 8 minutes (`lecture`); in `full` the two trainings of sections 11 and 12 take 9 to 15 minutes each |
 # | **Hardware** | a laptop CPU and 2 GB of memory; with loader processes beside it (`lecture` and `full` on more than two cores) up to 4 GB |
@@ -1550,7 +1550,7 @@ numbers = [20, 40, 100, 200, 400, 800, 1600, 3200, 6400, 12800, 19881]
 scored = [interval_of(round(share * n), n) for n in numbers]
 widths = [100 * (high - low).item() for _, low, high in scored]
 
-# %% tags=["figure"] alt="Width of the interval against the number of clips, both on logarithmic axes: a straight line that falls, from about 20 points at 20 clips to below 1 point at 12,800; a dotted line marks 1 point."
+# %% tags=["figure"] alt="Width of the interval against the number of clips, both on logarithmic axes: a straight line that falls, from about 23 points at 20 clips to below 1 point at 12,800; a dotted line marks 1 point."
 figure = show.curves(
     {f"{100 * share:.0f} % right": dict(x=numbers, y=widths)},
     "width of the 95 % interval (points)",
@@ -1569,7 +1569,7 @@ figure
 # %% [markdown]
 # ### What does each line of a recipe buy?
 #
-# Each line of a recipe has a reason. What it is worth, only a training without it can tell. The row `recipe-lines` of `experiments.yaml` asks this of a small MViT on another label of the same clips, the pattern of the background (eight patterns; a guess is 12.5 %). It trains the full recipe, and the same with one line switched off, each for 300 steps and with three seeds, and tests on 2,000 clips. Two lines are not in the recipe of this notebook. Its augmentation also mirrors clips and erases a box of them. And it keeps a **moving average** of the weights (EMA) beside them, a mean in which late steps count most; the accuracy is that of this average. Three things were expected, before the first run: without augmentation 5 to 20 points *higher* accuracy, because the clips are easier; each other line within 5 points; and an interval that contains 0 for all but augmentation. (The intervals are those of the mean of three paired differences: with three, they reach 4.3 standard errors to either side.)
+# Each line of a recipe has a reason. What it is worth, only a training without it can tell. The row `recipe-lines` of `experiments.yaml` asks this of a small MViT on another label of the same clips, the pattern of the background (eight patterns; a guess is 12.5 %). It trains the full recipe, and the same with one line switched off, each for 300 steps and with three seeds, and tests on 2,000 clips. Two things in this recipe are not in the one of our notebook. Its augmentation also mirrors clips and erases a box of them. And the training keeps a **moving average** of the weights (EMA) beside them, a mean in which late steps count most; the accuracy is that of this average. Three things were expected, before the first run: without augmentation 5 to 20 points *higher* accuracy, because the clips are easier; each other line within 5 points; and an interval that contains 0 for all but augmentation. (The intervals are those of the mean of three paired differences: with three, they reach 4.3 standard errors to either side.)
 #
 # **Predict.** What became of the three?
 
@@ -1617,7 +1617,7 @@ show.accuracies({"four views": (package_4["top1"], some),
                 "The shipped model on held-out clips")
 
 # %% [markdown]
-# The first two bars do not compare views: they were measured on different numbers of clips. The third is the control. It has to stay below 50 %, and it does.
+# In `smoke` and `lecture` the first two bars do not compare views: they were measured on different numbers of clips. The third is the control. It has to stay below 50 %, and it does.
 
 # %% [markdown] tags=["core"]
 # ## 12 · Your own videos
@@ -1927,7 +1927,7 @@ kept.cleanup()
 #
 # ## Summary
 #
-# - A clip is a pure function of (seed, epoch, index), a batch of (seed, epoch), drop path of (seed, step). That is why weights, moments with their *t*, and the step are the whole state.
+# - A clip is a pure function of (seed, epoch, index), a batch of (seed, epoch), drop path of (seed, step), and of the rank if there are several. That is why weights, moments with their *t*, and the step are the whole state.
 # - One box for all frames of a clip. No mirror where left and right are classes.
 # - Warm-up, cosine; AdamW's decay stands beside the gradient; vectors and bias tables do not decay; clip the gradient of all parameters together.
 # - A step: training mode, gradients to zero, each part forward and backward with its share of the clips, clip, step the optimiser unless something is not finite, move the schedule on.

@@ -162,7 +162,8 @@ def reorder(clip, order):
 
 agree("both steps reverse the clip", reorder(frames, "reversed"),
       frames.flip(2))
-differ("one of them does not", reorder(frames, "tubes reversed"),
+differ("one of them, and the clip reversed",
+       reorder(frames, "tubes reversed"),
        frames.flip(2))
 
 # %% [markdown]
