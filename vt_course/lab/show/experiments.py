@@ -66,7 +66,7 @@ def intervals(lines: list[dict], title: str | None = None, near: float | None = 
     if not lines:
         raise CourseError("there is no difference to draw: give at least one line")
     panels, width = (2, 12) if near else (1, 10)
-    fig, axes = plt.subplots(1, panels, figsize=(width, 1.7 + 0.31 * len(lines)), sharey=True, squeeze=False)
+    fig, axes = plt.subplots(1, panels, figsize=(width, 1.7 + 0.27 * len(lines)), sharey=True, squeeze=False)
     ends = [x for line in lines for x in (line["mean"], line["low"], line["high"]) if x is not None]
     room = 0.06 * (max(*ends, 0) - min(*ends, 0) + 1)
     left, right = min(*ends, 0) - 2 * room, max(*ends, 0) + 2 * room
