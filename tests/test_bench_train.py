@@ -13,6 +13,7 @@ from vt_course import CourseError, repo_root
 from vt_course.claims import bench_train as bench
 from vt_course.claims import bench_train_sides as sides
 from vt_course.claims.bench_train import Kind, Task, axes, bench_train, compare, goals, search, summary, table
+from vt_course.claims.parts import in_parts
 from vt_course.claims.phone_clips import phone_clips, turned
 from vt_course.cli import main
 from vt_course.data.reader import ClipReader
@@ -336,6 +337,20 @@ def test_workers_of_other_settings_are_gone(files, name, capfd):
     loaders = 2 if name == "ours" else 1  # ours validates with workers, too
     assert alive == [2 * loaders, loaders, 0]
     assert side.process.exitcode == 0 and capfd.readouterr().err == ""
+
+
+def test_parts_stand_in_their_order_whenever_they_were_made(tmp_path):
+    """One is missing before the recorded ones, one between them, and the file has one of other choices."""
+
+    def made(*names):
+        todo = [(name, lambda name=name: name) for name in names]
+        return in_parts(
+            tmp_path / "parts.json", {"what": "x", "commit": "c"}, ("what",), "of x", todo, lambda line: None
+        )
+
+    assert list(made("b", "z", "d")["parts"]) == ["b", "z", "d"]
+    assert list(made("a", "b", "c", "d")["parts"]) == ["a", "b", "c", "d", "z"]
+    assert {part["result"] for part in made("d")["parts"].values()} == set("abcdz")
 
 
 def test_other_models_are_not_compared(monkeypatch):
